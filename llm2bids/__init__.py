@@ -1,0 +1,1 @@
+"""Scan a language model like a brain."""

@@ -1,0 +1,1 @@
+"""Recordings as a BIDS dataset on disk, and back."""

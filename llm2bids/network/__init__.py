@@ -1,0 +1,1 @@
+"""Sets of units with their statistics in model coordinates."""

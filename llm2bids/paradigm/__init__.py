@@ -1,0 +1,1 @@
+"""What the model is asked: prompt banks, tasks, the order of blocks, and the draw for each run."""
