@@ -1,1 +1,50 @@
-"""Scan a language model like a brain."""
+"""Scan a language model like a brain.
+
+The public verbs are imported when they are first used, so that ``import llm2bids`` is fast and
+loads neither torch nor transformers.
+
+Examples
+--------
+>>> import llm2bids
+>>> dataset = llm2bids.record("my-dataset", n_participants=2)  # doctest: +SKIP
+>>> dataset = llm2bids.open_dataset("my-dataset")  # doctest: +SKIP
+>>> values = dataset.space.to_units("zmap.nii.gz")  # doctest: +SKIP
+"""
+
+import importlib
+from typing import TYPE_CHECKING, Any
+
+__version__ = "0.1.0.dev0"
+
+if TYPE_CHECKING:
+    from llm2bids.dataset.read import Dataset as Dataset
+    from llm2bids.dataset.read import open_dataset as open_dataset
+    from llm2bids.dataset.scan import record as record
+    from llm2bids.dataset.scan import replay as replay
+    from llm2bids.dataset.validate import validate as validate
+    from llm2bids.exceptions import Llm2bidsError as Llm2bidsError
+    from llm2bids.network.locate import locate as locate
+    from llm2bids.space.space import Space as Space
+
+_WHERE = {
+    "Dataset": "llm2bids.dataset.read",
+    "Llm2bidsError": "llm2bids.exceptions",
+    "Space": "llm2bids.space.space",
+    "locate": "llm2bids.network.locate",
+    "open_dataset": "llm2bids.dataset.read",
+    "record": "llm2bids.dataset.scan",
+    "replay": "llm2bids.dataset.scan",
+    "validate": "llm2bids.dataset.validate",
+}
+
+__all__ = ["__version__", *_WHERE]  # noqa: PLE0604
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _WHERE:
+        raise AttributeError(f"module 'llm2bids' has no attribute {name!r}")
+    return getattr(importlib.import_module(_WHERE[name]), name)
+
+
+def __dir__() -> list[str]:
+    return sorted(__all__)

@@ -1,0 +1,93 @@
+"""The ``llm2bids`` command: reads the arguments, calls one command, turns errors into exit codes.
+
+Exit codes: 0 done, 1 failed, 2 wrong usage, 130 interrupted.
+"""
+
+import argparse
+import importlib
+import logging
+import os
+import signal
+import sys
+from collections.abc import Sequence
+
+from llm2bids import __version__
+from llm2bids.exceptions import Llm2bidsError
+
+COMMANDS = ("demo", "record", "replay", "sites", "validate", "locate")
+"""Names of the commands; each is a module of this folder with `add_parser` and `run`."""
+
+INTERRUPTED = 130
+
+
+def build_parser() -> argparse.ArgumentParser:
+    """Build the parser of all commands, without importing what the commands need.
+
+    Returns
+    -------
+    argparse.ArgumentParser
+        Parser whose namespace holds ``run``, the function of the chosen command.
+    """
+    parser = argparse.ArgumentParser(
+        prog="llm2bids", description="Scan a language model like a brain: BIDS in, BIDS out."
+    )
+    parser.add_argument("--version", action="version", version=f"llm2bids {__version__}")
+    subparsers = parser.add_subparsers(metavar="COMMAND", required=True)
+    for name in COMMANDS:
+        importlib.import_module(f"llm2bids.cli.{name}").add_parser(subparsers)
+    return parser
+
+
+def _set_up_log(args: argparse.Namespace) -> None:
+    level = logging.WARNING if args.quiet else logging.DEBUG if args.debug else logging.INFO
+    logging.basicConfig(level=logging.WARNING, format="%(message)s", stream=sys.stderr, force=True)
+    logging.getLogger("llm2bids").setLevel(level)
+
+
+def _message(error: BaseException) -> str:
+    if isinstance(error, OSError) and error.strerror:
+        where = f": {error.filename}" if error.filename else ""
+        return f"{error.strerror}{where}"
+    return str(error) or type(error).__name__
+
+
+def _terminate(signum: int, frame: object) -> None:
+    raise KeyboardInterrupt
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run the command line.
+
+    Parameters
+    ----------
+    argv : sequence of str, optional
+        Arguments without the program's name; default ``sys.argv[1:]``.
+
+    Returns
+    -------
+    int
+        Exit code: 0 done, 1 failed, 2 wrong usage, 130 interrupted.
+    """
+    args = build_parser().parse_args(argv)
+    _set_up_log(args)
+    signal.signal(signal.SIGTERM, _terminate)
+    try:
+        return int(args.run(args))
+    except KeyboardInterrupt:
+        sys.stderr.write(
+            "\nllm2bids: interrupted; finished runs are kept, call again to go on\n"
+        )
+        return INTERRUPTED
+    except BrokenPipeError:
+        # the reader of our output went away (`llm2bids sites | head`): not an error of ours
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 0
+    except (Llm2bidsError, OSError) as error:
+        if args.debug:
+            raise
+        sys.stderr.write(f"llm2bids: error: {_message(error)}\n")
+        return error.exit_code if isinstance(error, Llm2bidsError) else 1
+
+
+if __name__ == "__main__":
+    sys.exit(main())
