@@ -1,0 +1,42 @@
+"""``llm2bids replay``: the scanner for texts that exist already."""
+
+import argparse
+from pathlib import Path
+
+from llm2bids.cli import options
+from llm2bids.cli.record import scan_options
+
+
+def add_parser(subparsers: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
+    """Add the command to the parser."""
+    parser = subparsers.add_parser(
+        "replay",
+        parents=[options.model(), options.scan(), options.verbosity()],
+        help="scan a model on given answers (teacher-forced)",
+        description="As record, but the model reads the answers of a transcript table instead of "
+        "generating its own: one forward pass for each run.",
+    )
+    options.bids_dir(parser, "folder of the dataset to write")
+    parser.add_argument(
+        "--transcripts",
+        type=Path,
+        required=True,
+        metavar="FILE",
+        help="TSV with the columns prompt_id and answer (or prompt_id, position, token_id)",
+    )
+    parser.add_argument("--participants", type=int, default=8, metavar="N")
+    parser.set_defaults(run=run)
+
+
+def run(args: argparse.Namespace) -> int:
+    """Replay, then say what was written and where."""
+    from llm2bids.dataset.scan import replay
+
+    dataset = replay(
+        args.bids_dir,
+        transcripts=args.transcripts,
+        n_participants=args.participants,
+        **scan_options(args),
+    )
+    print(dataset.describe())  # noqa: T201
+    return 0

@@ -1,0 +1,61 @@
+"""``llm2bids sites``: what can be recorded in a model."""
+
+import argparse
+import sys
+
+from llm2bids.cli import options
+
+
+def add_parser(subparsers: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
+    """Add the command to the parser."""
+    parser = subparsers.add_parser(
+        "sites",
+        parents=[options.model(), options.verbosity()],
+        help="print the modules that can be recorded, with their units",
+        description="Print the sites of a model as a table (module, layer, role, width, heads) "
+        "and the totals. Modules that are left out are listed with the reason by --skipped.",
+    )
+    parser.add_argument(
+        "--skipped", action="store_true", help="list the modules that are left out, and why"
+    )
+    parser.add_argument("--tsv", action="store_true", help="tab-separated, without totals")
+    parser.set_defaults(run=run)
+
+
+def run(args: argparse.Namespace) -> int:
+    """Print the table of sites."""
+    import pandas as pd
+
+    from llm2bids.model.load import load_model
+    from llm2bids.model.sites import find_sites, select_sites
+
+    loaded = load_model(
+        args.model,
+        device=args.device,
+        dtype=args.dtype,
+        revision=args.revision,
+        trust_remote_code=args.trust_remote_code,
+    )
+    table = find_sites(loaded)
+    if args.skipped:
+        skipped = pd.DataFrame(table.skipped, columns=["module", "reason"])
+        sys.stdout.write(skipped.to_csv(sep="\t", index=False))
+        return 0
+    sites = select_sites(table, args.sites or ["all"])
+    frame = pd.DataFrame(
+        [(s.name, s.layer, s.role, s.width, s.n_heads, s.head_size) for s in sites],
+        columns=["module", "layer", "role", "width", "heads", "head_size"],
+    ).astype({"layer": "Int64", "heads": "Int64", "head_size": "Int64"})
+    if args.tsv:
+        sys.stdout.write(frame.to_csv(sep="\t", index=False, na_rep="n/a"))
+        return 0
+    sys.stdout.write(frame.to_string(index=False, na_rep="n/a") + "\n\n")
+    n_layers = frame["layer"].nunique()
+    residual = int(frame.loc[frame["role"] == "residual", "width"].sum())
+    total = int(frame["width"].sum())
+    sys.stdout.write(
+        f"{loaded.name}: {len(frame)} sites in {n_layers} layers, {total:,} units"
+        + (f" ({total - residual:,} without the residual stream)" if residual else "")
+        + f"; {len(table.skipped)} modules left out (--skipped says why)\n"
+    )
+    return 0
