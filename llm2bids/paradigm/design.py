@@ -1,8 +1,24 @@
 """The design of each run: which prompts, in which blocks, in which order, from one seed."""
 
+import dataclasses
+import hashlib
+import json
+from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass
 
-from llm2bids.paradigm.task import Context, Prompt, Sampling
+from llm2bids.exceptions import UsageError
+from llm2bids.paradigm.order import latin_square, order_blocks
+from llm2bids.paradigm.partition import (
+    Banks,
+    check_participants,
+    count_participants,
+    permute_bank,
+    prompts_per_participant,
+    slice_banks,
+)
+from llm2bids.paradigm.seed import derive_generator, derive_seed
+from llm2bids.paradigm.table import suggest
+from llm2bids.paradigm.task import Context, Paradigm, Prompt, Sampling, Task
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -62,3 +78,281 @@ class RunDesign:
     def n_volumes(self) -> int:
         """Number of volumes of the run."""
         return len(self.trials) * self.tokens_per_prompt
+
+
+@dataclass(frozen=True, kw_only=True)
+class PromptSharing:
+    """Which prompts are shown more than once in a set of runs; to be recorded with the dataset.
+
+    Parameters
+    ----------
+    n_prompts : int
+        Number of distinct prompts.
+    between_participants : tuple of str
+        Identifiers of the prompts that more than one participant sees, sorted.
+    within_participants : tuple of str
+        Identifiers of the prompts that one participant sees more than once, sorted.
+    """
+
+    n_prompts: int
+    between_participants: tuple[str, ...]
+    within_participants: tuple[str, ...]
+
+    @property
+    def is_shared(self) -> bool:
+        """Whether any prompt is shown more than once."""
+        return bool(self.between_participants or self.within_participants)
+
+
+def participant_label(participant: int) -> str:
+    """Give the BIDS label of a participant.
+
+    Parameters
+    ----------
+    participant : int
+        Number of the participant, from 1.
+
+    Returns
+    -------
+    str
+        The number with two digits at least.
+
+    Raises
+    ------
+    UsageError
+        If ``participant`` is below 1.
+
+    Examples
+    --------
+    >>> participant_label(1), participant_label(100)
+    ('01', '100')
+    """
+    if participant < 1:
+        raise UsageError(f"participant: found {participant}, expected 1 or more.")
+    return f"{participant:02d}"
+
+
+def max_participants(paradigm: Paradigm, banks: Banks) -> int:
+    """Count the participants that the banks serve with disjoint prompts.
+
+    Parameters
+    ----------
+    paradigm : Paradigm
+        The paradigm.
+    banks : mapping of str to tuple of Prompt
+        The prompts of each condition.
+
+    Returns
+    -------
+    int
+        That of the smallest bank; 0 if it does not even serve one.
+    """
+    return min(count_participants(paradigm, banks).values())
+
+
+def draw_calibration(paradigm: Paradigm, banks: Banks, *, seed: int) -> tuple[Prompt, ...]:
+    """Draw the prompts of the calibration scan, which are in no run of any participant.
+
+    Parameters
+    ----------
+    paradigm : Paradigm
+        The paradigm.
+    banks : mapping of str to tuple of Prompt
+        The prompts of each condition.
+    seed : int
+        Seed of the dataset.
+
+    Returns
+    -------
+    tuple of Prompt
+        ``paradigm.calibration_prompts`` prompts of the baseline bank.
+
+    Raises
+    ------
+    ParadigmError
+        If the bank is too small.
+    UsageError
+        If ``seed`` is negative.
+    """
+    return permute_bank(paradigm, banks, paradigm.baseline, seed=seed)[1]
+
+
+def draw_runs(
+    paradigm: Paradigm,
+    banks: Banks,
+    *,
+    participant: int,
+    seed: int,
+    allow_shared_prompts: bool = False,
+    task_labels: Collection[str] | None = None,
+) -> tuple[RunDesign, ...]:
+    """Draw the runs of one participant.
+
+    Each bank is shuffled once for the dataset; the participant takes a part of its own and each
+    run a slice of that part. The draw depends on ``seed`` and on the participant's number, not on
+    how many participants or which tasks are recorded.
+
+    Parameters
+    ----------
+    paradigm : Paradigm
+        The paradigm.
+    banks : mapping of str to tuple of Prompt
+        The prompts of each condition.
+    participant : int
+        Number of the participant, from 1.
+    seed : int
+        Seed of the dataset.
+    allow_shared_prompts : bool, default=False
+        Begin a bank anew where it ends, so that participants, and with a very small bank the runs
+        of a participant, share prompts. No run shows a prompt twice. Draws that the bank serves
+        without sharing are the same with and without.
+    task_labels : collection of str, optional
+        Tasks to draw; all by default.
+
+    Returns
+    -------
+    tuple of RunDesign
+        In the order of the paradigm's tasks and of runs.
+
+    Raises
+    ------
+    ParadigmError
+        If a bank is too small.
+    UsageError
+        If ``participant`` is below 1, ``seed`` negative, or a task is not in the paradigm.
+    """
+    label = participant_label(participant)
+    tasks = _select_tasks(paradigm, task_labels)
+    if not allow_shared_prompts:
+        used = {paradigm.baseline}.union(*(dict(task.conditions).values() for task in tasks))
+        check_participants(paradigm, banks, participant, conditions=used)
+    prompts = _take_prompts(
+        paradigm, banks, participant, seed=seed, task_labels=[task.label for task in tasks]
+    )
+    return tuple(
+        RunDesign(
+            participant_label=label,
+            task=task.label,
+            run=run if paradigm.n_runs > 1 else None,
+            trials=_order_trials(paradigm, task, participant, run, seed, prompts[task.label, run]),
+            tokens_per_prompt=paradigm.tokens_per_prompt,
+            context=paradigm.context,
+            sampling=paradigm.sampling,
+            seed=derive_seed(seed, "run", label, task.label, run),
+        )
+        for task in tasks
+        for run in range(1, paradigm.n_runs + 1)
+    )
+
+
+def share_prompts(designs: Iterable[RunDesign]) -> PromptSharing:
+    """Find the prompts that a set of runs shows more than once.
+
+    Parameters
+    ----------
+    designs : iterable of RunDesign
+        The runs of a dataset.
+
+    Returns
+    -------
+    PromptSharing
+        Empty tuples where every prompt is shown once.
+    """
+    shown: dict[str, list[str]] = {}
+    for design in designs:
+        for trial in design.trials:
+            shown.setdefault(trial.prompt.prompt_id, []).append(design.participant_label)
+    return PromptSharing(
+        n_prompts=len(shown),
+        between_participants=tuple(
+            sorted(prompt_id for prompt_id, labels in shown.items() if len(set(labels)) > 1)
+        ),
+        within_participants=tuple(
+            sorted(
+                prompt_id for prompt_id, labels in shown.items() if len(set(labels)) < len(labels)
+            )
+        ),
+    )
+
+
+def paradigm_hash(paradigm: Paradigm, banks: Banks) -> str:
+    """Hash all that decides what is shown: the paradigm's values and the prompts of its banks.
+
+    Parameters
+    ----------
+    paradigm : Paradigm
+        The paradigm. Its name, description, file paths and comments do not count.
+    banks : mapping of str to tuple of Prompt
+        The prompts of each condition, whose order counts.
+
+    Returns
+    -------
+    str
+        SHA-256 in 64 hexadecimal digits.
+    """
+    content = dataclasses.asdict(paradigm)
+    for key in ("name", "description", "banks", "source"):
+        del content[key]
+    content["prompts"] = {
+        condition: [dataclasses.astuple(prompt) for prompt in banks[condition]]
+        for condition in prompts_per_participant(paradigm)
+    }
+    canonical = json.dumps(content, sort_keys=True, ensure_ascii=True, separators=(",", ":"))
+    return hashlib.sha256(canonical.encode()).hexdigest()
+
+
+def _select_tasks(paradigm: Paradigm, task_labels: Collection[str] | None) -> list[Task]:
+    known = [task.label for task in paradigm.tasks]
+    for label in task_labels or ():
+        if label not in known:
+            raise UsageError(
+                f"task '{label}': not in paradigm '{paradigm.name}'. {suggest(label, known)}"
+            )
+    return [task for task in paradigm.tasks if task_labels is None or task.label in task_labels]
+
+
+def _take_prompts(
+    paradigm: Paradigm, banks: Banks, participant: int, *, seed: int, task_labels: Sequence[str]
+) -> dict[tuple[str, int], dict[str | None, list[Prompt]]]:
+    """Take the prompts of each run of the tasks, by trial type, in the order of presentation."""
+    each = prompts_per_participant(paradigm)
+    taken: dict[tuple[str, int], dict[str | None, list[Prompt]]] = {}
+    available: dict[str, tuple[Prompt, ...]] = {}
+    for part in slice_banks(paradigm):
+        if part.task not in task_labels:
+            continue
+        if part.condition not in available:
+            available[part.condition] = permute_bank(paradigm, banks, part.condition, seed=seed)[0]
+        bank = available[part.condition]
+        first = (participant - 1) * each[part.condition] + part.start
+        prompts = [bank[place % len(bank)] for place in range(first, first + part.n_prompts)]
+        names = (participant_label(participant), part.task, part.run, part.trial_type or "")
+        shuffled = derive_generator(seed, "prompts", *names).permutation(len(prompts))
+        taken.setdefault((part.task, part.run), {})[part.trial_type] = [
+            prompts[place] for place in shuffled
+        ]
+    return taken
+
+
+def _order_trials(
+    paradigm: Paradigm,
+    task: Task,
+    participant: int,
+    run: int,
+    seed: int,
+    prompts: dict[str | None, list[Prompt]],
+) -> tuple[Trial, ...]:
+    """Put a run's prompts into its blocks, the conditions counterbalanced over participants."""
+    trial_types = [trial_type for trial_type, _ in task.conditions]
+    square = latin_square(len(trial_types))
+    row = ((participant - 1) * paradigm.n_runs + run - 1) % len(square)
+    names = derive_generator(seed, "order", task.label).permutation(len(trial_types))
+    ordered = [trial_types[names[place]] for place in square[row]]
+    left = {trial_type: iter(drawn) for trial_type, drawn in prompts.items()}
+    return tuple(
+        Trial(prompt=next(left[trial_type]), trial_type=trial_type, block=block)
+        for block, (trial_type, n_prompts) in enumerate(
+            order_blocks(paradigm.order, ordered, paradigm.prompts_per_block)
+        )
+        for _ in range(n_prompts)
+    )

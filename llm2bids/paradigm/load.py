@@ -1,0 +1,226 @@
+"""Read a paradigm: a shipped one by its name, or the user's own TOML file."""
+
+import math
+import tomllib
+from collections.abc import Mapping
+from pathlib import Path
+from typing import cast, get_args
+
+from llm2bids.exceptions import ParadigmError
+from llm2bids.paradigm.prompts import BANKS_FOLDER
+from llm2bids.paradigm.table import Table, suggest
+from llm2bids.paradigm.task import Context, Order, Paradigm, Sampling, Task
+
+PARADIGMS_FOLDER = Path(__file__).parent / "paradigms"
+"""Folder of the shipped paradigms, one file ``<name>.toml`` each."""
+
+_KEYS = (
+    "description",
+    "order",
+    "baseline",
+    "prompts_per_block",
+    "tokens_per_prompt",
+    "n_runs",
+    "context",
+    "calibration_prompts",
+    "sampling",
+    "tasks",
+    "banks",
+)
+
+
+def shipped_paradigms() -> tuple[str, ...]:
+    """Name the paradigms that come with the package.
+
+    Returns
+    -------
+    tuple of str
+        In alphabetical order.
+
+    Examples
+    --------
+    >>> shipped_paradigms()
+    ('interleaved', 'multi_task', 'null', 'off_on_off')
+    """
+    return tuple(sorted(file.stem for file in PARADIGMS_FOLDER.glob("*.toml")))
+
+
+def load_paradigm(name_or_path: str | Path) -> Paradigm:
+    """Read a paradigm and check all of it.
+
+    Parameters
+    ----------
+    name_or_path : str or Path
+        Name of a shipped paradigm (see :func:`shipped_paradigms`) or a TOML file, whose keys
+        ``docs/reference/paradigm.md`` lists. The name of a shipped paradigm goes first.
+
+    Returns
+    -------
+    Paradigm
+        Its name is that of the file without ``.toml``. Banks of the user's own are named by
+        absolute paths, shipped ones by bare file names.
+
+    Raises
+    ------
+    ParadigmError
+        Naming file and key, if anything is missing, unknown, of a wrong type or out of range.
+
+    Examples
+    --------
+    >>> paradigm = load_paradigm("off_on_off")
+    >>> paradigm.order, len(paradigm.tasks), paradigm.prompts_per_block
+    ('off_on_off', 6, 8)
+    """
+    path = _find(name_or_path)
+    source = _read_text(path)
+    try:
+        values = tomllib.loads(source)
+    except tomllib.TOMLDecodeError as error:
+        raise ParadigmError(
+            f"{path}: is not TOML: {error}. See docs/reference/paradigm.md for an example."
+        ) from None
+    top = Table(path=path, prefix="", values=values)
+    top.check_keys(_KEYS)
+    order = cast(Order, top.choice("order", get_args(Order)))
+    baseline = top.label("baseline", top.text("baseline"))
+    tasks = _read_tasks(top.table("tasks", required=True), order)
+    shown = [condition for task in tasks for _, condition in task.conditions]
+    return Paradigm(
+        name=path.stem,
+        description=top.text("description", ""),
+        order=order,
+        tasks=tasks,
+        baseline=baseline,
+        prompts_per_block=top.integer("prompts_per_block", minimum=1),
+        tokens_per_prompt=top.integer("tokens_per_prompt", minimum=1),
+        n_runs=top.integer("n_runs", Paradigm.n_runs, minimum=1),
+        context=cast(Context, top.choice("context", get_args(Context), Paradigm.context)),
+        sampling=_read_sampling(top.table("sampling")),
+        calibration_prompts=top.integer(
+            "calibration_prompts", Paradigm.calibration_prompts, minimum=1
+        ),
+        banks=_read_banks(top.table("banks"), tuple(dict.fromkeys([*shown, baseline]))),
+        source=source,
+    )
+
+
+def _find(name_or_path: str | Path) -> Path:
+    shipped = shipped_paradigms()
+    if str(name_or_path) in shipped:
+        return PARADIGMS_FOLDER / f"{name_or_path}.toml"
+    path = Path(name_or_path).expanduser()
+    if path.is_file():
+        return path
+    if path.is_dir():
+        raise ParadigmError(f"{path}: found a folder, expected a paradigm file (TOML).")
+    if path.name == str(name_or_path) and path.suffix != ".toml":
+        raise ParadigmError(
+            f"paradigm '{name_or_path}': no such shipped paradigm or file. "
+            f"{suggest(str(name_or_path), shipped)} Or name a TOML file."
+        )
+    raise ParadigmError(
+        f"{path}: no such file, expected a paradigm file (TOML) or one of: {', '.join(shipped)}."
+    )
+
+
+def _read_text(path: Path) -> str:
+    try:
+        return path.read_bytes().decode("utf-8")
+    except UnicodeDecodeError as error:
+        raise ParadigmError(
+            f"{path}: found byte {error.start} that is not UTF-8. Save the file in UTF-8."
+        ) from None
+    except OSError as error:
+        raise ParadigmError(f"{path}: cannot be read ({error.strerror}).") from None
+
+
+def _read_sampling(table: Table) -> Sampling:
+    table.check_keys(("do_sample", "temperature", "top_k", "top_p"))
+    return Sampling(
+        do_sample=table.boolean("do_sample", Sampling.do_sample),
+        temperature=table.number("temperature", Sampling.temperature, above=0.0, maximum=math.inf),
+        top_k=table.integer("top_k", Sampling.top_k, minimum=0),
+        top_p=table.number("top_p", Sampling.top_p, above=0.0, maximum=1.0),
+    )
+
+
+def _read_tasks(table: Table, order: Order) -> tuple[Task, ...]:
+    tasks: list[Task] = []
+    task_keys: dict[str, str] = {}
+    trial_type_keys: dict[str, str] = {}
+    for key, value in table.values.items():
+        task = Task(label=table.label(key, key), conditions=_read_conditions(table, key, value))
+        other = task_keys.setdefault(key.casefold(), key)
+        if other != key:
+            raise table.error(
+                key, f"the same task label as '{other}' but for case. Rename one of the two."
+            )
+        if order == "off_on_off" and len(task.conditions) != 1:
+            raise table.error(
+                key,
+                f"found {len(task.conditions)} conditions, expected 1 with order = 'off_on_off'. "
+                f"Make each condition a task, or set order = 'multi_task'.",
+            )
+        for trial_type, _ in task.conditions:
+            other = trial_type_keys.setdefault(trial_type, key)
+            if other != key:
+                raise table.error(
+                    key,
+                    f"trial type '{trial_type}' is also that of task '{other}', expected distinct "
+                    f"ones, or tools cannot contrast the tasks. Write {key} = {{ newname = "
+                    f"'{dict(task.conditions)[trial_type]}' }}.",
+                )
+        tasks.append(task)
+    if not tasks:
+        raise ParadigmError(
+            f"{table.path}: key 'tasks': found no task, expected one or more, such as "
+            f"pathology = 'pathology'."
+        )
+    return tuple(tasks)
+
+
+def _read_conditions(table: Table, key: str, value: object) -> tuple[tuple[str, str], ...]:
+    """Read the three ways to write a task: one bank, a list of banks, trial types with banks."""
+    if isinstance(value, str):
+        pairs: list[tuple[str, object]] = [(key, value)]
+    elif isinstance(value, list):
+        pairs = [(name, name) for name in value]
+    elif isinstance(value, Mapping):
+        pairs = list(value.items())
+    else:
+        raise table.error(
+            key,
+            f"found {value!r}, expected a bank ('pathology'), a list of banks, or a table "
+            f"{{ trialtype = 'bank' }}.",
+        )
+    if not pairs:
+        raise table.error(key, "found no condition, expected one or more banks.")
+    conditions = tuple((table.label(key, name), table.label(key, bank)) for name, bank in pairs)
+    if len(dict(conditions)) < len(conditions):
+        raise table.error(key, f"found a bank twice in {value!r}, expected each once.")
+    return conditions
+
+
+def _read_banks(table: Table, conditions: tuple[str, ...]) -> tuple[tuple[str, str], ...]:
+    """Pair each condition with its file: that under ``[banks]``, else the shipped one."""
+    table.check_keys(conditions)
+    shipped = {file.stem for file in BANKS_FOLDER.glob("*.tsv")}
+    banks: list[tuple[str, str]] = []
+    for condition in conditions:
+        if condition in table.values:
+            file = table.path.parent.absolute() / Path(table.text(condition)).expanduser()
+            if not file.is_file():
+                raise table.error(
+                    condition,
+                    f"no file {file}, expected a prompt bank, named relative to the paradigm file.",
+                )
+            banks.append((condition, str(file)))
+        elif condition in shipped:
+            banks.append((condition, f"{condition}.tsv"))
+        else:
+            raise table.error(
+                condition,
+                f"missing: no shipped bank is called '{condition}'. {suggest(condition, shipped)} "
+                f"Or name your own: {condition} = 'FILE.tsv' under [banks].",
+            )
+    return tuple(banks)

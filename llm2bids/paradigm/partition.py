@@ -1,0 +1,230 @@
+"""Who gets which prompts: each bank is cut into disjoint parts over participants and runs."""
+
+from collections.abc import Collection, Mapping
+from dataclasses import dataclass
+
+from llm2bids.exceptions import ParadigmError, UsageError
+from llm2bids.paradigm.order import count_prompts, order_blocks
+from llm2bids.paradigm.seed import derive_generator
+from llm2bids.paradigm.task import Paradigm, Prompt
+
+Banks = Mapping[str, tuple[Prompt, ...]]
+"""The prompts of each condition, as :func:`llm2bids.paradigm.prompts.load_banks` gives them."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Slice:
+    """The prompts of one trial type in one run, as a place in a participant's part of a bank.
+
+    Parameters
+    ----------
+    condition : str
+        The bank.
+    task : str
+        Task label.
+    run : int
+        Run index from 1.
+    trial_type : str or None
+        Label of the event, None for the off prompts.
+    start : int
+        First place in the participant's part, from 0.
+    n_prompts : int
+        Number of prompts.
+    """
+
+    condition: str
+    task: str
+    run: int
+    trial_type: str | None
+    start: int
+    n_prompts: int
+
+
+def slice_banks(paradigm: Paradigm) -> tuple[Slice, ...]:
+    """Cut each bank's part of a participant into slices, one for each run and trial type.
+
+    Parameters
+    ----------
+    paradigm : Paradigm
+        The paradigm; all of its tasks count, so that a draw does not depend on which are recorded.
+
+    Returns
+    -------
+    tuple of Slice
+        In the order of tasks, runs and trial types; the slices of one bank follow one another
+        without gap or overlap.
+    """
+    slices: list[Slice] = []
+    used: dict[str, int] = {}
+    for task in paradigm.tasks:
+        trial_types = [trial_type for trial_type, _ in task.conditions]
+        blocks = order_blocks(paradigm.order, trial_types, paradigm.prompts_per_block)
+        conditions: dict[str | None, str] = {None: paradigm.baseline, **dict(task.conditions)}
+        for run in range(1, paradigm.n_runs + 1):
+            for trial_type, n_prompts in count_prompts(blocks).items():
+                condition = conditions[trial_type]
+                start = used.get(condition, 0)
+                used[condition] = start + n_prompts
+                slices.append(
+                    Slice(
+                        condition=condition,
+                        task=task.label,
+                        run=run,
+                        trial_type=trial_type,
+                        start=start,
+                        n_prompts=n_prompts,
+                    )
+                )
+    return tuple(slices)
+
+
+def prompts_per_participant(paradigm: Paradigm) -> dict[str, int]:
+    """Count the prompts that one participant takes from each bank.
+
+    Parameters
+    ----------
+    paradigm : Paradigm
+        The paradigm.
+
+    Returns
+    -------
+    dict of str to int
+        Number of prompts for each bank condition.
+    """
+    totals: dict[str, int] = {}
+    for part in slice_banks(paradigm):
+        totals[part.condition] = totals.get(part.condition, 0) + part.n_prompts
+    return totals
+
+
+def permute_bank(
+    paradigm: Paradigm, banks: Banks, condition: str, *, seed: int
+) -> tuple[tuple[Prompt, ...], tuple[Prompt, ...]]:
+    """Shuffle a bank, once for the whole dataset, and part it.
+
+    Parameters
+    ----------
+    paradigm : Paradigm
+        The paradigm.
+    banks : mapping of str to tuple of Prompt
+        The prompts of each condition.
+    condition : str
+        The bank.
+    seed : int
+        Seed of the dataset.
+
+    Returns
+    -------
+    run_prompts, calibration_prompts : tuple of Prompt
+        The calibration's prompts are the last of the shuffled baseline bank; other banks have none.
+
+    Raises
+    ------
+    ParadigmError
+        If the bank is not there, or is too small for the calibration and a single run.
+    """
+    if condition not in banks:
+        raise ParadigmError(
+            f"banks: found {', '.join(sorted(banks)) or 'none'}, expected '{condition}' among "
+            f"them, which paradigm '{paradigm.name}' draws from. Use load_banks(paradigm)."
+        )
+    bank = banks[condition]
+    places = derive_generator(seed, "bank", condition).permutation(len(bank))
+    shuffled = tuple(bank[place] for place in places)
+    n_calibration = _count_calibration(paradigm, condition)
+    largest_run = _largest_run(paradigm, condition)
+    if len(bank) < n_calibration + largest_run:
+        calibration = f" and {n_calibration} for the calibration" if n_calibration else ""
+        raise ParadigmError(
+            f"bank '{condition}': found {len(bank)} prompts, expected {n_calibration + largest_run}"
+            f" or more: paradigm '{paradigm.name}' needs {largest_run} for a single run"
+            f"{calibration}, none of them twice. Add prompts, or lower prompts_per_block"
+            f"{' or calibration_prompts' if n_calibration else ''} in the paradigm file."
+        )
+    n_run_prompts = len(bank) - n_calibration
+    return shuffled[:n_run_prompts], shuffled[n_run_prompts:]
+
+
+def count_participants(paradigm: Paradigm, banks: Banks) -> dict[str, int]:
+    """Count the participants that each bank serves with prompts of their own.
+
+    Parameters
+    ----------
+    paradigm : Paradigm
+        The paradigm.
+    banks : mapping of str to tuple of Prompt
+        The prompts of each condition.
+
+    Returns
+    -------
+    dict of str to int
+        Number of participants for each bank condition, 0 where it serves none.
+    """
+    return {
+        condition: max(0, len(banks.get(condition, ())) - _count_calibration(paradigm, condition))
+        // n_prompts
+        for condition, n_prompts in prompts_per_participant(paradigm).items()
+    }
+
+
+def check_participants(
+    paradigm: Paradigm,
+    banks: Banks,
+    n_participants: int,
+    *,
+    conditions: Collection[str] | None = None,
+) -> None:
+    """Refuse more participants than the banks serve with prompts of their own.
+
+    Parameters
+    ----------
+    paradigm : Paradigm
+        The paradigm.
+    banks : mapping of str to tuple of Prompt
+        The prompts of each condition.
+    n_participants : int
+        Participants of the whole dataset.
+    conditions : collection of str, optional
+        Banks to check; all that the paradigm draws from by default.
+
+    Raises
+    ------
+    UsageError
+        If ``n_participants`` is below 1.
+    ParadigmError
+        If a bank is too small, saying how many participants it serves, how many prompts are
+        needed and how many are there.
+    """
+    if n_participants < 1:
+        raise UsageError(f"participants: found {n_participants}, expected 1 or more.")
+    served = {
+        condition: number
+        for condition, number in count_participants(paradigm, banks).items()
+        if conditions is None or condition in conditions
+    }
+    condition = min(served, key=lambda name: served[name])
+    if served[condition] >= n_participants:
+        return
+    each = prompts_per_participant(paradigm)[condition]
+    n_calibration = _count_calibration(paradigm, condition)
+    besides = f" and {n_calibration} for the calibration" if n_calibration else ""
+    raise ParadigmError(
+        f"bank '{condition}': serves {served[condition]} participants of paradigm "
+        f"'{paradigm.name}', found {n_participants}: {each} prompts for each participant{besides} "
+        f"make {each * n_participants + n_calibration}, and {len(banks.get(condition, ()))} are "
+        f"there. Record fewer participants, add prompts, or let participants share prompts with "
+        f"--allow-shared-prompts (which inflates the group's false positives)."
+    )
+
+
+def _count_calibration(paradigm: Paradigm, condition: str) -> int:
+    return paradigm.calibration_prompts if condition == paradigm.baseline else 0
+
+
+def _largest_run(paradigm: Paradigm, condition: str) -> int:
+    totals: dict[tuple[str, int], int] = {}
+    for part in slice_banks(paradigm):
+        if part.condition == condition:
+            run = (part.task, part.run)
+            totals[run] = totals.get(run, 0) + part.n_prompts
+    return max(totals.values(), default=0)

@@ -1,0 +1,187 @@
+"""Prompt banks: tables of prompts, shipped or the user's own, read with every check."""
+
+import csv
+import io
+import re
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+
+from llm2bids.exceptions import ParadigmError
+from llm2bids.paradigm.table import LABEL
+from llm2bids.paradigm.task import Paradigm, Prompt
+
+BANKS_FOLDER = Path(__file__).parent / "banks"
+"""Folder of the shipped banks, one file ``<condition>.tsv`` each."""
+
+COLUMNS = ("prompt_id", "condition", "topic", "text")
+"""Columns that a bank must have; others may stand beside them and are left aside."""
+
+
+def read_bank(path: str | Path) -> tuple[Prompt, ...]:
+    """Read a prompt bank.
+
+    A bank is a table of tab-separated values in UTF-8 whose first line names the columns
+    ``prompt_id``, ``condition``, ``topic`` and ``text``. A cell that holds a tab, a line break or a
+    leading quote mark is put in double quotes, with quote marks within it doubled (what spreadsheet
+    programs and :func:`pandas.DataFrame.to_csv` write).
+
+    Parameters
+    ----------
+    path : str or Path
+        The file.
+
+    Returns
+    -------
+    tuple of Prompt
+        In the order of the file. One file may hold several conditions.
+
+    Raises
+    ------
+    ParadigmError
+        Naming file and line, if the file is missing or not UTF-8, a column is missing or there
+        twice, a row has another number of cells, a quote is not closed, an identifier or a text is
+        empty or there twice, or a condition is not a BIDS label.
+    """
+    file = Path(path)
+    rows = _read_rows(file)
+    _, header = next(rows, (1, []))
+    places = _find_columns(file, header)
+    placed: list[tuple[str, Prompt]] = []
+    for line, cells in rows:
+        if len(cells) != len(header):
+            raise ParadigmError(
+                f"{file}, line {line}: found {len(cells)} cells, expected {len(header)}, as in the "
+                f"first line. Part cells by single tabs; put a cell that holds a tab in quotes."
+            )
+        prompt = _make_prompt(file, line, *(cells[place] for place in places))
+        placed.append((f"{file}, line {line}", prompt))
+    if not placed:
+        raise ParadigmError(f"{file}: found no prompts. Add a row for each prompt.")
+    _check_unique(placed)
+    return tuple(prompt for _, prompt in placed)
+
+
+def load_banks(paradigm: Paradigm) -> dict[str, tuple[Prompt, ...]]:
+    """Read the banks that a paradigm draws from.
+
+    Parameters
+    ----------
+    paradigm : Paradigm
+        As :func:`llm2bids.paradigm.load.load_paradigm` gives it.
+
+    Returns
+    -------
+    dict of str to tuple of Prompt
+        The prompts of each condition, in the order of the file.
+
+    Raises
+    ------
+    ParadigmError
+        If a bank cannot be read, holds no prompt of its condition, or shares an identifier or a
+        text with another bank.
+    """
+    files = {name: _locate(name) for _, name in paradigm.banks}
+    tables = {file: read_bank(file) for file in dict.fromkeys(files.values())}
+    banks: dict[str, tuple[Prompt, ...]] = {}
+    for condition, name in paradigm.banks:
+        table = tables[files[name]]
+        banks[condition] = tuple(prompt for prompt in table if prompt.condition == condition)
+        if not banks[condition]:
+            found = ", ".join(sorted({prompt.condition for prompt in table}))
+            raise ParadigmError(
+                f"{files[name]}: found no prompt of condition '{condition}', but of: {found}. "
+                f"Correct the column 'condition', or name another file for '{condition}' under "
+                f"[banks] in paradigm '{paradigm.name}'."
+            )
+    placed = [
+        (f"{files[name]}, prompt '{prompt.prompt_id}'", prompt)
+        for condition, name in paradigm.banks
+        for prompt in banks[condition]
+    ]
+    _check_unique(placed)
+    return banks
+
+
+def _locate(name: str) -> Path:
+    """Find the file of a bank; a bare file name is a shipped one."""
+    return BANKS_FOLDER / name if Path(name).name == name else Path(name)
+
+
+def _read_text(file: Path) -> str:
+    if not file.is_file():
+        found = "a folder" if file.is_dir() else "no such file"
+        raise ParadigmError(
+            f"{file}: found {found}, expected a prompt bank (tab-separated values with the columns "
+            f"{', '.join(COLUMNS)}). Correct the path."
+        )
+    try:
+        content = file.read_bytes()
+    except OSError as error:
+        raise ParadigmError(f"{file}: cannot be read ({error.strerror}).") from None
+    try:
+        return content.decode("utf-8-sig")
+    except UnicodeDecodeError as error:
+        line = content[: error.start].count(b"\n") + 1
+        raise ParadigmError(
+            f"{file}, line {line}: found byte 0x{content[error.start]:02x}, which is not UTF-8. "
+            f"Save the table in the encoding UTF-8."
+        ) from None
+
+
+def _read_rows(file: Path) -> Iterator[tuple[int, list[str]]]:
+    """Yield the line that a row begins on, from 1, and its cells; empty lines are left out."""
+    reader = csv.reader(io.StringIO(_read_text(file), newline=""), delimiter="\t", strict=True)
+    while True:
+        line = reader.line_num + 1
+        try:
+            cells = next(reader, None)
+        except csv.Error as error:
+            raise ParadigmError(
+                f"{file}, line {line}: found a cell whose quotes do not fit ({error}). A cell that "
+                f'begins with a quote mark is put in quotes as a whole, with each " in it doubled.'
+            ) from None
+        if cells is None:
+            return
+        if cells:
+            yield line, cells
+
+
+def _find_columns(file: Path, header: list[str]) -> list[int]:
+    for column in COLUMNS:
+        if header.count(column) != 1:
+            found = "twice" if column in header else "not"
+            raise ParadigmError(
+                f"{file}, line 1: column '{column}' is {found} there, found: "
+                f"{', '.join(header) or 'nothing'}; expected once each, parted by tabs: "
+                f"{', '.join(COLUMNS)}."
+            )
+    return [header.index(column) for column in COLUMNS]
+
+
+def _make_prompt(
+    file: Path, line: int, prompt_id: str, condition: str, topic: str, text: str
+) -> Prompt:
+    problem = ""
+    if not prompt_id or re.search(r"\s", prompt_id):
+        problem = f"column 'prompt_id': found {prompt_id!r}, expected a name without spaces"
+    elif not LABEL.fullmatch(condition):
+        problem = f"column 'condition': found {condition!r}, expected letters A-Z, a-z and digits"
+    elif not text.strip():
+        problem = "column 'text': found nothing, expected a prompt"
+    if problem:
+        raise ParadigmError(f"{file}, line {line}: {problem}. Correct the row or take it out.")
+    return Prompt(prompt_id=prompt_id, condition=condition, topic=topic, text=text)
+
+
+def _check_unique(placed: Iterable[tuple[str, Prompt]]) -> None:
+    """Refuse an identifier or a text (but for case and spaces) that is there twice."""
+    seen: dict[tuple[str, str], str] = {}
+    for place, prompt in placed:
+        keys = {"prompt_id": prompt.prompt_id, "text": " ".join(prompt.text.casefold().split())}
+        for column, key in keys.items():
+            first = seen.setdefault((column, key), place)
+            if first != place:
+                raise ParadigmError(
+                    f"{place}: column '{column}': found {getattr(prompt, column)!r} again, after "
+                    f"{first}. Each is expected once; take one out."
+                )

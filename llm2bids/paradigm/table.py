@@ -1,0 +1,282 @@
+"""One table of a TOML file, read key by key with checks."""
+
+import difflib
+import math
+import re
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from llm2bids.exceptions import ParadigmError
+
+LABEL = re.compile(r"[A-Za-z0-9]+")
+"""What BIDS allows in a label: letters and digits."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Table:
+    """A TOML table that knows its file and its place in it.
+
+    Parameters
+    ----------
+    path : Path
+        The file, named in every error.
+    prefix : str
+        Dotted name of the table in the file with a final dot, empty for the whole file.
+    values : mapping
+        The table's keys and values.
+    """
+
+    path: Path
+    prefix: str
+    values: Mapping[str, Any]
+
+    def error(self, key: str, problem: str) -> ParadigmError:
+        """Make the error that names file and key.
+
+        Parameters
+        ----------
+        key : str
+            The key in this table.
+        problem : str
+            What was found, what was expected, what to do.
+
+        Returns
+        -------
+        ParadigmError
+            To be raised.
+        """
+        return ParadigmError(f"{self.path}: key '{self.prefix}{key}': {problem}")
+
+    def check_keys(self, known: Iterable[str]) -> None:
+        """Refuse keys that have no meaning.
+
+        Parameters
+        ----------
+        known : iterable of str
+            The keys that have one.
+
+        Raises
+        ------
+        ParadigmError
+            Naming the first unknown key and the nearest known one.
+        """
+        names = list(known)
+        for key in self.values:
+            if key not in names:
+                raise self.error(key, f"unknown. {suggest(key, names)}")
+
+    def integer(self, key: str, default: int | None = None, *, minimum: int) -> int:
+        """Read an integer.
+
+        Parameters
+        ----------
+        key : str
+            The key in this table.
+        default : int, optional
+            Taken where the key is missing; without it the key is required.
+        minimum : int
+            The smallest allowed value.
+
+        Returns
+        -------
+        int
+
+        Raises
+        ------
+        ParadigmError
+            If it is missing, no integer, or too small.
+        """
+        value = self._get(key, default, f"an integer of {minimum} or more")
+        if isinstance(value, bool) or not isinstance(value, int) or value < minimum:
+            raise self._found(key, value, f"an integer of {minimum} or more")
+        return value
+
+    def number(self, key: str, default: float, *, above: float, maximum: float) -> float:
+        """Read a number in ``(above, maximum]``.
+
+        Parameters
+        ----------
+        key : str
+            The key in this table.
+        default : float
+            Taken where the key is missing.
+        above, maximum : float
+            Exclusive lower and inclusive upper limit; ``math.inf`` for any finite number.
+
+        Returns
+        -------
+        float
+
+        Raises
+        ------
+        ParadigmError
+            If it is no number, not finite, or out of the range.
+        """
+        value = self._get(key, default, "a number")
+        limit = "" if math.isinf(maximum) else f" and up to {maximum:g}"
+        expected = f"a number above {above:g}{limit}"
+        if isinstance(value, bool) or not isinstance(value, int | float):
+            raise self._found(key, value, expected)
+        if not (math.isfinite(value) and above < value <= maximum):
+            raise self._found(key, value, expected)
+        return float(value)
+
+    def boolean(self, key: str, default: bool) -> bool:
+        """Read true or false.
+
+        Parameters
+        ----------
+        key : str
+            The key in this table.
+        default : bool
+            Taken where the key is missing.
+
+        Returns
+        -------
+        bool
+
+        Raises
+        ------
+        ParadigmError
+            If it is anything else.
+        """
+        value = self._get(key, default, "true or false")
+        if not isinstance(value, bool):
+            raise self._found(key, value, "true or false")
+        return value
+
+    def text(self, key: str, default: str | None = None) -> str:
+        """Read a text.
+
+        Parameters
+        ----------
+        key : str
+            The key in this table.
+        default : str, optional
+            Taken where the key is missing; without it the key is required.
+
+        Returns
+        -------
+        str
+
+        Raises
+        ------
+        ParadigmError
+            If it is missing or no text.
+        """
+        value = self._get(key, default, "a text")
+        if not isinstance(value, str):
+            raise self._found(key, value, "a text")
+        return value
+
+    def choice(self, key: str, choices: Iterable[str], default: str | None = None) -> str:
+        """Read one of a few words.
+
+        Parameters
+        ----------
+        key : str
+            The key in this table.
+        choices : iterable of str
+            The allowed words.
+        default : str, optional
+            Taken where the key is missing; without it the key is required.
+
+        Returns
+        -------
+        str
+
+        Raises
+        ------
+        ParadigmError
+            If it is missing or another word.
+        """
+        words = list(choices)
+        value = self._get(key, default, f"one of {', '.join(words)}")
+        if value not in words:
+            raise self.error(key, f"found {value!r}. {suggest(str(value), words)}")
+        return str(value)
+
+    def label(self, key: str, value: object) -> str:
+        """Check that a name is a BIDS label.
+
+        Parameters
+        ----------
+        key : str
+            The key in this table that the name comes from.
+        value : object
+            The name.
+
+        Returns
+        -------
+        str
+
+        Raises
+        ------
+        ParadigmError
+            If it is no text or holds anything but letters A-Z, a-z and digits.
+        """
+        if not isinstance(value, str) or not LABEL.fullmatch(value):
+            expected = "a BIDS label: letters A-Z, a-z and digits only, no space or underscore"
+            raise self._found(key, value, expected)
+        return value
+
+    def table(self, key: str, *, required: bool = False) -> "Table":
+        """Read a table within this one.
+
+        Parameters
+        ----------
+        key : str
+            The key in this table.
+        required : bool, default=False
+            Whether it is an error if the key is missing; else it reads as empty.
+
+        Returns
+        -------
+        Table
+
+        Raises
+        ------
+        ParadigmError
+            If it is missing though required, or no table.
+        """
+        value = self._get(key, None if required else {}, f"a table [{self.prefix}{key}]")
+        if not isinstance(value, Mapping):
+            raise self._found(key, value, f"a table [{self.prefix}{key}]")
+        return Table(path=self.path, prefix=f"{self.prefix}{key}.", values=value)
+
+    def _get(self, key: str, default: object, expected: str) -> Any:
+        if key not in self.values and default is None:
+            raise self.error(key, f"missing, expected {expected}. Add it to the file.")
+        return self.values.get(key, default)
+
+    def _found(self, key: str, value: object, expected: str) -> ParadigmError:
+        return self.error(key, f"found {value!r}, expected {expected}. Change it in the file.")
+
+
+def suggest(word: str, known: Iterable[str]) -> str:
+    """Say which known word comes nearest, and all known ones.
+
+    Parameters
+    ----------
+    word : str
+        What was found.
+    known : iterable of str
+        What could have been meant.
+
+    Returns
+    -------
+    str
+        One or two sentences for an error message.
+
+    Examples
+    --------
+    >>> suggest("odrer", ["order", "tasks"])
+    "Did you mean 'order'? Expected one of: order, tasks."
+    """
+    names = sorted(known)
+    by_folded = {name.casefold(): name for name in names}
+    near = difflib.get_close_matches(word.casefold(), by_folded, n=1, cutoff=0.5)
+    listed = f"Expected one of: {', '.join(names)}."
+    return f"Did you mean '{by_folded[near[0]]}'? {listed}" if near else listed
