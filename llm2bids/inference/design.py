@@ -1,0 +1,197 @@
+"""Design matrices: one row per prompt, or one row per volume."""
+
+from collections.abc import Sequence
+
+import numpy as np
+import pandas as pd
+from nilearn.glm.first_level import make_first_level_design_matrix
+
+from llm2bids.exceptions import InferenceError
+
+
+def prompt_design(
+    trial_types: Sequence[str], confounds: pd.DataFrame | None = None
+) -> pd.DataFrame:
+    """Build the design of a series of prompt images: a column per trial type and a constant.
+
+    The off prompts (trial type ``""``) are the implicit baseline. With one trial type the ordinary
+    least squares fit of this design is the two-sample t test with pooled variance.
+
+    Parameters
+    ----------
+    trial_types : sequence of str
+        Trial type of each prompt image, ``""`` for an off prompt.
+    confounds : DataFrame, optional
+        Covariates, one row for each prompt image.
+
+    Returns
+    -------
+    DataFrame
+        Shape (n_prompts, n_trial_types + n_confounds + 1).
+
+    Raises
+    ------
+    InferenceError
+        If on or off prompts are missing, or the design is singular or leaves no residual.
+
+    Examples
+    --------
+    >>> prompt_design(["", "tea", "tea", ""])
+       tea  constant
+    0  0.0       1.0
+    1  1.0       1.0
+    2  1.0       1.0
+    3  0.0       1.0
+    """
+    labels = np.asarray(trial_types, dtype=object)
+    kinds = sorted(set(labels) - {""})
+    if not kinds:
+        raise InferenceError(
+            "design: no on prompt in the run, every trial_type is n/a; nothing to contrast"
+        )
+    if not np.any(labels == ""):
+        raise InferenceError(
+            f"design: no off prompt in the run, only {', '.join(kinds)}; the off prompts are the "
+            "implicit baseline, record a paradigm with an off block"
+        )
+    design = pd.DataFrame({kind: (labels == kind).astype(np.float64) for kind in kinds})
+    if confounds is not None:
+        design = pd.concat([design, confounds.reset_index(drop=True)], axis=1)
+    design["constant"] = 1.0
+    return checked_design(design)
+
+
+def token_design(
+    events: pd.DataFrame,
+    n_volumes: int,
+    *,
+    t_r: float,
+    hrf_model: str | None = None,
+    drift_model: str | None = None,
+    high_pass: float | None = None,
+    drift_order: int = 1,
+    confounds: pd.DataFrame | None = None,
+) -> pd.DataFrame:
+    """Build the design of a series of volumes with nilearn.
+
+    Parameters
+    ----------
+    events : DataFrame
+        ``onset``, ``duration`` (seconds), ``trial_type``.
+    n_volumes : int
+        Volumes of the run.
+    t_r : float
+        Repetition time in seconds.
+    hrf_model : str or None
+        As in nilearn; None (no convolution) matches a model, which has no haemodynamic lag.
+    drift_model : {"cosine", "polynomial"} or None
+        As in nilearn. With `high_pass` given, None means "cosine".
+    high_pass : float, optional
+        Cut-off of the cosine drifts in hertz, nilearn's 0.01 where a cosine model has none given.
+    drift_order : int
+        Order of the polynomial drift.
+    confounds : DataFrame, optional
+        Covariates, one row for each volume.
+
+    Returns
+    -------
+    DataFrame
+        Shape (n_volumes, n_columns), index in seconds.
+
+    Raises
+    ------
+    InferenceError
+        If the parameters are none of nilearn's, or the design is singular or leaves no residual.
+    """
+    if events.empty:
+        raise InferenceError("design: events.tsv has no row; nothing to contrast")
+    if drift_model is None and high_pass is not None:
+        drift_model = "cosine"
+    add_regs = None if confounds is None else confounds.to_numpy(dtype=np.float64)
+    try:
+        design = make_first_level_design_matrix(
+            np.arange(n_volumes) * t_r,
+            events[["onset", "duration", "trial_type"]],
+            hrf_model=hrf_model,
+            drift_model=drift_model,
+            high_pass=0.01 if high_pass is None else high_pass,
+            drift_order=drift_order,
+            add_regs=add_regs,
+            add_reg_names=None if confounds is None else list(confounds.columns),
+        )
+    except (ValueError, TypeError) as error:
+        raise InferenceError(
+            f"design: hrf_model={hrf_model!r}, drift_model={drift_model!r}, high_pass={high_pass}: "
+            f"nilearn refuses: {error}"
+        ) from None
+    return checked_design(design)
+
+
+def checked_design(design: pd.DataFrame) -> pd.DataFrame:
+    """Return a design matrix if a linear model can be fitted with it.
+
+    Parameters
+    ----------
+    design : DataFrame
+        Shape (n_observations, n_columns).
+
+    Returns
+    -------
+    DataFrame
+        The same.
+
+    Raises
+    ------
+    InferenceError
+        If columns are linearly dependent or there are not more rows than columns.
+
+    Examples
+    --------
+    >>> len(checked_design(pd.DataFrame({"a": [1.0, 0.0, 1.0], "constant": [1.0, 1.0, 1.0]})))
+    3
+    """
+    n_rows, n_columns = design.shape
+    if n_rows <= n_columns:
+        raise InferenceError(
+            f"design: {n_rows} observations for {n_columns} columns; expected more observations "
+            "than columns; record more prompts per block or leave confounds out"
+        )
+    if np.linalg.matrix_rank(design.to_numpy(dtype=np.float64)) < n_columns:
+        raise InferenceError(
+            f"design: columns {', '.join(map(str, design.columns))} are linearly dependent; "
+            "leave out confounds that are constant or that follow the conditions"
+        )
+    return design
+
+
+def chosen_confounds(table: pd.DataFrame, columns: Sequence[str]) -> pd.DataFrame:
+    """Take columns of a confounds table as covariates.
+
+    Parameters
+    ----------
+    table : DataFrame
+        Confounds, one row for each volume.
+    columns : sequence of str
+        Names of the columns.
+
+    Returns
+    -------
+    DataFrame of float64
+        The columns, missing values (a derivative's first row) replaced by the column's mean.
+
+    Raises
+    ------
+    InferenceError
+        If a column does not exist or holds no number.
+    """
+    unknown = [column for column in columns if column not in table.columns]
+    if unknown:
+        raise InferenceError(
+            f"confounds: no column {', '.join(unknown)}; expected some of "
+            f"{', '.join(map(str, table.columns)) or '(the run has none)'}"
+        )
+    chosen = table[list(columns)].apply(pd.to_numeric, errors="coerce").astype(np.float64)
+    empty = [str(column) for column in chosen.columns if not chosen[column].notna().any()]
+    if empty:
+        raise InferenceError(f"confounds: column {', '.join(empty)} holds no number")
+    return pd.DataFrame(chosen.fillna(chosen.mean()))

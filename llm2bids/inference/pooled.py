@@ -1,0 +1,213 @@
+"""Pooled prompt-level test: the prompts of all participants as observations, labels permuted.
+
+Exact under the null that a prompt's label does not matter within its participant, so the test
+generalises over prompts (for these participants), not over participants.
+
+References
+----------
+Winkler et al. (2014), Permutation inference for the general linear model, NeuroImage 92;
+Phipson and Smyth (2010), Permutation p-values should never be zero, SAGMB 9.
+"""
+
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+from scipy import stats
+
+from llm2bids.exceptions import InferenceError
+
+Floats = npt.NDArray[np.float64]
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class PooledTest:
+    """Result of the pooled test, all arrays of shape (n_units,).
+
+    Parameters
+    ----------
+    effect : ndarray of float64
+        Mean of on minus mean of off within participant, averaged with the weights of least squares.
+    t : ndarray of float64
+        t with one intercept for each participant.
+    d : ndarray of float64
+        Cohen's d: effect over the standard deviation of prompts within participant and condition.
+    p : ndarray of float64
+        Two-sided permutation p of each unit, uncorrected (with `n_perm` draws, at least
+        1 / (n_perm + 1)).
+    p_fwe : ndarray of float64
+        Two-sided p corrected for the family of units, from the largest abs(t) of each permutation.
+    max_t : ndarray of float64, shape (n_perm,)
+        Largest abs(t) over the units in each permutation.
+    dof : int
+        Degrees of freedom of `t`.
+    """
+
+    effect: Floats
+    t: Floats
+    d: Floats
+    p: Floats
+    p_fwe: Floats
+    max_t: Floats
+    dof: int
+
+    def threshold(self, alpha: float = 0.05) -> float:
+        """Give the abs(t) above which a unit is significant, family-wise.
+
+        Parameters
+        ----------
+        alpha : float
+            Family-wise error rate, in (0, 1).
+
+        Returns
+        -------
+        float
+            Smallest observed-or-permuted abs(t) whose corrected p is at most `alpha`; infinity
+            where the permutations are too few.
+        """
+        ranked = np.sort(self.max_t)[::-1]
+        allowed = int(np.floor(alpha * (ranked.size + 1) + 1e-9)) - 1
+        return float(np.inf if allowed < 0 else ranked[min(allowed, ranked.size - 1)])
+
+
+def pooled_test(
+    values: npt.NDArray[np.floating[Any]],
+    on: npt.NDArray[np.bool_],
+    participants: npt.NDArray[Any],
+    *,
+    n_perm: int = 1000,
+    random_state: int | None = 0,
+    chunk: int = 128,
+) -> PooledTest:
+    """Compare on and off prompts over all participants, permuting labels within participant.
+
+    Parameters
+    ----------
+    values : ndarray of float, shape (n_prompts, n_units)
+        One image per prompt, of all participants.
+    on : ndarray of bool, shape (n_prompts,)
+        True for on prompts.
+    participants : ndarray, shape (n_prompts,)
+        Participant (exchangeability block) of each prompt.
+    n_perm : int
+        Random permutations.
+    random_state : int or None
+        Seed of the permutations.
+    chunk : int
+        Permutations computed at once.
+
+    Returns
+    -------
+    PooledTest
+        Statistics of every unit.
+
+    Raises
+    ------
+    InferenceError
+        If shapes differ, a participant lacks on or off prompts, or too few prompts are given.
+    """
+    design, dof = _centred_label(values, on, participants)
+    centred = _within(values, participants).astype(np.float32)
+    norm = np.sqrt(np.einsum("tv,tv->v", centred, centred, dtype=np.float64))
+    still = norm == 0
+    centred /= np.where(still, 1, norm).astype(np.float32)
+    weight = float(np.sqrt(design @ design))
+
+    observed = (design / weight).astype(np.float32) @ centred
+    rng = np.random.default_rng(random_state)
+    max_r: Floats = np.zeros(n_perm)
+    exceed = np.zeros(observed.size, dtype=np.int64)
+    for start in range(0, n_perm, chunk):
+        n = min(chunk, n_perm - start)
+        shuffled = np.stack([_shuffled(design, participants, rng) for _ in range(n)])
+        null = np.abs((shuffled / weight).astype(np.float32) @ centred)
+        max_r[start : start + n] = null.max(axis=1)
+        exceed += (null >= np.abs(observed) - 1e-6).sum(axis=0)
+
+    r: Floats = np.where(still, 0, observed).astype(np.float64)
+    t = _t_of_r(r, dof)
+    effect = r * norm / weight
+    sd = np.sqrt(np.maximum(norm**2 * (1 - r**2), 0) / dof)
+    max_t = _t_of_r(max_r, dof)
+    larger = n_perm - np.searchsorted(np.sort(max_t), np.abs(t) - 1e-5, side="left")
+    return PooledTest(
+        effect=effect,
+        t=t,
+        d=np.divide(effect, sd, out=np.zeros_like(effect), where=sd > 0),
+        p=np.where(still, 1, (exceed + 1) / (n_perm + 1)),
+        p_fwe=np.where(still, 1, (larger + 1) / (n_perm + 1)),
+        max_t=max_t,
+        dof=dof,
+    )
+
+
+def parametric_p(t: Floats, dof: int) -> Floats:
+    """Give the two-sided p of Student's t.
+
+    Parameters
+    ----------
+    t : ndarray of float64, shape (n_units,)
+        t values.
+    dof : int
+        Degrees of freedom.
+
+    Returns
+    -------
+    ndarray of float64, shape (n_units,)
+        p values.
+
+    Examples
+    --------
+    >>> parametric_p(np.array([0.0]), 5)
+    array([1.])
+    """
+    return np.asarray(2 * stats.t.sf(np.abs(t), dof))
+
+
+def _centred_label(
+    values: npt.NDArray[np.floating[Any]],
+    on: npt.NDArray[np.bool_],
+    participants: npt.NDArray[Any],
+) -> tuple[Floats, int]:
+    if not len(values) == on.size == participants.size:
+        raise InferenceError(
+            f"pooled test: {len(values)} images, {on.size} labels, {participants.size} "
+            "participants; expected as many of each"
+        )
+    labels = np.unique(participants)
+    for label in labels:
+        chosen = on[participants == label]
+        if chosen.all() or not chosen.any():
+            raise InferenceError(
+                f"pooled test: participant {label} has {int(chosen.sum())} on and "
+                f"{int((~chosen).sum())} off prompts; expected both; leave the participant out"
+            )
+    dof = len(values) - labels.size - 1
+    if dof < 1:
+        raise InferenceError(
+            f"pooled test: {len(values)} prompts of {labels.size} participants leave no residual; "
+            "record more prompts per block"
+        )
+    return _within(on.astype(np.float64)[:, np.newaxis], participants)[:, 0], dof
+
+
+def _within(values: npt.NDArray[np.floating[Any]], participants: npt.NDArray[Any]) -> Floats:
+    centred = np.array(values, dtype=np.float64)
+    for label in np.unique(participants):
+        rows = participants == label
+        centred[rows] -= centred[rows].mean(axis=0)
+    return centred
+
+
+def _shuffled(design: Floats, participants: npt.NDArray[Any], rng: np.random.Generator) -> Floats:
+    shuffled = np.empty_like(design)
+    for label in np.unique(participants):
+        rows = np.flatnonzero(participants == label)
+        shuffled[rows] = design[rng.permutation(rows)]
+    return shuffled
+
+
+def _t_of_r(r: Floats, dof: int) -> Floats:
+    r = np.clip(r, -1, 1)
+    return np.asarray(r * np.sqrt(dof / np.maximum(1 - r**2, 1e-12)))
