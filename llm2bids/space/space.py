@@ -1,15 +1,32 @@
 """A space: the bijection between the units of one model and the voxels of one grid."""
 
-from dataclasses import dataclass
-from typing import Literal
+import hashlib
+import json
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from functools import cached_property
+from typing import Any, Literal
 
+import nibabel as nib
 import numpy as np
 import numpy.typing as npt
+import pandas as pd
 
-from llm2bids.model.units import Site
+from llm2bids.exceptions import SpaceError
+from llm2bids.model.units import Site, parse_address
+from llm2bids.recording.calibration import Calibration
+from llm2bids.space.table import sites_from_table, unit_table
 
 OUTSIDE, WHITE, GREY = 0, 1, 2
 """Values of the tissue map: background, voxels without a unit, voxels with a unit."""
+
+AFFINE_TOLERANCE = 1e-3
+"""Millimetres by which the affine of an image may differ (headers hold float32)."""
+
+VolumeDtype = Literal["int16", "float32"]
+"""How volumes are stored: calibrated counts rounded to whole numbers, or not rounded."""
+
+BoolArray = npt.NDArray[np.bool_]
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -48,6 +65,399 @@ class Space:
     model_name: str
     weights_sha256: str
 
+    @property
+    def n_units(self) -> int:
+        """Number of units."""
+        return len(self.voxels)
 
-VolumeDtype = Literal["int16", "float32"]
-"""How volumes are stored: calibrated counts, or the values themselves without loss."""
+    @property
+    def grey(self) -> BoolArray:
+        """Voxels with a unit, shape ``shape``."""
+        return np.asarray(self.tissue == GREY)
+
+    @property
+    def white(self) -> BoolArray:
+        """Voxels of the brain without a unit, shape ``shape``."""
+        return np.asarray(self.tissue == WHITE)
+
+    @property
+    def brain(self) -> BoolArray:
+        """Grey and white matter, shape ``shape``."""
+        return np.asarray(self.tissue != OUTSIDE)
+
+    @cached_property
+    def site_slices(self) -> dict[str, slice]:
+        """Where each site's units are among all units, by module name."""
+        stops = np.cumsum([site.width for site in self.sites]).tolist()
+        return {
+            site.name: slice(stop - site.width, stop)
+            for site, stop in zip(self.sites, stops, strict=True)
+        }
+
+    @cached_property
+    def file_index(self) -> npt.NDArray[np.intp]:
+        """Index of each unit in a volume in file order (x fastest), shape (n_units,)."""
+        i, j, k = self.voxels.T.astype(np.intp)
+        n_x, n_y, _ = self.shape
+        return np.asarray(i + n_x * (j + n_y * k), dtype=np.intp)
+
+    @cached_property
+    def brain_box(self) -> tuple[slice, slice, slice]:
+        """The box that the brain fills, one slice for each of x, y and z.
+
+        Raises
+        ------
+        SpaceError
+            If the brain is not a box.
+        """
+        brain = self.brain
+        box = []
+        for axis in range(3):
+            used = np.flatnonzero(brain.any(axis=tuple({0, 1, 2} - {axis})))
+            box.append(slice(int(used[0]), int(used[-1]) + 1))
+        x, y, z = box
+        if not brain[x, y, z].all():
+            raise SpaceError(
+                f"space {self.label}: the brain is not a box; make the space with build_space"
+            )
+        return x, y, z
+
+    @cached_property
+    def unit_of_voxel(self) -> npt.NDArray[np.int32]:
+        """Unit (recording order) in each voxel, -1 where there is none; int32, ``shape``."""
+        units = np.full(self.shape, -1, dtype=np.int32)
+        units[tuple(self.voxels.T)] = np.arange(self.n_units, dtype=np.int32)
+        return units
+
+    def unit_at(self, i: int, j: int, k: int) -> int | None:
+        """Look up the unit in a voxel.
+
+        Parameters
+        ----------
+        i, j, k : int
+            Voxel.
+
+        Returns
+        -------
+        int or None
+            Unit in recording order; None in white matter and outside.
+
+        Raises
+        ------
+        SpaceError
+            If the voxel is not on the grid.
+        """
+        if not all(0 <= n < size for n, size in zip((i, j, k), self.shape, strict=True)):
+            raise SpaceError(
+                f"voxel {(i, j, k)} is not on the grid of space {self.label}, {self.shape}"
+            )
+        unit = int(self.unit_of_voxel[i, j, k])
+        return None if unit < 0 else unit
+
+    def unit_of(self, address: str) -> int:
+        """Look up a unit by its address.
+
+        Parameters
+        ----------
+        address : str
+            E.g. ``model.layers.5.mlp.down_proj[123]``.
+
+        Returns
+        -------
+        int
+            Unit in recording order; ``space.voxels[unit]`` is its voxel.
+
+        Raises
+        ------
+        ModelError
+            If the text is no address.
+        SpaceError
+            If the space has no such unit.
+        """
+        name, index = parse_address(address)
+        units = self.site_slices.get(name)
+        if units is None:
+            raise SpaceError(
+                f"space {self.label} has no site {name} (of unit {address}); it has "
+                f"{len(self.sites)} sites, the first is {self.sites[0].name}"
+            )
+        if index >= units.stop - units.start:
+            raise SpaceError(
+                f"unit {address} is not in space {self.label}: {name} has units 0 to "
+                f"{units.stop - units.start - 1}"
+            )
+        return int(units.start) + index
+
+    def address_of(self, unit: int) -> str:
+        """Name a unit.
+
+        Parameters
+        ----------
+        unit : int
+            Unit in recording order.
+
+        Returns
+        -------
+        str
+            Its address.
+
+        Raises
+        ------
+        SpaceError
+            If there is no such unit.
+        """
+        for name, units in self.site_slices.items():
+            if units.start <= unit < units.stop:
+                return f"{name}[{unit - units.start}]"
+        raise SpaceError(f"space {self.label} has units 0 to {self.n_units - 1}, not {unit}")
+
+    def to_grid(self, values: npt.ArrayLike, *, fill: float = 0) -> npt.NDArray[Any]:
+        """Put values of units into volumes.
+
+        Parameters
+        ----------
+        values : array_like, shape (..., n_units)
+            One value for each unit in recording order, e.g. ``(n_tokens, n_units)``.
+        fill : float, default=0
+            Value of voxels without a unit.
+
+        Returns
+        -------
+        ndarray, shape (n_x, n_y, n_z, ...)
+            Of the same dtype; in file order (x fastest), as images are written.
+
+        Raises
+        ------
+        SpaceError
+            If the last axis is not the units.
+        """
+        values = np.asarray(values)
+        if values.ndim == 0 or values.shape[-1] != self.n_units:
+            raise SpaceError(
+                f"values have shape {values.shape}; expected (..., {self.n_units}), "
+                f"the units of space {self.label} last"
+            )
+        leading = values.shape[:-1]
+        volumes = np.full((*leading[::-1], *self.shape[::-1]), fill, dtype=values.dtype)
+        volumes.reshape(*leading[::-1], -1)[..., self.file_index] = np.moveaxis(values.T, 0, -1)
+        return volumes.T
+
+    def to_units(self, data: Any, *, name: str = "image") -> npt.NDArray[Any]:
+        """Take the values of units out of an image.
+
+        Parameters
+        ----------
+        data : nibabel image or ndarray, shape (n_x, n_y, n_z) or (n_x, n_y, n_z, n_volumes)
+            An image has to lie on the grid of this space (flipped or permuted axes are undone);
+            an array has to have its shape.
+        name : str, default="image"
+            What messages call it, e.g. its path.
+
+        Returns
+        -------
+        ndarray, shape (n_units,) or (n_volumes, n_units)
+            Values in recording order.
+
+        Raises
+        ------
+        SpaceError
+            If shape or affine differ.
+        """
+        if hasattr(data, "affine"):
+            data = nib.as_closest_canonical(data)
+            self.check_grid(data, name=name)
+            data = data.dataobj
+        array = np.asanyarray(data)
+        if array.ndim not in (3, 4) or array.shape[:3] != self.shape:
+            raise SpaceError(
+                f"{name} has shape {array.shape}; space {self.label} needs {self.shape} "
+                "or the same with volumes as a fourth axis"
+            )
+        if array.flags.f_contiguous:
+            in_file_order = array.T.reshape(*array.shape[3:], -1)
+            return np.asarray(np.take(in_file_order, self.file_index, axis=-1))
+        return np.ascontiguousarray(array[tuple(self.voxels.T)].T)
+
+    def grid_difference(self, img: Any) -> str:
+        """Say how an image's grid differs from the space's.
+
+        Parameters
+        ----------
+        img : nibabel image
+            With at least three axes.
+
+        Returns
+        -------
+        str
+            What differs, in words; empty if the image lies on the grid.
+        """
+        img = nib.as_closest_canonical(img)
+        shape = tuple(img.shape[:3])
+        if shape != self.shape:
+            return f"its shape is {shape}, the space's {self.shape}"
+        if not np.allclose(img.affine, self.affine, rtol=0, atol=AFFINE_TOLERANCE):
+            return (
+                f"its affine is {np.round(img.affine, 3).tolist()}, "
+                f"the space's {np.round(self.affine, 3).tolist()}"
+            )
+        return ""
+
+    def matches(self, img: Any) -> bool:
+        """Tell whether an image lies on the grid of this space (first three axes).
+
+        Parameters
+        ----------
+        img : nibabel image
+            Any image.
+
+        Returns
+        -------
+        bool
+            True if shape and affine are the space's.
+        """
+        return len(img.shape) >= 3 and not self.grid_difference(img)
+
+    def check_grid(self, img: Any, *, name: str = "image") -> None:
+        """Refuse an image that does not lie on the grid of this space.
+
+        Parameters
+        ----------
+        img : nibabel image
+            Any image.
+        name : str, default="image"
+            What the message calls it, e.g. its path.
+
+        Raises
+        ------
+        SpaceError
+            If shape or affine differ; the message shows both.
+        """
+        if len(img.shape) < 3:
+            raise SpaceError(f"{name} has shape {img.shape}; expected three axes or more")
+        difference = self.grid_difference(img)
+        if difference:
+            raise SpaceError(
+                f"{name} is not in space {self.label}: {difference}; use an image that was "
+                "made from this dataset, without resampling"
+            )
+
+    def unit_table(self) -> pd.DataFrame:
+        """List all units in recording order.
+
+        Returns
+        -------
+        DataFrame
+            Columns ``address, module, layer, role, head, unit, i, j, k, x, y, z``, see
+            `llm2bids.space.table.unit_table`.
+        """
+        return unit_table(self.sites, self.voxels, self.affine)
+
+    def metadata(self) -> dict[str, Any]:
+        """Say in JSON's types what the unit table does not: the rest of the space.
+
+        Returns
+        -------
+        dict
+            ``label``, ``shape``, ``affine``, ``brain_box`` (first and last voxel + 1 on each
+            axis), ``arrangement``, ``model_name``, ``weights_sha256``, ``fingerprint`` (without
+            calibration).
+        """
+        return {
+            "label": self.label,
+            "shape": list(self.shape),
+            "affine": self.affine.tolist(),
+            "brain_box": [[axis.start, axis.stop] for axis in self.brain_box],
+            "arrangement": self.arrangement,
+            "model_name": self.model_name,
+            "weights_sha256": self.weights_sha256,
+            "fingerprint": self.fingerprint(),
+        }
+
+    @classmethod
+    def from_table(cls, table: pd.DataFrame, metadata: Mapping[str, Any]) -> "Space":
+        """Make the space that a unit table and its metadata describe.
+
+        Parameters
+        ----------
+        table : DataFrame
+            As from `Space.unit_table`, rows in the same order.
+        metadata : mapping
+            As from `Space.metadata`. A fingerprint in it is checked.
+
+        Returns
+        -------
+        Space
+            Equal to the one that wrote them.
+
+        Raises
+        ------
+        SpaceError
+            If the table is no bijection between units and voxels of the grid, metadata lack an
+            entry, or the fingerprint does not match.
+        """
+        needed = ("label", "shape", "affine", "brain_box", "arrangement", "model_name")
+        missing = [key for key in (*needed, "weights_sha256") if key not in metadata]
+        if missing:
+            raise SpaceError(f"metadata of the space lack {', '.join(missing)}; write them anew")
+        sites, voxels = sites_from_table(table)
+        n_x, n_y, n_z = (int(n) for n in metadata["shape"])
+        box = tuple(slice(int(start), int(stop)) for start, stop in metadata["brain_box"])
+        tissue = np.zeros((n_x, n_y, n_z), dtype=np.uint8)
+        tissue[box] = WHITE
+        if np.any(voxels >= tissue.shape) or np.any(tissue[tuple(voxels.T)] != WHITE):
+            raise SpaceError(
+                f"unit table has voxels outside the brain of space {metadata['label']} "
+                f"({metadata['brain_box']} of grid {(n_x, n_y, n_z)}); "
+                "table and metadata are not from the same space"
+            )
+        tissue[tuple(voxels.T)] = GREY
+        space = cls(
+            label=str(metadata["label"]),
+            shape=(n_x, n_y, n_z),
+            affine=np.array(metadata["affine"], dtype=np.float64),
+            sites=sites,
+            voxels=voxels,
+            tissue=tissue,
+            arrangement=str(metadata["arrangement"]),
+            model_name=str(metadata["model_name"]),
+            weights_sha256=str(metadata["weights_sha256"]),
+        )
+        written = metadata.get("fingerprint")
+        if written is not None and written != space.fingerprint():
+            raise SpaceError(
+                f"unit table and metadata of space {space.label} do not give the fingerprint "
+                f"{str(written)[:16]} that was written with them but "
+                f"{space.fingerprint()[:16]}; one of them was changed: write them anew"
+            )
+        return space
+
+    def fingerprint(self, calibration: Calibration | None = None) -> str:
+        """Hash what values in this space mean.
+
+        Parameters
+        ----------
+        calibration : Calibration or None
+            That images were scaled with; None for images that are not scaled, e.g. atlases.
+
+        Returns
+        -------
+        str
+            sha256 (64 hexadecimal digits) over weights, sites, arrangement, grid, voxels, tissue
+            and calibration. The label does not count.
+        """
+        about = {
+            "version": 1,
+            "weights_sha256": self.weights_sha256,
+            "arrangement": self.arrangement,
+            "shape": self.shape,
+            "affine": self.affine.tolist(),
+            "sites": [asdict(site) for site in self.sites],
+            "calibrated": calibration is not None,
+        }
+        digest = hashlib.sha256(json.dumps(about, sort_keys=True).encode())
+        digest.update(np.ascontiguousarray(self.voxels, dtype="<i4").tobytes())
+        digest.update(np.ascontiguousarray(self.tissue, dtype="u1").tobytes())
+        if calibration is not None:
+            for statistic in (calibration.mean, calibration.sd):
+                digest.update(np.ascontiguousarray(statistic, dtype="<f4").tobytes())
+        return digest.hexdigest()

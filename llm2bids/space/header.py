@@ -1,0 +1,129 @@
+"""NIfTI headers of images in a space: units, orientation, and the fingerprint."""
+
+import re
+from typing import Any, Final
+
+import nibabel as nib
+import numpy as np
+
+from llm2bids.exceptions import SpaceError
+from llm2bids.space.image import BASELINE, COUNTS_PER_SD
+from llm2bids.space.space import Space
+
+XFORM_CODE: Final = 1
+"""Code of qform and sform: scanner coordinates. Ours are those of no human template, and codes
+for templates make viewers draw coordinates and labels of the human brain."""
+
+BOLD_WINDOW: Final = (BASELINE - 3 * COUNTS_PER_SD, BASELINE + 3 * COUNTS_PER_SD)
+"""Counts from black to white in a viewer: three standard deviations around the mean."""
+
+FINGERPRINT_DIGITS: Final = 16
+"""Hexadecimal digits of the fingerprint that a header has room for."""
+
+_LABEL_LENGTH = 79 - len("llm2bids  ") - FINGERPRINT_DIGITS
+_DESCRIPTION = re.compile(r"llm2bids ([0-9A-Za-z]+) ([0-9a-f]{16})")
+
+
+def image_header(
+    space: Space,
+    *,
+    fingerprint: str,
+    dtype: str,
+    n_volumes: int | None = None,
+    t_r: float | None = None,
+    window: tuple[float, float] | None = None,
+) -> nib.Nifti1Header:
+    """Make the header of a single-file NIfTI-1 image in a space.
+
+    Parameters
+    ----------
+    space : Space
+        Grid and label.
+    fingerprint : str
+        From `Space.fingerprint`, with the calibration for images that were scaled with it.
+    dtype : str
+        Data type, e.g. ``"int16"``.
+    n_volumes : int, optional
+        Length of the fourth axis; a 3D image without.
+    t_r : float, optional
+        Seconds from volume to volume; needed with `n_volumes`.
+    window : tuple of float, optional
+        ``cal_min`` and ``cal_max``, what a viewer shows as black and as white (`BOLD_WINDOW`).
+
+    Returns
+    -------
+    Nifti1Header
+        With shape, zooms in mm and seconds, qform and sform, slope 1, and the data at byte 352.
+
+    Raises
+    ------
+    SpaceError
+        If only one of `n_volumes` and `t_r` is given, or `t_r` is not positive.
+
+    References
+    ----------
+    NIfTI-1 header: https://nifti.nimh.nih.gov/nifti-1/documentation/nifti1fields
+    """
+    if (n_volumes is None) != (t_r is None) or (t_r is not None and not t_r > 0):
+        raise SpaceError(
+            f"a series needs n_volumes and a positive t_r, got {n_volumes} and {t_r}; "
+            "leave both out for a single volume"
+        )
+    header = nib.Nifti1Header(endianness="<")
+    header.set_data_dtype(np.dtype(dtype).newbyteorder("<"))
+    header.set_data_shape(space.shape if n_volumes is None else (*space.shape, n_volumes))
+    header.set_qform(space.affine, code=XFORM_CODE)
+    header.set_sform(space.affine, code=XFORM_CODE)
+    header.set_xyzt_units("mm", "sec" if t_r is not None else None)
+    if t_r is not None:
+        header["pixdim"][4] = t_r
+    header.set_slope_inter(1, 0)
+    header["vox_offset"] = 352
+    if window is not None:
+        header["cal_min"], header["cal_max"] = window
+    label = space.label[:_LABEL_LENGTH]
+    header["descrip"] = f"llm2bids {label} {fingerprint[:FINGERPRINT_DIGITS]}".encode()
+    return header
+
+
+def read_fingerprint(header: Any) -> str | None:
+    """Read the fingerprint that an image carries.
+
+    Parameters
+    ----------
+    header : nibabel header
+        Of any image.
+
+    Returns
+    -------
+    str or None
+        First 16 hexadecimal digits; None where there is no such description (most tools drop or
+        replace it in what they write).
+    """
+    try:
+        text = bytes(np.asarray(header["descrip"]).item()).decode("ascii", errors="ignore")
+    except (KeyError, ValueError, TypeError):
+        return None
+    match = _DESCRIPTION.fullmatch(text.rstrip("\0 "))
+    return match[2] if match else None
+
+
+def fingerprint_differs(header: Any, *fingerprints: str) -> str | None:
+    """Compare the fingerprint that an image carries with those that it may have.
+
+    Parameters
+    ----------
+    header : nibabel header
+        Of any image.
+    *fingerprints : str
+        From `Space.fingerprint`, e.g. with and without calibration.
+
+    Returns
+    -------
+    str or None
+        The image's fingerprint if it is none of these; None if it is, or the image has none.
+    """
+    found = read_fingerprint(header)
+    if found is None or found in {f[:FINGERPRINT_DIGITS] for f in fingerprints}:
+        return None
+    return found

@@ -1,0 +1,332 @@
+"""Values of units <-> volumes of counts, with white matter that carries a dither.
+
+A count is ``10000 + 500 * (value - mean) / sd`` with the calibration's mean and sd. White matter
+lies at 10000. White matter and units that do not vary within a run take a dither of -1, 0 or +1
+counts, drawn anew for each volume from the run's seed: exactly constant voxels make statistics
+divide by zero. Outside the brain there is 0.
+"""
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from functools import cache
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from llm2bids.exceptions import SpaceError
+from llm2bids.recording.calibration import Calibration
+from llm2bids.space.space import Space, VolumeDtype
+
+BASELINE = 10000
+"""Count of a unit at its calibration mean, and of white matter."""
+
+COUNTS_PER_SD = 500
+"""Counts for one standard deviation of the calibration."""
+
+DITHER = 1
+"""Largest size of the dither, in counts."""
+
+_DRAWS = 8
+"""Dithers that one 16 bit random number gives: 3 ** 8 patterns, each equally often but for 1 %."""
+
+Float32 = npt.NDArray[np.float32]
+Seed = int | Sequence[int]
+
+
+@dataclass(frozen=True, kw_only=True)
+class EncodingCounts:
+    """What encoding could not keep.
+
+    Parameters
+    ----------
+    clipped : int
+        Values beyond the range of the stored type, set to its border; sums up over blocks.
+    constant : int
+        Units that do not vary within the run and take the dither.
+    """
+
+    clipped: int
+    constant: int
+
+
+def constant_units(
+    values: npt.NDArray[np.floating[Any]],
+    calibration: Calibration,
+    *,
+    dtype: VolumeDtype = "int16",
+) -> npt.NDArray[np.bool_]:
+    """Find the units whose stored counts do not vary within a run.
+
+    Parameters
+    ----------
+    values : ndarray of float32, shape (n_tokens, n_units)
+        All values of the run.
+    calibration : Calibration
+        Mean and standard deviation of each unit.
+    dtype : {"int16", "float32"}, default="int16"
+        How counts will be stored: whole numbers may not vary where values do.
+
+    Returns
+    -------
+    ndarray of bool, shape (n_units,)
+        True where all counts of the run are the same; nowhere in a run of a single volume.
+    """
+    if len(values) < 2:
+        return np.zeros(values.shape[1:], dtype=np.bool_)
+    gain = _gain(calibration)
+    least, most = np.empty((2, values.shape[1]), dtype=np.float32)
+    _to_counts(values.min(axis=0), calibration.mean, gain, dtype, out=least)
+    _to_counts(values.max(axis=0), calibration.mean, gain, dtype, out=most)
+    return np.asarray(least == most)
+
+
+def encode(
+    values: npt.NDArray[np.floating[Any]],
+    space: Space,
+    calibration: Calibration,
+    *,
+    seed: Seed,
+    dtype: VolumeDtype = "int16",
+    first_volume: int = 0,
+    constant: npt.NDArray[np.bool_] | None = None,
+) -> tuple[npt.NDArray[Any], EncodingCounts]:
+    """Turn values into volumes of counts.
+
+    Parameters
+    ----------
+    values : ndarray of float32, shape (n_tokens, n_units)
+        Values in the model's own scale; a whole run, or a block of its rows.
+    space : Space
+        Where each unit lies.
+    calibration : Calibration
+        Mean and standard deviation of each unit.
+    seed : int or sequence of int
+        Of the run's dither. Blocks of a run take the same seed and give the same volumes as the
+        run in one piece.
+    dtype : {"int16", "float32"}, default="int16"
+        Counts rounded to whole numbers, or not rounded.
+    first_volume : int, default=0
+        Volume of the run that the first row is.
+    constant : ndarray of bool, shape (n_units,), optional
+        Units that take the dither, from `constant_units` over the whole run; found in `values`
+        when left out, which then has to be the whole run.
+
+    Returns
+    -------
+    volumes : ndarray of int16 or float32, shape (n_tokens, n_z, n_y, n_x)
+        In file order: x is fastest, each volume is contiguous. ``volumes.T`` is the array that
+        nibabel takes.
+    counts : EncodingCounts
+        Clipped values and constant units.
+
+    Raises
+    ------
+    SpaceError
+        If shapes do not fit the space, or a value is not finite.
+    """
+    _check_shapes(values, space, calibration)
+    if constant is None:
+        constant = constant_units(values, calibration, dtype=dtype)
+    still = np.flatnonzero(constant)
+    gain = _gain(calibration)
+    n_x, n_y, n_z = space.shape
+    volumes = np.zeros((len(values), n_z, n_y, n_x), dtype=dtype)
+    work = np.empty(space.n_units, dtype=np.float32)
+    stored = np.empty(space.n_units, dtype=dtype)
+    clipped = 0
+    dither = _dither_volumes(space, seed=seed, first_volume=first_volume, dtype=dtype)
+    x, y, z = space.brain_box
+    for row, (volume, noise) in enumerate(zip(volumes, dither, strict=False)):
+        n_clipped = _to_counts(values[row], calibration.mean, gain, dtype, out=work)
+        if n_clipped:
+            _refuse_not_finite(values[row], space, first_volume + row)
+            clipped += n_clipped
+        volume[z, y, x] = noise
+        flat = volume.reshape(-1)
+        if still.size:
+            _shake(work, still, flat[space.file_index[still]], dtype)
+        np.copyto(stored, work, casting="unsafe")
+        flat[space.file_index] = stored
+    return volumes, EncodingCounts(clipped=clipped, constant=int(still.size))
+
+
+def encode_blocks(
+    values: npt.NDArray[np.floating[Any]],
+    space: Space,
+    calibration: Calibration,
+    *,
+    seed: Seed,
+    dtype: VolumeDtype = "int16",
+    volumes_per_block: int = 16,
+) -> Iterator[tuple[npt.NDArray[Any], EncodingCounts]]:
+    """Turn the values of a whole run into volumes, block by block, to keep memory low.
+
+    Parameters
+    ----------
+    values : ndarray of float32, shape (n_tokens, n_units)
+        All values of the run.
+    space, calibration, seed, dtype
+        As for `encode`.
+    volumes_per_block : int, default=16
+        Most volumes in a block.
+
+    Yields
+    ------
+    tuple of (ndarray, EncodingCounts)
+        As from `encode`, for consecutive blocks of rows.
+
+    Raises
+    ------
+    SpaceError
+        As `encode`.
+    """
+    _check_shapes(values, space, calibration)
+    constant = constant_units(values, calibration, dtype=dtype)
+    for start in range(0, len(values), volumes_per_block):
+        yield encode(
+            values[start : start + volumes_per_block],
+            space,
+            calibration,
+            seed=seed,
+            dtype=dtype,
+            first_volume=start,
+            constant=constant,
+        )
+
+
+def decode(data: Any, space: Space, calibration: Calibration, *, name: str = "image") -> Float32:
+    """Turn counts back into values in the model's own scale: the inverse of `encode`.
+
+    Parameters
+    ----------
+    data : nibabel image or ndarray, shape (n_x, n_y, n_z) or (n_x, n_y, n_z, n_volumes)
+        Counts, e.g. a bold image or ``volumes.T`` from `encode`.
+    space : Space
+        The space that the image is in.
+    calibration : Calibration
+        The one that the image was encoded with.
+    name : str, default="image"
+        What messages call the image, e.g. its path.
+
+    Returns
+    -------
+    ndarray of float32, shape (n_units,) or (n_volumes, n_units)
+        Values. From int16 within half a step (0.001 sd), from float32 within float rounding of
+        the counts; clipped values excepted, and constant units, which carry the dither.
+
+    Raises
+    ------
+    SpaceError
+        If the image is not on the grid, or the calibration is of another number of units.
+    """
+    counts = space.to_units(data, name=name)
+    _check_calibration(space, calibration)
+    values = counts.astype(np.float32)
+    step = calibration.scale / np.float32(COUNTS_PER_SD)
+    for row in values.reshape(-1, space.n_units):
+        row -= np.float32(BASELINE)
+        row *= step
+        row += calibration.mean
+    return values
+
+
+def _check_shapes(
+    values: npt.NDArray[np.floating[Any]], space: Space, calibration: Calibration
+) -> None:
+    if values.ndim != 2 or values.shape[1] != space.n_units:
+        raise SpaceError(
+            f"values have shape {values.shape}; expected (n_tokens, {space.n_units}), "
+            f"the units of space {space.label} in recording order"
+        )
+    _check_calibration(space, calibration)
+
+
+def _check_calibration(space: Space, calibration: Calibration) -> None:
+    if calibration.mean.shape != (space.n_units,) or calibration.sd.shape != (space.n_units,):
+        raise SpaceError(
+            f"calibration has means of shape {calibration.mean.shape}; space {space.label} has "
+            f"{space.n_units} units: use the calibration that was recorded with its sites"
+        )
+
+
+def _gain(calibration: Calibration) -> Float32:
+    """Return the counts for one step of the model's own scale, finite also where sd is tiny."""
+    with np.errstate(over="ignore"):
+        gain = np.float32(COUNTS_PER_SD) / calibration.scale
+    return np.asarray(np.minimum(gain, np.finfo(np.float32).max), dtype=np.float32)
+
+
+def _limits(dtype: VolumeDtype) -> tuple[float, float]:
+    if dtype == "int16":
+        return -32768.0, 32767.0
+    largest = float(np.finfo(np.float32).max)
+    return -largest, largest
+
+
+def _to_counts(
+    values: npt.NDArray[np.floating[Any]],
+    mean: Float32,
+    gain: Float32,
+    dtype: VolumeDtype,
+    *,
+    out: Float32,
+) -> int:
+    """Write the counts of one volume to `out`; return how many were clipped or are NaN."""
+    with np.errstate(over="ignore", invalid="ignore"):
+        np.subtract(values, mean, out=out)
+        np.multiply(out, gain, out=out)
+        np.add(out, np.float32(BASELINE), out=out)
+    if dtype == "int16":
+        np.rint(out, out=out)
+    least, most = _limits(dtype)
+    if least <= out.min() and out.max() <= most:
+        return 0
+    beyond = ~((least <= out) & (out <= most))
+    np.clip(out, least, most, out=out)
+    return int(np.count_nonzero(beyond))
+
+
+def _refuse_not_finite(values: npt.NDArray[np.floating[Any]], space: Space, volume: int) -> None:
+    wrong = np.flatnonzero(~np.isfinite(values))
+    if wrong.size:
+        unit = int(wrong[0])
+        raise SpaceError(
+            f"unit {space.address_of(unit)} is {values[unit]} in volume {volume} "
+            f"({wrong.size} unit(s) in all); values must be finite: record in float32"
+        )
+
+
+def _shake(
+    work: Float32,
+    still: npt.NDArray[np.intp],
+    noise: npt.NDArray[Any],
+    dtype: VolumeDtype,
+) -> None:
+    """Add the dither that lies in the voxels of constant units to their counts."""
+    least, most = _limits(dtype)
+    dither = noise.astype(np.float32) - np.float32(BASELINE)
+    work[still] = np.clip(work[still], least + DITHER, most - DITHER) + dither
+
+
+def _dither_volumes(
+    space: Space, *, seed: Seed, first_volume: int, dtype: VolumeDtype
+) -> Iterator[npt.NDArray[Any]]:
+    """Draw white matter for the brain's box, volume after volume, shape (n_z, n_y, n_x)."""
+    shape = tuple(axis.stop - axis.start for axis in reversed(space.brain_box))
+    n_voxels = int(np.prod(shape))
+    table = _dither_table(dtype)
+    n_words = -(-n_voxels // (_DRAWS * 4))
+    bits = np.random.PCG64(np.random.SeedSequence(seed))
+    bits.advance(first_volume * n_words)
+    while True:
+        words = bits.random_raw(n_words).astype("<u8", copy=False).view("<u2")
+        yield table.take(words, axis=0).reshape(-1)[:n_voxels].reshape(shape)
+
+
+@cache
+def _dither_table(dtype: VolumeDtype) -> npt.NDArray[Any]:
+    """White matter's counts for each 16 bit number: eight digits to the base of 3."""
+    numbers = np.arange(2**16)[:, np.newaxis]
+    digits = numbers // 3 ** np.arange(_DRAWS) % 3 - 1
+    return (BASELINE + DITHER * digits).astype(dtype)

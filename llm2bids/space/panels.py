@@ -1,0 +1,204 @@
+"""Panels: where the units of a site lie within its rectangle, and where rectangles lie in a slice.
+
+Nothing here knows of layers or of depth; :mod:`llm2bids.space.arrange` stacks the slices.
+"""
+
+import math
+from collections.abc import Sequence
+
+import numpy as np
+import numpy.typing as npt
+
+from llm2bids.exceptions import SpaceError
+from llm2bids.model.units import Site
+
+GAP = 1
+"""White voxels between two panels of a slice."""
+
+Box = tuple[int, int]
+"""Columns and rows of a rectangle, in voxels."""
+
+
+def head_box(head_size: int) -> Box:
+    """Find the most nearly square rectangle that a head fills exactly.
+
+    Parameters
+    ----------
+    head_size : int
+        Units of one head.
+
+    Returns
+    -------
+    tuple of int
+        Columns and rows, columns >= rows.
+
+    Examples
+    --------
+    >>> head_box(64), head_box(80), head_box(7)
+    ((8, 8), (10, 8), (7, 1))
+    """
+    rows = next(r for r in range(math.isqrt(head_size), 0, -1) if head_size % r == 0)
+    return head_size // rows, rows
+
+
+def head_columns(n_heads: int, box: Box) -> int:
+    """Choose in how many columns heads are tiled: the shortest outline, then the fewest gaps.
+
+    Parameters
+    ----------
+    n_heads : int
+        Number of heads.
+    box : tuple of int
+        Columns and rows of one head.
+
+    Returns
+    -------
+    int
+        Heads side by side; the last row of heads may be partly empty.
+
+    Examples
+    --------
+    >>> head_columns(9, (8, 8)), head_columns(3, (8, 8)), head_columns(71, (8, 8))
+    (3, 3, 9)
+    """
+
+    def cost(columns: int) -> tuple[int, int, int]:
+        rows = -(-n_heads // columns)
+        width, height = columns * box[0], rows * box[1]
+        return width + height, columns * rows - n_heads, -columns
+
+    return min(range(1, n_heads + 1), key=cost)
+
+
+def panel_offsets(site: Site) -> npt.NDArray[np.int32]:
+    """Lay out the units of a site in its panel, in native order.
+
+    A head is a filled rectangle and heads lie side by side without gaps. Without heads, units fill
+    the rows of a near square; the end of the last row may be empty.
+
+    Parameters
+    ----------
+    site : Site
+        Width and heads count.
+
+    Returns
+    -------
+    ndarray of int32, shape (width, 2)
+        Column and row of each unit, from (0, 0).
+
+    Raises
+    ------
+    SpaceError
+        If the site has no units, or its heads do not add up to its width.
+
+    Examples
+    --------
+    >>> panel_offsets(Site(name="a", layer=None, role="a", width=5)).tolist()
+    [[0, 0], [1, 0], [2, 0], [0, 1], [1, 1]]
+    """
+    if site.width < 1:
+        raise SpaceError(
+            f"site {site.name} has {site.width} units; a site needs at least one: leave it out"
+        )
+    unit = np.arange(site.width, dtype=np.int32)
+    if site.n_heads is None or site.head_size is None:
+        columns = math.isqrt(site.width - 1) + 1
+        return np.stack([unit % columns, unit // columns], axis=1)
+    if site.n_heads < 1 or site.n_heads * site.head_size != site.width:
+        raise SpaceError(
+            f"site {site.name} has {site.width} units but {site.n_heads} heads of "
+            f"{site.head_size}; heads times head size must be the number of units, or both None"
+        )
+    box = head_box(site.head_size)
+    columns = head_columns(site.n_heads, box)
+    head, within = np.divmod(unit, np.int32(site.head_size))
+    column = (head % columns) * box[0] + within % box[0]
+    row = (head // columns) * box[1] + within // box[0]
+    return np.stack([column, row], axis=1)
+
+
+def panel_box(offsets: npt.NDArray[np.int32]) -> Box:
+    """Measure the rectangle around a panel.
+
+    Parameters
+    ----------
+    offsets : ndarray of int32, shape (width, 2)
+        From `panel_offsets`.
+
+    Returns
+    -------
+    tuple of int
+        Columns and rows.
+    """
+    columns, rows = (offsets.max(axis=0) + 1).tolist()
+    return columns, rows
+
+
+def shelve(boxes: Sequence[Box], width: int) -> tuple[list[tuple[int, int]], Box]:
+    """Place rectangles in order on shelves, from left to right, shelf upon shelf.
+
+    A rectangle that fits on top of the one before, within the height that the shelf has already,
+    is put there.
+
+    Parameters
+    ----------
+    boxes : sequence of tuple of int
+        Columns and rows of each rectangle; none wider than `width`.
+    width : int
+        Columns available.
+
+    Returns
+    -------
+    corners : list of tuple of int
+        First column and first row of each rectangle; at least `GAP` voxels lie between two.
+    extent : tuple of int
+        Columns and rows in use.
+
+    Examples
+    --------
+    >>> shelve([(4, 5), (4, 2), (4, 2), (6, 3)], width=9)
+    ([(0, 0), (5, 0), (5, 3), (0, 6)], (9, 9))
+    """
+    corners: list[tuple[int, int]] = []
+    column = row = shelf = used = 0
+    pile_width, pile_top = 0, 0
+    for columns, rows in boxes:
+        if columns <= pile_width and pile_top + rows <= shelf:
+            corners.append((column - pile_width - GAP, row + pile_top))
+            pile_top += rows + GAP
+            continue
+        if column and column + columns > width:
+            column, row, shelf = 0, row + shelf + GAP, 0
+        corners.append((column, row))
+        used = max(used, column + columns)
+        column += columns + GAP
+        shelf = max(shelf, rows)
+        pile_width, pile_top = columns, rows + GAP
+    return corners, (used, row + shelf)
+
+
+def pack(boxes: Sequence[Box]) -> tuple[list[tuple[int, int]], Box]:
+    """Place rectangles in order in a slice, in the width that gives it the shortest outline.
+
+    Parameters
+    ----------
+    boxes : sequence of tuple of int
+        Columns and rows of each rectangle.
+
+    Returns
+    -------
+    corners : list of tuple of int
+        First column and first row of each rectangle; at least `GAP` voxels lie between two.
+    extent : tuple of int
+        Columns and rows in use.
+
+    Examples
+    --------
+    >>> pack([(4, 4), (4, 4), (4, 4), (4, 4)])[1]
+    (9, 9)
+    """
+    area = sum((columns + GAP) * (rows + GAP) for columns, rows in boxes)
+    widest = max(columns for columns, _ in boxes)
+    widths = range(widest, max(widest, 2 * math.isqrt(area)) + 1)
+    packings = (shelve(boxes, width) for width in widths)
+    return min(packings, key=lambda packing: (sum(packing[1]), math.prod(packing[1])))

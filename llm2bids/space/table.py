@@ -1,0 +1,195 @@
+"""The unit table: one row for each unit, with its address, its voxel and its place in the world."""
+
+from collections.abc import Sequence
+
+import numpy as np
+import numpy.typing as npt
+import pandas as pd
+from nibabel.affines import apply_affine
+
+from llm2bids.exceptions import SpaceError
+from llm2bids.model.units import Site, unit_addresses
+
+COLUMNS = ("address", "module", "layer", "role", "head", "unit", "i", "j", "k", "x", "y", "z")
+"""Columns of the unit table, in order."""
+
+
+def unit_table(
+    sites: Sequence[Site],
+    voxels: npt.NDArray[np.int32],
+    affine: npt.NDArray[np.float64],
+) -> pd.DataFrame:
+    """List all units in recording order.
+
+    Parameters
+    ----------
+    sites : sequence of Site
+        Sites in recording order.
+    voxels : ndarray of int32, shape (n_units, 3)
+        Voxel of each unit.
+    affine : ndarray of float64, shape (4, 4)
+        Voxel to world in millimetres.
+
+    Returns
+    -------
+    DataFrame
+        Columns `COLUMNS`: ``address``, ``module`` and ``role`` (str), ``layer`` and ``head``
+        (Int64, <NA> outside layers or heads), ``unit`` (int64, index in the module's output),
+        ``i``, ``j``, ``k`` (int32, voxel), ``x``, ``y``, ``z`` (float64, mm).
+    """
+    widths = [site.width for site in sites]
+    world = apply_affine(affine, voxels)
+    units = [np.arange(width) for width in widths]
+    heads = [
+        pd.array(unit // site.head_size, dtype="Int64")
+        if site.head_size
+        else pd.array([pd.NA], dtype="Int64").repeat(site.width)
+        for site, unit in zip(sites, units, strict=True)
+    ]
+    layers = pd.array([site.layer for site in sites], dtype="Int64")
+    return pd.DataFrame(
+        {
+            "address": unit_addresses(sites),
+            "module": pd.Series([site.name for site in sites], dtype="str").repeat(widths).array,
+            "layer": layers.repeat(widths),
+            "role": pd.Series([site.role for site in sites], dtype="str").repeat(widths).array,
+            "head": pd.concat([pd.Series(head) for head in heads], ignore_index=True),
+            "unit": np.concatenate(units),
+            "i": voxels[:, 0],
+            "j": voxels[:, 1],
+            "k": voxels[:, 2],
+            "x": world[:, 0],
+            "y": world[:, 1],
+            "z": world[:, 2],
+        }
+    )
+
+
+def sites_from_table(table: pd.DataFrame) -> tuple[tuple[Site, ...], npt.NDArray[np.int32]]:
+    """Read sites and voxels back out of a unit table.
+
+    Parameters
+    ----------
+    table : DataFrame
+        As from `unit_table`; rows in recording order. ``x``, ``y``, ``z`` are not read.
+
+    Returns
+    -------
+    sites : tuple of Site
+        Sites in recording order.
+    voxels : ndarray of int32, shape (n_units, 3)
+        Voxel of each unit.
+
+    Raises
+    ------
+    SpaceError
+        If a column is missing, a number is not whole, the units of a module are not 0, 1, 2 ...
+        in one run of rows, a module has two layers or roles, heads are of different sizes, an
+        address does not name its module and unit, or two units share a voxel.
+    """
+    missing = [name for name in COLUMNS[:9] if name not in table]
+    if missing:
+        raise SpaceError(
+            f"unit table lacks column(s) {', '.join(missing)}; expected {', '.join(COLUMNS)}"
+        )
+    if table.empty:
+        raise SpaceError("unit table has no rows; expected one row for each unit")
+    voxels = np.stack([_whole(table, axis) for axis in "ijk"], axis=1)
+    _refuse_shared(table, voxels)
+    module = table["module"].to_numpy(dtype=object)
+    starts = np.flatnonzero(np.r_[True, module[1:] != module[:-1]])
+    stops = np.r_[starts[1:], len(table)]
+    unit = _whole(table, "unit")
+    layer = _optional(table, "layer")
+    head = _optional(table, "head")
+    role = table["role"].to_numpy(dtype=object)
+    sites: list[Site] = []
+    for start, stop in zip(starts.tolist(), stops.tolist(), strict=True):
+        rows = slice(start, stop)
+        name = str(module[start])
+        if not np.array_equal(unit[rows], np.arange(stop - start)):
+            raise SpaceError(
+                f"unit table: units of module {name} (from row {start + 1}) are not "
+                "0, 1, 2, ... in one run of rows; keep the rows in their order"
+            )
+        if np.any(layer[rows] != layer[start]) or np.any(role[rows] != role[start]):
+            raise SpaceError(f"unit table: module {name} has more than one layer or role")
+        n_heads, head_size = _heads(name, head[rows])
+        sites.append(
+            Site(
+                name=name,
+                layer=None if layer[start] < 0 else int(layer[start]),
+                role=str(role[start]),
+                width=stop - start,
+                n_heads=n_heads,
+                head_size=head_size,
+            )
+        )
+    _refuse_wrong_addresses(table, sites)
+    return tuple(sites), voxels.astype(np.int32)
+
+
+def _whole(table: pd.DataFrame, name: str) -> npt.NDArray[np.int64]:
+    numbers = pd.to_numeric(table[name], errors="coerce").to_numpy(dtype=np.float64, na_value=-1)
+    wrong = np.flatnonzero(~(np.isfinite(numbers) & (numbers >= 0) & (numbers == np.rint(numbers))))
+    if wrong.size:
+        raise SpaceError(
+            f"unit table: column {name}, row {wrong[0] + 1} is {table[name].iloc[wrong[0]]!r}; "
+            "expected a whole number from 0"
+        )
+    return numbers.astype(np.int64)
+
+
+def _optional(table: pd.DataFrame, name: str) -> npt.NDArray[np.int64]:
+    """Whole numbers with -1 for what is missing (<NA>, an empty cell or n/a)."""
+    column = table[name].astype(object)
+    empty = column.isna() | column.isin(["n/a", ""])
+    numbers = np.full(len(table), -1, dtype=np.int64)
+    if not empty.all():
+        numbers[~empty.to_numpy()] = _whole(table.loc[~empty], name)
+    return numbers
+
+
+def _heads(name: str, head: npt.NDArray[np.int64]) -> tuple[int | None, int | None]:
+    """Read the number of heads and the head size from the head of each unit of a module."""
+    if np.all(head < 0):
+        return None, None
+    n_heads = int(head.max()) + 1
+    head_size, rest = divmod(len(head), n_heads)
+    if rest or not np.array_equal(head, np.arange(len(head)) // max(head_size, 1)):
+        raise SpaceError(
+            f"unit table: heads of module {name} are not equal runs of units in order; "
+            "keep the column head as it was written"
+        )
+    return n_heads, head_size
+
+
+def _refuse_shared(table: pd.DataFrame, voxels: npt.NDArray[np.int64]) -> None:
+    i, j, k = voxels.T
+    key = (k * (j.max() + 1) + j) * (i.max() + 1) + i
+    _, first, count = np.unique(key, return_index=True, return_counts=True)
+    if count.max() > 1:
+        row = int(first[count.argmax()])
+        same = np.flatnonzero(key == key[row])
+        raise SpaceError(
+            f"unit table: units {table['address'].iloc[same[0]]} and "
+            f"{table['address'].iloc[same[1]]} share voxel {tuple(voxels[row].tolist())}; "
+            "every unit needs a voxel of its own"
+        )
+
+
+def _refuse_wrong_addresses(table: pd.DataFrame, sites: Sequence[Site]) -> None:
+    names = [site.name for site in sites]
+    if len(set(names)) < len(names):
+        twice = next(name for name in names if names.count(name) > 1)
+        raise SpaceError(
+            f"unit table: rows of module {twice} are not next to each other; keep their order"
+        )
+    found = table["address"].to_numpy(dtype=object)
+    expected = np.array(unit_addresses(sites), dtype=object)
+    wrong = np.flatnonzero(found != expected)
+    if wrong.size:
+        raise SpaceError(
+            f"unit table: row {wrong[0] + 1} has address {found[wrong[0]]!r}, "
+            f"expected {expected[wrong[0]]!r} from its module and unit"
+        )
