@@ -6,7 +6,7 @@
     scripts/banks.py random                make randomstrings.tsv from a seed
     scripts/banks.py merge offtopic A B    merge tables into one bank, without near-duplicates
 
-Needs the packages of `scripts/test` (the tokenizer of the embedded model, scikit-learn, matplotlib).
+Needs what `scripts/test` installs (tokenizer of the embedded model, scikit-learn, matplotlib).
 """
 
 import argparse
