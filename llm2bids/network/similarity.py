@@ -1,0 +1,281 @@
+"""Likeness of maps and of sets of units: correlation, strongest units, Dice, intervals."""
+
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+from scipy import stats
+
+from llm2bids.exceptions import NetworkError
+
+Floats = npt.NDArray[np.float64]
+Maps = npt.NDArray[np.floating[Any]]
+Signs = npt.NDArray[np.int8]
+
+CHUNK = 16_384
+"""Units that are multiplied at once."""
+
+
+def gram_matrix(maps: Maps, *, centre_maps: bool = False) -> Floats:
+    """Multiply maps with one another, each centred on its mean over the units.
+
+    All correlations between weighted sums of the maps follow from this matrix (see
+    `weighted_correlation`), so resampling participants or prompts never touches the units again.
+
+    Parameters
+    ----------
+    maps : ndarray of float, shape (n_maps, n_units)
+        The maps; float32 is multiplied as float32, and summed over blocks of units as float64.
+    centre_maps : bool, default=False
+        Take the mean map off first. It changes nothing for sums with weights that add up to zero
+        (differences between conditions), and spares their digits.
+
+    Returns
+    -------
+    ndarray of float64, shape (n_maps, n_maps)
+        Sums of products over the units.
+
+    Examples
+    --------
+    >>> gram_matrix(np.array([[1.0, 2.0, 3.0], [0.0, 0.0, 3.0]]))
+    array([[2., 3.],
+           [3., 6.]])
+    """
+    means = maps.mean(axis=1, dtype=np.float64).astype(maps.dtype)[:, np.newaxis]
+    gram = np.zeros((len(maps), len(maps)))
+    for start in range(0, maps.shape[1], CHUNK):
+        block = maps[:, start : start + CHUNK] - means
+        if centre_maps:
+            block -= block.mean(axis=0)
+        gram += block @ block.T
+    return gram
+
+
+def weighted_correlation(gram: Floats, first: Floats, second: Floats) -> Floats:
+    """Correlate weighted sums of maps, given the maps' Gram matrix.
+
+    Parameters
+    ----------
+    gram : ndarray of float64, shape (n_maps, n_maps)
+        From `gram_matrix`.
+    first : ndarray of float64, shape (..., n_first, n_maps)
+        Weights of the sums on one side.
+    second : ndarray of float64, shape (..., n_second, n_maps)
+        Weights of the sums on the other side.
+
+    Returns
+    -------
+    ndarray of float64, shape (..., n_first, n_second)
+        Pearson's r over the units; 0 where a sum is constant over the units.
+
+    Examples
+    --------
+    >>> gram = gram_matrix(np.array([[1.0, 2.0, 3.0], [3.0, 2.0, 1.0]]))
+    >>> weighted_correlation(gram, np.eye(2), np.eye(2)).round(6)
+    array([[ 1., -1.],
+           [-1.,  1.]])
+    """
+    left = first @ gram
+    right = second @ gram
+    products = left @ np.swapaxes(second, -1, -2)
+    norms = np.sqrt(
+        np.maximum((left * first).sum(axis=-1), 0)[..., :, np.newaxis]
+        * np.maximum((right * second).sum(axis=-1), 0)[..., np.newaxis, :]
+    )
+    floor = 1e-12 * np.trace(gram) / max(len(gram), 1)
+    r = np.divide(products, norms, out=np.zeros_like(products), where=norms > floor)
+    return np.asarray(np.clip(r, -1, 1))
+
+
+def top_units(maps: Maps, share: float = 0.05, *, two_sided: bool = True) -> Signs:
+    """Mark the units with the largest effects of each map, with their sign.
+
+    Parameters
+    ----------
+    maps : ndarray of float, shape (..., n_units)
+        Effect maps.
+    share : float, default=0.05
+        Share of the units that are marked, in (0, 1].
+    two_sided : bool, default=True
+        Rank by size whatever the sign (the sign of a unit is arbitrary for the model); otherwise
+        the largest values only.
+
+    Returns
+    -------
+    ndarray of int8, shape (..., n_units)
+        1 or -1 for the marked units (their sign), 0 for the others; as many in each map. A marked
+        unit whose effect is exactly 0 counts as 1.
+
+    Raises
+    ------
+    NetworkError
+        If the share is not in (0, 1] or stands for less than one unit.
+
+    Examples
+    --------
+    >>> top_units(np.array([0.1, -3.0, 2.0, 0.0]), 0.5)
+    array([ 0, -1,  1,  0], dtype=int8)
+    >>> top_units(np.array([0.1, -3.0, 2.0, 0.0]), 0.5, two_sided=False)
+    array([1, 0, 1, 0], dtype=int8)
+    """
+    n_units = maps.shape[-1]
+    count = round(share * n_units)
+    if not 0 < share <= 1 or count < 1:
+        raise NetworkError(
+            f"share of units: found {share:g} of {n_units} units; expected a share above 0, at "
+            "most 1, and at least one unit; take a larger share"
+        )
+    sizes = np.abs(maps) if two_sided else maps
+    marked = np.argpartition(sizes, n_units - count, axis=-1)[..., n_units - count :]
+    signs = np.zeros(maps.shape, dtype=np.int8)
+    values = np.take_along_axis(maps, marked, axis=-1)
+    np.put_along_axis(
+        signs, marked, np.where((values < 0) & two_sided, -1, 1).astype(np.int8), axis=-1
+    )
+    return signs
+
+
+def dice(first: npt.NDArray[Any], second: npt.NDArray[Any]) -> Floats:
+    """Compare sets of units by Dice's coefficient.
+
+    Parameters
+    ----------
+    first, second : ndarray of bool or int8, shape (..., n_units)
+        Marked units; where they carry signs, a unit counts as common if its signs agree.
+
+    Returns
+    -------
+    ndarray of float64, shape (...)
+        Twice the units in common over the sum of both sizes; NaN where both are empty.
+
+    References
+    ----------
+    Dice (1945), Measures of the amount of ecologic association between species, Ecology 26, 297.
+
+    Examples
+    --------
+    >>> float(dice(np.array([1, 1, 0, -1]), np.array([1, -1, 0, -1])))
+    0.6666666666666666
+    """
+    marked = first != 0
+    common = (marked & (first == second)).sum(axis=-1)
+    sizes = np.asarray(marked.sum(axis=-1) + (second != 0).sum(axis=-1))
+    missing = np.full(sizes.shape, np.nan)
+    return np.asarray(np.divide(2.0 * common, sizes, out=missing, where=sizes > 0))
+
+
+def dice_matrix(sets: npt.NDArray[Any]) -> Floats:
+    """Compare every set of units with every other.
+
+    Parameters
+    ----------
+    sets : ndarray of bool or int8, shape (n_sets, n_units)
+        As in `dice`.
+
+    Returns
+    -------
+    ndarray of float64, shape (n_sets, n_sets)
+        Dice coefficients.
+    """
+    return np.stack([dice(sets, one) for one in sets])
+
+
+def fisher_mean(r: Floats, axis: int | tuple[int, ...] | None = None) -> Floats:
+    """Average correlations on Fisher's z scale.
+
+    Parameters
+    ----------
+    r : ndarray of float64
+        Correlations.
+    axis : int, tuple of int or None
+        Axes to average over, all by default.
+
+    Returns
+    -------
+    ndarray of float64
+        Mean correlation.
+    """
+    return np.asarray(np.tanh(fisher_z(r).mean(axis=axis)))
+
+
+def fisher_z(r: Floats) -> Floats:
+    """Put correlations on Fisher's z scale.
+
+    Parameters
+    ----------
+    r : ndarray of float64
+        Correlations.
+
+    Returns
+    -------
+    ndarray of float64
+        Inverse hyperbolic tangent, finite for correlations of 1 and -1.
+    """
+    return np.asarray(np.arctanh(np.clip(r, -1 + 1e-12, 1 - 1e-12)))
+
+
+def angle(shares: Floats) -> Floats:
+    """Put shares such as Dice on the arcsine scale, on which their spread is about even.
+
+    Parameters
+    ----------
+    shares : ndarray of float64
+        Shares from 0 to 1.
+
+    Returns
+    -------
+    ndarray of float64
+        Angles from 0 to pi / 2.
+    """
+    return np.asarray(np.arcsin(np.sqrt(np.clip(shares, 0, 1))))
+
+
+def share_of_angle(angles: Floats) -> Floats:
+    """Undo `angle`.
+
+    Parameters
+    ----------
+    angles : ndarray of float64
+        Angles; those beyond 0 and pi / 2 are clipped.
+
+    Returns
+    -------
+    ndarray of float64
+        Shares from 0 to 1.
+    """
+    return np.asarray(np.sin(np.clip(angles, 0, np.pi / 2)) ** 2)
+
+
+def student_interval(
+    estimate: Floats,
+    error: Floats,
+    dof: int,
+    *,
+    forth: Callable[[Floats], Floats],
+    back: Callable[[Floats], Floats],
+    confidence: float = 0.95,
+) -> tuple[Floats, Floats]:
+    """Give an interval around an estimate, from its standard error on a transformed scale.
+
+    Parameters
+    ----------
+    estimate : ndarray of float64
+        Estimates on their own scale.
+    error : ndarray of float64
+        Standard errors on the transformed scale.
+    dof : int
+        Degrees of freedom of Student's t.
+    forth, back : callable
+        The transform and its inverse, e.g. `fisher_z` and ``numpy.tanh``.
+    confidence : float, default=0.95
+        Coverage.
+
+    Returns
+    -------
+    tuple of (ndarray of float64, ndarray of float64)
+        Lower and upper bounds on the scale of the estimates.
+    """
+    reach = stats.t.ppf((1 + confidence) / 2, dof) * error
+    middle = forth(np.asarray(estimate, dtype=np.float64))
+    return back(middle - reach), back(middle + reach)
