@@ -2,7 +2,7 @@
 
 import re
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from llm2bids.exceptions import ModelError
 
@@ -27,6 +27,10 @@ class Site:
         Number of attention heads that the width splits into, None without heads.
     head_size : int or None
         Units per head; ``n_heads * head_size == width``.
+    token_axis : int
+        Axis of the tokens in the module's output: 1 for (prompts, tokens, units), 2 for (prompts,
+        heads, tokens, units), 0 where prompts and tokens are one axis. Not part of the site's
+        identity: a site read back from a dataset equals the one found in the model.
     """
 
     name: str
@@ -35,6 +39,7 @@ class Site:
     width: int
     n_heads: int | None = None
     head_size: int | None = None
+    token_axis: int = field(default=1, compare=False, repr=False)
 
 
 def unit_addresses(sites: Sequence[Site]) -> list[str]:

@@ -1,9 +1,28 @@
 """Calibration: mean and standard deviation of each unit over a separate resting scan."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 import numpy as np
 import numpy.typing as npt
+
+from llm2bids.exceptions import RecordingError, UsageError
+from llm2bids.model.units import Site
+from llm2bids.paradigm.task import Prompt, Sampling
+from llm2bids.recording.batches import OnToken, check_finite, in_batches
+from llm2bids.recording.trials import first_step, prompt_tokens, token_uniforms
+
+if TYPE_CHECKING:
+    from llm2bids.model.load import LoadedModel
+
+CALIBRATION_BATCH_SIZE = 16
+"""Prompts in a batch, where the caller names none: one batch of values is kept at a time."""
+
+ROUNDING = 1e-6
+"""A unit whose sd is below this share of its mean only shows rounding: it did not vary."""
+
+_CHUNK = 16384
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -31,3 +50,154 @@ class Calibration:
     def scale(self) -> npt.NDArray[np.float32]:
         """Divisor of each unit, shape (n_units,): `sd`, with 1 where it is 0."""
         return np.where(self.sd > 0, self.sd, np.float32(1)).astype(np.float32)
+
+
+def calibrate(
+    loaded: "LoadedModel",
+    prompts: Sequence[Prompt],
+    sites: Sequence[Site],
+    *,
+    tokens_per_prompt: int,
+    sampling: Sampling,
+    seed: int,
+    batch_size: int | None = None,
+    keep_first: bool = False,
+    on_token: OnToken | None = None,
+) -> Calibration:
+    """Scan the model at rest and take the statistics of each unit.
+
+    Parameters
+    ----------
+    loaded : LoadedModel
+        The model.
+    prompts : sequence of Prompt
+        Off prompts that no run uses.
+    sites : sequence of Site
+        What to record.
+    tokens_per_prompt : int
+        Volumes that each prompt gives.
+    sampling : Sampling
+        How tokens are drawn.
+    seed : int
+        Seed of the resting scan.
+    batch_size : int, optional
+        Prompts that run together; 16 by default. Memory holds the values of one batch.
+    keep_first : bool
+        Whether the first generated token gives a volume, as in the runs.
+    on_token : callable, optional
+        Told the number of volumes that were added.
+
+    Returns
+    -------
+    Calibration
+        Mean and population standard deviation, summed in float64 batch by batch.
+
+    Raises
+    ------
+    UsageError
+        If there is no prompt or no volume.
+    RecordingError
+        As :func:`llm2bids.recording.record.record_run`.
+    """
+    from llm2bids.model.generate import generate_batch
+    from llm2bids.model.hooks import new_values
+
+    if not prompts or tokens_per_prompt < 1:
+        raise UsageError(
+            f"calibration: {len(prompts)} prompts of {tokens_per_prompt} tokens; expected at least "
+            "one of each"
+        )
+    first = first_step(keep_first)
+    ids = tuple(prompt.prompt_id for prompt in prompts)
+    tokens = prompt_tokens(loaded, prompts, n_tokens=tokens_per_prompt + first)
+    uniforms = token_uniforms(seed, range(len(prompts)), tokens_per_prompt + first)
+    n_units = sum(site.width for site in sites)
+    moments = Moments(n_units)
+    size = min(batch_size or CALIBRATION_BATCH_SIZE, len(prompts))
+    buffer = new_values((size, tokens_per_prompt, n_units), loaded.device)
+
+    def scan(part: slice, tell: OnToken) -> None:
+        values = buffer[: part.stop - part.start]
+        generate_batch(
+            loaded,
+            tokens[part],
+            sites,
+            values,
+            sampling=sampling,
+            uniforms=uniforms[part],
+            first_step=first,
+            on_step=tell,
+        )
+        check_finite(values, sites, ids[part], first)
+        moments.add(values.reshape(-1, n_units))
+
+    in_batches(len(prompts), scan, batch_size=size, on_token=on_token)
+    mean, sd = moments.mean_sd()
+    return Calibration(mean=mean, sd=sd, prompt_ids=ids, n_tokens=moments.count)
+
+
+class Moments:
+    """Mean and standard deviation of columns, one batch of rows at a time.
+
+    Batches are merged as by Chan, Golub & LeVeque (1983, The American Statistician 37:242), in
+    float64.
+
+    Parameters
+    ----------
+    n_units : int
+        Number of columns.
+
+    Examples
+    --------
+    >>> moments = Moments(1)
+    >>> moments.add(np.array([[1.0], [3.0]], dtype=np.float32))
+    >>> moments.add(np.array([[5.0]], dtype=np.float32))
+    >>> [round(float(value[0]), 3) for value in moments.mean_sd()]
+    [3.0, 1.633]
+    """
+
+    def __init__(self, n_units: int) -> None:
+        self.count = 0
+        self._mean = np.zeros(n_units)
+        self._squares = np.zeros(n_units)
+
+    def add(self, rows: npt.NDArray[np.float32]) -> None:
+        """Take in some rows.
+
+        Parameters
+        ----------
+        rows : ndarray of float32, shape (n_rows, n_units)
+            Values.
+        """
+        n_new = len(rows)
+        total = self.count + n_new
+        for start in range(0, rows.shape[1], _CHUNK):  # a float64 copy of a part at a time
+            part = slice(start, start + _CHUNK)
+            values = rows[:, part].astype(np.float64)
+            mean = values.mean(axis=0)
+            values -= mean
+            delta = mean - self._mean[part]
+            self._squares[part] += np.einsum("ij,ij->j", values, values)
+            self._squares[part] += delta**2 * (self.count * n_new / total)
+            self._mean[part] += delta * (n_new / total)
+        self.count = total
+
+    def mean_sd(self) -> tuple[npt.NDArray[np.float32], npt.NDArray[np.float32]]:
+        """Finish.
+
+        Returns
+        -------
+        tuple of ndarray of float32, shape (n_units,)
+            Mean, and standard deviation over the rows; exactly 0 for a column that shows nothing
+            but rounding.
+
+        Raises
+        ------
+        RecordingError
+            If no row was taken in.
+        """
+        if not self.count:
+            raise RecordingError("calibration: no values; expected at least one token")
+        sd = np.sqrt(self._squares / self.count)
+        sd[sd <= ROUNDING * np.abs(self._mean)] = 0
+        return self._mean.astype(np.float32), sd.astype(np.float32)

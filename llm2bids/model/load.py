@@ -1,0 +1,314 @@
+"""Loading a causal language model by hub name, folder, GGUF file, or the embedded default."""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from llm2bids.exceptions import ModelError, UsageError
+from llm2bids.model.cache import weights_sha256
+from llm2bids.model.place import EMBEDDED, OFFER, Place, locate_model
+
+DTYPES = {
+    "float32": torch.float32,
+    "float16": torch.float16,
+    "bfloat16": torch.bfloat16,
+}
+"""Names of the floating point types that a model may run in."""
+
+END_TOKENS = frozenset(("<|endoftext|>", "<|end_of_text|>", "</s>", "<eos>"))
+"""Special tokens that end a text by their name, whatever a configuration says."""
+
+NO_LIMIT = 2**31 - 1
+"""`LoadedModel.max_length` of a model that states no longest context (e.g. Mamba)."""
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class LoadedModel:
+    """A causal language model, ready to be scanned: evaluation mode, no gradients.
+
+    Parameters
+    ----------
+    model : transformers.PreTrainedModel
+        The model. Its ``generation_config`` holds token ids only: penalties and temperatures that
+        a checkpoint recommends do not apply, sampling comes from the paradigm.
+    tokenizer : transformers.PreTrainedTokenizerBase
+        Its tokenizer; ``padding_side`` is "left".
+    name : str
+        Name as asked for, or of the embedded model.
+    label : str
+        BIDS label of its space, e.g. ``SmolLM2135M``.
+    source : str
+        Where the weights came from: a folder, a file, a hub name.
+    revision : str or None
+        Commit on the hub, where known.
+    weights_sha256 : str
+        Hash of the weight files (see :func:`llm2bids.model.cache.weights_sha256`); of the
+        embedded model, of its GGUF file.
+    dtype : str
+        Type that the model runs in, e.g. ``float32``.
+    device : str
+        Device that it runs on, e.g. ``cpu``.
+    max_length : int
+        Longest context in tokens; `NO_LIMIT` where the model states none.
+    trust_remote_code : bool
+        Whether code that came with the weights was allowed to run.
+    """
+
+    model: Any = field(repr=False)
+    tokenizer: Any = field(repr=False)
+    name: str
+    label: str
+    source: str
+    revision: str | None
+    weights_sha256: str
+    dtype: str
+    device: str
+    max_length: int
+    trust_remote_code: bool
+
+    @property
+    def pad_token_id(self) -> int:
+        """Token that fills up shorter prompts of a batch; never attended to."""
+        return int(self.model.generation_config.pad_token_id)
+
+    @property
+    def end_token_ids(self) -> tuple[int, ...]:
+        """Tokens that end a text, suppressed while a prompt still owes volumes."""
+        ends = self.model.generation_config.eos_token_id
+        if ends is None:
+            return ()
+        return tuple(ends) if isinstance(ends, list) else (int(ends),)
+
+
+def load_model(
+    name_or_path: str | Path = EMBEDDED,
+    *,
+    device: str = "auto",
+    dtype: str = "auto",
+    revision: str | None = None,
+    trust_remote_code: bool = False,
+) -> LoadedModel:
+    """Load a causal language model.
+
+    Parameters
+    ----------
+    name_or_path : str or Path
+        ``"embedded"``, a Hugging Face hub name, a local folder with safetensors weights, or a
+        ``.gguf`` file.
+    device : str
+        ``"auto"`` (cuda where there is one, else cpu), or a torch device such as ``"cuda:1"``.
+    dtype : {"auto", "float32", "float16", "bfloat16"}
+        ``"auto"`` keeps the checkpoint's type.
+    revision : str, optional
+        Branch, tag or commit on the hub.
+    trust_remote_code : bool
+        Whether code that comes with the weights may run.
+
+    Returns
+    -------
+    LoadedModel
+        The model in evaluation mode, without gradients, with its tokenizer.
+
+    Raises
+    ------
+    UsageError
+        If `device` or `dtype` is unknown or not there.
+    ModelError
+        If there is no such model, no safetensors, no causal head, no tokenizer, or weights are
+        missing.
+    """
+    where, chosen = _check_device(device), _check_dtype(dtype)
+    place = locate_model(str(name_or_path), revision, trust_remote_code)
+    with _as_model_error(place):
+        config = _load_config(place)
+        _check_causal(place, config, trust_remote_code)
+        tokenizer = _load_tokenizer(place)
+        model = _load_weights(place, chosen)
+    model.to(where).eval().requires_grad_(False)
+    _neutral_generation(model, tokenizer)
+    commit = getattr(config, "_commit_hash", None)
+    return LoadedModel(
+        model=model,
+        tokenizer=tokenizer,
+        name=place.name,
+        label=place.label,
+        source=place.source,
+        revision=commit or revision,
+        weights_sha256=place.known_sha256 or weights_sha256(_weight_files(place, commit)),
+        dtype=str(model.dtype).removeprefix("torch."),
+        device=str(where),
+        max_length=_max_length(model.config),
+        trust_remote_code=trust_remote_code,
+    )
+
+
+def _check_device(device: str) -> torch.device:
+    if device == "auto":
+        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    try:
+        found = torch.device(device)
+    except RuntimeError:
+        found = None
+    if found is None or found.type not in ("cpu", "cuda", "mps"):
+        raise UsageError(f"device {device!r} is unknown; expected auto, cpu, cuda, cuda:N or mps")
+    there = {
+        "cpu": True,
+        "cuda": torch.cuda.is_available() and (found.index or 0) < torch.cuda.device_count(),
+        "mps": torch.backends.mps.is_available(),
+    }
+    if not there[found.type]:
+        raise UsageError(f"device {device!r} is not on this machine; use auto or cpu")
+    return found
+
+
+def _check_dtype(dtype: str) -> torch.dtype | str:
+    if dtype == "auto":
+        return dtype
+    if dtype not in DTYPES:
+        raise UsageError(f"dtype {dtype!r} is unknown; expected auto, {', '.join(DTYPES)}")
+    return DTYPES[dtype]
+
+
+@contextmanager
+def _as_model_error(place: Place) -> Iterator[None]:
+    """Turn what transformers raises into one message that says what to do."""
+    try:
+        yield
+    except (OSError, ValueError, KeyError, ImportError, RuntimeError) as error:
+        if isinstance(error, torch.OutOfMemoryError):
+            raise ModelError(
+                f"model {place.source}: does not fit into the device's memory; "
+                "use --dtype bfloat16, another --device, or a smaller model"
+            ) from error
+        found = str(error).strip().split("\n")[0] or type(error).__name__
+        if "trust_remote_code" in str(error):
+            hint = "its code must be allowed to run: --trust-remote-code, if you trust its authors"
+        elif place.weights is None and place.known_sha256 is None:
+            hint = (
+                "the hub cannot be reached and the model is not in the local cache, or the name, "
+                f"the revision or its safetensors do not exist; {OFFER}"
+            )
+        else:
+            hint = "expected a causal language model that transformers reads"
+        raise ModelError(f"model {place.source}: cannot be loaded ({found}): {hint}") from error
+
+
+def _load_config(place: Place) -> Any:
+    from transformers import AutoConfig
+
+    return AutoConfig.from_pretrained(place.path, **place.keywords)
+
+
+def _check_causal(place: Place, config: Any, trust_remote_code: bool) -> None:
+    from transformers import AutoModelForCausalLM
+    from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING_NAMES
+
+    remote = getattr(config, "auto_map", None) or {}
+    if trust_remote_code and "AutoModelForCausalLM" in remote:
+        return
+    known = type(config) in AutoModelForCausalLM._model_mapping
+    stored = getattr(config, "architectures", None) or []
+    # A checkpoint trained without a causal head (BertForMaskedLM) must not be given one.
+    headless = stored and not set(stored) & set(MODEL_FOR_CAUSAL_LM_MAPPING_NAMES.values())
+    if not known or headless or getattr(config, "is_encoder_decoder", False):
+        what = ", ".join(stored) or type(config).__name__
+        raise ModelError(
+            f"model {place.source}: {what} has no causal head, so it cannot generate text token by "
+            "token; expected a causal language model (Llama, GPT-2, OPT, Mamba, ...)"
+        )
+
+
+def _load_tokenizer(place: Place) -> Any:
+    from transformers import AutoTokenizer
+
+    try:
+        tokenizer = AutoTokenizer.from_pretrained(place.path, **place.keywords)
+    except (OSError, ValueError, KeyError, TypeError, AttributeError, ImportError) as error:
+        if place.weights is None:
+            raise
+        found = str(error).strip().split("\n")[0]
+        raise ModelError(
+            f"model {place.source}: no usable tokenizer ({found}); expected tokenizer.json beside "
+            "the weights, as `tokenizer.save_pretrained(folder)` writes"
+        ) from error
+    if len(tokenizer) == 0 or not tokenizer("a b")["input_ids"]:
+        raise ModelError(
+            f"model {place.source}: its tokenizer is empty; expected tokenizer.json beside the "
+            "weights, as `tokenizer.save_pretrained(folder)` writes"
+        )
+    tokenizer.padding_side = "left"
+    if tokenizer.pad_token is None and tokenizer.eos_token is not None:
+        tokenizer.pad_token = tokenizer.eos_token
+    return tokenizer
+
+
+def _load_weights(place: Place, dtype: torch.dtype | str) -> Any:
+    from transformers import AutoModelForCausalLM
+
+    keywords = dict(place.keywords)
+    if "gguf_file" not in keywords:
+        keywords["use_safetensors"] = True
+    model, info = AutoModelForCausalLM.from_pretrained(
+        place.path, dtype=dtype, output_loading_info=True, **keywords
+    )
+    missing = sorted(info["missing_keys"])
+    if missing:
+        raise ModelError(
+            f"model {place.source}: {len(missing)} weights are not in the checkpoint (first "
+            f"{missing[0]}) and would be random; expected all weights of {type(model).__name__}"
+        )
+    return model
+
+
+def _neutral_generation(model: Any, tokenizer: Any) -> None:
+    """Keep the token ids of the generation configuration and nothing else."""
+    from transformers import GenerationConfig
+
+    old = getattr(model, "generation_config", None)
+    config = model.config.get_text_config()
+    ends: set[int] = set()
+    for value in (
+        getattr(old, "eos_token_id", None),
+        getattr(config, "eos_token_id", None),
+        tokenizer.eos_token_id,
+    ):
+        if value is not None:
+            ends |= set(value) if isinstance(value, list) else {value}
+    # A chat model's end of turn is not the only token that ends a text.
+    ids = zip(tokenizer.all_special_tokens, tokenizer.all_special_ids, strict=True)
+    ends |= {token_id for token, token_id in ids if token in END_TOKENS}
+    end = sorted(ends)
+    fallback = (tokenizer.pad_token_id, getattr(config, "pad_token_id", None), *end, 0)
+    model.generation_config = GenerationConfig(
+        bos_token_id=getattr(old, "bos_token_id", None),
+        eos_token_id=end or None,
+        pad_token_id=next(value for value in fallback if value is not None),
+        use_cache=True,
+    )
+
+
+def _max_length(config: Any) -> int:
+    text = config.get_text_config()
+    for key in ("max_position_embeddings", "n_positions", "max_seq_len", "seq_length"):
+        value = getattr(text, key, None)
+        if isinstance(value, int) and value > 0:
+            return value
+    return NO_LIMIT
+
+
+def _weight_files(place: Place, commit: str | None) -> tuple[Path, ...]:
+    if place.weights is not None:
+        return place.weights
+    from huggingface_hub import snapshot_download
+
+    folder = snapshot_download(
+        place.path,
+        revision=commit or place.keywords["revision"],
+        local_files_only=True,
+        allow_patterns=["*.safetensors"],
+    )
+    return tuple(sorted(Path(folder).glob("*.safetensors")))

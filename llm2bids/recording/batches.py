@@ -1,0 +1,130 @@
+"""Running prompts in batches that fit into memory, and checking what came out."""
+
+import logging
+from collections.abc import Callable, Sequence
+from typing import TypeVar
+
+import numpy as np
+import numpy.typing as npt
+
+from llm2bids.exceptions import RecordingError, UsageError
+from llm2bids.model.units import Site
+
+logger = logging.getLogger(__name__)
+
+Result = TypeVar("Result")
+OnToken = Callable[[int], None]
+
+DEFAULT_BATCH_SIZE = 32
+"""Prompts in a batch, where the caller names none."""
+
+
+def in_batches(
+    n_prompts: int,
+    work: Callable[[slice, OnToken], Result],
+    *,
+    batch_size: int | None = None,
+    on_token: OnToken | None = None,
+) -> tuple[int, list[Result]]:
+    """Work through prompts batch by batch, halving the batch when memory does not suffice.
+
+    Parameters
+    ----------
+    n_prompts : int
+        Number of prompts.
+    work : callable
+        Given a slice of the prompts and whom to tell about progress, does them; raises
+        ``MemoryError`` where they do not fit, and can be called again then.
+    batch_size : int, optional
+        Prompts in a batch; `DEFAULT_BATCH_SIZE` by default.
+    on_token : callable, optional
+        Told the number of new volumes; a negative number takes back those of a failed batch.
+
+    Returns
+    -------
+    tuple of (int, list)
+        The size of the batches at the end, and what `work` returned for each.
+
+    Raises
+    ------
+    UsageError
+        If `batch_size` is below 1.
+    RecordingError
+        If one prompt alone does not fit.
+
+    Examples
+    --------
+    >>> in_batches(5, lambda part, tell: (part.start, part.stop), batch_size=2)
+    (2, [(0, 2), (2, 4), (4, 5)])
+    """
+    if batch_size is not None and batch_size < 1:
+        raise UsageError(f"batch size {batch_size}: expected 1 or more prompts")
+    size = min(batch_size or DEFAULT_BATCH_SIZE, max(n_prompts, 1))
+    results: list[Result] = []
+    start = told = 0
+
+    def tell(volumes: int) -> None:
+        nonlocal told
+        told += volumes
+        if on_token is not None:
+            on_token(volumes)
+
+    while start < n_prompts:
+        told = 0
+        part = slice(start, min(start + size, n_prompts))
+        try:
+            results.append(work(part, tell))
+        except MemoryError as error:
+            if size == 1:
+                raise RecordingError(
+                    f"prompt {start}: memory does not suffice even for one prompt ({error}); use "
+                    "--dtype bfloat16, fewer sites, another --device, or a smaller model"
+                ) from None
+            tell(-told)
+            size = max(1, (part.stop - part.start) // 2)
+            logger.warning("memory does not suffice; going on with batches of %d prompts", size)
+            continue
+        start = part.stop
+    return size, results
+
+
+def check_finite(
+    values: npt.NDArray[np.float32], sites: Sequence[Site], prompt_ids: Sequence[str], first: int
+) -> None:
+    """Stop where a value is NaN or infinite.
+
+    Parameters
+    ----------
+    values : ndarray of float32, shape (n_prompts, n_steps, n_units)
+        What was recorded.
+    sites : sequence of Site
+        What the units belong to.
+    prompt_ids : sequence of str
+        Identifier of each prompt.
+    first : int
+        Index of the first recorded token of each prompt.
+
+    Raises
+    ------
+    RecordingError
+        Naming module, unit, prompt and token of the first such value in running order.
+    """
+    for prompt, rows in enumerate(values):
+        for step, row in enumerate(rows):
+            with np.errstate(over="ignore", invalid="ignore"):
+                # one pass without a temporary array; the rare overflow of a sum is looked at below
+                suspicious = not np.isfinite(row.sum())
+            if not suspicious:
+                continue
+            bad = np.flatnonzero(~np.isfinite(row))
+            if not bad.size:
+                continue
+            ends = np.cumsum([site.width for site in sites])
+            index = int(np.searchsorted(ends, bad[0], side="right"))
+            unit = int(bad[0] - ends[index] + sites[index].width)
+            raise RecordingError(
+                f"module {sites[index].name}, unit {unit}: value {row[bad[0]]} at prompt "
+                f"{prompt_ids[prompt]}, generated token {step + first} ({bad.size} units of this "
+                "token); expected finite values: --dtype float32 has a wider range, or leave the "
+                "module out with --sites"
+            )

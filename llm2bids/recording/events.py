@@ -1,0 +1,127 @@
+"""What was shown when: the events of a run, and the time that one volume stands for."""
+
+import math
+from collections.abc import Iterable, Sequence
+from itertools import groupby
+
+import pandas as pd
+
+from llm2bids.exceptions import UsageError
+from llm2bids.paradigm.design import RunDesign
+
+LONGEST_RUN = 100.0
+"""An off/on/off run lasts less than this, seconds: nilearn's and SPM's default high-pass filter
+(period 128 s) then leaves the block's signal."""
+
+LONGEST_PERIOD = 64.0
+"""In a longer design one off and one on block together last less than this, seconds."""
+
+LONGEST_T_R = 0.5
+"""The largest repetition time that is chosen, seconds."""
+
+
+def events_table(design: RunDesign, t_r: float) -> pd.DataFrame:
+    """Tabulate the on prompts of a run; off prompts are the implicit baseline.
+
+    Parameters
+    ----------
+    design : RunDesign
+        The run.
+    t_r : float
+        Repetition time, seconds: the time that one volume stands for.
+
+    Returns
+    -------
+    DataFrame
+        One row for each on prompt: ``onset`` and ``duration`` (float, seconds), ``trial_type``
+        (str). These three columns and no more (BIDS 1.11, Task events).
+
+    Raises
+    ------
+    UsageError
+        If `t_r` is not above 0.
+    """
+    if not t_r > 0:
+        raise UsageError(f"repetition time {t_r}: expected more than 0 seconds")
+    length = design.tokens_per_prompt * t_r
+    shown = [
+        (index * length, length, trial.trial_type)
+        for index, trial in enumerate(design.trials)
+        if trial.trial_type is not None
+    ]
+    frame = pd.DataFrame(shown, columns=["onset", "duration", "trial_type"])
+    return frame.astype({"onset": float, "duration": float, "trial_type": str})
+
+
+def repetition_time(designs: Iterable[RunDesign]) -> float:
+    """Choose the repetition time of a dataset.
+
+    The largest power of two of a second, at most 1/2, such that a run with one on block lasts less
+    than 100 s, and in a run with several one off and one on block together last less than 64 s:
+    slower, and the usual high-pass filters take the effect away; another value, and block edges
+    fall between volumes.
+
+    Parameters
+    ----------
+    designs : iterable of RunDesign
+        All runs of the dataset.
+
+    Returns
+    -------
+    float
+        Seconds.
+
+    Raises
+    ------
+    UsageError
+        If there is no run, or one without a trial.
+
+    Examples
+    --------
+    >>> from llm2bids.paradigm.design import Trial
+    >>> from llm2bids.paradigm.task import Prompt, Sampling
+    >>> prompt = Prompt(prompt_id="a", condition="off", topic="", text="Tell me")
+    >>> trials = [Trial(prompt=prompt, trial_type=kind, block=block)
+    ...           for block, kind in enumerate([None, "pathology", None]) for _ in range(8)]
+    >>> repetition_time([RunDesign(participant_label="01", task="pathology", run=None,
+    ...     trials=tuple(trials), tokens_per_prompt=12, context="fresh", sampling=Sampling(),
+    ...     seed=1)])
+    0.25
+    """
+    limits = [_longest(design) for design in designs]
+    if not limits:
+        raise UsageError("repetition time: no runs to choose it for; expected at least one")
+    t_r = LONGEST_T_R
+    for n_volumes, seconds in limits:
+        exponent = math.ceil(math.log2(seconds / n_volumes)) - 1  # strictly below the limit
+        t_r = min(t_r, 2.0**exponent)
+    return t_r
+
+
+def _longest(design: RunDesign) -> tuple[int, float]:
+    """Volumes of the stretch that limits the repetition time, and its limit in seconds."""
+    if not design.trials:
+        raise UsageError(f"repetition time: the run of task {design.task} has no trials")
+    blocks = _on_off(design)
+    if sum(on for on, _ in blocks) <= 1:
+        return design.n_volumes, LONGEST_RUN
+    periods = []
+    before = 0
+    for on, n_volumes in blocks:
+        if on:
+            periods.append(before + n_volumes)
+        before = 0 if on else n_volumes
+    return max(periods), LONGEST_PERIOD
+
+
+def _on_off(design: RunDesign) -> Sequence[tuple[bool, int]]:
+    """Stretches of on or off: whether on, and the number of volumes."""
+
+    def stretch(index: int) -> tuple[bool, str | None]:
+        kind = design.trials[index].trial_type
+        return kind is not None, kind
+
+    return [
+        (key[0], len(list(group)) * design.tokens_per_prompt)
+        for key, group in groupby(range(len(design.trials)), key=stretch)
+    ]

@@ -1,0 +1,177 @@
+"""Replaying a run: the tokens are given, the model only reads them."""
+
+import time
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+from llm2bids.exceptions import RecordingError
+from llm2bids.model.units import Site
+from llm2bids.paradigm.design import RunDesign
+from llm2bids.recording.batches import OnToken, check_finite, in_batches
+from llm2bids.recording.record import Recording
+from llm2bids.recording.table import provenance, token_table
+from llm2bids.recording.trials import carried_tokens, first_step, trial_tokens
+
+if TYPE_CHECKING:
+    from llm2bids.model.choose import Answers
+    from llm2bids.model.load import LoadedModel
+
+REPLAY_BATCH_SIZE = 8
+"""Texts in a batch, where the caller names none: all positions are computed, and all logits."""
+
+
+def replay_run(
+    loaded: "LoadedModel",
+    design: RunDesign,
+    sites: Sequence[Site],
+    answers: Sequence[str] | Sequence[Sequence[int]],
+    *,
+    keep_first: bool = False,
+    batch_size: int | None = None,
+    on_token: OnToken | None = None,
+) -> Recording:
+    """Record a run whose answers are given, in one forward pass for each batch.
+
+    Parameters
+    ----------
+    loaded : LoadedModel
+        The model.
+    design : RunDesign
+        The run; its sampling and seed have no part in it.
+    sites : sequence of Site
+        What to record.
+    answers : sequence of str or of sequences of int
+        The answer to each trial, as text (tokenized by itself) or as token ids. The first
+        ``tokens_per_prompt + 1`` tokens are read (one fewer with `keep_first`).
+    keep_first : bool
+        Record the first token of each answer too.
+    batch_size : int, optional
+        Texts that run together; 8 by default. Halved when memory does not suffice.
+    on_token : callable, optional
+        Told the number of volumes that were added.
+
+    Returns
+    -------
+    Recording
+        On the tokens of :func:`~llm2bids.recording.record.record_run` it equals that recording
+        within float tolerance.
+
+    Raises
+    ------
+    RecordingError
+        If there is not one answer for each trial, an answer is too short or holds an unknown
+        token, a text does not fit the model's context, or a value is not finite.
+    """
+    from llm2bids.model.generate import read_batch
+    from llm2bids.model.hooks import new_values
+
+    n_volumes, first = design.tokens_per_prompt, first_step(keep_first)
+    n_trials, n_units = len(design.trials), sum(site.width for site in sites)
+    given = answer_tokens(loaded, design, answers, n_tokens=n_volumes + first)
+    contexts = _contexts(loaded, design, given)
+    values = new_values((n_trials, n_volumes, n_units), loaded.device)
+
+    def read(part: slice, tell: OnToken) -> "Answers":
+        done = read_batch(
+            loaded, contexts[part], given[part], sites, values[part], first_step=first
+        )
+        tell((part.stop - part.start) * n_volumes)
+        return done
+
+    began = time.perf_counter()
+    size, parts = in_batches(
+        n_trials, read, batch_size=batch_size or REPLAY_BATCH_SIZE, on_token=on_token
+    )
+    seconds = time.perf_counter() - began
+    check_finite(values, sites, [trial.prompt.prompt_id for trial in design.trials], first)
+    return Recording(
+        design=design,
+        sites=tuple(sites),
+        values=values.reshape(n_trials * n_volumes, n_units),
+        tokens=token_table(loaded, design, parts, [len(c) for c in contexts], first),
+        provenance=provenance(
+            loaded,
+            method="replay",
+            seed=design.seed,
+            keep_first=keep_first,
+            batch_size=size,
+            n_tokens=n_trials * (n_volumes + first),
+            seconds=seconds,
+        ),
+    )
+
+
+def answer_tokens(
+    loaded: "LoadedModel",
+    design: RunDesign,
+    answers: Sequence[str] | Sequence[Sequence[int]],
+    *,
+    n_tokens: int,
+) -> list[list[int]]:
+    """Turn the given answers into token ids, all of one length.
+
+    Parameters
+    ----------
+    loaded : LoadedModel
+        The model.
+    design : RunDesign
+        The run.
+    answers : sequence of str or of sequences of int
+        The answer to each trial.
+    n_tokens : int
+        Tokens that are read of each.
+
+    Returns
+    -------
+    list of list of int
+        ``n_tokens`` token ids for each trial.
+
+    Raises
+    ------
+    RecordingError
+        If their number, their length or a token does not fit.
+    """
+    from llm2bids.model.text import encode
+
+    if len(answers) != len(design.trials):
+        raise RecordingError(
+            f"transcript of task {design.task}: {len(answers)} answers for "
+            f"{len(design.trials)} trials; expected one for each"
+        )
+    n_vocabulary = loaded.model.get_input_embeddings().num_embeddings
+    given = []
+    for index, trial in enumerate(design.trials):
+        answer = answers[index]
+        what = f"answer to prompt {trial.prompt.prompt_id} (trial {index})"
+        if isinstance(answer, str):
+            tokens = encode(loaded, answer, special=False) if answer else []
+        else:
+            tokens = [int(token) for token in answer]
+        if len(tokens) < n_tokens:
+            raise RecordingError(
+                f"{what}: {len(tokens)} tokens; expected at least {n_tokens} for "
+                f"{design.tokens_per_prompt} volumes: give a longer answer or take fewer tokens "
+                "per prompt"
+            )
+        unknown = [token for token in tokens if not 0 <= token < n_vocabulary]
+        if unknown:
+            raise RecordingError(
+                f"{what}: token id {unknown[0]}; expected 0 to {n_vocabulary - 1}, the vocabulary "
+                f"of {loaded.name}"
+            )
+        given.append(tokens[:n_tokens])
+    return given
+
+
+def _contexts(
+    loaded: "LoadedModel", design: RunDesign, given: Sequence[Sequence[int]]
+) -> list[list[int]]:
+    n_tokens = len(given[0]) if given else 0
+    if design.context != "carry":
+        return trial_tokens(loaded, design, n_tokens=n_tokens)
+    contexts: list[list[int]] = []
+    said: list[int] = []
+    for index, answer in enumerate(given):
+        contexts.append(carried_tokens(loaded, design, index, said, n_tokens=n_tokens))
+        said = [*contexts[-1], *answer]
+    return contexts

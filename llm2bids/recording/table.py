@@ -1,0 +1,129 @@
+"""The table of generated tokens, and what is said about how they came about."""
+
+from collections.abc import Sequence
+from importlib.metadata import PackageNotFoundError, version
+from typing import TYPE_CHECKING
+
+import numpy as np
+import pandas as pd
+
+from llm2bids.paradigm.design import RunDesign
+
+if TYPE_CHECKING:
+    from llm2bids.model.choose import Answers
+    from llm2bids.model.load import LoadedModel
+
+
+def token_table(
+    loaded: "LoadedModel",
+    design: RunDesign,
+    answers: Sequence["Answers"],
+    lengths: Sequence[int],
+    first: int,
+) -> pd.DataFrame:
+    """Tabulate the tokens of a run.
+
+    Parameters
+    ----------
+    loaded : LoadedModel
+        The model.
+    design : RunDesign
+        The run.
+    answers : sequence of Answers
+        What each batch of trials gave, in order.
+    lengths : sequence of int
+        Length of each prompt in tokens.
+    first : int
+        Index of the first token that gives a volume.
+
+    Returns
+    -------
+    DataFrame
+        As in :class:`llm2bids.recording.record.Recording`.
+    """
+    from llm2bids.model.text import decode
+
+    token_ids = np.concatenate([part.token_ids for part in answers])
+    n_trials, n_tokens = token_ids.shape
+    position = np.tile(np.arange(n_tokens), n_trials)
+    volume = pd.Series(pd.NA, index=range(n_trials * n_tokens), dtype="Int64")
+    kept = position >= first
+    volume[kept] = np.arange(kept.sum())
+    trial = np.repeat(np.arange(n_trials), n_tokens)
+    return pd.DataFrame(
+        {
+            "volume": volume,
+            "trial": trial,
+            "block": [design.trials[index].block for index in trial],
+            "trial_type": pd.array(
+                [design.trials[index].trial_type for index in trial], dtype="string"
+            ),
+            "prompt_id": [design.trials[index].prompt.prompt_id for index in trial],
+            "position": position,
+            "token_id": token_ids.ravel(),
+            "token": decode(loaded, token_ids.ravel()),
+            "surprisal": np.concatenate([part.surprisal for part in answers]).ravel(),
+            "entropy": np.concatenate([part.entropy for part in answers]).ravel(),
+            "prompt_tokens": np.repeat(np.asarray(lengths, dtype=np.int64), n_tokens),
+        }
+    )
+
+
+def provenance(
+    loaded: "LoadedModel",
+    *,
+    method: str,
+    seed: int,
+    keep_first: bool,
+    batch_size: int,
+    n_tokens: int,
+    seconds: float,
+) -> dict[str, object]:
+    """Say how values came about.
+
+    Parameters
+    ----------
+    loaded : LoadedModel
+        The model.
+    method : {"record", "replay"}
+        Whether the model generated the tokens or was given them.
+    seed : int
+        Seed of the run.
+    keep_first : bool
+        Whether the first generated token of each prompt gave a volume.
+    batch_size : int
+        Prompts in a batch.
+    n_tokens : int
+        Tokens that were generated or read.
+    seconds : float
+        Time that this took.
+
+    Returns
+    -------
+    dict
+        Plain values, in the order in which they are written.
+    """
+    return {
+        "method": method,
+        "model": loaded.name,
+        "source": loaded.source,
+        "revision": loaded.revision,
+        "weights_sha256": loaded.weights_sha256,
+        "dtype": loaded.dtype,
+        "device": loaded.device,
+        "batch_size": batch_size,
+        "keep_first": keep_first,
+        "end_of_text_suppressed": method == "record",
+        "seed": seed,
+        "n_tokens": n_tokens,
+        "seconds": round(seconds, 3),
+        "tokens_per_second": round(n_tokens / seconds, 2) if seconds > 0 else None,
+        "versions": {name: _version(name) for name in ("llm2bids", "torch", "transformers")},
+    }
+
+
+def _version(name: str) -> str | None:
+    try:
+        return version(name)
+    except PackageNotFoundError:
+        return None

@@ -1,0 +1,183 @@
+"""What the model is given at each trial of a run, in tokens. No torch at import time."""
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+import numpy as np
+import numpy.typing as npt
+
+from llm2bids.exceptions import RecordingError
+from llm2bids.paradigm.design import RunDesign
+from llm2bids.paradigm.task import Prompt
+
+if TYPE_CHECKING:
+    from llm2bids.model.load import LoadedModel
+
+SEPARATOR = "\n\n"
+"""What parts a prompt from the answer before it, where one context is carried through the run."""
+
+
+def first_step(keep_first: bool) -> int:
+    """Index of the first generated token that gives a volume.
+
+    Parameters
+    ----------
+    keep_first : bool
+        Whether the first token, which reads the prompt and not the generation, is kept.
+
+    Returns
+    -------
+    int
+        0 or 1.
+    """
+    return 0 if keep_first else 1
+
+
+def token_uniforms(seed: int, trials: Sequence[int], n_tokens: int) -> npt.NDArray[np.float64]:
+    """Draw the random numbers that choose the tokens.
+
+    Each trial has a generator of its own, so a run's tokens do not depend on how it is split into
+    batches.
+
+    Parameters
+    ----------
+    seed : int
+        Seed of the run.
+    trials : sequence of int
+        Index of each trial in the run.
+    n_tokens : int
+        Tokens of each trial.
+
+    Returns
+    -------
+    ndarray of float64, shape (n_trials, n_tokens)
+        In [0, 1).
+
+    Examples
+    --------
+    >>> float(token_uniforms(1, [3], 2)[0, 1]) == float(token_uniforms(1, [0, 3], 2)[1, 1])
+    True
+    """
+    draws = [np.random.default_rng([seed, trial]).random(n_tokens) for trial in trials]
+    return np.stack(draws)
+
+
+def prompt_tokens(
+    loaded: "LoadedModel", prompts: Sequence[Prompt], *, n_tokens: int
+) -> list[list[int]]:
+    """Tokenize prompts, each a context of its own, and check their length.
+
+    Parameters
+    ----------
+    loaded : LoadedModel
+        The model.
+    prompts : sequence of Prompt
+        The prompts.
+    n_tokens : int
+        Tokens that each will generate.
+
+    Returns
+    -------
+    list of list of int
+        Token ids of each prompt.
+
+    Raises
+    ------
+    RecordingError
+        If a prompt has no token, or does not fit the model's context with its answer.
+    """
+    from llm2bids.model.text import encode
+
+    tokens = []
+    for prompt in prompts:
+        try:
+            tokens.append(encode(loaded, prompt.text))
+        except RecordingError as error:
+            raise RecordingError(f"prompt {prompt.prompt_id}: {error}") from None
+        check_length(loaded, prompt.prompt_id, len(tokens[-1]), n_tokens)
+    return tokens
+
+
+def trial_tokens(loaded: "LoadedModel", design: RunDesign, *, n_tokens: int) -> list[list[int]]:
+    """Tokenize the prompts of a run, each a context of its own; see :func:`prompt_tokens`.
+
+    Parameters
+    ----------
+    loaded : LoadedModel
+        The model.
+    design : RunDesign
+        The run.
+    n_tokens : int
+        Tokens that each prompt will generate.
+
+    Returns
+    -------
+    list of list of int
+        Token ids, one list for each trial.
+    """
+    return prompt_tokens(loaded, [trial.prompt for trial in design.trials], n_tokens=n_tokens)
+
+
+def carried_tokens(
+    loaded: "LoadedModel", design: RunDesign, trial: int, context: Sequence[int], *, n_tokens: int
+) -> list[int]:
+    """Tokenize a prompt that follows what was said before it.
+
+    Parameters
+    ----------
+    loaded : LoadedModel
+        The model.
+    design : RunDesign
+        The run.
+    trial : int
+        Index of the trial.
+    context : sequence of int
+        Prompts and answers so far; empty at the first trial.
+    n_tokens : int
+        Tokens that the trial will generate.
+
+    Returns
+    -------
+    list of int
+        The whole context: what was before, an empty line, the prompt.
+
+    Raises
+    ------
+    RecordingError
+        If the model's context is exceeded.
+    """
+    from llm2bids.model.text import encode
+
+    prompt = design.trials[trial].prompt
+    if context:
+        tokens = [*context, *encode(loaded, SEPARATOR + prompt.text, special=False)]
+    else:
+        tokens = encode(loaded, prompt.text)
+    check_length(loaded, f"{prompt.prompt_id} (trial {trial}, carried)", len(tokens), n_tokens)
+    return tokens
+
+
+def check_length(loaded: "LoadedModel", what: str, n_prompt: int, n_tokens: int) -> None:
+    """Refuse a prompt that does not fit.
+
+    Parameters
+    ----------
+    loaded : LoadedModel
+        The model.
+    what : str
+        Name of the prompt, for the message.
+    n_prompt : int
+        Its length in tokens.
+    n_tokens : int
+        Tokens that it will generate.
+
+    Raises
+    ------
+    RecordingError
+        If both together are longer than the model's context.
+    """
+    if n_prompt + n_tokens > loaded.max_length:
+        raise RecordingError(
+            f"prompt {what}: {n_prompt} tokens and {n_tokens} to generate exceed the context of "
+            f"{loaded.name} ({loaded.max_length} tokens); shorten it or take fewer tokens"
+        )
