@@ -59,8 +59,16 @@ def make_events(trial_types, n_tokens, t_r):
     return pd.DataFrame(rows)
 
 
-def make_run(folder, *, trial_types=("", "", "", "tea", "tea", "tea", "tea", "", ""),
-             n_tokens=5, seed=0, planted=2.0, name="bold.nii.gz", prefix="p"):
+def make_run(
+    folder,
+    *,
+    trial_types=("", "", "", "tea", "tea", "tea", "tea", "", ""),
+    n_tokens=5,
+    seed=0,
+    planted=2.0,
+    name="bold.nii.gz",
+    prefix="p",
+):
     """Autocorrelated noise with a prompt effect; the first masked voxel responds to "tea"."""
     rng = np.random.default_rng(seed)
     mask = np.zeros(SHAPE, dtype=bool)

@@ -27,11 +27,15 @@ def fit_prompts(run, *, n_blocks=1):
     series = (prompt_series(run) - 10000) / 500
     table = trial_table(run.transcript, run.counts.shape[3])
     edges = np.linspace(0, series.shape[1], n_blocks + 1).astype(int)
-    return series, table, fit_first_level(
-        lambda b: [series[:, edges[b] : edges[b + 1]]],
-        edges,
-        [prompt_design(table["trial_type"])],
-        {"tea": "tea"},
+    return (
+        series,
+        table,
+        fit_first_level(
+            lambda b: [series[:, edges[b] : edges[b + 1]]],
+            edges,
+            [prompt_design(table["trial_type"])],
+            {"tea": "tea"},
+        ),
     )
 
 
@@ -73,8 +77,10 @@ def test_prompt_level_is_first_level_model_on_the_prompt_images(run):
     live = ~fit.constant
     for ours, theirs in OUTPUTS.items():
         expected = get_data(maps[theirs])[run.mask]
-        np.testing.assert_allclose(fit.maps["tea", ours][live], expected[live], atol=1e-6, rtol=1e-6)
-    r_squared = get_data(model.r_square_[0])[run.mask]
+        np.testing.assert_allclose(
+            fit.maps["tea", ours][live], expected[live], atol=1e-6, rtol=1e-6
+        )
+    r_squared = get_data(model.r_square_[0])[run.mask].ravel()
     np.testing.assert_allclose(fit.r_squared[live], r_squared[live], atol=1e-5)
 
 
@@ -123,7 +129,9 @@ def test_token_level_in_blocks_equals_nilearn_on_the_whole_brain(
     live = ~fit.constant
     for ours, theirs in OUTPUTS.items():
         expected = get_data(maps[theirs])[runs[0].mask] / scale[ours]
-        np.testing.assert_allclose(fit.maps["tea", ours][live], expected[live], atol=1e-6, rtol=1e-6)
+        np.testing.assert_allclose(
+            fit.maps["tea", ours][live], expected[live], atol=1e-6, rtol=1e-6
+        )
 
 
 def test_equal_maps_to_a_millionth_whatever_the_blocks(run):

@@ -1,0 +1,112 @@
+"""Options of the first level, checked once."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Literal
+
+from llm2bids.exceptions import UsageError
+from llm2bids.inference.first_level import checked_noise_model
+
+UnitOfAnalysis = Literal["prompt", "token"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class FirstLevelOptions:
+    """What an observation is, and how it is modelled; nilearn's names.
+
+    Parameters
+    ----------
+    unit_of_analysis : {"prompt", "token"}
+        One observation per prompt (the mean of its tokens; the recommended default), or per token.
+    contrasts : mapping of str to str, sequence of str, or None
+        ``{label: expression}`` or expressions over trial types, e.g. ``"tea - coffee"``; None for
+        each trial type against the off prompts.
+    noise_model : str or None
+        ``"ols"`` or ``"arN"``; None is "ols" for prompts and nilearn's "ar1" for tokens.
+    hrf_model : str or None
+        Token level only; None (no convolution) matches a model.
+    drift_model : {"cosine", "polynomial"} or None
+        Token level only.
+    high_pass : float, optional
+        Token level only; hertz; given alone it means cosine drifts.
+    drift_order : int
+        Token level only; order of polynomial drifts.
+    confounds : sequence of str
+        Columns of the run's confounds table; averaged over each prompt at the prompt level.
+    smoothing_fwhm : float, optional
+        Millimetres. Smoothing mixes neighbouring units.
+
+    Raises
+    ------
+    UsageError
+        If an option does not exist or does not fit the unit of analysis.
+
+    Examples
+    --------
+    >>> FirstLevelOptions().noise
+    'ols'
+    >>> FirstLevelOptions(unit_of_analysis="token").noise
+    'ar1'
+    """
+
+    unit_of_analysis: UnitOfAnalysis = "prompt"
+    contrasts: Mapping[str, str] | Sequence[str] | None = None
+    noise_model: str | None = None
+    hrf_model: str | None = None
+    drift_model: str | None = None
+    high_pass: float | None = None
+    drift_order: int = 1
+    confounds: tuple[str, ...] = ()
+    smoothing_fwhm: float | None = None
+
+    def __post_init__(self) -> None:
+        if self.unit_of_analysis not in ("prompt", "token"):
+            raise UsageError(
+                f"unit_of_analysis: found {self.unit_of_analysis!r}, expected 'prompt' or 'token'"
+            )
+        if self.noise_model is not None:
+            checked_noise_model(self.noise_model)
+        if self.unit_of_analysis == "prompt":
+            for name in ("hrf_model", "drift_model", "high_pass"):
+                if getattr(self, name) is not None:
+                    raise UsageError(
+                        f"{name}: found {getattr(self, name)!r} with one image per prompt, where "
+                        "it has no meaning; leave it out or take unit_of_analysis 'token'"
+                    )
+        if self.smoothing_fwhm is not None and self.smoothing_fwhm <= 0:
+            raise UsageError(f"smoothing_fwhm: found {self.smoothing_fwhm}, expected above 0 mm")
+        if self.high_pass is not None and self.high_pass <= 0:
+            raise UsageError(f"high_pass: found {self.high_pass}, expected above 0 Hz")
+
+    @property
+    def noise(self) -> str:
+        """Noise model with the default filled in."""
+        if self.noise_model is not None:
+            return self.noise_model
+        return "ols" if self.unit_of_analysis == "prompt" else "ar1"
+
+    def parameters(self) -> dict[str, object]:
+        """Say the options in nilearn's names, for a sidecar.
+
+        Returns
+        -------
+        dict
+            Name to value; what does not apply is left out.
+        """
+        found: dict[str, object] = {
+            "noise_model": self.noise,
+            "hrf_model": self.hrf_model,
+            "drift_model": self.drift_model,
+            "signal_scaling": False,
+            "smoothing_fwhm": self.smoothing_fwhm,
+            "confounds": list(self.confounds),
+        }
+        if self.drift_model is not None or self.high_pass is not None:
+            cosine = self.drift_model in (None, "cosine")
+            found["drift_model"] = self.drift_model or "cosine"
+            found |= (
+                {"high_pass": self.high_pass or 0.01}
+                if cosine
+                else {"drift_order": self.drift_order}
+            )
+        return found

@@ -1,0 +1,295 @@
+"""Runs of one participant and task, from images and tables to fitted maps."""
+
+from collections.abc import Iterator, Sequence
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+import nibabel as nib
+import numpy as np
+import numpy.typing as npt
+import pandas as pd
+from nilearn.image import get_data, smooth_img
+
+from llm2bids.exceptions import InferenceError
+from llm2bids.inference.blocks import block_edges, prompt_means, transposed
+from llm2bids.inference.contrast import has_contrast, named_contrasts
+from llm2bids.inference.design import chosen_confounds, prompt_design, token_design
+from llm2bids.inference.first_level import FirstLevelFit, ReadBlock, fit_first_level
+from llm2bids.inference.options import FirstLevelOptions
+from llm2bids.inference.stream import masked_volumes, open_image
+from llm2bids.inference.trials import trial_table, volume_trials
+from llm2bids.space.image import BASELINE, COUNTS_PER_SD
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class RunData:
+    """One run as the first level needs it.
+
+    Parameters
+    ----------
+    participant_label, task : str
+        BIDS labels.
+    run : int or None
+        Run index.
+    bold : Path
+        The series of volumes.
+    mask : ndarray of bool, shape (n_x, n_y, n_z)
+        Voxels to model.
+    affine : ndarray of float64, shape (4, 4)
+        Voxel to world.
+    t_r : float
+        Repetition time in seconds.
+    transcript, events : DataFrame
+        Tokens and events of the run.
+    confounds : DataFrame or None
+        Covariates, one row for each volume.
+    source : str
+        BIDS URI of `bold`.
+    """
+
+    participant_label: str
+    task: str
+    run: int | None
+    bold: Path
+    mask: npt.NDArray[np.bool_]
+    affine: npt.NDArray[np.float64]
+    t_r: float
+    transcript: pd.DataFrame
+    events: pd.DataFrame
+    confounds: pd.DataFrame | None = None
+    source: str = ""
+
+    @property
+    def n_volumes(self) -> int:
+        """Volumes of the run, from the image's header."""
+        return int(open_image(self.bold).shape[3])
+
+    @property
+    def trials(self) -> pd.DataFrame:
+        """Trials in the order of presentation, as `trial_table` gives them."""
+        return trial_table(self.transcript, self.n_volumes)
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class TaskFit:
+    """The fitted model of one participant and task.
+
+    Parameters
+    ----------
+    fit : FirstLevelFit
+        Maps in the order of the mask's voxels.
+    designs : tuple of DataFrame
+        Design matrix of each run.
+    contrasts : dict of str to str
+        Expression of each contrast by its label.
+    trials : tuple of DataFrame
+        Trials of each run.
+    """
+
+    fit: FirstLevelFit
+    designs: tuple[pd.DataFrame, ...]
+    contrasts: dict[str, str]
+    trials: tuple[pd.DataFrame, ...]
+
+
+def prompt_series(run: RunData, *, smoothing_fwhm: float | None = None) -> npt.NDArray[np.float64]:
+    """Average the volumes of each prompt, in units of the calibration's standard deviation.
+
+    Parameters
+    ----------
+    run : RunData
+        The run; its image is read once, a few volumes at a time.
+    smoothing_fwhm : float, optional
+        Millimetres; the prompt images are smoothed (the same as smoothing the volumes).
+
+    Returns
+    -------
+    ndarray of float64, shape (n_prompts, n_voxels)
+        One image per prompt, in the order of presentation.
+
+    Raises
+    ------
+    InferenceError
+        If the image is damaged, or does not fit its transcript or mask.
+    """
+    trials = volume_trials(run.transcript, run.n_volumes)
+    if smoothing_fwhm is None:
+        n_voxels = int(run.mask.sum())
+        means = prompt_means(masked_volumes(run.bold, run.mask), trials, n_voxels)
+    else:
+        everywhere = np.ones_like(run.mask)
+        whole = prompt_means(masked_volumes(run.bold, everywhere), trials, everywhere.size)
+        image = nib.Nifti1Image(
+            whole.reshape(-1, *run.mask.shape).transpose(1, 2, 3, 0), run.affine
+        )
+        means = np.asarray(get_data(smooth_img(image, smoothing_fwhm))[run.mask].T)
+    return in_sd(means)
+
+
+def in_sd(counts: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
+    """Turn counts into units of the calibration's standard deviation, in place.
+
+    Parameters
+    ----------
+    counts : ndarray of float64
+        Counts as in the images.
+
+    Returns
+    -------
+    ndarray of float64
+        ``(counts - 10000) / 500``, the same array.
+
+    Examples
+    --------
+    >>> in_sd(np.array([10000.0, 10250.0]))
+    array([0. , 0.5])
+    """
+    counts -= BASELINE
+    counts /= COUNTS_PER_SD
+    return counts
+
+
+def run_design(run: RunData, options: FirstLevelOptions) -> pd.DataFrame:
+    """Build the design matrix of a run.
+
+    Parameters
+    ----------
+    run : RunData
+        The run.
+    options : FirstLevelOptions
+        How it is modelled.
+
+    Returns
+    -------
+    DataFrame
+        One row for each prompt or volume.
+
+    Raises
+    ------
+    InferenceError
+        If a confound is missing or the design cannot be fitted.
+    """
+    confounds = None
+    if options.confounds:
+        table = pd.DataFrame() if run.confounds is None else run.confounds
+        confounds = chosen_confounds(table, options.confounds)
+    if options.unit_of_analysis == "token":
+        return token_design(
+            run.events,
+            run.n_volumes,
+            t_r=run.t_r,
+            hrf_model=options.hrf_model,
+            drift_model=options.drift_model,
+            high_pass=options.high_pass,
+            drift_order=options.drift_order,
+            confounds=confounds,
+        )
+    if confounds is not None:
+        confounds = confounds.groupby(volume_trials(run.transcript, run.n_volumes)).mean()
+    return prompt_design(run.trials["trial_type"].tolist(), confounds)
+
+
+def task_contrasts(runs: Sequence[RunData], options: FirstLevelOptions) -> dict[str, str]:
+    """Choose the contrasts that these runs can answer.
+
+    Parameters
+    ----------
+    runs : sequence of RunData
+        Runs of one participant and task.
+    options : FirstLevelOptions
+        With the contrasts that were asked for.
+
+    Returns
+    -------
+    dict of str to str
+        Expression by label; those over trial types of other tasks are left out.
+    """
+    kinds = [sorted(set(run.trials["trial_type"]) - {""}) for run in runs]
+    everywhere = [kind for kind in kinds[0] if all(kind in other for other in kinds)]
+    named = named_contrasts(options.contrasts, everywhere)
+    return {
+        label: expression
+        for label, expression in named.items()
+        if has_contrast(expression, everywhere)
+    }
+
+
+def fit_task(
+    runs: Sequence[RunData],
+    options: FirstLevelOptions,
+    *,
+    mem_gb: float | None = 1.0,
+    work_dir: Path | None = None,
+) -> TaskFit:
+    """Fit the runs of one participant and task, several runs as fixed effects.
+
+    Parameters
+    ----------
+    runs : sequence of RunData
+        Runs with one mask.
+    options : FirstLevelOptions
+        How they are modelled.
+    mem_gb : float or None
+        Memory for the fit in gigabytes: voxels are fitted in blocks that keep within it; the maps
+        are the same. None fits all voxels at once.
+    work_dir : Path, optional
+        Folder for scratch files.
+
+    Returns
+    -------
+    TaskFit
+        Maps, designs and trials.
+
+    Raises
+    ------
+    InferenceError
+        If the runs cannot be read or modelled, or none of the contrasts exists in them.
+    """
+    contrasts = task_contrasts(runs, options)
+    if not contrasts:
+        wanted = named_contrasts(options.contrasts, []) if options.contrasts else {}
+        kinds = sorted(set().union(*(run.trials["trial_type"] for run in runs)) - {""})
+        raise InferenceError(
+            f"sub-{runs[0].participant_label} task-{runs[0].task}: contrast "
+            f"{', '.join(map(repr, wanted.values())) or '(none)'} does not exist here; expected an "
+            f"expression over {', '.join(kinds) or '(no trial type)'}; tasks of different runs "
+            "are contrasted at the group level"
+        )
+    designs = tuple(run_design(run, options) for run in runs)
+    n_voxels = int(runs[0].mask.sum())
+    n_observations = sum(len(design) for design in designs)
+    whole_image = options.noise not in ("ols", "ar1")
+    edges = block_edges(n_voxels, n_observations, mem_gb=None if whole_image else mem_gb)
+    with _reader(runs, options, edges, work_dir) as read_block:
+        fit = fit_first_level(read_block, edges, designs, contrasts, noise_model=options.noise)
+    return TaskFit(
+        fit=fit, designs=designs, contrasts=contrasts, trials=tuple(run.trials for run in runs)
+    )
+
+
+@contextmanager
+def _reader(
+    runs: Sequence[RunData],
+    options: FirstLevelOptions,
+    edges: npt.NDArray[np.int64],
+    work_dir: Path | None,
+) -> Iterator[ReadBlock]:
+    """Give a function that reads one block of voxels of every run, in calibration sd."""
+    if options.unit_of_analysis == "prompt":
+        series = [prompt_series(run, smoothing_fwhm=options.smoothing_fwhm) for run in runs]
+        yield lambda block: [values[:, edges[block] : edges[block + 1]] for values in series]
+        return
+    with ExitStack() as stack:
+        scratch = [
+            stack.enter_context(
+                transposed(
+                    masked_volumes(run.bold, run.mask, smoothing_fwhm=options.smoothing_fwhm),
+                    edges,
+                    run.n_volumes,
+                    work_dir=work_dir,
+                )
+            )
+            for run in runs
+        ]
+        yield lambda block: [in_sd(file.read(block).astype(np.float64)) for file in scratch]

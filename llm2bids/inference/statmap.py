@@ -1,0 +1,459 @@
+"""Names, sidecars and files of statistical maps: a derivative dataset of its own.
+
+BIDS (1.11) has no name for statistical maps; these are the names of nilearn's ``save_glm_to_bids``
+with a ``space`` entity, as FitLins writes them. They are listed in the dataset's ``.bidsignore``.
+"""
+
+import importlib.metadata
+import json
+import os
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import nibabel as nib
+import numpy as np
+import numpy.typing as npt
+import pandas as pd
+from nibabel.filebasedimages import ImageFileError
+
+from llm2bids.dataset.volumes import VolumeWriter
+from llm2bids.exceptions import InferenceError
+from llm2bids.space.header import image_header
+from llm2bids.space.space import Space
+
+BIDS_VERSION = "1.11.1"
+CODE_URL = "https://github.com/llm2bids/llm2bids"
+
+IGNORED = (
+    "*_statmap.nii.gz",
+    "*_statmap.json",
+    "*_design.tsv",
+    "*_design.json",
+    "*_design.png",
+    "group/",
+)
+"""Files that BIDS has no name for yet."""
+
+README = """# llm2bids analyze
+
+Statistical maps of recorded language models, made by `llm2bids analyze` with nilearn.
+
+- `sub-*/func/*_contrast-*_stat-{effect,variance,t,z}_statmap.nii.gz`: first level. Effects are in
+  units of each unit's calibration standard deviation, variances in its square.
+- `sub-*/func/*_stat-rsquared_statmap.nii.gz`, `*_stat-residualar1_statmap.nii.gz`: share of
+  variance explained, and lag-1 autocorrelation of the residuals.
+- `sub-*/func/*_design.{tsv,json,png}`: design matrices.
+- `sub-*/func/*_desc-brain_mask.nii.gz`: the units that were modelled.
+- `group/`: second level.
+
+Every sidecar lists the participants, runs and prompts that its map was made from, and the
+fingerprint of the space.
+
+## .bidsignore
+BIDS has no name for statistical maps (`statmap`) and design matrices (`design`), nor for the
+results of a group (`group/`): the names here are those of nilearn's `save_glm_to_bids` and of
+FitLins. They are listed in `.bidsignore` so that the validator checks the rest.
+"""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Provenance:
+    """What a derived map was made from.
+
+    Parameters
+    ----------
+    participants : tuple of str
+        Labels without ``sub-``.
+    runs : tuple of str
+        ``sub-<label>_task-<task>[_run-<index>]``.
+    prompts : tuple of str
+        Prompt ids, on and off.
+    space : str
+        Label of the space.
+    fingerprint : str
+        Fingerprint of the space.
+    """
+
+    participants: tuple[str, ...]
+    runs: tuple[str, ...]
+    prompts: tuple[str, ...]
+    space: str
+    fingerprint: str
+
+    def sidecar(self) -> dict[str, object]:
+        """Say the same in a sidecar's keys.
+
+        Returns
+        -------
+        dict
+            ``Participants``, ``Runs``, ``Prompts``, ``SpatialReference``, ``SpaceFingerprint``.
+        """
+        return {
+            "SpaceLabel": self.space,
+            "SpaceFingerprint": self.fingerprint,
+            "Participants": list(self.participants),
+            "Runs": list(self.runs),
+            "Prompts": list(self.prompts),
+        }
+
+    @classmethod
+    def read(cls, sidecar: Mapping[str, Any], path: Path) -> "Provenance":
+        """Read the provenance from a sidecar.
+
+        Parameters
+        ----------
+        sidecar : mapping
+            Contents of the JSON file.
+        path : Path
+            The file, for the message.
+
+        Returns
+        -------
+        Provenance
+            What the map was made from.
+
+        Raises
+        ------
+        InferenceError
+            If a key is missing.
+        """
+        try:
+            return cls(
+                participants=tuple(sidecar["Participants"]),
+                runs=tuple(sidecar["Runs"]),
+                prompts=tuple(sidecar["Prompts"]),
+                space=sidecar["SpaceLabel"],
+                fingerprint=sidecar["SpaceFingerprint"],
+            )
+        except KeyError as error:
+            raise InferenceError(
+                f"{path}: no key {error}; expected the provenance that llm2bids writes; run the "
+                "participant level again"
+            ) from None
+
+    def union(self, other: "Provenance") -> "Provenance":
+        """Join what two maps were made from.
+
+        Parameters
+        ----------
+        other : Provenance
+            Of a map in the same space.
+
+        Returns
+        -------
+        Provenance
+            Of a map made from both.
+
+        Raises
+        ------
+        InferenceError
+            If the spaces differ.
+        """
+        if (self.space, self.fingerprint) != (other.space, other.fingerprint):
+            raise InferenceError(
+                f"mixed spaces: {', '.join(self.runs[:1])} has {self.space} "
+                f"({self.fingerprint[:12]}), {', '.join(other.runs[:1])} has {other.space} "
+                f"({other.fingerprint[:12]}); expected one model, choice of sites and "
+                "calibration; analyze them apart"
+            )
+        return Provenance(
+            participants=_merged(self.participants, other.participants),
+            runs=_merged(self.runs, other.runs),
+            prompts=_merged(self.prompts, other.prompts),
+            space=self.space,
+            fingerprint=self.fingerprint,
+        )
+
+
+def _merged(first: tuple[str, ...], second: tuple[str, ...]) -> tuple[str, ...]:
+    return tuple(dict.fromkeys((*first, *second)))
+
+
+def map_path(suffix: str, **entities: str | int | None) -> Path:
+    """Build the path of a result relative to the output folder.
+
+    Parameters
+    ----------
+    suffix : str
+        Suffix and extension, e.g. ``"statmap.nii.gz"``.
+    **entities : str, int or None
+        Entities by key (``sub``, ``task``, ``run``, ``space``, ``contrast``, ``stat``, ``desc``);
+        None leaves one out. Without ``sub`` the result belongs to the group.
+
+    Returns
+    -------
+    Path
+        In ``sub-<label>/func/`` or ``group/``.
+
+    Examples
+    --------
+    >>> map_path("statmap.nii.gz", sub="01", task="tea", space="S", contrast="tea", stat="t").name
+    'sub-01_task-tea_space-S_contrast-tea_stat-t_statmap.nii.gz'
+    >>> map_path("statmap.json", task="tea", contrast="tea", stat="z").as_posix()
+    'group/task-tea_contrast-tea_stat-z_statmap.json'
+    """
+    order = ("sub", "task", "run", "space", "contrast", "stat", "desc")
+    parts = [f"{key}-{entities[key]}" for key in order if entities.get(key) is not None]
+    folder = Path(parts[0], "func") if entities.get("sub") is not None else Path("group")
+    return folder / "_".join([*parts, suffix])
+
+
+def write_map(
+    path: Path,
+    values: npt.NDArray[Any],
+    mask: npt.NDArray[np.bool_],
+    space: Space,
+    sidecar: Mapping[str, object],
+) -> Path:
+    """Write the values of a mask's voxels as an image in the space, and its sidecar.
+
+    Parameters
+    ----------
+    path : Path
+        Ends with ``.nii.gz``.
+    values : ndarray, shape (n_voxels,)
+        In nilearn's order of the mask; bool is stored as uint8, all else as float32.
+    mask : ndarray of bool, shape (n_x, n_y, n_z)
+        The voxels.
+    space : Space
+        Grid and label; the header carries the fingerprint that the sidecar has.
+    sidecar : mapping
+        Contents of the JSON file, with ``SpaceFingerprint``.
+
+    Returns
+    -------
+    Path
+        `path`.
+    """
+    dtype = "uint8" if values.dtype == np.bool_ else "float32"
+    grid = np.zeros(mask.shape, dtype=dtype, order="F")
+    grid[mask] = values
+    fingerprint = str(sidecar["SpaceFingerprint"])
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with VolumeWriter(path, image_header(space, fingerprint=fingerprint, dtype=dtype)) as writer:
+        writer.write(grid)
+    write_json(sidecar_of(path), sidecar)
+    return path
+
+
+def sidecar_of(path: Path) -> Path:
+    """Give the path of an image's or a table's sidecar.
+
+    Parameters
+    ----------
+    path : Path
+        E.g. ``.../sub-01_statmap.nii.gz``.
+
+    Returns
+    -------
+    Path
+        The same with ``.json``.
+
+    Examples
+    --------
+    >>> sidecar_of(Path("sub-01_statmap.nii.gz")).name
+    'sub-01_statmap.json'
+    """
+    return path.with_name(path.name.partition(".")[0] + ".json")
+
+
+def read_json(path: Path) -> dict[str, Any]:
+    """Read a sidecar.
+
+    Parameters
+    ----------
+    path : Path
+        The file.
+
+    Returns
+    -------
+    dict
+        What it says.
+
+    Raises
+    ------
+    InferenceError
+        If it is missing or no JSON object.
+    """
+    try:
+        contents = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise InferenceError(
+            f"{path}: cannot be read ({error}); run the participant level again"
+        ) from None
+    if not isinstance(contents, dict):
+        raise InferenceError(f"{path}: holds no JSON object; run the participant level again")
+    return contents
+
+
+def write_json(path: Path, contents: Mapping[str, object]) -> None:
+    """Write a sidecar, staged and renamed.
+
+    Parameters
+    ----------
+    path : Path
+        The file; its folder is made.
+    contents : mapping
+        What it says.
+    """
+    write_text(path, json.dumps(contents, indent=2, ensure_ascii=False) + "\n")
+
+
+def write_table(path: Path, table: pd.DataFrame) -> None:
+    """Write a tab-separated table, staged and renamed.
+
+    Parameters
+    ----------
+    path : Path
+        The file; its folder is made.
+    table : DataFrame
+        Its rows; missing values become ``n/a``.
+    """
+    write_text(path, table.to_csv(sep="\t", index=False, na_rep="n/a", lineterminator="\n"))
+
+
+def write_text(path: Path, text: str) -> None:
+    """Write a text file, staged and renamed.
+
+    Parameters
+    ----------
+    path : Path
+        The file; its folder is made.
+    text : str
+        Contents.
+    """
+    path.parent.mkdir(parents=True, exist_ok=True)
+    staged = path.with_name(f".{path.name}.part")
+    staged.write_text(text, encoding="utf-8")
+    staged.replace(path)
+
+
+def version(package: str) -> str:
+    """Say which version of a package is installed.
+
+    Parameters
+    ----------
+    package : str
+        Name of the distribution.
+
+    Returns
+    -------
+    str
+        Its version, ``"unknown"`` in a source tree that is not installed.
+    """
+    try:
+        return importlib.metadata.version(package)
+    except importlib.metadata.PackageNotFoundError:
+        return "unknown"
+
+
+def start_output(out_dir: Path, bids_dir: Path, derivative_dir: Path) -> None:
+    """Make the output folder a derivative dataset, or check that it is one of ours.
+
+    Parameters
+    ----------
+    out_dir : Path
+        Where results go.
+    bids_dir, derivative_dir : Path
+        Raw dataset and the derivative that was analysed.
+
+    Raises
+    ------
+    InferenceError
+        If the folder holds something else.
+    """
+    described = out_dir / "dataset_description.json"
+    if out_dir.exists() and (not out_dir.is_dir() or any(out_dir.iterdir())):
+        checked_output(out_dir)
+    links = {
+        "raw": _relative(bids_dir, out_dir),
+        "llm2bids": _relative(derivative_dir, out_dir),
+    }
+    write_json(
+        described,
+        {
+            "Name": "llm2bids analyze: statistical maps",
+            "BIDSVersion": BIDS_VERSION,
+            "DatasetType": "derivative",
+            "GeneratedBy": [
+                {
+                    "Name": "llm2bids",
+                    "Version": version("llm2bids"),
+                    "Description": "llm2bids analyze",
+                    "CodeURL": CODE_URL,
+                },
+                {"Name": "nilearn", "Version": version("nilearn")},
+            ],
+            "SourceDatasets": [{"URL": link} for link in links.values()],
+            "DatasetLinks": links,
+        },
+    )
+    write_text(out_dir / "README.md", README)
+    write_text(out_dir / ".bidsignore", "\n".join(IGNORED) + "\n")
+
+
+def checked_output(out_dir: Path) -> None:
+    """Check that a folder holds results of `analyze`.
+
+    Parameters
+    ----------
+    out_dir : Path
+        The folder.
+
+    Raises
+    ------
+    InferenceError
+        If it does not.
+    """
+    try:
+        described = json.loads((out_dir / "dataset_description.json").read_text(encoding="utf-8"))
+        ours = any(
+            tool.get("Description") == "llm2bids analyze"
+            for tool in described.get("GeneratedBy", [])
+        )
+    except (OSError, ValueError, AttributeError):
+        ours = False
+    if not ours:
+        raise InferenceError(
+            f"{out_dir}: is not empty and holds no results of llm2bids analyze; expected an empty "
+            "or new folder, or one that analyze made"
+        )
+
+
+def read_map(path: Path, mask: npt.NDArray[np.bool_]) -> npt.NDArray[np.float32]:
+    """Read the values of a mask's voxels from an image.
+
+    Parameters
+    ----------
+    path : Path
+        A 3D image.
+    mask : ndarray of bool, shape (n_x, n_y, n_z)
+        The voxels.
+
+    Returns
+    -------
+    ndarray of float32, shape (n_voxels,)
+        In nilearn's order.
+
+    Raises
+    ------
+    InferenceError
+        If the image is missing, damaged or of another grid.
+    """
+    try:
+        grid = np.asarray(nib.load(path).dataobj, dtype=np.float32)
+    except (OSError, ValueError, EOFError, ImageFileError) as error:
+        raise InferenceError(
+            f"{path}: cannot be read ({error}); run the participant level again"
+        ) from None
+    if grid.shape != mask.shape:
+        raise InferenceError(
+            f"{path}: grid {grid.shape}, the mask has {mask.shape}; expected one space"
+        )
+    return np.asarray(grid[mask])
+
+
+def _relative(target: Path, start: Path) -> str:
+    return Path(os.path.relpath(target.resolve(), start.resolve())).as_posix()
