@@ -1,9 +1,11 @@
 import re
+from pathlib import Path
 
 import pytest
 
 from llm2bids.exceptions import ParadigmError
-from llm2bids.paradigm.load import load_paradigm, shipped_paradigms
+from llm2bids.paradigm.design import max_participants
+from llm2bids.paradigm.load import _KEYS, load_paradigm, shipped_paradigms
 from llm2bids.paradigm.prompts import load_banks
 from llm2bids.paradigm.task import Sampling, Task
 
@@ -128,7 +130,7 @@ def test_a_required_key_is_missed(write, key):
     ("changes", "key", "problem"),
     [
         ({"odrer": "1"}, "odrer", "unknown. Did you mean 'order'? Expected one of: banks,"),
-        ({"sampling": "{ temprature = 1 }"}, "sampling.temprature", "Did you mean 'temperature'?"),
+        ({"sampling": "{ temp = 1 }"}, "sampling.temp", "Did you mean 'temperature'?"),
         ({"order": "'on_off_on'"}, "order", "found 'on_off_on'. Did you mean 'off_on_off'?"),
         ({"order": "3"}, "order", "found 3. Expected one of: interleaved"),
         ({"order": "['off_on_off']"}, "order", "found ['off_on_off']"),
@@ -221,3 +223,26 @@ def test_what_is_no_file_and_no_name_is_refused(name, problem, tmp_path, monkeyp
     with pytest.raises(ParadigmError) as error:
         load_paradigm(name)
     assert problem in str(error.value)
+
+
+def test_the_reference_page_names_every_key_and_how_many_participants_are_served():
+    page = (Path(__file__).parents[2] / "docs" / "reference" / "paradigm.md").read_text()
+    for key in _KEYS:
+        assert f"`{key}`" in page or f"`[{key}]`" in page
+    for name in shipped_paradigms():
+        paradigm = load_paradigm(name)
+        served = max_participants(paradigm, load_banks(paradigm))
+        row = next(line for line in page.splitlines() if line.startswith(f"| `{name}` |"))
+        assert re.search(rf"\| {served}( participants)? \|$", row)
+
+
+def test_the_example_of_the_reference_page_loads(tmp_path):
+    page = (Path(__file__).parents[2] / "docs" / "reference" / "paradigm.md").read_text()
+    example = page.split("```toml\n")[1].split("```")[0]
+    (tmp_path / "pets.tsv").touch()
+    file = tmp_path / "example.toml"
+    file.write_text(
+        "order = 'multi_task'\nbaseline = 'offtopic'\nprompts_per_block = 2\n"
+        f"tokens_per_prompt = 3\n{example}"
+    )
+    assert [len(task.conditions) for task in load_paradigm(file).tasks] == [1, 2, 2]
