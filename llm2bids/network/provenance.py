@@ -7,6 +7,7 @@ participants who saw the same prompts share their errors.
 
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, fields
+from itertools import combinations
 from typing import Literal, get_args
 
 from llm2bids.exceptions import NetworkError
@@ -219,6 +220,35 @@ def require_disjoint(
             "(--allow-circular), which is then said on the result"
         )
     return shared
+
+
+def require_apart(parts: Sequence[Provenance], *, what: str) -> None:
+    """Refuse to measure agreement between participants who share prompts, or are alone.
+
+    Parameters
+    ----------
+    parts : sequence of Provenance
+        One for each participant.
+    what : str
+        Name of the measure, for the message.
+
+    Raises
+    ------
+    NetworkError
+        If there are fewer than two, or two of them share prompts.
+    """
+    if len(parts) < 2:
+        raise NetworkError(
+            f"{what}: found {len(parts)} participant; expected two or more; record more"
+        )
+    for one, two in combinations(parts, 2):
+        shared = one.overlap(two).prompts
+        if shared:
+            raise NetworkError(
+                f"{what}: participants {', '.join(sorted(one.participants))} and "
+                f"{', '.join(sorted(two.participants))} share {_name('prompts', shared)}, and so "
+                "their errors; expected none; record without --allow-shared-prompts"
+            )
 
 
 def circularity_note(shared: Provenance) -> str:

@@ -1,6 +1,6 @@
 """Likeness of maps and of sets of units: correlation, strongest units, Dice, intervals."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
@@ -127,12 +127,14 @@ def top_units(maps: Maps, share: float = 0.05, *, two_sided: bool = True) -> Sig
             "most 1, and at least one unit; take a larger share"
         )
     sizes = np.abs(maps) if two_sided else maps
-    marked = np.argpartition(sizes, n_units - count, axis=-1)[..., n_units - count :]
-    signs = np.zeros(maps.shape, dtype=np.int8)
-    values = np.take_along_axis(maps, marked, axis=-1)
-    np.put_along_axis(
-        signs, marked, np.where((values < 0) & two_sided, -1, 1).astype(np.int8), axis=-1
-    )
+    least = np.partition(sizes, n_units - count, axis=-1)[..., n_units - count, np.newaxis]
+    marked = sizes > least
+    for index in np.ndindex(maps.shape[:-1]):
+        ties = np.flatnonzero(sizes[index] == least[index])
+        marked[index][ties[: count - int(marked[index].sum())]] = True
+    signs = marked.astype(np.int8)
+    if two_sided:
+        signs[marked & (maps < 0)] = -1
     return signs
 
 
@@ -279,3 +281,39 @@ def student_interval(
     reach = stats.t.ppf((1 + confidence) / 2, dof) * error
     middle = forth(np.asarray(estimate, dtype=np.float64))
     return back(middle - reach), back(middle + reach)
+
+
+def jackknife_error(without: Sequence[Floats], n_estimates: int) -> Floats:
+    """Give the standard error of estimates by leaving out one participant at a time.
+
+    Parameters
+    ----------
+    without : sequence of ndarray of float64, each of shape (n_estimates,)
+        The estimates without each participant.
+    n_estimates : int
+        Number of estimates.
+
+    Returns
+    -------
+    ndarray of float64, shape (n_estimates,)
+        Standard errors; NaN where `without` is empty.
+
+    References
+    ----------
+    Efron and Tibshirani (1993), An introduction to the bootstrap, chapter 11.
+
+    Examples
+    --------
+    The standard error of a mean:
+
+    >>> data = np.array([1.0, 2.0, 6.0])
+    >>> jackknife_error([np.array([(9.0 - one) / 2]) for one in data], 1).round(6)
+    array([1.527525])
+    >>> float((data.std(ddof=1) / np.sqrt(3)).round(6))
+    1.527525
+    """
+    n = len(without)
+    if n == 0:
+        return np.full(n_estimates, np.nan)
+    values = np.asarray(without)
+    return np.asarray(np.sqrt((n - 1) / n * ((values - values.mean(axis=0)) ** 2).sum(axis=0)))
