@@ -195,19 +195,21 @@ def encode_blocks(
         )
 
 
-def decode(data: Any, space: Space, calibration: Calibration, *, name: str = "image") -> Float32:
+def decode(
+    data: Any, space: Space, calibration: Calibration, *, name: str | None = None
+) -> Float32:
     """Turn counts back into values in the model's own scale: the inverse of `encode`.
 
     Parameters
     ----------
-    data : nibabel image or ndarray, shape (n_x, n_y, n_z) or (n_x, n_y, n_z, n_volumes)
+    data : nibabel image, path or ndarray, of shape (n_x, n_y, n_z) or with n_volumes last
         Counts, e.g. a bold image or ``volumes.T`` from `encode`.
     space : Space
         The space that the image is in.
     calibration : Calibration
         The one that the image was encoded with.
-    name : str, default="image"
-        What messages call the image, e.g. its path.
+    name : str, optional
+        What messages call the image; its path without.
 
     Returns
     -------

@@ -7,7 +7,6 @@ from dataclasses import asdict, dataclass
 from functools import cached_property
 from typing import Any, Literal
 
-import nibabel as nib
 import numpy as np
 import numpy.typing as npt
 import pandas as pd
@@ -15,13 +14,11 @@ import pandas as pd
 from llm2bids.exceptions import SpaceError
 from llm2bids.model.units import Site, parse_address
 from llm2bids.recording.calibration import Calibration
+from llm2bids.space.grid import grid_difference, open_image, read_voxels
 from llm2bids.space.table import sites_from_table, unit_table
 
 OUTSIDE, WHITE, GREY = 0, 1, 2
 """Values of the tissue map: background, voxels without a unit, voxels with a unit."""
-
-AFFINE_TOLERANCE = 1e-3
-"""Millimetres by which the affine of an image may differ (headers hold float32)."""
 
 VolumeDtype = Literal["int16", "float32"]
 """How volumes are stored: calibrated counts rounded to whole numbers, or not rounded."""
@@ -242,16 +239,16 @@ class Space:
         volumes.reshape(*leading[::-1], -1)[..., self.file_index] = np.moveaxis(values.T, 0, -1)
         return volumes.T
 
-    def to_units(self, data: Any, *, name: str = "image") -> npt.NDArray[Any]:
+    def to_units(self, data: Any, *, name: str | None = None) -> npt.NDArray[Any]:
         """Take the values of units out of an image.
 
         Parameters
         ----------
-        data : nibabel image or ndarray, shape (n_x, n_y, n_z) or (n_x, n_y, n_z, n_volumes)
+        data : nibabel image, path or ndarray, of shape (n_x, n_y, n_z) or with n_volumes last
             An image has to lie on the grid of this space (flipped or permuted axes are undone);
             an array has to have its shape.
-        name : str, default="image"
-            What messages call it, e.g. its path.
+        name : str, optional
+            What messages call it; its path without.
 
         Returns
         -------
@@ -261,13 +258,14 @@ class Space:
         Raises
         ------
         SpaceError
-            If shape or affine differ.
+            If shape or affine differ, or a file cannot be read.
         """
-        if hasattr(data, "affine"):
-            data = nib.as_closest_canonical(data)
-            self.check_grid(data, name=name)
-            data = data.dataobj
-        array = np.asanyarray(data)
+        if isinstance(data, np.ndarray):
+            array, name = data, name or "array"
+        else:
+            img, name = open_image(data, name=name)
+            self.check_grid(img, name=name)
+            array = read_voxels(img, name=name)
         if array.ndim not in (3, 4) or array.shape[:3] != self.shape:
             raise SpaceError(
                 f"{name} has shape {array.shape}; space {self.label} needs {self.shape} "
@@ -278,63 +276,43 @@ class Space:
             return np.asarray(np.take(in_file_order, self.file_index, axis=-1))
         return np.ascontiguousarray(array[tuple(self.voxels.T)].T)
 
-    def grid_difference(self, img: Any) -> str:
-        """Say how an image's grid differs from the space's.
-
-        Parameters
-        ----------
-        img : nibabel image
-            With at least three axes.
-
-        Returns
-        -------
-        str
-            What differs, in words; empty if the image lies on the grid.
-        """
-        img = nib.as_closest_canonical(img)
-        shape = tuple(img.shape[:3])
-        if shape != self.shape:
-            return f"its shape is {shape}, the space's {self.shape}"
-        if not np.allclose(img.affine, self.affine, rtol=0, atol=AFFINE_TOLERANCE):
-            return (
-                f"its affine is {np.round(img.affine, 3).tolist()}, "
-                f"the space's {np.round(self.affine, 3).tolist()}"
-            )
-        return ""
-
     def matches(self, img: Any) -> bool:
         """Tell whether an image lies on the grid of this space (first three axes).
 
         Parameters
         ----------
-        img : nibabel image
+        img : nibabel image or path
             Any image.
 
         Returns
         -------
         bool
             True if shape and affine are the space's.
-        """
-        return len(img.shape) >= 3 and not self.grid_difference(img)
-
-    def check_grid(self, img: Any, *, name: str = "image") -> None:
-        """Refuse an image that does not lie on the grid of this space.
-
-        Parameters
-        ----------
-        img : nibabel image
-            Any image.
-        name : str, default="image"
-            What the message calls it, e.g. its path.
 
         Raises
         ------
         SpaceError
-            If shape or affine differ; the message shows both.
+            If it cannot be read or has fewer than three axes.
         """
-        if len(img.shape) < 3:
-            raise SpaceError(f"{name} has shape {img.shape}; expected three axes or more")
-        difference = self.grid_difference(img)
+        return not grid_difference(open_image(img)[0], self.shape, self.affine)
+
+    def check_grid(self, img: Any, *, name: str | None = None) -> None:
+        """Refuse an image that does not lie on the grid of this space (first three axes).
+
+        Parameters
+        ----------
+        img : nibabel image or path
+            Any image.
+        name : str, optional
+            What the message calls it; its path without.
+
+        Raises
+        ------
+        SpaceError
+            If shape or affine differ; the message says which, and shows both.
+        """
+        img, name = open_image(img, name=name)
+        difference = grid_difference(img, self.shape, self.affine)
         if difference:
             raise SpaceError(
                 f"{name} is not in space {self.label}: {difference}; use an image that was "

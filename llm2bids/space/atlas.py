@@ -1,0 +1,187 @@
+"""Atlases of a space: sites, and attention heads, as labelled voxels with a lookup table."""
+
+import re
+from collections.abc import Iterable
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import pandas as pd
+
+from llm2bids.exceptions import SpaceError
+from llm2bids.model.units import Site
+from llm2bids.space.space import Space
+
+PALETTE = (
+    "#4E79A7",
+    "#F28E2B",
+    "#59A14F",
+    "#E15759",
+    "#76B7B2",
+    "#EDC948",
+    "#B07AA1",
+    "#FF9DA7",
+    "#9C755F",
+    "#2F6B4F",
+    "#8CD17D",
+    "#D37295",
+    "#86BCB6",
+    "#B6992D",
+    "#A0CBE8",
+    "#D4A6C8",
+    "#D7B5A6",
+    "#5B5EA6",
+    "#FFBE7D",
+    "#499894",
+)
+"""Colours of roles, in order of their first appearance; told apart on white and on black."""
+
+ATLAS_COLUMNS = ("index", "name", "color", "layer", "module", "role", "head")
+"""Columns of an atlas' lookup table; the first three are those of BIDS ``_dseg.tsv``."""
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Atlas:
+    """Labelled voxels and what the labels mean.
+
+    Parameters
+    ----------
+    labels : ndarray of int16 or int32, shape (n_x, n_y, n_z)
+        Index of the region of each voxel, 0 where there is none.
+    table : DataFrame
+        One row for each region, without the background: ``index`` (int64, from 1), ``name`` (str,
+        letters and digits, unique), ``color`` (str, ``#RRGGBB``), ``layer`` (Int64, <NA> outside
+        layers), ``module`` and ``role`` (str), ``head`` (Int64, <NA> for whole sites).
+
+    References
+    ----------
+    BIDS, common derivatives, discrete segmentations:
+    https://bids-specification.readthedocs.io/en/stable/derivatives/imaging.html
+    """
+
+    labels: npt.NDArray[Any]
+    table: pd.DataFrame
+
+
+def site_atlas(space: Space) -> Atlas:
+    """Label the panel of every site.
+
+    Parameters
+    ----------
+    space : Space
+        Any space.
+
+    Returns
+    -------
+    Atlas
+        One region for each site, in recording order from 1.
+    """
+    regions = [(site, None) for site in space.sites]
+    widths = [site.width for site in space.sites]
+    of_unit = np.repeat(np.arange(1, len(regions) + 1), widths)
+    return Atlas(labels=_labels(space, of_unit, len(regions)), table=_table(space, regions))
+
+
+def head_atlas(space: Space) -> Atlas:
+    """Label every attention head; units of sites without heads are background.
+
+    Parameters
+    ----------
+    space : Space
+        A space with at least one site that has heads.
+
+    Returns
+    -------
+    Atlas
+        One region for each head of each site, in recording order from 1.
+
+    Raises
+    ------
+    SpaceError
+        If no site has heads.
+    """
+    regions: list[tuple[Site, int | None]] = []
+    of_unit = np.zeros(space.n_units, dtype=np.int64)
+    for site in space.sites:
+        if site.n_heads is None or site.head_size is None:
+            continue
+        units = np.arange(site.width) // site.head_size
+        of_unit[space.site_slices[site.name]] = len(regions) + 1 + units
+        regions.extend((site, head) for head in range(site.n_heads))
+    if not regions:
+        raise SpaceError(
+            f"space {space.label} has no attention heads to label; "
+            "record a site with heads (`llm2bids sites` shows them) or leave the head atlas out"
+        )
+    return Atlas(labels=_labels(space, of_unit, len(regions)), table=_table(space, regions))
+
+
+def role_colors(roles: Iterable[str]) -> dict[str, str]:
+    """Give each role its colour.
+
+    Parameters
+    ----------
+    roles : iterable of str
+        Roles; repetitions are allowed.
+
+    Returns
+    -------
+    dict
+        Colour ``#RRGGBB`` by role, in order of first appearance; after `PALETTE` is used up, it
+        begins again.
+
+    Examples
+    --------
+    >>> role_colors(["mlp.up_proj", "residual", "mlp.up_proj"])
+    {'mlp.up_proj': '#4E79A7', 'residual': '#F28E2B'}
+    """
+    unique = dict.fromkeys(roles)
+    return {role: PALETTE[number % len(PALETTE)] for number, role in enumerate(unique)}
+
+
+def _labels(space: Space, of_unit: npt.NDArray[np.int64], n_regions: int) -> npt.NDArray[Any]:
+    small = n_regions <= np.iinfo(np.int16).max
+    return space.to_grid(of_unit.astype(np.int16 if small else np.int32))
+
+
+def _table(space: Space, regions: Iterable[tuple[Site, int | None]]) -> pd.DataFrame:
+    regions = list(regions)
+    colors = role_colors(site.role for site in space.sites)
+    return pd.DataFrame(
+        {
+            "index": np.arange(1, len(regions) + 1),
+            "name": pd.Series(_names(regions), dtype="str"),
+            "color": pd.Series([_shade(colors[s.role], head) for s, head in regions], dtype="str"),
+            "layer": pd.array([site.layer for site, _ in regions], dtype="Int64"),
+            "module": pd.Series([site.name for site, _ in regions], dtype="str"),
+            "role": pd.Series([site.role for site, _ in regions], dtype="str"),
+            "head": pd.array([head for _, head in regions], dtype="Int64"),
+        }
+    )
+
+
+def _names(regions: Iterable[tuple[Site, int | None]]) -> list[str]:
+    """Name regions with letters and digits, e.g. ``L05SelfAttnQProjH03``, each differently."""
+    names: list[str] = []
+    taken: set[str] = set()
+    for site, head in regions:
+        words = re.findall(r"[0-9A-Za-z]+", site.role)
+        name = "".join(word[0].upper() + word[1:] for word in words) or "Site"
+        name = name if site.layer is None else f"L{site.layer:02d}{name}"
+        name = name if head is None else f"{name}H{head:02d}"
+        number, unique = 1, name
+        while unique.lower() in taken:
+            number += 1
+            unique = f"{name}N{number}"
+        taken.add(unique.lower())
+        names.append(unique)
+    return names
+
+
+def _shade(color: str, head: int | None) -> str:
+    """Lighten every other head, so that neighbours are told apart."""
+    if head is None or head % 2 == 0:
+        return color
+    parts = [int(color[start : start + 2], 16) for start in (1, 3, 5)]
+    return "#" + "".join(f"{part + (255 - part) * 2 // 5:02X}" for part in parts)
