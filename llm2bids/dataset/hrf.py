@@ -1,0 +1,76 @@
+"""A haemodynamic response on export, for tools that insist on one."""
+
+from typing import Any, Literal
+
+import numpy as np
+import numpy.typing as npt
+from nilearn.glm.first_level import glover_hrf, spm_hrf
+from scipy.signal import oaconvolve
+
+from llm2bids.exceptions import DatasetError
+
+HrfModel = Literal["spm", "glover"]
+"""Names of responses, as nilearn spells them."""
+
+_UNITS_AT_A_TIME = 16384
+
+
+def convolve(
+    values: npt.NDArray[np.float32],
+    t_r: float,
+    hrf_model: HrfModel | None,
+    *,
+    baseline: npt.NDArray[np.float32] | None = None,
+) -> npt.NDArray[np.float32]:
+    """Convolve values along time with a haemodynamic response.
+
+    Parameters
+    ----------
+    values : ndarray of float32, shape (n_tokens, n_units)
+        Values of a run, one row for each volume.
+    t_r : float
+        Seconds from volume to volume.
+    hrf_model : {"spm", "glover"} or None
+        The response; None gives `values` back as they are.
+    baseline : ndarray of float32, shape (n_units,), optional
+        Level before the run begins, e.g. the mean of the calibration; the run's mean by default.
+
+    Returns
+    -------
+    ndarray of float32, shape (n_tokens, n_units)
+        Of the same level: the response sums to 1.
+
+    Raises
+    ------
+    DatasetError
+        If the model's name is not known or `t_r` is not above 0.
+
+    References
+    ----------
+    Glover 1999, NeuroImage 9:416, and SPM's difference of gamma functions, both as in
+    `nilearn.glm.first_level`.
+
+    Examples
+    --------
+    >>> impulse = np.zeros((40, 1), dtype=np.float32)
+    >>> impulse[0] = 1
+    >>> response = convolve(impulse, 1.0, "glover", baseline=np.zeros(1, dtype=np.float32))
+    >>> int(response.argmax())
+    5
+    """
+    if hrf_model is None:
+        return values
+    kernels = {"spm": spm_hrf, "glover": glover_hrf}
+    if hrf_model not in kernels:
+        raise DatasetError(f"hrf_model {hrf_model!r} is not known; use 'spm', 'glover' or None")
+    if not t_r > 0:
+        raise DatasetError(f"repetition time {t_r} is not above 0; give seconds")
+    kernel: npt.NDArray[Any] = kernels[hrf_model](t_r, oversampling=1)
+    kernel = (kernel / kernel.sum()).astype(np.float32)[:, np.newaxis]
+    level = values.mean(axis=0) if baseline is None else baseline
+    convolved = np.empty_like(values)
+    for start in range(0, values.shape[1], _UNITS_AT_A_TIME):
+        part = slice(start, start + _UNITS_AT_A_TIME)
+        deviation = values[:, part] - level[part]
+        convolved[:, part] = oaconvolve(deviation, kernel, axes=0)[: len(values)] + level[part]
+    return convolved

@@ -1,0 +1,182 @@
+"""The settings of a dataset: written once, compared whenever it is recorded on."""
+
+import json
+from collections.abc import Mapping
+from pathlib import Path, PurePosixPath
+from typing import Any
+
+from llm2bids.dataset.template import to_json
+from llm2bids.exceptions import DatasetError
+
+PLACE = PurePosixPath("code/llm2bids_settings.json")
+"""Place of the settings; a folder with this file is a dataset of ours."""
+
+DERIVATIVE = PurePosixPath("derivatives/llm2bids")
+"""Place of the derivative."""
+
+DEFAULTS: Mapping[str, Any] = {
+    "volume_dtype": "int16",
+    "compress": True,
+    "hrf_model": None,
+    "keep_first": False,
+    "seed": None,
+    "t_r": None,
+    "revision": None,
+}
+"""Settings that writing needs, with what is taken where they are not given."""
+
+
+def is_dataset(path: Path) -> bool:
+    """Tell whether a folder is a dataset of ours.
+
+    Parameters
+    ----------
+    path : Path
+        Any path.
+
+    Returns
+    -------
+    bool
+        True if it has our settings.
+    """
+    return (path / PLACE).is_file()
+
+
+def normal_settings(settings: Mapping[str, Any]) -> dict[str, Any]:
+    """Bring settings into the form that JSON gives back, with the defaults.
+
+    Parameters
+    ----------
+    settings : mapping
+        Names to values that JSON can hold; tuples become lists.
+
+    Returns
+    -------
+    dict
+        Equal to what `read_settings` reads after writing.
+
+    Raises
+    ------
+    DatasetError
+        If a value cannot be written as JSON.
+
+    Examples
+    --------
+    >>> normal_settings({"sites": ("all",)})["sites"]
+    ['all']
+    """
+    try:
+        normal: dict[str, Any] = json.loads(json.dumps({**DEFAULTS, **settings}, allow_nan=False))
+    except (TypeError, ValueError) as error:
+        raise DatasetError(
+            f"settings cannot be written as JSON ({error}); use texts, numbers, lists and mappings"
+        ) from None
+    return dict(sorted(normal.items()))
+
+
+def read_settings(path: Path) -> dict[str, Any]:
+    """Read the settings of a dataset.
+
+    Parameters
+    ----------
+    path : Path
+        The dataset.
+
+    Returns
+    -------
+    dict
+        Names to values.
+
+    Raises
+    ------
+    DatasetError
+        If the folder is missing, is not a BIDS dataset, is not ours, or the file is damaged.
+    """
+    if not path.is_dir():
+        raise DatasetError(
+            f"{path}: no such folder; expected a dataset that `llm2bids record` wrote"
+        )
+    if not is_dataset(path):
+        about = "a BIDS dataset, but not one" if (path / "dataset_description.json").exists() else (
+            "not a BIDS dataset; expected one"
+        )
+        raise DatasetError(
+            f"{path}: {about} that llm2bids wrote ({PLACE} is missing); "
+            "make one with `llm2bids record`"
+        )
+    return read_json(path / PLACE)
+
+
+def read_json(path: Path) -> dict[str, Any]:
+    """Read a JSON file that holds an object.
+
+    Parameters
+    ----------
+    path : Path
+        The file.
+
+    Returns
+    -------
+    dict
+        Its content.
+
+    Raises
+    ------
+    DatasetError
+        If it is missing or damaged.
+    """
+    try:
+        content = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise DatasetError(
+            f"{path}: not readable as JSON ({error}); restore it or record the dataset again"
+        ) from None
+    if not isinstance(content, dict):
+        raise DatasetError(
+            f"{path}: found a JSON {type(content).__name__}, expected an object; restore the file "
+            "or record the dataset again"
+        )
+    return content
+
+
+def settings_json(settings: Mapping[str, Any]) -> str:
+    """Write settings as the text of their file."""
+    return to_json(normal_settings(settings))
+
+
+def compare_settings(path: Path, settings: Mapping[str, Any]) -> None:
+    """Refuse to go on with other settings than the dataset has.
+
+    Parameters
+    ----------
+    path : Path
+        The dataset.
+    settings : mapping
+        What is asked for now.
+
+    Raises
+    ------
+    DatasetError
+        If any differ; the message lists each with both values.
+    """
+    old, new = read_settings(path), normal_settings(settings)
+    names = sorted(old.keys() | new.keys())
+    differing = [
+        f"  {name}: {_show(old, name)} in the dataset, {_show(new, name)} asked for"
+        for name in names
+        if old.get(name) != new.get(name) or (name in old) != (name in new)
+    ]
+    if differing:
+        raise DatasetError(
+            "\n".join(
+                [
+                    f"{path} was recorded with other settings:",
+                    *differing,
+                    "Use the same settings, or write to another folder.",
+                ]
+            )
+        )
+
+
+def _show(settings: Mapping[str, Any], name: str) -> str:
+    return json.dumps(settings[name], ensure_ascii=False) if name in settings else "nothing"

@@ -1,0 +1,188 @@
+"""Writing volumes as NIfTI, block by block, without holding the series in memory."""
+
+import os
+from pathlib import Path
+from types import TracebackType
+from typing import Any, BinaryIO, Self
+
+import nibabel as nib
+import numpy as np
+import numpy.typing as npt
+from isal import igzip_threaded
+
+from llm2bids.exceptions import DatasetError
+from llm2bids.space.header import image_header
+from llm2bids.space.space import Space
+
+COMPRESSION_LEVEL = 2
+"""Level of isal's deflate, 0 to 3: at 2 volumes of counts get no larger than with zlib's 9."""
+
+_BLOCK = 1 << 20
+
+
+class VolumeWriter:
+    """A NIfTI file that volumes are appended to.
+
+    The file grows under a temporary name beside `path` and takes its name when all volumes are
+    there; when anything fails nothing is left. The bytes depend on the data alone: the gzip header
+    has neither time nor name.
+
+    Parameters
+    ----------
+    path : Path
+        Ends with ``.nii.gz`` (compressed by isal) or ``.nii`` (not compressed).
+    header : nibabel.Nifti1Header
+        From `llm2bids.space.header.image_header`, with the final shape.
+    sync : bool
+        Wait until the disk has the data before the file takes its name.
+
+    Raises
+    ------
+    DatasetError
+        If the extension is another one.
+
+    Examples
+    --------
+    >>> import tempfile
+    >>> header = nib.Nifti1Header()
+    >>> header.set_data_dtype(np.int16)
+    >>> header.set_data_shape((2, 3, 4, 5))
+    >>> header["vox_offset"] = 352
+    >>> path = Path(tempfile.mkdtemp()) / "a.nii.gz"
+    >>> with VolumeWriter(path, header) as writer:
+    ...     writer.write(np.ones((5, 4, 3, 2), dtype=np.int16))
+    >>> nib.load(path).shape
+    (2, 3, 4, 5)
+    """
+
+    def __init__(self, path: Path, header: Any, *, sync: bool = False) -> None:
+        if not path.name.endswith((".nii.gz", ".nii")):
+            raise DatasetError(f"{path}: an image's name ends with .nii.gz or .nii")
+        self._path = path
+        self._header = header
+        self._sync = sync
+        self._temporary = path.with_name(f".{path.name}.part")
+        self._dtype: np.dtype[Any] = header.get_data_dtype()
+        shape = header.get_data_shape()
+        self._volume_shape = tuple(int(n) for n in shape[2::-1])
+        self._n_volumes = int(shape[3]) if len(shape) == 4 else 1
+        self._n_written = 0
+
+    def __enter__(self) -> Self:
+        self._file: BinaryIO = self._temporary.open("wb")
+        self._stream: Any = self._file
+        try:
+            if self._path.name.endswith(".gz"):
+                # compresses in a thread, while the next block is being made
+                self._stream = igzip_threaded.open(
+                    self._file, "wb", compresslevel=COMPRESSION_LEVEL, block_size=_BLOCK
+                )
+            # header, then four zero bytes: no extensions; data begin at byte 352
+            self._stream.write(self._header.binaryblock + b"\0\0\0\0")
+        except BaseException:
+            self._abort()
+            raise
+        return self
+
+    def write(self, block: npt.NDArray[Any]) -> None:
+        """Append volumes.
+
+        Parameters
+        ----------
+        block : ndarray, shape (n_z, n_y, n_x) or (n, n_z, n_y, n_x)
+            One or more volumes in file order and of the header's data type, as
+            `llm2bids.space.image.encode` gives them.
+
+        Raises
+        ------
+        DatasetError
+            If shape or data type differ from the header's, or there are more volumes than it says.
+        """
+        if block.ndim not in (3, 4) or block.shape[-3:] != self._volume_shape:
+            raise DatasetError(
+                f"{self._path.name}: a block of shape {block.shape} does not fit volumes of "
+                f"shape (n_z, n_y, n_x) = {self._volume_shape}; give volumes in file order"
+            )
+        if block.dtype != self._dtype:
+            raise DatasetError(
+                f"{self._path.name}: a block of {block.dtype}, the header says {self._dtype}; "
+                "convert it first"
+            )
+        n_written = self._n_written + (len(block) if block.ndim == 4 else 1)
+        if n_written > self._n_volumes:
+            raise DatasetError(
+                f"{self._path.name}: {n_written} volumes, the header says {self._n_volumes}; "
+                "make the header for all volumes"
+            )
+        self._stream.write(np.ascontiguousarray(block).reshape(-1).view(np.uint8).data)
+        self._n_written = n_written
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        if kind is not None:
+            self._abort()
+            return
+        if self._n_written != self._n_volumes:
+            self._abort()
+            raise DatasetError(
+                f"{self._path}: {self._n_written} of {self._n_volumes} volumes were written; "
+                "nothing was kept"
+            )
+        try:
+            if self._stream is not self._file:
+                self._stream.close()
+            self._file.flush()
+            if self._sync:
+                os.fsync(self._file.fileno())
+            self._file.close()
+            self._temporary.replace(self._path)
+        except BaseException:
+            self._abort()
+            raise
+
+    def _abort(self) -> None:
+        for stream in (self._stream, self._file):
+            # a full disk makes closing fail too; the file goes away in any case
+            try:  # noqa: SIM105
+                stream.close()
+            except (OSError, ValueError):
+                pass
+        self._temporary.unlink(missing_ok=True)
+
+
+def write_volume(
+    path: Path,
+    data: npt.NDArray[Any],
+    space: Space,
+    *,
+    fingerprint: str,
+    window: tuple[float, float] | None = None,
+) -> None:
+    """Write one volume in a space.
+
+    Parameters
+    ----------
+    path : Path
+        Ends with ``.nii.gz`` or ``.nii``; its folder is made.
+    data : ndarray, shape (n_x, n_y, n_z)
+        Voxels; their data type is the file's.
+    space : Space
+        Grid and label.
+    fingerprint : str
+        That the header carries, from `Space.fingerprint`.
+    window : tuple of float, optional
+        What a viewer shows as black and as white.
+
+    Raises
+    ------
+    DatasetError
+        If the shape is not the space's.
+    """
+    path.parent.mkdir(parents=True, exist_ok=True)
+    header = image_header(space, fingerprint=fingerprint, dtype=data.dtype.name, window=window)
+    with VolumeWriter(path, header) as writer:
+        writer.write(data.T)
