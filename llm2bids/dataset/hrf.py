@@ -1,10 +1,10 @@
 """A haemodynamic response on export, for tools that insist on one."""
 
-from typing import Any, Literal
+from typing import Literal, get_args
 
 import numpy as np
 import numpy.typing as npt
-from nilearn.glm.first_level import glover_hrf, spm_hrf
+from nilearn.glm.first_level import compute_regressor
 from scipy.signal import oaconvolve
 
 from llm2bids.exceptions import DatasetError
@@ -13,6 +13,9 @@ HrfModel = Literal["spm", "glover"]
 """Names of responses, as nilearn spells them."""
 
 _UNITS_AT_A_TIME = 16384
+
+_LENGTH = 36.0
+"""Seconds after which a response of 32 s has died away."""
 
 
 def convolve(
@@ -56,17 +59,15 @@ def convolve(
     >>> impulse[0] = 1
     >>> response = convolve(impulse, 1.0, "glover", baseline=np.zeros(1, dtype=np.float32))
     >>> int(response.argmax())
-    5
+    6
     """
     if hrf_model is None:
         return values
-    kernels = {"spm": spm_hrf, "glover": glover_hrf}
-    if hrf_model not in kernels:
+    if hrf_model not in get_args(HrfModel):
         raise DatasetError(f"hrf_model {hrf_model!r} is not known; use 'spm', 'glover' or None")
     if not t_r > 0:
         raise DatasetError(f"repetition time {t_r} is not above 0; give seconds")
-    kernel: npt.NDArray[Any] = kernels[hrf_model](t_r, oversampling=1)
-    kernel = (kernel / kernel.sum()).astype(np.float32)[:, np.newaxis]
+    kernel = _response_to_one_volume(t_r, hrf_model)
     level = values.mean(axis=0) if baseline is None else baseline
     convolved = np.empty_like(values)
     for start in range(0, values.shape[1], _UNITS_AT_A_TIME):
@@ -74,3 +75,11 @@ def convolve(
         deviation = values[:, part] - level[part]
         convolved[:, part] = oaconvolve(deviation, kernel, axes=0)[: len(values)] + level[part]
     return convolved
+
+
+def _response_to_one_volume(t_r: float, hrf_model: HrfModel) -> npt.NDArray[np.float32]:
+    """Sample the response to activity of one volume where nilearn samples its regressors."""
+    frame_times = np.arange(0.0, _LENGTH, t_r)
+    volume = np.array([[0.0], [t_r], [1.0]])
+    regressor, _ = compute_regressor(volume, hrf_model, frame_times)
+    return np.asarray(regressor / regressor.sum(), dtype=np.float32)

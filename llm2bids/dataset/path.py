@@ -101,7 +101,8 @@ class Entities:
             )
         if self.datatype is not None and self.sub is None and self.tpl is None:
             raise DatasetError(
-                f"datatype {self.datatype!r} without a participant or a template; give `sub` or `tpl`"
+                f"datatype {self.datatype!r} without a participant or a template; "
+                "give `sub` or `tpl`"
             )
 
     def labels(self) -> dict[str, str]:
@@ -137,9 +138,9 @@ def build_path(entities: Entities) -> PurePosixPath:
 
     Examples
     --------
-    >>> run = Entities(sub="01", task="rest", run=2, datatype="func", suffix="bold", extension=".json")
-    >>> str(build_path(run))
-    'sub-01/func/sub-01_task-rest_run-2_bold.json'
+    >>> bold = Entities(sub="01", task="a", run=2, datatype="func", suffix="bold", extension=".nii")
+    >>> str(build_path(bold))
+    'sub-01/func/sub-01_task-a_run-2_bold.nii'
     """
     parts = [f"{key}-{label}" for key, label in entities.labels().items()]
     name = "_".join([*parts, entities.suffix]) + entities.extension

@@ -97,8 +97,10 @@ def read_settings(path: Path) -> dict[str, Any]:
             f"{path}: no such folder; expected a dataset that `llm2bids record` wrote"
         )
     if not is_dataset(path):
-        about = "a BIDS dataset, but not one" if (path / "dataset_description.json").exists() else (
-            "not a BIDS dataset; expected one"
+        about = (
+            "a BIDS dataset, but not one"
+            if (path / "dataset_description.json").exists()
+            else ("not a BIDS dataset; expected one")
         )
         raise DatasetError(
             f"{path}: {about} that llm2bids wrote ({PLACE} is missing); "

@@ -65,9 +65,7 @@ def fill_text(name: str, fields: Mapping[str, object]) -> str:
     return _substitute(_read(name), name=name, fields=fields)
 
 
-def fill_json(
-    name: str, fields: Mapping[str, object], **entries: Any
-) -> dict[str, Any]:
+def fill_json(name: str, fields: Mapping[str, object], **entries: Any) -> dict[str, Any]:
     """Read a JSON file of the template, fill in the blanks of its texts and set entries.
 
     Parameters
@@ -99,12 +97,14 @@ def fill_json(
 
 
 def to_json(value: Mapping[str, Any]) -> str:
-    """Write JSON the way all files of a dataset have it: indented, UTF-8, with a last line break.
+    """Write JSON the way all files of a dataset have it: indented, with a last line break.
 
     Examples
     --------
-    >>> to_json({"a": [1]})
-    '{\\n  "a": [\\n    1\\n  ]\\n}\\n'
+    >>> print(to_json({"a": "b"}), end="")
+    {
+      "a": "b"
+    }
     """
     return json.dumps(value, indent=2, ensure_ascii=False, allow_nan=False) + "\n"
 

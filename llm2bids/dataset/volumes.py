@@ -5,7 +5,6 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any, BinaryIO, Self
 
-import nibabel as nib
 import numpy as np
 import numpy.typing as npt
 from isal import igzip_threaded
@@ -44,13 +43,14 @@ class VolumeWriter:
     Examples
     --------
     >>> import tempfile
+    >>> import nibabel as nib
     >>> header = nib.Nifti1Header()
     >>> header.set_data_dtype(np.int16)
     >>> header.set_data_shape((2, 3, 4, 5))
     >>> header["vox_offset"] = 352
     >>> path = Path(tempfile.mkdtemp()) / "a.nii.gz"
     >>> with VolumeWriter(path, header) as writer:
-    ...     writer.write(np.ones((5, 4, 3, 2), dtype=np.int16))
+    ...     writer.write(np.ones((2, 3, 4, 5), dtype=np.int16))
     >>> nib.load(path).shape
     (2, 3, 4, 5)
     """
@@ -64,7 +64,7 @@ class VolumeWriter:
         self._temporary = path.with_name(f".{path.name}.part")
         self._dtype: np.dtype[Any] = header.get_data_dtype()
         shape = header.get_data_shape()
-        self._volume_shape = tuple(int(n) for n in shape[2::-1])
+        self._volume_shape = tuple(int(n) for n in shape[:3])
         self._n_volumes = int(shape[3]) if len(shape) == 4 else 1
         self._n_written = 0
 
@@ -89,32 +89,32 @@ class VolumeWriter:
 
         Parameters
         ----------
-        block : ndarray, shape (n_z, n_y, n_x) or (n, n_z, n_y, n_x)
-            One or more volumes in file order and of the header's data type, as
-            `llm2bids.space.image.encode` gives them.
+        block : ndarray, shape (n_x, n_y, n_z) or (n_x, n_y, n_z, n)
+            One or more volumes of the header's data type. In file order (Fortran's, as
+            ``encode(...)[0].T`` is) they are written without a copy.
 
         Raises
         ------
         DatasetError
             If shape or data type differ from the header's, or there are more volumes than it says.
         """
-        if block.ndim not in (3, 4) or block.shape[-3:] != self._volume_shape:
+        if block.ndim not in (3, 4) or block.shape[:3] != self._volume_shape:
             raise DatasetError(
                 f"{self._path.name}: a block of shape {block.shape} does not fit volumes of "
-                f"shape (n_z, n_y, n_x) = {self._volume_shape}; give volumes in file order"
+                f"shape {self._volume_shape}; give (n_x, n_y, n_z) or the same with volumes last"
             )
         if block.dtype != self._dtype:
             raise DatasetError(
                 f"{self._path.name}: a block of {block.dtype}, the header says {self._dtype}; "
                 "convert it first"
             )
-        n_written = self._n_written + (len(block) if block.ndim == 4 else 1)
+        n_written = self._n_written + (block.shape[3] if block.ndim == 4 else 1)
         if n_written > self._n_volumes:
             raise DatasetError(
                 f"{self._path.name}: {n_written} volumes, the header says {self._n_volumes}; "
                 "make the header for all volumes"
             )
-        self._stream.write(np.ascontiguousarray(block).reshape(-1).view(np.uint8).data)
+        self._stream.write(np.ascontiguousarray(block.T).reshape(-1).view(np.uint8).data)
         self._n_written = n_written
 
     def __exit__(
@@ -185,4 +185,4 @@ def write_volume(
     path.parent.mkdir(parents=True, exist_ok=True)
     header = image_header(space, fingerprint=fingerprint, dtype=data.dtype.name, window=window)
     with VolumeWriter(path, header) as writer:
-        writer.write(data.T)
+        writer.write(data)

@@ -1,0 +1,467 @@
+"""The scanner as one verb: a model, a paradigm and a number of participants in, a dataset out."""
+
+import logging
+import sys
+import time
+from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import AbstractContextManager
+from dataclasses import dataclass
+from pathlib import Path
+from types import TracebackType
+from typing import TYPE_CHECKING, Any, Self
+
+from tqdm.auto import tqdm
+
+from llm2bids.dataset.answers import Answers, read_answers
+from llm2bids.dataset.read import Dataset, open_dataset
+from llm2bids.dataset.settings import is_dataset
+from llm2bids.dataset.write import DatasetWriter
+from llm2bids.exceptions import ParadigmError, UsageError
+from llm2bids.paradigm.design import (
+    RunDesign,
+    draw_calibration,
+    draw_runs,
+    paradigm_hash,
+    share_prompts,
+)
+from llm2bids.paradigm.load import load_paradigm
+from llm2bids.paradigm.partition import check_participants
+from llm2bids.paradigm.prompts import load_banks
+from llm2bids.paradigm.seed import derive_seed
+from llm2bids.paradigm.task import Paradigm, Prompt
+from llm2bids.recording.calibration import calibrate
+from llm2bids.recording.events import repetition_time
+from llm2bids.recording.record import Recording, record_run
+from llm2bids.recording.replay import replay_run
+from llm2bids.recording.trials import first_step, prompt_tokens
+from llm2bids.space.arrange import build_space
+from llm2bids.space.space import VolumeDtype
+
+if TYPE_CHECKING:
+    from llm2bids.model.load import LoadedModel
+    from llm2bids.model.units import Site
+
+log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Scan:
+    """What is to be scanned, decided before a model is loaded.
+
+    Parameters
+    ----------
+    paradigm : Paradigm
+        The paradigm.
+    paradigm_sha256 : str
+        Hash of the paradigm and its prompts.
+    designs : tuple of RunDesign
+        Every run of every participant, in order.
+    calibration : tuple of Prompt
+        Prompts of the resting scan.
+    t_r : float
+        Repetition time, seconds.
+    seed : int
+        The seed that everything follows from.
+    allow_shared_prompts : bool
+        Whether participants may share prompts.
+    """
+
+    paradigm: Paradigm
+    paradigm_sha256: str
+    designs: tuple[RunDesign, ...]
+    calibration: tuple[Prompt, ...]
+    t_r: float
+    seed: int
+    allow_shared_prompts: bool
+
+
+def draw_scan(
+    paradigm: str | Path = "off_on_off",
+    *,
+    n_participants: int = 8,
+    task_labels: Sequence[str] | None = None,
+    seed: int = 0,
+    t_r: float | None = None,
+    allow_shared_prompts: bool = False,
+) -> Scan:
+    """Draw the runs of all participants.
+
+    Parameters
+    ----------
+    paradigm : str or Path
+        Name of a shipped paradigm, or a TOML file.
+    n_participants : int
+        Number of participants, at least 1.
+    task_labels : sequence of str, optional
+        Tasks to record; all by default. A task's draw does not depend on the others.
+    seed : int
+        Prompts, orders and sampling follow from it; 0 or more.
+    t_r : float, optional
+        Repetition time, seconds; by default the largest power of two of a second that serves.
+    allow_shared_prompts : bool
+        Let participants share prompts where a bank is too small. Inflates group results.
+
+    Returns
+    -------
+    Scan
+        The runs.
+
+    Raises
+    ------
+    UsageError
+        If a number is out of range or a task is not in the paradigm.
+    ParadigmError
+        If the paradigm or a bank is not usable, or a bank is too small.
+    """
+    if n_participants < 1:
+        raise UsageError(f"n_participants (--participants) is {n_participants}; expected 1 or more")
+    if seed < 0:
+        raise UsageError(f"seed (--seed) is {seed}; expected 0 or more")
+    loaded = load_paradigm(paradigm)
+    known = [task.label for task in loaded.tasks]
+    if unknown := [label for label in task_labels or () if label not in known]:
+        raise UsageError(
+            f"task_labels (--task) {', '.join(unknown)}: not in the paradigm {loaded.name}, which "
+            f"has {', '.join(known)}"
+        )
+    banks = load_banks(loaded)
+    if not allow_shared_prompts:
+        check_participants(loaded, banks, n_participants)
+    designs = tuple(
+        design
+        for participant in range(1, n_participants + 1)
+        for design in draw_runs(
+            loaded,
+            banks,
+            participant=participant,
+            seed=seed,
+            allow_shared_prompts=allow_shared_prompts,
+            task_labels=task_labels,
+        )
+    )
+    return Scan(
+        paradigm=loaded,
+        paradigm_sha256=paradigm_hash(loaded, banks),
+        designs=designs,
+        calibration=draw_calibration(loaded, banks, seed=seed),
+        t_r=repetition_time(designs) if t_r is None else t_r,
+        seed=seed,
+        allow_shared_prompts=allow_shared_prompts,
+    )
+
+
+def record(
+    bids_dir: str | Path,
+    *,
+    model: str | Path = "embedded",
+    revision: str | None = None,
+    trust_remote_code: bool = False,
+    device: str = "auto",
+    dtype: str = "auto",
+    sites: Sequence[str] = ("all",),
+    paradigm: str | Path = "off_on_off",
+    n_participants: int = 8,
+    task_labels: Sequence[str] | None = None,
+    seed: int = 0,
+    t_r: float | None = None,
+    batch_size: int | None = None,
+    keep_first: bool = False,
+    allow_shared_prompts: bool = False,
+    volume_dtype: VolumeDtype = "int16",
+    compress: bool = True,
+    hrf_model: str | None = None,
+    space_label: str | None = None,
+    authors: Sequence[str] = (),
+    progress: bool = True,
+    answers: Answers | None = None,
+) -> Dataset:
+    """Scan a model: write a BIDS dataset, go on with one, or add participants to it.
+
+    Parameters
+    ----------
+    bids_dir : str or Path
+        Folder of the dataset: new, empty, or one of ours that was recorded with the same settings.
+    model : str or Path
+        Hub name, local folder, GGUF file, or ``"embedded"`` (SmolLM2-135M-Instruct).
+    revision : str, optional
+        Branch, tag or commit of a hub model.
+    trust_remote_code : bool
+        Run code that a hub model brings along. Recorded in the dataset.
+    device, dtype : str
+        As :func:`llm2bids.model.load.load_model` takes them.
+    sites : sequence of str
+        Modules to record: ``"all"``, ``"residual"``, ``"attention"``, ``"mlp"``, or patterns.
+    paradigm, n_participants, task_labels, seed, t_r, allow_shared_prompts
+        As in :func:`draw_scan`.
+    batch_size : int, optional
+        Prompts that run together.
+    keep_first : bool
+        Record the first generated token of each prompt too (DESIGN: it reads the prompt).
+    volume_dtype : {"int16", "float32"}
+        Calibrated counts rounded to integers, or without loss.
+    compress : bool
+        Write ``.nii.gz`` rather than ``.nii``.
+    hrf_model : {None, "spm", "glover"}
+        Convolve the values in time with a haemodynamic response before they are written.
+    space_label : str, optional
+        Label of the space; by default from the model's name.
+    authors : sequence of str
+        Authors of the dataset.
+    progress : bool
+        Show a progress bar on the standard error stream.
+    answers : Answers, optional
+        Given answers, which the model reads instead of generating its own.
+
+    Returns
+    -------
+    Dataset
+        The dataset, opened.
+
+    Raises
+    ------
+    UsageError, ParadigmError, ModelError, RecordingError, DatasetError
+        If an argument, the paradigm, the model, a run or the folder is not usable. Runs that were
+        finished before stay.
+    """
+    bids_dir = Path(bids_dir)
+    scan = draw_scan(
+        paradigm,
+        n_participants=n_participants,
+        task_labels=task_labels,
+        seed=seed,
+        t_r=t_r,
+        allow_shared_prompts=allow_shared_prompts,
+    )
+    DatasetWriter.check_target(bids_dir)
+    loaded, chosen = _load(
+        model,
+        sites=sites,
+        revision=revision,
+        trust_remote_code=trust_remote_code,
+        device=device,
+        dtype=dtype,
+    )
+    _check_lengths(loaded, scan, keep_first=keep_first)
+    settings = _settings(
+        scan,
+        loaded,
+        chosen,
+        keep_first=keep_first,
+        volume_dtype=volume_dtype,
+        compress=compress,
+        hrf_model=hrf_model,
+        space_label=space_label or loaded.label,
+        answers_sha256=answers.sha256 if answers else None,
+    )
+
+    def take(design: RunDesign, on_token: Callable[[int], None]) -> Recording:
+        options: dict[str, Any] = {
+            "keep_first": keep_first,
+            "batch_size": batch_size,
+            "on_token": on_token,
+        }
+        if answers is None:
+            return record_run(loaded, design, chosen, **options)
+        return replay_run(loaded, design, chosen, answers.of_run(design), **options)
+
+    with _open_writer(
+        bids_dir, scan, loaded, chosen, settings, authors=authors, batch_size=batch_size,
+        progress=progress,
+    ) as writer:  # fmt: skip
+        _write_runs(writer, scan, take, progress=progress)
+    return open_dataset(bids_dir)
+
+
+def replay(bids_dir: str | Path, *, transcripts: str | Path, **options: Any) -> Dataset:
+    """Scan a model on given answers (teacher-forced): one forward pass for each batch.
+
+    Parameters
+    ----------
+    bids_dir : str or Path
+        Folder of the dataset.
+    transcripts : str or Path
+        TSV with the columns ``prompt_id`` and ``answer`` (text), or ``prompt_id``, ``position``
+        and ``token_id``; or a dataset of ours, whose own transcripts are taken.
+    **options
+        As :func:`record` takes them.
+
+    Returns
+    -------
+    Dataset
+        The dataset, opened.
+
+    Raises
+    ------
+    Llm2bidsError
+        As :func:`record`; also if the table lacks a column or an answer to a prompt.
+    """
+    return record(bids_dir, answers=read_answers(Path(transcripts)), **options)
+
+
+def _load(
+    model: str | Path, *, sites: Sequence[str], **options: Any
+) -> tuple["LoadedModel", tuple["Site", ...]]:
+    from llm2bids.model.load import load_model
+    from llm2bids.model.sites import find_sites, select_sites
+
+    began = time.perf_counter()
+    loaded = load_model(str(model), **options)
+    chosen = select_sites(find_sites(loaded), sites)
+    n_units = sum(site.width for site in chosen)
+    log.info(
+        "%s on %s (%s): %d sites, %s units, loaded in %.1f s",
+        loaded.name,
+        loaded.device,
+        loaded.dtype,
+        len(chosen),
+        f"{n_units:,}",
+        time.perf_counter() - began,
+    )
+    return loaded, chosen
+
+
+def _check_lengths(loaded: "LoadedModel", scan: Scan, *, keep_first: bool) -> None:
+    """Refuse a prompt that does not fit the model's context before anything is recorded."""
+    prompts = {p.prompt_id: p for p in scan.calibration}
+    prompts |= {t.prompt.prompt_id: t.prompt for design in scan.designs for t in design.trials}
+    n_tokens = scan.paradigm.tokens_per_prompt + first_step(keep_first)
+    prompt_tokens(loaded, list(prompts.values()), n_tokens=n_tokens)
+
+
+def _settings(
+    scan: Scan, loaded: "LoadedModel", sites: Sequence["Site"], **others: Any
+) -> dict[str, Any]:
+    """What must not change within a dataset."""
+    return {
+        "model": loaded.name,
+        "revision": loaded.revision,
+        "weights_sha256": loaded.weights_sha256,
+        "trust_remote_code": loaded.trust_remote_code,
+        "dtype": loaded.dtype,
+        "device": loaded.device,
+        "sites": [site.name for site in sites],
+        "paradigm": scan.paradigm.name,
+        "paradigm_sha256": scan.paradigm_sha256,
+        "seed": scan.seed,
+        "t_r": scan.t_r,
+        "allow_shared_prompts": scan.allow_shared_prompts,
+        **others,
+    }
+
+
+def _open_writer(
+    bids_dir: Path,
+    scan: Scan,
+    loaded: "LoadedModel",
+    sites: Sequence["Site"],
+    settings: Mapping[str, Any],
+    *,
+    authors: Sequence[str],
+    batch_size: int | None,
+    progress: bool,
+) -> DatasetWriter:
+    if is_dataset(bids_dir):
+        return DatasetWriter.open(bids_dir, settings=settings)
+    from llm2bids.model.weights import weight_norms
+
+    n_volumes = len(scan.calibration) * scan.paradigm.tokens_per_prompt
+    with _bar(n_volumes, "calibration", progress) as bar:
+        calibration = calibrate(
+            loaded,
+            scan.calibration,
+            sites,
+            tokens_per_prompt=scan.paradigm.tokens_per_prompt,
+            sampling=scan.paradigm.sampling,
+            seed=derive_seed(scan.seed, "calibration"),
+            batch_size=batch_size,
+            keep_first=bool(settings["keep_first"]),
+            on_token=bar.update,
+        )
+    space = build_space(
+        sites,
+        label=str(settings["space_label"]),
+        model_name=loaded.name,
+        weights_sha256=loaded.weights_sha256,
+    )
+    return DatasetWriter.create(
+        bids_dir,
+        space=space,
+        calibration=calibration,
+        paradigm=scan.paradigm,
+        settings=settings,
+        weight_norms=weight_norms(loaded, sites),
+        authors=authors,
+    )
+
+
+def _write_runs(
+    writer: DatasetWriter,
+    scan: Scan,
+    take: Callable[[RunDesign, Callable[[int], None]], Recording],
+    *,
+    progress: bool,
+) -> None:
+    """Record what is missing; a run is written while the next one is recorded."""
+    missing = [design for design in scan.designs if not writer.has_run(design)]
+    if done := len(scan.designs) - len(missing):
+        log.info("%d of %d runs are there already", done, len(scan.designs))
+    if sharing := share_prompts(scan.designs):
+        _say_sharing(sharing)
+    last = {design.participant_label: design for design in scan.designs}
+    total = sum(design.n_volumes for design in missing)
+    with _bar(total, "recording", progress) as bar, _Background() as background:
+        for design in scan.designs:
+            if not writer.has_run(design):
+                bar.set_description(f"sub-{design.participant_label} task-{design.task}")
+                recording = take(design, bar.update)
+                background.submit(writer.write_run, recording, t_r=scan.t_r)
+                del recording
+            if last[design.participant_label] is design:
+                background.submit(writer.finish_participant, design.participant_label)
+
+
+class _Background(AbstractContextManager["_Background"]):
+    """One thread that works on one thing at a time; an error there stops the next submission."""
+
+    def __init__(self) -> None:
+        self._pool = ThreadPoolExecutor(max_workers=1, thread_name_prefix="llm2bids-write")
+        self._pending: Future[Any] | None = None
+
+    def submit(self, work: Callable[..., Any], *args: Any, **kwargs: Any) -> None:
+        """Wait for the work before, then begin the next."""
+        self.wait()
+        self._pending = self._pool.submit(work, *args, **kwargs)
+
+    def wait(self) -> None:
+        """Wait for the work that was begun, and raise its error."""
+        pending, self._pending = self._pending, None
+        if pending is not None:
+            pending.result()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        try:
+            # a run that was recorded is kept, also when the next one fails or is interrupted
+            self.wait()
+        finally:
+            self._pool.shutdown(wait=True)
+
+
+def _bar(total: int, description: str, progress: bool) -> "tqdm[Any]":
+    return tqdm(
+        total=total,
+        desc=description,
+        unit="tok",
+        disable=not progress or total == 0,
+        file=sys.stderr,
+        dynamic_ncols=True,
+        smoothing=0.1,
+    )
