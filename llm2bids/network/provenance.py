@@ -222,7 +222,9 @@ def require_disjoint(
     return shared
 
 
-def require_apart(parts: Sequence[Provenance], *, what: str) -> None:
+def require_apart(
+    parts: Sequence[Provenance], *, what: str, allow_circular: bool = False
+) -> Provenance:
     """Refuse to measure agreement between participants who share prompts, or are alone.
 
     Parameters
@@ -231,6 +233,13 @@ def require_apart(parts: Sequence[Provenance], *, what: str) -> None:
         One for each participant.
     what : str
         Name of the measure, for the message.
+    allow_circular : bool, default=False
+        Go on with shared prompts all the same; put what is returned on the result.
+
+    Returns
+    -------
+    Provenance
+        The prompts that two or more share; empty (false) where all is well.
 
     Raises
     ------
@@ -241,14 +250,16 @@ def require_apart(parts: Sequence[Provenance], *, what: str) -> None:
         raise NetworkError(
             f"{what}: found {len(parts)} participant; expected two or more; record more"
         )
-    for one, two in combinations(parts, 2):
-        shared = one.overlap(two).prompts
-        if shared:
-            raise NetworkError(
-                f"{what}: participants {', '.join(sorted(one.participants))} and "
-                f"{', '.join(sorted(two.participants))} share {_name('prompts', shared)}, and so "
-                "their errors; expected none; record without --allow-shared-prompts"
-            )
+    return Provenance.union(
+        require_disjoint(
+            one,
+            two,
+            what=f"{what} ({' and '.join(sorted(one.participants | two.participants))})",
+            allow_circular=allow_circular,
+            levels=("prompts",),
+        )
+        for one, two in combinations(parts, 2)
+    )
 
 
 def circularity_note(shared: Provenance) -> str:

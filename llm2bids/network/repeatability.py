@@ -54,6 +54,8 @@ class SplitHalf:
         Share of the units that Dice compares.
     n_participants : int
         Participants of both halves together.
+    shared : Provenance
+        Prompts that participants share (with ``allow_circular``), empty where none.
     provenance : Provenance
         What the maps were made from.
     """
@@ -70,6 +72,7 @@ class SplitHalf:
     dice_high: Floats
     share: float
     n_participants: int
+    shared: Provenance
     provenance: Provenance
 
     @property
@@ -109,6 +112,7 @@ def split_participants(
     n_splits: int = 35,
     confidence: float = 0.95,
     seed: int = 0,
+    allow_circular: bool = False,
 ) -> SplitHalf:
     """Compare the group maps of two halves of the participants.
 
@@ -126,6 +130,8 @@ def split_participants(
         Coverage of the intervals, which are jackknifed over participants (NaN below three).
     seed : int, default=0
         Seed of the halves.
+    allow_circular : bool, default=False
+        Go on where participants share prompts, and say so on the result.
 
     Returns
     -------
@@ -138,9 +144,10 @@ def split_participants(
         If there is one participant only, or two participants share prompts.
     """
     n_participants = len(effects.participants)
-    require_apart(
+    shared = require_apart(
         [effects.provenance_of([index]) for index in range(n_participants)],
         what="split halves of participants",
+        allow_circular=allow_circular,
     )
     deleted = [None, *range(n_participants)] if n_participants > 2 else [None]
     measured = []
@@ -160,6 +167,7 @@ def split_participants(
         tasks=effects.tasks,
         share=share,
         n_participants=n_participants,
+        shared=shared,
         provenance=effects.provenance,
         **_summarise(r, common, confidence),
     )
@@ -173,6 +181,7 @@ def split_prompts(
     n_splits: int = 20,
     confidence: float = 0.95,
     seed: int = 0,
+    allow_circular: bool = False,
 ) -> SplitHalf:
     """Compare the group maps of two halves of every participant's prompts.
 
@@ -183,7 +192,7 @@ def split_prompts(
     ----------
     means : PromptMeans
         Maps of the prompts, of at least two participants.
-    share, two_sided, confidence, seed
+    share, two_sided, confidence, seed, allow_circular
         As in `split_participants`.
     n_splits : int, default=20
         Number of random halves.
@@ -200,17 +209,19 @@ def split_prompts(
         prompts of a kind.
     """
     rng = np.random.default_rng(seed)
-    twice = pd.Series(means.prompt_ids)[pd.Series(means.prompt_ids).duplicated()]
+    shown = pd.DataFrame({"who": means.participants, "prompt": means.prompt_ids})
+    twice = shown[shown.duplicated()]
     if len(twice):
         raise NetworkError(
-            f"split halves of prompts: prompt {twice.iloc[0]} was shown more than once "
-            f"({twice.nunique()} such prompts), so halves would share it; expected prompts that "
-            "are each shown once; record without --allow-shared-prompts"
+            f"split halves of prompts: sub-{twice['who'].iloc[0]} saw prompt "
+            f"{twice['prompt'].iloc[0]} more than once ({len(twice)} such cases), so that halves "
+            "would share it; expected every prompt once; record without --allow-shared-prompts"
         )
     _, participants, tasks = effect_weights(means)
-    require_apart(
+    shared = require_apart(
         [means.provenance(means.participants == name) for name in participants],
         what="split halves of prompts",
+        allow_circular=allow_circular,
     )
     deleted = [None, *range(len(participants))] if len(participants) > 2 else [None]
     r = [np.empty((n_splits, len(tasks))) for _ in deleted]
@@ -230,6 +241,7 @@ def split_prompts(
         tasks=tasks,
         share=share,
         n_participants=len(participants),
+        shared=shared,
         provenance=means.provenance(),
         **_summarise(r, common, confidence),
     )

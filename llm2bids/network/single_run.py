@@ -32,6 +32,8 @@ class SingleRun:
     other_tasks_r : ndarray of float64, shape (n_tasks,)
         Mean correlation with other participants' maps of the other tasks: what of `mean_r` is not
         specific to the task. NaN with one task.
+    shared : Provenance
+        Prompts that participants share (with ``allow_circular``), empty where none.
     provenance : Provenance
         What the maps were made from.
     """
@@ -43,10 +45,13 @@ class SingleRun:
     r_low: Floats
     r_high: Floats
     other_tasks_r: Floats
+    shared: Provenance
     provenance: Provenance
 
 
-def single_run(effects: TaskEffects, *, confidence: float = 0.95) -> SingleRun:
+def single_run(
+    effects: TaskEffects, *, confidence: float = 0.95, allow_circular: bool = False
+) -> SingleRun:
     """Correlate the single maps of different participants.
 
     Parameters
@@ -55,6 +60,8 @@ def single_run(effects: TaskEffects, *, confidence: float = 0.95) -> SingleRun:
         Effect maps of at least two participants.
     confidence : float, default=0.95
         Coverage of the intervals, which are jackknifed over participants (NaN below three).
+    allow_circular : bool, default=False
+        Go on where participants share prompts, and say so on the result.
 
     Returns
     -------
@@ -67,9 +74,10 @@ def single_run(effects: TaskEffects, *, confidence: float = 0.95) -> SingleRun:
         If there is one participant only, or two participants share prompts.
     """
     n_participants, n_tasks, n_units = effects.effects.shape
-    require_apart(
+    shared = require_apart(
         [effects.provenance_of([index]) for index in range(n_participants)],
         what="correlation between participants",
+        allow_circular=allow_circular,
     )
     n_maps = n_participants * n_tasks
     gram = gram_matrix(effects.effects.reshape(n_maps, n_units))
@@ -104,5 +112,6 @@ def single_run(effects: TaskEffects, *, confidence: float = 0.95) -> SingleRun:
         r_low=low,
         r_high=high,
         other_tasks_r=np.array(others, dtype=np.float64),
+        shared=shared,
         provenance=effects.provenance,
     )
