@@ -61,6 +61,8 @@ def scan() -> argparse.ArgumentParser:
         metavar="LABEL",
         help="record only this task of the paradigm; repeatable",
     )
+    group.add_argument("--prompts-per-block", type=int, metavar="N", help="default: the paradigm's")
+    group.add_argument("--tokens-per-prompt", type=int, metavar="N", help="default: the paradigm's")
     group.add_argument("--seed", type=int, default=0, help="one seed for everything (default 0)")
     group.add_argument(
         "--tr", default="auto", metavar="SECONDS", help="RepetitionTime; auto = a power of two"

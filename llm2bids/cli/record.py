@@ -1,6 +1,7 @@
 """``llm2bids record``: the scanner."""
 
 import argparse
+from typing import Any
 
 from llm2bids.cli import options
 from llm2bids.exceptions import UsageError
@@ -47,7 +48,7 @@ def repetition_time(text: str) -> float | None:
     return t_r
 
 
-def scan_options(args: argparse.Namespace) -> dict[str, object]:
+def scan_options(args: argparse.Namespace) -> dict[str, Any]:
     """Options of `options.model` and `options.scan` as arguments of the Python verbs."""
     return {
         "model": args.model,
@@ -58,6 +59,8 @@ def scan_options(args: argparse.Namespace) -> dict[str, object]:
         "sites": tuple(args.sites or ("all",)),
         "paradigm": args.paradigm,
         "task_labels": tuple(args.task) if args.task else None,
+        "prompts_per_block": args.prompts_per_block,
+        "tokens_per_prompt": args.tokens_per_prompt,
         "seed": args.seed,
         "t_r": repetition_time(args.tr),
         "batch_size": args.batch_size,

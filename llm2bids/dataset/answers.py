@@ -1,0 +1,133 @@
+"""Given answers for a replay: a table of texts or tokens, by prompt."""
+
+import hashlib
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import pandas as pd
+
+from llm2bids.exceptions import DatasetError
+from llm2bids.paradigm.design import RunDesign
+
+
+@dataclass(frozen=True, kw_only=True)
+class Answers:
+    """An answer to each prompt.
+
+    Parameters
+    ----------
+    by_prompt : mapping of str to str or tuple of int
+        Text, or token ids, of the answer to each prompt.
+    sha256 : str
+        Hash of the table, kept with the dataset.
+    source : str
+        Name of the file, for messages.
+    """
+
+    by_prompt: Mapping[str, str | tuple[int, ...]]
+    sha256: str
+    source: str
+
+    def of_run(self, design: RunDesign) -> list[str] | list[Sequence[int]]:
+        """Give the answers to the trials of a run, in order.
+
+        Parameters
+        ----------
+        design : RunDesign
+            The run.
+
+        Returns
+        -------
+        list
+            One text, or one sequence of token ids, for each trial.
+
+        Raises
+        ------
+        DatasetError
+            If a prompt has no answer.
+        """
+        ids = [trial.prompt.prompt_id for trial in design.trials]
+        missing = [prompt_id for prompt_id in ids if prompt_id not in self.by_prompt]
+        if missing:
+            raise DatasetError(
+                f"{self.source}: no answer to {len(missing)} of the {len(ids)} prompts of "
+                f"sub-{design.participant_label} task-{design.task}, among them {missing[0]}; add "
+                "them, or replay fewer participants or tasks"
+            )
+        return [self.by_prompt[prompt_id] for prompt_id in ids]  # type: ignore[return-value]
+
+
+def read_answers(path: Path) -> Answers:
+    """Read a table of answers.
+
+    Parameters
+    ----------
+    path : Path
+        Tab-separated, UTF-8, with a header: ``prompt_id`` and ``answer`` (text), or ``prompt_id``,
+        ``position`` and ``token_id`` (one row for each token, as in the transcripts of a dataset of
+        ours). A folder: all transcripts of the dataset in it.
+
+    Returns
+    -------
+    Answers
+        The answers.
+
+    Raises
+    ------
+    DatasetError
+        If there is no such file, it is not such a table, or it answers a prompt twice in different
+        words.
+    """
+    files = sorted(path.glob("derivatives/llm2bids/sub-*/func/*_desc-transcript_*.tsv"))
+    if not path.is_dir():
+        files = [path]
+    elif not files:
+        raise DatasetError(f"{path}: no transcripts in this folder; expected a dataset of ours")
+    by_prompt: dict[str, str | tuple[int, ...]] = {}
+    digest = hashlib.sha256()
+    for file in files:
+        digest.update(_read_bytes(file))
+        for prompt_id, answer in _answers(file).items():
+            if by_prompt.setdefault(prompt_id, answer) != answer:
+                raise DatasetError(
+                    f"{file}: prompt {prompt_id} has two different answers; a replay needs one for "
+                    "each prompt"
+                )
+    return Answers(by_prompt=by_prompt, sha256=digest.hexdigest(), source=str(path))
+
+
+def _read_bytes(file: Path) -> bytes:
+    try:
+        return file.read_bytes()
+    except OSError as error:
+        raise DatasetError(
+            f"{file}: cannot be read ({error.strerror}); expected a TSV of answers"
+        ) from None
+
+
+def _answers(file: Path) -> dict[str, str | tuple[int, ...]]:
+    try:
+        table = pd.read_csv(file, sep="\t", dtype={"prompt_id": str, "answer": str}, na_values=["n/a"],
+                            keep_default_na=False)  # fmt: skip
+    except (ValueError, pd.errors.ParserError) as error:
+        raise DatasetError(f"{file}: not a tab-separated table in UTF-8 ({error})") from None
+    if {"prompt_id", "position", "token_id"} <= set(table.columns):
+        ordered = table.sort_values(["prompt_id", "position"], kind="stable")
+        if ordered.duplicated(["prompt_id", "position"]).any():
+            twice = ordered.loc[ordered.duplicated(["prompt_id", "position"]), "prompt_id"].iloc[0]
+            raise DatasetError(f"{file}: prompt {twice} has two tokens at one position")
+        grouped = ordered.groupby("prompt_id")["token_id"]
+        return {str(prompt_id): tuple(map(int, tokens)) for prompt_id, tokens in grouped}
+    if {"prompt_id", "answer"} <= set(table.columns):
+        twice = table.loc[table["prompt_id"].duplicated(), "prompt_id"]
+        if len(twice):
+            raise DatasetError(f"{file}: prompt {twice.iloc[0]} is answered twice")
+        empty = table.loc[table["answer"].isna() | (table["answer"] == ""), "prompt_id"]
+        if len(empty):
+            raise DatasetError(f"{file}: the answer to prompt {empty.iloc[0]} is empty")
+        return dict(zip(table["prompt_id"], table["answer"], strict=True))
+    raise DatasetError(
+        f"{file}: found the columns {', '.join(map(str, table.columns))}; expected prompt_id and "
+        "answer, or prompt_id, position and token_id"
+    )
