@@ -54,13 +54,14 @@ class SiteTable:
         return sum(site.width for site in self.sites)
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class _Call:
     """What one call of a module returned."""
 
     shape: tuple[int, ...]
     floating: bool
-    same_for_any_text: bool
+    alike: bool
+    constant: bool
     address: int
 
 
@@ -105,7 +106,9 @@ def find_sites(loaded: LoadedModel) -> SiteTable:
     found: list[Site] = []
     heads: tuple[Site, ...] = ()
     leaves = {
-        name: calls[name] for name in candidates if next(candidates[name].children(), None) is None
+        name: noted
+        for name, noted in calls.items()
+        if next(candidates[name].children(), None) is None
     }
     for name in order + [name for name in candidates if name not in calls]:
         module = candidates[name]
@@ -317,13 +320,15 @@ def _probe_tokens(loaded: LoadedModel) -> Tensor:
 
 
 def _describe(tensor: Tensor | None) -> _Call | None:
-    if tensor is None:
+    if tensor is None or tensor.dim() == 0:
         return None
-    same = False
-    if tensor.dim() > 1 and tensor.shape[0] == N_PROMPTS and tensor.is_floating_point():
-        first = tensor.flatten()[0]
-        same = bool((tensor[0] == tensor[1]).all()) and not bool((tensor == first).all())
-    return _Call(tuple(tensor.shape), tensor.is_floating_point(), same, tensor.data_ptr())
+    return _Call(
+        shape=tuple(tensor.shape),
+        floating=tensor.is_floating_point(),
+        alike=len(tensor) == N_PROMPTS and bool((tensor[0] == tensor[1]).all()),
+        constant=tensor.numel() > 0 and bool((tensor == tensor.flatten()[0]).all()),
+        address=tensor.data_ptr(),
+    )
 
 
 def _judge(
@@ -349,7 +354,8 @@ def _judge(
     if isinstance(found, str):
         return found
     owns = next(module.parameters(), None) is not None
-    if not owns and all(call.same_for_any_text for call in seen):
+    varies = not all(call.constant for call in seen)
+    if not owns and varies and all(call.alike for call in seen):
         return "a table of positions: the same for any text"
     return found
 

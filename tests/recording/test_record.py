@@ -1,0 +1,346 @@
+"""What is recorded is what the model computes on the finished text."""
+
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+
+from llm2bids.exceptions import RecordingError, UsageError
+from llm2bids.model.sites import find_sites, select_sites
+from llm2bids.paradigm.task import Sampling
+from llm2bids.recording import batches
+from llm2bids.recording.record import record_run
+
+ARCHITECTURES = (
+    "llama",
+    "opt",
+    "gpt2",
+    "gpt_neox",
+    "qwen3",
+    "gemma",
+    "mamba",
+    "mixtral",
+    "qwen3_moe",
+)
+
+
+def plain_forward(loaded, token_ids, sites):
+    """Outputs of every site at every position of one text: no padding, no cache, no generate."""
+    outputs = {}
+    handles = [
+        loaded.model.get_submodule(site.name).register_forward_hook(
+            lambda module, args, output, name=site.name: outputs.update(
+                {name: output[0] if isinstance(output, tuple) else output}
+            )
+        )
+        for site in sites
+    ]
+    with torch.no_grad():
+        logits = loaded.model(torch.tensor([token_ids]), use_cache=False).logits[0]
+    for handle in handles:
+        handle.remove()
+    columns = [outputs[site.name].reshape(len(token_ids), site.width) for site in sites]
+    return torch.cat(columns, dim=1).numpy(), logits.double()
+
+
+def assert_equals_plain_forward(loaded, recording, sites, *, first):
+    """Compare values, surprisal and entropy of each trial with a plain forward pass."""
+    values = recording.values.reshape(len(recording.design.trials), -1, recording.values.shape[1])
+    for index, trial in enumerate(recording.design.trials):
+        rows = recording.tokens[recording.tokens.trial == index]
+        prompt = loaded.tokenizer(trial.prompt.text)["input_ids"]
+        text = [*prompt, *rows.token_id]
+        expected, logits = plain_forward(loaded, text, sites)
+        producing = np.arange(len(prompt) - 1, len(text) - 1)
+        scale = np.abs(expected).max()
+        np.testing.assert_allclose(
+            values[index], expected[producing[first:]], rtol=2e-4, atol=1e-5 * scale
+        )
+        log_p = torch.log_softmax(logits[producing], dim=-1) / np.log(2)
+        token_ids = torch.tensor(rows.token_id.to_numpy())
+        np.testing.assert_allclose(
+            rows.surprisal, -log_p.gather(1, token_ids[:, None])[:, 0], rtol=1e-3, atol=1e-3
+        )
+        entropy = -(log_p.exp2() * log_p).sum(dim=1)
+        np.testing.assert_allclose(rows.entropy, entropy, rtol=1e-3, atol=1e-3)
+
+
+@pytest.mark.parametrize("architecture", ARCHITECTURES)
+@pytest.mark.parametrize("keep_first", [False, True])
+def test_values_equal_a_plain_forward_pass(architecture, keep_first, tiny_loaded, design_of):
+    loaded = tiny_loaded(architecture)
+    table = find_sites(loaded)
+    sites = (*table.sites, *table.head)
+    design = design_of()
+    recording = record_run(loaded, design, sites, keep_first=keep_first, batch_size=4)
+    assert recording.values.shape == (design.n_volumes, sum(site.width for site in sites))
+    assert recording.values.dtype == np.float32
+    assert_equals_plain_forward(loaded, recording, sites, first=0 if keep_first else 1)
+
+
+@pytest.mark.slow
+def test_galactica_125m_shape(tmp_path, tiny_model_dir, monkeypatch, design_of):
+    """OPT as facebook/galactica-125m states it: 12 layers, 768 wide, 12 heads, vocabulary 50,000,
+    context 2,048, gelu; biases and affine layer norms as OPT has them by default."""
+    import transformers
+
+    from llm2bids.model.load import load_model
+    pass
+
+    config = transformers.OPTConfig(
+        vocab_size=50000,
+        hidden_size=768,
+        word_embed_proj_dim=768,
+        ffn_dim=3072,
+        num_hidden_layers=12,
+        num_attention_heads=12,
+        max_position_embeddings=2048,
+        activation_function="gelu",
+        bos_token_id=0,
+        pad_token_id=1,
+        eos_token_id=2,
+    )
+    with torch.random.fork_rng():
+        torch.manual_seed(3)
+        transformers.AutoModelForCausalLM.from_config(config).save_pretrained(tmp_path)
+    save_tiny_tokenizer(tmp_path)
+    monkeypatch.setenv("LLM2BIDS_CACHE", str(tmp_path / "cache"))
+    loaded = load_model(tmp_path, device="cpu")
+    sites = find_sites(loaded).sites
+    per_layer = 768 * 8 + 3072 * 2  # two norms, q, k, v, out, fc2, residual; fc1, gelu
+    assert sum(site.width for site in sites) == 12 * per_layer + 3 * 768
+    assert loaded.max_length == 2048
+    recording = record_run(loaded, design_of(tokens_per_prompt=3), sites)
+    assert_equals_plain_forward(loaded, recording, sites, first=1)
+
+
+@pytest.fixture
+def llama(tiny_loaded):
+    return tiny_loaded("llama")
+
+
+@pytest.fixture
+def sites(llama):
+    return select_sites(find_sites(llama), ["mlp", "residual"])
+
+
+def test_tokens_do_not_depend_on_the_batch_size(llama, sites, design_of):
+    whole = record_run(llama, design_of(), sites)
+    for batch_size in (1, 3):
+        split = record_run(llama, design_of(), sites, batch_size=batch_size)
+        assert split.tokens.token_id.tolist() == whole.tokens.token_id.tolist()
+        np.testing.assert_allclose(split.values, whole.values, rtol=1e-4, atol=1e-4)
+
+
+def test_the_same_seed_gives_the_same_bytes_and_another_seed_differs(llama, sites, design_of):
+    first, again = (record_run(llama, design_of(), sites) for _ in range(2))
+    assert first.values.tobytes() == again.values.tobytes()
+    pd.testing.assert_frame_equal(first.tokens, again.tokens)
+    other = record_run(llama, design_of(seed=12), sites)
+    assert other.tokens.token_id.tolist() != first.tokens.token_id.tolist()
+
+
+def test_global_random_state_is_neither_used_nor_changed(llama, sites, design_of):
+    torch.manual_seed(1)
+    before = torch.random.get_rng_state()
+    first = record_run(llama, design_of(), sites)
+    assert torch.equal(torch.random.get_rng_state(), before)
+    torch.manual_seed(2)
+    again = record_run(llama, design_of(), sites)
+    assert first.tokens.token_id.tolist() == again.tokens.token_id.tolist()
+
+
+@pytest.mark.parametrize(("keep_first", "n_tokens"), [(False, 6), (True, 5)])
+def test_token_table(llama, sites, design_of, keep_first, n_tokens):
+    design = design_of()
+    recording = record_run(llama, design, sites, keep_first=keep_first)
+    tokens = recording.tokens
+    assert list(tokens.columns) == [
+        "volume",
+        "trial",
+        "block",
+        "trial_type",
+        "prompt_id",
+        "position",
+        "token_id",
+        "token",
+        "surprisal",
+        "entropy",
+        "prompt_tokens",
+    ]
+    assert len(tokens) == len(design.trials) * n_tokens
+    assert tokens.volume.dropna().tolist() == list(range(design.n_volumes))
+    assert tokens.volume.isna().sum() == (0 if keep_first else len(design.trials))
+    assert tokens.position.tolist() == list(range(n_tokens)) * len(design.trials)
+    assert tokens[tokens.prompt_id == "p4"].trial_type.unique().tolist() == ["fossils"]
+    assert tokens[tokens.prompt_id == "p0"].trial_type.isna().all()
+    assert tokens[tokens.trial == 1].prompt_tokens.iloc[0] == len(
+        llama.tokenizer(design.trials[1].prompt.text)["input_ids"]
+    )
+    assert tokens.token[0] == llama.tokenizer.decode([tokens.token_id[0]])
+    assert (tokens.surprisal >= 0).all() and (tokens.entropy > 0).all()
+
+
+def test_provenance_says_how(llama, sites, design_of):
+    said = record_run(llama, design_of(), sites, batch_size=3).provenance
+    assert said["method"] == "record"
+    assert said["batch_size"] == 3
+    assert said["keep_first"] is False
+    assert said["seed"] == 11
+    assert said["dtype"] == "float32"
+    assert said["versions"]["torch"] == torch.__version__
+    assert said["n_tokens"] == 7 * 6
+
+
+def test_end_of_text_and_unknown_tokens_never_come(llama, sites, design_of):
+    design = design_of(tokens_per_prompt=40, sampling=Sampling(temperature=50.0))
+    tokens = record_run(llama, design, sites[:1]).tokens
+    assert 2 not in tokens.token_id.tolist()
+    assert tokens.token_id.max() < len(llama.tokenizer)
+    assert tokens.token_id.nunique() > 100
+
+
+def test_greedy_takes_the_most_probable_token(llama, sites, design_of):
+    design = design_of(sampling=Sampling(do_sample=False), texts=["The fossil of a"])
+    tokens = record_run(llama, design, sites).tokens
+    text = llama.tokenizer("The fossil of a")["input_ids"]
+    for token in tokens.token_id:
+        logits = llama.model(torch.tensor([text])).logits[0, -1]
+        logits[2] = -torch.inf
+        assert int(logits[: len(llama.tokenizer)].argmax()) == token
+        text.append(token)
+
+
+def test_carried_context_is_one_text(llama, design_of):
+    sites = find_sites(llama).sites
+    design = design_of(texts=("The", "A scan of", "x y"), context="carry", tokens_per_prompt=4)
+    seen = []
+    recording = record_run(llama, design, sites, on_token=seen.append)
+    assert sum(seen) == design.n_volumes
+    text: list[int] = []
+    for index, trial in enumerate(design.trials):
+        lead = "\n\n" if text else ""
+        text += llama.tokenizer(lead + trial.prompt.text)["input_ids"]
+        rows = recording.tokens[recording.tokens.trial == index]
+        assert rows.prompt_tokens.iloc[0] == len(text)
+        expected, _ = plain_forward(llama, [*text, *rows.token_id], sites)
+        np.testing.assert_allclose(
+            recording.values[index * 4 : index * 4 + 4],
+            expected[len(text) : len(text) + 4],
+            rtol=2e-4,
+            atol=1e-4,
+        )
+        text += rows.token_id.tolist()
+
+
+def test_carried_context_that_grows_too_long_is_an_error(llama, sites, design_of):
+    design = design_of(context="carry", tokens_per_prompt=20)
+    with pytest.raises(RecordingError, match=r"prompt p\d \(trial \d, carried\).*128 tokens"):
+        record_run(llama, design, sites)
+
+
+def test_prompt_longer_than_the_context(llama, sites, design_of):
+    design = design_of(texts=("The", "bread " * 200))
+    with pytest.raises(RecordingError, match=r"prompt p1: \d+ tokens and 6 to generate exceed"):
+        record_run(llama, design, sites)
+
+
+def test_prompt_without_a_token(llama, sites, design_of):
+    with pytest.raises(RecordingError, match="prompt p0: text '': no token"):
+        record_run(llama, design_of(texts=("",)), sites)
+
+
+def test_batch_size_below_one(llama, sites, design_of):
+    with pytest.raises(UsageError, match="batch size 0"):
+        record_run(llama, design_of(), sites, batch_size=0)
+
+
+def test_values_that_are_not_finite_stop_the_run(tiny_model_dir, sites, design_of, monkeypatch):
+    from llm2bids.model.load import load_model
+
+    loaded = load_model(tiny_model_dir("llama"), device="cpu")
+    weight = loaded.model.get_submodule("model.layers.1.mlp.up_proj").weight
+    with torch.no_grad():
+        weight[3] = torch.nan
+    with pytest.raises(
+        RecordingError,
+        match=r"module model.layers.1.mlp.up_proj, unit 3: value nan at prompt p0, generated "
+        r"token 1 .*--dtype float32",
+    ):
+        record_run(loaded, design_of(), sites)
+
+
+def test_hooks_are_gone_after_a_run_and_after_an_error(llama, sites, design_of):
+    def stop(n_volumes):
+        raise KeyboardInterrupt
+
+    record_run(llama, design_of(), sites)
+    with pytest.raises(KeyboardInterrupt):
+        record_run(llama, design_of(), sites, on_token=stop)
+    assert not any(module._forward_hooks for module in llama.model.modules())
+
+
+def test_memory_error_halves_the_batch(llama, sites, design_of, monkeypatch):
+    """A model too large for three prompts: the third of a batch raises what the CPU raises."""
+    whole = record_run(llama, design_of(), sites)
+    embed = llama.model.get_input_embeddings()
+
+    def full(module, args):
+        if args[0].shape[0] > 2:
+            raise RuntimeError("[enforce fail] DefaultCPUAllocator: can't allocate memory")
+
+    handle = embed.register_forward_pre_hook(full)
+    seen = []
+    try:
+        halved = record_run(llama, design_of(), sites, batch_size=7, on_token=seen.append)
+    finally:
+        handle.remove()
+    assert halved.provenance["batch_size"] == 1
+    assert sum(seen) == halved.design.n_volumes
+    assert halved.tokens.token_id.tolist() == whole.tokens.token_id.tolist()
+
+
+def test_memory_error_of_a_single_prompt(llama, sites, design_of):
+    def full(module, args):
+        raise torch.OutOfMemoryError("CUDA out of memory")
+
+    handle = llama.model.get_input_embeddings().register_forward_pre_hook(full)
+    try:
+        with pytest.raises(RecordingError, match="not suffice even for one prompt.*--dtype"):
+            record_run(llama, design_of(), sites)
+    finally:
+        handle.remove()
+
+
+def test_progress_is_taken_back_when_a_batch_fails():
+    told = []
+    failed = []
+
+    def work(part, tell):
+        tell(part.stop - part.start)
+        if part.stop - part.start > 2:
+            failed.append(part)
+            raise MemoryError("full")
+        return part
+
+    size, done = batches.in_batches(7, work, batch_size=5, on_token=told.append)
+    assert (size, sum(told), len(failed)) == (2, 7, 1)
+    assert done == [slice(0, 2), slice(2, 4), slice(4, 6), slice(6, 7)]
+
+
+def test_large_but_finite_values_pass():
+    values = np.full((1, 1, 4), np.finfo(np.float32).max, dtype=np.float32)
+    batches.check_finite(values, (), ["p0"], 1)
+
+
+@pytest.mark.parametrize("dtype", ["bfloat16", "float16"])
+def test_half_precision_is_widened(tiny_model_dir, design_of, dtype):
+    from llm2bids.model.load import load_model
+
+    loaded = load_model(tiny_model_dir("gpt2"), device="cpu", dtype=dtype)
+    sites = find_sites(loaded).sites
+    recording = record_run(loaded, design_of(), sites)
+    assert loaded.dtype == dtype
+    assert recording.values.dtype == np.float32
+    narrow = torch.from_numpy(recording.values).to(getattr(torch, dtype)).float().numpy()
+    np.testing.assert_array_equal(narrow, recording.values)
