@@ -6,7 +6,7 @@ import numpy as np
 
 from llm2bids.exceptions import NetworkError
 from llm2bids.network.effects import TaskEffects
-from llm2bids.network.identify import Folds, check_folds, score_folds, split_folds
+from llm2bids.network.folds import Folds, check_folds, score_folds, split_folds
 from llm2bids.network.provenance import Provenance
 from llm2bids.network.similarity import Floats, gram_matrix
 

@@ -10,13 +10,8 @@ import pandas as pd
 
 from llm2bids.exceptions import NetworkError
 from llm2bids.network.effects import OFF, PromptMeans, effect_weights, task_effects
-from llm2bids.network.identify import (
-    Folds,
-    binomial_interval,
-    check_folds,
-    score_folds,
-    split_folds,
-)
+from llm2bids.network.folds import Folds, check_folds, score_folds, split_folds
+from llm2bids.network.identification import binomial_interval
 from llm2bids.network.provenance import Provenance
 from llm2bids.network.similarity import Floats, gram_matrix
 

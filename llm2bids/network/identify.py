@@ -1,4 +1,4 @@
-"""Identification: which task was shown to a participant who defined nothing?
+"""Identification of the task that was shown to participants who defined nothing.
 
 Templates are the tasks' mean effect maps over some participants. A held-out participant's map gets
 the task whose template it correlates with best (template correlation). Identification is easy, and
@@ -6,17 +6,16 @@ no evidence of localisation: 100 random units do nearly as well (see ``controls`
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
-import pandas as pd
-from scipy import stats
 
 from llm2bids.exceptions import NetworkError
 from llm2bids.network.effects import TaskEffects
-from llm2bids.network.provenance import Provenance, circularity_note, require_disjoint
+from llm2bids.network.folds import Folds, Splits, check_folds, score_folds, split_folds
+from llm2bids.network.identification import Identification
+from llm2bids.network.provenance import Provenance, require_disjoint
 from llm2bids.network.similarity import (
     Floats,
     Maps,
@@ -24,163 +23,6 @@ from llm2bids.network.similarity import (
     top_units,
     weighted_correlation,
 )
-
-Ints = npt.NDArray[np.int64]
-Folds = Sequence[Sequence[int]]
-
-
-@dataclass(frozen=True, kw_only=True, eq=False)
-class Identification:
-    """The task given to every tested map.
-
-    Parameters
-    ----------
-    tasks : tuple of str
-        Labels, in the order of the templates.
-    participants : tuple of str, length n_tests
-        Whose map was tested.
-    true : ndarray of int64, shape (n_tests,)
-        Index of the task that was shown.
-    predicted : ndarray of int64, shape (n_tests,)
-        Index of the task that was identified.
-    scores : ndarray of float64, shape (n_tests, n_tasks)
-        Correlation with each template (or the classifier's decision values).
-    method : str
-        What identified, in words.
-    shared : Provenance
-        Data that both defined and tested (with ``allow_circular``), empty where none did.
-    provenance : Provenance
-        All that defined or tested.
-    """
-
-    tasks: tuple[str, ...]
-    participants: tuple[str, ...]
-    true: Ints
-    predicted: Ints
-    scores: Floats
-    method: str
-    shared: Provenance
-    provenance: Provenance
-
-    @property
-    def n_tests(self) -> int:
-        """Number of tested maps."""
-        return self.true.size
-
-    @property
-    def n_correct(self) -> int:
-        """Number of maps whose task was identified."""
-        return int((self.true == self.predicted).sum())
-
-    @property
-    def accuracy(self) -> float:
-        """Share of maps whose task was identified."""
-        return self.n_correct / self.n_tests
-
-    @property
-    def chance(self) -> float:
-        """Accuracy of guessing."""
-        return 1 / len(self.tasks)
-
-    @property
-    def confusion(self) -> pd.DataFrame:
-        """Number of maps by task shown (rows) and task identified (columns)."""
-        n_tasks = len(self.tasks)
-        counts = np.bincount(self.true * n_tasks + self.predicted, minlength=n_tasks**2)
-        return pd.DataFrame(
-            counts.reshape(n_tasks, n_tasks),
-            index=pd.Index(self.tasks, name="shown"),
-            columns=pd.Index(self.tasks, name="identified"),
-        )
-
-    @property
-    def p_value(self) -> float:
-        """One-sided binomial p of doing no better than guessing."""
-        test = stats.binomtest(self.n_correct, self.n_tests, self.chance, alternative="greater")
-        return float(test.pvalue)
-
-    def interval(
-        self, confidence: float = 0.95, method: Literal["wilson", "exact"] = "wilson"
-    ) -> tuple[float, float]:
-        """Give the binomial interval of the accuracy.
-
-        Parameters
-        ----------
-        confidence : float, default=0.95
-            Coverage.
-        method : {"wilson", "exact"}
-            Wilson's score interval, or Clopper and Pearson's.
-
-        Returns
-        -------
-        tuple of (float, float)
-            Bounds. Tests count as independent, though folds share templates.
-        """
-        return binomial_interval(self.n_correct, self.n_tests, confidence, method)
-
-    def table(self) -> pd.DataFrame:
-        """List the tests.
-
-        Returns
-        -------
-        DataFrame
-            Columns ``participant``, ``shown``, ``identified``, ``correct``, ``score`` (of the task
-            shown) and ``margin`` (over the best of the others).
-        """
-        rows = np.arange(self.n_tests)
-        own = self.scores[rows, self.true]
-        others = self.scores.copy()
-        others[rows, self.true] = -np.inf
-        names = np.asarray(self.tasks, dtype=object)
-        return pd.DataFrame(
-            {
-                "participant": self.participants,
-                "shown": names[self.true],
-                "identified": names[self.predicted],
-                "correct": self.true == self.predicted,
-                "score": own,
-                "margin": own - others.max(axis=1),
-            }
-        )
-
-    def __str__(self) -> str:
-        low, high = self.interval()
-        said = (
-            f"{self.n_correct} of {self.n_tests} maps identified by {self.method}: accuracy "
-            f"{self.accuracy:.3f} (95 % interval {low:.3f} to {high:.3f}, chance {self.chance:.3f})"
-        )
-        return f"{said}. {circularity_note(self.shared)}".strip()
-
-
-def binomial_interval(
-    n_correct: int,
-    n_tests: int,
-    confidence: float = 0.95,
-    method: Literal["wilson", "exact"] = "wilson",
-) -> tuple[float, float]:
-    """Give the interval of a share, with `scipy.stats.binomtest`.
-
-    Parameters
-    ----------
-    n_correct, n_tests : int
-        Successes and trials.
-    confidence : float, default=0.95
-        Coverage.
-    method : {"wilson", "exact"}
-        Wilson's score interval, or Clopper and Pearson's.
-
-    Returns
-    -------
-    tuple of (float, float)
-        Bounds.
-
-    Examples
-    --------
-    >>> [round(bound, 3) for bound in binomial_interval(47, 48)]
-    [0.891, 0.996]
-    """
-    interval = stats.binomtest(n_correct, n_tests).proportion_ci(confidence, method=method)
-    return float(interval.low), float(interval.high)
 
 
 def identify(
@@ -298,145 +140,13 @@ def identify_left_out(
     )
 
 
-def split_folds(
-    n_participants: int, folds: Folds | None = None
-) -> list[tuple[Sequence[int], Sequence[int]]]:
-    """Give the defining and the tested participants of each fold.
-
-    Parameters
-    ----------
-    n_participants : int
-        Number of participants.
-    folds : sequence of sequences of int, optional
-        As in `identify_left_out`.
-
-    Returns
-    -------
-    list of (sequence of int, sequence of int)
-        Defining and tested participants.
-
-    Raises
-    ------
-    NetworkError
-        If a participant is in no fold or in several, or a fold leaves nobody to define.
-
-    Examples
-    --------
-    >>> split_folds(3)
-    [([1, 2], [0]), ([0, 2], [1]), ([0, 1], [2])]
-    """
-    tested = [[index] for index in range(n_participants)] if folds is None else folds
-    if sorted(index for fold in tested for index in fold) != list(range(n_participants)):
-        raise NetworkError(
-            f"folds: found {[list(fold) for fold in tested]}; expected each of the participants "
-            f"0 to {n_participants - 1} once"
-        )
-    if len(tested) < 2:
-        raise NetworkError(
-            f"identification: {n_participants} participants in {len(tested)} fold leave nobody to "
-            "define the templates; expected two folds or more; record more participants"
-        )
-    return [
-        ([index for index in range(n_participants) if index not in fold], list(fold))
-        for fold in tested
-    ]
-
-
-def check_folds(
-    effects: TaskEffects,
-    splits: Sequence[tuple[Sequence[int], Sequence[int]]],
-    *,
-    units_from: Provenance | None = None,
-    allow_circular: bool = False,
-) -> Provenance:
-    """Refuse folds that share data.
-
-    Parameters
-    ----------
-    effects : TaskEffects
-        The maps.
-    splits : sequence of (sequence of int, sequence of int)
-        From `split_folds`.
-    units_from, allow_circular
-        As in `identify`.
-
-    Returns
-    -------
-    Provenance
-        What is shared, empty where all is well.
-
-    Raises
-    ------
-    NetworkError
-        If a fold's participants or prompts also define its templates or units.
-    """
-    return Provenance.union(
-        require_disjoint(
-            effects.provenance_of(defining) | (units_from or Provenance()),
-            effects.provenance_of(tested),
-            what=f"identification of {', '.join(effects.participants[i] for i in tested)}",
-            allow_circular=allow_circular,
-        )
-        for defining, tested in splits
-    )
-
-
-def score_folds(
-    gram: Floats,
-    n_tasks: int,
-    splits: Sequence[tuple[Sequence[int], Sequence[int]]],
-    *,
-    centre: bool = True,
-    labels: Ints | None = None,
-) -> Floats:
-    """Correlate tested maps with the templates of their fold, from the maps' Gram matrix.
-
-    Parameters
-    ----------
-    gram : ndarray of float64, shape (n_participants * n_tasks, n_participants * n_tasks)
-        Of the effect maps, from `gram_matrix`.
-    n_tasks : int
-        Number of tasks.
-    splits : sequence of (sequence of int, sequence of int)
-        From `split_folds`.
-    centre : bool, default=True
-        As in `identify`.
-    labels : ndarray of int64, shape (n_participants, n_tasks), optional
-        Which of a participant's maps counts as which task; as they stand by default.
-
-    Returns
-    -------
-    ndarray of float64, shape (n_tests, n_tasks)
-        Scores; tests in the order of the splits, each participant's tasks in order.
-    """
-    n_participants = len(gram) // n_tasks
-    if labels is None:
-        labels = np.tile(np.arange(n_tasks), (n_participants, 1))
-    own = np.eye(n_tasks)[labels]
-    if centre:
-        own = own - 1 / n_tasks
-    maps = np.zeros((n_participants, n_tasks, n_participants, n_tasks))
-    everybody = np.arange(n_participants)
-    maps[everybody, :, everybody] = own
-    maps = maps.reshape(n_participants, n_tasks, -1)
-    scores = [
-        weighted_correlation(
-            gram,
-            maps[list(tested)].reshape(-1, len(gram)),
-            maps[list(defining)].mean(axis=0),
-        )
-        for defining, tested in splits
-    ]
-    return np.concatenate(scores)
-
-
 def _restrict(effects: TaskEffects, units: npt.NDArray[Any] | None) -> Maps:
     return effects.effects if units is None else effects.effects[..., units]
 
 
 def _score(
     effects: Maps,
-    splits: Sequence[tuple[Sequence[int], Sequence[int]]],
+    splits: Splits,
     *,
     centre: bool,
     share: float | None,

@@ -16,6 +16,7 @@ Level = Literal["participants", "runs", "prompts"]
 LEVELS: tuple[Level, ...] = get_args(Level)
 
 _NAMED = 5
+_PROMPTS: tuple[Level, ...] = ("prompts",)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -256,7 +257,7 @@ def require_apart(
             two,
             what=f"{what} ({' and '.join(sorted(one.participants | two.participants))})",
             allow_circular=allow_circular,
-            levels=("prompts",),
+            levels=_PROMPTS,
         )
         for one, two in combinations(parts, 2)
     )
