@@ -12,8 +12,9 @@ import pandas as pd
 
 from llm2bids.exceptions import InferenceError
 from llm2bids.inference.contrast import contrast_vector, named_contrasts
+from llm2bids.inference.provenance import Provenance
 from llm2bids.inference.second_level import against_others
-from llm2bids.inference.statmap import Provenance, map_path, read_json, read_map, sidecar_of
+from llm2bids.inference.statmap import map_path, read_json, read_map, sidecar_of
 
 Condition = tuple[str, str]
 """Task label and contrast label."""
@@ -75,12 +76,15 @@ class GroupContrast:
         One sentence.
     weights : tuple of ((str, str), float)
         Conditions and their weights, within participant.
+    is_against_off : bool
+        Whether it is one trial type against the off prompts, as the pooled test takes it.
     """
 
     label: str
     task: str | None
     description: str
     weights: tuple[tuple[Condition, float], ...]
+    is_against_off: bool = False
 
 
 def collect_effects(
@@ -178,6 +182,7 @@ def group_contrasts(
             task=task,
             description=f"{label} (task {task}) against the off prompts.",
             weights=(((task, label), 1.0),),
+            is_against_off=(task, label) in effects.simple,
         )
         for task, label in effects.paths
     ]

@@ -1,4 +1,4 @@
-"""Options of the first level, checked once."""
+"""Options of the first level and of the group, checked once."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -6,6 +6,7 @@ from typing import Literal
 
 from llm2bids.exceptions import UsageError
 from llm2bids.inference.first_level import checked_noise_model
+from llm2bids.inference.threshold import HEIGHT_CONTROLS, HeightControl
 
 UnitOfAnalysis = Literal["prompt", "token"]
 
@@ -32,7 +33,8 @@ class FirstLevelOptions:
     drift_order : int
         Token level only; order of polynomial drifts.
     confounds : sequence of str
-        Columns of the run's confounds table; averaged over each prompt at the prompt level.
+        Columns of the run's confounds table, or ``prompt_tokens`` (length of the prompt); averaged
+        over each prompt at the prompt level.
     smoothing_fwhm : float, optional
         Millimetres. Smoothing mixes neighbouring units.
 
@@ -110,3 +112,75 @@ class FirstLevelOptions:
                 else {"drift_order": self.drift_order}
             )
         return found
+
+
+@dataclass(frozen=True, kw_only=True)
+class GroupOptions:
+    """How group maps are thresholded and permuted, in nilearn's names.
+
+    Parameters
+    ----------
+    alpha : float
+        Error rate of thresholds.
+    height_control : {"fdr", "bonferroni", "fpr"}
+        What `alpha` controls in the thresholded map and the cluster table.
+    cluster_threshold : int
+        Smallest cluster that stays and is listed, in voxels.
+    min_distance : float
+        Smallest distance between listed peaks, in millimetres.
+    n_perm : int
+        Sign flips of ``non_parametric_inference``; 0 leaves it out.
+    two_sided_test : bool
+        Both directions in the permutation test.
+    threshold : float, optional
+        Cluster-forming p value of the permutation test.
+    tfce : bool
+        Threshold-free cluster enhancement in the permutation test.
+    true_discovery_threshold : float, optional
+        Cluster-forming z of ``cluster_level_inference``; left out without.
+    pooled_n_perm : int
+        Permutations of the pooled prompt test; 0 leaves it out.
+    random_state : int
+        Seed of permutations.
+    n_jobs : int
+        Processes of the permutation test.
+
+    Raises
+    ------
+    UsageError
+        If a value is not usable.
+    """
+
+    alpha: float = 0.05
+    height_control: HeightControl = "fdr"
+    cluster_threshold: int = 10
+    min_distance: float = 8.0
+    n_perm: int = 0
+    two_sided_test: bool = True
+    threshold: float | None = None
+    tfce: bool = False
+    true_discovery_threshold: float | None = None
+    pooled_n_perm: int = 0
+    random_state: int = 0
+    n_jobs: int = 1
+
+    def __post_init__(self) -> None:
+        if not 0 < self.alpha < 1:
+            raise UsageError(f"alpha: found {self.alpha}, expected between 0 and 1")
+        if self.height_control not in HEIGHT_CONTROLS:
+            raise UsageError(
+                f"height_control: found {self.height_control!r}, expected one of "
+                f"{', '.join(HEIGHT_CONTROLS)}"
+            )
+        if self.threshold is not None and not 0 < self.threshold < 1:
+            raise UsageError(
+                f"threshold: found {self.threshold}, expected a p value between 0 and 1 "
+                "(not a z value)"
+            )
+        if min(self.n_perm, self.pooled_n_perm, self.cluster_threshold) < 0:
+            raise UsageError(
+                f"n_perm={self.n_perm}, pooled_n_perm={self.pooled_n_perm}, "
+                f"cluster_threshold={self.cluster_threshold}: expected 0 or more"
+            )
+        if (self.tfce or self.threshold is not None) and not self.n_perm:
+            raise UsageError("tfce and threshold need a permutation test; give n_perm, e.g. 10000")

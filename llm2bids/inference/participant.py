@@ -9,12 +9,12 @@ import pandas as pd
 
 from llm2bids.inference.first_level import STATS, TOKEN_CAUTION
 from llm2bids.inference.options import FirstLevelOptions
+from llm2bids.inference.provenance import Provenance
 from llm2bids.inference.runs import RunData, TaskFit
 from llm2bids.inference.statmap import (
-    Provenance,
     map_path,
     sidecar_of,
-    version,
+    software,
     write_json,
     write_map,
     write_table,
@@ -165,7 +165,7 @@ def _about(
         "ModelParameters": options.parameters(),
         "DegreesOfFreedom": model.fit.dof,
         "ConstantUnits": int(model.fit.constant.sum()),
-        "Software": {package: version(package) for package in ("llm2bids", "nilearn")},
+        "Software": software(),
         **task_provenance(runs, space, fingerprint).sidecar(),
     }
     sentence = caution(options)

@@ -170,10 +170,7 @@ def run_design(run: RunData, options: FirstLevelOptions) -> pd.DataFrame:
     InferenceError
         If a confound is missing or the design cannot be fitted.
     """
-    confounds = None
-    if options.confounds:
-        table = pd.DataFrame() if run.confounds is None else run.confounds
-        confounds = chosen_confounds(table, options.confounds)
+    confounds = _covariates(run, options.confounds) if options.confounds else None
     if options.unit_of_analysis == "token":
         return token_design(
             run.events,
@@ -186,8 +183,25 @@ def run_design(run: RunData, options: FirstLevelOptions) -> pd.DataFrame:
             confounds=confounds,
         )
     if confounds is not None:
-        confounds = confounds.groupby(volume_trials(run.transcript, run.n_volumes)).mean()
+        means = confounds.groupby(volume_trials(run.transcript, run.n_volumes)).mean()
+        still = [str(name) for name in means if means[name].std() < 1e-4 * confounds[name].std()]
+        if still:
+            raise InferenceError(
+                f"confounds: {', '.join(still)} has the same mean in every prompt; with one image "
+                "per prompt leave it out, or take unit_of_analysis 'token'"
+            )
+        confounds = means
     return prompt_design(run.trials["trial_type"].tolist(), confounds)
+
+
+def _covariates(run: RunData, columns: Sequence[str]) -> pd.DataFrame:
+    """Take columns of the confounds table, to which the prompts' length is added."""
+    table = pd.DataFrame() if run.confounds is None else run.confounds
+    if "prompt_tokens" in run.transcript and "prompt_tokens" not in table:
+        volumes = run.transcript[run.transcript["volume"].notna()].sort_values("volume")
+        length = volumes["prompt_tokens"].reset_index(drop=True)
+        table = table.reset_index(drop=True).assign(prompt_tokens=length)
+    return chosen_confounds(table, columns)
 
 
 def task_contrasts(runs: Sequence[RunData], options: FirstLevelOptions) -> dict[str, str]:

@@ -2,24 +2,17 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any
 
 import nibabel as nib
 import numpy as np
 import numpy.typing as npt
 import pandas as pd
-from nilearn.glm import cluster_level_inference, fdr_threshold, threshold_stats_img
 from nilearn.glm.second_level import SecondLevelModel, non_parametric_inference
 from nilearn.masking import apply_mask, unmask
-from nilearn.reporting import get_clusters_table
 from scipy import stats
 
 from llm2bids.exceptions import InferenceError
-
-HeightControl = Literal["fpr", "fdr", "bonferroni"]
-HEIGHT_CONTROLS: tuple[HeightControl, ...] = ("fpr", "fdr", "bonferroni")
-
-CLUSTER_COLUMNS = ("Cluster ID", "X", "Y", "Z", "Peak Stat", "Cluster Size (mm3)")
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -112,12 +105,7 @@ def checked_inputs(effect_imgs: Sequence[nib.Nifti1Image], mask_img: nib.Nifti1I
     InferenceError
         If there are fewer than 2 participants, or grids differ.
     """
-    n = len(effect_imgs)
-    if n < 2:
-        raise InferenceError(
-            f"group level: found {n} participant(s), expected at least 2 (8 for effect sizes, 16 "
-            "for family-wise maps); record more participants"
-        )
+    n = checked_size(len(effect_imgs), what="group level")
     for image in (*effect_imgs, mask_img):
         if image.shape[:3] != effect_imgs[0].shape[:3] or not np.allclose(
             image.affine, effect_imgs[0].affine
@@ -128,6 +116,39 @@ def checked_inputs(effect_imgs: Sequence[nib.Nifti1Image], mask_img: nib.Nifti1I
                 "analyze datasets of one space together only"
             )
     return n
+
+
+def checked_size(n_participants: int, *, what: str) -> int:
+    """Return the number of participants if it makes a group.
+
+    Parameters
+    ----------
+    n_participants : int
+        Participants.
+    what : str
+        What is tested, for the message.
+
+    Returns
+    -------
+    int
+        The same.
+
+    Raises
+    ------
+    InferenceError
+        If there are fewer than 2.
+
+    Examples
+    --------
+    >>> checked_size(8, what="group level")
+    8
+    """
+    if n_participants < 2:
+        raise InferenceError(
+            f"{what}: found {n_participants} participant(s), a group needs at least 2 (8 for "
+            "effect sizes, 16 for family-wise maps); record more participants"
+        )
+    return n_participants
 
 
 def intercept(n: int) -> pd.DataFrame:
@@ -184,188 +205,6 @@ def against_others(
             "paradigm with several tasks"
         )
     return np.asarray(effects[task] - np.delete(effects, task, axis=0).mean(axis=0))
-
-
-def height_threshold(
-    z: npt.NDArray[np.floating[Any]], *, alpha: float = 0.05, height_control: HeightControl = "fdr"
-) -> float:
-    """Give the two-sided z threshold of a height control, as nilearn's `threshold_stats_img`.
-
-    Parameters
-    ----------
-    z : ndarray of float, shape (n_voxels,)
-        z of all units that were tested.
-    alpha : float
-        Error rate.
-    height_control : {"fpr", "fdr", "bonferroni"}
-        What `alpha` controls.
-
-    Returns
-    -------
-    float
-        Threshold for abs(z); infinity where no unit survives the false discovery rate.
-
-    Raises
-    ------
-    InferenceError
-        If `alpha` or `height_control` is not usable.
-
-    Examples
-    --------
-    >>> round(height_threshold(np.zeros(9), height_control="fpr"), 2)
-    1.96
-    """
-    if not 0 < alpha < 1 or height_control not in ("fpr", "fdr", "bonferroni"):
-        raise InferenceError(
-            f"threshold: found alpha={alpha}, height_control={height_control!r}; expected alpha "
-            "between 0 and 1 and one of 'fpr', 'fdr', 'bonferroni'"
-        )
-    if height_control == "fdr":
-        return float(fdr_threshold(np.abs(z), alpha / 2))
-    return float(stats.norm.isf(alpha / 2 / (1 if height_control == "fpr" else z.size)))
-
-
-def thresholds(
-    z: npt.NDArray[np.floating[Any]], *, alpha: float = 0.05
-) -> dict[str, dict[str, float | int | None]]:
-    """Find the two-sided z threshold of every height control, and the units above it.
-
-    Parameters
-    ----------
-    z : ndarray of float, shape (n_voxels,)
-        z of all units that were tested.
-    alpha : float
-        Error rate.
-
-    Returns
-    -------
-    dict
-        ``{height_control: {"z": threshold or None, "n_units": units above it}}`` for ``"fpr"``,
-        ``"fdr"`` and ``"bonferroni"``; None where no threshold controls the rate.
-
-    Examples
-    --------
-    >>> thresholds(np.zeros(9))["fdr"]
-    {'z': None, 'n_units': 0}
-    """
-    found: dict[str, dict[str, float | int | None]] = {}
-    for height_control in HEIGHT_CONTROLS:
-        threshold = height_threshold(z, alpha=alpha, height_control=height_control)
-        finite = bool(np.isfinite(threshold))
-        found[height_control] = {
-            "z": threshold if finite else None,
-            "n_units": int((np.abs(z) >= threshold).sum()) if finite else 0,
-        }
-    return found
-
-
-def thresholded(
-    z_img: nib.Nifti1Image,
-    *,
-    mask_img: nib.Nifti1Image,
-    alpha: float = 0.05,
-    height_control: HeightControl = "fdr",
-    cluster_threshold: int = 0,
-) -> tuple[nib.Nifti1Image, float]:
-    """Threshold a z map, two-sided, with ``nilearn.glm.threshold_stats_img``.
-
-    Parameters
-    ----------
-    z_img, mask_img : Nifti1Image
-        z map and the units that were tested.
-    alpha : float
-        Error rate.
-    height_control : {"fpr", "fdr", "bonferroni"}
-        What `alpha` controls (nilearn's own default, uncorrected ``"fpr"``, is not ours).
-    cluster_threshold : int
-        Smallest cluster that stays, in voxels.
-
-    Returns
-    -------
-    tuple of (Nifti1Image, float)
-        The map with 0 below the threshold, and the threshold (infinity where none controls it).
-
-    Raises
-    ------
-    InferenceError
-        If `alpha` or `height_control` is not usable.
-    """
-    z = apply_mask(z_img, mask_img)
-    threshold = height_threshold(z, alpha=alpha, height_control=height_control)
-    if not (np.abs(z) >= threshold).any():
-        return unmask(np.zeros_like(z), mask_img), threshold
-    image, threshold = threshold_stats_img(
-        z_img,
-        mask_img=mask_img,
-        alpha=alpha,
-        height_control=height_control,
-        cluster_threshold=cluster_threshold,
-        two_sided=True,
-    )
-    return image, float(threshold)
-
-
-def cluster_table(
-    z_img: nib.Nifti1Image,
-    *,
-    stat_threshold: float,
-    cluster_threshold: int = 10,
-    min_distance: float = 8.0,
-) -> pd.DataFrame:
-    """List the clusters of a z map in both directions, with nilearn.
-
-    Parameters
-    ----------
-    z_img : Nifti1Image
-        z map.
-    stat_threshold : float
-        z above which voxels form clusters (in both directions).
-    cluster_threshold : int
-        Smallest cluster listed, in voxels.
-    min_distance : float
-        Smallest distance between listed peaks of a cluster, in millimetres.
-
-    Returns
-    -------
-    DataFrame
-        Columns of nilearn's ``get_clusters_table``; no row where nothing is above the threshold.
-    """
-    if not np.abs(z_img.get_fdata()).max() > stat_threshold:
-        return pd.DataFrame(columns=list(CLUSTER_COLUMNS))
-    table = get_clusters_table(
-        z_img,
-        stat_threshold=stat_threshold,
-        cluster_threshold=cluster_threshold,
-        two_sided=True,
-        min_distance=min_distance,
-    )
-    return pd.DataFrame(table)
-
-
-def true_discoveries(
-    z_img: nib.Nifti1Image,
-    *,
-    mask_img: nib.Nifti1Image,
-    threshold: float | list[float] = 3.0,
-    alpha: float = 0.05,
-) -> nib.Nifti1Image:
-    """Bound the share of truly active units of each cluster, with nilearn (one-sided).
-
-    Parameters
-    ----------
-    z_img, mask_img : Nifti1Image
-        z map and the units that were tested.
-    threshold : float or list of float
-        Cluster-forming thresholds in z.
-    alpha : float
-        Level of the bound.
-
-    Returns
-    -------
-    Nifti1Image
-        Lower bound of the share, in each voxel of a cluster (Rosenblatt et al. 2018).
-    """
-    return cluster_level_inference(z_img, mask_img=mask_img, threshold=threshold, alpha=alpha)
 
 
 def permutation_test(

@@ -8,7 +8,6 @@ import importlib.metadata
 import json
 import os
 from collections.abc import Mapping
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +17,7 @@ import numpy.typing as npt
 import pandas as pd
 from nibabel.filebasedimages import ImageFileError
 
+from llm2bids import __version__
 from llm2bids.dataset.volumes import VolumeWriter
 from llm2bids.exceptions import InferenceError
 from llm2bids.space.header import image_header
@@ -58,119 +58,6 @@ FitLins. They are listed in `.bidsignore` so that the validator checks the rest.
 """
 
 
-@dataclass(frozen=True, kw_only=True)
-class Provenance:
-    """What a derived map was made from.
-
-    Parameters
-    ----------
-    participants : tuple of str
-        Labels without ``sub-``.
-    runs : tuple of str
-        ``sub-<label>_task-<task>[_run-<index>]``.
-    prompts : tuple of str
-        Prompt ids, on and off.
-    space : str
-        Label of the space.
-    fingerprint : str
-        Fingerprint of the space.
-    """
-
-    participants: tuple[str, ...]
-    runs: tuple[str, ...]
-    prompts: tuple[str, ...]
-    space: str
-    fingerprint: str
-
-    def sidecar(self) -> dict[str, object]:
-        """Say the same in a sidecar's keys.
-
-        Returns
-        -------
-        dict
-            ``Participants``, ``Runs``, ``Prompts``, ``SpatialReference``, ``SpaceFingerprint``.
-        """
-        return {
-            "SpaceLabel": self.space,
-            "SpaceFingerprint": self.fingerprint,
-            "Participants": list(self.participants),
-            "Runs": list(self.runs),
-            "Prompts": list(self.prompts),
-        }
-
-    @classmethod
-    def read(cls, sidecar: Mapping[str, Any], path: Path) -> "Provenance":
-        """Read the provenance from a sidecar.
-
-        Parameters
-        ----------
-        sidecar : mapping
-            Contents of the JSON file.
-        path : Path
-            The file, for the message.
-
-        Returns
-        -------
-        Provenance
-            What the map was made from.
-
-        Raises
-        ------
-        InferenceError
-            If a key is missing.
-        """
-        try:
-            return cls(
-                participants=tuple(sidecar["Participants"]),
-                runs=tuple(sidecar["Runs"]),
-                prompts=tuple(sidecar["Prompts"]),
-                space=sidecar["SpaceLabel"],
-                fingerprint=sidecar["SpaceFingerprint"],
-            )
-        except KeyError as error:
-            raise InferenceError(
-                f"{path}: no key {error}; expected the provenance that llm2bids writes; run the "
-                "participant level again"
-            ) from None
-
-    def union(self, other: "Provenance") -> "Provenance":
-        """Join what two maps were made from.
-
-        Parameters
-        ----------
-        other : Provenance
-            Of a map in the same space.
-
-        Returns
-        -------
-        Provenance
-            Of a map made from both.
-
-        Raises
-        ------
-        InferenceError
-            If the spaces differ.
-        """
-        if (self.space, self.fingerprint) != (other.space, other.fingerprint):
-            raise InferenceError(
-                f"mixed spaces: {', '.join(self.runs[:1])} has {self.space} "
-                f"({self.fingerprint[:12]}), {', '.join(other.runs[:1])} has {other.space} "
-                f"({other.fingerprint[:12]}); expected one model, choice of sites and "
-                "calibration; analyze them apart"
-            )
-        return Provenance(
-            participants=_merged(self.participants, other.participants),
-            runs=_merged(self.runs, other.runs),
-            prompts=_merged(self.prompts, other.prompts),
-            space=self.space,
-            fingerprint=self.fingerprint,
-        )
-
-
-def _merged(first: tuple[str, ...], second: tuple[str, ...]) -> tuple[str, ...]:
-    return tuple(dict.fromkeys((*first, *second)))
-
-
 def map_path(suffix: str, **entities: str | int | None) -> Path:
     """Build the path of a result relative to the output folder.
 
@@ -206,6 +93,8 @@ def write_map(
     mask: npt.NDArray[np.bool_],
     space: Space,
     sidecar: Mapping[str, object],
+    *,
+    fill: float = 0,
 ) -> Path:
     """Write the values of a mask's voxels as an image in the space, and its sidecar.
 
@@ -221,6 +110,8 @@ def write_map(
         Grid and label; the header carries the fingerprint that the sidecar has.
     sidecar : mapping
         Contents of the JSON file, with ``SpaceFingerprint``.
+    fill : float
+        Value outside the mask.
 
     Returns
     -------
@@ -228,7 +119,7 @@ def write_map(
         `path`.
     """
     dtype = "uint8" if values.dtype == np.bool_ else "float32"
-    grid = np.zeros(mask.shape, dtype=dtype, order="F")
+    grid = np.full(mask.shape, fill, dtype=dtype, order="F")
     grid[mask] = values
     fingerprint = str(sidecar["SpaceFingerprint"])
     path.parent.mkdir(parents=True, exist_ok=True)
@@ -330,23 +221,15 @@ def write_text(path: Path, text: str) -> None:
     staged.replace(path)
 
 
-def version(package: str) -> str:
-    """Say which version of a package is installed.
-
-    Parameters
-    ----------
-    package : str
-        Name of the distribution.
+def software() -> dict[str, str]:
+    """Say which versions made a result.
 
     Returns
     -------
-    str
-        Its version, ``"unknown"`` in a source tree that is not installed.
+    dict of str to str
+        Version by package.
     """
-    try:
-        return importlib.metadata.version(package)
-    except importlib.metadata.PackageNotFoundError:
-        return "unknown"
+    return {"llm2bids": __version__, "nilearn": importlib.metadata.version("nilearn")}
 
 
 def start_output(out_dir: Path, bids_dir: Path, derivative_dir: Path) -> None:
@@ -380,11 +263,11 @@ def start_output(out_dir: Path, bids_dir: Path, derivative_dir: Path) -> None:
             "GeneratedBy": [
                 {
                     "Name": "llm2bids",
-                    "Version": version("llm2bids"),
+                    "Version": software()["llm2bids"],
                     "Description": "llm2bids analyze",
                     "CodeURL": CODE_URL,
                 },
-                {"Name": "nilearn", "Version": version("nilearn")},
+                {"Name": "nilearn", "Version": software()["nilearn"]},
             ],
             "SourceDatasets": [{"URL": link} for link in links.values()],
             "DatasetLinks": links,

@@ -1,0 +1,398 @@
+"""The BIDS App: participant and group level of a recorded dataset, with nilearn's statistics."""
+
+import logging
+import sys
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from joblib import Parallel, delayed
+from tqdm import tqdm
+
+from llm2bids.exceptions import InferenceError, Llm2bidsError, UsageError
+from llm2bids.inference.group import (
+    EffectMaps,
+    GroupContrast,
+    collect_effects,
+    contrast_effects,
+    contrast_participants,
+    group_contrasts,
+)
+from llm2bids.inference.group_maps import (
+    GroupContrastResult,
+    GroupWriter,
+    about_group,
+    tested_and_written,
+    write_pooled,
+)
+from llm2bids.inference.inputs import Inputs, RunEntry, open_inputs
+from llm2bids.inference.options import FirstLevelOptions, GroupOptions, UnitOfAnalysis
+from llm2bids.inference.participant import caution, write_task
+from llm2bids.inference.pooled import PooledTest, pooled_test
+from llm2bids.inference.runs import fit_task, prompt_series
+from llm2bids.inference.second_level import checked_size
+from llm2bids.inference.statmap import checked_output, start_output
+
+log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Failure:
+    """Something that could not be analysed, while the rest was.
+
+    Parameters
+    ----------
+    participant_label : str
+        The participant.
+    task : str
+        The task.
+    reason : str
+        What was found, what was expected, what to do.
+    """
+
+    participant_label: str
+    task: str
+    reason: str
+
+    def __str__(self) -> str:
+        return f"sub-{self.participant_label} task-{self.task}: {self.reason}"
+
+
+@dataclass(frozen=True, kw_only=True)
+class ParticipantsResult:
+    """What the participant level did.
+
+    Parameters
+    ----------
+    out_dir : Path
+        The output dataset.
+    done : tuple of (str, str)
+        Participants and tasks that were analysed.
+    failed : tuple of Failure
+        Those that were not.
+    files : tuple of Path
+        Images and tables that were written.
+    caution : str or None
+        What is known about the error rate of the model, if it is not the nominal one.
+    """
+
+    out_dir: Path
+    done: tuple[tuple[str, str], ...]
+    failed: tuple[Failure, ...]
+    files: tuple[Path, ...]
+    caution: str | None
+
+
+def analyze_participants(
+    bids_dir: Path | str,
+    out_dir: Path | str,
+    *,
+    participant_label: Sequence[str] | None = None,
+    task: Sequence[str] | None = None,
+    unit_of_analysis: UnitOfAnalysis = "prompt",
+    contrasts: Mapping[str, str] | Sequence[str] | None = None,
+    noise_model: str | None = None,
+    hrf_model: str | None = None,
+    drift_model: str | None = None,
+    high_pass: float | None = None,
+    drift_order: int = 1,
+    confounds: Sequence[str] = (),
+    smoothing_fwhm: float | None = None,
+    mask_img: Path | str | None = None,
+    n_cpus: int = 1,
+    mem_gb: float | None = None,
+    work_dir: Path | str | None = None,
+    progress: bool = True,
+) -> ParticipantsResult:
+    """Fit the first level of every participant and task, and write maps in BIDS derivative names.
+
+    Effects are in units of each unit's calibration standard deviation (500 counts).
+
+    Parameters
+    ----------
+    bids_dir : Path or str
+        A dataset that llm2bids recorded.
+    out_dir : Path or str
+        Output folder, empty, new, or made by an earlier call.
+    participant_label, task : sequence of str, optional
+        Only these; labels with or without ``sub-`` and ``task-``.
+    unit_of_analysis : {"prompt", "token"}
+        What an observation is; see `FirstLevelOptions` for this and the model's parameters.
+    contrasts : mapping of str to str, or sequence of str, optional
+        Expressions over trial types; each trial type against the off prompts by default.
+    noise_model, hrf_model, drift_model, high_pass, drift_order, confounds, smoothing_fwhm
+        As in nilearn; see `FirstLevelOptions`.
+    mask_img : Path or str, optional
+        Model only these voxels; all units by default.
+    n_cpus : int
+        Participants and tasks that are fitted at once.
+    mem_gb : float, optional
+        Memory for all fits together, 1 for each by default.
+    work_dir : Path or str, optional
+        Folder for scratch files.
+    progress : bool
+        Show a progress bar on stderr.
+
+    Returns
+    -------
+    ParticipantsResult
+        What was done, and what failed with its reason: a run that is missing or truncated does
+        not stop the others.
+
+    Raises
+    ------
+    Llm2bidsError
+        If nothing can be analysed: a folder that is not a dataset of ours, a participant, task or
+        contrast that does not exist, a mask of another grid, options that do not fit.
+    """
+    options = FirstLevelOptions(
+        unit_of_analysis=unit_of_analysis,
+        contrasts=contrasts,
+        noise_model=noise_model,
+        hrf_model=hrf_model,
+        drift_model=drift_model,
+        high_pass=high_pass,
+        drift_order=drift_order,
+        confounds=tuple(confounds),
+        smoothing_fwhm=smoothing_fwhm,
+    )
+    if n_cpus < 1 or (mem_gb is not None and mem_gb <= 0):
+        raise UsageError(f"n_cpus={n_cpus}, mem_gb={mem_gb}: expected at least 1 and above 0")
+    inputs = open_inputs(Path(bids_dir), mask_img=None if mask_img is None else Path(mask_img))
+    chosen = inputs.choose(participant_label=participant_label, task=task)
+    start_output(Path(out_dir), inputs.bids_dir, inputs.derivative_dir)
+    jobs = [
+        delayed(_participant_task)(
+            inputs,
+            key,
+            entries,
+            options,
+            out_dir=Path(out_dir),
+            mem_gb=(n_cpus * 1.0 if mem_gb is None else mem_gb) / n_cpus,
+            work_dir=None if work_dir is None else Path(work_dir),
+        )
+        for key, entries in chosen.items()
+    ]
+    pool = Parallel(n_jobs=n_cpus, return_as="generator_unordered")
+    bar = tqdm(
+        pool(jobs), total=len(jobs), desc="first level", file=sys.stderr, disable=not progress
+    )
+    results = sorted(bar, key=lambda result: result[0])
+    return _collected(Path(out_dir), results, options)
+
+
+@dataclass(frozen=True, kw_only=True)
+class GroupResult:
+    """What the group level did.
+
+    Parameters
+    ----------
+    out_dir : Path
+        The output dataset.
+    contrasts : tuple of GroupContrastResult
+        What became of each contrast.
+    failed : tuple of Failure
+        Participants and tasks that were left out, and contrasts that could not be tested.
+    files : tuple of Path
+        Images and tables that were written.
+    """
+
+    out_dir: Path
+    contrasts: tuple[GroupContrastResult, ...]
+    failed: tuple[Failure, ...]
+    files: tuple[Path, ...]
+
+
+def analyze_group(
+    bids_dir: Path | str,
+    out_dir: Path | str,
+    *,
+    participant_label: Sequence[str] | None = None,
+    task: Sequence[str] | None = None,
+    contrasts: Mapping[str, str] | Sequence[str] | None = None,
+    options: GroupOptions | None = None,
+    progress: bool = True,
+) -> GroupResult:
+    """Test the participants' effect maps, and write group maps, thresholds and clusters.
+
+    Every task against the off prompts; every task against the mean of the others and the contrasts
+    that are asked for, within participant.
+
+    Parameters
+    ----------
+    bids_dir : Path or str
+        The dataset that llm2bids recorded.
+    out_dir : Path or str
+        Output folder of the participant level.
+    participant_label, task : sequence of str, optional
+        Only these; labels with or without ``sub-`` and ``task-``.
+    contrasts : mapping of str to str, or sequence of str, optional
+        Expressions over trial types of any task, e.g. ``"paleontology - archeology"``.
+    options : GroupOptions, optional
+        Thresholds, clusters and permutations.
+    progress : bool
+        Show a progress bar on stderr.
+
+    Returns
+    -------
+    GroupResult
+        What was done; a participant who lacks a condition is named and left out of its contrasts.
+
+    Raises
+    ------
+    Llm2bidsError
+        If nothing can be tested: no participant level, one participant only, mixed spaces or
+        models, a participant, task or contrast that does not exist.
+    """
+    options = options or GroupOptions()
+    inputs = open_inputs(Path(bids_dir))
+    checked_output(Path(out_dir))
+    chosen = inputs.choose(participant_label=participant_label, task=task)
+    effects = collect_effects(
+        Path(out_dir),
+        inputs.mask,
+        participant_label=sorted({label for label, _ in chosen}),
+        task=sorted({name for _, name in chosen}),
+    )
+    questions = group_contrasts(effects, contrasts)
+    bar = tqdm(questions, desc="group level", file=sys.stderr, disable=not progress)
+    results = tuple(
+        _group_contrast(inputs, Path(out_dir), effects, question, options) for question in bar
+    )
+    done = {(label, name) for (name, _), found in effects.paths.items() for label in found}
+    failed = tuple(
+        Failure(
+            participant_label=label,
+            task=name,
+            reason="has no effect map and is left out; run the participant level first",
+        )
+        for label, name in chosen
+        if (label, name) not in done
+    )
+    for failure in failed:
+        log.warning("%s", failure)
+    return GroupResult(
+        out_dir=Path(out_dir),
+        contrasts=results,
+        failed=failed,
+        files=tuple(path for result in results for path in result.files),
+    )
+
+
+def _group_contrast(
+    inputs: Inputs,
+    out_dir: Path,
+    effects: EffectMaps,
+    question: GroupContrast,
+    options: GroupOptions,
+) -> GroupContrastResult:
+    """Test and write one contrast of the group."""
+    participants, left_out = contrast_participants(effects, question)
+    checked_size(len(participants), what=f"contrast {question.label}")
+    values, made_from = contrast_effects(effects, question, participants)
+    if made_from.fingerprint != inputs.fingerprint:
+        raise InferenceError(
+            f"mixed spaces: {out_dir} has maps of {made_from.space} "
+            f"({made_from.fingerprint[:12]}), {inputs.bids_dir} has {inputs.space.label} "
+            f"({inputs.fingerprint[:12]}); give the dataset that the maps were made from"
+        )
+    writer = GroupWriter(
+        out_dir=out_dir,
+        contrast=question,
+        space=inputs.space,
+        mask=effects.mask,
+        about=about_group(question, made_from, effects.model),
+    )
+    files, n_units, largest_d = tested_and_written(writer, values, options)
+    if options.pooled_n_perm and question.is_against_off:
+        files += write_pooled(
+            writer, _pooled(inputs, effects, question, participants, options), alpha=options.alpha
+        )
+    return GroupContrastResult(
+        label=question.label,
+        task=question.task,
+        participants=participants,
+        left_out=left_out,
+        n_units=n_units,
+        largest_d=largest_d,
+        files=tuple(files),
+    )
+
+
+def _pooled(
+    inputs: Inputs,
+    effects: EffectMaps,
+    question: GroupContrast,
+    participants: Sequence[str],
+    options: GroupOptions,
+) -> PooledTest:
+    """Gather the prompts of all participants, and permute their labels."""
+    (name, trial_type), _ = question.weights[0]
+    inside = effects.mask[inputs.mask]
+    series, labels, groups = [], [], []
+    for (label, _), entries in inputs.choose(participant_label=participants, task=[name]).items():
+        for entry in entries:
+            run = inputs.load(entry)
+            kinds = run.trials["trial_type"].to_numpy()
+            kept = (kinds == trial_type) | (kinds == "")
+            series.append(prompt_series(run)[kept][:, inside].astype(np.float32))
+            labels.append(kinds[kept] == trial_type)
+            groups.append(np.full(int(kept.sum()), f"{label}-{entry.run}"))
+    return pooled_test(
+        np.concatenate(series),
+        np.concatenate(labels),
+        np.concatenate(groups),
+        n_perm=options.pooled_n_perm,
+        random_state=options.random_state,
+    )
+
+
+def _participant_task(
+    inputs: Inputs,
+    key: tuple[str, str],
+    entries: Sequence[RunEntry],
+    options: FirstLevelOptions,
+    *,
+    out_dir: Path,
+    mem_gb: float,
+    work_dir: Path | None,
+) -> tuple[tuple[str, str], list[Path], str | None]:
+    """Fit and write one participant and task; give the reason where that is not possible."""
+    try:
+        if not entries:
+            raise InferenceError(
+                "the run is missing, other participants have it; record the dataset again to add it"
+            )
+        runs = [inputs.load(entry) for entry in entries]
+        model = fit_task(runs, options, mem_gb=mem_gb, work_dir=work_dir)
+        files = write_task(
+            out_dir, model, runs, options, space=inputs.space, fingerprint=inputs.fingerprint
+        )
+    except Llm2bidsError as error:
+        return key, [], str(error)
+    return key, files, None
+
+
+def _collected(
+    out_dir: Path,
+    results: Sequence[tuple[tuple[str, str], list[Path], str | None]],
+    options: FirstLevelOptions,
+) -> ParticipantsResult:
+    failed = tuple(
+        Failure(participant_label=label, task=task, reason=reason)
+        for (label, task), _, reason in results
+        if reason is not None
+    )
+    for failure in failed:
+        log.warning("%s", failure)
+    if len(failed) == len(results):
+        reasons = "\n".join(str(failure) for failure in failed)
+        raise InferenceError(f"nothing could be analysed:\n{reasons}")
+    return ParticipantsResult(
+        out_dir=out_dir,
+        done=tuple(key for key, _, reason in results if reason is None),
+        failed=failed,
+        files=tuple(path for _, files, _ in results for path in files),
+        caution=caution(options),
+    )

@@ -1,0 +1,275 @@
+"""What the statistics take from a recorded dataset."""
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import nibabel as nib
+import numpy as np
+import numpy.typing as npt
+import pandas as pd
+from nibabel.filebasedimages import ImageFileError
+
+from llm2bids.dataset.path import Entities, build_path
+from llm2bids.dataset.read import Dataset, open_dataset
+from llm2bids.dataset.settings import DERIVATIVE, read_json
+from llm2bids.dataset.transcript import read_table
+from llm2bids.exceptions import InferenceError, UsageError
+from llm2bids.inference.runs import RunData
+from llm2bids.inference.stream import open_image
+from llm2bids.space.header import fingerprint_differs
+from llm2bids.space.space import Space
+
+
+@dataclass(frozen=True, kw_only=True, order=True)
+class RunEntry:
+    """One run of a dataset.
+
+    Parameters
+    ----------
+    participant_label, task : str
+        BIDS labels.
+    run : int or None
+        Run index.
+    """
+
+    participant_label: str
+    task: str
+    run: int | None = None
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Inputs:
+    """Runs of a dataset, and how to load one.
+
+    Parameters
+    ----------
+    bids_dir, derivative_dir : Path
+        Raw dataset and its derivative.
+    space : Space
+        The space of all runs.
+    fingerprint : str
+        Its fingerprint with the calibration.
+    mask : ndarray of bool, shape (n_x, n_y, n_z)
+        Voxels to model.
+    entries : tuple of RunEntry
+        All runs.
+    load : callable
+        RunEntry -> RunData.
+    """
+
+    bids_dir: Path
+    derivative_dir: Path
+    space: Space
+    fingerprint: str
+    mask: npt.NDArray[np.bool_]
+    entries: tuple[RunEntry, ...]
+    load: Callable[[RunEntry], RunData]
+
+    def choose(
+        self,
+        *,
+        participant_label: Sequence[str] | None = None,
+        task: Sequence[str] | None = None,
+    ) -> dict[tuple[str, str], tuple[RunEntry, ...]]:
+        """Group the runs by participant and task.
+
+        Parameters
+        ----------
+        participant_label, task : sequence of str, optional
+            Only these; with or without ``sub-`` and ``task-``.
+
+        Returns
+        -------
+        dict of (str, str) to tuple of RunEntry
+            Every chosen participant with every chosen task; empty where the participant lacks it.
+
+        Raises
+        ------
+        UsageError
+            If the dataset has no such participant or task.
+        """
+        labels = sorted({entry.participant_label for entry in self.entries})
+        tasks = list(dict.fromkeys(entry.task for entry in self.entries))
+        wanted = chosen_labels(participant_label, labels, prefix="sub-", where=self.bids_dir)
+        kept = chosen_labels(task, tasks, prefix="task-", where=self.bids_dir)
+        return {
+            (label, name): tuple(
+                entry
+                for entry in self.entries
+                if (entry.participant_label, entry.task) == (label, name)
+            )
+            for label in wanted
+            for name in kept
+        }
+
+
+def chosen_labels(
+    wanted: Sequence[str] | None, there: Sequence[str], *, prefix: str, where: Path
+) -> tuple[str, ...]:
+    """Check labels that were asked for against those that exist.
+
+    Parameters
+    ----------
+    wanted : sequence of str or None
+        Labels with or without `prefix`; None takes all.
+    there : sequence of str
+        Labels that exist.
+    prefix : str
+        ``"sub-"`` or ``"task-"``.
+    where : Path
+        The dataset, for the message.
+
+    Returns
+    -------
+    tuple of str
+        Labels without prefix.
+
+    Raises
+    ------
+    UsageError
+        If one does not exist.
+
+    Examples
+    --------
+    >>> chosen_labels(["sub-02", "01"], ["01", "02"], prefix="sub-", where=Path("d"))
+    ('02', '01')
+    """
+    if wanted is None:
+        return tuple(there)
+    labels = tuple(dict.fromkeys(label.removeprefix(prefix) for label in wanted))
+    unknown = [label for label in labels if label not in there]
+    if unknown or not labels:
+        raise UsageError(
+            f"{where}: has no {prefix}{f', {prefix}'.join(unknown)}; expected some of "
+            f"{', '.join(there) or '(there are none)'}"
+        )
+    return labels
+
+
+def open_inputs(bids_dir: Path, *, mask_img: Path | None = None) -> Inputs:
+    """Open a recorded dataset for statistics.
+
+    Parameters
+    ----------
+    bids_dir : Path
+        The dataset.
+    mask_img : Path, optional
+        Model only the units in this image.
+
+    Returns
+    -------
+    Inputs
+        Its runs.
+
+    Raises
+    ------
+    DatasetError
+        If the folder is no dataset of ours.
+    InferenceError
+        If there is no run, or the mask is of another grid or has no unit.
+    """
+    dataset = open_dataset(bids_dir)
+    entries = tuple(
+        RunEntry(participant_label=run.participant_label, task=run.task, run=run.run)
+        for run in dataset.runs
+    )
+    if not entries:
+        raise InferenceError(f"{bids_dir}: has no run; record one with `llm2bids record`")
+    mask = dataset.space.grey
+    if mask_img is not None:
+        mask = mask & read_mask(mask_img, dataset.space)
+    return Inputs(
+        bids_dir=bids_dir,
+        derivative_dir=bids_dir / DERIVATIVE,
+        space=dataset.space,
+        fingerprint=dataset.fingerprint,
+        mask=mask,
+        entries=entries,
+        load=partial(_load_run, dataset, bids_dir, mask),
+    )
+
+
+def read_mask(path: Path, space: Space) -> npt.NDArray[np.bool_]:
+    """Read a mask in the space.
+
+    Parameters
+    ----------
+    path : Path
+        A 3D image, above 0 inside.
+    space : Space
+        The space that it must be in.
+
+    Returns
+    -------
+    ndarray of bool, shape (n_x, n_y, n_z)
+        The mask.
+
+    Raises
+    ------
+    InferenceError
+        If the file is missing or damaged, of another grid, or without any unit.
+    """
+    try:
+        image = nib.load(path)
+        voxels = np.asarray(image.dataobj) > 0
+    except (OSError, ValueError, EOFError, ImageFileError) as error:
+        raise InferenceError(f"{path}: cannot be read as a mask ({error})") from None
+    if image.shape != space.shape or not space.matches(image):
+        raise InferenceError(
+            f"{path}: a mask of another grid ({image.shape}), expected the grid {space.shape} of "
+            f"space {space.label}; resampling would mix units, make the mask from the unit table"
+        )
+    if not (voxels & space.grey).any():
+        raise InferenceError(f"{path}: holds no unit of space {space.label}; nothing to model")
+    return voxels
+
+
+def _load_run(
+    dataset: Dataset, bids_dir: Path, mask: npt.NDArray[np.bool_], entry: RunEntry
+) -> RunData:
+    run = next(
+        run
+        for run in dataset.runs
+        if (run.participant_label, run.task, run.run)
+        == (entry.participant_label, entry.task, entry.run)
+    )
+    named = {"sub": entry.participant_label, "task": entry.task, "run": entry.run}
+    bold = _place(named, space=dataset.space.label, desc="preproc", suffix="bold.nii.gz")
+    if not (bids_dir / bold).exists():
+        bold = _place(named, space=dataset.space.label, desc="preproc", suffix="bold.nii")
+    image = open_image(bids_dir / bold)
+    dataset.space.check_grid(image, name=str(bids_dir / bold))
+    other = fingerprint_differs(image.header, dataset.fingerprint)
+    if other is not None:
+        raise InferenceError(
+            f"{bids_dir / bold}: mixed spaces: the image has the fingerprint {other}, the dataset "
+            f"{dataset.fingerprint[:16]}; record the run again"
+        )
+    sidecar = bids_dir / _place(
+        named, space=dataset.space.label, desc="preproc", suffix="bold.json"
+    )
+    confounds = bids_dir / _place(named, desc="confounds", suffix="timeseries.tsv")
+    return RunData(
+        participant_label=entry.participant_label,
+        task=entry.task,
+        run=entry.run,
+        bold=bids_dir / bold,
+        mask=mask,
+        affine=dataset.space.affine,
+        t_r=float(read_json(sidecar)["RepetitionTime"]),
+        transcript=dataset.transcript(run),
+        events=dataset.events(run),
+        confounds=read_table(confounds) if confounds.exists() else pd.DataFrame(),
+        source=f"bids:llm2bids:{bold.relative_to(DERIVATIVE).as_posix()}",
+    )
+
+
+def _place(named: Mapping[str, Any], *, suffix: str, **labels: str) -> Path:
+    kind, dot, extension = suffix.partition(".")
+    entities = Entities(
+        datatype="func", suffix=kind, extension=dot + extension, **{**named, **labels}
+    )
+    return Path(DERIVATIVE) / build_path(entities)
