@@ -26,7 +26,7 @@ VolumeDtype = Literal["int16", "float32"]
 BoolArray = npt.NDArray[np.bool_]
 
 
-@dataclass(frozen=True, kw_only=True, eq=False)
+@dataclass(frozen=True, kw_only=True, eq=False, repr=False)
 class Space:
     """Unit <-> voxel for one model and one choice of sites.
 
@@ -61,6 +61,12 @@ class Space:
     arrangement: str
     model_name: str
     weights_sha256: str
+
+    def __repr__(self) -> str:
+        return (
+            f"Space({self.label}, {self.n_units} units of {len(self.sites)} sites, "
+            f"grid {self.shape}, {self.arrangement} arrangement)"
+        )
 
     @property
     def n_units(self) -> int:
