@@ -4,7 +4,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import nibabel as nib
 import numpy as np
@@ -13,7 +13,6 @@ import pandas as pd
 from nibabel.filebasedimages import ImageFileError
 
 from llm2bids.dataset.path import Entities, build_path
-from llm2bids.dataset.read import Dataset, open_dataset
 from llm2bids.dataset.settings import DERIVATIVE, read_json
 from llm2bids.dataset.transcript import read_table
 from llm2bids.exceptions import InferenceError, UsageError
@@ -21,6 +20,9 @@ from llm2bids.inference.runs import RunData
 from llm2bids.inference.stream import open_image
 from llm2bids.space.header import fingerprint_differs
 from llm2bids.space.space import Space
+
+if TYPE_CHECKING:
+    from llm2bids.dataset.read import Dataset
 
 
 @dataclass(frozen=True, kw_only=True, order=True)
@@ -171,6 +173,8 @@ def open_inputs(bids_dir: Path, *, mask_img: Path | None = None) -> Inputs:
     InferenceError
         If there is no run, or the mask is of another grid or has no unit.
     """
+    from llm2bids.dataset.read import open_dataset
+
     dataset = open_dataset(bids_dir)
     entries = tuple(
         RunEntry(participant_label=run.participant_label, task=run.task, run=run.run)
@@ -228,7 +232,7 @@ def read_mask(path: Path, space: Space) -> npt.NDArray[np.bool_]:
 
 
 def _load_run(
-    dataset: Dataset, bids_dir: Path, mask: npt.NDArray[np.bool_], entry: RunEntry
+    dataset: "Dataset", bids_dir: Path, mask: npt.NDArray[np.bool_], entry: RunEntry
 ) -> RunData:
     run = next(
         run

@@ -62,6 +62,7 @@ def stream_volumes(bold: Path, *, n_volumes: int = 8) -> Iterator[tuple[int, Arr
                     block = block * np.float32(proxy.slope) + np.float32(proxy.inter)
                 yield done, block
                 done += n
+            stream.read(1)  # reaching the end makes gzip compare its checksum
     except _DAMAGED as error:
         raise InferenceError(
             f"{bold}: truncated or damaged, {done} of {total} volumes can be read "
