@@ -24,6 +24,7 @@ from llm2bids.network.similarity import (
     dice_matrix,
     fisher_z,
     gram_matrix,
+    jackknife_error,
     share_of_angle,
     student_interval,
     top_units,
@@ -116,9 +117,12 @@ def measure_overlap(
     """Measure how much the networks of the tasks have in common.
 
     The intervals are for another cohort of as many participants: the estimate, plus and minus
-    Student's t times the bootstrap's standard error over participants, on Fisher's z scale for
-    correlations and on the arcsine scale for Dice. Percentiles of the bootstrap are not used: a
-    bootstrap sample repeats participants, is noisier than the cohort, and so less correlated.
+    Student's t times its standard error over participants, on Fisher's z scale for correlations
+    (jackknife) and on the arcsine scale for Dice (bootstrap). Percentiles of the bootstrap are not
+    used: a bootstrap sample repeats participants, so its maps are noisier than the cohort's and
+    less correlated. In simulations with 8 participants they cover 21 to 62 % where 95 % is asked
+    for, the bootstrap's standard error 96 to 100 %, the jackknife's 95 to 97 %; for Dice, which is
+    not smooth, the bootstrap's standard error covers 98 to 100 % and the jackknife's is larger.
 
     Parameters
     ----------
@@ -131,7 +135,7 @@ def measure_overlap(
     sites : ndarray, shape (n_units,), optional
         Site of each unit, for the chance level within sites; one site by default.
     n_boot : int, default=500
-        Bootstrap samples of participants.
+        Bootstrap samples of participants (for Dice, and for which pair is first).
     n_perm : int, default=1000
         Permutations of the units within sites.
     confidence : float, default=0.95
@@ -161,13 +165,14 @@ def measure_overlap(
     rng = np.random.default_rng(seed)
     group = effects.effects.mean(axis=0)
     networks = top_units(group, share, two_sided=two_sided)
-    r, common = _correlate(group), dice_matrix(networks)
+    common = dice_matrix(networks)
+    r, r_error = _correlate(effects)
     r_boot, dice_boot = _bootstrap(effects, n_boot, share=share, two_sided=two_sided, rng=rng)
     within = permuted_dice(networks, groups, n_perm=n_perm, seed=rng)
     grow = float(np.sqrt(n_participants / (n_participants - 1)))
     r_low, r_high = student_interval(
         r,
-        grow * fisher_z(r_boot).std(axis=0, ddof=1),
+        r_error,
         n_participants - 1,
         forth=fisher_z,
         back=np.tanh,
@@ -298,9 +303,21 @@ def shared_between_tasks(effects: TaskEffects) -> tuple[str, ...]:
     )
 
 
-def _correlate(maps: npt.NDArray[Any]) -> Floats:
-    eye = np.eye(len(maps))
-    return weighted_correlation(gram_matrix(maps), eye, eye)
+def _correlate(effects: TaskEffects) -> tuple[Floats, Floats]:
+    """Correlate the group maps; give r, and its jackknifed standard error on Fisher's z scale."""
+    n_participants, n_tasks, _ = effects.effects.shape
+    gram = gram_matrix(effects.effects.reshape(n_participants * n_tasks, -1))
+    kept = np.vstack([np.ones(n_participants), 1 - np.eye(n_participants)])
+    weights = _group_weights(kept / kept.sum(axis=1, keepdims=True), n_tasks)
+    r = weighted_correlation(gram, weights, weights)
+    without = [fisher_z(one).ravel() for one in r[1:]]
+    return r[0], jackknife_error(without, n_tasks**2).reshape(n_tasks, n_tasks)
+
+
+def _group_weights(participants: Floats, n_tasks: int) -> Floats:
+    """Spread weights of participants over their maps, shape (n, n_tasks, n_maps)."""
+    weights = np.einsum("bp,tu->btpu", participants, np.eye(n_tasks))
+    return weights.reshape(len(participants), n_tasks, -1)
 
 
 def _bootstrap(
@@ -316,8 +333,7 @@ def _bootstrap(
     maps = effects.effects.reshape(n_participants * n_tasks, -1)
     drawn = np.sort(rng.integers(n_participants, size=(n_boot, n_participants)), axis=1)
     counts = np.stack([np.bincount(one, minlength=n_participants) for one in drawn])
-    weights = np.einsum("bp,tu->btpu", counts / n_participants, np.eye(n_tasks))
-    weights = weights.reshape(n_boot, n_tasks, -1)
+    weights = _group_weights(counts / n_participants, n_tasks)
     r = weighted_correlation(gram_matrix(maps), weights, weights)
     common = np.empty((n_boot, n_tasks, n_tasks))
     for index, weight in enumerate((counts / n_participants).astype(maps.dtype)):

@@ -1,0 +1,128 @@
+import numpy as np
+import pytest
+
+from llm2bids.exceptions import NetworkError
+from llm2bids.network.effects import task_effects
+from llm2bids.network.overlap import (
+    chance_dice,
+    measure_overlap,
+    permuted_dice,
+    shared_between_tasks,
+)
+from llm2bids.network.similarity import dice, top_units
+
+UPPER = np.triu_indices(4, k=1)
+
+
+def test_planted_overlap_is_found(simulate, patterns):
+    effects = task_effects(simulate(patterns, noise=0.7))
+    overlap = measure_overlap(effects, share=0.1, n_boot=60, n_perm=200)
+    assert overlap.dice[0, 1] == pytest.approx(0.5, abs=0.06)
+    assert overlap.dice_low[0, 1] <= overlap.dice[0, 1] <= overlap.dice_high[0, 1]
+    best = overlap.pairs().iloc[0]
+    assert (best["task_a"], best["task_b"]) == ("taskA", "taskB")
+    assert best["first"] == 1
+    assert best["dice"] > best["chance_within_site_high"]
+    assert overlap.correlation[0, 1] == pytest.approx(
+        np.corrcoef(effects.effects.mean(axis=0)[:2])[0, 1], abs=1e-5
+    )
+    assert np.diag(overlap.dice).tolist() == [1] * 4
+    assert overlap.warnings == ()
+    assert overlap.provenance == effects.provenance
+    assert len(overlap.pairs()) == 6
+
+
+def test_null_overlap_is_at_chance(simulate):
+    measured, expected, above, r = [], [], [], []
+    for seed in range(25):
+        means = simulate(np.zeros((4, 900), np.float32), n_participants=3, seed=seed)
+        overlap = measure_overlap(task_effects(means), share=0.1, n_boot=2, n_perm=200, seed=seed)
+        measured.append(overlap.dice[UPPER])
+        expected.append(overlap.chance[UPPER])
+        above.append(overlap.dice[UPPER] > overlap.chance_within_site_high[UPPER])
+        r.append(overlap.correlation[UPPER])
+    assert np.mean(measured) == pytest.approx(np.mean(expected), abs=0.004)
+    assert np.mean(expected) == pytest.approx(0.05, abs=0.003)
+    assert np.mean(r) == pytest.approx(0, abs=0.01)
+    assert np.mean(above) < 0.1
+
+
+def test_shared_baseline_fakes_overlap_and_is_said(simulate):
+    nothing = np.zeros((4, 900), np.float32)
+    clean = measure_overlap(task_effects(simulate(nothing)), n_boot=2)
+    faked = measure_overlap(task_effects(simulate(nothing, shared_baseline=True)), n_boot=2)
+    assert abs(clean.correlation[UPPER].mean()) < 0.06
+    assert faked.correlation[UPPER].mean() == pytest.approx(0.4, abs=0.06)
+    assert faked.dice[UPPER].mean() > 2 * faked.chance[UPPER].mean()
+    assert len(faked.warnings) == 6
+    assert faked.warnings[0] == (
+        "tasks taskA and taskB share 30 off prompts within participants: a shared baseline makes "
+        "their maps alike"
+    )
+    assert shared_between_tasks(task_effects(simulate(nothing))) == ()
+
+
+def test_chance_equals_permutation_of_units_within_sites():
+    rng = np.random.default_rng(3)
+    sites = np.repeat([5, 2, 9], [40, 100, 23])
+    maps = rng.normal(size=(2, 163)) * np.where(sites == 5, 3, 1)
+    networks = top_units(maps, 0.25)
+    moved = np.empty(4000)
+    for draw in range(4000):
+        order = np.arange(163)
+        for site in np.unique(sites):
+            order[sites == site] = rng.permutation(order[sites == site])
+        moved[draw] = dice(networks[0], networks[1][order])
+    drawn = permuted_dice(networks, sites, n_perm=4000)[:, 0, 1]
+    assert drawn.mean() == pytest.approx(moved.mean(), abs=0.005)
+    assert drawn.std() == pytest.approx(moved.std(), rel=0.06)
+    assert chance_dice(networks, sites)[0, 1] == pytest.approx(moved.mean(), abs=0.005)
+    assert chance_dice(networks, sites)[0, 1] > 1.5 * chance_dice(networks)[0, 1]
+
+
+def test_chance_of_unsigned_sets_is_their_share():
+    networks = top_units(np.random.default_rng(0).normal(size=(2, 1000)), 0.05, two_sided=False)
+    assert chance_dice(networks)[0, 1] == pytest.approx(0.05)
+
+
+@pytest.mark.slow
+def test_interval_covers_what_another_cohort_would_give():
+    """Participants differ in their maps; the interval is for cohorts of the same size."""
+    from llm2bids.network.effects import TaskEffects
+    from llm2bids.network.provenance import Provenance
+
+    rng = np.random.default_rng(11)
+    n_units, n_participants = 400, 8
+    truth = rng.normal(size=(3, n_units))
+    truth[1] += truth[0]
+    nowhere = tuple((Provenance(),) * 3 for _ in range(n_participants))
+
+    def cohort():
+        mixture = rng.normal(size=(n_participants, 3, n_units)) * 1.5
+        gain = 1 + 0.4 * rng.normal(size=(n_participants, 3, 1))
+        return TaskEffects(
+            effects=(gain * truth + mixture).astype(np.float32),
+            participants=tuple(f"{i:02d}" for i in range(n_participants)),
+            tasks=("a", "b", "c"),
+            on=nowhere,
+            off=nowhere,
+        )
+
+    results = [measure_overlap(cohort(), share=0.1, n_boot=150, n_perm=2) for _ in range(120)]
+    for name in ("correlation", "dice"):
+        target = np.mean([getattr(result, name)[0, 1] for result in results])
+        covered = [
+            getattr(result, f"{name}_low")[0, 1] <= target <= getattr(result, f"{name}_high")[0, 1]
+            for result in results
+        ]
+        assert np.mean(covered) >= 0.89
+        if name == "correlation":
+            assert np.mean(covered) <= 0.99
+
+
+def test_bad_input_is_refused(simulate, patterns):
+    effects = task_effects(simulate(patterns, n_participants=2))
+    with pytest.raises(NetworkError, match="found 1 participants and 4 tasks; expected two"):
+        measure_overlap(effects.take([0]))
+    with pytest.raises(NetworkError, match="found 3 labels for 700 units"):
+        measure_overlap(effects, sites=np.arange(3))
