@@ -1,0 +1,158 @@
+"""The derivative: a run under the names that first-level tools look for."""
+
+from collections.abc import Mapping
+from pathlib import Path, PurePosixPath
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from llm2bids.dataset.confounds import centre_name, confounds_table
+from llm2bids.dataset.names import (
+    RunNames,
+    derived_anatomy,
+    raw_anatomy,
+    sidecar,
+    template_file,
+)
+from llm2bids.dataset.settings import DERIVATIVE
+from llm2bids.dataset.sidecar import image_json
+from llm2bids.dataset.staging import Staging
+from llm2bids.dataset.template import fill_json, to_json
+from llm2bids.dataset.transcript import transcript_table, write_table, write_transcript
+from llm2bids.dataset.volumes import write_volume
+from llm2bids.recording.record import Recording
+from llm2bids.space.header import BOLD_WINDOW
+from llm2bids.space.space import Space
+
+
+def write_derived_run(
+    stage: Staging,
+    root: Path,
+    names: RunNames,
+    recording: Recording,
+    *,
+    bold: Path,
+    mean_counts: npt.NDArray[np.float64],
+    space: Space,
+    fingerprint: str,
+    t_r: float,
+    inherited: Mapping[str, Any],
+) -> None:
+    """Stage the derivative's files of a run.
+
+    Parameters
+    ----------
+    stage : Staging
+        Where files are made.
+    root : Path
+        The raw dataset, whose template is there.
+    names : RunNames
+        Places of the files.
+    recording : Recording
+        The run.
+    bold : Path
+        The staged raw series.
+    mean_counts : ndarray of float64, shape (n_z, n_y, n_x)
+        Mean of the series over time, in file order.
+    space : Space
+        The space.
+    fingerprint : str
+        Of space and calibration.
+    t_r : float
+        Seconds from volume to volume.
+    inherited : mapping
+        What the raw series inherits, from `llm2bids.dataset.sidecar.task_bold_json`.
+    """
+    task = {"TaskName": recording.design.task}
+    timing = {"RepetitionTime": t_r, "StartTime": 0.0}
+    source = {"Sources": [f"bids:raw:{names.bold}"]}
+    stage.link(names.preproc, bold)
+    _sidecar(
+        stage,
+        names.preproc,
+        image_json(
+            space,
+            "The raw series itself: nothing was filtered, moved or smoothed.",
+            fingerprint=fingerprint,
+            **timing,
+            SkullStripped=True,
+            **source,
+            **inherited,
+        ),
+    )
+    grey = template_file(space.label, "mask", label="GM")
+    stage.link(names.mask, root / grey)
+    about_mask = image_json(
+        space, "Voxels with a unit.", fingerprint=space.fingerprint(), Type="Brain",
+        **task, Sources=[f"bids::{grey.relative_to(DERIVATIVE)}"],
+    )  # fmt: skip
+    _sidecar(stage, names.mask, about_mask)
+    reference = np.rint(mean_counts).astype(np.int16).T
+    write_volume(
+        stage.path(names.boldref), reference, space, fingerprint=fingerprint, window=BOLD_WINDOW
+    )
+    about_reference = image_json(
+        space, "Mean of the series over time.", fingerprint=fingerprint, SkullStripped=True,
+        **task, **source,
+    )  # fmt: skip
+    _sidecar(stage, names.boldref, about_reference)
+    _write_tables(stage, names, recording, t_r=t_r)
+
+
+def _write_tables(stage: Staging, names: RunNames, recording: Recording, *, t_r: float) -> None:
+    per_prompt = recording.design.tokens_per_prompt
+    task = {"TaskName": recording.design.task}
+    confounds = confounds_table(recording.tokens, tokens_per_prompt=per_prompt)
+    write_table(stage.path(names.confounds), confounds)
+    known = fill_json("derivative/confounds.json", {"centre": centre_name(per_prompt)})
+    about = {name: known[name] for name in confounds}
+    _sidecar(stage, names.confounds, {"Description": "Confounds of the run.", **task, **about})
+    write_transcript(stage.path(names.transcript), transcript_table(recording.tokens, t_r=t_r))
+    tokens = fill_json("derivative/tokens.json", {})
+    _sidecar(stage, names.transcript, {"Description": "Every generated token.", **task, **tokens})
+
+
+def write_anatomy(
+    stage: Staging, root: Path, participant_label: str, space: Space, *, fields: Mapping[str, Any]
+) -> None:
+    """Stage a participant's anatomy, raw and derived: links to the template's.
+
+    Parameters
+    ----------
+    stage : Staging
+        Where files are made.
+    root : Path
+        The raw dataset, whose template is there.
+    participant_label : str
+        BIDS label.
+    space : Space
+        The space.
+    fields : mapping
+        From `llm2bids.dataset.sidecar.base_fields`.
+    """
+    anatomy = template_file(space.label, "T1w")
+    brain = template_file(space.label, "mask", desc="brain")
+    raw = raw_anatomy(participant_label)
+    stage.link(raw, root / anatomy)
+    fingerprint = space.fingerprint()
+    preproc = derived_anatomy(participant_label, space.label, desc="preproc", suffix="T1w")
+    stage.link(preproc, root / anatomy)
+    about = image_json(
+        space, "Norm of the weights that produce each unit: the raw image itself.",
+        fingerprint=fingerprint, SkullStripped=True, Sources=[f"bids:raw:{raw}"],
+        **fill_json("raw/mr_fields.json", fields),
+    )  # fmt: skip
+    _sidecar(stage, preproc, about)
+    mask = derived_anatomy(participant_label, space.label, desc="brain", suffix="mask")
+    stage.link(mask, root / brain)
+    about_mask = image_json(
+        space, "The brain: voxels with a unit, and white matter between them.",
+        fingerprint=fingerprint, Type="Brain",
+        Sources=[f"bids::{brain.relative_to(DERIVATIVE)}"],
+    )  # fmt: skip
+    _sidecar(stage, mask, about_mask)
+
+
+def _sidecar(stage: Staging, place: PurePosixPath, about: Mapping[str, Any]) -> None:
+    stage.text(sidecar(place), to_json(about))

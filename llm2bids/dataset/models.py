@@ -1,0 +1,76 @@
+"""BIDS Stats Models for a dataset: one for each task, and one for all of them."""
+
+from collections.abc import Mapping, Sequence
+from itertools import pairwise
+from typing import Any
+
+from llm2bids.dataset.template import fill_json
+from llm2bids.paradigm.task import Task
+
+
+def task_model(task: Task, fields: Mapping[str, Any]) -> dict[str, Any]:
+    """Make the model of one task: run -> dataset.
+
+    Parameters
+    ----------
+    task : Task
+        The task and its conditions.
+    fields : mapping
+        From `llm2bids.dataset.sidecar.base_fields`.
+
+    Returns
+    -------
+    dict
+        A BIDS Stats Model.
+
+    References
+    ----------
+    BIDS Stats Models specification 1.0: https://bids-standard.github.io/stats-models/
+    """
+    model = fill_json("models/task_smdl.json", {**fields, "task": task.label})
+    _fill_run_node(model["Nodes"][0], [name for name, _ in task.conditions])
+    return model
+
+
+def all_tasks_model(tasks: Sequence[Task], fields: Mapping[str, Any]) -> dict[str, Any]:
+    """Make the model of all tasks: run -> subject -> dataset, with differences of conditions.
+
+    Parameters
+    ----------
+    tasks : sequence of Task
+        Tasks that have at least two conditions together.
+    fields : mapping
+        From `llm2bids.dataset.sidecar.base_fields`.
+
+    Returns
+    -------
+    dict
+        A BIDS Stats Model. Its subject level has each condition, and each against the next.
+    """
+    names = list(dict.fromkeys(name for task in tasks for name, _ in task.conditions))
+    model = fill_json("models/all_smdl.json", fields)
+    model["Input"]["task"] = [task.label for task in tasks]
+    run, subject, _ = model["Nodes"]
+    _fill_run_node(run, names)
+    subject["Model"]["X"] = names
+    subject["Contrasts"] = [
+        *({"Name": name, "ConditionList": [name], "Weights": [1], "Test": "t"} for name in names),
+        *(
+            {
+                "Name": f"{one}Vs{other[0].upper()}{other[1:]}",
+                "ConditionList": [one, other],
+                "Weights": [1, -1],
+                "Test": "t",
+            }
+            for one, other in pairwise(names)
+        ),
+    ]
+    return model
+
+
+def _fill_run_node(node: dict[str, Any], names: Sequence[str]) -> None:
+    node["Model"]["X"] = [1, *(f"trial_type.{name}" for name in names)]
+    node["Contrasts"] = [
+        {"Name": name, "ConditionList": [f"trial_type.{name}"], "Weights": [1], "Test": "t"}
+        for name in names
+    ]

@@ -1,0 +1,146 @@
+"""The participants table: one row for each replicate."""
+
+from collections.abc import Iterable, Mapping
+from pathlib import Path, PurePosixPath
+from typing import Any
+
+import pandas as pd
+
+from llm2bids.dataset.path import parse_path
+from llm2bids.dataset.settings import read_json
+from llm2bids.dataset.transcript import read_table, write_table
+from llm2bids.exceptions import DatasetError
+
+PLACE = PurePosixPath("participants.tsv")
+"""Place of the table."""
+
+COLUMNS = ("participant_id", "model", "seed", "n_runs", "n_prompts", "n_volumes")
+"""Its columns; ``participants.json`` describes them."""
+
+_COUNTS = ("n_runs", "n_prompts", "n_volumes")
+
+
+def read_participants(root: Path) -> pd.DataFrame:
+    """Read the participants table.
+
+    Parameters
+    ----------
+    root : Path
+        The dataset.
+
+    Returns
+    -------
+    DataFrame
+        Columns `COLUMNS`, sorted by ``participant_id`` (with ``sub-``); counts are Int64, missing
+        until `counted` has filled them in. Empty if there is no participant yet.
+
+    Raises
+    ------
+    DatasetError
+        If a column is missing.
+    """
+    path = root / PLACE
+    if not path.exists():
+        return _typed(pd.DataFrame(columns=list(COLUMNS)))
+    table = read_table(path, text=("participant_id",))
+    missing = [name for name in COLUMNS if name not in table]
+    if missing:
+        raise DatasetError(
+            f"{path}: columns {', '.join(missing)} are missing; expected {', '.join(COLUMNS)}. "
+            "Restore the file"
+        )
+    return _typed(table)
+
+
+def write_participants(path: Path, table: pd.DataFrame) -> None:
+    """Write the participants table.
+
+    Parameters
+    ----------
+    path : Path
+        The file, staged or in place.
+    table : DataFrame
+        Columns `COLUMNS`.
+    """
+    write_table(path, table.sort_values("participant_id"))
+
+
+def with_participant(
+    table: pd.DataFrame, participant_label: str, settings: Mapping[str, Any]
+) -> pd.DataFrame:
+    """Add a participant whose runs are not counted yet.
+
+    Parameters
+    ----------
+    table : DataFrame
+        From `read_participants`.
+    participant_label : str
+        BIDS label.
+    settings : mapping
+        Settings of the dataset; ``model`` and ``seed`` are the participant's.
+
+    Returns
+    -------
+    DataFrame
+        The same with this participant, with missing counts.
+    """
+    name = f"sub-{participant_label}"
+    row = {
+        "participant_id": name,
+        "model": settings.get("model"),
+        "seed": settings.get("seed"),
+        **dict.fromkeys(_COUNTS, pd.NA),
+    }
+    others = table[table["participant_id"] != name]
+    return _typed(pd.DataFrame([*others.to_dict("records"), row], columns=list(COLUMNS)))
+
+
+def counted(
+    table: pd.DataFrame, participant_label: str, root: Path, bolds: Iterable[PurePosixPath]
+) -> pd.DataFrame:
+    """Fill in a participant's counts.
+
+    Parameters
+    ----------
+    table : DataFrame
+        From `read_participants`.
+    participant_label : str
+        BIDS label.
+    root : Path
+        The dataset.
+    bolds : iterable of PurePosixPath
+        Raw series of all runs.
+
+    Returns
+    -------
+    DataFrame
+        The same with the counts.
+
+    Raises
+    ------
+    DatasetError
+        If the participant has no runs, or a run's sidecar is damaged.
+    """
+    mine = [place for place in bolds if parse_path(place).sub == participant_label]
+    if not mine:
+        raise DatasetError(
+            f"{root}: sub-{participant_label} has no runs; record one before it is finished"
+        )
+    about = [read_json(root / str(place).replace("_bold.nii.gz", "_bold.json")
+                       .replace("_bold.nii", "_bold.json")) for place in mine]  # fmt: skip
+    counts = {
+        "n_runs": len(mine),
+        "n_prompts": sum(int(one.get("NumberOfPrompts", 0)) for one in about),
+        "n_volumes": sum(int(one.get("NumberOfVolumes", 0)) for one in about),
+    }
+    row = table["participant_id"] == f"sub-{participant_label}"
+    filled = table.copy()
+    for name, count in counts.items():
+        filled.loc[row, name] = count
+    return filled
+
+
+def _typed(table: pd.DataFrame) -> pd.DataFrame:
+    counts = {name: table[name].astype("Int64") for name in _COUNTS}
+    typed = table.assign(participant_id=table["participant_id"].astype("str"), **counts)
+    return typed.sort_values("participant_id", ignore_index=True)[list(COLUMNS)]

@@ -1,0 +1,358 @@
+"""Reading a dataset of ours: space, runs, and values in the model's own scale."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path, PurePosixPath
+from typing import Any
+
+import nibabel as nib
+import numpy as np
+import numpy.typing as npt
+import pandas as pd
+
+from llm2bids.dataset.leftovers import list_bolds
+from llm2bids.dataset.names import RunNames, sidecar
+from llm2bids.dataset.participants import read_participants
+from llm2bids.dataset.path import parse_path
+from llm2bids.dataset.reference import read_template
+from llm2bids.dataset.settings import DERIVATIVE, read_json, read_settings
+from llm2bids.dataset.start import FIELDS
+from llm2bids.dataset.transcript import read_table, read_transcript
+from llm2bids.exceptions import DatasetError
+from llm2bids.recording.calibration import Calibration
+from llm2bids.space.image import decode
+from llm2bids.space.space import Space
+
+
+@dataclass(frozen=True, kw_only=True)
+class Run:
+    """One run of a dataset; all paths are in the dataset.
+
+    Parameters
+    ----------
+    participant_label, task : str
+        BIDS labels.
+    run : int or None
+        Run index.
+    bold, events : Path
+        Raw series and events.
+    preproc, mask, boldref, confounds, transcript : Path
+        Files of the derivative.
+    """
+
+    participant_label: str
+    task: str
+    run: int | None
+    bold: Path
+    events: Path
+    preproc: Path
+    mask: Path
+    boldref: Path
+    confounds: Path
+    transcript: Path
+
+    @property
+    def name(self) -> str:
+        """Entities of the run, e.g. ``sub-01_task-pathology``."""
+        return self.bold.name.rpartition("_")[0]
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Dataset:
+    """A dataset of ours.
+
+    Parameters
+    ----------
+    path : Path
+        The raw dataset.
+    space : Space
+        Unit <-> voxel.
+    calibration : Calibration
+        Mean and standard deviation of each unit.
+    settings : dict
+        What the dataset was recorded with.
+    participants : DataFrame
+        ``participants.tsv``.
+    runs : tuple of Run
+        Sorted by name.
+    """
+
+    path: Path
+    space: Space
+    calibration: Calibration
+    settings: dict[str, Any]
+    participants: pd.DataFrame
+    runs: tuple[Run, ...]
+
+    @property
+    def derivative(self) -> Path:
+        """The derivative's folder."""
+        return self.path / DERIVATIVE
+
+    @cached_property
+    def fingerprint(self) -> str:
+        """Fingerprint of space and calibration, which the series carry."""
+        return self.space.fingerprint(self.calibration)
+
+    @property
+    def tasks(self) -> tuple[str, ...]:
+        """Labels of the tasks that have runs, sorted."""
+        return tuple(sorted({run.task for run in self.runs}))
+
+    def select(
+        self, *, participant_label: Sequence[str] | None = None, task: str | None = None
+    ) -> tuple[Run, ...]:
+        """Choose runs.
+
+        Parameters
+        ----------
+        participant_label : sequence of str, optional
+            Labels, with or without ``sub-``; all by default.
+        task : str, optional
+            Label, with or without ``task-``; all by default.
+
+        Returns
+        -------
+        tuple of Run
+            In the order of `runs`.
+
+        Raises
+        ------
+        DatasetError
+            If a participant or the task has no run; the message lists those that have.
+        """
+        labels = {run.participant_label for run in self.runs}
+        wanted = [label.removeprefix("sub-") for label in participant_label or sorted(labels)]
+        if unknown := [label for label in wanted if label not in labels]:
+            raise DatasetError(
+                f"{self.path}: no run of participant {', '.join(unknown)}; there are "
+                f"{', '.join(sorted(labels)) or 'none'}"
+            )
+        name = None if task is None else task.removeprefix("task-")
+        if name is not None and name not in self.tasks:
+            raise DatasetError(
+                f"{self.path}: no run of task {name}; there are {', '.join(self.tasks) or 'none'}"
+            )
+        return tuple(
+            run
+            for run in self.runs
+            if run.participant_label in wanted and name in (None, run.task)
+        )
+
+    def load_run(self, run: Run) -> Any:
+        """Open a run's series.
+
+        Parameters
+        ----------
+        run : Run
+            One of `runs`.
+
+        Returns
+        -------
+        nibabel.Nifti1Image
+            Counts, shape ``(n_x, n_y, n_z, n_volumes)``; data are read when they are needed.
+
+        Raises
+        ------
+        DatasetError
+            If the file is missing or damaged.
+        """
+        path = self._inside(run.bold)
+        try:
+            return nib.load(path)
+        except (OSError, EOFError, nib.filebasedimages.ImageFileError) as error:
+            raise DatasetError(
+                f"{path}: not a readable image ({error}); delete it and record the dataset again: "
+                "only this run will be made anew"
+            ) from None
+
+    def values(self, run: Run) -> npt.NDArray[np.float32]:
+        """Read the values of a run in the model's own scale.
+
+        Parameters
+        ----------
+        run : Run
+            One of `runs`.
+
+        Returns
+        -------
+        ndarray of float32, shape (n_volumes, n_units)
+            Layer outputs, within half a count for int16 (0.001 standard deviations).
+
+        Raises
+        ------
+        DatasetError
+            If the file is missing or damaged.
+        SpaceError
+            If it is not on the grid.
+        """
+        return decode(self.load_run(run), self.space, self.calibration, name=str(run.bold))
+
+    def events(self, run: Run) -> pd.DataFrame:
+        """Read a run's events: ``onset`` and ``duration`` in seconds, ``trial_type``."""
+        return read_table(self._inside(run.events), text=("trial_type",))
+
+    def confounds(self, run: Run) -> pd.DataFrame:
+        """Read a run's confounds, one row for each volume."""
+        return read_table(self._inside(run.confounds))
+
+    def transcript(self, run: Run) -> pd.DataFrame:
+        """Read every generated token of a run.
+
+        Parameters
+        ----------
+        run : Run
+            One of `runs`.
+
+        Returns
+        -------
+        DataFrame
+            Columns `llm2bids.dataset.transcript.COLUMNS`.
+        """
+        return read_transcript(self._inside(run.transcript))
+
+    def sidecar(self, run: Run) -> dict[str, Any]:
+        """Read the sidecar of a run's raw series."""
+        return read_json(self._inside(self.path / sidecar(_relative(run.bold, self.path))))
+
+    def t_r(self, run: Run) -> float:
+        """Read a run's repetition time, in seconds."""
+        return float(self.sidecar(run)["RepetitionTime"])
+
+    @cached_property
+    def prompts(self) -> pd.DataFrame:
+        """All prompts of ``stimuli/``: ``prompt_id``, ``condition``, ``topic``, ``text``."""
+        files = sorted((self.path / "stimuli").glob("*.tsv"))
+        if not files:
+            raise DatasetError(f"{self.path / 'stimuli'}: no prompts; restore the folder")
+        tables = [pd.read_csv(self._inside(file), sep="\t", dtype="str", keep_default_na=False)
+                  for file in files]  # fmt: skip
+        return pd.concat(tables, ignore_index=True).drop_duplicates("prompt_id")
+
+    def token_table(self, run: Run) -> pd.DataFrame:
+        """Join tokens, their times, events and prompts in one table.
+
+        Parameters
+        ----------
+        run : Run
+            One of `runs`.
+
+        Returns
+        -------
+        DataFrame
+            One row for each generated token: the columns of the transcript, then ``condition``,
+            ``topic`` and ``text`` of its prompt, then ``prompt_onset`` (seconds, also for off
+            prompts). The rows of on prompts have the ``onset`` and ``trial_type`` of ``events``.
+        """
+        tokens = self.transcript(run)
+        joined = tokens.merge(self.prompts, on="prompt_id", how="left", validate="many_to_one")
+        return joined.assign(prompt_onset=joined.groupby("trial")["onset"].transform("min"))
+
+    def describe(self) -> str:
+        """Say in a few lines what is in the dataset."""
+        size = sum(file.stat().st_size for file in {f.stat().st_ino: f for f in
+                   self.path.rglob("*") if f.is_file()}.values())  # fmt: skip
+        n_participants = len({run.participant_label for run in self.runs})
+        return "\n".join(
+            [
+                f"{self.path}: {n_participants} participants, {len(self.runs)} runs of "
+                f"{len(self.tasks)} tasks ({', '.join(self.tasks)}), {size / 1e6:.0f} MB",
+                f"model {self.settings.get('model')}, space {self.space.label}: "
+                f"{self.space.n_units:,} units at {len(self.space.sites)} sites, grid "
+                f"{' x '.join(str(n) for n in self.space.shape)}",
+                f"derivative: {self.derivative}",
+            ]
+        )
+
+    def _inside(self, path: Path) -> Path:
+        return inside(self.path, path)
+
+
+def open_dataset(path: str | Path) -> Dataset:
+    """Open a dataset that llm2bids wrote.
+
+    Parameters
+    ----------
+    path : str or Path
+        The raw dataset.
+
+    Returns
+    -------
+    Dataset
+        Volumes are read when they are asked for.
+
+    Raises
+    ------
+    DatasetError
+        If the folder is missing, is not a dataset of ours, lacks its template, or a path in it
+        leads out of it.
+    """
+    root = Path(path)
+    settings = read_settings(root)
+    label = str(read_json(root / FIELDS).get("space_label"))
+    inside(root, root / DERIVATIVE)
+    space, calibration = read_template(root, label)
+    return Dataset(
+        path=root,
+        space=space,
+        calibration=calibration,
+        settings=settings,
+        participants=read_participants(root),
+        runs=tuple(_run(root, place, label) for place in list_bolds(root)),
+    )
+
+
+def inside(root: Path, path: Path) -> Path:
+    """Refuse a path that leads out of the dataset, by ``..`` or a symbolic link.
+
+    Parameters
+    ----------
+    root : Path
+        The dataset.
+    path : Path
+        A path in it.
+
+    Returns
+    -------
+    Path
+        The same path.
+
+    Raises
+    ------
+    DatasetError
+        If it leads out.
+    """
+    resolved = path.resolve()
+    if not resolved.is_relative_to(root.resolve()):
+        raise DatasetError(
+            f"{path} leads out of the dataset, to {resolved}; replace it by the file itself"
+        )
+    return path
+
+
+def _run(root: Path, place: PurePosixPath, space: str) -> Run:
+    entities = parse_path(place)
+    names = RunNames(
+        str(entities.sub),
+        str(entities.task),
+        entities.run,
+        space=space,
+        extension=entities.extension,
+    )
+    return Run(
+        participant_label=str(entities.sub),
+        task=str(entities.task),
+        run=entities.run,
+        bold=inside(root, root / place),
+        events=inside(root, root / names.events),
+        preproc=inside(root, root / names.preproc),
+        mask=inside(root, root / names.mask),
+        boldref=inside(root, root / names.boldref),
+        confounds=inside(root, root / names.confounds),
+        transcript=inside(root, root / names.transcript),
+    )
+
+
+def _relative(path: Path, root: Path) -> PurePosixPath:
+    return PurePosixPath(path.relative_to(root).as_posix())

@@ -1,0 +1,226 @@
+"""The template of a space: its anatomy, masks, atlases, table of units and calibration maps."""
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import nibabel as nib
+import numpy as np
+import numpy.typing as npt
+
+from llm2bids.dataset.names import sidecar, template_file
+from llm2bids.dataset.path import Entities, build_path
+from llm2bids.dataset.settings import DERIVATIVE, read_json
+from llm2bids.dataset.sidecar import image_json
+from llm2bids.dataset.staging import Staging
+from llm2bids.dataset.template import fill_json, to_json
+from llm2bids.dataset.transcript import read_table, write_table
+from llm2bids.dataset.volumes import write_volume
+from llm2bids.exceptions import DatasetError, SpaceError
+from llm2bids.recording.calibration import Calibration
+from llm2bids.space.atlas import Atlas, head_atlas, site_atlas
+from llm2bids.space.space import Space
+
+_ATLASES = {
+    "sites": ("The panel of every recorded module (site) of the model.", site_atlas),
+    "heads": ("Every attention head of every module that has heads.", head_atlas),
+}
+
+
+def write_template(
+    stage: Staging,
+    space: Space,
+    calibration: Calibration,
+    *,
+    weight_norms: npt.NDArray[np.float32],
+    fields: Mapping[str, Any],
+) -> None:
+    """Stage the files of the template.
+
+    Parameters
+    ----------
+    stage : Staging
+        Where files are made.
+    space : Space
+        The space.
+    calibration : Calibration
+        Mean and standard deviation of each unit.
+    weight_norms : ndarray of float32, shape (n_units,)
+        Norm of the weights that produce each unit.
+    fields : mapping
+        From `llm2bids.dataset.sidecar.base_fields`.
+
+    Raises
+    ------
+    DatasetError
+        If the norms are not one for each unit, or not finite.
+    """
+    _check_norms(weight_norms, space)
+    mr_fields = fill_json("raw/mr_fields.json", fields)
+    top = float(np.percentile(weight_norms, 98)) or 1.0
+    _image(
+        stage,
+        space,
+        template_file(space.label, "T1w"),
+        space.to_grid(weight_norms.astype(np.float32)),
+        "Norm of the weights that produce each unit, in its voxel; 0 elsewhere.",
+        window=(0.0, top),
+        SkullStripped=True,
+        **mr_fields,
+    )
+    masks = {
+        template_file(space.label, "mask", desc="brain"): (
+            space.brain,
+            "The brain: voxels with a unit (grey matter) and between them (white matter).",
+            "Brain",
+        ),
+        template_file(space.label, "mask", label="GM"): (
+            space.grey,
+            "Grey matter: voxels with a unit.",
+            "ROI",
+        ),
+    }
+    for place, (mask, description, kind) in masks.items():
+        _image(stage, space, place, mask.astype(np.uint8), description, window=(0.0, 1.0),
+               Type=kind, Sources=[_uri(sidecar(template_file(space.label, "space")))])  # fmt: skip
+    _write_calibration(stage, space, calibration)
+    for name, (description, make) in _ATLASES.items():
+        if name == "sites" or any(site.n_heads for site in space.sites):
+            _write_atlas(stage, space, name, make(space), description, fields)
+    write_table(stage.path(_units(space.label)), space.unit_table())
+    stage.text(_definition(space.label), to_json(space.metadata()))
+
+
+def read_template(root: Path, label: str) -> tuple[Space, Calibration]:
+    """Rebuild space and calibration from the files of the template.
+
+    Parameters
+    ----------
+    root : Path
+        The raw dataset.
+    label : str
+        Label of the space.
+
+    Returns
+    -------
+    tuple of (Space, Calibration)
+        Equal to those that were written.
+
+    Raises
+    ------
+    DatasetError
+        If a file is missing or does not fit the others.
+    """
+    needed = (_definition(label), _units(label), _boldmap(label, "mean"), _boldmap(label, "std"))
+    missing = [str(place) for place in needed if not (root / place).is_file()]
+    if missing:
+        raise DatasetError(
+            f"{root}: the template lacks {', '.join(missing)}; restore it, or record the dataset "
+            "again"
+        )
+    metadata = read_json(root / _definition(label))
+    try:
+        table = read_table(root / _units(label), text=("address", "module", "role"))
+        space = Space.from_table(table, metadata)
+        statistics = [_read_map(root, space, stat) for stat in ("mean", "std")]
+    except SpaceError as error:
+        raise DatasetError(f"{root / _units(label)}: {error}") from error
+    about = read_json(root / sidecar(_boldmap(label, "mean")))
+    return space, Calibration(
+        mean=statistics[0],
+        sd=statistics[1],
+        prompt_ids=tuple(about.get("CalibrationPrompts", ())),
+        n_tokens=int(about.get("CalibrationTokens", 0)),
+    )
+
+
+def _read_map(root: Path, space: Space, stat: str) -> npt.NDArray[np.float32]:
+    path = root / _boldmap(space.label, stat)
+    try:
+        values = space.to_units(nib.load(path), name=str(path))
+    except (OSError, EOFError, nib.filebasedimages.ImageFileError) as error:
+        raise DatasetError(
+            f"{path}: not a readable image ({error}); restore it, or record the dataset again"
+        ) from None
+    return values.astype(np.float32)
+
+
+def _write_calibration(stage: Staging, space: Space, calibration: Calibration) -> None:
+    about = {
+        "CalibrationPrompts": list(calibration.prompt_ids),
+        "CalibrationTokens": calibration.n_tokens,
+    }
+    for stat, values, words in (
+        ("mean", calibration.mean, "Mean"),
+        ("std", calibration.sd, "Standard deviation"),
+    ):
+        _image(
+            stage,
+            space,
+            _boldmap(space.label, stat),
+            space.to_grid(values.astype(np.float32)),
+            f"{words} of each unit over the resting scan that fixes the intensity scale, in the "
+            "model's own scale.",
+            SkullStripped=True,
+            **about,
+        )
+
+
+def _write_atlas(
+    stage: Staging,
+    space: Space,
+    name: str,
+    atlas: Atlas,
+    description: str,
+    fields: Mapping[str, Any],
+) -> None:
+    about = fill_json(
+        "derivative/atlas_description.json", {**fields, "atlas": name, "description": description}
+    )
+    place = build_path(Entities(atlas=name, suffix="description", extension=".json"))
+    stage.text(DERIVATIVE / place, to_json(about))
+    image = template_file(space.label, "dseg", atlas=name)
+    top = float(len(atlas.table))
+    _image(stage, space, image, atlas.labels, description, window=(0.0, top), Manual=False)
+    table = template_file(space.label, "dseg", atlas=name, extension=".tsv")
+    write_table(stage.path(table), atlas.table)
+
+
+def _image(
+    stage: Staging,
+    space: Space,
+    place: Any,
+    data: npt.NDArray[Any],
+    description: str,
+    *,
+    window: tuple[float, float] | None = None,
+    **entries: Any,
+) -> None:
+    fingerprint = space.fingerprint()
+    write_volume(stage.path(place), data, space, fingerprint=fingerprint, window=window)
+    about = image_json(space, description, fingerprint=fingerprint, **entries)
+    stage.text(sidecar(place), to_json(about))
+
+
+def _check_norms(weight_norms: npt.NDArray[np.float32], space: Space) -> None:
+    if weight_norms.shape != (space.n_units,) or not np.isfinite(weight_norms).all():
+        raise DatasetError(
+            f"weight_norms has shape {weight_norms.shape} or is not finite; expected "
+            f"({space.n_units},), one number for each unit"
+        )
+
+
+def _units(label: str) -> Any:
+    return template_file(label, "units", extension=".tsv.gz", datatype=None)
+
+
+def _definition(label: str) -> Any:
+    return template_file(label, "space", extension=".json", datatype=None)
+
+
+def _boldmap(label: str, stat: str) -> Any:
+    return template_file(label, "boldmap", datatype="func", stat=stat)
+
+
+def _uri(place: Any) -> str:
+    return f"bids::{place.relative_to(DERIVATIVE)}"

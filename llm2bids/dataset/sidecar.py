@@ -1,0 +1,253 @@
+"""Sidecars: what is really known about an image, in BIDS keys where there are such."""
+
+import re
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from llm2bids import __version__
+from llm2bids.dataset.template import fill_json
+from llm2bids.paradigm.design import RunDesign
+from llm2bids.paradigm.task import Paradigm
+from llm2bids.recording.record import Recording
+from llm2bids.space.image import BASELINE, COUNTS_PER_SD, DITHER, EncodingCounts
+from llm2bids.space.space import Space
+
+UNSTABLE = ("seconds", "tokens_per_second")
+"""Entries of a recording's provenance that differ from call to call; sidecars leave them out, so
+that the same seed gives the same bytes."""
+
+_INTENSITY = (
+    f"{BASELINE} + {COUNTS_PER_SD} * (value - mean) / sd, with mean and sd of each unit over the "
+    "calibration (template folder: stat-mean_boldmap, stat-std_boldmap; sd 0 counts as 1)"
+)
+_TISSUE = (
+    f"White matter and constant units carry a dither of -{DITHER}, 0 or +{DITHER} counts, seeded "
+    "by participant, task and run: a null signal. Outside is 0."
+)
+
+
+def base_fields(space: Space, *, settings: Mapping[str, Any], paradigm: Paradigm) -> dict[str, Any]:
+    """List the values of the blanks in the static files.
+
+    Parameters
+    ----------
+    space : Space
+        The space.
+    settings : mapping
+        Settings of the dataset.
+    paradigm : Paradigm
+        What was shown.
+
+    Returns
+    -------
+    dict
+        Names as in ``bids_template``.
+    """
+    return {
+        "version": __version__,
+        "model_name": settings.get("model", space.model_name),
+        "weights_sha256": space.weights_sha256,
+        "space_label": space.label,
+        "space_fingerprint": space.fingerprint(),
+        "paradigm_name": paradigm.name,
+        "paradigm_description": paradigm.description.strip().rstrip(".") + ".",
+        "baseline": paradigm.baseline,
+    }
+
+
+def bold_json(
+    recording: Recording,
+    *,
+    t_r: float,
+    space: Space,
+    fingerprint: str,
+    settings: Mapping[str, Any],
+    counts: EncodingCounts,
+) -> dict[str, Any]:
+    """Make the sidecar of a run's raw image.
+
+    Parameters
+    ----------
+    recording : Recording
+        The run.
+    t_r : float
+        Seconds from volume to volume.
+    space : Space
+        The space.
+    fingerprint : str
+        Of space and calibration.
+    settings : mapping
+        Settings of the dataset.
+    counts : EncodingCounts
+        What encoding could not keep.
+
+    Returns
+    -------
+    dict
+        BIDS keys first; then ours, in the same spelling.
+
+    Notes
+    -----
+    ``RepetitionTime`` and ``StartTime`` are repeated for each run, as nilearn does not follow the
+    inheritance principle.
+    """
+    design = recording.design
+    known = {
+        _camel(name): value
+        for name, value in recording.provenance.items()
+        if name not in UNSTABLE and value is not None
+    }
+    return {
+        "RepetitionTime": t_r,
+        "StartTime": 0.0,
+        **{_camel(key): settings[key] for key in ("model", "revision") if settings.get(key)},
+        **known,
+        **_design_entries(design),
+        "NumberOfSites": len(recording.sites),
+        "NumberOfUnits": space.n_units,
+        "FirstTokenKept": bool(settings["keep_first"]),
+        "Space": space.label,
+        "SpaceFingerprint": fingerprint,
+        "WeightsSHA256": space.weights_sha256,
+        "VolumeDataType": settings["volume_dtype"],
+        "IntensityScale": _INTENSITY,
+        "Baseline": BASELINE,
+        "CountsPerSD": COUNTS_PER_SD,
+        "Dither": _TISSUE,
+        "HaemodynamicResponse": settings["hrf_model"] or "none",
+        "NumberOfClippedValues": counts.clipped,
+        "NumberOfConstantUnits": counts.constant,
+    }
+
+
+def _design_entries(design: RunDesign) -> dict[str, Any]:
+    sampling = design.sampling
+    return {
+        "Seed": design.seed,
+        "Context": design.context,
+        "Sampling": {
+            "do_sample": sampling.do_sample,
+            "temperature": sampling.temperature,
+            "top_k": sampling.top_k,
+            "top_p": sampling.top_p,
+        },
+        "NumberOfPrompts": len(design.trials),
+        "NumberOfVolumes": design.n_volumes,
+        "VolumesPerPrompt": design.tokens_per_prompt,
+    }
+
+
+def task_bold_json(
+    task: str, conditions: Sequence[tuple[str, str]], fields: Mapping[str, Any]
+) -> dict[str, Any]:
+    """Make the sidecar that all runs of a task inherit.
+
+    Parameters
+    ----------
+    task : str
+        BIDS label.
+    conditions : sequence of (str, str)
+        Trial types and the banks that they show.
+    fields : mapping
+        From `base_fields`.
+
+    Returns
+    -------
+    dict
+        Task, and "n/a" for the MR fields that accept it.
+    """
+    shown = ", ".join(trial_type for trial_type, _ in conditions)
+    return {
+        **fill_json("raw/task_bold.json", {**fields, "task": task, "conditions": shown}),
+        **fill_json("raw/mr_fields.json", fields),
+    }
+
+
+def task_events_json(
+    conditions: Sequence[tuple[str, str]], fields: Mapping[str, Any]
+) -> dict[str, Any]:
+    """Make the sidecar of a task's events, with all levels of ``trial_type``.
+
+    Parameters
+    ----------
+    conditions : sequence of (str, str)
+        Trial types and the banks that they show.
+    fields : mapping
+        From `base_fields`.
+
+    Returns
+    -------
+    dict
+        With HED tags for each level.
+    """
+    events = fill_json("raw/task_events.json", fields)
+    about = events["trial_type"]
+    about["Levels"] = {
+        trial_type: f"A prompt of the bank {bank} is shown and answered."
+        for trial_type, bank in conditions
+    }
+    about["HED"] = {
+        trial_type: f"Sensory-event, Experimental-stimulus, (Language-item, Label/{trial_type})"
+        for trial_type, _ in conditions
+    }
+    return events
+
+
+def image_json(
+    space: Space, description: str, *, fingerprint: str, **entries: Any
+) -> dict[str, Any]:
+    """Make the sidecar of an image of the derivative.
+
+    Parameters
+    ----------
+    space : Space
+        The space.
+    description : str
+        What the image is.
+    fingerprint : str
+        That its header carries.
+    **entries
+        More keys.
+
+    Returns
+    -------
+    dict
+        With the keys that BIDS asks of every derivative image.
+    """
+    return {
+        "Description": description,
+        "SpatialReference": template_uri(space),
+        **entries,
+        "SpaceFingerprint": fingerprint,
+    }
+
+
+def template_uri(space: Space) -> str:
+    """Name the T1w of the template, which is the space's reference, as a BIDS URI.
+
+    Parameters
+    ----------
+    space : Space
+        The space.
+
+    Returns
+    -------
+    str
+        Within the derivative.
+    """
+    return f"bids::tpl-{space.label}/anat/tpl-{space.label}_T1w.nii.gz"
+
+
+def _camel(name: str) -> str:
+    """Spell a name as BIDS spells keys.
+
+    Examples
+    --------
+    >>> _camel("end_of_text_suppressed"), _camel("weights_sha256"), _camel("model")
+    ('EndOfTextSuppressed', 'WeightsSHA256', 'ModelName')
+    """
+    special = {"model": "ModelName", "revision": "ModelRevision", "dtype": "ComputeDataType"}
+    if name in special:
+        return special[name]
+    words = (word if word.isupper() else word.capitalize() for word in name.split("_"))
+    return re.sub(r"^Sha|Sha(?=\d)", "SHA", "".join(words))

@@ -1,0 +1,154 @@
+"""The first files of a dataset: all that is there before the first run."""
+
+from collections.abc import Mapping, Sequence
+from pathlib import PurePosixPath
+from typing import Any
+
+import pandas as pd
+
+from llm2bids.dataset.models import all_tasks_model, task_model
+from llm2bids.dataset.settings import DERIVATIVE, PLACE, settings_json
+from llm2bids.dataset.sidecar import task_bold_json, task_events_json
+from llm2bids.dataset.staging import Staging
+from llm2bids.dataset.template import fill_json, fill_text, to_json
+from llm2bids.exceptions import DatasetError
+from llm2bids.paradigm.task import Paradigm, Prompt, Task
+
+PARADIGM = "code/paradigm.toml"
+"""Place of the paradigm's TOML file."""
+
+FIELDS = "code/llm2bids_fields.json"
+"""Place of the values that were filled into the static files, among them the space's label."""
+
+TASKS = "code/tasks.json"
+"""Place of the conditions of each task, for runs that are added later."""
+
+
+def write_static_files(
+    stage: Staging,
+    *,
+    settings: Mapping[str, Any],
+    paradigm: Paradigm,
+    banks: Mapping[str, Sequence[Prompt]],
+    authors: Sequence[str],
+    fields: Mapping[str, Any],
+) -> None:
+    """Stage what does not depend on runs or on the space.
+
+    Parameters
+    ----------
+    stage : Staging
+        Where files are made.
+    settings : mapping
+        Settings of the dataset.
+    paradigm : Paradigm
+        What is shown.
+    banks : mapping
+        Prompts of each condition.
+    authors : sequence of str
+        Authors of the dataset; none are invented.
+    fields : mapping
+        From `llm2bids.dataset.sidecar.base_fields`.
+    """
+    root, derivative = PurePosixPath(), DERIVATIVE
+    source = _source_dataset(settings)
+    raw = fill_json(
+        "raw/dataset_description.json", fields, Authors=list(authors), SourceDatasets=[source]
+    )
+    stage.text(root / "dataset_description.json", to_json(raw))
+    for name in ("README.md", "CHANGES"):
+        stage.text(root / name, fill_text(f"raw/{name}", fields))
+        stage.text(derivative / name, fill_text(f"derivative/{name}", fields))
+    for name in ("participants.json", "T1w.json"):
+        about = fill_json(f"raw/{name}", fields)
+        if name == "T1w.json":
+            about |= fill_json("raw/mr_fields.json", fields)
+        stage.text(root / name, to_json(about))
+    derived = fill_json("derivative/dataset_description.json", fields, Authors=list(authors))
+    stage.text(derivative / "dataset_description.json", to_json(derived))
+    stage.text(derivative / ".bidsignore", fill_text("derivative/bidsignore", {}))
+    stage.text(root / "code/bids-validator-config.json", to_json(fill_json(
+        "validator_config.json", {})))  # fmt: skip
+    stage.text(root / PARADIGM, paradigm.source)
+    tasks = {task.label: dict(task.conditions) for task in paradigm.tasks}
+    stage.text(root / TASKS, to_json(tasks))
+    _write_models(stage, paradigm, fields)
+    for condition, prompts in banks.items():
+        table = pd.DataFrame([vars(prompt) for prompt in prompts])
+        stage.text(
+            root / f"stimuli/{condition}.tsv",
+            table.to_csv(sep="\t", index=False, lineterminator="\n"),
+        )
+    stage.text(root / PLACE, settings_json(settings))
+
+
+def write_task_files(stage: Staging, task: Task, *, t_r: float, fields: Mapping[str, Any]) -> None:
+    """Stage what all runs of a task inherit, with its first run.
+
+    Parameters
+    ----------
+    stage : Staging
+        Where files are made.
+    task : Task
+        The task and its conditions.
+    t_r : float
+        Seconds from volume to volume.
+    fields : mapping
+        From `llm2bids.dataset.sidecar.base_fields`.
+    """
+    name = f"task-{task.label}"
+    bold = task_bold_json(task.label, task.conditions, fields)
+    stage.text(PurePosixPath(f"{name}_bold.json"), to_json(bold))
+    stage.text(
+        PurePosixPath(f"{name}_events.json"), to_json(task_events_json(task.conditions, fields))
+    )
+    stim = fill_json("raw/task_stim.json", fields, SamplingFrequency=1 / t_r)
+    stage.text(PurePosixPath(f"{name}_stim.json"), to_json(stim))
+
+
+def read_tasks(about: Mapping[str, Any], *, name: str) -> dict[str, Task]:
+    """Read the tasks of a dataset.
+
+    Parameters
+    ----------
+    about : mapping
+        Content of `TASKS`.
+    name : str
+        What messages call it.
+
+    Returns
+    -------
+    dict
+        Tasks by label.
+
+    Raises
+    ------
+    DatasetError
+        If it is not what was written.
+    """
+    try:
+        return {
+            label: Task(label=label, conditions=tuple(conditions.items()))
+            for label, conditions in about.items()
+        }
+    except AttributeError:
+        raise DatasetError(
+            f"{name}: expected the conditions of each task as an object; restore the file"
+        ) from None
+
+
+def _write_models(stage: Staging, paradigm: Paradigm, fields: Mapping[str, Any]) -> None:
+    for task in paradigm.tasks:
+        place = PurePosixPath(f"code/models/task-{task.label}_smdl.json")
+        stage.text(place, to_json(task_model(task, fields)))
+    names = {name for task in paradigm.tasks for name, _ in task.conditions}
+    if len(names) > 1:
+        place = PurePosixPath("code/models/all_smdl.json")
+        stage.text(place, to_json(all_tasks_model(paradigm.tasks, fields)))
+
+
+def _source_dataset(settings: Mapping[str, Any]) -> dict[str, str]:
+    """Name the model's weights as the source; a URL only where it is one."""
+    source = {"Version": str(settings.get("revision") or settings.get("weights_sha256") or "n/a")}
+    url = str(settings.get("source") or "")
+    return {"URL": url, **source} if url.startswith(("https://", "http://")) else source

@@ -1,0 +1,486 @@
+"""Writing a dataset: one run after the other, each there whole or not at all."""
+
+import logging
+from collections.abc import Mapping, Sequence
+from pathlib import Path, PurePosixPath
+from types import TracebackType
+from typing import Any, Self
+
+import numpy as np
+import numpy.typing as npt
+from filelock import FileLock, Timeout
+
+from llm2bids.dataset.derivative import write_anatomy, write_derived_run
+from llm2bids.dataset.hrf import convolve
+from llm2bids.dataset.leftovers import list_bolds, remove_leftovers
+from llm2bids.dataset.names import RunNames, raw_anatomy
+from llm2bids.dataset.participants import (
+    PLACE as PARTICIPANTS,
+)
+from llm2bids.dataset.participants import (
+    counted,
+    read_participants,
+    with_participant,
+    write_participants,
+)
+from llm2bids.dataset.path import check_label
+from llm2bids.dataset.reference import read_template, write_template
+from llm2bids.dataset.settings import PLACE as SETTINGS
+from llm2bids.dataset.settings import (
+    compare_settings,
+    is_dataset,
+    normal_settings,
+    read_json,
+    read_settings,
+)
+from llm2bids.dataset.sidecar import base_fields, bold_json, task_bold_json
+from llm2bids.dataset.staging import HIDDEN, Staging, check_space, clear_staging, staging
+from llm2bids.dataset.start import FIELDS, TASKS, read_tasks, write_static_files, write_task_files
+from llm2bids.dataset.template import to_json
+from llm2bids.dataset.transcript import stim_series, write_table
+from llm2bids.dataset.volumes import VolumeWriter
+from llm2bids.exceptions import DatasetError
+from llm2bids.paradigm.design import RunDesign
+from llm2bids.paradigm.prompts import load_banks
+from llm2bids.paradigm.task import Paradigm, Prompt, Task
+from llm2bids.recording.calibration import Calibration
+from llm2bids.recording.events import events_table
+from llm2bids.recording.record import Recording
+from llm2bids.space.header import BOLD_WINDOW, image_header
+from llm2bids.space.image import EncodingCounts, encode_blocks
+from llm2bids.space.space import Space, VolumeDtype
+
+log = logging.getLogger(__name__)
+
+_SMALL_FILES = 2_000_000
+"""Bytes allowed for the tables, masks and sidecars of a run."""
+
+
+def estimate_run_bytes(
+    space: Space, n_volumes: int, *, volume_dtype: VolumeDtype = "int16", compress: bool = True
+) -> int:
+    """Estimate the disk space that a run needs, on the safe side.
+
+    Parameters
+    ----------
+    space : Space
+        The space.
+    n_volumes : int
+        Volumes of the run.
+    volume_dtype : {"int16", "float32"}
+        How volumes are stored.
+    compress : bool
+        Whether they are compressed: values of units hardly are, white matter is to a quarter.
+
+    Returns
+    -------
+    int
+        Bytes of the series and all files that go with it.
+    """
+    item = np.dtype(volume_dtype).itemsize
+    n_voxels = float(np.prod(space.shape))
+    if compress:
+        n_voxels = space.n_units + 0.25 * float(np.count_nonzero(space.white)) + 0.01 * n_voxels
+    return int(n_voxels * item * n_volumes) + 4 * space.n_units + _SMALL_FILES
+
+
+class DatasetWriter:
+    """A dataset that runs are added to, by one process at a time.
+
+    A run is there if and only if its raw series is: all files of a run are made in a hidden
+    folder and renamed, the raw series last. What a killed process left is removed when the
+    dataset is opened. The dataset is locked until `close`, or the end of a ``with`` block; the
+    lock of a dead process does not hold.
+
+    Make one with `create` or `open`.
+    """
+
+    def __init__(
+        self,
+        root: Path,
+        lock: FileLock,
+        *,
+        space: Space,
+        calibration: Calibration,
+        settings: Mapping[str, Any],
+        fields: Mapping[str, Any],
+        tasks: Mapping[str, Task],
+    ) -> None:
+        self._root = root
+        self._lock = lock
+        self._space = space
+        self._calibration = calibration
+        self._settings = settings
+        self._fields = fields
+        self._tasks = tasks
+        self._fingerprint = space.fingerprint(calibration)
+
+    @staticmethod
+    def check_target(bids_dir: Path | str) -> None:
+        """Refuse a folder that is neither new, nor empty, nor a dataset of ours.
+
+        Parameters
+        ----------
+        bids_dir : Path or str
+            Where a dataset is to be written.
+
+        Raises
+        ------
+        DatasetError
+            If there is something else.
+        """
+        root = Path(bids_dir)
+        if root.exists() and not root.is_dir():
+            raise DatasetError(f"{root} is a file; expected a folder: name another one")
+        if not root.exists() or is_dataset(root) or (root / HIDDEN).is_dir():
+            return
+        found = sorted(path.name for path in root.iterdir())
+        if found:
+            raise DatasetError(
+                f"{root} is not empty and not a dataset that llm2bids wrote; found {found[0]}"
+                f"{f' and {len(found) - 1} more' if len(found) > 1 else ''}. Name a new or an "
+                "empty folder"
+            )
+
+    @classmethod
+    def create(
+        cls,
+        bids_dir: Path | str,
+        *,
+        space: Space,
+        calibration: Calibration,
+        paradigm: Paradigm,
+        settings: Mapping[str, Any],
+        weight_norms: npt.NDArray[np.float32],
+        authors: Sequence[str] = (),
+        banks: Mapping[str, Sequence[Prompt]] | None = None,
+    ) -> "DatasetWriter":
+        """Begin a dataset: all files but those of runs.
+
+        Parameters
+        ----------
+        bids_dir : Path or str
+            New or empty folder.
+        space : Space
+            The space.
+        calibration : Calibration
+            Mean and standard deviation of each unit.
+        paradigm : Paradigm
+            What is shown.
+        settings : mapping
+            All that must not change within the dataset, values as JSON has them; see
+            `llm2bids.dataset.settings.DEFAULTS` for what writing reads from it.
+        weight_norms : ndarray of float32, shape (n_units,)
+            The anatomy: norm of the weights that produce each unit.
+        authors : sequence of str
+            Authors of the dataset.
+        banks : mapping of str to sequence of Prompt, optional
+            Prompts of each condition; read from the paradigm's banks by default.
+
+        Returns
+        -------
+        DatasetWriter
+            Holding the lock.
+
+        Raises
+        ------
+        DatasetError
+            If the folder has something else or a dataset already, is being written by another
+            process, a label is not allowed, or the disk is full.
+        """
+        root = Path(bids_dir)
+        cls.check_target(root)
+        if is_dataset(root):
+            raise DatasetError(f"{root} has a dataset already; open it, or name another folder")
+        check_label(space.label, what="space")
+        for task in paradigm.tasks:
+            check_label(task.label, what="task")
+        lock = _lock(root)
+        try:
+            check_space(root, needed=40 * space.n_units + _SMALL_FILES, doing="the template")
+            normal = normal_settings(settings)
+            fields = base_fields(space, settings=normal, paradigm=paradigm)
+            with staging(root, doing="writing the template") as stage:
+                write_static_files(
+                    stage,
+                    settings=normal,
+                    paradigm=paradigm,
+                    banks=load_banks(paradigm) if banks is None else banks,
+                    authors=authors,
+                    fields=fields,
+                )
+                write_template(stage, space, calibration, weight_norms=weight_norms, fields=fields)
+                stage.text(PurePosixPath(FIELDS), to_json(fields))
+                stage.commit(last=SETTINGS)
+        except BaseException:
+            lock.release()
+            raise
+        tasks = {task.label: task for task in paradigm.tasks}
+        return cls(
+            root, lock, space=space, calibration=calibration, settings=normal, fields=fields,
+            tasks=tasks,
+        )  # fmt: skip
+
+    @classmethod
+    def open(
+        cls, bids_dir: Path | str, *, settings: Mapping[str, Any] | None = None
+    ) -> "DatasetWriter":
+        """Open a dataset of ours to add runs; what a killed process left is removed.
+
+        Parameters
+        ----------
+        bids_dir : Path or str
+            The dataset.
+        settings : mapping, optional
+            What the dataset has to have been recorded with.
+
+        Returns
+        -------
+        DatasetWriter
+            Holding the lock.
+
+        Raises
+        ------
+        DatasetError
+            If the folder is not a dataset of ours, is being written by another process, lacks a
+            part, or was recorded with other settings (the message lists them).
+        """
+        root = Path(bids_dir)
+        stored = read_settings(root)
+        if settings is not None:
+            compare_settings(root, settings)
+        lock = _lock(root)
+        try:
+            clear_staging(root)
+            remove_leftovers(root)
+            fields = read_json(root / FIELDS)
+            space, calibration = read_template(root, str(fields.get("space_label")))
+            tasks = read_tasks(read_json(root / TASKS), name=str(root / TASKS))
+        except BaseException:
+            lock.release()
+            raise
+        return cls(
+            root, lock, space=space, calibration=calibration, settings=stored, fields=fields,
+            tasks=tasks,
+        )  # fmt: skip
+
+    @property
+    def space(self) -> Space:
+        """The space of the dataset."""
+        return self._space
+
+    @property
+    def calibration(self) -> Calibration:
+        """The calibration of the dataset."""
+        return self._calibration
+
+    @property
+    def settings(self) -> dict[str, Any]:
+        """The settings of the dataset."""
+        return dict(self._settings)
+
+    def has_run(self, design: RunDesign) -> bool:
+        """Tell whether a run is in the dataset.
+
+        Parameters
+        ----------
+        design : RunDesign
+            The run.
+
+        Returns
+        -------
+        bool
+            True if its raw series is there.
+        """
+        return (self._root / self._names(design).bold).is_file()
+
+    def run_bytes(self, design: RunDesign) -> int:
+        """Estimate the disk space that a run needs; see `estimate_run_bytes`."""
+        return estimate_run_bytes(
+            self._space,
+            design.n_volumes,
+            volume_dtype=self._settings["volume_dtype"],
+            compress=bool(self._settings["compress"]),
+        )
+
+    def write_run(self, recording: Recording, *, t_r: float) -> None:
+        """Add a run, raw and derived.
+
+        Parameters
+        ----------
+        recording : Recording
+            The run.
+        t_r : float
+            Seconds from volume to volume.
+
+        Raises
+        ------
+        DatasetError
+            If the run is there already, does not fit the dataset, or the disk has no room.
+        """
+        design = recording.design
+        names = self._names(design)
+        self._check(recording, t_r)
+        doing = f"sub-{design.participant_label} task-{design.task}"
+        check_space(self._root, needed=self.run_bytes(design), doing=doing)
+        try:
+            with staging(self._root, doing=f"writing {doing}") as stage:
+                self._stage_run(stage, names, recording, t_r=t_r)
+                stage.commit(last=names.bold)
+        except BaseException:
+            if not self.has_run(design):
+                remove_leftovers(self._root)
+            raise
+
+    def finish_participant(self, participant_label: str) -> None:
+        """Count a participant's runs, prompts and volumes in ``participants.tsv``.
+
+        Parameters
+        ----------
+        participant_label : str
+            BIDS label.
+
+        Raises
+        ------
+        DatasetError
+            If the participant has no runs.
+        """
+        table = with_participant(read_participants(self._root), participant_label, self._settings)
+        table = counted(table, participant_label, self._root, list_bolds(self._root))
+        with staging(self._root, doing="writing participants.tsv") as stage:
+            write_participants(stage.path(PARTICIPANTS), table)
+            stage.commit(last=PARTICIPANTS)
+
+    def close(self) -> None:
+        """Release the lock; nothing can be written afterwards."""
+        clear_staging(self._root)
+        self._lock.release()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        self.close()
+
+    def _names(self, design: RunDesign) -> RunNames:
+        return RunNames(
+            design.participant_label,
+            design.task,
+            design.run,
+            space=self._space.label,
+            extension=".nii.gz" if self._settings["compress"] else ".nii",
+        )
+
+    def _check(self, recording: Recording, t_r: float) -> None:
+        design = recording.design
+        name = f"sub-{design.participant_label} task-{design.task}"
+        if not self._lock.is_locked:
+            raise DatasetError(f"{self._root}: the dataset was closed; open it again to write")
+        if self.has_run(design):
+            raise DatasetError(f"{name} is in {self._root} already; remove it to record it anew")
+        known = self._settings["t_r"]
+        if not t_r > 0 or (known is not None and known != t_r):
+            raise DatasetError(
+                f"{name}: repetition time {t_r}, the dataset has {known}; use the same, above 0"
+            )
+        if design.task not in self._tasks:
+            raise DatasetError(
+                f"{name}: the dataset has the tasks {', '.join(self._tasks)}; use its paradigm"
+            )
+        if recording.sites != self._space.sites:
+            raise DatasetError(
+                f"{name}: {len(recording.sites)} sites were recorded, but the dataset's space has "
+                f"{len(self._space.sites)} or others; record the same sites"
+            )
+        if len(recording.values) != design.n_volumes:
+            raise DatasetError(
+                f"{name}: {len(recording.values)} rows of values, the design has "
+                f"{design.n_volumes} volumes; record the run again"
+            )
+
+    def _stage_run(
+        self, stage: Staging, names: RunNames, recording: Recording, *, t_r: float
+    ) -> None:
+        design = recording.design
+        task = self._tasks[design.task]
+        counts, mean_counts = self._write_bold(stage.path(names.bold), recording, t_r=t_r)
+        about = bold_json(
+            recording,
+            t_r=t_r,
+            space=self._space,
+            fingerprint=self._fingerprint,
+            settings=self._settings,
+            counts=counts,
+        )
+        stage.text(names.bold_json, to_json(about))
+        write_table(stage.path(names.events), events_table(design, t_r))
+        stage.path(names.stim).write_bytes(stim_series(recording.tokens))
+        write_task_files(stage, task, t_r=t_r, fields=self._fields)
+        write_derived_run(
+            stage,
+            self._root,
+            names,
+            recording,
+            bold=stage.path(names.bold),
+            mean_counts=mean_counts,
+            space=self._space,
+            fingerprint=self._fingerprint,
+            t_r=t_r,
+            inherited=task_bold_json(task.label, task.conditions, self._fields),
+        )
+        label = design.participant_label
+        if not (self._root / raw_anatomy(label)).exists():
+            write_anatomy(stage, self._root, label, self._space, fields=self._fields)
+        table = read_participants(self._root)
+        if f"sub-{label}" not in set(table["participant_id"]):
+            table = with_participant(table, label, self._settings)
+            write_participants(stage.path(PARTICIPANTS), table)
+
+    def _write_bold(
+        self, path: Path, recording: Recording, *, t_r: float
+    ) -> tuple[EncodingCounts, npt.NDArray[np.float64]]:
+        """Write the raw series; give what encoding could not keep, and the mean over time."""
+        space, dtype = self._space, self._settings["volume_dtype"]
+        n_volumes = recording.design.n_volumes
+        header = image_header(
+            space,
+            fingerprint=self._fingerprint,
+            dtype=dtype,
+            n_volumes=n_volumes,
+            t_r=t_r,
+            window=BOLD_WINDOW,
+        )
+        values = convolve(
+            recording.values, t_r, self._settings["hrf_model"], baseline=self._calibration.mean
+        )
+        total = np.zeros(space.shape[::-1], dtype=np.float64)
+        clipped, constant = 0, 0
+        blocks = encode_blocks(
+            values, space, self._calibration, seed=recording.design.seed, dtype=dtype
+        )
+        with VolumeWriter(path, header) as writer:
+            for volumes, counts in blocks:
+                writer.write(volumes.T)
+                total += volumes.sum(axis=0, dtype=np.float64)
+                clipped += counts.clipped
+                constant = counts.constant
+        return EncodingCounts(clipped=clipped, constant=constant), total / n_volumes
+
+
+def _lock(root: Path) -> FileLock:
+    """Lock a dataset for this process, or say that another one has it."""
+    (root / HIDDEN).mkdir(parents=True, exist_ok=True)
+    # not bound to a thread: a run may be written while the next one is recorded
+    lock = FileLock(root / HIDDEN / "lock", timeout=0, thread_local=False)
+    try:
+        lock.acquire()
+    except Timeout:
+        raise DatasetError(
+            f"{root} is being written by another process; wait until it is done, or end it"
+        ) from None
+    return lock
