@@ -130,15 +130,18 @@ def load_model(
         model = _load_weights(place, chosen)
     model.to(where).eval().requires_grad_(False)
     _neutral_generation(model, tokenizer)
-    commit = getattr(config, "_commit_hash", None)
+    sha256, commit = place.known_sha256, None
+    if sha256 is None:
+        files, commit = _weight_files(place)
+        sha256 = weights_sha256(files)
     return LoadedModel(
         model=model,
         tokenizer=tokenizer,
         name=place.name,
         label=place.label,
         source=place.source,
-        revision=commit or revision,
-        weights_sha256=place.known_sha256 or weights_sha256(_weight_files(place, commit)),
+        revision=commit,
+        weights_sha256=sha256,
         dtype=str(model.dtype).removeprefix("torch."),
         device=str(where),
         max_length=_max_length(model.config),
@@ -178,7 +181,9 @@ def _as_model_error(place: Place) -> Iterator[None]:
     """Turn what transformers raises into one message that says what to do."""
     try:
         yield
-    except (OSError, ValueError, KeyError, ImportError, RuntimeError) as error:
+    except ModelError:
+        raise
+    except Exception as error:  # readers of five formats raise what they like
         if isinstance(error, torch.OutOfMemoryError):
             raise ModelError(
                 f"model {place.source}: does not fit into the device's memory; "
@@ -227,7 +232,7 @@ def _load_tokenizer(place: Place) -> Any:
 
     try:
         tokenizer = AutoTokenizer.from_pretrained(place.path, **place.keywords)
-    except (OSError, ValueError, KeyError, TypeError, AttributeError, ImportError) as error:
+    except Exception as error:  # the tokenizers library raises plain exceptions
         if place.weights is None:
             raise
         found = str(error).strip().split("\n")[0]
@@ -300,15 +305,18 @@ def _max_length(config: Any) -> int:
     return NO_LIMIT
 
 
-def _weight_files(place: Place, commit: str | None) -> tuple[Path, ...]:
+def _weight_files(place: Place) -> tuple[tuple[Path, ...], str | None]:
+    """Locate the weight files; on the hub, the snapshot's commit too."""
     if place.weights is not None:
-        return place.weights
+        return place.weights, None
     from huggingface_hub import snapshot_download
 
-    folder = snapshot_download(
-        place.path,
-        revision=commit or place.keywords["revision"],
-        local_files_only=True,
-        allow_patterns=["*.safetensors"],
+    folder = Path(
+        snapshot_download(
+            place.path,
+            revision=place.keywords["revision"],
+            local_files_only=True,
+            allow_patterns=["*.safetensors"],
+        )
     )
-    return tuple(sorted(Path(folder).glob("*.safetensors")))
+    return tuple(sorted(folder.glob("*.safetensors"))), folder.name

