@@ -1,28 +1,21 @@
 """What the statistics take from a recorded dataset."""
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
 
 import nibabel as nib
 import numpy as np
 import numpy.typing as npt
-import pandas as pd
 from nibabel.filebasedimages import ImageFileError
 
-from llm2bids.dataset.path import Entities, build_path
-from llm2bids.dataset.settings import DERIVATIVE, read_json
-from llm2bids.dataset.transcript import read_table
+from llm2bids.dataset.read import Dataset, Run, open_dataset
 from llm2bids.exceptions import InferenceError, UsageError
 from llm2bids.inference.runs import RunData
 from llm2bids.inference.stream import open_image
 from llm2bids.space.header import fingerprint_differs
 from llm2bids.space.space import Space
-
-if TYPE_CHECKING:
-    from llm2bids.dataset.read import Dataset
 
 
 @dataclass(frozen=True, kw_only=True, order=True)
@@ -173,8 +166,6 @@ def open_inputs(bids_dir: Path, *, mask_img: Path | None = None) -> Inputs:
     InferenceError
         If there is no run, or the mask is of another grid or has no unit.
     """
-    from llm2bids.dataset.read import open_dataset
-
     dataset = open_dataset(bids_dir)
     entries = tuple(
         RunEntry(participant_label=run.participant_label, task=run.task, run=run.run)
@@ -187,12 +178,12 @@ def open_inputs(bids_dir: Path, *, mask_img: Path | None = None) -> Inputs:
         mask = mask & read_mask(mask_img, dataset.space)
     return Inputs(
         bids_dir=bids_dir,
-        derivative_dir=bids_dir / DERIVATIVE,
+        derivative_dir=dataset.derivative,
         space=dataset.space,
         fingerprint=dataset.fingerprint,
         mask=mask,
         entries=entries,
-        load=partial(_load_run, dataset, bids_dir, mask),
+        load=partial(_load_run, dataset, mask),
     )
 
 
@@ -231,49 +222,31 @@ def read_mask(path: Path, space: Space) -> npt.NDArray[np.bool_]:
     return voxels
 
 
-def _load_run(
-    dataset: "Dataset", bids_dir: Path, mask: npt.NDArray[np.bool_], entry: RunEntry
-) -> RunData:
-    run = next(
-        run
-        for run in dataset.runs
-        if (run.participant_label, run.task, run.run)
-        == (entry.participant_label, entry.task, entry.run)
-    )
-    named = {"sub": entry.participant_label, "task": entry.task, "run": entry.run}
-    bold = _place(named, space=dataset.space.label, desc="preproc", suffix="bold.nii.gz")
-    if not (bids_dir / bold).exists():
-        bold = _place(named, space=dataset.space.label, desc="preproc", suffix="bold.nii")
-    image = open_image(bids_dir / bold)
-    dataset.space.check_grid(image, name=str(bids_dir / bold))
+def _load_run(dataset: Dataset, mask: npt.NDArray[np.bool_], entry: RunEntry) -> RunData:
+    run = _find_run(dataset, entry)
+    image = open_image(run.preproc)
+    dataset.space.check_grid(image, name=str(run.preproc))
     other = fingerprint_differs(image.header, dataset.fingerprint)
     if other is not None:
         raise InferenceError(
-            f"{bids_dir / bold}: mixed spaces: the image has the fingerprint {other}, the dataset "
+            f"{run.preproc}: mixed spaces: the image has the fingerprint {other}, the dataset "
             f"{dataset.fingerprint[:16]}; record the run again"
         )
-    sidecar = bids_dir / _place(
-        named, space=dataset.space.label, desc="preproc", suffix="bold.json"
-    )
-    confounds = bids_dir / _place(named, desc="confounds", suffix="timeseries.tsv")
     return RunData(
-        participant_label=entry.participant_label,
-        task=entry.task,
-        run=entry.run,
-        bold=bids_dir / bold,
+        participant_label=run.participant_label,
+        task=run.task,
+        run=run.run,
+        bold=run.preproc,
         mask=mask,
         affine=dataset.space.affine,
-        t_r=float(read_json(sidecar)["RepetitionTime"]),
+        t_r=dataset.t_r(run),
         transcript=dataset.transcript(run),
         events=dataset.events(run),
-        confounds=read_table(confounds) if confounds.exists() else pd.DataFrame(),
-        source=f"bids:llm2bids:{bold.relative_to(DERIVATIVE).as_posix()}",
+        confounds=dataset.confounds(run) if run.confounds.exists() else None,
+        source=f"bids:llm2bids:{run.preproc.relative_to(dataset.derivative).as_posix()}",
     )
 
 
-def _place(named: Mapping[str, Any], *, suffix: str, **labels: str) -> Path:
-    kind, dot, extension = suffix.partition(".")
-    entities = Entities(
-        datatype="func", suffix=kind, extension=dot + extension, **{**named, **labels}
-    )
-    return Path(DERIVATIVE) / build_path(entities)
+def _find_run(dataset: Dataset, entry: RunEntry) -> Run:
+    wanted = (entry.participant_label, entry.task, entry.run)
+    return next(run for run in dataset.runs if (run.participant_label, run.task, run.run) == wanted)

@@ -1,5 +1,6 @@
 """Second level: participants as observations, with nilearn's models and its parameters' names."""
 
+import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -65,7 +66,8 @@ def fit_second_level(
     n = checked_inputs(effect_imgs, mask_img)
     model = SecondLevelModel(mask_img=mask_img, minimize_memory=True)
     model.fit(list(effect_imgs), design_matrix=intercept(n))
-    maps = model.compute_contrast("intercept", output_type="all")
+    with np.errstate(divide="ignore", invalid="ignore"):
+        maps = model.compute_contrast("intercept", output_type="all")
     effect, variance, t = (
         apply_mask(maps[key], mask_img) for key in ("effect_size", "effect_variance", "stat")
     )
@@ -250,18 +252,20 @@ def permutation_test(
         As `checked_inputs`.
     """
     n = checked_inputs(effect_imgs, mask_img)
-    outputs = non_parametric_inference(
-        list(effect_imgs),
-        design_matrix=intercept(n),
-        second_level_contrast="intercept",
-        mask=mask_img,
-        n_perm=n_perm,
-        two_sided_test=two_sided_test,
-        threshold=threshold,
-        tfce=tfce,
-        n_jobs=n_jobs,
-        random_state=random_state,
-    )
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", "Data array used to create a new image contains 64-bit")
+        outputs = non_parametric_inference(
+            list(effect_imgs),
+            design_matrix=intercept(n),
+            second_level_contrast="intercept",
+            mask=mask_img,
+            n_perm=n_perm,
+            two_sided_test=two_sided_test,
+            threshold=threshold,
+            tfce=tfce,
+            n_jobs=n_jobs,
+            random_state=random_state,
+        )
     return dict(outputs) if isinstance(outputs, dict) else {"logp_max_t": outputs}
 
 

@@ -62,7 +62,8 @@ def stream_volumes(bold: Path, *, n_volumes: int = 8) -> Iterator[tuple[int, Arr
                     block = block * np.float32(proxy.slope) + np.float32(proxy.inter)
                 yield done, block
                 done += n
-            stream.read(1)  # reaching the end makes gzip compare its checksum
+            while stream.read(1 << 20):  # at the end gzip compares its checksum
+                pass
     except _DAMAGED as error:
         raise InferenceError(
             f"{bold}: truncated or damaged, {done} of {total} volumes can be read "

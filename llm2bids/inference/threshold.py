@@ -1,5 +1,6 @@
 """Thresholds and clusters of z maps, with nilearn and its parameters' names."""
 
+import warnings
 from typing import Any, Literal
 
 import nibabel as nib
@@ -165,13 +166,15 @@ def cluster_table(
     """
     if not np.abs(z_img.get_fdata()).max() > stat_threshold:
         return pd.DataFrame(columns=list(CLUSTER_COLUMNS))
-    table = get_clusters_table(
-        z_img,
-        stat_threshold=stat_threshold,
-        cluster_threshold=cluster_threshold,
-        two_sided=True,
-        min_distance=min_distance,
-    )
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", "(Attention: )?No clusters found")
+        table = get_clusters_table(
+            z_img,
+            stat_threshold=stat_threshold,
+            cluster_threshold=cluster_threshold,
+            two_sided=True,
+            min_distance=min_distance,
+        )
     return pd.DataFrame(table)
 
 
@@ -198,4 +201,6 @@ def true_discoveries(
     Nifti1Image
         Lower bound of the share, in each voxel of a cluster (Rosenblatt et al. 2018).
     """
-    return cluster_level_inference(z_img, mask_img=mask_img, threshold=threshold, alpha=alpha)
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", r"\s*From nilearn version", FutureWarning)
+        return cluster_level_inference(z_img, mask_img=mask_img, threshold=threshold, alpha=alpha)
