@@ -141,7 +141,6 @@ def write_anatomy(
     about = image_json(
         space, "Norm of the weights that produce each unit: the raw image itself.",
         fingerprint=fingerprint, SkullStripped=True, Sources=[f"bids:raw:{raw}"],
-        **fill_json("raw/mr_fields.json", fields),
     )  # fmt: skip
     _sidecar(stage, preproc, about)
     mask = derived_anatomy(participant_label, space.label, desc="brain", suffix="mask")

@@ -56,7 +56,6 @@ def write_template(
         If the norms are not one for each unit, or not finite.
     """
     _check_norms(weight_norms, space)
-    mr_fields = fill_json("raw/mr_fields.json", fields)
     top = float(np.percentile(weight_norms, 98)) or 1.0
     _image(
         stage,
@@ -66,7 +65,6 @@ def write_template(
         "Norm of the weights that produce each unit, in its voxel; 0 elsewhere.",
         window=(0.0, top),
         SkullStripped=True,
-        **mr_fields,
     )
     masks = {
         template_file(space.label, "mask", desc="brain"): (
@@ -181,7 +179,10 @@ def _write_atlas(
     stage.text(DERIVATIVE / place, to_json(about))
     image = template_file(space.label, "dseg", atlas=name)
     top = float(len(atlas.table))
-    _image(stage, space, image, atlas.labels, description, window=(0.0, top), Manual=False)
+    columns = fill_json("derivative/dseg.json", {})
+    _image(
+        stage, space, image, atlas.labels, description, window=(0.0, top), Manual=False, **columns
+    )
     table = template_file(space.label, "dseg", atlas=name, extension=".tsv")
     write_table(stage.path(table), atlas.table)
 

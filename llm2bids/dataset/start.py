@@ -102,7 +102,9 @@ def write_task_files(stage: Staging, task: Task, *, t_r: float, fields: Mapping[
     stage.text(
         PurePosixPath(f"{name}_events.json"), to_json(task_events_json(task.conditions, fields))
     )
-    stim = fill_json("raw/task_stim.json", fields, SamplingFrequency=1 / t_r)
+    stim = fill_json(
+        "raw/task_stim.json", {**fields, "task": task.label}, SamplingFrequency=1 / t_r
+    )
     stage.text(PurePosixPath(f"{name}_stim.json"), to_json(stim))
 
 

@@ -89,7 +89,7 @@ def fill_json(name: str, fields: Mapping[str, object], **entries: Any) -> dict[s
 
     Examples
     --------
-    >>> fill_json("raw/task_stim.json", {}, SamplingFrequency=4.0)["SamplingFrequency"]
+    >>> fill_json("raw/task_stim.json", {"task": "a"}, SamplingFrequency=4.0)["SamplingFrequency"]
     4.0
     """
     filled = _fill(json.loads(_read(name)), name=name, fields=fields)
