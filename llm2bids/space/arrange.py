@@ -17,8 +17,10 @@ from llm2bids.space.space import GREY, WHITE, Space
 VOXEL_SIZE = 2.0
 """Edge of a voxel in millimetres, as in the usual brain templates."""
 
-WHITE_MARGIN = 2
-"""Least white voxels around all units: an opening by 2 must not reach a unit."""
+WHITE_MARGIN = 3
+"""Least white voxels around all units. An opening by 2 must not reach a unit, and a unit whose
+mean lies below a mask's threshold must be a hole in the mask that its closing fills, not a notch
+in the rim: with 2, masks of runs with many such units lost some."""
 
 OUTSIDE_MARGIN = 2
 """Least background voxels around the brain: a closing by 2 must not be cut off at the border."""
@@ -55,7 +57,7 @@ def build_space(
     or above. A role has its panel at the same place in every layer. A panel of a module outside
     the layers that is larger than a layer's slice goes on in the slices above.
 
-    At least one white voxel lies between two panels, one white slice between two layers, and two
+    At least one white voxel lies between two panels, one white slice between two layers, and three
     or more white voxels around everything. Outside there is background: enough for automatic
     masks, which look for it between 20 % and 85 % of the grid.
 

@@ -15,6 +15,9 @@ from llm2bids.model.units import Site
 GAP = 1
 """White voxels between two panels of a slice."""
 
+LONGEST = 1.5
+"""Longer over shorter side of a slice, where panels can be packed so."""
+
 Box = tuple[int, int]
 """Columns and rows of a rectangle, in voxels."""
 
@@ -178,7 +181,10 @@ def shelve(boxes: Sequence[Box], width: int) -> tuple[list[tuple[int, int]], Box
 
 
 def pack(boxes: Sequence[Box]) -> tuple[list[tuple[int, int]], Box]:
-    """Place rectangles in order in a slice, in the width that gives it the shortest outline.
+    """Place rectangles in order in a nearly square slice that wastes little.
+
+    Of all widths, the one with the least area is taken among those whose longer side is at most
+    `LONGEST` times the shorter; where there is none, the most nearly square one.
 
     Parameters
     ----------
@@ -201,4 +207,10 @@ def pack(boxes: Sequence[Box]) -> tuple[list[tuple[int, int]], Box]:
     widest = max(columns for columns, _ in boxes)
     widths = range(widest, max(widest, 2 * math.isqrt(area)) + 1)
     packings = (shelve(boxes, width) for width in widths)
-    return min(packings, key=lambda packing: (sum(packing[1]), math.prod(packing[1])))
+
+    def cost(packing: tuple[list[tuple[int, int]], Box]) -> tuple[float, int]:
+        columns, rows = packing[1]
+        ratio = max(columns, rows) / min(columns, rows)
+        return (0 if ratio <= LONGEST else ratio), columns * rows
+
+    return min(packings, key=cost)

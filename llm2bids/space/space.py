@@ -3,7 +3,7 @@
 import hashlib
 import json
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass, fields
 from functools import cached_property
 from typing import Any, Literal
 
@@ -435,7 +435,7 @@ class Space:
             "arrangement": self.arrangement,
             "shape": self.shape,
             "affine": self.affine.tolist(),
-            "sites": [asdict(site) for site in self.sites],
+            "sites": [_identity(site) for site in self.sites],
             "calibrated": calibration is not None,
         }
         digest = hashlib.sha256(json.dumps(about, sort_keys=True).encode())
@@ -445,3 +445,8 @@ class Space:
             for statistic in (calibration.mean, calibration.sd):
                 digest.update(np.ascontiguousarray(statistic, dtype="<f4").tobytes())
         return digest.hexdigest()
+
+
+def _identity(site: Site) -> dict[str, str | int | None]:
+    """Take of a site what makes it equal to another."""
+    return {field.name: getattr(site, field.name) for field in fields(site) if field.compare}

@@ -97,8 +97,7 @@ def test_roles_that_differ_between_layers_keep_their_corner():
     }
     assert corner["m.0.a"] == corner["m.1.a"]
     assert corner["m.0.b"] == corner["m.2.b"]
-    pieces, n_pieces = ndimage.label(space.grey, structure=ANY_TOUCH)
-    assert n_pieces == len(sites)
+    assert ndimage.label(space.grey, structure=ANY_TOUCH)[1] == len(sites)
 
 
 def test_layers_that_were_left_out_have_no_slices():
@@ -174,8 +173,8 @@ def test_margins(width, n_layers):
     space = build([*sites, Site(name="norm", layer=None, role="norm", width=width)])
     low, high = space.voxels.min(axis=0), space.voxels.max(axis=0) + 1
     for axis, box in enumerate(space.brain_box):
-        assert low[axis] - box.start >= 2
-        assert box.stop - high[axis] >= 2
+        assert low[axis] - box.start >= 3
+        assert box.stop - high[axis] >= 3
         assert box.start >= 2
         assert space.shape[axis] - box.stop >= 2
     share = np.mean(space.tissue == OUTSIDE)
@@ -196,8 +195,8 @@ def test_axes_of_the_fixture_differ(space):
 def test_the_embedded_model_takes_little_white_matter():
     space = build(smollm2())
     assert space.n_units == 254_592
-    assert space.grey.sum() / space.brain.sum() > 0.3
-    assert space.tissue.size < 1_150_000
+    assert space.grey.sum() / space.brain.sum() > 0.28
+    assert space.tissue.size < 1_200_000
 
 
 @pytest.mark.slow
@@ -208,7 +207,7 @@ def test_two_million_units():
     assert space.n_units == 2_036_736
     assert len(np.unique(space.file_index)) == space.n_units
     assert 0.25 <= np.mean(space.tissue == OUTSIDE) <= 0.7
-    assert space.grey.sum() / space.brain.sum() > 0.3
+    assert space.grey.sum() / space.brain.sum() > 0.28
 
 
 @pytest.mark.parametrize(

@@ -1,0 +1,191 @@
+import dataclasses
+import time
+
+import numpy as np
+import pytest
+
+from llm2bids.exceptions import SpaceError
+from llm2bids.model.units import Site
+from llm2bids.recording.calibration import Calibration
+from llm2bids.space.arrange import build_space
+from llm2bids.space.image import (
+    BASELINE,
+    COUNTS_PER_SD,
+    constant_units,
+    decode,
+    encode,
+    encode_blocks,
+)
+
+
+def test_counts_are_sds_from_the_mean(space, calibration):
+    sds = np.linspace(-3, 3, space.n_units, dtype=np.float32)
+    values = np.stack([calibration.mean + calibration.sd * sds, calibration.mean])
+    volumes, counts = encode(values, space, calibration, seed=1)
+    assert volumes.shape == (2, *space.shape[::-1])
+    assert volumes.dtype == np.int16
+    assert volumes.flags.c_contiguous
+    units = space.to_units(volumes.T)
+    varies = ~constant_units(values, calibration)
+    assert np.abs(units[0] - (BASELINE + COUNTS_PER_SD * sds))[varies].max() <= 0.5 + 1e-2
+    assert np.all(units[1][varies] == BASELINE)
+    assert counts.constant == np.count_nonzero(~varies)
+
+
+def test_white_matter_is_dithered_and_outside_is_zero(space, calibration, values):
+    volumes = encode(values, space, calibration, seed=2)[0].T
+    assert not volumes[~space.brain].any()
+    white = volumes[space.white].astype(int) - BASELINE
+    shares = [np.mean(white == step) for step in (-1, 0, 1)]
+    assert sum(shares) == 1
+    np.testing.assert_allclose(shares, 1 / 3, atol=0.03)
+    assert abs(white.mean()) < 0.02
+    correlation = np.corrcoef(white.T)[np.triu_indices(len(values), k=1)]
+    assert np.abs(correlation).max() < 5 / np.sqrt(len(white))
+
+
+def test_the_dither_follows_from_the_seed(space, calibration, values):
+    def white(seed, **options):
+        volumes, _ = encode(values, space, calibration, seed=seed, **options)
+        return volumes.T[space.white]
+
+    np.testing.assert_array_equal(white([3, 1]), white([3, 1]))
+    np.testing.assert_array_equal(white(5), white(5, dtype="float32"))
+    assert np.mean(white([3, 1]) == white([3, 2])) < 0.4
+
+
+@pytest.mark.parametrize("dtype", ["int16", "float32"])
+@pytest.mark.parametrize("volumes_per_block", [1, 4, 100])
+def test_blocks_are_the_run_in_pieces(space, calibration, values, dtype, volumes_per_block):
+    values[:, 40:44] = 2.5
+    whole, counts = encode(values, space, calibration, seed=4, dtype=dtype)
+    parts = list(
+        encode_blocks(
+            values,
+            space,
+            calibration,
+            seed=4,
+            dtype=dtype,
+            volumes_per_block=volumes_per_block,
+        )
+    )
+    np.testing.assert_array_equal(np.concatenate([block for block, _ in parts]), whole)
+    assert sum(part.clipped for _, part in parts) == counts.clipped
+    assert {part.constant for _, part in parts} == {counts.constant} == {4}
+
+
+def test_clipped_values_are_counted_and_lie_at_the_border(space, calibration, values):
+    values[3, 5] = calibration.mean[5] + 100 * calibration.sd[5]
+    values[4, 6] = calibration.mean[6] - 100 * calibration.sd[6]
+    values[5, 6] = calibration.mean[6] + 3e30
+    volumes, counts = encode(values, space, calibration, seed=1)
+    units = space.to_units(volumes.T)
+    assert counts.clipped == 3
+    assert (units[3, 5], units[4, 6], units[5, 6]) == (32767, -32768, 32767)
+    lossless, counts = encode(values, space, calibration, seed=1, dtype="float32")
+    assert counts.clipped == 0
+    assert decode(lossless.T, space, calibration)[5, 6] == pytest.approx(3e30)
+
+
+def test_values_beyond_float32_are_clipped_in_float32(space, calibration, values):
+    sd = calibration.sd.copy()
+    sd[9] = 1e-42
+    tiny = dataclasses.replace(calibration, sd=sd)
+    volumes, counts = encode(values, space, tiny, seed=1, dtype="float32")
+    assert counts.clipped > 0
+    assert np.isfinite(volumes).all()
+    assert encode(values, space, tiny, seed=1)[1].clipped == len(values)
+
+
+@pytest.mark.parametrize("dtype", ["int16", "float32"])
+def test_constant_units_take_the_dither_around_their_own_count(space, calibration, values, dtype):
+    still = np.array([0, 17, space.n_units - 1])
+    values[:, still] = calibration.mean[still] + 2 * calibration.sd[still]
+    volumes, counts = encode(values, space, calibration, seed=6, dtype=dtype)
+    units = space.to_units(volumes.T)
+    assert counts.constant == 3
+    found = units[:, still] - (BASELINE + 2 * COUNTS_PER_SD)
+    np.testing.assert_array_equal(np.unique(np.rint(found)), [-1, 0, 1])
+    assert np.all(units.std(axis=0) > 0)
+
+
+def test_units_that_round_to_one_count_are_constant_in_int16_only(space, calibration, values):
+    values[:, 8] = calibration.mean[8]
+    values[::2, 8] += calibration.sd[8] * np.float32(1e-4)
+    assert constant_units(values, calibration)[8]
+    assert not constant_units(values, calibration, dtype="float32")[8]
+
+
+def test_units_that_stay_beyond_the_range_are_constant_and_within_it(space, calibration, values):
+    values[:, 8] += 500 * calibration.sd[8]
+    values[:, 9] -= 500 * calibration.sd[9]
+    volumes, counts = encode(values, space, calibration, seed=3)
+    units = space.to_units(volumes.T)
+    assert counts.constant == 2
+    assert counts.clipped == 2 * len(values)
+    assert set(units[:, 8]) == {32765, 32766, 32767}
+    assert set(units[:, 9]) == {-32768, -32767, -32766}
+
+
+def test_a_unit_without_calibrated_variance_is_scaled_by_one(space, calibration, values):
+    sd = calibration.sd.copy()
+    sd[11] = 0
+    flat = dataclasses.replace(calibration, sd=sd)
+    units = space.to_units(encode(values, space, flat, seed=1)[0].T)
+    expected = BASELINE + COUNTS_PER_SD * (values[:, 11] - flat.mean[11])
+    np.testing.assert_allclose(units[:, 11], expected, atol=0.51)
+
+
+def test_a_single_volume_has_no_constant_units(space, calibration, values):
+    volumes, counts = encode(values[:1], space, calibration, seed=1, dtype="float32")
+    assert counts.constant == 0
+    np.testing.assert_allclose(
+        decode(volumes[0].T, space, calibration), values[0], atol=1e-4, rtol=1e-6
+    )
+
+
+def test_values_are_not_changed(space, calibration, values):
+    before = values.copy()
+    encode(values, space, calibration, seed=1)
+    np.testing.assert_array_equal(values, before)
+
+
+@pytest.mark.parametrize("wrong", [np.nan, np.inf, -np.inf])
+@pytest.mark.parametrize("dtype", ["int16", "float32"])
+def test_values_that_are_not_finite_are_refused_by_name(space, calibration, values, wrong, dtype):
+    unit = space.unit_of("model.layers.1.mlp.act_fn[4]")
+    values[7, unit] = wrong
+    message = rf"unit model.layers.1.mlp.act_fn\[4\] is {wrong} in volume 7 \(1 unit"
+    with pytest.raises(SpaceError, match=message):
+        encode(values, space, calibration, seed=1, dtype=dtype)
+    with pytest.raises(SpaceError, match=message):
+        list(encode_blocks(values, space, calibration, seed=1, dtype=dtype, volumes_per_block=3))
+
+
+def test_shapes_that_do_not_fit_are_refused(space, calibration, values):
+    with pytest.raises(SpaceError, match=r"values have shape \(11, 5\); expected \(n_tokens, "):
+        encode(values[:, :5], space, calibration, seed=1)
+    with pytest.raises(SpaceError, match="values have shape"):
+        encode(values[0], space, calibration, seed=1)
+    short = Calibration(mean=np.zeros(4, "f4"), sd=np.ones(4, "f4"), prompt_ids=(), n_tokens=2)
+    with pytest.raises(SpaceError, match="calibration has means of shape"):
+        encode(values, space, short, seed=1)
+    with pytest.raises(SpaceError, match="calibration has means of shape"):
+        decode(np.zeros(space.shape), space, short)
+
+
+@pytest.mark.slow
+def test_a_run_of_the_embedded_model_is_encoded_in_seconds():
+    sites = [Site(name=f"m.{n}", layer=n, role="residual", width=8448) for n in range(30)]
+    space = build_space(sites, label="Big", model_name="big", weights_sha256="0" * 64)
+    values = np.random.default_rng(1).standard_normal((96, space.n_units), dtype=np.float32)
+    calibration = Calibration(
+        mean=np.zeros(space.n_units, "f4"),
+        sd=np.ones(space.n_units, "f4"),
+        prompt_ids=(),
+        n_tokens=9,
+    )
+    start = time.perf_counter()
+    n_volumes = sum(len(block) for block, _ in encode_blocks(values, space, calibration, seed=1))
+    assert n_volumes == 96
+    assert time.perf_counter() - start < 5
