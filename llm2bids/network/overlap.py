@@ -317,7 +317,7 @@ def _correlate(effects: TaskEffects) -> tuple[Floats, Floats]:
 def _group_weights(participants: Floats, n_tasks: int) -> Floats:
     """Spread weights of participants over their maps, shape (n, n_tasks, n_maps)."""
     weights = np.einsum("bp,tu->btpu", participants, np.eye(n_tasks))
-    return weights.reshape(len(participants), n_tasks, -1)
+    return np.asarray(weights.reshape(len(participants), n_tasks, -1), dtype=np.float64)
 
 
 def _bootstrap(

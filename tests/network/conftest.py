@@ -23,8 +23,8 @@ def _simulate(
     """Draw per-prompt means: task pattern + the prompt's own map.
 
     The prompt's own map depends on its identifier only, so that prompts shown twice bring their
-    errors along. ``share``: None (no prompt twice), "on" (all participants see the same on prompts),
-    "off" (the same off prompts). ``shared_baseline``: a participant's tasks share their off prompts.
+    errors along. ``share``: None (no prompt twice), "on" (participants see the same on prompts),
+    "off" (the same off prompts). ``shared_baseline``: tasks of a participant share off prompts.
     """
     rng = np.random.default_rng(seed)
     n_tasks, n_units = patterns.shape

@@ -18,7 +18,8 @@ from llm2bids.network.similarity import (
 )
 
 
-def test_correlations_from_gram_equal_numpy(rng=np.random.default_rng(0)):
+def test_correlations_from_gram_equal_numpy():
+    rng = np.random.default_rng(0)
     maps = (rng.normal(size=(7, 5000)) + 30).astype(np.float32)
     weights = rng.normal(size=(3, 7))
     weights -= weights.mean(axis=1, keepdims=True)
@@ -66,7 +67,7 @@ def test_top_units_marks_as_many_as_asked(n_units, share, two_sided, values):
 
 
 def test_share_out_of_range_is_refused():
-    with pytest.raises(NetworkError, match="found 1.5 of 4 units"):
+    with pytest.raises(NetworkError, match=r"found 1\.5 of 4 units"):
         top_units(np.arange(4.0), 1.5)
 
 
