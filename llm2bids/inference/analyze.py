@@ -18,6 +18,7 @@ from llm2bids.inference.group import (
     contrast_effects,
     contrast_participants,
     group_contrasts,
+    shared_prompts,
 )
 from llm2bids.inference.group_maps import (
     GroupContrastResult,
@@ -302,7 +303,12 @@ def _group_contrast(
         contrast=question,
         space=inputs.space,
         mask=effects.mask,
-        about=about_group(question, made_from, effects.model),
+        about=about_group(
+            question,
+            made_from,
+            effects.model,
+            n_shared=shared_prompts(effects, question, participants),
+        ),
     )
     files, n_units, largest_d = tested_and_written(writer, values, options)
     if options.pooled_n_perm and question.is_against_off:

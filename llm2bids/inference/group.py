@@ -1,5 +1,6 @@
 """Group: the participants' effect maps, the contrasts between them, and their tests."""
 
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import reduce
@@ -261,6 +262,32 @@ def contrast_effects(
             values[row] += weight * effects.values(condition, label)
             made_from.append(effects.provenance[condition][label])
     return values, reduce(Provenance.union, made_from)
+
+
+def shared_prompts(
+    effects: EffectMaps, contrast: GroupContrast, participants: Sequence[str]
+) -> int:
+    """Count the prompts that several participants of a contrast were shown.
+
+    Parameters
+    ----------
+    effects : EffectMaps
+        The maps.
+    contrast : GroupContrast
+        The question.
+    participants : sequence of str
+        Labels that take part.
+
+    Returns
+    -------
+    int
+        0 where participants drew disjoint prompts, as they should.
+    """
+    shown: Counter[str] = Counter()
+    for label in participants:
+        found = (effects.provenance[condition][label] for condition, _ in contrast.weights)
+        shown.update({prompt for one in found for prompt in one.prompts})
+    return sum(count > 1 for count in shown.values())
 
 
 def _versus_others(simple: Sequence[Condition], index: int) -> GroupContrast:

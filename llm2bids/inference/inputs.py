@@ -51,6 +51,8 @@ class Inputs:
         Voxels to model.
     entries : tuple of RunEntry
         All runs.
+    participants : tuple of str
+        Labels of all participants, also those without a run.
     load : callable
         RunEntry -> RunData.
     """
@@ -61,6 +63,7 @@ class Inputs:
     fingerprint: str
     mask: npt.NDArray[np.bool_]
     entries: tuple[RunEntry, ...]
+    participants: tuple[str, ...]
     load: Callable[[RunEntry], RunData]
 
     def choose(
@@ -86,7 +89,7 @@ class Inputs:
         UsageError
             If the dataset has no such participant or task.
         """
-        labels = sorted({entry.participant_label for entry in self.entries})
+        labels = self.participants
         tasks = list(dict.fromkeys(entry.task for entry in self.entries))
         wanted = chosen_labels(participant_label, labels, prefix="sub-", where=self.bids_dir)
         kept = chosen_labels(task, tasks, prefix="task-", where=self.bids_dir)
@@ -173,6 +176,7 @@ def open_inputs(bids_dir: Path, *, mask_img: Path | None = None) -> Inputs:
     )
     if not entries:
         raise InferenceError(f"{bids_dir}: has no run; record one with `llm2bids record`")
+    listed = dataset.participants["participant_id"].str.removeprefix("sub-")
     mask = dataset.space.grey
     if mask_img is not None:
         mask = mask & read_mask(mask_img, dataset.space)
@@ -183,6 +187,7 @@ def open_inputs(bids_dir: Path, *, mask_img: Path | None = None) -> Inputs:
         fingerprint=dataset.fingerprint,
         mask=mask,
         entries=entries,
+        participants=tuple(sorted({*listed, *(entry.participant_label for entry in entries)})),
         load=partial(_load_run, dataset, mask),
     )
 

@@ -1,5 +1,6 @@
 """Synthetic runs: an image on a small grid, its mask, its transcript."""
 
+import importlib.util
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -8,6 +9,8 @@ import nibabel as nib
 import numpy as np
 import pandas as pd
 import pytest
+
+from llm2bids.inference.analyze import analyze_participants
 
 AFFINE = np.diag([2.0, 2.0, 2.0, 1.0])
 SHAPE = (7, 8, 9)
@@ -106,3 +109,33 @@ def make(tmp_path):
 @pytest.fixture
 def run(make):
     return make()
+
+
+def load_recorded():
+    spec = importlib.util.spec_from_file_location(
+        "inference_recorded", Path(__file__).with_name("recorded.py")
+    )
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+@pytest.fixture(scope="session")
+def recorded():
+    """The module that writes datasets with known truth."""
+    return load_recorded()
+
+
+@pytest.fixture(scope="session")
+def drinks(recorded, tmp_path_factory):
+    """A dataset of four participants and three tasks; not to be changed."""
+    return recorded.write_dataset(tmp_path_factory.mktemp("drinks") / "bids")
+
+
+@pytest.fixture(scope="session")
+def analysed(drinks, tmp_path_factory):
+    """Its participant level; not to be changed."""
+    out_dir = tmp_path_factory.mktemp("analysed") / "out"
+    result = analyze_participants(drinks, out_dir, progress=False)
+    assert result.failed == ()
+    return out_dir
