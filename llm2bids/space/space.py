@@ -384,8 +384,15 @@ class Space:
         if missing:
             raise SpaceError(f"metadata of the space lack {', '.join(missing)}; write them anew")
         sites, voxels = sites_from_table(table)
-        n_x, n_y, n_z = (int(n) for n in metadata["shape"])
-        box = tuple(slice(int(start), int(stop)) for start, stop in metadata["brain_box"])
+        try:
+            n_x, n_y, n_z = (int(n) for n in metadata["shape"])
+            box = tuple(slice(int(start), int(stop)) for start, stop in metadata["brain_box"])
+            affine = np.array(metadata["affine"], dtype=np.float64).reshape(4, 4)
+        except (TypeError, ValueError) as error:
+            raise SpaceError(
+                f"shape, affine or brain_box of space {metadata['label']} are not numbers of a "
+                f"three-dimensional grid ({error}); write the metadata anew"
+            ) from None
         tissue = np.zeros((n_x, n_y, n_z), dtype=np.uint8)
         tissue[box] = WHITE
         if np.any(voxels >= tissue.shape) or np.any(tissue[tuple(voxels.T)] != WHITE):
@@ -398,7 +405,7 @@ class Space:
         space = cls(
             label=str(metadata["label"]),
             shape=(n_x, n_y, n_z),
-            affine=np.array(metadata["affine"], dtype=np.float64),
+            affine=affine,
             sites=sites,
             voxels=voxels,
             tissue=tissue,

@@ -163,6 +163,9 @@ def test_incomplete_or_foreign_metadata_are_refused(space):
     metadata = space.metadata() | {"shape": [5, 6, 7]}
     with pytest.raises(SpaceError, match="outside the brain"):
         Space.from_table(space.unit_table(), metadata)
+    for wrong in ({"shape": [5, 6]}, {"affine": [1, 2]}, {"brain_box": 3}, {"shape": "abc"}):
+        with pytest.raises(SpaceError, match="not numbers of a three-dimensional grid"):
+            Space.from_table(space.unit_table(), space.metadata() | wrong)
     metadata = space.metadata() | {"weights_sha256": "cd" * 32}
     with pytest.raises(SpaceError, match="do not give the fingerprint"):
         Space.from_table(space.unit_table(), metadata)
