@@ -133,7 +133,13 @@ def _make(folder: Path) -> None:
     logger.info("preparing the embedded model %s in %s (once, under a minute)", NAME, folder)
     part = Path(tempfile.mkdtemp(prefix=folder.name + ".", suffix=".part", dir=folder.parent))
     try:
-        dequantize(gguf, part)
+        try:
+            dequantize(gguf, part)
+        except (ImportError, KeyError, RuntimeError, ValueError) as error:
+            raise ModelError(
+                f"{gguf}: transformers cannot read it ({error}); expected transformers 5 with the "
+                "packages gguf and accelerate: install llm2bids again"
+            ) from error
         record = {}
         for path in sorted(part.iterdir()):
             stat = path.stat()

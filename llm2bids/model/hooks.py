@@ -169,13 +169,20 @@ class StepReader:
         Where to write; float16 and bfloat16 outputs are widened.
     device : str
         Device of the model.
+    deferred : bool, optional
+        Whether to read at the end of a step; by default on any device but the CPU.
     """
 
     def __init__(
-        self, sites: Sequence[Site], values: npt.NDArray[np.float32], *, device: str
+        self,
+        sites: Sequence[Site],
+        values: npt.NDArray[np.float32],
+        *,
+        device: str,
+        deferred: bool | None = None,
     ) -> None:
         self.sites = tuple(sites)
-        self.deferred = torch.device(device).type != "cpu"
+        self.deferred = torch.device(device).type != "cpu" if deferred is None else deferred
         self._values = torch.from_numpy(values)
         self._n_prompts = values.shape[0]
         self._widths = [site.width for site in self.sites]
@@ -223,7 +230,7 @@ class StepReader:
 
     def wait(self) -> None:
         """Wait until all values have arrived."""
-        if self.deferred:
+        if self.deferred and torch.accelerator.is_available():
             torch.accelerator.synchronize()
 
     def hook(self, index: int) -> Hook:

@@ -82,6 +82,15 @@ def test_a_failure_leaves_nothing_behind(small, monkeypatch):
     assert left == []
 
 
+def test_reader_that_lacks_a_package(small, monkeypatch):
+    def fail(gguf: Path, folder: Path) -> None:
+        raise ValueError("accelerate is required when loading a GGUF file")
+
+    monkeypatch.setattr(embedded, "dequantize", fail)
+    with pytest.raises(ModelError, match=r"model\.gguf: transformers cannot read it .accelerate"):
+        embedded.embedded_folder()
+
+
 def test_wheel_is_not_installed(monkeypatch):
     def absent(name: str) -> None:
         raise metadata.PackageNotFoundError(name)
