@@ -113,9 +113,7 @@ def _write_tables(stage: Staging, names: RunNames, recording: Recording, *, t_r:
     _sidecar(stage, names.transcript, {"Description": "Every generated token.", **task, **tokens})
 
 
-def write_anatomy(
-    stage: Staging, root: Path, participant_label: str, space: Space, *, fields: Mapping[str, Any]
-) -> None:
+def write_anatomy(stage: Staging, root: Path, participant_label: str, space: Space) -> None:
     """Stage a participant's anatomy, raw and derived: links to the template's.
 
     Parameters
@@ -128,8 +126,6 @@ def write_anatomy(
         BIDS label.
     space : Space
         The space.
-    fields : mapping
-        From `llm2bids.dataset.sidecar.base_fields`.
     """
     anatomy = template_file(space.label, "T1w")
     brain = template_file(space.label, "mask", desc="brain")

@@ -34,7 +34,7 @@ def list_bolds(root: Path) -> tuple[PurePosixPath, ...]:
 
 
 def remove_leftovers(root: Path) -> tuple[PurePosixPath, ...]:
-    """Remove files of runs and participants that have no raw series.
+    """Remove files of runs, participants and tasks that have no raw series.
 
     Parameters
     ----------
@@ -60,6 +60,12 @@ def remove_leftovers(root: Path) -> tuple[PurePosixPath, ...]:
                 path.unlink()
                 removed.append(PurePosixPath(path.relative_to(root).as_posix()))
         _remove_empty(base)
+    tasks = {key[1] for key in there if key}
+    for path in sorted(root.glob("task-*.json")):
+        entities = _entities(PurePosixPath(path.name))
+        if entities is not None and entities.task not in tasks:
+            path.unlink()
+            removed.append(PurePosixPath(path.name))
     if removed:
         log.warning(
             "%s: removed %d files of runs that were cut off, e.g. %s",

@@ -135,9 +135,7 @@ class Dataset:
                 f"{self.path}: no run of task {name}; there are {', '.join(self.tasks) or 'none'}"
             )
         return tuple(
-            run
-            for run in self.runs
-            if run.participant_label in wanted and name in (None, run.task)
+            run for run in self.runs if run.participant_label in wanted and name in (None, run.task)
         )
 
     def load_run(self, run: Run) -> Any:

@@ -1,6 +1,5 @@
 """Writing a dataset: one run after the other, each there whole or not at all."""
 
-import logging
 from collections.abc import Mapping, Sequence
 from pathlib import Path, PurePosixPath
 from types import TracebackType
@@ -10,21 +9,17 @@ import numpy as np
 import numpy.typing as npt
 from filelock import FileLock, Timeout
 
-from llm2bids.dataset.derivative import write_anatomy, write_derived_run
-from llm2bids.dataset.hrf import convolve
 from llm2bids.dataset.leftovers import list_bolds, remove_leftovers
-from llm2bids.dataset.names import RunNames, raw_anatomy
-from llm2bids.dataset.participants import (
-    PLACE as PARTICIPANTS,
-)
+from llm2bids.dataset.participants import PLACE as PARTICIPANTS
 from llm2bids.dataset.participants import (
     counted,
     read_participants,
     with_participant,
     write_participants,
 )
-from llm2bids.dataset.path import check_label
+from llm2bids.dataset.path import check_label, parse_path
 from llm2bids.dataset.reference import read_template, write_template
+from llm2bids.dataset.run import Contents, check_run, run_name, stage_run
 from llm2bids.dataset.settings import PLACE as SETTINGS
 from llm2bids.dataset.settings import (
     compare_settings,
@@ -33,24 +28,17 @@ from llm2bids.dataset.settings import (
     read_json,
     read_settings,
 )
-from llm2bids.dataset.sidecar import base_fields, bold_json, task_bold_json
-from llm2bids.dataset.staging import HIDDEN, Staging, check_space, clear_staging, staging
-from llm2bids.dataset.start import FIELDS, TASKS, read_tasks, write_static_files, write_task_files
+from llm2bids.dataset.sidecar import base_fields
+from llm2bids.dataset.staging import HIDDEN, check_space, clear_staging, staging
+from llm2bids.dataset.start import FIELDS, TASKS, read_tasks, write_static_files
 from llm2bids.dataset.template import to_json
-from llm2bids.dataset.transcript import stim_series, write_table
-from llm2bids.dataset.volumes import VolumeWriter
 from llm2bids.exceptions import DatasetError
 from llm2bids.paradigm.design import RunDesign
 from llm2bids.paradigm.prompts import load_banks
-from llm2bids.paradigm.task import Paradigm, Prompt, Task
+from llm2bids.paradigm.task import Paradigm, Prompt
 from llm2bids.recording.calibration import Calibration
-from llm2bids.recording.events import events_table
 from llm2bids.recording.record import Recording
-from llm2bids.space.header import BOLD_WINDOW, image_header
-from llm2bids.space.image import EncodingCounts, encode_blocks
 from llm2bids.space.space import Space, VolumeDtype
-
-log = logging.getLogger(__name__)
 
 _SMALL_FILES = 2_000_000
 """Bytes allowed for the tables, masks and sidecars of a run."""
@@ -95,25 +83,10 @@ class DatasetWriter:
     Make one with `create` or `open`.
     """
 
-    def __init__(
-        self,
-        root: Path,
-        lock: FileLock,
-        *,
-        space: Space,
-        calibration: Calibration,
-        settings: Mapping[str, Any],
-        fields: Mapping[str, Any],
-        tasks: Mapping[str, Task],
-    ) -> None:
-        self._root = root
+    def __init__(self, contents: Contents, lock: FileLock) -> None:
+        self._contents = contents
+        self._root = contents.root
         self._lock = lock
-        self._space = space
-        self._calibration = calibration
-        self._settings = settings
-        self._fields = fields
-        self._tasks = tasks
-        self._fingerprint = space.fingerprint(calibration)
 
     @staticmethod
     def check_target(bids_dir: Path | str) -> None:
@@ -215,11 +188,17 @@ class DatasetWriter:
         except BaseException:
             lock.release()
             raise
-        tasks = {task.label: task for task in paradigm.tasks}
         return cls(
-            root, lock, space=space, calibration=calibration, settings=normal, fields=fields,
-            tasks=tasks,
-        )  # fmt: skip
+            Contents(
+                root=root,
+                space=space,
+                calibration=calibration,
+                settings=normal,
+                fields=fields,
+                tasks={task.label: task for task in paradigm.tasks},
+            ),
+            lock,
+        )
 
     @classmethod
     def open(
@@ -253,31 +232,37 @@ class DatasetWriter:
         try:
             clear_staging(root)
             remove_leftovers(root)
+            _drop_participants_without_runs(root)
             fields = read_json(root / FIELDS)
             space, calibration = read_template(root, str(fields.get("space_label")))
             tasks = read_tasks(read_json(root / TASKS), name=str(root / TASKS))
         except BaseException:
             lock.release()
             raise
-        return cls(
-            root, lock, space=space, calibration=calibration, settings=stored, fields=fields,
+        contents = Contents(
+            root=root,
+            space=space,
+            calibration=calibration,
+            settings=stored,
+            fields=fields,
             tasks=tasks,
-        )  # fmt: skip
+        )
+        return cls(contents, lock)
 
     @property
     def space(self) -> Space:
         """The space of the dataset."""
-        return self._space
+        return self._contents.space
 
     @property
     def calibration(self) -> Calibration:
         """The calibration of the dataset."""
-        return self._calibration
+        return self._contents.calibration
 
     @property
     def settings(self) -> dict[str, Any]:
         """The settings of the dataset."""
-        return dict(self._settings)
+        return dict(self._contents.settings)
 
     def has_run(self, design: RunDesign) -> bool:
         """Tell whether a run is in the dataset.
@@ -292,15 +277,16 @@ class DatasetWriter:
         bool
             True if its raw series is there.
         """
-        return (self._root / self._names(design).bold).is_file()
+        return (self._root / self._contents.names(design).bold).is_file()
 
     def run_bytes(self, design: RunDesign) -> int:
         """Estimate the disk space that a run needs; see `estimate_run_bytes`."""
+        settings = self._contents.settings
         return estimate_run_bytes(
-            self._space,
+            self._contents.space,
             design.n_volumes,
-            volume_dtype=self._settings["volume_dtype"],
-            compress=bool(self._settings["compress"]),
+            volume_dtype=settings["volume_dtype"],
+            compress=bool(settings["compress"]),
         )
 
     def write_run(self, recording: Recording, *, t_r: float) -> None:
@@ -319,14 +305,17 @@ class DatasetWriter:
             If the run is there already, does not fit the dataset, or the disk has no room.
         """
         design = recording.design
-        names = self._names(design)
-        self._check(recording, t_r)
-        doing = f"sub-{design.participant_label} task-{design.task}"
-        check_space(self._root, needed=self.run_bytes(design), doing=doing)
+        name = run_name(design)
+        if not self._lock.is_locked:
+            raise DatasetError(f"{self._root}: the dataset was closed; open it again to write")
+        if self.has_run(design):
+            raise DatasetError(f"{name} is in {self._root} already; remove it to record it anew")
+        check_run(self._contents, recording, t_r=t_r)
+        check_space(self._root, needed=self.run_bytes(design), doing=name)
         try:
-            with staging(self._root, doing=f"writing {doing}") as stage:
-                self._stage_run(stage, names, recording, t_r=t_r)
-                stage.commit(last=names.bold)
+            with staging(self._root, doing=f"writing {name}") as stage:
+                stage_run(stage, self._contents, recording, t_r=t_r)
+                stage.commit(last=self._contents.names(design).bold)
         except BaseException:
             if not self.has_run(design):
                 remove_leftovers(self._root)
@@ -345,7 +334,9 @@ class DatasetWriter:
         DatasetError
             If the participant has no runs.
         """
-        table = with_participant(read_participants(self._root), participant_label, self._settings)
+        table = with_participant(
+            read_participants(self._root), participant_label, self._contents.settings
+        )
         table = counted(table, participant_label, self._root, list_bolds(self._root))
         with staging(self._root, doing="writing participants.tsv") as stage:
             write_participants(stage.path(PARTICIPANTS), table)
@@ -367,109 +358,16 @@ class DatasetWriter:
     ) -> None:
         self.close()
 
-    def _names(self, design: RunDesign) -> RunNames:
-        return RunNames(
-            design.participant_label,
-            design.task,
-            design.run,
-            space=self._space.label,
-            extension=".nii.gz" if self._settings["compress"] else ".nii",
-        )
 
-    def _check(self, recording: Recording, t_r: float) -> None:
-        design = recording.design
-        name = f"sub-{design.participant_label} task-{design.task}"
-        if not self._lock.is_locked:
-            raise DatasetError(f"{self._root}: the dataset was closed; open it again to write")
-        if self.has_run(design):
-            raise DatasetError(f"{name} is in {self._root} already; remove it to record it anew")
-        known = self._settings["t_r"]
-        if not t_r > 0 or (known is not None and known != t_r):
-            raise DatasetError(
-                f"{name}: repetition time {t_r}, the dataset has {known}; use the same, above 0"
-            )
-        if design.task not in self._tasks:
-            raise DatasetError(
-                f"{name}: the dataset has the tasks {', '.join(self._tasks)}; use its paradigm"
-            )
-        if recording.sites != self._space.sites:
-            raise DatasetError(
-                f"{name}: {len(recording.sites)} sites were recorded, but the dataset's space has "
-                f"{len(self._space.sites)} or others; record the same sites"
-            )
-        if len(recording.values) != design.n_volumes:
-            raise DatasetError(
-                f"{name}: {len(recording.values)} rows of values, the design has "
-                f"{design.n_volumes} volumes; record the run again"
-            )
-
-    def _stage_run(
-        self, stage: Staging, names: RunNames, recording: Recording, *, t_r: float
-    ) -> None:
-        design = recording.design
-        task = self._tasks[design.task]
-        counts, mean_counts = self._write_bold(stage.path(names.bold), recording, t_r=t_r)
-        about = bold_json(
-            recording,
-            t_r=t_r,
-            space=self._space,
-            fingerprint=self._fingerprint,
-            settings=self._settings,
-            counts=counts,
-        )
-        stage.text(names.bold_json, to_json(about))
-        write_table(stage.path(names.events), events_table(design, t_r))
-        stage.path(names.stim).write_bytes(stim_series(recording.tokens))
-        write_task_files(stage, task, t_r=t_r, fields=self._fields)
-        write_derived_run(
-            stage,
-            self._root,
-            names,
-            recording,
-            bold=stage.path(names.bold),
-            mean_counts=mean_counts,
-            space=self._space,
-            fingerprint=self._fingerprint,
-            t_r=t_r,
-            inherited=task_bold_json(task.label, task.conditions, self._fields),
-        )
-        label = design.participant_label
-        if not (self._root / raw_anatomy(label)).exists():
-            write_anatomy(stage, self._root, label, self._space, fields=self._fields)
-        table = read_participants(self._root)
-        if f"sub-{label}" not in set(table["participant_id"]):
-            table = with_participant(table, label, self._settings)
-            write_participants(stage.path(PARTICIPANTS), table)
-
-    def _write_bold(
-        self, path: Path, recording: Recording, *, t_r: float
-    ) -> tuple[EncodingCounts, npt.NDArray[np.float64]]:
-        """Write the raw series; give what encoding could not keep, and the mean over time."""
-        space, dtype = self._space, self._settings["volume_dtype"]
-        n_volumes = recording.design.n_volumes
-        header = image_header(
-            space,
-            fingerprint=self._fingerprint,
-            dtype=dtype,
-            n_volumes=n_volumes,
-            t_r=t_r,
-            window=BOLD_WINDOW,
-        )
-        values = convolve(
-            recording.values, t_r, self._settings["hrf_model"], baseline=self._calibration.mean
-        )
-        total = np.zeros(space.shape[::-1], dtype=np.float64)
-        clipped, constant = 0, 0
-        blocks = encode_blocks(
-            values, space, self._calibration, seed=recording.design.seed, dtype=dtype
-        )
-        with VolumeWriter(path, header) as writer:
-            for volumes, counts in blocks:
-                writer.write(volumes.T)
-                total += volumes.sum(axis=0, dtype=np.float64)
-                clipped += counts.clipped
-                constant = counts.constant
-        return EncodingCounts(clipped=clipped, constant=constant), total / n_volumes
+def _drop_participants_without_runs(root: Path) -> None:
+    """Drop rows that a process wrote which was killed before the participant's first run."""
+    table = read_participants(root)
+    there = {f"sub-{parse_path(place).sub}" for place in list_bolds(root)}
+    kept = table[table["participant_id"].isin(there)]
+    if len(kept) < len(table):
+        with staging(root, doing="writing participants.tsv") as stage:
+            write_participants(stage.path(PARTICIPANTS), kept)
+            stage.commit(last=PARTICIPANTS)
 
 
 def _lock(root: Path) -> FileLock:

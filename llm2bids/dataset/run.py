@@ -1,0 +1,204 @@
+"""One run on its way into a dataset: checked against it, then made file by file."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from llm2bids.dataset.derivative import write_anatomy, write_derived_run
+from llm2bids.dataset.hrf import convolve
+from llm2bids.dataset.names import RunNames, raw_anatomy
+from llm2bids.dataset.participants import PLACE as PARTICIPANTS
+from llm2bids.dataset.participants import read_participants, with_participant, write_participants
+from llm2bids.dataset.sidecar import bold_json, task_bold_json
+from llm2bids.dataset.staging import Staging
+from llm2bids.dataset.start import write_task_files
+from llm2bids.dataset.template import to_json
+from llm2bids.dataset.transcript import stim_series, write_table
+from llm2bids.dataset.volumes import VolumeWriter
+from llm2bids.exceptions import DatasetError
+from llm2bids.paradigm.design import RunDesign
+from llm2bids.paradigm.task import Task
+from llm2bids.recording.calibration import Calibration
+from llm2bids.recording.events import events_table
+from llm2bids.recording.record import Recording
+from llm2bids.space.header import BOLD_WINDOW, image_header
+from llm2bids.space.image import EncodingCounts, encode_blocks
+from llm2bids.space.space import Space
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Contents:
+    """What a dataset has besides its runs.
+
+    Parameters
+    ----------
+    root : Path
+        The raw dataset.
+    space : Space
+        The space.
+    calibration : Calibration
+        Mean and standard deviation of each unit.
+    settings : mapping
+        Settings, with the defaults.
+    fields : mapping
+        From `llm2bids.dataset.sidecar.base_fields`.
+    tasks : mapping of str to Task
+        Tasks by label.
+    """
+
+    root: Path
+    space: Space
+    calibration: Calibration
+    settings: Mapping[str, Any]
+    fields: Mapping[str, Any]
+    tasks: Mapping[str, Task]
+
+    @cached_property
+    def fingerprint(self) -> str:
+        """Fingerprint of space and calibration."""
+        return self.space.fingerprint(self.calibration)
+
+    def names(self, design: RunDesign) -> RunNames:
+        """Name the files of a run."""
+        return RunNames(
+            design.participant_label,
+            design.task,
+            design.run,
+            space=self.space.label,
+            extension=".nii.gz" if self.settings["compress"] else ".nii",
+        )
+
+
+def run_name(design: RunDesign) -> str:
+    """Name a run in messages, e.g. ``sub-01 task-pathology``."""
+    run = "" if design.run is None else f" run-{design.run}"
+    return f"sub-{design.participant_label} task-{design.task}{run}"
+
+
+def check_run(contents: Contents, recording: Recording, *, t_r: float) -> None:
+    """Refuse a run that does not fit the dataset.
+
+    Parameters
+    ----------
+    contents : Contents
+        The dataset.
+    recording : Recording
+        The run.
+    t_r : float
+        Seconds from volume to volume.
+
+    Raises
+    ------
+    DatasetError
+        If repetition time, task, sites or the number of volumes differ.
+    """
+    design, space = recording.design, contents.space
+    name = run_name(design)
+    known = contents.settings["t_r"]
+    if not t_r > 0 or (known is not None and known != t_r):
+        raise DatasetError(
+            f"{name}: repetition time {t_r}, the dataset has {known}; use the same, above 0"
+        )
+    if design.task not in contents.tasks:
+        raise DatasetError(
+            f"{name}: the dataset has the tasks {', '.join(contents.tasks)}; use its paradigm"
+        )
+    if recording.sites != space.sites:
+        raise DatasetError(
+            f"{name}: the {len(recording.sites)} recorded sites are not the {len(space.sites)} "
+            "sites of the dataset's space; record the same sites in the same order"
+        )
+    if len(recording.values) != design.n_volumes:
+        raise DatasetError(
+            f"{name}: {len(recording.values)} rows of values, the design has "
+            f"{design.n_volumes} volumes; record the run again"
+        )
+
+
+def stage_run(stage: Staging, contents: Contents, recording: Recording, *, t_r: float) -> None:
+    """Stage all files of a run, raw and derived, and its participant's where they are new.
+
+    Parameters
+    ----------
+    stage : Staging
+        Where files are made.
+    contents : Contents
+        The dataset.
+    recording : Recording
+        The run.
+    t_r : float
+        Seconds from volume to volume.
+    """
+    design = recording.design
+    names = contents.names(design)
+    task = contents.tasks[design.task]
+    counts, mean_counts = _write_bold(stage.path(names.bold), contents, recording, t_r=t_r)
+    about = bold_json(
+        recording,
+        t_r=t_r,
+        space=contents.space,
+        fingerprint=contents.fingerprint,
+        settings=contents.settings,
+        counts=counts,
+    )
+    stage.text(names.bold_json, to_json(about))
+    write_table(stage.path(names.events), events_table(design, t_r))
+    stage.path(names.stim).write_bytes(stim_series(recording.tokens))
+    write_task_files(stage, task, t_r=t_r, fields=contents.fields)
+    write_derived_run(
+        stage,
+        contents.root,
+        names,
+        recording,
+        bold=stage.path(names.bold),
+        mean_counts=mean_counts,
+        space=contents.space,
+        fingerprint=contents.fingerprint,
+        t_r=t_r,
+        inherited=task_bold_json(task.label, task.conditions, contents.fields),
+    )
+    _stage_participant(stage, contents, design.participant_label)
+
+
+def _stage_participant(stage: Staging, contents: Contents, label: str) -> None:
+    if not (contents.root / raw_anatomy(label)).exists():
+        write_anatomy(stage, contents.root, label, contents.space)
+    table = read_participants(contents.root)
+    if f"sub-{label}" not in set(table["participant_id"]):
+        table = with_participant(table, label, contents.settings)
+        write_participants(stage.path(PARTICIPANTS), table)
+
+
+def _write_bold(
+    path: Path, contents: Contents, recording: Recording, *, t_r: float
+) -> tuple[EncodingCounts, npt.NDArray[np.float64]]:
+    """Write the raw series; give what encoding could not keep, and the mean over time."""
+    space, calibration = contents.space, contents.calibration
+    dtype = contents.settings["volume_dtype"]
+    n_volumes = recording.design.n_volumes
+    header = image_header(
+        space,
+        fingerprint=contents.fingerprint,
+        dtype=dtype,
+        n_volumes=n_volumes,
+        t_r=t_r,
+        window=BOLD_WINDOW,
+    )
+    values = convolve(
+        recording.values, t_r, contents.settings["hrf_model"], baseline=calibration.mean
+    )
+    total = np.zeros(space.shape[::-1], dtype=np.float64)
+    clipped, constant = 0, 0
+    blocks = encode_blocks(values, space, calibration, seed=recording.design.seed, dtype=dtype)
+    with VolumeWriter(path, header) as writer:
+        for volumes, counts in blocks:
+            writer.write(volumes.T)
+            total += volumes.sum(axis=0, dtype=np.float64)
+            clipped += counts.clipped
+            constant = counts.constant
+    return EncodingCounts(clipped=clipped, constant=constant), total / n_volumes
