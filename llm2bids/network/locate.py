@@ -77,18 +77,53 @@ def locate(
     SpaceError
         If the file is no image, or the image is on another grid.
     """
-    _check_threshold(threshold, top_percent, two_sided=two_sided)
+    check_threshold(threshold, top_percent, two_sided=two_sided)
     values = unit_values(stat_img, space, fingerprint=fingerprint)
+    chosen = select_units(values, threshold=threshold, top_percent=top_percent, two_sided=two_sided)
+    return units_at(space, chosen).assign(value=values[chosen])
+
+
+def select_units(
+    values: npt.NDArray[np.float64],
+    *,
+    threshold: float | None = None,
+    top_percent: float | None = None,
+    two_sided: bool = True,
+) -> npt.NDArray[np.intp]:
+    """Choose units by their values, largest absolute value first.
+
+    Parameters
+    ----------
+    values : ndarray of float64, shape (n_units,)
+        NaN where a unit has none.
+    threshold, top_percent, two_sided
+        As for `locate`.
+
+    Returns
+    -------
+    ndarray of intp, shape (n_chosen,)
+        Units in recording order's numbers; equal values in recording order.
+
+    Raises
+    ------
+    NetworkError
+        If the threshold makes no sense.
+
+    Examples
+    --------
+    >>> select_units(np.array([1.0, -3.0, 0.0, np.nan, 2.0]), top_percent=40)
+    array([1, 4])
+    """
+    check_threshold(threshold, top_percent, two_sided=two_sided)
     strength = np.abs(values) if two_sided else values
     strength = np.where(np.isnan(strength), -np.inf, strength)
     if threshold is not None:
         chosen = np.flatnonzero(strength > threshold)
     else:
-        n_top = math.ceil(space.n_units * float(top_percent or 0) / 100)
+        n_top = math.ceil(len(values) * float(top_percent or 0) / 100)
         chosen = np.argsort(-strength, kind="stable")[:n_top]
         chosen = chosen[strength[chosen] > 0]
-    chosen = chosen[np.argsort(-np.abs(values[chosen]), kind="stable")]
-    return units_at(space, chosen).assign(value=values[chosen])
+    return chosen[np.argsort(-np.abs(values[chosen]), kind="stable")]
 
 
 def units_at(space: Space, units: npt.ArrayLike) -> pd.DataFrame:
@@ -220,9 +255,19 @@ def summarize(table: pd.DataFrame, space: Space) -> pd.DataFrame:
     return pd.DataFrame(rows, columns=columns).astype(types)
 
 
-def _check_threshold(
-    threshold: float | None, top_percent: float | None, *, two_sided: bool
-) -> None:
+def check_threshold(threshold: float | None, top_percent: float | None, *, two_sided: bool) -> None:
+    """Refuse thresholds that make no sense.
+
+    Parameters
+    ----------
+    threshold, top_percent, two_sided
+        As for `locate`.
+
+    Raises
+    ------
+    NetworkError
+        If not exactly one of the two is given, or it is out of range.
+    """
     if (threshold is None) == (top_percent is None):
         raise NetworkError(
             f"give exactly one of threshold and top_percent, got {threshold} and {top_percent}"

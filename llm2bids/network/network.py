@@ -1,0 +1,349 @@
+"""Networks: sets of units with their statistics, in model coordinates."""
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+import nibabel as nib
+import numpy as np
+import numpy.typing as npt
+import pandas as pd
+
+from llm2bids.dataset.template import to_json
+from llm2bids.dataset.transcript import read_table, write_table
+from llm2bids.exceptions import DatasetError, NetworkError
+from llm2bids.network.locate import (
+    LOCATE_COLUMNS,
+    check_threshold,
+    select_units,
+    summarize,
+    unit_values,
+    units_at,
+)
+from llm2bids.network.provenance import Provenance
+from llm2bids.space.header import image_header
+from llm2bids.space.space import Space
+
+UNIT_COLUMNS = LOCATE_COLUMNS[:-1]
+"""Columns of a network's table that describe the unit; statistics follow."""
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Network:
+    """A set of units, what was measured of them, and the data that this comes from.
+
+    Parameters
+    ----------
+    label : str
+        What the network is of, e.g. the task's label.
+    space_label : str
+        BIDS label of its space.
+    fingerprint : str
+        Of the space, without calibration (`Space.fingerprint`): networks with the same one name
+        the same units.
+    table : DataFrame
+        One row for each unit, most important first: `UNIT_COLUMNS`, then one float64 column for
+        each statistic, the one that ranked the units first.
+    provenance : Provenance
+        Participants, runs and prompts that went into it.
+    criterion : str
+        How units were chosen, in words.
+    """
+
+    label: str
+    space_label: str
+    fingerprint: str
+    table: pd.DataFrame
+    provenance: Provenance = field(default_factory=Provenance)
+    criterion: str = ""
+
+    def __repr__(self) -> str:
+        return f"Network({self.label}, {len(self)} units of space {self.space_label})"
+
+    def __len__(self) -> int:
+        return len(self.table)
+
+    def __contains__(self, address: object) -> bool:
+        return address in self.addresses
+
+    def __and__(self, other: "Network") -> "Network":
+        return self._combined(other, "&", self.addresses & other.addresses)
+
+    def __or__(self, other: "Network") -> "Network":
+        return self._combined(other, "|", self.addresses | other.addresses)
+
+    def __sub__(self, other: "Network") -> "Network":
+        return self._combined(other, "-", self.addresses - other.addresses)
+
+    def __xor__(self, other: "Network") -> "Network":
+        return self._combined(other, "^", self.addresses ^ other.addresses)
+
+    @property
+    def addresses(self) -> frozenset[str]:
+        """Addresses of the units."""
+        return frozenset(self.table["address"])
+
+    @property
+    def statistics(self) -> tuple[str, ...]:
+        """Names of the statistics, the one that ranked the units first."""
+        return tuple(str(name) for name in self.table.columns[len(UNIT_COLUMNS) :])
+
+    def units(self, space: Space) -> npt.NDArray[np.intp]:
+        """Find the units in a space.
+
+        Parameters
+        ----------
+        space : Space
+            The network's space.
+
+        Returns
+        -------
+        ndarray of intp, shape (n_units,)
+            Numbers in recording order, one for each row of the table.
+
+        Raises
+        ------
+        NetworkError
+            If it is not the network's space.
+        """
+        if space.fingerprint() != self.fingerprint:
+            raise NetworkError(
+                f"network {self.label} belongs to space {self.space_label} with fingerprint "
+                f"{self.fingerprint[:16]}, not to {space.label} with {space.fingerprint()[:16]}; "
+                "open the dataset that it was made from"
+            )
+        starts = {name: units.start for name, units in space.site_slices.items()}
+        first = self.table["module"].map(starts).to_numpy(dtype=np.intp)
+        return np.asarray(first + self.table["unit"].to_numpy(dtype=np.intp), dtype=np.intp)
+
+    def to_img(self, space: Space, *, statistic: str | None = None) -> nib.Nifti1Image:
+        """Draw the network in its space.
+
+        Parameters
+        ----------
+        space : Space
+            The network's space.
+        statistic : str, optional
+            Value of its voxels, one of `statistics`; without, 1 in the network and 0 elsewhere.
+
+        Returns
+        -------
+        Nifti1Image
+            float32 with a statistic (0 outside the network), uint8 without; it carries the
+            fingerprint.
+
+        Raises
+        ------
+        NetworkError
+            If it is not the network's space, or has no such statistic.
+        """
+        if statistic is not None and statistic not in self.statistics:
+            raise NetworkError(
+                f"network {self.label} has no statistic {statistic!r}; it has "
+                f"{', '.join(self.statistics) or 'none'}"
+            )
+        values = np.zeros(space.n_units, dtype=np.uint8 if statistic is None else np.float32)
+        values[self.units(space)] = 1 if statistic is None else self.table[statistic]
+        header = image_header(space, fingerprint=self.fingerprint, dtype=values.dtype.name)
+        return nib.Nifti1Image(space.to_grid(values), space.affine, header)
+
+    def summary(self, space: Space) -> pd.DataFrame:
+        """Sum the network up by layer and role.
+
+        Parameters
+        ----------
+        space : Space
+            The network's space.
+
+        Returns
+        -------
+        DataFrame
+            As `llm2bids.network.locate.summarize`, of the first statistic.
+
+        Raises
+        ------
+        NetworkError
+            If it is not the network's space.
+        """
+        self.units(space)
+        value = self.table[self.statistics[0]] if self.statistics else 1.0
+        return summarize(self.table.assign(value=value), space)
+
+    def save(self, path: Path) -> tuple[Path, Path]:
+        """Write table and description.
+
+        Parameters
+        ----------
+        path : Path
+            Name of the table, ending with ``.tsv``; the description lies beside it as ``.json``.
+
+        Returns
+        -------
+        tuple of Path
+            Table and description.
+
+        Raises
+        ------
+        NetworkError
+            If the name does not end with ``.tsv``.
+        """
+        description = _description(path)
+        path.parent.mkdir(parents=True, exist_ok=True)
+        write_table(path, self.table)
+        about = {
+            "Label": self.label,
+            "Space": self.space_label,
+            "Fingerprint": self.fingerprint,
+            "Criterion": self.criterion,
+            "Provenance": self.provenance.to_dict(),
+        }
+        description.write_text(to_json(about), encoding="utf-8")
+        return path, description
+
+    def _combined(self, other: "Network", sign: str, addresses: frozenset[str]) -> "Network":
+        """Take rows from this network, then those that only the other one has."""
+        if self.fingerprint != other.fingerprint:
+            raise NetworkError(
+                f"networks {self.label} (space {self.space_label}, {self.fingerprint[:16]}) and "
+                f"{other.label} (space {other.space_label}, {other.fingerprint[:16]}) do not name "
+                "the same units; combine networks of one space"
+            )
+        extra = other.table[~other.table["address"].isin(self.addresses)]
+        rows = pd.concat([self.table, extra], ignore_index=True) if len(extra) else self.table
+        table = rows[rows["address"].isin(addresses)].reset_index(drop=True)
+        return replace(
+            self,
+            label=f"({self.label} {sign} {other.label})",
+            table=table,
+            provenance=self.provenance | other.provenance,
+            criterion=f"({self.criterion}) {sign} ({other.criterion})",
+        )
+
+
+def from_stat_maps(
+    maps: Mapping[str, Any],
+    space: Space,
+    *,
+    label: str,
+    provenance: Provenance,
+    top_percent: float | None = None,
+    threshold: float | None = None,
+    mask_img: Any | None = None,
+    two_sided: bool = True,
+    fingerprint: str | Sequence[str] | None = None,
+) -> Network:
+    """Make a network of the units with the largest statistic.
+
+    Parameters
+    ----------
+    maps : mapping of str to nibabel image or path
+        Statistical maps by name. The first one ranks and chooses the units (take an effect size:
+        maps of t or z saturate), the others are noted.
+    space : Space
+        The space of the maps.
+    label : str
+        What the network is of.
+    provenance : Provenance
+        Participants, runs and prompts that the maps come from.
+    top_percent, threshold, two_sided
+        As for `llm2bids.network.locate.locate`: exactly one of the first two.
+    mask_img : nibabel image or path, optional
+        Only units that are neither 0 nor NaN in it are taken, e.g. a map after false discovery
+        rate control. `top_percent` still counts all units of the space.
+    fingerprint : str or sequence of str, optional
+        Those that the images may carry, with or without calibration.
+
+    Returns
+    -------
+    Network
+        Units by size of the first statistic; possibly none.
+
+    Raises
+    ------
+    NetworkError
+        If there is no map, a name is taken, a map has more than one volume or carries another
+        fingerprint, or the threshold makes no sense.
+    SpaceError
+        If a map is on another grid.
+    """
+    check_threshold(threshold, top_percent, two_sided=two_sided)
+    taken = [name for name in maps if name in UNIT_COLUMNS]
+    if not maps or taken:
+        raise NetworkError(
+            f"network {label}: expected one map or more with names of their own, got "
+            f"{', '.join(taken) or 'none'}"
+        )
+    values = {name: unit_values(img, space, fingerprint=fingerprint) for name, img in maps.items()}
+    ranking = next(iter(values))
+    ranked = values[ranking]
+    if mask_img is not None:
+        inside = np.nan_to_num(unit_values(mask_img, space, fingerprint=fingerprint)) != 0
+        ranked = np.where(inside, ranked, np.nan)
+    chosen = select_units(ranked, threshold=threshold, top_percent=top_percent, two_sided=two_sided)
+    size = f"|{ranking}|" if two_sided else ranking
+    limit = f"{size} > {threshold:g}" if threshold is not None else f"top {top_percent:g} % {size}"
+    return Network(
+        label=label,
+        space_label=space.label,
+        fingerprint=space.fingerprint(),
+        table=units_at(space, chosen).assign(**{name: v[chosen] for name, v in values.items()}),
+        provenance=provenance,
+        criterion=limit if mask_img is None else f"{limit} within a mask",
+    )
+
+
+def load_network(path: Path) -> Network:
+    """Read a network that `Network.save` wrote.
+
+    Parameters
+    ----------
+    path : Path
+        The table.
+
+    Returns
+    -------
+    Network
+        As before, statistics to nine digits.
+
+    Raises
+    ------
+    NetworkError
+        If table or description are missing, damaged or incomplete.
+    """
+    description = _description(path)
+    try:
+        about = json.loads(description.read_text(encoding="utf-8"))
+        table = read_table(path, text=("address", "module", "role"))
+    except (OSError, ValueError, DatasetError) as error:
+        raise NetworkError(
+            f"{path}: cannot be read as a network ({error}); expected a table and its .json beside"
+        ) from None
+    missing = [name for name in UNIT_COLUMNS if name not in table]
+    keys = ("Label", "Space", "Fingerprint", "Criterion", "Provenance")
+    missing += [key for key in keys if not isinstance(about, dict) or key not in about]
+    if missing:
+        raise NetworkError(
+            f"{path}: lacks {', '.join(missing)} (table or .json); make the network again"
+        )
+    floats = {name: "float64" for name in table.columns.difference(list(UNIT_COLUMNS[:6]))}
+    types = {"layer": "Int64", "head": "Int64", "unit": "int64"} | floats
+    try:
+        table = table.astype({name: types[name] for name in table if name in types})
+    except (TypeError, ValueError) as error:
+        raise NetworkError(f"{path}: {error}; expected numbers, make the network again") from None
+    return Network(
+        label=str(about["Label"]),
+        space_label=str(about["Space"]),
+        fingerprint=str(about["Fingerprint"]),
+        table=table,
+        provenance=Provenance.from_dict(about["Provenance"]),
+        criterion=str(about["Criterion"]),
+    )
+
+
+def _description(path: Path) -> Path:
+    if path.suffix != ".tsv":
+        raise NetworkError(f"{path}: a network's table ends with .tsv; choose such a name")
+    return path.with_suffix(".json")
