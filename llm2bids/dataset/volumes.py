@@ -67,6 +67,7 @@ class VolumeWriter:
         self._volume_shape = tuple(int(n) for n in shape[:3])
         self._n_volumes = int(shape[3]) if len(shape) == 4 else 1
         self._n_written = 0
+        self._n_bytes = 0
 
     def __enter__(self) -> Self:
         self._file: BinaryIO = self._temporary.open("wb")
@@ -78,7 +79,7 @@ class VolumeWriter:
                     self._file, "wb", compresslevel=COMPRESSION_LEVEL, block_size=_BLOCK
                 )
             # header, then four zero bytes: no extensions; data begin at byte 352
-            self._stream.write(self._header.binaryblock + b"\0\0\0\0")
+            self._put(memoryview(self._header.binaryblock + b"\0\0\0\0"))
         except BaseException:
             self._abort()
             raise
@@ -114,8 +115,20 @@ class VolumeWriter:
                 f"{self._path.name}: {n_written} volumes, the header says {self._n_volumes}; "
                 "make the header for all volumes"
             )
-        self._stream.write(np.ascontiguousarray(block.T).reshape(-1).view(np.uint8).data)
+        self._put(np.ascontiguousarray(block.T).reshape(-1).view(np.uint8).data)
         self._n_written = n_written
+
+    def _put(self, data: memoryview) -> None:
+        """Write pieces that end where the compressor's blocks do.
+
+        So the bytes of the file do not depend on how the series is cut.
+        """
+        start = 0
+        while start < len(data):
+            stop = min(len(data), start + _BLOCK - self._n_bytes % _BLOCK)
+            self._stream.write(data[start:stop])
+            self._n_bytes += stop - start
+            start = stop
 
     def __exit__(
         self,
