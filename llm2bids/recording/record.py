@@ -9,6 +9,7 @@ import numpy as np
 import numpy.typing as npt
 import pandas as pd
 
+from llm2bids.exceptions import UsageError
 from llm2bids.model.units import Site
 from llm2bids.paradigm.design import RunDesign
 from llm2bids.recording.batches import OnToken, check_finite, in_batches
@@ -61,6 +62,7 @@ def record_run(
     keep_first: bool = False,
     batch_size: int | None = None,
     on_token: Callable[[int], None] | None = None,
+    out: npt.NDArray[np.float32] | None = None,
 ) -> Recording:
     """Let the model answer the prompts of a run and record it.
 
@@ -81,6 +83,9 @@ def record_run(
     on_token : callable, optional
         Told the number of volumes that were added; a negative number takes back those of a batch
         that is tried again in halves.
+    out : ndarray of float32, shape (n_volumes, n_units), optional
+        Where to write the values; by default a new array. Giving the array of a recording that is
+        done with saves the time that the system takes to hand out fresh memory (a tenth of a run).
 
     Returns
     -------
@@ -90,6 +95,8 @@ def record_run(
 
     Raises
     ------
+    UsageError
+        If `batch_size` is below 1, or `out` is of another shape or type.
     RecordingError
         If a prompt does not fit the model's context, memory does not suffice for one prompt, or a
         value is not finite.
@@ -100,7 +107,8 @@ def record_run(
     n_volumes, first = design.tokens_per_prompt, first_step(keep_first)
     n_trials, n_units = len(design.trials), sum(site.width for site in sites)
     uniforms = token_uniforms(design.seed, range(n_trials), n_volumes + first)
-    values = new_values((n_trials, n_volumes, n_units), loaded.device)
+    shape = (n_trials, n_volumes, n_units)
+    values = new_values(shape, loaded.device) if out is None else _shaped(out, shape)
     carry = design.context == "carry"
     contexts = [] if carry else trial_tokens(loaded, design, n_tokens=n_volumes + first)
     answers: list[Answers] = []
@@ -146,3 +154,14 @@ def record_run(
             seconds=seconds,
         ),
     )
+
+
+def _shaped(out: npt.NDArray[np.float32], shape: tuple[int, int, int]) -> npt.NDArray[np.float32]:
+    """View an array that the caller gave as prompts, volumes, units."""
+    expected = (shape[0] * shape[1], shape[2])
+    if out.dtype != np.float32 or out.shape != expected or not out.flags.c_contiguous:
+        raise UsageError(
+            f"out: {out.dtype} array of shape {out.shape}; expected a contiguous float32 array of "
+            f"shape {expected}"
+        )
+    return out.reshape(shape)

@@ -260,6 +260,22 @@ def test_batch_size_below_one(llama, sites, design_of):
         record_run(llama, design_of(), sites, batch_size=0)
 
 
+def test_values_can_be_written_to_a_given_array(llama, sites, design_of):
+    first = record_run(llama, design_of(), sites)
+    kept = first.values.copy()
+    other = record_run(llama, design_of(seed=12), sites, out=first.values)
+    assert np.shares_memory(other.values, first.values)
+    assert not np.array_equal(other.values, kept)
+    again = record_run(llama, design_of(), sites, out=other.values)
+    np.testing.assert_array_equal(again.values, kept)
+
+
+@pytest.mark.parametrize("dtype", ["float32", "float64"])
+def test_array_that_does_not_fit(llama, sites, design_of, dtype):
+    with pytest.raises(UsageError, match=r"out: float\d\d array of shape .35, 3.; expected"):
+        record_run(llama, design_of(), sites, out=np.empty((35, 3), dtype=dtype))
+
+
 def test_values_that_are_not_finite_stop_the_run(tiny_model_dir, sites, design_of, monkeypatch):
     loaded = load_model(tiny_model_dir("llama"), device="cpu")
     weight = loaded.model.get_submodule("model.layers.1.mlp.up_proj").weight
