@@ -337,7 +337,7 @@ def _bootstrap(
     r = weighted_correlation(gram_matrix(maps), weights, weights)
     common = np.empty((n_boot, n_tasks, n_tasks))
     for index, weight in enumerate((counts / n_participants).astype(maps.dtype)):
-        group = np.tensordot(weight, effects.effects, axes=1)
+        group = (weight @ maps.reshape(n_participants, -1)).reshape(n_tasks, -1)
         common[index] = dice_matrix(top_units(group, share, two_sided=two_sided))
     return r, common
 

@@ -128,10 +128,12 @@ def top_units(maps: Maps, share: float = 0.05, *, two_sided: bool = True) -> Sig
         )
     sizes = np.abs(maps) if two_sided else maps
     least = np.partition(sizes, n_units - count, axis=-1)[..., n_units - count, np.newaxis]
-    marked = sizes > least
-    for index in np.ndindex(maps.shape[:-1]):
-        ties = np.flatnonzero(sizes[index] == least[index])
-        marked[index][ties[: count - int(marked[index].sum())]] = True
+    marked = sizes >= least
+    surplus = marked.sum(axis=-1) - count
+    for index in np.argwhere(surplus):
+        place = tuple(index)
+        ties = np.flatnonzero(sizes[place] == least[place])
+        marked[place][ties[-surplus[place] :]] = False
     signs = marked.astype(np.int8)
     if two_sided:
         signs[marked & (maps < 0)] = -1
@@ -180,7 +182,12 @@ def dice_matrix(sets: npt.NDArray[Any]) -> Floats:
     ndarray of float64, shape (n_sets, n_sets)
         Dice coefficients.
     """
-    return np.stack([dice(sets, one) for one in sets])
+    signed = [(sets > 0).astype(np.float32), (sets < 0).astype(np.float32)]
+    common = np.add(*(part @ part.T for part in signed)).astype(np.float64)
+    sizes = np.diag(common)
+    totals = sizes[:, np.newaxis] + sizes
+    missing = np.full(common.shape, np.nan)
+    return np.asarray(np.divide(2 * common, totals, out=missing, where=totals > 0))
 
 
 def fisher_mean(r: Floats, axis: int | tuple[int, ...] | None = None) -> Floats:
