@@ -33,7 +33,7 @@ from llm2bids.inference.participant import caution, write_task
 from llm2bids.inference.pooled import PooledTest, pooled_test
 from llm2bids.inference.runs import fit_task, prompt_series
 from llm2bids.inference.second_level import checked_size
-from llm2bids.inference.statmap import checked_output, start_output
+from llm2bids.inference.statmap import checked_output, remove_results, start_output
 
 log = logging.getLogger(__name__)
 
@@ -365,6 +365,7 @@ def _participant_task(
     work_dir: Path | None,
 ) -> tuple[tuple[str, str], list[Path], str | None]:
     """Fit and write one participant and task; give the reason where that is not possible."""
+    remove_results(out_dir, participant_label=key[0], task=key[1])
     try:
         if not entries:
             raise InferenceError(

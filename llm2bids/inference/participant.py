@@ -205,13 +205,13 @@ def _write_design(
 def _draw_design(design: pd.DataFrame, path: Path) -> bool:
     """Draw a design matrix where matplotlib is installed."""
     try:
-        import matplotlib as mpl
-
-        mpl.use("Agg")
+        from matplotlib.figure import Figure
         from nilearn.plotting import plot_design_matrix
     except ImportError:
         return False
-    plot_design_matrix(design, output_file=path)
+    figure = Figure(layout="constrained")
+    plot_design_matrix(design, axes=figure.subplots())
+    figure.savefig(path, metadata={"Software": None})
     return True
 
 

@@ -32,7 +32,7 @@ IGNORED = (
     "*_design.tsv",
     "*_design.json",
     "*_design.png",
-    "group/",
+    "/group",
 )
 """Files that BIDS has no name for yet."""
 
@@ -303,6 +303,21 @@ def checked_output(out_dir: Path) -> None:
             f"{out_dir}: is not empty and holds no results of llm2bids analyze; expected an empty "
             "or new folder, or one that analyze made"
         )
+
+
+def remove_results(out_dir: Path, *, participant_label: str, task: str) -> None:
+    """Remove what an earlier call wrote for a participant and task, so that nothing stale stays.
+
+    Parameters
+    ----------
+    out_dir : Path
+        The output dataset.
+    participant_label, task : str
+        BIDS labels.
+    """
+    folder = out_dir / f"sub-{participant_label}" / "func"
+    for path in folder.glob(f"sub-{participant_label}_task-{task}_*"):
+        path.unlink()
 
 
 def read_map(path: Path, mask: npt.NDArray[np.bool_]) -> npt.NDArray[np.float32]:

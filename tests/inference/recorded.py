@@ -121,9 +121,7 @@ def write_dataset(path, *, n_participants=4, n_runs=1, effect=4.0, without=(), s
         "dtype": "float32", "device": "cpu", "volume_dtype": "int16", "keep_first": False,
         "hrf_model": None, "compress": True,
     }  # fmt: skip
-    space = build_space(
-        SITES, label="Drinks", model_name="drinks", weights_sha256=seed_model * 32
-    )
+    space = build_space(SITES, label="Drinks", model_name="drinks", weights_sha256=seed_model * 32)
     with DatasetWriter.create(
         path, space=space, calibration=calibration(), paradigm=paradigm, settings=settings,
         weight_norms=np.ones(N_UNITS, dtype=np.float32), banks=banks,
