@@ -2,7 +2,7 @@
 
 from collections.abc import Iterator
 from pathlib import Path
-from typing import BinaryIO, cast
+from typing import Any, BinaryIO, cast
 
 import nibabel as nib
 import numpy as np
@@ -19,7 +19,7 @@ Array = npt.NDArray[np.float32]
 _DAMAGED = (EOFError, ValueError, OSError, cast(type[Exception], IsalError))
 
 
-def stream_volumes(bold: Path, *, n_volumes: int = 8) -> Iterator[tuple[int, Array]]:
+def stream_volumes(bold: Path, *, n_volumes: int = 8) -> Iterator[tuple[int, npt.NDArray[Any]]]:
     """Yield the volumes of a NIfTI image in blocks, reading the file once.
 
     A compressed file is decompressed on the way: memory holds one block, whatever the length.
@@ -33,8 +33,9 @@ def stream_volumes(bold: Path, *, n_volumes: int = 8) -> Iterator[tuple[int, Arr
 
     Yields
     ------
-    tuple of (int, ndarray of float32, shape (n_x, n_y, n_z, n))
-        Index of the block's first volume, and the block (Fortran order).
+    tuple of (int, ndarray, shape (n, n_z, n_y, n_x))
+        Index of the block's first volume, and the block in file order (its transpose is what
+        nibabel gives), in the file's data type, or float32 where the header scales.
 
     Raises
     ------
@@ -57,7 +58,7 @@ def stream_volumes(bold: Path, *, n_volumes: int = 8) -> Iterator[tuple[int, Arr
                 if raw.size < n * size:
                     done += raw.size // size
                     raise EOFError
-                block = raw.reshape((n_x, n_y, n_z, n), order="F").astype(np.float32)
+                block = raw.reshape(n, n_z, n_y, n_x)
                 if (float(proxy.slope), float(proxy.inter)) != (1.0, 0.0):
                     block = block * np.float32(proxy.slope) + np.float32(proxy.inter)
                 yield done, block
@@ -166,10 +167,9 @@ def masked_volumes(
     order = mask_order(mask)
     for start, block in stream_volumes(bold, n_volumes=n_volumes):
         volumes = block if smoothing_fwhm is None else _smoothed(image, block, smoothing_fwhm)
-        flat = volumes.reshape((-1, volumes.shape[3]), order="F")
-        yield start, np.ascontiguousarray(flat[order].T)
+        yield start, volumes.reshape(len(volumes), -1).take(order, axis=1).astype(np.float32)
 
 
-def _smoothed(image: nib.Nifti1Image, block: Array, fwhm: float) -> Array:
-    smooth = smooth_img(new_img_like(image, block), fwhm)
-    return np.asarray(get_data(smooth), dtype=np.float32)
+def _smoothed(image: nib.Nifti1Image, block: npt.NDArray[Any], fwhm: float) -> Array:
+    smooth = smooth_img(new_img_like(image, block.T.astype(np.float32)), fwhm)
+    return np.asarray(get_data(smooth), dtype=np.float32).T
