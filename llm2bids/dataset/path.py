@@ -2,7 +2,7 @@
 
 import re
 from dataclasses import dataclass, fields
-from pathlib import PurePosixPath
+from pathlib import Path, PurePosixPath
 from typing import Any
 
 from llm2bids.exceptions import DatasetError
@@ -196,6 +196,34 @@ def parse_path(path: PurePosixPath | str) -> Entities:
     if build_path(entities) != path:
         raise _not_ours(path)
     return entities
+
+
+def inside(root: Path, path: Path) -> Path:
+    """Refuse a path that leads out of the dataset, by ``..`` or a symbolic link.
+
+    Parameters
+    ----------
+    root : Path
+        The dataset.
+    path : Path
+        A path in it.
+
+    Returns
+    -------
+    Path
+        The same path.
+
+    Raises
+    ------
+    DatasetError
+        If it leads out.
+    """
+    resolved = path.resolve()
+    if not resolved.is_relative_to(root.resolve()):
+        raise DatasetError(
+            f"{path} leads out of the dataset, to {resolved}; replace it by the file itself"
+        )
+    return path
 
 
 def _not_ours(path: PurePosixPath) -> DatasetError:

@@ -14,7 +14,7 @@ import pandas as pd
 from llm2bids.dataset.leftovers import list_bolds
 from llm2bids.dataset.names import RunNames, sidecar
 from llm2bids.dataset.participants import read_participants
-from llm2bids.dataset.path import parse_path
+from llm2bids.dataset.path import inside, parse_path
 from llm2bids.dataset.reference import read_template
 from llm2bids.dataset.settings import DERIVATIVE, read_json, read_settings
 from llm2bids.dataset.start import FIELDS
@@ -289,7 +289,6 @@ def open_dataset(path: str | Path) -> Dataset:
     root = Path(path)
     settings = read_settings(root)
     label = str(read_json(root / FIELDS).get("space_label"))
-    inside(root, root / DERIVATIVE)
     space, calibration = read_template(root, label)
     return Dataset(
         path=root,
@@ -299,34 +298,6 @@ def open_dataset(path: str | Path) -> Dataset:
         participants=read_participants(root),
         runs=tuple(_run(root, place, label) for place in list_bolds(root)),
     )
-
-
-def inside(root: Path, path: Path) -> Path:
-    """Refuse a path that leads out of the dataset, by ``..`` or a symbolic link.
-
-    Parameters
-    ----------
-    root : Path
-        The dataset.
-    path : Path
-        A path in it.
-
-    Returns
-    -------
-    Path
-        The same path.
-
-    Raises
-    ------
-    DatasetError
-        If it leads out.
-    """
-    resolved = path.resolve()
-    if not resolved.is_relative_to(root.resolve()):
-        raise DatasetError(
-            f"{path} leads out of the dataset, to {resolved}; replace it by the file itself"
-        )
-    return path
 
 
 def _run(root: Path, place: PurePosixPath, space: str) -> Run:

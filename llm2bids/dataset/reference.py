@@ -9,7 +9,7 @@ import numpy as np
 import numpy.typing as npt
 
 from llm2bids.dataset.names import sidecar, template_file
-from llm2bids.dataset.path import Entities, build_path
+from llm2bids.dataset.path import Entities, build_path, inside
 from llm2bids.dataset.settings import DERIVATIVE, read_json
 from llm2bids.dataset.sidecar import image_json
 from llm2bids.dataset.staging import Staging
@@ -107,10 +107,10 @@ def read_template(root: Path, label: str) -> tuple[Space, Calibration]:
     Raises
     ------
     DatasetError
-        If a file is missing or does not fit the others.
+        If a file is missing, lies outside the dataset, or does not fit the others.
     """
     needed = (_definition(label), _units(label), _boldmap(label, "mean"), _boldmap(label, "std"))
-    missing = [str(place) for place in needed if not (root / place).is_file()]
+    missing = [str(place) for place in needed if not inside(root, root / place).is_file()]
     if missing:
         raise DatasetError(
             f"{root}: the template lacks {', '.join(missing)}; restore it, or record the dataset "

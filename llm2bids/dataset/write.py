@@ -230,9 +230,7 @@ class DatasetWriter:
             compare_settings(root, settings)
         lock = _lock(root)
         try:
-            clear_staging(root)
-            remove_leftovers(root)
-            _drop_participants_without_runs(root)
+            _clean(root)
             fields = read_json(root / FIELDS)
             space, calibration = read_template(root, str(fields.get("space_label")))
             tasks = read_tasks(read_json(root / TASKS), name=str(root / TASKS))
@@ -318,7 +316,7 @@ class DatasetWriter:
                 stage.commit(last=self._contents.names(design).bold)
         except BaseException:
             if not self.has_run(design):
-                remove_leftovers(self._root)
+                _clean(self._root)
             raise
 
     def finish_participant(self, participant_label: str) -> None:
@@ -359,8 +357,10 @@ class DatasetWriter:
         self.close()
 
 
-def _drop_participants_without_runs(root: Path) -> None:
-    """Drop rows that a process wrote which was killed before the participant's first run."""
+def _clean(root: Path) -> None:
+    """Remove what a killed process left: staged files, parts of runs, participants without runs."""
+    clear_staging(root)
+    remove_leftovers(root)
     table = read_participants(root)
     there = {f"sub-{parse_path(place).sub}" for place in list_bolds(root)}
     kept = table[table["participant_id"].isin(there)]

@@ -4,7 +4,7 @@ import time
 import nibabel as nib
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
@@ -23,6 +23,7 @@ def make_header(shape=SHAPE, dtype=np.int16):
     return header
 
 
+@settings(deadline=None, max_examples=50)
 @given(
     data=hnp.arrays(
         st.sampled_from([np.int16, np.float32]),
