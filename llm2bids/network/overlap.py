@@ -109,7 +109,7 @@ def measure_overlap(
     share: float = 0.05,
     two_sided: bool = True,
     sites: npt.NDArray[Any] | None = None,
-    n_boot: int = 500,
+    n_boot: int = 200,
     n_perm: int = 1000,
     confidence: float = 0.95,
     seed: int = 0,
@@ -134,7 +134,7 @@ def measure_overlap(
         As in `top_units`.
     sites : ndarray, shape (n_units,), optional
         Site of each unit, for the chance level within sites; one site by default.
-    n_boot : int, default=500
+    n_boot : int, default=200
         Bootstrap samples of participants (for Dice, and for which pair is first).
     n_perm : int, default=1000
         Permutations of the units within sites.
