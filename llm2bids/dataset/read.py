@@ -19,6 +19,7 @@ from llm2bids.dataset.reference import read_template
 from llm2bids.dataset.settings import DERIVATIVE, read_json, read_settings
 from llm2bids.dataset.start import FIELDS
 from llm2bids.dataset.transcript import read_table, read_transcript
+from llm2bids.dataset.volumes import read_volumes
 from llm2bids.exceptions import DatasetError
 from llm2bids.recording.calibration import Calibration
 from llm2bids.space.image import decode
@@ -185,7 +186,19 @@ class Dataset:
         SpaceError
             If it is not on the grid.
         """
-        return decode(self.load_run(run), self.space, self.calibration, name=str(run.bold))
+        image = self.load_run(run)
+        self.space.check_grid(image, name=str(run.bold))
+        unscaled = image.header.get_slope_inter() in ((None, None), (1.0, 0.0))
+        plain = unscaled and np.array_equal(image.affine, self.space.affine)
+        if not plain:  # another tool wrote the file anew: leave axes and scale to nibabel
+            return decode(image, self.space, self.calibration, name=str(run.bold))
+        values = np.empty((image.shape[3], self.space.n_units), dtype=np.float32)
+        start = 0
+        for block in read_volumes(run.bold, image):
+            rows = slice(start, start + block.shape[3])
+            values[rows] = decode(block, self.space, self.calibration, name=str(run.bold))
+            start = rows.stop
+        return values
 
     def events(self, run: Run) -> pd.DataFrame:
         """Read a run's events: ``onset`` and ``duration`` in seconds, ``trial_type``."""

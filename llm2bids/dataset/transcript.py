@@ -176,6 +176,7 @@ def read_table(path: Path, *, text: tuple[str, ...] = ()) -> pd.DataFrame:
             keep_default_na=False,
             dtype=dict.fromkeys(text, "str"),
             encoding="utf-8",
+            low_memory=False,
         )
     except (OSError, UnicodeDecodeError, pd.errors.ParserError, pd.errors.EmptyDataError) as error:
         raise DatasetError(

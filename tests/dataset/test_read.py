@@ -2,11 +2,19 @@ import json
 import shutil
 from pathlib import Path
 
+import nibabel as nib
 import numpy as np
 import pytest
 
 from llm2bids.dataset.read import open_dataset
 from llm2bids.exceptions import DatasetError
+
+
+def flip(n):
+    """First axis back to front, on a grid of `n` voxels."""
+    matrix = np.diag([-1.0, 1.0, 1.0, 1.0])
+    matrix[0, 3] = n - 1
+    return matrix
 
 
 @pytest.fixture
@@ -121,8 +129,20 @@ def test_a_truncated_series_is_named(changed):
     run = dataset.runs[0]
     whole = run.bold.read_bytes()
     run.bold.write_bytes(whole[: len(whole) // 2])
-    with pytest.raises(Exception, match=r"sub-01_task-fossils_bold\.nii\.gz"):
+    with pytest.raises(DatasetError, match=r"fossils_bold\.nii\.gz is damaged or cut off"):
         dataset.values(run)
+
+
+def test_a_series_that_another_tool_wrote_anew(changed):
+    dataset = open_dataset(changed)
+    run = dataset.runs[0]
+    before = dataset.values(run)
+    image = dataset.load_run(run)
+    data = image.get_fdata()
+    flipped = nib.Nifti1Image(data[::-1], image.affine @ flip(data.shape[0]))
+    run.bold.unlink()
+    flipped.to_filename(run.bold)
+    np.testing.assert_allclose(dataset.values(run), before, atol=1e-4)
 
 
 def test_paths_that_lead_out_are_refused(changed, tmp_path):
