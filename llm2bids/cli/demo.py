@@ -8,6 +8,9 @@ from llm2bids.cli import options
 
 log = logging.getLogger(__name__)
 
+TOKENS_PER_PROMPT = 4
+"""Volumes of each prompt in the demo: prompts tell more than tokens, and tokens cost disk."""
+
 
 def add_parser(subparsers: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
     """Add the command to the parser."""
@@ -36,6 +39,7 @@ def run(args: argparse.Namespace) -> int:
         args.out / "dataset",
         n_participants=args.participants,
         seed=args.seed,
+        tokens_per_prompt=TOKENS_PER_PROMPT,
         progress=not args.quiet,
     )
     print(dataset.describe())  # noqa: T201

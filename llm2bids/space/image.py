@@ -2,13 +2,13 @@
 
 A count is ``10000 + 500 * (value - mean) / sd`` with the calibration's mean and sd. White matter
 lies at 10000. White matter and units that do not vary within a run take a dither of -1, 0 or +1
-counts, drawn anew for each volume from the run's seed: exactly constant voxels make statistics
-divide by zero. Outside the brain there is 0.
+counts, drawn from the run's seed: exactly constant voxels make statistics divide by zero. Outside
+the brain there is 0.
 """
 
+import itertools
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from functools import cache
 from typing import Any
 
 import numpy as np
@@ -27,8 +27,8 @@ COUNTS_PER_SD = 500
 DITHER = 1
 """Largest size of the dither, in counts."""
 
-_DRAWS = 8
-"""Dithers that one 16 bit random number gives: 3 ** 8 patterns, each equally often but for 1 %."""
+_DITHER_PERIOD = 8
+"""Volumes in which each voxel of white matter is off its baseline once."""
 
 Float32 = npt.NDArray[np.float32]
 Seed = int | Sequence[int]
@@ -314,21 +314,21 @@ def _shake(
 def _dither_volumes(
     space: Space, *, seed: Seed, first_volume: int, dtype: VolumeDtype
 ) -> Iterator[npt.NDArray[Any]]:
-    """Draw white matter for the brain's box, volume after volume, shape (n_z, n_y, n_x)."""
+    """Draw white matter for the brain's box, volume after volume, shape (n_z, n_y, n_x).
+
+    In each volume every voxel of one in `_DITHER_PERIOD` random groups takes a random sign: no
+    voxel rests longer than that, the signs make the series uncorrelated, and sparse volumes
+    compress to half the size of ones in which every voxel is drawn anew.
+    """
     shape = tuple(axis.stop - axis.start for axis in reversed(space.brain_box))
     n_voxels = int(np.prod(shape))
-    table = _dither_table(dtype)
-    n_words = -(-n_voxels // (_DRAWS * 4))
-    bits = np.random.PCG64(np.random.SeedSequence(seed))
-    bits.advance(first_volume * n_words)
-    while True:
-        words = bits.random_raw(n_words).astype("<u8", copy=False).view("<u2")
-        yield table.take(words, axis=0).reshape(-1)[:n_voxels].reshape(shape)
-
-
-@cache
-def _dither_table(dtype: VolumeDtype) -> npt.NDArray[Any]:
-    """White matter's counts for each 16 bit number: eight digits to the base of 3."""
-    numbers = np.arange(2**16)[:, np.newaxis]
-    digits = numbers // 3 ** np.arange(_DRAWS) % 3 - 1
-    return (BASELINE + DITHER * digits).astype(dtype)
+    n_words = -(-n_voxels // 64)
+    groups = np.random.Generator(np.random.PCG64(np.random.SeedSequence(seed))).integers(
+        _DITHER_PERIOD, size=n_voxels, dtype=np.uint8
+    )
+    signs = np.random.PCG64(np.random.SeedSequence(seed).spawn(1)[0])
+    signs.advance(first_volume * n_words)
+    for volume in itertools.count(first_volume):
+        bits = np.unpackbits(signs.random_raw(n_words).astype("<u8").view(np.uint8))[:n_voxels]
+        dither = np.where(groups == volume % _DITHER_PERIOD, bits.view(np.int8) * 2 - 1, 0)
+        yield (BASELINE + DITHER * dither.astype(dtype)).astype(dtype, copy=False).reshape(shape)

@@ -38,10 +38,11 @@ def test_white_matter_is_dithered_and_outside_is_zero(space, calibration, values
     white = volumes[space.white].astype(int) - BASELINE
     shares = [np.mean(white == step) for step in (-1, 0, 1)]
     assert sum(shares) == 1
-    np.testing.assert_allclose(shares, 1 / 3, atol=0.03)
+    np.testing.assert_allclose(shares, [1 / 16, 7 / 8, 1 / 16], atol=0.02)
+    assert (np.ptp(white[:, :9], axis=1) > 0).all()  # off the baseline once in 8 volumes
     assert abs(white.mean()) < 0.02
     correlation = np.corrcoef(white.T)[np.triu_indices(len(values), k=1)]
-    assert np.abs(correlation).max() < 5 / np.sqrt(len(white))
+    assert np.abs(correlation).max() < 5 / np.sqrt(len(white) / 8)
 
 
 def test_the_dither_follows_from_the_seed(space, calibration, values):
@@ -51,7 +52,7 @@ def test_the_dither_follows_from_the_seed(space, calibration, values):
 
     np.testing.assert_array_equal(white([3, 1]), white([3, 1]))
     np.testing.assert_array_equal(white(5), white(5, dtype="float32"))
-    assert np.mean(white([3, 1]) == white([3, 2])) < 0.4
+    assert np.mean(white([3, 1]) == white([3, 2])) < 0.85
 
 
 @pytest.mark.parametrize("dtype", ["int16", "float32"])
@@ -123,8 +124,8 @@ def test_units_that_stay_beyond_the_range_are_constant_and_within_it(space, cali
     units = space.to_units(volumes.T)
     assert counts.constant == 2
     assert counts.clipped == 2 * len(values)
-    assert set(units[:, 8]) == {32765, 32766, 32767}
-    assert set(units[:, 9]) == {-32768, -32767, -32766}
+    assert {32766} < set(units[:, 8]) <= {32765, 32766, 32767}
+    assert set(units[:, 9]) <= {-32768, -32767, -32766}
 
 
 def test_a_unit_without_calibrated_variance_is_scaled_by_one(space, calibration, values):
