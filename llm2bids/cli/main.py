@@ -74,9 +74,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     try:
         return int(args.run(args))
     except KeyboardInterrupt:
-        sys.stderr.write(
-            "\nllm2bids: interrupted; finished runs are kept, call again to go on\n"
-        )
+        sys.stderr.write("\nllm2bids: interrupted; finished runs are kept, call again to go on\n")
         return INTERRUPTED
     except BrokenPipeError:
         # the reader of our output went away (`llm2bids sites | head`): not an error of ours

@@ -108,8 +108,13 @@ def _read_bytes(file: Path) -> bytes:
 
 def _answers(file: Path) -> dict[str, str | tuple[int, ...]]:
     try:
-        table = pd.read_csv(file, sep="\t", dtype={"prompt_id": str, "answer": str}, na_values=["n/a"],
-                            keep_default_na=False)  # fmt: skip
+        table = pd.read_csv(
+            file,
+            sep="\t",
+            dtype={"prompt_id": str, "answer": str},
+            na_values=["n/a"],
+            keep_default_na=False,
+        )
     except (ValueError, pd.errors.ParserError) as error:
         raise DatasetError(f"{file}: not a tab-separated table in UTF-8 ({error})") from None
     if {"prompt_id", "position", "token_id"} <= set(table.columns):

@@ -4,34 +4,20 @@ import logging
 import sys
 import time
 from collections.abc import Callable, Mapping, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
-from contextlib import AbstractContextManager
-from dataclasses import dataclass, replace
 from pathlib import Path
-from types import TracebackType
-from typing import TYPE_CHECKING, Any, Self
+from typing import TYPE_CHECKING, Any
 
 from tqdm.auto import tqdm
 
 from llm2bids.dataset.answers import Answers, read_answers
+from llm2bids.dataset.background import Background
 from llm2bids.dataset.read import Dataset, open_dataset
 from llm2bids.dataset.settings import is_dataset
 from llm2bids.dataset.write import DatasetWriter
-from llm2bids.exceptions import ParadigmError, UsageError
-from llm2bids.paradigm.design import (
-    RunDesign,
-    draw_calibration,
-    draw_runs,
-    paradigm_hash,
-    share_prompts,
-)
-from llm2bids.paradigm.load import load_paradigm
-from llm2bids.paradigm.partition import check_participants
-from llm2bids.paradigm.prompts import load_banks
+from llm2bids.paradigm.design import RunDesign, share_prompts
 from llm2bids.paradigm.seed import derive_seed
-from llm2bids.paradigm.task import Paradigm, Prompt
 from llm2bids.recording.calibration import calibrate
-from llm2bids.recording.events import repetition_time
+from llm2bids.recording.draw import Scan, draw_scan
 from llm2bids.recording.record import Recording, record_run
 from llm2bids.recording.replay import replay_run
 from llm2bids.recording.trials import first_step, prompt_tokens
@@ -50,122 +36,6 @@ SHARED_PROMPTS = (
     "from a bank of 16, 0.32 from 24, 0.09 from 64; 0.04 with disjoint prompts)"
 )
 """What is said wherever participants share prompts."""
-
-
-@dataclass(frozen=True, kw_only=True)
-class Scan:
-    """What is to be scanned, decided before a model is loaded.
-
-    Parameters
-    ----------
-    paradigm : Paradigm
-        The paradigm.
-    paradigm_sha256 : str
-        Hash of the paradigm and its prompts.
-    designs : tuple of RunDesign
-        Every run of every participant, in order.
-    calibration : tuple of Prompt
-        Prompts of the resting scan.
-    t_r : float
-        Repetition time, seconds.
-    seed : int
-        The seed that everything follows from.
-    allow_shared_prompts : bool
-        Whether participants may share prompts.
-    """
-
-    paradigm: Paradigm
-    paradigm_sha256: str
-    designs: tuple[RunDesign, ...]
-    calibration: tuple[Prompt, ...]
-    t_r: float
-    seed: int
-    allow_shared_prompts: bool
-
-
-def draw_scan(
-    paradigm: str | Path = "off_on_off",
-    *,
-    n_participants: int = 8,
-    task_labels: Sequence[str] | None = None,
-    seed: int = 0,
-    t_r: float | None = None,
-    allow_shared_prompts: bool = False,
-    prompts_per_block: int | None = None,
-    tokens_per_prompt: int | None = None,
-) -> Scan:
-    """Draw the runs of all participants.
-
-    Parameters
-    ----------
-    paradigm : str or Path
-        Name of a shipped paradigm, or a TOML file.
-    n_participants : int
-        Number of participants, at least 1.
-    task_labels : sequence of str, optional
-        Tasks to record; all by default. A task's draw does not depend on the others.
-    seed : int
-        Prompts, orders and sampling follow from it; 0 or more.
-    t_r : float, optional
-        Repetition time, seconds; by default the largest power of two of a second that serves.
-    allow_shared_prompts : bool
-        Let participants share prompts where a bank is too small. Inflates group results.
-    prompts_per_block, tokens_per_prompt : int, optional
-        In place of the paradigm's own numbers.
-
-    Returns
-    -------
-    Scan
-        The runs.
-
-    Raises
-    ------
-    UsageError
-        If a number is out of range or a task is not in the paradigm.
-    ParadigmError
-        If the paradigm or a bank is not usable, or a bank is too small.
-    """
-    if n_participants < 1:
-        raise UsageError(f"n_participants (--participants) is {n_participants}; expected 1 or more")
-    if seed < 0:
-        raise UsageError(f"seed (--seed) is {seed}; expected 0 or more")
-    loaded = load_paradigm(paradigm)
-    numbers = {"prompts_per_block": prompts_per_block, "tokens_per_prompt": tokens_per_prompt}
-    for name, number in numbers.items():
-        if number is not None and number < 1:
-            option = "--" + name.replace("_", "-")
-            raise UsageError(f"{name} ({option}) is {number}; expected 1 or more")
-    loaded = replace(loaded, **{k: v for k, v in numbers.items() if v is not None})
-    known = [task.label for task in loaded.tasks]
-    if unknown := [label for label in task_labels or () if label not in known]:
-        raise UsageError(
-            f"task_labels (--task) {', '.join(unknown)}: not in the paradigm {loaded.name}, which "
-            f"has {', '.join(known)}"
-        )
-    banks = load_banks(loaded)
-    if not allow_shared_prompts:
-        check_participants(loaded, banks, n_participants)
-    designs = tuple(
-        design
-        for participant in range(1, n_participants + 1)
-        for design in draw_runs(
-            loaded,
-            banks,
-            participant=participant,
-            seed=seed,
-            allow_shared_prompts=allow_shared_prompts,
-            task_labels=task_labels,
-        )
-    )
-    return Scan(
-        paradigm=loaded,
-        paradigm_sha256=paradigm_hash(loaded, banks),
-        designs=designs,
-        calibration=draw_calibration(loaded, banks, seed=seed),
-        t_r=repetition_time(designs) if t_r is None else t_r,
-        seed=seed,
-        allow_shared_prompts=allow_shared_prompts,
-    )
 
 
 def record(
@@ -213,7 +83,7 @@ def record(
         Modules to record: ``"all"``, ``"residual"``, ``"attention"``, ``"mlp"``, or patterns.
     paradigm, n_participants, task_labels, seed, t_r, allow_shared_prompts, prompts_per_block, \
     tokens_per_prompt
-        As in :func:`draw_scan`.
+        As in :func:`~llm2bids.recording.draw.draw_scan`.
     batch_size : int, optional
         Prompts that run together.
     keep_first : bool
@@ -356,7 +226,7 @@ def _check_lengths(loaded: "LoadedModel", scan: Scan, *, keep_first: bool) -> No
 def _settings(
     scan: Scan, loaded: "LoadedModel", sites: Sequence["Site"], **others: Any
 ) -> dict[str, Any]:
-    """What must not change within a dataset."""
+    """Collect what must not change within a dataset."""
     return {
         "model": loaded.name,
         "revision": loaded.revision,
@@ -402,7 +272,7 @@ def _open_writer(
             seed=derive_seed(scan.seed, "calibration"),
             batch_size=batch_size,
             keep_first=bool(settings["keep_first"]),
-            on_token=bar.update,
+            on_token=_advance(bar),
         )
     space = build_space(
         sites,
@@ -434,49 +304,15 @@ def _write_runs(
         log.info("%d of %d runs are there already", done, len(scan.designs))
     last = {design.participant_label: design for design in scan.designs}
     total = sum(design.n_volumes for design in missing)
-    with _bar(total, "recording", progress) as bar, _Background() as background:
+    with _bar(total, "recording", progress) as bar, Background() as background:
         for design in scan.designs:
             if not writer.has_run(design):
                 bar.set_description(f"sub-{design.participant_label} task-{design.task}")
-                recording = take(design, bar.update)
+                recording = take(design, _advance(bar))
                 background.submit(writer.write_run, recording, t_r=scan.t_r)
                 del recording
             if last[design.participant_label] is design:
                 background.submit(writer.finish_participant, design.participant_label)
-
-
-class _Background(AbstractContextManager["_Background"]):
-    """One thread that works on one thing at a time; an error there stops the next submission."""
-
-    def __init__(self) -> None:
-        self._pool = ThreadPoolExecutor(max_workers=1, thread_name_prefix="llm2bids-write")
-        self._pending: Future[Any] | None = None
-
-    def submit(self, work: Callable[..., Any], *args: Any, **kwargs: Any) -> None:
-        """Wait for the work before, then begin the next."""
-        self.wait()
-        self._pending = self._pool.submit(work, *args, **kwargs)
-
-    def wait(self) -> None:
-        """Wait for the work that was begun, and raise its error."""
-        pending, self._pending = self._pending, None
-        if pending is not None:
-            pending.result()
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
-        try:
-            # a run that was recorded is kept, also when the next one fails or is interrupted
-            self.wait()
-        finally:
-            self._pool.shutdown(wait=True)
 
 
 def _bar(total: int, description: str, progress: bool) -> "tqdm[Any]":
@@ -489,3 +325,10 @@ def _bar(total: int, description: str, progress: bool) -> "tqdm[Any]":
         dynamic_ncols=True,
         smoothing=0.1,
     )
+
+
+def _advance(bar: "tqdm[Any]") -> Callable[[int], None]:
+    def advance(n_volumes: int) -> None:
+        bar.update(n_volumes)
+
+    return advance

@@ -1,0 +1,133 @@
+"""The draw of a scan: every run of every participant, before a model is loaded."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+from llm2bids.exceptions import UsageError
+from llm2bids.paradigm.design import RunDesign, draw_calibration, draw_runs, paradigm_hash
+from llm2bids.paradigm.load import load_paradigm
+from llm2bids.paradigm.partition import check_participants
+from llm2bids.paradigm.prompts import load_banks
+from llm2bids.paradigm.task import Paradigm, Prompt
+from llm2bids.recording.events import repetition_time
+
+
+@dataclass(frozen=True, kw_only=True)
+class Scan:
+    """What is to be scanned, decided before a model is loaded.
+
+    Parameters
+    ----------
+    paradigm : Paradigm
+        The paradigm.
+    paradigm_sha256 : str
+        Hash of the paradigm and its prompts.
+    designs : tuple of RunDesign
+        Every run of every participant, in order.
+    calibration : tuple of Prompt
+        Prompts of the resting scan.
+    t_r : float
+        Repetition time, seconds.
+    seed : int
+        The seed that everything follows from.
+    allow_shared_prompts : bool
+        Whether participants may share prompts.
+    """
+
+    paradigm: Paradigm
+    paradigm_sha256: str
+    designs: tuple[RunDesign, ...]
+    calibration: tuple[Prompt, ...]
+    t_r: float
+    seed: int
+    allow_shared_prompts: bool
+
+
+def draw_scan(
+    paradigm: str | Path = "off_on_off",
+    *,
+    n_participants: int = 8,
+    task_labels: Sequence[str] | None = None,
+    seed: int = 0,
+    t_r: float | None = None,
+    allow_shared_prompts: bool = False,
+    prompts_per_block: int | None = None,
+    tokens_per_prompt: int | None = None,
+) -> Scan:
+    """Draw the runs of all participants.
+
+    Parameters
+    ----------
+    paradigm : str or Path
+        Name of a shipped paradigm, or a TOML file.
+    n_participants : int
+        Number of participants, at least 1.
+    task_labels : sequence of str, optional
+        Tasks to record; all by default. A task's draw does not depend on the others.
+    seed : int
+        Prompts, orders and sampling follow from it; 0 or more.
+    t_r : float, optional
+        Repetition time, seconds; by default the largest power of two of a second that serves.
+    allow_shared_prompts : bool
+        Let participants share prompts where a bank is too small. Inflates group results.
+    prompts_per_block, tokens_per_prompt : int, optional
+        In place of the paradigm's own numbers.
+
+    Returns
+    -------
+    Scan
+        The runs.
+
+    Raises
+    ------
+    UsageError
+        If a number is out of range or a task is not in the paradigm.
+    ParadigmError
+        If the paradigm or a bank is not usable, or a bank is too small.
+    """
+    if n_participants < 1:
+        raise UsageError(f"n_participants (--participants) is {n_participants}; expected 1 or more")
+    if seed < 0:
+        raise UsageError(f"seed (--seed) is {seed}; expected 0 or more")
+    loaded = load_paradigm(paradigm)
+    numbers = {"prompts_per_block": prompts_per_block, "tokens_per_prompt": tokens_per_prompt}
+    for name, number in numbers.items():
+        if number is not None and number < 1:
+            option = "--" + name.replace("_", "-")
+            raise UsageError(f"{name} ({option}) is {number}; expected 1 or more")
+    loaded = replace(
+        loaded,
+        prompts_per_block=prompts_per_block or loaded.prompts_per_block,
+        tokens_per_prompt=tokens_per_prompt or loaded.tokens_per_prompt,
+    )
+    known = [task.label for task in loaded.tasks]
+    if unknown := [label for label in task_labels or () if label not in known]:
+        raise UsageError(
+            f"task_labels (--task) {', '.join(unknown)}: not in the paradigm {loaded.name}, which "
+            f"has {', '.join(known)}"
+        )
+    banks = load_banks(loaded)
+    if not allow_shared_prompts:
+        check_participants(loaded, banks, n_participants)
+    designs = tuple(
+        design
+        for participant in range(1, n_participants + 1)
+        for design in draw_runs(
+            loaded,
+            banks,
+            participant=participant,
+            seed=seed,
+            allow_shared_prompts=allow_shared_prompts,
+            task_labels=task_labels,
+        )
+    )
+    return Scan(
+        paradigm=loaded,
+        paradigm_sha256=paradigm_hash(loaded, banks),
+        designs=designs,
+        calibration=draw_calibration(loaded, banks, seed=seed),
+        t_r=repetition_time(designs) if t_r is None else t_r,
+        seed=seed,
+        allow_shared_prompts=allow_shared_prompts,
+    )
