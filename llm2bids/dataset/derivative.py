@@ -106,7 +106,7 @@ def _write_tables(stage: Staging, names: RunNames, recording: Recording, *, t_r:
     confounds = confounds_table(recording.tokens, tokens_per_prompt=per_prompt)
     write_table(stage.path(names.confounds), confounds)
     known = fill_json("derivative/confounds.json", {"centre": centre_name(per_prompt)})
-    about = {name: known[name] for name in confounds}
+    about = {name: known[name] for name in map(str, confounds)}
     _sidecar(stage, names.confounds, {"Description": "Confounds of the run.", **task, **about})
     write_transcript(stage.path(names.transcript), transcript_table(recording.tokens, t_r=t_r))
     tokens = fill_json("derivative/tokens.json", {})

@@ -4,7 +4,6 @@ from typing import Literal, get_args
 
 import numpy as np
 import numpy.typing as npt
-from nilearn.glm.first_level import compute_regressor
 from scipy.signal import oaconvolve
 
 from llm2bids.exceptions import DatasetError
@@ -79,6 +78,8 @@ def convolve(
 
 def _response_to_one_volume(t_r: float, hrf_model: HrfModel) -> npt.NDArray[np.float32]:
     """Sample the response to activity of one volume where nilearn samples its regressors."""
+    from nilearn.glm.first_level import compute_regressor  # takes seconds, and few need it
+
     frame_times = np.arange(0.0, _LENGTH, t_r)
     volume = np.array([[0.0], [t_r], [1.0]])
     regressor, _ = compute_regressor(volume, hrf_model, frame_times)

@@ -144,7 +144,7 @@ def _read_map(root: Path, space: Space, stat: str) -> npt.NDArray[np.float32]:
 
 
 def _write_calibration(stage: Staging, space: Space, calibration: Calibration) -> None:
-    about = {
+    about: dict[str, Any] = {
         "CalibrationPrompts": list(calibration.prompt_ids),
         "CalibrationTokens": calibration.n_tokens,
     }

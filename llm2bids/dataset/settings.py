@@ -22,6 +22,7 @@ DEFAULTS: Mapping[str, Any] = {
     "seed": None,
     "t_r": None,
     "revision": None,
+    "allow_shared_prompts": False,
 }
 """Settings that writing needs, with what is taken where they are not given."""
 

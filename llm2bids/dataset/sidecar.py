@@ -2,6 +2,7 @@
 
 import re
 from collections.abc import Mapping, Sequence
+from pathlib import PurePath
 from typing import Any
 
 from llm2bids import __version__
@@ -93,7 +94,7 @@ def bold_json(
     """
     design = recording.design
     known = {
-        _camel(name): value
+        _camel(name): _without_folder(value) if name == "source" else value
         for name, value in recording.provenance.items()
         if name not in UNSTABLE and value is not None
     }
@@ -106,6 +107,7 @@ def bold_json(
         "NumberOfSites": len(recording.sites),
         "NumberOfUnits": space.n_units,
         "FirstTokenKept": bool(settings["keep_first"]),
+        "SharedPromptsAllowed": bool(settings["allow_shared_prompts"]),
         "Space": space.label,
         "SpaceFingerprint": fingerprint,
         "WeightsSHA256": space.weights_sha256,
@@ -236,6 +238,18 @@ def template_uri(space: Space) -> str:
         Within the derivative.
     """
     return f"bids::tpl-{space.label}/anat/tpl-{space.label}_T1w.nii.gz"
+
+
+def _without_folder(source: object) -> str:
+    """Leave out where on someone's disk a model lies.
+
+    Examples
+    --------
+    >>> _without_folder("/home/ada/models/tiny"), _without_folder("facebook/opt-125m")
+    ('tiny', 'facebook/opt-125m')
+    """
+    path = PurePath(str(source))
+    return path.name if path.is_absolute() else str(source)
 
 
 def _camel(name: str) -> str:

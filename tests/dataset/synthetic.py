@@ -135,7 +135,8 @@ def make_recording(design: RunDesign, *, seed: int = 0) -> Recording:
         sites=SITES,
         values=values.astype(np.float32),
         tokens=make_tokens(design, rng, on),
-        provenance={"dtype": "float32", "device": "cpu", "seconds": float(rng.uniform()),
+        provenance={"dtype": "float32", "device": "cpu",
+                    "source": "/home/ada/tiny-model", "seconds": float(rng.uniform()),
                     "end_of_text_suppressed": True, "versions": {"torch": "2"}},
     )  # fmt: skip
 

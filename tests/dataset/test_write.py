@@ -98,6 +98,8 @@ def test_header_and_sidecar_of_the_series(written, synthetic, dataset):
     assert about["FirstTokenKept"] is False
     assert about["ComputeDataType"] == "float32"
     assert about["WeightsSHA256"] == "ab" * 32
+    assert about["Source"] == "tiny-model"
+    assert about["SharedPromptsAllowed"] is False
     assert "Seconds" not in about
     assert "MagneticFieldStrength" not in about
     inherited = json.loads((written / "task-fossils_bold.json").read_text())
