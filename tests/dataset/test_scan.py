@@ -150,7 +150,11 @@ def test_replaying_texts(model, tmp_path):
     )
     table.to_csv(tmp_path / "answers.tsv", sep="\t", index=False)
     dataset = replay(
-        tmp_path / "d", transcripts=tmp_path / "answers.tsv", model=model, n_participants=1, **OPTIONS
+        tmp_path / "d",
+        transcripts=tmp_path / "answers.tsv",
+        model=model,
+        n_participants=1,
+        **OPTIONS,
     )
     tokens = dataset.transcript(dataset.runs[0])["token"].head(5)
     assert "".join(tokens).startswith("a l")

@@ -1,0 +1,164 @@
+"""The command line: exit codes, messages, and what is (not) imported."""
+
+import subprocess
+import sys
+
+import pytest
+
+from llm2bids.cli import main as cli
+from llm2bids.cli.record import repetition_time
+from llm2bids.exceptions import UsageError
+
+OPTIONS = ["--device", "cpu", "-q", "--task", "pathology", "--prompts-per-block", "3"]
+OPTIONS += ["--tokens-per-prompt", "3", "--participants", "2"]
+
+
+@pytest.fixture(scope="module")
+def model(tiny_model_dir):
+    return str(tiny_model_dir("llama"))
+
+
+@pytest.fixture(scope="module")
+def scanned(model, tmp_path_factory):
+    path = tmp_path_factory.mktemp("cli") / "dataset"
+    assert cli.main(["record", str(path), "--model", model, *OPTIONS]) == 0
+    return path
+
+
+def run_python(code: str) -> str:
+    done = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, check=True, timeout=120
+    )
+    return done.stdout
+
+
+def test_import_and_help_load_neither_torch_nor_transformers_nor_matplotlib():
+    code = (
+        "import sys, llm2bids, llm2bids.cli.main as m\n"
+        "m.build_parser().format_help()\n"
+        "print([n for n in ('torch', 'transformers', 'matplotlib', 'nilearn', 'bids') "
+        "if n in sys.modules])"
+    )
+    assert run_python(code).strip() == "[]"
+
+
+def test_opening_a_dataset_does_not_load_torch(scanned):
+    code = (
+        f"import sys, llm2bids; llm2bids.open_dataset({str(scanned)!r})\n"
+        "print('torch' in sys.modules)"
+    )
+    assert run_python(code).strip() == "False"
+
+
+def test_every_public_name_is_there():
+    import llm2bids
+
+    assert {name for name in llm2bids.__all__ if getattr(llm2bids, name, None) is None} == set()
+    with pytest.raises(AttributeError, match="no_such"):
+        _ = llm2bids.no_such
+
+
+def test_help_of_every_command(capsys):
+    for command in cli.COMMANDS:
+        with pytest.raises(SystemExit) as exit_:
+            cli.main([command, "--help"])
+        assert exit_.value.code == 0
+        assert "usage: llm2bids " + command in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("argv", [[], ["scan"], ["record"], ["record", "x", "--seed", "one"]])
+def test_wrong_usage_is_exit_code_2(argv, capsys):
+    with pytest.raises(SystemExit) as exit_:
+        cli.main(argv)
+    assert exit_.value.code == 2
+    assert "usage: llm2bids" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("argv", "code", "message"),
+    [
+        (["--participants", "0"], 2, "--participants"),
+        (["--tr", "fast"], 2, "--tr fast"),
+        (["--model", "nobody/no-such-model"], 1, "--model embedded"),
+        (["--paradigm", "nothing.toml"], 1, "nothing.toml"),
+        (["--participants", "500"], 1, "--allow-shared-prompts"),
+    ],
+)
+def test_errors_are_one_message_and_an_exit_code(argv, code, message, tmp_path, capsys):
+    assert cli.main(["record", str(tmp_path / "d"), "-q", *argv]) == code
+    err = capsys.readouterr().err
+    assert message in err
+    assert "Traceback" not in err
+    assert not (tmp_path / "d").exists()
+
+
+def test_a_folder_that_cannot_be_written(model, tmp_path, capsys):
+    (tmp_path / "file").write_text("")
+    assert cli.main(["record", str(tmp_path / "file" / "d"), "--model", model, *OPTIONS]) == 1
+    assert "file" in capsys.readouterr().err
+
+
+def test_record_says_what_was_written(scanned, model, capsys):
+    assert cli.main(["record", str(scanned), "--model", model, *OPTIONS]) == 0
+    out = capsys.readouterr().out
+    assert "2 participants, 2 runs" in out
+    assert str(scanned) in out
+
+
+def test_replay(scanned, model, tmp_path, capsys):
+    target = tmp_path / "replayed"
+    argv = ["replay", str(target), "--transcripts", str(scanned), "--model", model, *OPTIONS]
+    assert cli.main(argv) == 0
+    assert "2 participants, 2 runs" in capsys.readouterr().out
+
+
+def test_sites_prints_table_and_totals(model, capsys):
+    assert cli.main(["sites", "--model", model, "-q"]) == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert lines[0].split() == ["module", "layer", "role", "width", "heads", "head_size"]
+    rows = [line.split() for line in lines[1:] if line.startswith(("model.", " "))]
+    assert ["model.layers.1.self_attn.q_proj", "1", "self_attn.q_proj", "24", "4", "6"] in rows
+    assert "units" in lines[-1]
+    assert cli.main(["sites", "--model", model, "-q", "--tsv", "--sites", "residual"]) == 0
+    assert len(capsys.readouterr().out.splitlines()) == 1 + 3
+    assert cli.main(["sites", "--model", model, "-q", "--skipped"]) == 0
+    assert "rotary_emb" in capsys.readouterr().out
+
+
+def test_validate(scanned, tmp_path, capsys):
+    assert cli.main(["validate", str(scanned)]) == 0
+    assert capsys.readouterr().out.count("0 errors, 0 warnings") == 2
+    assert cli.main(["validate", str(tmp_path)]) == 1
+
+
+def test_locate_writes_units_and_a_summary(scanned, tmp_path, capsys):
+    import numpy as np
+
+    from llm2bids import open_dataset
+
+    dataset = open_dataset(scanned)
+    values = np.zeros(dataset.space.n_units)
+    values[[5, 77]] = 4.5, -6.0
+    import nibabel as nib
+
+    img = nib.Nifti1Image(dataset.space.to_grid(values), dataset.space.affine)
+    nib.save(img, tmp_path / "z.nii.gz")
+    argv = ["locate", str(tmp_path / "z.nii.gz")]
+    assert cli.main(argv) == 2
+    assert "--dataset" in capsys.readouterr().err
+    argv += ["--dataset", str(scanned)]
+    assert cli.main(argv) == 0
+    rows = capsys.readouterr().out.splitlines()
+    assert len(rows) == 1 + 2
+    assert dataset.space.address_of(77) in rows[1]
+    assert cli.main([*argv, "--one-sided", "-o", str(tmp_path / "units.tsv")]) == 0
+    assert "n_units" in capsys.readouterr().out
+    assert len((tmp_path / "units.tsv").read_text().splitlines()) == 1 + 1
+    assert cli.main([*argv, "--summary", "--threshold", "5"]) == 0
+    assert len(capsys.readouterr().out.splitlines()) == 1 + 1
+
+
+@pytest.mark.parametrize("text", ["0", "-1", "inf", "nan", "x"])
+def test_repetition_times_that_are_none(text):
+    with pytest.raises(UsageError, match="--tr"):
+        repetition_time(text)
