@@ -96,7 +96,7 @@ def bold_json(
     known = {
         _camel(name): _without_folder(value) if name == "source" else value
         for name, value in recording.provenance.items()
-        if name not in UNSTABLE and value is not None
+        if name not in (*UNSTABLE, "keep_first") and value is not None
     }
     return {
         "RepetitionTime": t_r,
@@ -260,7 +260,12 @@ def _camel(name: str) -> str:
     >>> _camel("end_of_text_suppressed"), _camel("weights_sha256"), _camel("model")
     ('EndOfTextSuppressed', 'WeightsSHA256', 'ModelName')
     """
-    special = {"model": "ModelName", "revision": "ModelRevision", "dtype": "ComputeDataType"}
+    special = {
+        "model": "ModelName",
+        "revision": "ModelRevision",
+        "dtype": "ComputeDataType",
+        "n_tokens": "NumberOfGeneratedTokens",
+    }
     if name in special:
         return special[name]
     words = (word if word.isupper() else word.capitalize() for word in name.split("_"))
