@@ -15,6 +15,9 @@ from scipy import stats
 
 from llm2bids.exceptions import InferenceError
 
+ROUNDING = 1e-6
+"""Standard deviation over mean below which effects are equal but for rounding."""
+
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class SecondLevelFit:
@@ -56,7 +59,9 @@ def fit_second_level(
     Returns
     -------
     SecondLevelFit
-        Maps from nilearn's ``SecondLevelModel``, and effect size and adjusted p from them.
+        Maps from nilearn's ``SecondLevelModel``, and effect size and adjusted p from them. Units
+        in which all participants have the same effect get t, z and d of 0 (there is no error to
+        test by; with two participants rounded counts make a few of 100,000 such).
 
     Raises
     ------
@@ -73,8 +78,8 @@ def fit_second_level(
     )
     sd = np.sqrt(variance * n)
     p = 2 * stats.t.sf(np.abs(t), n - 1)
-    still = variance == 0
-    d = np.divide(effect, sd, out=np.zeros_like(effect), where=sd > 0)
+    still = sd <= ROUNDING * np.abs(effect)
+    d = np.divide(effect, sd, out=np.zeros_like(effect), where=~still)
     z = apply_mask(maps["z_score"], mask_img)
     return SecondLevelFit(
         effect=maps["effect_size"],

@@ -2,6 +2,8 @@
 
 BIDS (1.11) has no name for statistical maps; these are the names of nilearn's ``save_glm_to_bids``
 with a ``space`` entity, as FitLins writes them. They are listed in the dataset's ``.bidsignore``.
+nilearn's function itself is not called: its names lack the space, its sidecars the provenance, and
+it needs ``minimize_memory=False``, the residuals of the whole brain at once.
 """
 
 import importlib.metadata

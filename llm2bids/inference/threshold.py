@@ -1,6 +1,7 @@
 """Thresholds and clusters of z maps, with nilearn and its parameters' names."""
 
 import warnings
+from collections.abc import Iterator
 from typing import Any, Literal
 
 import nibabel as nib
@@ -10,7 +11,7 @@ import pandas as pd
 from nilearn.glm import cluster_level_inference, fdr_threshold, threshold_stats_img
 from nilearn.masking import apply_mask, unmask
 from nilearn.reporting import get_clusters_table
-from scipy import stats
+from scipy import ndimage, stats
 
 from llm2bids.exceptions import InferenceError
 
@@ -129,14 +130,14 @@ def thresholded(
     if not (np.abs(z) >= threshold).any():
         return unmask(np.zeros_like(z), mask_img), threshold
     image, threshold = threshold_stats_img(
-        z_img,
-        mask_img=mask_img,
-        alpha=alpha,
-        height_control=height_control,
-        cluster_threshold=cluster_threshold,
-        two_sided=True,
+        z_img, mask_img=mask_img, alpha=alpha, height_control=height_control, two_sided=True
     )
-    return image, float(threshold)
+    grid = np.asarray(image.get_fdata(), dtype=np.float32)
+    kept = np.zeros_like(grid)
+    for labels, chosen in _clusters(grid, float(threshold), cluster_threshold):
+        inside = np.isin(labels, chosen)
+        kept[inside] = grid[inside]
+    return nib.Nifti1Image(kept, image.affine), float(threshold)
 
 
 def cluster_table(
@@ -147,6 +148,9 @@ def cluster_table(
     min_distance: float = 8.0,
 ) -> pd.DataFrame:
     """List the clusters of a z map in both directions, with nilearn.
+
+    Each cluster is given to nilearn on its own, in the order of size: on the whole grid its table
+    takes minutes for the hundreds of clusters of our maps.
 
     Parameters
     ----------
@@ -164,18 +168,48 @@ def cluster_table(
     DataFrame
         Columns of nilearn's ``get_clusters_table``; no row where nothing is above the threshold.
     """
-    if not np.abs(z_img.get_fdata()).max() > stat_threshold:
+    grid = np.asarray(z_img.get_fdata(), dtype=np.float32)
+    tables = []
+    for labels, chosen in _clusters(grid, stat_threshold, cluster_threshold):
+        boxes = ndimage.find_objects(labels)
+        for label in chosen:
+            box = boxes[label - 1]
+            values = np.pad(np.where(labels[box] == label, grid[box], 0), 1)
+            corner = np.eye(4)
+            corner[:3, 3] = [axis.start - 1 for axis in box]
+            piece = nib.Nifti1Image(values, z_img.affine @ corner)
+            tables.append((int((values != 0).sum()), _peaks(piece, stat_threshold, min_distance)))
+    tables.sort(key=lambda pair: -pair[0])
+    for number, (_, table) in enumerate(tables, start=1):
+        letters = table["Cluster ID"].astype(str).str.lstrip("0123456789")
+        table["Cluster ID"] = str(number) + letters
+    if not tables:
         return pd.DataFrame(columns=list(CLUSTER_COLUMNS))
+    return pd.concat([table for _, table in tables], ignore_index=True)
+
+
+def _peaks(piece: nib.Nifti1Image, stat_threshold: float, min_distance: float) -> pd.DataFrame:
+    """List the peaks of one cluster, cut out with its box, with nilearn."""
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", "(Attention: )?No clusters found")
         table = get_clusters_table(
-            z_img,
-            stat_threshold=stat_threshold,
-            cluster_threshold=cluster_threshold,
-            two_sided=True,
-            min_distance=min_distance,
+            piece, stat_threshold=stat_threshold, two_sided=True, min_distance=min_distance
         )
     return pd.DataFrame(table)
+
+
+def _clusters(
+    grid: npt.NDArray[np.float32], threshold: float, cluster_threshold: int
+) -> Iterator[tuple[npt.NDArray[np.integer[Any]], npt.NDArray[np.intp]]]:
+    """Label the clusters above and below, joined at faces, and choose those large enough.
+
+    nilearn's own loop visits the whole grid for every cluster: 80 s for a map of 254,592 units.
+    """
+    for sign in (1, -1):
+        labels, _ = ndimage.label(sign * grid >= threshold)
+        sizes = np.bincount(labels.ravel())
+        sizes[0] = 0
+        yield labels, np.flatnonzero(sizes >= max(1, cluster_threshold))
 
 
 def true_discoveries(

@@ -2,9 +2,12 @@
 
 import nibabel as nib
 import numpy as np
+import pandas as pd
 import pytest
+from nilearn.glm import threshold_stats_img
 from nilearn.masking import apply_mask, unmask
-from scipy import stats
+from nilearn.reporting import get_clusters_table
+from scipy import ndimage, stats
 
 from llm2bids.exceptions import InferenceError
 from llm2bids.inference.second_level import (
@@ -56,7 +59,7 @@ def test_the_mean_of_the_participants_against_scipy(mask_img):
 
 def test_a_unit_without_variance_has_no_evidence(mask_img):
     values, _ = group(mask_img)
-    values[:, 5] = 0
+    values[:, 5] = 0.3
     fit = fit_second_level([unmask(row, mask_img) for row in values], mask_img=mask_img)
     for image in (fit.t, fit.z, fit.d):
         assert apply_mask(image, mask_img)[5] == 0
@@ -96,6 +99,40 @@ def test_the_cluster_table_finds_the_planted_block(mask_img):
     sizes = table["Cluster Size (mm3)"].dropna().astype(float).tolist()
     assert max(sizes) == 27 * 8
     assert len(cluster_table(z_img, stat_threshold=3.0, cluster_threshold=0)) > len(table)
+
+
+@pytest.mark.filterwarnings("ignore:.*No clusters found")
+@pytest.mark.parametrize("cluster_threshold", [0, 1, 2, 4])
+def test_clusters_are_nilearns(mask_img, cluster_threshold):
+    rng = np.random.default_rng(8)
+    smooth = ndimage.gaussian_filter(rng.standard_normal(mask_img.shape), 0.8)
+    inside = mask_img.get_fdata() > 0
+    z_img = unmask((4 * smooth / smooth.std())[inside], mask_img)
+    theirs = get_clusters_table(
+        z_img, stat_threshold=3.5, cluster_threshold=cluster_threshold, two_sided=True,
+        min_distance=5.0,
+    )  # fmt: skip
+    ours = cluster_table(
+        z_img, stat_threshold=3.5, cluster_threshold=cluster_threshold, min_distance=5.0
+    )
+    columns = ["X", "Y", "Z", "Peak Stat"]
+    np.testing.assert_allclose(
+        ours[columns].astype(float).sort_values(columns),
+        theirs[columns].astype(float).sort_values(columns),
+        rtol=1e-6,
+    )
+    assert len(ours) > 3
+    sizes = pd.to_numeric(ours["Cluster Size (mm3)"], errors="coerce").dropna()
+    assert sizes.is_monotonic_decreasing
+    image, _ = thresholded(
+        z_img, mask_img=mask_img, alpha=0.01, height_control="fpr",
+        cluster_threshold=cluster_threshold,
+    )  # fmt: skip
+    expected, _ = threshold_stats_img(
+        z_img, mask_img=mask_img, alpha=0.01, height_control="fpr",
+        cluster_threshold=cluster_threshold,
+    )  # fmt: skip
+    np.testing.assert_allclose(image.get_fdata(), expected.get_fdata(), rtol=1e-6)
 
 
 def test_true_discoveries_bound_the_share_in_the_planted_block(mask_img):
