@@ -39,6 +39,8 @@ def build_parser() -> argparse.ArgumentParser:
 
 
 def _set_up_log(args: argparse.Namespace) -> None:
+    if args.quiet:  # read by transformers when it is imported
+        os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
     level = logging.WARNING if args.quiet else logging.DEBUG if args.debug else logging.INFO
     logging.basicConfig(level=logging.WARNING, format="%(message)s", stream=sys.stderr, force=True)
     logging.getLogger("llm2bids").setLevel(level)
