@@ -1,6 +1,6 @@
 """The draw of a scan: every run of every participant, before a model is loaded."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -100,6 +100,7 @@ def draw_scan(
         loaded,
         prompts_per_block=prompts_per_block or loaded.prompts_per_block,
         tokens_per_prompt=tokens_per_prompt or loaded.tokens_per_prompt,
+        source=_changes(numbers) + loaded.source,
     )
     known = [task.label for task in loaded.tasks]
     if unknown := [label for label in task_labels or () if label not in known]:
@@ -131,3 +132,9 @@ def draw_scan(
         seed=seed,
         allow_shared_prompts=allow_shared_prompts,
     )
+
+
+def _changes(numbers: Mapping[str, int | None]) -> str:
+    """Say in the kept paradigm file which of its numbers were replaced."""
+    changed = [f"{name} = {number}" for name, number in numbers.items() if number is not None]
+    return f"# recorded with {', '.join(changed)} in place of what follows\n" if changed else ""
