@@ -1,0 +1,1 @@
+"""Arrays into pictures: SVG charts, palette PNGs and packed maps, coloured for light and dark."""

@@ -1,0 +1,152 @@
+"""The page: all sections in one HTML file."""
+
+import base64
+import hashlib
+from pathlib import Path
+
+from markupsafe import Markup
+
+from llm2bids import __version__
+from llm2bids.exceptions import UsageError
+from llm2bids.report.design import design_section
+from llm2bids.report.designs import designs_section
+from llm2bids.report.findings import Finding, findings_sections, summary
+from llm2bids.report.maps import find_maps, maps_section
+from llm2bids.report.methods import methods_section
+from llm2bids.report.profiles import profiles_section
+from llm2bids.report.quality import quality_section
+from llm2bids.report.recorded import recorded_section
+from llm2bids.report.section import Section, read_asset, render
+from llm2bids.report.sources import REPORT_NAME, Sources, find_sources
+from llm2bids.report.strongest import strongest_section
+
+
+def write_report(
+    out_dir: str | Path,
+    *,
+    bids_dir: str | Path | None = None,
+    analysis_dir: str | Path | None = None,
+    output: str | Path | None = None,
+    progress: bool = True,
+) -> Path:
+    """Write what was recorded and found as one HTML page that needs nothing from outside.
+
+    Parts that were not computed are left out, with the command that makes them.
+
+    Parameters
+    ----------
+    out_dir : str or Path
+        A folder with ``dataset`` and ``analysis`` in it, an output folder of ``llm2bids analyze``,
+        or a dataset.
+    bids_dir, analysis_dir : str or Path, optional
+        Dataset and analysis, where they lie elsewhere.
+    output : str or Path, optional
+        The page; ``report.html`` in `out_dir` by default. A dataset takes no page: name one.
+    progress : bool
+        Show a progress bar on stderr.
+
+    Returns
+    -------
+    Path
+        The page.
+
+    Raises
+    ------
+    UsageError
+        If there is no dataset, or `out_dir` is the dataset and `output` is not given.
+    Llm2bidsError
+        If a file of dataset or analysis is damaged.
+    """
+    sources = find_sources(
+        Path(out_dir),
+        bids_dir=None if bids_dir is None else Path(bids_dir),
+        analysis_dir=None if analysis_dir is None else Path(analysis_dir),
+    )
+    inside = Path(out_dir).resolve() == sources.dataset.path.resolve()
+    if output is None and inside:
+        raise UsageError(
+            f"{out_dir}: is the dataset itself, and BIDS has no place for a page in it; say where "
+            "the page goes: --output FILE"
+        )
+    path = Path(out_dir) / REPORT_NAME if output is None else Path(output)
+    text = build_page(sources, progress=progress)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    staged = path.with_name(f".{path.name}.part")
+    staged.write_text(text, encoding="utf-8")
+    staged.replace(path)
+    return path
+
+
+def build_page(sources: Sources, *, progress: bool = True) -> str:
+    """Put the page together.
+
+    Parameters
+    ----------
+    sources : Sources
+        Dataset and analysis.
+    progress : bool
+        Show a progress bar on stderr.
+
+    Returns
+    -------
+    str
+        HTML. Its content security policy allows this script alone, and no address.
+    """
+    maps = find_maps(sources)
+    sections: list[Section] = [
+        design_section(sources),
+        recorded_section(sources),
+        quality_section(sources, progress=progress),
+        designs_section(sources),
+        maps_section(sources, maps),
+        strongest_section(sources, maps),
+        profiles_section(sources, maps),
+        *findings_sections(sources),
+        methods_section(sources, maps),
+    ]
+    found = summary(sources)
+    if found:
+        body = render("summary.html", findings=found)
+        sections.insert(0, Section(name="findings", title="In short", body=body))
+    script = read_asset("map.js")
+    return str(
+        render(
+            "page.html",
+            title=f"{sources.dataset.settings.get('model')}, scanned",
+            lead=_lead(sources),
+            tiles=_tiles(sources, found),
+            sections=sections,
+            style=Markup(read_asset("style.css")),  # noqa: S704
+            script=Markup(script),  # noqa: S704
+            script_hash=_hash(script),
+            version=__version__,
+        )
+    )
+
+
+def _lead(sources: Sources) -> str:
+    n_participants = len({run.participant_label for run in sources.dataset.runs})
+    return (
+        f"{n_participants} participants did {len(sources.tasks)} tasks while every layer's output "
+        "was recorded as if by a scanner. A participant is one draw of prompts and one sampling "
+        "seed for the same checkpoint, not a person and not another model."
+    )
+
+
+def _tiles(sources: Sources, found: list[Finding]) -> list[tuple[str, str]]:
+    dataset = sources.dataset
+    runs = dataset.runs
+    volumes = sum(int(dataset.sidecar(run).get("NumberOfVolumes", 0)) for run in runs)
+    layers = len({site.layer for site in dataset.space.sites} - {None})
+    tiles = [
+        (f"{dataset.space.n_units:,}", "units"),
+        (f"{layers}", "layers"),
+        (f"{len({run.participant_label for run in runs})}", "participants"),
+        (f"{len(sources.tasks)}", "tasks"),
+        (f"{volumes:,}", "volumes"),
+    ]
+    return [*tiles, *((one.value, one.name) for one in found if one.is_tile)]
+
+
+def _hash(script: str) -> str:
+    return f"sha256-{base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()}"
