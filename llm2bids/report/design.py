@@ -16,7 +16,7 @@ from llm2bids.report.sources import Sources
 N_EXAMPLES = 2
 """Prompts of each condition that are shown with their answers."""
 
-_STEP, _LEFT, _WIDTH = 30.0, 150.0, 720.0
+_STEP, _LEFT, _WIDTH = 28.0, 142.0, 640.0
 
 
 def design_section(sources: Sources) -> Section:
@@ -136,20 +136,21 @@ def timeline(
     for row, run in enumerate(runs):
         top = 8 + row * _STEP
         name = run.task if run.run is None else f"{run.task} {run.run}"
-        parts.append(element("text", name, x=_LEFT - 12, y=top + 16, class_="label end"))
-        for prompt in tables[run.name].itertuples():
-            is_on = isinstance(prompt.trial_type, str) and prompt.trial_type != ""
-            colour = task_color(sources.color(str(prompt.trial_type))) if is_on else "var(--off)"
+        parts.append(element("text", name, x=_LEFT - 12, y=top + 15, class_="label end"))
+        for prompt in tables[run.name].to_dict("records"):
+            kind = prompt["trial_type"]
+            is_on = isinstance(kind, str) and kind != ""
+            color = task_color(sources.color(kind)) if is_on else "var(--off)"
             parts.append(
                 element(
                     "rect",
-                    element("title", f"{prompt.condition}: {prompt.text}"),
-                    x=_LEFT + float(prompt.prompt_onset) * scale,
+                    element("title", f"{prompt['condition']}: {prompt['text']}"),
+                    x=_LEFT + prompt["prompt_onset"] * scale,
                     y=top,
-                    width=max(float(prompt.seconds) * scale - 1.5, 0.75),
-                    height=22,
+                    width=max(prompt["seconds"] * scale - 1.5, 0.75),
+                    height=20,
                     rx=2,
-                    fill=colour,
+                    fill=color,
                 )
             )
     bottom = 8 + len(runs) * _STEP

@@ -1,12 +1,14 @@
 """Section: the design matrices of the first level."""
 
+from collections.abc import Mapping
 from pathlib import Path
 
 import numpy as np
+import numpy.typing as npt
 import pandas as pd
 from markupsafe import Markup
 
-from llm2bids.report.draw.color import diverging_indices, diverging_palette
+from llm2bids.report.draw.color import diverging_indices, diverging_palette, task_color
 from llm2bids.report.draw.png import data_address, palette_png
 from llm2bids.report.draw.svg import element, figure
 from llm2bids.report.section import Missing, Section, missing, render
@@ -14,6 +16,9 @@ from llm2bids.report.sources import Sources, read_object
 
 MOST = 12
 """Design matrices that are shown."""
+
+MOST_BLOCKS = 40
+"""Blocks of equal values that are drawn one by one."""
 
 _LEFT, _TOP, _HEIGHT, _COLUMN = 34.0, 88.0, 200.0, 26.0
 
@@ -42,11 +47,14 @@ def designs_section(sources: Sources) -> Section:
         return Section(name="designs", title=title, body=missing(part))
     first = paths[0].name.partition("_")[0]
     shown = [path for path in paths if path.name.startswith(f"{first}_")][:MOST]
+    colors = {
+        name: task_color(sources.color(name)) for name in (*sources.tasks, *sources.trial_types)
+    }
     about = read_object(shown[0].with_suffix(".json"))
     n_participants = len({path.name.partition("_")[0] for path in paths})
     body = render(
         "designs.html",
-        figures=[design_figure(path) for path in shown],
+        figures=[design_figure(path, colors) for path in shown],
         participant=first,
         n_participants=n_participants,
         rows=about.get("Rows", "rows"),
@@ -56,13 +64,15 @@ def designs_section(sources: Sources) -> Section:
     return Section(name="designs", title=title, body=body)
 
 
-def design_figure(path: Path) -> Markup:
+def design_figure(path: Path, colors: Mapping[str, str]) -> Markup:
     """Draw one design matrix.
 
     Parameters
     ----------
     path : Path
         Its table.
+    colors : mapping of str to str
+        Colour of each trial type.
 
     Returns
     -------
@@ -70,19 +80,15 @@ def design_figure(path: Path) -> Markup:
         Rows from top to bottom, each column scaled to its largest absolute value.
     """
     table = pd.read_csv(path, sep="\t")
-    values = table.to_numpy(dtype=np.float64)
-    largest = np.abs(values).max(axis=0, initial=0.0)
-    image = diverging_indices(values / np.where(largest > 0, largest, 1), 1.0)
-    width = max(_COLUMN * values.shape[1], 60.0)
-    step = width / max(values.shape[1], 1)
+    width = max(_COLUMN * table.shape[1], 60.0)
+    step = width / max(table.shape[1], 1)
     name = path.name.removesuffix("_design.tsv").partition("_task-")[2]
-    parts = [
-        element("rect", x=_LEFT, y=_TOP, width=width, height=_HEIGHT, fill="var(--panel)"),
-        element("image", href=data_address(palette_png(image, diverging_palette())), x=_LEFT,
-                y=_TOP, width=width, height=_HEIGHT, preserveAspectRatio="none", class_="pixels"),
-    ]  # fmt: skip
+    parts = [element("rect", x=_LEFT, y=_TOP, width=width, height=_HEIGHT, class_="panel")]
     for index, column in enumerate(table.columns):
-        at = _LEFT + (index + 0.5) * step + 4
+        left = _LEFT + index * step
+        color = colors.get(str(column), "var(--off)")
+        parts += _column(table[column].to_numpy(dtype=np.float64), left, step, color)
+        at = left + step / 2 + 4
         turned = f"rotate(-55 {at:.1f} {_TOP - 6:.1f})"
         parts.append(element("text", column, x=at, y=_TOP - 6, transform=turned, class_="tick"))
     for row in (0, len(table) - 1):
@@ -93,6 +99,24 @@ def design_figure(path: Path) -> Markup:
         f"{', '.join(str(column) for column in table.columns)}."
     )
     return figure(parts, width=_LEFT + width + 56, height=_TOP + _HEIGHT + 6, alt=alt)
+
+
+def _column(values: npt.NDArray[np.float64], left: float, width: float, color: str) -> list[Markup]:
+    """Draw a column: blocks of equal values in one colour, or an image where it varies or falls."""
+    starts = np.flatnonzero(np.r_[True, values[1:] != values[:-1]])
+    step, largest = _HEIGHT / len(values), float(np.abs(values).max()) or 1.0
+    if values.min() < 0 or len(starts) > MOST_BLOCKS:
+        image = diverging_indices(values[:, np.newaxis] / largest, 1.0)
+        address = data_address(palette_png(image, diverging_palette()))
+        return [element("image", href=address, x=left, y=_TOP, width=width, height=_HEIGHT,
+                        preserveAspectRatio="none", class_="pixels")]  # fmt: skip
+    stops = np.r_[starts[1:], len(values)]
+    return [
+        element("rect", x=left, y=_TOP + start * step, width=width, height=(stop - start) * step,
+                fill=color, fill_opacity=round(float(values[start]) / largest, 3))
+        for start, stop in zip(starts.tolist(), stops.tolist(), strict=True)
+        if values[start] > 0
+    ]  # fmt: skip
 
 
 def _residual_checks(sources: Sources) -> dict[str, tuple[float, float]]:

@@ -117,19 +117,17 @@ def maps_section(sources: Sources, maps: tuple[GroupMap, ...]) -> Section:
     if not maps:
         return Section(name="maps", title=title, body=_nothing(sources))
     simple = [one for one in maps if one.is_against_off] or list(maps)
-    effects = {one.contrast: unit_map(sources, one.path) for one in simple}
-    limit = full_color(np.concatenate(list(effects.values())))
-    data, left_out = packed_maps(sources, maps, limit)
-    mosaics = [
-        (one, task_color(sources.color(one.task)), _mosaic(sources, one, effects[one.contrast],
-                                                           limit))
-        for one in simple[:MOST_MOSAICS]
-    ]  # fmt: skip
+    data, left_out = packed_maps(sources, maps)
+    mosaics = []
+    for one in simple[:MOST_MOSAICS]:
+        values = unit_map(sources, one.path)
+        limit = full_color(values)
+        drawing = _mosaic(sources, one, values, limit)
+        mosaics.append((one, task_color(sources.color(one.task)), limit, drawing))
     body = render(
         "maps.html",
         data=script_json(data),
         mosaics=mosaics,
-        limit=limit,
         left_out=left_out,
         n_participants=maps[0].about.get("NumberOfParticipants"),
         generalisation=maps[0].about.get("Generalisation", ""),
@@ -140,9 +138,7 @@ def maps_section(sources: Sources, maps: tuple[GroupMap, ...]) -> Section:
     return Section(name="maps", title=title, body=body)
 
 
-def packed_maps(
-    sources: Sources, maps: tuple[GroupMap, ...], limit: float
-) -> tuple[dict[str, Any], list[str]]:
+def packed_maps(sources: Sources, maps: tuple[GroupMap, ...]) -> tuple[dict[str, Any], list[str]]:
     """Pack as many maps as the page may hold.
 
     Parameters
@@ -151,8 +147,6 @@ def packed_maps(
         Dataset and analysis.
     maps : tuple of GroupMap
         Most important first.
-    limit : float
-        Absolute effect of full colour, for all maps against the off prompts.
 
     Returns
     -------
@@ -167,9 +161,8 @@ def packed_maps(
         path = one.path if stat == "effect" else one.other(stat)
         if path.exists():
             values = unit_map(sources, path)
-            show = limit if stat == "effect" and one.is_against_off else full_color(values)
             color = task_color(sources.color(one.task))
-            entry = map_entry(one.title, stat, values, show=show, color=color)
+            entry = map_entry(one.title, stat, values, show=full_color(values), color=color)
             entries.append({**entry, "versus": one.is_against_others})
     left_out = [f"{one.contrast} ({STATS[stat]})" for one, stat in wanted[room:]]
     return {**pack_layout(sources.dataset.space), "maps": entries}, left_out
@@ -211,7 +204,7 @@ def map_entry(
 
 
 def script_json(data: object) -> Markup:
-    """Write JSON that cannot end the script element that it stands in.
+    r"""Write JSON that cannot end the script element that it stands in.
 
     Parameters
     ----------
@@ -226,12 +219,12 @@ def script_json(data: object) -> Markup:
     Examples
     --------
     >>> str(script_json({"a": "</script>"}))
-    '{"a":"\\\\u003c/script\\\\u003e"}'
+    '{"a":"\\u003c/script\\u003e"}'
     """
     text = json.dumps(data, separators=(",", ":"), allow_nan=False)
     for sign in "<>&":
         text = text.replace(sign, f"\\u{ord(sign):04x}")
-    return Markup(text)  # noqa: S704
+    return Markup(text)
 
 
 def _mosaic(

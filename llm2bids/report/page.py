@@ -20,6 +20,9 @@ from llm2bids.report.section import Section, read_asset, render
 from llm2bids.report.sources import REPORT_NAME, Sources, find_sources
 from llm2bids.report.strongest import strongest_section
 
+SCRIPTS = ("copy.js", "map.js", "explore.js")
+"""Scripts of the page, in the order in which they run."""
+
 
 def write_report(
     out_dir: str | Path,
@@ -108,7 +111,7 @@ def build_page(sources: Sources, *, progress: bool = True) -> str:
     if found:
         body = render("summary.html", findings=found)
         sections.insert(0, Section(name="findings", title="In short", body=body))
-    script = read_asset("map.js")
+    script = page_script()
     return str(
         render(
             "page.html",
@@ -116,12 +119,18 @@ def build_page(sources: Sources, *, progress: bool = True) -> str:
             lead=_lead(sources),
             tiles=_tiles(sources, found),
             sections=sections,
-            style=Markup(read_asset("style.css")),  # noqa: S704
-            script=Markup(script),  # noqa: S704
+            style=Markup(read_asset("style.css")),
+            script=Markup(script),
             script_hash=_hash(script),
             version=__version__,
         )
     )
+
+
+def page_script() -> str:
+    """Join the page's scripts into one function of its own."""
+    parts = [read_asset(name) for name in SCRIPTS]
+    return "\n".join(['(() => {\n"use strict";', *parts, "})();"])
 
 
 def _lead(sources: Sources) -> str:

@@ -21,7 +21,7 @@ SHARE = 0.05
 
 MOST_ROLES = 24
 
-_LEFT, _CELL_H, _WIDTH = 132.0, 15.0, 420.0
+_LEFT, _CELL_H, _WIDTH = 150.0, 15.0, 470.0
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -89,6 +89,8 @@ def profiles_section(sources: Sources, maps: tuple[GroupMap, ...]) -> Section:
         share=SHARE,
         limit=limit,
         n_units=round(SHARE * space.n_units),
+        key=[(share, opacity(share, limit)) for share in (0, SHARE, 0.15, 0.3, limit)
+             if share <= limit],
     )  # fmt: skip
     return Section(name="networks", title=title, body=body)
 
@@ -127,9 +129,7 @@ def profile(
         total[row, column] += site.width
     shares = np.divide(inside, total, out=np.full_like(inside, np.nan), where=total > 0)
     positive = float((signs > 0).sum() / max(np.count_nonzero(signs), 1))
-    return Profile(
-        title=title, roles=roles, levels=depth.labels, share=shares, positive=positive
-    )
+    return Profile(title=title, roles=roles, levels=depth.labels, share=shares, positive=positive)
 
 
 def profile_roles(sites: tuple[Site, ...]) -> tuple[str, ...]:
@@ -160,6 +160,11 @@ def _row(site: Site) -> str:
     return _OUTER if site.layer is None else site.role
 
 
+def opacity(share: float, limit: float) -> float:
+    """Give the strength of a cell's colour: root-like, so that small shares can be told apart."""
+    return float(0.04 + 0.96 * min(share / (limit or 1), 1.0) ** 0.65)
+
+
 def profile_figure(one: Profile, depth: Depth, *, limit: float, color: str) -> Markup:
     """Draw a profile.
 
@@ -183,21 +188,21 @@ def profile_figure(one: Profile, depth: Depth, *, limit: float, color: str) -> M
     parts = []
     for row, role in enumerate(one.roles):
         top = 4 + row * _CELL_H
-        name = role if len(role) <= 22 else f"{role[:21]}…"
+        name = role if len(role) <= 25 else f"{role[:24]}…"
         parts.append(element("text", name, x=_LEFT - 6, y=top + 11, class_="tick end"))
         for column, level in enumerate(one.levels):
             share = one.share[row, column]
             if np.isfinite(share):
-                place = f"layer {level}" if level.isdigit() else level
+                where = f"layer {level}" if level.isdigit() else level
                 parts.append(
-                    element("rect", element("title", f"{role}, {place}: {share:.1%}"),
+                    element("rect", element("title", f"{role}, {where}: {share:.1%}"),
                             x=_LEFT + column * step, y=top, width=step - 0.8,
                             height=_CELL_H - 1.2, fill=color,
-                            fill_opacity=round(0.05 + 0.95 * min(share / limit, 1), 3))
+                            fill_opacity=round(opacity(share, limit), 3))
                 )  # fmt: skip
     bottom = 4 + len(one.roles) * _CELL_H
-    for level, label in depth.ticks(9).items():
-        at = _LEFT + (level + 0.5) * step
+    for tick, label in depth.ticks(9).items():
+        at = _LEFT + (tick + 0.5) * step
         parts.append(element("text", label, x=at, y=bottom + 13, class_="tick mid"))
     role, level, share = one.peak
     alt = (

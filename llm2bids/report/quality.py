@@ -272,6 +272,6 @@ def _positions(lines: list[Line], *, y_label: str, alt: str) -> Markup:
     step = max(1, len(ticks) // 12)
     ticks = {n: label for n, label in ticks.items() if n % step == 0}
     return line_chart(
-        lines, x_label="position in the answer (0 = first generated token)", y_label=y_label,
-        alt=alt, x_ticks=ticks, height=230,
+        lines, x_label="position in the answer", y_label=y_label,
+        alt=alt, x_ticks=ticks, height=200,
     )  # fmt: skip

@@ -1,6 +1,7 @@
 """Sections of the page, and the templates that they fill."""
 
 import base64
+import importlib.resources
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cache
@@ -92,9 +93,8 @@ def read_asset(name: str) -> str:
     str
         Its text.
     """
-    environment = _environment()
-    assert environment.loader is not None
-    return environment.loader.get_source(environment, name)[0]
+    folder = importlib.resources.files("llm2bids.report") / "templates"
+    return (folder / name).read_text(encoding="utf-8")
 
 
 def packed(array: Any) -> str:

@@ -60,8 +60,8 @@ class Sources:
         return tuple(sorted(runs, key=lambda run: (self.tasks.index(run.task), run.run or 0)))
 
     def command(self, verb: str) -> str:
-        """Give the command that makes a part of the analysis, e.g. of ``"group"``."""
-        return f"llm2bids analyze {self.dataset.path} {self.analysis_dir} {verb}"
+        """Give the command that makes a part of the analysis, without folders of someone's disk."""
+        return f"llm2bids analyze {self.dataset.path.name} {self.analysis_dir.name} {verb}"
 
 
 def find_sources(

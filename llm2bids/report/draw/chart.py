@@ -9,8 +9,8 @@ from markupsafe import Markup
 
 from llm2bids.report.draw.svg import element, figure
 
-WIDTH = 720.0
-LEFT, RIGHT, TOP, BOTTOM = 58.0, 14.0, 14.0, 46.0
+WIDTH = 470.0
+LEFT, RIGHT, TOP, BOTTOM = 52.0, 12.0, 14.0, 44.0
 
 Scale = Callable[[float], float]
 
@@ -72,7 +72,7 @@ def line_chart(
     x_ticks: Mapping[float, str] | None = None,
     y_range: tuple[float, float] | None = None,
     references: Mapping[str, float] | None = None,
-    height: float = 270.0,
+    height: float = 230.0,
 ) -> Markup:
     """Draw lines over a common axis.
 
@@ -112,7 +112,7 @@ def line_chart(
                              class_="axis"))  # fmt: skip
         parts.append(element("text", label, x=at, y=height - BOTTOM + 18, class_="tick mid"))
     middle = (LEFT + WIDTH - RIGHT) / 2
-    parts.append(element("text", x_label, x=middle, y=height - 6, class_="label mid"))
+    parts.append(element("text", x_label, x=middle, y=height - 6, class_="tick mid"))
     for label, value in (references or {}).items():
         parts.append(
             element("line", x1=LEFT, x2=WIDTH - RIGHT, y1=y(value), y2=y(value), class_="ref")
@@ -151,7 +151,7 @@ def interval_chart(
     Markup
         The drawing.
     """
-    step, left = 28.0, 150.0
+    step, left = 26.0, 116.0
     ends = _finite([value for row in rows for value in (row.value, row.low, row.high)])
     low, high = min([x_range[0], *ends]), max([x_range[1], *ends])
     x = _scale(low, high, left, WIDTH - 64)
@@ -176,7 +176,7 @@ def interval_chart(
                 element("text", f"{row.value:.2f}", x=WIDTH - 48, y=at + 4, class_="label")
             )
     middle = (left + WIDTH - 64) / 2
-    parts.append(element("text", x_label, x=middle, y=bottom + 36, class_="label mid"))
+    parts.append(element("text", x_label, x=middle, y=bottom + 36, class_="tick mid"))
     return figure(parts, width=WIDTH, height=bottom + 44, alt=alt)
 
 
@@ -242,7 +242,7 @@ def _y_axis(low: float, high: float, y: Scale, label: str, height: float) -> lis
         parts.append(element("text", _number(tick), x=LEFT - 8, y=y(tick) + 4, class_="tick end"))
     middle = (TOP + height - BOTTOM) / 2
     turned = f"rotate(-90 14 {middle:.1f})"
-    parts.append(element("text", label, x=14, y=middle, transform=turned, class_="label mid"))
+    parts.append(element("text", label, x=14, y=middle, transform=turned, class_="tick mid"))
     return parts
 
 

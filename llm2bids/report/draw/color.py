@@ -62,10 +62,10 @@ def diverging_indices(values: npt.NDArray[np.floating], limit: float) -> npt.NDA
     Examples
     --------
     >>> diverging_indices(np.array([-2.0, 0.0, np.nan, 0.5, 9.0]), 1.0).tolist()
-    [0, 127, 127, 190, 254]
+    [0, 127, 127, 191, 254]
     """
     scaled = np.nan_to_num(values / (limit or 1.0), nan=0.0, posinf=1.0, neginf=-1.0)
-    return (np.rint(np.clip(scaled, -1, 1) * LEVELS) + LEVELS).astype(np.uint8)
+    return np.asarray(np.rint(np.clip(scaled, -1, 1) * LEVELS) + LEVELS, dtype=np.uint8)
 
 
 def full_color(values: npt.NDArray[np.floating], quantile: float = 0.995) -> float:

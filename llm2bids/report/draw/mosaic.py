@@ -12,7 +12,7 @@ from llm2bids.report.draw.png import data_address, palette_png
 from llm2bids.report.draw.svg import element, figure
 from llm2bids.space.space import Space
 
-_GAP, _LABEL = 6, 13
+_GAP, _LABEL = 7, 20
 
 
 def mosaic_figure(
@@ -55,7 +55,8 @@ def mosaic_figure(
     )  # fmt: skip
     for slot, label in enumerate(slice_labels(space)):
         left, top = (np.array([slot % columns, slot // columns]) * step).tolist()
-        parts.append(element("text", label, x=left + 3, y=top + 10, class_="slice"))
+        short = label.removeprefix("layer ").split("_")[0]
+        parts.append(element("text", short, x=left, y=top + 15, class_="slice"))
     return figure(parts, width=size[0], height=size[1], alt=alt)
 
 

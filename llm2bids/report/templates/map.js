@@ -1,23 +1,7 @@
-(() => {
-"use strict";
-const $ = (id) => document.getElementById(id);
-
-for (const button of document.querySelectorAll(".copy")) {
-  button.addEventListener("click", () => {
-    const range = document.createRange();
-    range.selectNodeContents($(button.dataset.from));
-    const selection = getSelection();
-    selection.removeAllRanges();
-    selection.addRange(range);
-    document.execCommand("copy");
-    button.textContent = "Copied";
-  });
-}
-
 const source = $("map-data");
 if (!source) return;
 const data = JSON.parse(source.textContent);
-const STEPS = 127, GAP = 6, LABEL = 13;
+const STEPS = 127, GAP = 7, LABEL = 15;
 
 const bytes = (text) => Uint8Array.from(atob(text), (sign) => sign.charCodeAt(0));
 const grids = data.grids.map((text) => {
@@ -82,66 +66,79 @@ const css = (step) => {
   return `rgb(${colors[at]} ${colors[at + 1]} ${colors[at + 2]})`;
 };
 
-// all slices -------------------------------------------------------------------------------------
+// all slices: a sheet with one pixel a unit, and the sheet's slices drawn side by side ------------
 const all = $("map-all"), one = $("map-one");
-const cell = { w: data.slices[0].w + GAP, h: data.slices[0].h + GAP + LABEL };
-let columns = 1, unitAt = new Int32Array(0);
-const layAll = () => {
-  const n = data.slices.length;
-  const least = all.parentElement.clientWidth < 500 ? 84 : 70;
-  columns = Math.max(1, Math.min(n, Math.floor(all.parentElement.clientWidth / least)));
-  all.width = columns * cell.w;
-  all.height = Math.ceil(n / columns) * cell.h;
-  unitAt = new Int32Array(all.width * all.height).fill(-1);
-  for (const piece of pieces) {
-    const left = (piece.slice % columns) * cell.w + piece.x;
-    const top = Math.floor(piece.slice / columns) * cell.h + LABEL + piece.y;
-    for (let row = 0; row < piece.h; row += 1) {
-      for (let column = 0; column < piece.w; column += 1) {
-        const number = piece.grid[row * piece.w + column];
-        if (number) {
-          unitAt[(top + row) * all.width + left + column] = piece.site.first + number - 1;
-        }
-      }
-    }
-  }
-};
-const drawAll = () => {
-  const context = all.getContext("2d");
-  const image = context.createImageData(all.width, all.height);
+const size = data.slices[0], sheet = document.createElement("canvas");
+const grid = { columns: 1, scale: 1, w: 0, h: 0, width: 0 };
+const sheetColumns = Math.ceil(Math.sqrt(data.slices.length));
+sheet.width = sheetColumns * size.w;
+sheet.height = Math.ceil(data.slices.length / sheetColumns) * size.h;
+const unitAt = new Int32Array(sheet.width * sheet.height).fill(-1);
+const cornerOf = (n) => [(n % sheetColumns) * size.w, Math.floor(n / sheetColumns) * size.h];
+for (const piece of pieces) {
+  const [left, top] = cornerOf(piece.slice);
+  piece.grid.forEach((number, at) => {
+    const x = left + piece.x + at % piece.w, y = top + piece.y + Math.floor(at / piece.w);
+    if (number) unitAt[y * sheet.width + x] = piece.site.first + number - 1;
+  });
+}
+const drawSheet = () => {
+  const context = sheet.getContext("2d");
+  const image = context.createImageData(sheet.width, sheet.height);
   for (let at = 0; at < unitAt.length; at += 1) {
     if (unitAt[at] < 0) continue;
     const from = 4 * (map.steps[unitAt[at]] + STEPS);
     for (let n = 0; n < 4; n += 1) image.data[4 * at + n] = colors[from + n];
   }
   context.putImageData(image, 0, 0);
-  const scale = all.width / (all.clientWidth || all.width);
-  const size = Math.min(LABEL - 2, Math.max(9, 9.5 * scale));
-  context.font = `${size}px ${getComputedStyle(document.body).fontFamily}`;
+};
+const fit = (canvas, width, height) => {
+  const ratio = window.devicePixelRatio || 1;
+  canvas.width = Math.round(width * ratio);
+  canvas.height = Math.round(height * ratio);
+  canvas.style.width = `${width}px`;
+  canvas.style.height = `${height}px`;
+  canvas.getContext("2d").setTransform(ratio, 0, 0, ratio, 0, 0);
+};
+const layAll = () => {
+  const room = all.parentElement.clientWidth, n = data.slices.length;
+  grid.columns = Math.max(1, Math.min(n, Math.floor(room / (room < 500 ? 82 : 108))));
+  grid.scale = Math.min(5, (room / grid.columns - GAP) / size.w);
+  grid.w = size.w * grid.scale + GAP;
+  grid.h = size.h * grid.scale + GAP + LABEL;
+  fit(all, grid.columns * grid.w, Math.ceil(n / grid.columns) * grid.h);
+};
+const drawAll = (context) => {
+  const font = getComputedStyle(document.body).fontFamily;
+  context.imageSmoothingEnabled = grid.scale < 1;
   data.slices.forEach(({ label }, n) => {
-    const left = (n % columns) * cell.w, top = Math.floor(n / columns) * cell.h;
+    const left = (n % grid.columns) * grid.w + GAP / 2, top = Math.floor(n / grid.columns) * grid.h;
+    const short = label.replace(/^layer /, "");
+    context.font = `${n === slice ? "600 " : ""}10.5px ${font}`;
     context.fillStyle = n === slice ? theme.accentCss : theme.muteCss;
-    context.fillText(label.replace("layer ", columns * 60 > all.clientWidth ? "" : "layer "),
-      left + 3, top + LABEL - 3, cell.w - 6);
-    if (n === slice) {
-      context.strokeStyle = theme.accentCss;
-      context.lineWidth = Math.max(1.5, scale * 1.5);
-      context.strokeRect(left + 1, top + 1, cell.w - 3, cell.h - 3);
-    }
+    context.fillText(fitted(context, grid.w > 70 ? label : short, grid.w - GAP), left, top + LABEL - 4);
+    context.drawImage(sheet, ...cornerOf(n), size.w, size.h, left, top + LABEL,
+      size.w * grid.scale, size.h * grid.scale);
   });
   context.strokeStyle = theme.ruleCss;
-  context.lineWidth = 1;
+  context.lineWidth = 0.7;
   for (const piece of pieces) {
-    context.strokeRect((piece.slice % columns) * cell.w + piece.x - 0.5,
-      Math.floor(piece.slice / columns) * cell.h + LABEL + piece.y - 0.5, piece.w + 1, piece.h + 1);
+    const [x, y] = inCell(piece.slice, piece.x, piece.y);
+    context.strokeRect(x, y, piece.w * grid.scale, piece.h * grid.scale);
   }
-  const place = placeOf(shown);
-  if (place) {
-    context.strokeStyle = theme.inkCss;
-    context.lineWidth = Math.max(1, scale);
-    context.strokeRect((place.piece.slice % columns) * cell.w + place.piece.x + place.column - 3,
-      Math.floor(place.piece.slice / columns) * cell.h + LABEL + place.piece.y + place.row - 3, 7, 7);
-  }
+  const [x, y] = inCell(slice, 0, 0);
+  context.strokeStyle = theme.accentCss;
+  context.lineWidth = 1.5;
+  context.strokeRect(x - 2, y - 2, size.w * grid.scale + 4, size.h * grid.scale + 4);
+};
+const inCell = (n, x, y) => [(n % grid.columns) * grid.w + GAP / 2 + x * grid.scale,
+  Math.floor(n / grid.columns) * grid.h + LABEL + y * grid.scale];
+const markAll = (context, place) => {
+  const [x, y] = inCell(place.piece.slice, place.piece.x + place.column + 0.5,
+    place.piece.y + place.row + 0.5);
+  context.strokeStyle = theme.inkCss;
+  context.lineWidth = 1.5;
+  context.strokeRect(x - 4, y - 4, 8, 8);
 };
 
 // one slice: panels with room for their names -----------------------------------------------------
@@ -149,7 +146,6 @@ let panels = [], zoom = 4;
 const NAME = 15;
 const layOne = () => {
   const width = one.parentElement.clientWidth, pad = 1;
-  const ratio = window.devicePixelRatio || 1;
   const members = bySlice[slice];
   const from = Math.min(...members.map((p) => p.x)), to = Math.max(...members.map((p) => p.x + p.w));
   zoom = Math.max(1, Math.min(10, (width - 2 * pad) / (to - from)));
@@ -164,15 +160,9 @@ const layOne = () => {
   }
   panels = members.map((piece) => ({ piece, left: pad + (piece.x - from) * zoom,
     top: tops.get(piece.y), w: piece.w * zoom - 2, h: piece.h * zoom }));
-  const height = Math.max(...panels.map((p) => p.top + p.h)) + 3;
-  one.width = Math.round(width * ratio);
-  one.height = Math.round(height * ratio);
-  one.style.height = `${height}px`;
-  one.getContext("2d").setTransform(ratio, 0, 0, ratio, 0, 0);
+  fit(one, width, Math.max(...panels.map((p) => p.top + p.h)) + 3);
 };
-const drawOne = () => {
-  const context = one.getContext("2d");
-  context.clearRect(0, 0, one.width, one.height);
+const drawOne = (context) => {
   const font = getComputedStyle(document.body).fontFamily;
   for (const { piece, left, top, w, h } of panels) {
     const stepX = w / piece.w, stepY = h / piece.h;
@@ -192,15 +182,15 @@ const drawOne = () => {
     context.font = `11px ${font}`;
     context.fillText(fitted(context, nameOf(piece.site), w), left, top - 4);
   }
-  const place = placeOf(shown);
-  const panel = place && panels.find((p) => p.piece === place.piece);
-  if (panel) {
-    const stepX = panel.w / panel.piece.w, stepY = panel.h / panel.piece.h;
-    const at = [panel.left + place.column * stepX, panel.top + place.row * stepY];
-    context.strokeStyle = theme.inkCss;
-    context.lineWidth = 2;
-    context.strokeRect(at[0] - 2, at[1] - 2, stepX + 4, stepY + 4);
-  }
+};
+const markOne = (context, place) => {
+  const panel = panels.find((p) => p.piece === place.piece);
+  if (!panel) return;
+  const stepX = panel.w / panel.piece.w, stepY = panel.h / panel.piece.h;
+  const at = [panel.left + place.column * stepX, panel.top + place.row * stepY];
+  context.strokeStyle = theme.inkCss;
+  context.lineWidth = 2;
+  context.strokeRect(at[0] - 2, at[1] - 2, stepX + 4, stepY + 4);
 };
 const nameOf = (site) => (site.layer === null ? site.name : site.role);
 const fitted = (context, text, width) => {
@@ -233,197 +223,3 @@ const drawHeads = (context, piece, left, top, stepX, stepY) => {
   context.lineWidth = 1;
   context.stroke();
 };
-
-// units --------------------------------------------------------------------------------------------
-const siteOf = (unit) => sites.find((site) => unit >= site.first && unit < site.first + site.width);
-const addressOf = (unit) => { const s = siteOf(unit); return `${s.name}[${unit - s.first}]`; };
-const unitOf = (address) => {
-  const match = /^(.*)\[(\d+)\]$/.exec(address.trim());
-  const site = match && byName.get(match[1]);
-  return site && Number(match[2]) < site.width ? site.first + Number(match[2]) : -1;
-};
-const placeOf = (unit) => {
-  if (unit < 0) return null;
-  const site = siteOf(unit);
-  for (const piece of pieces) {
-    if (piece.site !== site) continue;
-    const at = piece.grid.indexOf(unit - site.first + 1);
-    if (at >= 0) return { piece, column: at % piece.w, row: Math.floor(at / piece.w) };
-  }
-  return null;
-};
-const signed = (value) => `${value < 0 ? "−" : "+"}${Math.abs(value).toFixed(2)}`;
-
-// readout ------------------------------------------------------------------------------------------
-const tuning = $("read-tasks");
-const read = (unit) => {
-  if (unit < 0) return;
-  const site = siteOf(unit), index = unit - site.first, value = valueOf(map, unit);
-  $("read-address").textContent = addressOf(unit);
-  $("read-layer").textContent = site.layer === null ? "–" : site.layer;
-  $("read-role").textContent = site.role;
-  $("read-head").textContent = site.headSize ? Math.floor(index / site.headSize) : "–";
-  $("read-unit").textContent = index;
-  $("read-value").textContent = `${signed(value)} ${map.stat === "effect" ? "rest sd" : ""}`;
-  const rank = map.below[Math.abs(map.steps[unit])] / nUnits * 100;
-  $("read-rank").textContent = `${rank.toFixed(rank > 99 ? 2 : 0)} % of units`;
-  const same = data.maps.filter((other) => other.stat === map.stat && other.versus === map.versus);
-  const most = Math.max(...same.map((other) => Math.abs(valueOf(other, unit))), map.show);
-  tuning.replaceChildren(...same.map((other) => {
-    const row = document.createElement("li"), name = document.createElement("span");
-    const track = document.createElement("span"), bar = document.createElement("i");
-    const number = document.createElement("b"), at = valueOf(other, unit) / most * 50;
-    name.textContent = other.title;
-    track.className = "track";
-    bar.style.left = `${50 + Math.min(0, at)}%`;
-    bar.style.width = `${Math.abs(at)}%`;
-    bar.style.background = other.color;
-    number.textContent = signed(valueOf(other, unit));
-    track.append(bar);
-    row.append(name, track, number);
-    return row;
-  }));
-};
-
-// drawing all ---------------------------------------------------------------------------------------
-let waiting = false;
-const draw = () => {
-  if (waiting) return;
-  waiting = true;
-  requestAnimationFrame(() => { waiting = false; drawAll(); drawOne(); });
-};
-const drawKey = () => {
-  const key = $("map-key"), context = key.getContext("2d"), image = context.createImageData(256, 1);
-  for (let n = 0; n < 256; n += 1) {
-    const value = (n - 127.5) / 127.5 * map.show;
-    const step = Math.round(Math.sign(value) * Math.sqrt(Math.abs(value) / map.limit) * STEPS);
-    const from = 4 * (Math.max(-STEPS, Math.min(STEPS, step)) + STEPS);
-    for (let k = 0; k < 4; k += 1) image.data[4 * n + k] = colors[from + k];
-  }
-  context.putImageData(image, 0, 0);
-  $("map-low").textContent = `−${map.show.toFixed(2)}`;
-  $("map-high").textContent = `+${map.show.toFixed(2)}`;
-  $("map-unit").textContent = map.unit;
-};
-const refresh = () => {
-  const share = SHARES[Number($("map-top").value)];
-  const hide = nUnits * (1 - share / 100);
-  cutoff = 0;
-  while (cutoff < STEPS && map.below[cutoff + 1] <= hide) cutoff += 1;
-  if (share === 100) cutoff = 0;
-  $("map-share").textContent = `${share} %`;
-  fillColors();
-  drawKey();
-  read(shown);
-  draw();
-};
-const showSlice = (n) => {
-  slice = (n + data.slices.length) % data.slices.length;
-  $("map-slice").textContent = data.slices[slice].label;
-  layOne();
-  draw();
-};
-const show = (unit) => {
-  if (unit === shown || unit < 0) return;
-  shown = unit;
-  read(unit);
-  draw();
-};
-const hold = (unit, tell = true) => {
-  if (unit < 0) return;
-  held = unit;
-  const place = placeOf(unit);
-  if (place && place.piece.slice !== slice) showSlice(place.piece.slice);
-  show(unit);
-  if (tell) history.replaceState(null, "", `#unit=${addressOf(unit)}`);
-};
-
-// pointer -------------------------------------------------------------------------------------------
-const inAll = (event) => {
-  const box = all.getBoundingClientRect();
-  const x = Math.floor((event.clientX - box.left) / box.width * all.width);
-  const y = Math.floor((event.clientY - box.top) / box.height * all.height);
-  const inside = x >= 0 && y >= 0 && x < all.width && y < all.height;
-  return { unit: inside ? unitAt[y * all.width + x] : -1,
-    slice: Math.floor(y / cell.h) * columns + Math.floor(x / cell.w) };
-};
-const inOne = (event) => {
-  const box = one.getBoundingClientRect(), x = event.clientX - box.left, y = event.clientY - box.top;
-  for (const { piece, left, top, w, h } of panels) {
-    const column = Math.floor((x - left) / w * piece.w), row = Math.floor((y - top) / h * piece.h);
-    if (column >= 0 && row >= 0 && column < piece.w && row < piece.h) {
-      const number = piece.grid[row * piece.w + column];
-      return number ? piece.site.first + number - 1 : -1;
-    }
-  }
-  return -1;
-};
-all.addEventListener("pointermove", (event) => show(inAll(event).unit));
-one.addEventListener("pointermove", (event) => show(inOne(event)));
-all.addEventListener("click", (event) => {
-  const found = inAll(event);
-  if (found.slice < data.slices.length) showSlice(found.slice);
-  hold(found.unit);
-});
-one.addEventListener("click", (event) => hold(inOne(event)));
-for (const canvas of [all, one]) {
-  canvas.addEventListener("pointerleave", () => show(held));
-  canvas.addEventListener("keydown", (event) => {
-    const moves = { ArrowLeft: [-1, 0], ArrowRight: [1, 0], ArrowUp: [0, -1], ArrowDown: [0, 1] };
-    const move = moves[event.key];
-    if (!move) return;
-    event.preventDefault();
-    const place = placeOf(held < 0 ? bySlice[slice][0].site.first : held);
-    const column = place.column + move[0], row = place.row + move[1];
-    if (column < 0 || row < 0 || column >= place.piece.w || row >= place.piece.h) return;
-    const number = place.piece.grid[row * place.piece.w + column];
-    if (number) hold(place.piece.site.first + number - 1);
-  });
-}
-
-// controls ------------------------------------------------------------------------------------------
-const choice = $("map-choice");
-const groups = new Map();
-data.maps.forEach((entry, n) => {
-  const name = entry.unit + (entry.versus ? ", against other tasks" : "");
-  if (!groups.has(name)) {
-    const group = document.createElement("optgroup");
-    group.label = name;
-    groups.set(name, group);
-    choice.append(group);
-  }
-  groups.get(name).append(new Option(entry.title, n));
-});
-choice.addEventListener("change", () => { map = data.maps[Number(choice.value)]; refresh(); });
-$("map-top").addEventListener("input", refresh);
-$("map-find").addEventListener("input", (event) => hold(unitOf(event.target.value)));
-$("map-prev").addEventListener("click", () => showSlice(slice - 1));
-$("map-next").addEventListener("click", () => showSlice(slice + 1));
-const fromHash = () => {
-  const match = /^#unit=(.+)$/.exec(decodeURIComponent(location.hash));
-  const unit = match ? unitOf(match[1]) : -1;
-  if (unit < 0) return;
-  hold(unit, false);
-  $("explore").scrollIntoView({ block: "start" });
-};
-addEventListener("hashchange", fromHash);
-matchMedia("(prefers-color-scheme: dark)").addEventListener("change", () => { readTheme(); refresh(); });
-let width = 0;
-new ResizeObserver(() => {
-  if (all.parentElement.clientWidth === width) return;
-  width = all.parentElement.clientWidth;
-  layAll();
-  layOne();
-  draw();
-}).observe(all.parentElement);
-
-readTheme();
-layAll();
-const strongest = map.steps.reduce((best, step, unit) =>
-  (Math.abs(step) > Math.abs(map.steps[best]) ? unit : best), 0);
-showSlice(placeOf(strongest).piece.slice);
-refresh();
-hold(strongest, false);
-fromHash();
-document.documentElement.dataset.map = "ready";
-})();

@@ -1,0 +1,205 @@
+"""The page in headless Chromium: no errors, no requests, and the pointer names the right unit."""
+
+import itertools
+
+import numpy as np
+import pytest
+
+from llm2bids.dataset.read import open_dataset
+from llm2bids.report.draw.color import full_color
+from llm2bids.report.draw.packed import quantise
+from llm2bids.report.maps import find_maps
+from llm2bids.report.sources import find_sources, unit_map
+
+SIZES = [(1280, "light"), (1280, "dark"), (390, "light")]
+
+
+@pytest.mark.parametrize(("width", "scheme"), SIZES)
+def test_loads_without_errors_or_requests_and_fits_the_window(browser, page, width, scheme):
+    browser.open(page, width=width, scheme=scheme, mobile=width < 500)
+
+    assert browser.errors == []
+    assert [url for url in browser.requests if not url.startswith("data:")] == [page.as_uri()]
+    assert browser.evaluate("document.documentElement.dataset.map") == "ready"
+    assert browser.evaluate("document.documentElement.scrollWidth") == width
+
+
+def test_light_and_dark_differ(browser, page):
+    colors = []
+    for scheme in ("light", "dark"):
+        browser.open(page, scheme=scheme)
+        colors.append(browser.evaluate("getComputedStyle(document.body).backgroundColor"))
+    light, dark = (sum(map(int, color[4:-1].split(","))) for color in colors)
+    assert light > 650 > 120 > dark
+
+
+def test_prompts_are_text_and_run_nothing(browser, page):
+    browser.open(page)
+    assert browser.evaluate("document.title") == "tiny-llama, scanned"
+    assert (
+        browser.evaluate("document.querySelectorAll('main img, main script:not([type])').length")
+        == 0
+    )
+    assert "<script>document.title='hacked'</script>" in browser.evaluate(
+        "document.body.textContent"
+    )
+
+
+def test_every_figure_has_a_text_for_those_who_do_not_see_it(browser, page):
+    browser.open(page)
+    without = """[...document.querySelectorAll('svg, canvas:not([aria-hidden]), img')]
+        .filter(e => !(e.getAttribute('aria-label') || e.getAttribute('alt'))).length"""
+    assert browser.evaluate("document.querySelectorAll('svg').length") > 8
+    assert browser.evaluate(without) == 0
+
+
+UNITS = (
+    "model.layers.1.self_attn.q_proj[17]",
+    "model.layers.2.mlp.act_fn[39]",
+    "model.layers.0[3]",
+    "model.embed_tokens[5]",
+)
+
+
+@pytest.mark.parametrize("address", UNITS)
+@pytest.mark.parametrize("width", [1280, 390])
+def test_the_address_in_the_hash_is_shown_with_layer_role_head_and_value(
+    browser, page, scanned, address, width
+):
+    browser.open(page, width=width, fragment=f"#unit={address}")
+    check_readout(browser, scanned, address)
+
+
+def test_the_pointer_names_the_unit_under_it(browser, page, scanned):
+    """Point all over the map of all layers: where each unit lies, and with which colour."""
+    browser.open(page)
+    found = sweep(browser, "map-all")
+    assert len(found) > 100
+    check_places(scanned, found)
+    check_colors(scanned, found)
+    one = found[len(found) // 2]
+    browser.point(*to_window(browser, "map-all", one))
+    browser.settle()
+    check_readout(browser, scanned, one["address"])
+
+
+def test_a_click_holds_the_unit_and_shows_its_layer(browser, page, scanned):
+    browser.open(page)
+    found = next(one for one in sweep(browser, "map-all") if ".1.mlp.up_proj" in one["address"])
+    browser.point(*to_window(browser, "map-all", found), click=True)
+    browser.settle()
+    assert browser.evaluate("document.getElementById('map-slice').textContent") == "layer 1"
+    assert browser.evaluate("decodeURIComponent(location.hash)") == f"#unit={found['address']}"
+    inside = sweep(browser, "map-one")
+    assert len(inside) > 100
+    assert {one["address"].split(".")[2].partition("[")[0] for one in inside} == {"1"}
+    check_colors(scanned, inside)
+    browser.point(2, 2)
+    browser.settle()
+    check_readout(browser, scanned, found["address"])
+
+
+def test_keys_move_the_held_unit(browser, page):
+    browser.open(page, fragment="#unit=model.layers.1.mlp.up_proj[8]")
+    browser.evaluate("document.getElementById('map-one').focus()")
+    for key in ("ArrowRight", "ArrowDown"):
+        browser.send("Input.dispatchKeyEvent", type="keyDown", key=key)
+    shown = browser.evaluate("document.getElementById('read-address').textContent")
+    assert shown == "model.layers.1.mlp.up_proj[16]"  # 40 units lie in rows of 7
+
+
+def test_choosing_another_map_changes_value_and_scale(browser, page, scanned):
+    browser.open(page, fragment=f"#unit={UNITS[0]}")
+    values = []
+    for choice in (0, 1):
+        browser.evaluate(
+            f"(e => {{ e.value = {choice}; e.dispatchEvent(new Event('change')) }})"
+            "(document.getElementById('map-choice'))"
+        )
+        values.append(browser.evaluate("document.getElementById('read-value').textContent"))
+    assert values[0] != values[1]
+    assert browser.errors == []
+
+
+SWEEP = """(() => {
+  const canvas = document.getElementById('%s'), read = document.getElementById('read-address');
+  canvas.scrollIntoView({block: 'center'});
+  const box = canvas.getBoundingClientRect(), context = canvas.getContext('2d'), found = [];
+  for (let row = 0; row < 60; row += 1) for (let column = 0; column < 60; column += 1) {
+    const x = box.width * (column + 0.5) / 60, y = box.height * (row + 0.5) / 60;
+    read.textContent = 'nothing';
+    canvas.dispatchEvent(new PointerEvent('pointermove',
+      {clientX: box.left + x, clientY: box.top + y}));
+    const pixel = context.getImageData(x / box.width * canvas.width,
+      y / box.height * canvas.height, 1, 1).data;
+    const address = read.textContent;
+    if (address !== 'nothing') found.push({x, y, address, color: [...pixel]});
+  }
+  return found;
+})()"""
+
+
+def sweep(browser, canvas):
+    """Point at a raster of places: those over a unit, with the address read and the colour."""
+    return browser.evaluate(SWEEP % canvas)
+
+
+def to_window(browser, canvas, place):
+    """Give the place in the window of a place in a canvas, scrolled into view."""
+    browser.evaluate(f"document.getElementById('{canvas}').scrollIntoView({{block: 'center'}})")
+    left, top = browser.evaluate(
+        f"(({{x, y}}) => [x, y])(document.getElementById('{canvas}').getBoundingClientRect())"
+    )
+    return left + place["x"], top + place["y"]
+
+
+def check_places(scanned, found):
+    """Units of one slice lie in the canvas as their voxels lie in the slice."""
+    space = open_dataset(scanned / "dataset").space
+    voxels = [space.voxels[space.unit_of(one["address"])] for one in found]
+    scales = {"x": [], "y": []}
+    for (one, at), (other, there) in itertools.combinations(zip(found, voxels, strict=True), 2):
+        step = there - at
+        for axis, name in enumerate("xy"):
+            if step[2] == 0 and abs(step[axis]) > 12:
+                scales[name].append((other[name] - one[name]) / step[axis])
+    for name in "xy":
+        assert len(scales[name]) > 20
+        assert max(scales[name]) - min(scales[name]) < 0.2 * np.mean(scales[name])
+    assert np.mean(scales["x"]) == pytest.approx(np.mean(scales["y"]), rel=0.05)
+
+
+def check_colors(scanned, found):
+    """Where the page names a unit, it has drawn that unit's value."""
+    sources = find_sources(scanned)
+    values = unit_map(sources, find_maps(sources)[0].path)
+    limit = full_color(values)
+    agree = []
+    for one in found:
+        value = values[sources.dataset.space.unit_of(one["address"])]
+        if abs(value) > 0.6 * limit:
+            red, _, blue, _ = one["color"]
+            agree.append((red > blue) == (value > 0))
+    assert len(agree) > 5
+    assert np.mean(agree) > 0.9  # the rest are places on the border of a panel
+
+
+def check_readout(browser, scanned, address):
+    """Everything that the readout says is what dataset and group map say."""
+    sources = find_sources(scanned)
+    space = sources.dataset.space
+    unit = space.unit_of(address)
+    row = space.unit_table().iloc[unit]
+    value = quantise(unit_map(sources, find_maps(sources)[0].path)).values()[unit]
+    said = {
+        name: browser.evaluate(f"document.getElementById('read-{name}').textContent")
+        for name in ("address", "layer", "role", "head", "unit", "value")
+    }
+    assert said == {
+        "address": address,
+        "layer": "–" if str(row["layer"]) == "<NA>" else str(row["layer"]),
+        "role": row["role"],
+        "head": "–" if str(row["head"]) == "<NA>" else str(row["head"]),
+        "unit": str(row["unit"]),
+        "value": f"{'−' if value < 0 else '+'}{abs(value):.2f} rest sd",
+    }
