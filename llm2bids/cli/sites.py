@@ -49,7 +49,8 @@ def run(args: argparse.Namespace) -> int:
     if args.tsv:
         sys.stdout.write(frame.to_csv(sep="\t", index=False, na_rep="n/a"))
         return 0
-    sys.stdout.write(frame.to_string(index=False, na_rep="n/a") + "\n\n")
+    shown = frame.astype(object).where(frame.notna(), "n/a")
+    sys.stdout.write(shown.to_string(index=False) + "\n\n")
     n_layers = frame["layer"].nunique()
     residual = int(frame.loc[frame["role"] == "residual", "width"].sum())
     total = int(frame["width"].sum())
