@@ -14,7 +14,7 @@ from collections.abc import Sequence
 from llm2bids import __version__
 from llm2bids.exceptions import Llm2bidsError
 
-COMMANDS = ("demo", "record", "replay", "sites", "validate", "analyze", "locate")
+COMMANDS = ("demo", "record", "replay", "sites", "validate", "analyze", "report", "locate")
 """Names of the commands; each is a module of this folder with `add_parser` and `run`."""
 
 INTERRUPTED = 130
