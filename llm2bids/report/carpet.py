@@ -17,7 +17,7 @@ N_ROWS = 300
 LIMIT = 2.5
 """Standard deviations of full colour."""
 
-_LEFT, _WIDTH, _TOP, _HEIGHT = 34.0, 340.0, 16.0, 230.0
+_LEFT, _WIDTH, _TOP, _HEIGHT = 42.0, 340.0, 16.0, 230.0
 
 
 def carpet_units(depth: Depth, n_rows: int = N_ROWS) -> npt.NDArray[np.intp]:

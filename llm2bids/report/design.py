@@ -98,14 +98,14 @@ def prompt_table(tokens: pd.DataFrame) -> pd.DataFrame:
     -------
     DataFrame
         ``trial``, ``block``, ``condition``, ``trial_type``, ``prompt_id``, ``text``,
-        ``prompt_onset``, ``seconds`` and ``answer`` (the tokens joined).
+        ``prompt_onset``, ``seconds`` and ``answer`` (the tokens joined, ``↵`` for a new line).
     """
     tokens = tokens.assign(token=tokens["token"].fillna("").astype(str))
     grouped = tokens.groupby("trial", sort=True)
     table = grouped[["block", "condition", "prompt_id", "text", "prompt_onset"]].first()
     table["trial_type"] = grouped["trial_type"].max()
     table["seconds"] = grouped["duration"].sum().astype(float)
-    table["answer"] = grouped["token"].agg("".join)
+    table["answer"] = grouped["token"].agg("".join).str.replace("\n", "↵").str.strip()
     return table.reset_index()
 
 

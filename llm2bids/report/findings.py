@@ -1,23 +1,251 @@
 """Sections: overlap, repeatability, identification, calibration of false positives."""
 
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from typing import Any
 
-from llm2bids.report.section import Missing, Section, missing
+import numpy as np
+import pandas as pd
+from markupsafe import Markup
+
+from llm2bids.report.draw.chart import Estimate, Line, interval_chart, line_chart
+from llm2bids.report.draw.color import task_color
+from llm2bids.report.heat import heat_table
+from llm2bids.report.results import COMPARED, Results, read_results
+from llm2bids.report.section import Missing, Section, missing, render
 from llm2bids.report.sources import Sources
 
+MEASURES = {"correlation": "Correlation of the group effect maps", "dice": "Dice of the networks"}
 
-@dataclass(frozen=True, kw_only=True)
-class Finding:
-    value: str
-    name: str
-    detail: str = ""
-    is_tile: bool = False
+
+NOT_CALIBRATED = (
+    "The false-positive rate of this pipeline was not measured on this dataset: nothing on this "
+    "page tells whether its nominal rates hold for this model. To measure it, record with "
+    "--paradigm null, analyze that dataset and count what is found where there is nothing."
+)
+"""What is said where no calibration was run."""
 
 
 def findings_sections(sources: Sources) -> list[Section]:
-    part = Missing(what="Not computed yet.", command=sources.command("findings"))
-    return [Section(name="overlap", title="Overlap", body=missing(part))]
+    """Show what was found about the networks.
+
+    Parameters
+    ----------
+    sources : Sources
+        Dataset and analysis.
+
+    Returns
+    -------
+    list of Section
+        Overlap, repeatability, identification, false positives; each says so where it was not
+        computed.
+    """
+    results = read_results(sources.analysis)
+    command = sources.command("group")
+    few = "was not computed: it takes two tasks and three participants who did every one."
+    parts = [
+        ("overlap", "Overlap", _overlap(sources, results), f"Overlap {few}", command),
+        (
+            *("repeatability", "Repeatability", _repeatability(sources, results)),
+            *(f"Repeatability {few}", command),
+        ),
+        (
+            *("identification", "Identification", _identification(results)),
+            *(f"Identification of tasks {few}", command),
+        ),
+        ("calibration", "False positives", _calibration(results), NOT_CALIBRATED, ""),
+    ]
+    return [
+        Section(name=name, title=title, body=body or missing(Missing(what=what, command=making)))
+        for name, title, body, what, making in parts
+    ]
 
 
-def summary(sources: Sources) -> list[Finding]:
-    return []
+def summary_section(sources: Sources) -> Section | None:
+    """Put the findings in short.
+
+    Parameters
+    ----------
+    sources : Sources
+        Dataset and analysis.
+
+    Returns
+    -------
+    Section or None
+        The small table, with doubts; None where nothing was computed.
+    """
+    results = read_results(sources.analysis)
+    if not results.table:
+        return None
+    rows = [
+        {
+            **row,
+            "shown": _value(row),
+            "range": "" if row.get("low") is None or row.get("high") is None
+            else f"{_number(row['low'])} to {_number(row['high'])}",
+        }
+        for row in results.table
+    ]  # fmt: skip
+    body = render("summary.html", rows=rows, warnings=results.warnings)
+    return Section(name="findings", title="In short", body=body)
+
+
+def tile(sources: Sources) -> list[tuple[str, str]]:
+    """Give the number for the top of the page: the share of maps identified."""
+    one = read_results(sources.analysis).identification
+    return [] if one is None else [(f"{one.accuracy:.0%}", "tasks identified")]
+
+
+def pair_matrix(pairs: pd.DataFrame, tasks: Sequence[str], measure: str) -> pd.DataFrame:
+    """Put a measure of pairs into a symmetric matrix.
+
+    Parameters
+    ----------
+    pairs : DataFrame
+        ``task_a``, ``task_b`` and the measure.
+    tasks : sequence of str
+        Rows and columns.
+    measure : str
+        Column.
+
+    Returns
+    -------
+    DataFrame
+        NaN on the diagonal.
+    """
+    values = np.full((len(tasks), len(tasks)), np.nan)
+    place = {task: number for number, task in enumerate(tasks)}
+    for row in pairs.to_dict("records"):
+        first, second = place[row["task_a"]], place[row["task_b"]]
+        values[first, second] = values[second, first] = row[measure]
+    return pd.DataFrame(values, index=list(tasks), columns=list(tasks))
+
+
+def _overlap(sources: Sources, results: Results) -> Markup | None:
+    pairs = results.pairs
+    if pairs is None or pairs.empty:
+        return None
+    named = set(pairs["task_a"]) | set(pairs["task_b"])
+    tasks = [task for task in sources.tasks if task in named] or sorted(named)
+    tables = []
+    for measure, caption in MEASURES.items():
+        matrix = pair_matrix(pairs, tasks, measure)
+        tips = _tips(pairs, tasks, measure)
+        tables.append(
+            heat_table(
+                matrix.to_numpy(), tasks, tasks, caption=caption,
+                limit=max(float(np.nanmax(matrix.to_numpy())), 0.1), titles=tips,
+            )
+        )  # fmt: skip
+    ranked = pairs.sort_values("correlation", ascending=False)
+    return render(
+        "overlap.html",
+        tables=tables,
+        pairs=ranked.to_dict("records"),
+        interval=_interval,
+        about=results.overlap,
+        chance=float(pairs["chance"].mean()) if "chance" in pairs else None,
+    )
+
+
+def _repeatability(sources: Sources, results: Results) -> Markup | None:
+    figures = []
+    for name, table in results.repeatability.items():
+        for measure, label in (("r", "correlation over units"), ("dice", "Dice of the networks")):
+            if measure in table:
+                title = f"{COMPARED[name]}: {label}"
+                figures.append((title, _estimates(sources, table, measure, title)))
+    if not figures:
+        return None
+    return render("repeatability.html", figures=figures, icc=results.icc, about=results.overlap)
+
+
+def _estimates(sources: Sources, table: pd.DataFrame, measure: str, alt: str) -> Markup:
+    rows = [
+        Estimate(
+            name=str(row["task"]),
+            value=float(row[measure]),
+            low=float(row.get(f"{measure}_low", np.nan)),
+            high=float(row.get(f"{measure}_high", np.nan)),
+            color=task_color(sources.color(str(row["task"]))),
+        )
+        for row in table.to_dict("records")
+    ]
+    said = ", ".join(f"{row.name} {row.value:.2f}" for row in rows if np.isfinite(row.value))
+    return interval_chart(rows, x_label=measure, alt=f"{alt}: {said}.")
+
+
+def _identification(results: Results) -> Markup | None:
+    one = results.identification
+    if one is None:
+        return None
+    counts = one.confusion.to_numpy(dtype=np.float64)
+    confusion = heat_table(
+        counts,
+        list(one.confusion.index),
+        list(one.confusion.columns),
+        caption="Held-out maps by task shown (rows) and task identified (columns).",
+        limit=float(counts.sum(axis=1).max()) if counts.size else 1.0,
+        digits=0,
+        color="var(--c0)",
+    )
+    curves = [
+        (title, _curve(one.curves[name], name, one.chance))
+        for name, title in (("prompts", "By number of prompts"), ("tokens", "By number of tokens"))
+        if name in one.curves and len(one.curves[name]) > 1
+    ]
+    return render("identification.html", one=one, confusion=confusion, curves=curves)
+
+
+def _curve(table: pd.DataFrame, by: str, chance: float) -> Markup:
+    """Draw accuracy by the number of prompts or of tokens, with the interval of one draw."""
+    part = table.sort_values(f"n_{by}").astype(float)
+    line = Line(
+        name="accuracy",
+        x=part[f"n_{by}"].tolist(),
+        y=part["accuracy"].tolist(),
+        color="var(--c0)",
+        low=part["low"].tolist(),
+        high=part["high"].tolist(),
+    )
+    label = {"prompts": "on prompts in a map", "tokens": "first tokens of each prompt"}[by]
+    said = ", ".join(f"{x:g}: {y:.0%}" for x, y in zip(line.x, line.y, strict=True))
+    return line_chart(
+        [line],
+        x_label=label,
+        y_label="accuracy",
+        y_range=(0.0, 1.04),
+        x_ticks={x: f"{x:g}" for x in line.x},
+        alt=f"Accuracy of identification by {label}: {said}.",
+        references={"chance": chance},
+    )
+
+
+def _calibration(results: Results) -> Markup | None:
+    if results.calibration is None or results.calibration.empty:
+        return None
+    table = results.calibration
+    return render("calibration.html", columns=list(table.columns), rows=table.to_dict("records"))
+
+
+def _interval(row: Mapping[Any, Any], measure: str) -> str:
+    low, high = row.get(f"{measure}_low"), row.get(f"{measure}_high")
+    if low is None or high is None or not np.isfinite([float(low), float(high)]).all():
+        return ""
+    return f" [{low:.2f}, {high:.2f}]"
+
+
+def _value(row: Mapping[str, Any]) -> str:
+    value = row.get("value")
+    return "" if value is None else _number(value)
+
+
+def _number(value: float) -> str:
+    return f"{value:,.0f}" if abs(value) >= 10 or value == int(value) != 1 else f"{value:.2f}"
+
+
+def _tips(pairs: pd.DataFrame, tasks: Sequence[str], measure: str) -> list[list[str]]:
+    said = {}
+    for row in pairs.to_dict("records"):
+        tip = f"{row['task_a']} and {row['task_b']}: {row[measure]:.2f}{_interval(row, measure)}"
+        said[row["task_a"], row["task_b"]] = said[row["task_b"], row["task_a"]] = tip
+    return [[said.get((first, second), "") for second in tasks] for first in tasks]

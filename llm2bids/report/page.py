@@ -10,7 +10,7 @@ from llm2bids import __version__
 from llm2bids.exceptions import UsageError
 from llm2bids.report.design import design_section
 from llm2bids.report.designs import designs_section
-from llm2bids.report.findings import Finding, findings_sections, summary
+from llm2bids.report.findings import findings_sections, summary_section, tile
 from llm2bids.report.maps import find_maps, maps_section
 from llm2bids.report.methods import methods_section
 from llm2bids.report.profiles import profiles_section
@@ -107,17 +107,16 @@ def build_page(sources: Sources, *, progress: bool = True) -> str:
         *findings_sections(sources),
         methods_section(sources, maps),
     ]
-    found = summary(sources)
-    if found:
-        body = render("summary.html", findings=found)
-        sections.insert(0, Section(name="findings", title="In short", body=body))
+    short = summary_section(sources)
+    if short is not None:
+        sections.insert(0, short)
     script = page_script()
     return str(
         render(
             "page.html",
             title=f"{sources.dataset.settings.get('model')}, scanned",
             lead=_lead(sources),
-            tiles=_tiles(sources, found),
+            tiles=[*_tiles(sources), *tile(sources)],
             sections=sections,
             style=Markup(read_asset("style.css")),
             script=Markup(script),
@@ -142,19 +141,18 @@ def _lead(sources: Sources) -> str:
     )
 
 
-def _tiles(sources: Sources, found: list[Finding]) -> list[tuple[str, str]]:
+def _tiles(sources: Sources) -> list[tuple[str, str]]:
     dataset = sources.dataset
     runs = dataset.runs
     volumes = sum(int(dataset.sidecar(run).get("NumberOfVolumes", 0)) for run in runs)
     layers = len({site.layer for site in dataset.space.sites} - {None})
-    tiles = [
+    return [
         (f"{dataset.space.n_units:,}", "units"),
         (f"{layers}", "layers"),
         (f"{len({run.participant_label for run in runs})}", "participants"),
         (f"{len(sources.tasks)}", "tasks"),
         (f"{volumes:,}", "volumes"),
     ]
-    return [*tiles, *((one.value, one.name) for one in found if one.is_tile)]
 
 
 def _hash(script: str) -> str:

@@ -1,17 +1,20 @@
 """Section: where the networks lie, by layer and role."""
 
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 from markupsafe import Markup
 
 from llm2bids.model.units import Site
+from llm2bids.network.network import load_network
 from llm2bids.network.similarity import top_units
 from llm2bids.report.draw.color import task_color
 from llm2bids.report.draw.svg import element, figure
 from llm2bids.report.layers import Depth, depth_of
 from llm2bids.report.maps import GroupMap
+from llm2bids.report.results import FINDINGS, read_results
 from llm2bids.report.section import Missing, Section, missing, render
 from llm2bids.report.sources import Sources, unit_map
 from llm2bids.space.space import Space
@@ -78,15 +81,17 @@ def profiles_section(sources: Sources, maps: tuple[GroupMap, ...]) -> Section:
     space = sources.dataset.space
     depth = depth_of(space)
     found = [
-        (profile(space, depth, unit_map(sources, one.path), title=one.title),
+        (profile(space, depth, network_signs(sources, one), title=one.title),
          sources.color(one.task)) for one in shown
     ]  # fmt: skip
+    written = written_networks(sources)
     limit = max(one.peak[2] for one, _ in found)
     body = render(
         "profiles.html",
         profiles=[(one, profile_figure(one, depth, limit=limit, color=task_color(number)))
                   for one, number in found],
         share=SHARE,
+        written=[written[one.contrast] for one in shown if one.contrast in written],
         limit=limit,
         n_units=round(SHARE * space.n_units),
         key=[(share, opacity(share, limit)) for share in (0, SHARE, 0.15, 0.3, limit)
@@ -95,10 +100,47 @@ def profiles_section(sources: Sources, maps: tuple[GroupMap, ...]) -> Section:
     return Section(name="networks", title=title, body=body)
 
 
-def profile(
-    space: Space, depth: Depth, values: npt.NDArray[np.float32], *, title: str, share: float = SHARE
-) -> Profile:
-    """Measure how much of each site belongs to the strongest units of a map.
+def written_networks(sources: Sources) -> dict[str, dict[str, Any]]:
+    """List the networks against the off prompts that the group level wrote, by label."""
+    networks = read_results(sources.analysis).networks
+    return {str(one["label"]): one for one in networks if one.get("against") == "off"}
+
+
+def network_signs(sources: Sources, one: GroupMap) -> npt.NDArray[np.int8]:
+    """Mark the units of a contrast's network.
+
+    Parameters
+    ----------
+    sources : Sources
+        Dataset and analysis.
+    one : GroupMap
+        The contrast.
+
+    Returns
+    -------
+    ndarray of int8, shape (n_units,)
+        1 or -1 in the network (the sign of its effect). It is the one that the group level wrote,
+        or else the `SHARE` of units with the largest absolute effect.
+
+    Raises
+    ------
+    NetworkError
+        If a network's table is damaged.
+    """
+    space = sources.dataset.space
+    values = unit_map(sources, one.path)
+    about = written_networks(sources).get(one.contrast)
+    if about is None or sources.analysis is None:
+        return top_units(values, max(SHARE, 1 / space.n_units))
+    network = load_network((sources.analysis / FINDINGS).parent / str(about["table"]))
+    units = network.units(space)
+    signs = np.zeros(space.n_units, dtype=np.int8)
+    signs[units] = np.where(values[units] < 0, -1, 1)
+    return signs
+
+
+def profile(space: Space, depth: Depth, signs: npt.NDArray[np.int8], *, title: str) -> Profile:
+    """Measure how much of each site belongs to a network.
 
     Parameters
     ----------
@@ -106,19 +148,16 @@ def profile(
         The space.
     depth : Depth
         Its levels.
-    values : ndarray of float32, shape (n_units,)
-        The map.
+    signs : ndarray of int8, shape (n_units,)
+        From `network_signs`.
     title : str
         What it shows.
-    share : float
-        Share of all units that make the network.
 
     Returns
     -------
     Profile
         By role and level.
     """
-    signs = top_units(values, max(share, 1 / space.n_units))
     roles = profile_roles(space.sites)
     inside = np.zeros((len(roles), len(depth.labels)))
     total = np.zeros_like(inside)

@@ -141,6 +141,7 @@ SWEEP = """(() => {
 
 def sweep(browser, canvas):
     """Point at a raster of places: those over a unit, with the address read and the colour."""
+    browser.settle()
     return browser.evaluate(SWEEP % canvas)
 
 

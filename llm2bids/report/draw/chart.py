@@ -10,7 +10,7 @@ from markupsafe import Markup
 from llm2bids.report.draw.svg import element, figure
 
 WIDTH = 470.0
-LEFT, RIGHT, TOP, BOTTOM = 52.0, 12.0, 14.0, 44.0
+LEFT, RIGHT, TOP, BOTTOM = 58.0, 12.0, 14.0, 44.0
 
 Scale = Callable[[float], float]
 
@@ -241,8 +241,8 @@ def _y_axis(low: float, high: float, y: Scale, label: str, height: float) -> lis
         )
         parts.append(element("text", _number(tick), x=LEFT - 8, y=y(tick) + 4, class_="tick end"))
     middle = (TOP + height - BOTTOM) / 2
-    turned = f"rotate(-90 14 {middle:.1f})"
-    parts.append(element("text", label, x=14, y=middle, transform=turned, class_="tick mid"))
+    turned = f"rotate(-90 12 {middle:.1f})"
+    parts.append(element("text", label, x=12, y=middle, transform=turned, class_="tick mid"))
     return parts
 
 

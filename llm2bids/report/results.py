@@ -1,0 +1,185 @@
+"""Reading what was found about the networks: ``findings.json`` of an analysis."""
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+
+from llm2bids.exceptions import NetworkError
+from llm2bids.report.sources import read_object
+
+FINDINGS = Path("group", "findings", "findings.json")
+"""Where the group level puts what it finds."""
+
+CALIBRATION = Path("calibration.json")
+"""Where false-positive rates lie that were measured on this dataset."""
+
+COMPARED = {
+    "participants": "Split halves of the participants",
+    "prompts": "Split halves of the prompts",
+    "single_run": "Single participants",
+}
+"""What repeatability compares, by the beginning of its measures' names."""
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Identified:
+    """How well tasks are identified.
+
+    Parameters
+    ----------
+    n_correct, n_tests : int
+        Held-out maps.
+    low, high : float
+        95 % interval of the accuracy.
+    chance : float
+        Accuracy of guessing.
+    method, note : str
+        What identified, and what that means.
+    confusion : DataFrame
+        Counts, task shown by task identified.
+    controls : list of dict
+        ``name``, ``mean``, ``low``, ``high``, ``n_draws``, ``p_value``.
+    curves : dict of str to DataFrame
+        As `AccuracyCurve.table`; by ``"prompts"`` and ``"tokens"``.
+    """
+
+    n_correct: int
+    n_tests: int
+    low: float
+    high: float
+    chance: float
+    method: str
+    note: str
+    confusion: pd.DataFrame
+    controls: list[dict[str, Any]]
+    curves: dict[str, pd.DataFrame]
+
+    @property
+    def accuracy(self) -> float:
+        """Share of maps whose task was identified."""
+        return self.n_correct / max(self.n_tests, 1)
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Results:
+    """What was found; None or empty where it was not computed.
+
+    Parameters
+    ----------
+    warnings : tuple of str
+        Doubts that belong on the page.
+    table : list of dict
+        The findings in short: ``finding``, ``measure``, ``value``, ``low``, ``high``, ``text``.
+    networks : list of dict
+        ``label``, ``task``, ``against``, ``n_units``, ``n_fdr``, ``criterion``, ``table``.
+    overlap : dict
+        Facts of the overlap: ``share``, ``confidence``, ``n_participants``.
+    pairs : DataFrame or None
+        As `Overlap.pairs`.
+    repeatability : dict of str to DataFrame
+        By what was compared (keys of `COMPARED`); ``task``, ``r``, ``dice`` with intervals.
+    icc : dict
+        ``kind``, ``targets``, ``measurements``, ``quantiles`` over units.
+    identification : Identified or None
+        By template correlation.
+    calibration : DataFrame or None
+        False-positive rates.
+    """
+
+    warnings: tuple[str, ...] = ()
+    table: list[dict[str, Any]] = field(default_factory=list)
+    networks: list[dict[str, Any]] = field(default_factory=list)
+    overlap: dict[str, Any] = field(default_factory=dict)
+    pairs: pd.DataFrame | None = None
+    repeatability: dict[str, pd.DataFrame] = field(default_factory=dict)
+    icc: dict[str, Any] = field(default_factory=dict)
+    identification: Identified | None = None
+    calibration: pd.DataFrame | None = None
+
+
+def read_results(analysis: Path | None) -> Results:
+    """Read the findings of an analysis.
+
+    Parameters
+    ----------
+    analysis : Path or None
+        The folder.
+
+    Returns
+    -------
+    Results
+        Empty where there are none.
+
+    Raises
+    ------
+    NetworkError
+        If the file is there but is not what it should be.
+    """
+    if analysis is None:
+        return Results()
+    path = analysis / FINDINGS
+    try:
+        found = json.loads(path.read_text(encoding="utf-8")) if path.exists() else {}
+        return _results(found, read_object(analysis / CALIBRATION))
+    except (KeyError, TypeError, ValueError, AttributeError, OSError) as error:
+        raise NetworkError(
+            f"{path}: is not what llm2bids writes ({type(error).__name__}: {error}); run "
+            "`llm2bids analyze BIDS_DIR OUT_DIR group` again"
+        ) from None
+
+
+def _results(found: Mapping[str, Any], calibration: Mapping[str, Any]) -> Results:
+    overlap, repeatability = found.get("overlap") or {}, found.get("repeatability") or {}
+    rates = calibration.get("rates")
+    return Results(
+        warnings=tuple(str(warning) for warning in found.get("warnings", [])),
+        table=list(found.get("table", [])),
+        networks=list(found.get("networks", [])),
+        overlap={key: overlap.get(key) for key in ("share", "confidence", "n_participants")},
+        pairs=pd.DataFrame(overlap["pairs"]) if overlap else None,
+        repeatability=_compared(repeatability),
+        icc=dict(repeatability.get("icc") or {}),
+        identification=_identified(found.get("identification") or {}),
+        calibration=pd.DataFrame(rates) if rates else None,
+    )
+
+
+def _compared(found: Mapping[str, Any]) -> dict[str, pd.DataFrame]:
+    """Part the columns of the table of repeatability by what was compared."""
+    table = pd.DataFrame(found.get("tasks", []))
+    parts = {}
+    for name in COMPARED:
+        columns = {
+            column: column.removeprefix(f"{name}_")
+            for column in table.columns
+            if column.startswith(f"{name}_")
+        }
+        if f"{name}_r" in columns:
+            part = table[list(columns)].astype(float).rename(columns=columns)
+            parts[name] = part.assign(task=table["task"])
+    return parts
+
+
+def _identified(found: Mapping[str, Any]) -> Identified | None:
+    if not found:
+        return None
+    tasks = [str(task) for task in found["tasks"]]
+    curves = {
+        str(name): pd.DataFrame(rows) for name, rows in found.get("curve", {}).items() if rows
+    }
+    return Identified(
+        n_correct=int(found["n_correct"]),
+        n_tests=int(found["n_tests"]),
+        low=float(found["low"]),
+        high=float(found["high"]),
+        chance=float(found["chance"]),
+        method=str(found.get("method", "")),
+        note=str(found.get("note", "")),
+        confusion=pd.DataFrame(found["confusion"], index=tasks, columns=tasks),
+        controls=list(found.get("controls", [])),
+        curves=curves,
+    )

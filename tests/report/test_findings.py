@@ -1,0 +1,187 @@
+"""Findings on the page: every number that the file has, and none that it has not."""
+
+import json
+import re
+import shutil
+
+import numpy as np
+import pytest
+
+from llm2bids.exceptions import NetworkError
+from llm2bids.network.network import from_stat_maps
+from llm2bids.network.provenance import Provenance
+from llm2bids.report.findings import findings_sections, pair_matrix, summary_section, tile
+from llm2bids.report.maps import find_maps
+from llm2bids.report.page import write_report
+from llm2bids.report.profiles import network_signs
+from llm2bids.report.results import FINDINGS, read_results
+from llm2bids.report.sources import find_sources
+
+PAIR = {
+    "task_a": "cats", "task_b": "dogs", "correlation": 0.625, "correlation_low": 0.5,
+    "correlation_high": 0.75, "dice": 0.375, "dice_low": 0.25, "dice_high": 0.4375,
+    "chance": 0.025, "chance_within_site": 0.03, "chance_within_site_high": 0.05, "first": 1.0,
+}  # fmt: skip
+REPEATED = {
+    "task": "cats", "single_run_r": 0.71, "single_run_r_low": 0.6, "single_run_r_high": 0.8,
+    "other_tasks_r": 0.2, "participants_r": 0.86, "participants_r_low": None,
+    "participants_r_high": None, "participants_full_r": 0.92, "participants_dice": 0.61,
+    "participants_dice_low": 0.5, "participants_dice_high": 0.7, "prompts_r": 0.83,
+    "prompts_r_low": 0.7, "prompts_r_high": 0.9, "prompts_full_r": 0.9, "prompts_dice": 0.58,
+    "prompts_dice_low": 0.4, "prompts_dice_high": 0.6,
+}  # fmt: skip
+POINT = {"n_tokens": 3, "accuracy": 0.9, "low": 0.6, "high": 1.0, "draw_low": 0.8, "draw_high": 1.0,
+         "n_tests": 6, "chance": 0.5}  # fmt: skip
+CONTENTS = {
+    "tasks": ["cats", "dogs"],
+    "warnings": ["few <b>participants</b>"],
+    "table": [
+        {"finding": "identification", "measure": "accuracy", "value": 0.833, "low": 0.44,
+         "high": 0.97, "text": "5 of 6 maps"},
+        {"finding": "networks", "measure": "units", "value": 12730, "low": None, "high": None,
+         "text": "cats & dogs"},
+    ],
+    "networks": [],
+    "overlap": {"share": 0.05, "confidence": 0.9, "n_participants": 3, "pairs": [PAIR]},
+    "repeatability": {
+        "tasks": [REPEATED, {**REPEATED, "task": "dogs", "single_run_r": None}],
+        "icc": {"kind": "ICC(C,1)", "targets": "tasks", "measurements": "participants",
+                "quantiles": {"0.05": -0.1, "0.5": 0.45}},
+    },
+    "identification": {
+        "method": "template correlation", "accuracy": 0.833, "low": 0.44, "high": 0.97,
+        "confidence": 0.95, "n_correct": 5, "n_tests": 6, "chance": 0.5, "p_value": 0.1,
+        "tasks": ["cats", "dogs"], "confusion": [[2, 1], [0, 3]],
+        "controls": [{"name": "100 random units", "mean": 0.77, "low": 0.5, "high": 1.0,
+                      "n_draws": 100, "p_value": None}],
+        "curve": {"prompts": [{**POINT, "n_prompts": 1}, {**POINT, "n_prompts": 2}],
+                  "tokens": [{**POINT, "n_prompts": 2}]},
+        "note": "Identification is easy.",
+    },
+}  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def found(scanned, tmp_path_factory):
+    """The scanned folder with findings and a network in it."""
+    out = tmp_path_factory.mktemp("found") / "out"
+    out.mkdir()
+    (out / "dataset").symlink_to(scanned / "dataset")
+    shutil.copytree(scanned / "analysis", out / "analysis")
+    sources = find_sources(out)
+    folder = (out / "analysis" / FINDINGS).parent
+    shutil.rmtree(folder, ignore_errors=True)
+    one = find_maps(sources)[0]
+    network = from_stat_maps(
+        {"effect": one.path}, sources.dataset.space, label=one.contrast, provenance=Provenance(),
+        top_percent=10, fingerprint=sources.dataset.fingerprint,
+    )  # fmt: skip
+    network.save(folder / "networks" / f"{one.contrast}_network.tsv")
+    entry = {"label": one.contrast, "task": one.task, "against": "off", "n_units": len(network),
+             "n_fdr": 17, "criterion": network.criterion,
+             "table": f"networks/{one.contrast}_network.tsv"}  # fmt: skip
+    text = json.dumps({**CONTENTS, "networks": [entry]})
+    (folder / "findings.json").write_text(text, encoding="utf-8")
+    return out
+
+
+@pytest.fixture(scope="module")
+def bodies(found):
+    return {one.name: str(one.body) for one in findings_sections(find_sources(found))}
+
+
+def plain(html):
+    return re.sub(r"\s+", " ", re.sub(r"<[^>]+>", " ", html))
+
+
+def test_overlap_shows_measures_chance_and_intervals(bodies):
+    said = plain(bodies["overlap"])
+    for number in ("0.62 [0.50, 0.75]", "0.38 [0.25, 0.44]", "0.025", "90 % intervals", "100 %"):
+        assert number in said
+    assert bodies["overlap"].count("·") >= 4  # the diagonals are empty
+
+
+def test_repeatability_shows_what_was_compared_and_leaves_missing_values_out(bodies):
+    said = plain(bodies["repeatability"])
+    for number in ("0.86", "0.61", "0.83", "0.58", "0.71", "0.45"):
+        assert number in said
+    assert "nan" not in bodies["repeatability"]
+    assert bodies["repeatability"].count("<svg") == 5
+
+
+def test_identification_shows_confusion_controls_and_the_curve(bodies):
+    said = plain(bodies["identification"])
+    assert "5 of 6 maps" in said
+    assert "95 % interval 44 to 97 %" in said
+    assert "100 random units" in said
+    assert "Identification is easy." in said
+    assert bodies["identification"].count("<svg") == 1  # one point is no curve
+    cells = re.findall(r"<td style[^>]*>([^<]*)</td>", bodies["identification"])
+    assert cells == ["2", "1", "0", "3"]
+
+
+def test_calibration_says_plainly_that_it_was_not_run(bodies):
+    assert "was not measured on this dataset" in bodies["calibration"]
+
+
+def test_measured_error_rates_are_shown(found, tmp_path):
+    out = tmp_path / "out"
+    shutil.copytree(found, out, symlinks=True)
+    rates = [{"pipeline": "prompt <ols>", "nominal": 0.05, "measured": 0.0512}]
+    (out / "analysis" / "calibration.json").write_text(json.dumps({"rates": rates}))
+    body = findings_sections(find_sources(out))[-1].body
+    assert "0.0512" in body
+    assert "prompt &lt;ols&gt;" in body
+
+
+def test_the_summary_says_doubts_and_numbers_escaped(found):
+    sources = find_sources(found)
+    body = str(summary_section(sources).body)
+    assert "few &lt;b&gt;participants&lt;/b&gt;" in body
+    said = plain(body)
+    for number in ("0.83", "0.44 to 0.97", "12,730", "5 of 6 maps"):
+        assert number in said
+    assert tile(sources) == [("83%", "tasks identified")]
+
+
+def test_profiles_take_the_network_that_was_written(found, scanned):
+    sources = find_sources(found)
+    one = find_maps(sources)[0]
+    signs = network_signs(sources, one)
+    n_units = sources.dataset.space.n_units
+    assert np.count_nonzero(signs) == int(np.ceil(n_units / 10))
+    without = network_signs(find_sources(scanned), one)
+    assert np.count_nonzero(without) == round(n_units / 20)
+
+
+def test_the_page_with_findings_has_no_errors(found, browser, tmp_path):
+    page = write_report(found, output=tmp_path / "page.html", progress=False)
+    for width in (1280, 390):
+        browser.open(page, width=width, mobile=width < 500)
+        assert browser.errors == []
+        assert browser.evaluate("document.documentElement.scrollWidth") == width
+    text = page.read_text(encoding="utf-8")
+    assert text.index('id="findings"') < text.index('id="design"')
+    assert "top 10 % |effect|" in text
+
+
+def test_pairs_become_a_symmetric_matrix_in_the_order_of_the_tasks():
+    import pandas as pd
+
+    matrix = pair_matrix(pd.DataFrame([PAIR]), ["dogs", "cats"], "dice")
+    assert matrix.loc["dogs", "cats"] == matrix.loc["cats", "dogs"] == 0.375
+    assert np.isnan(np.diag(matrix)).all()
+
+
+def test_without_findings_each_section_says_so(scanned, tmp_path):
+    assert read_results(None).pairs is None
+    assert read_results(tmp_path).table == []
+
+
+@pytest.mark.parametrize("text", ["[]", "{", '{"overlap": {"share": 1}}', '{"identification": 3}'])
+def test_a_damaged_file_is_named(tmp_path, text):
+    path = tmp_path / FINDINGS
+    path.parent.mkdir(parents=True)
+    path.write_text(text)
+    with pytest.raises(NetworkError, match=r"findings\.json: is not what llm2bids writes .*again"):
+        read_results(tmp_path)
