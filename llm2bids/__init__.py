@@ -37,7 +37,7 @@ _WHERE = {
     "validate": "llm2bids.dataset.validate",
 }
 
-__all__ = ["__version__", *_WHERE]  # noqa: PLE0604
+__all__ = ["__version__", *_WHERE]
 
 
 def __getattr__(name: str) -> Any:
