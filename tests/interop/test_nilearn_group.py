@@ -64,9 +64,14 @@ def test_effects_have_the_planted_size(group, voxels_of):
     assert np.abs(effect[voxels_of("archeology")]).mean() < 2
 
 
-def test_a_mask_of_its_own_takes_every_unit(effects, design, planted):
-    group = SecondLevelModel().fit(effects, design_matrix=design)
-    assert (group.masker_.mask_img_.get_fdata() > 0)[planted.space.grey].all()
+@pytest.fixture(scope="module")
+def group_of_defaults(effects, design):
+    return SecondLevelModel().fit(effects, design_matrix=design)
+
+
+def test_a_mask_of_its_own_takes_every_unit(group_of_defaults, planted):
+    mask = group_of_defaults.masker_.mask_img_.get_fdata() > 0
+    assert mask[planted.space.grey].all()
 
 
 def test_threshold_stats_img_keeps_the_planted_units(z_map, planted, voxels_of):
@@ -132,8 +137,8 @@ def test_tfce_is_largest_in_the_planted_cluster(effects, design, units_mask, vox
     assert np.median(tfce[voxels_of("pathology")]) > 10 * np.median(tfce[tfce > 0])
 
 
-def test_generate_report(group, background, tmp_path):
-    report = group.generate_report(contrasts="intercept", bg_img=background)
+def test_generate_report(group_of_defaults, background, tmp_path):
+    report = group_of_defaults.generate_report(contrasts="intercept", bg_img=background)
     report.save_as_html(str(tmp_path / "group.html"))
     text = (tmp_path / "group.html").read_text()
     assert "Statistical Report" in text or "Second Level" in text
