@@ -1,0 +1,80 @@
+"""The findings of a recorded dataset, from its images to files."""
+
+from collections.abc import Sequence
+from pathlib import Path
+
+from llm2bids.dataset.settings import read_json
+from llm2bids.dataset.start import TASKS
+from llm2bids.inference.inputs import Inputs, open_inputs
+from llm2bids.network.findings import Findings, measure_findings
+from llm2bids.network.prompt_means import read_samples
+
+
+def dataset_findings(
+    bids_dir: Path | str,
+    *,
+    participant_label: Sequence[str] | None = None,
+    task: Sequence[str] | None = None,
+    top_percent: float = 5.0,
+    alpha: float = 0.05,
+    seed: int = 0,
+    allow_circular: bool = False,
+    mem_gb: float | None = None,
+    work_dir: Path | str | None = None,
+    progress: bool = True,
+) -> Findings:
+    """Measure networks, overlap, repeatability and identification of a recorded dataset.
+
+    Parameters
+    ----------
+    bids_dir : Path or str
+        A dataset that llm2bids recorded.
+    participant_label, task : sequence of str, optional
+        Only these; labels with or without ``sub-`` and ``task-``.
+    top_percent, alpha, seed, allow_circular
+        As for `measure_findings`.
+    mem_gb : float, optional
+        Where the prompts' images take more (4 bytes for each prompt and unit), they are held in a
+        scratch file.
+    work_dir : Path or str, optional
+        Folder for the scratch file; the system's temporary folder by default.
+    progress : bool
+        Show a progress bar on stderr.
+
+    Returns
+    -------
+    Findings
+        What was found; `llm2bids.network.findings_files.write_findings` writes it.
+
+    Raises
+    ------
+    Llm2bidsError
+        If the folder is not a dataset of ours, a participant lacks a task or a run is damaged,
+        there are too few participants or tasks, or participants share prompts.
+    """
+    inputs = open_inputs(Path(bids_dir))
+    chosen = inputs.choose(participant_label=participant_label, task=task)
+    labels = list(dict.fromkeys(label for label, _ in chosen))
+    tasks = _in_order(inputs, {name for _, name in chosen})
+    samples = read_samples(
+        inputs,
+        participant_label=labels,
+        task=tasks,
+        mem_gb=mem_gb,
+        work_dir=None if work_dir is None else Path(work_dir),
+        progress=progress,
+    )
+    return measure_findings(
+        samples,
+        inputs.space,
+        top_percent=top_percent,
+        alpha=alpha,
+        seed=seed,
+        allow_circular=allow_circular,
+    )
+
+
+def _in_order(inputs: Inputs, names: set[str]) -> list[str]:
+    """Put tasks into the order of the paradigm."""
+    listed = [name for name in read_json(inputs.bids_dir / TASKS) if name in names]
+    return [*listed, *sorted(names.difference(listed))]
