@@ -64,7 +64,7 @@ def designs_section(sources: Sources) -> Section:
     return Section(name="designs", title=title, body=body)
 
 
-def design_figure(path: Path, colors: Mapping[str, str]) -> Markup:
+def design_figure(path: Path, colors: Mapping[str, str]) -> tuple[Markup, float]:
     """Draw one design matrix.
 
     Parameters
@@ -76,8 +76,9 @@ def design_figure(path: Path, colors: Mapping[str, str]) -> Markup:
 
     Returns
     -------
-    Markup
-        Rows from top to bottom, each column scaled to its largest absolute value.
+    tuple of (Markup, float)
+        The drawing and its width: rows from top to bottom, each column scaled to its largest
+        absolute value.
     """
     table = pd.read_csv(path, sep="\t")
     width = max(_COLUMN * table.shape[1], 60.0)
@@ -98,7 +99,8 @@ def design_figure(path: Path, colors: Mapping[str, str]) -> Markup:
         f"Design matrix of {name}: {len(table)} rows, columns "
         f"{', '.join(str(column) for column in table.columns)}."
     )
-    return figure(parts, width=_LEFT + width + 56, height=_TOP + _HEIGHT + 6, alt=alt)
+    total = _LEFT + width + 56
+    return figure(parts, width=total, height=_TOP + _HEIGHT + 6, alt=alt), total
 
 
 def _column(values: npt.NDArray[np.float64], left: float, width: float, color: str) -> list[Markup]:

@@ -123,7 +123,7 @@ def maps_section(sources: Sources, maps: tuple[GroupMap, ...]) -> Section:
         values = unit_map(sources, one.path)
         limit = full_color(values)
         drawing = _mosaic(sources, one, values, limit)
-        mosaics.append((one, task_color(sources.color(one.task)), limit, drawing))
+        mosaics.append((one, task_color(sources.color(one.title, one.task)), limit, drawing))
     body = render(
         "maps.html",
         data=script_json(data),
@@ -161,7 +161,7 @@ def packed_maps(sources: Sources, maps: tuple[GroupMap, ...]) -> tuple[dict[str,
         path = one.path if stat == "effect" else one.other(stat)
         if path.exists():
             values = unit_map(sources, path)
-            color = task_color(sources.color(one.task))
+            color = task_color(sources.color(one.title, one.task))
             entry = map_entry(one.title, stat, values, show=full_color(values), color=color)
             entries.append({**entry, "versus": one.is_against_others})
     left_out = [f"{one.contrast} ({STATS[stat]})" for one, stat in wanted[room:]]

@@ -7,7 +7,7 @@ from typing import Any
 from llm2bids import __version__
 from llm2bids.report.design import about_design
 from llm2bids.report.maps import GroupMap
-from llm2bids.report.section import Section, listed, render
+from llm2bids.report.section import Section, counted, listed, render
 from llm2bids.report.sources import Sources, read_object
 
 BIBTEX = """@misc{nencka2023functional,
@@ -80,9 +80,9 @@ def recording_sentences(sources: Sources) -> list[str]:
         f"{str(about.get('WeightsSHA256', ''))[:12]}, computed in "
         f"{about.get('ComputeDataType', 'unknown precision')}) with llm2bids "
         f"{about.get('Versions', {}).get('llm2bids', __version__)}, after Nencka et al. (2023).",
-        f"{n_participants} participants, each a draw of prompts and a sampling seed for this one "
-        f"checkpoint, were given {len(sources.tasks)} tasks ({listed(sources.tasks)}); "
-        f"{prompts}.",
+        f"{counted(n_participants, 'participant')}, each a draw of prompts and a sampling seed for "
+        f"this one checkpoint, did {counted(len(sources.tasks), 'task')} "
+        f"({listed(sources.tasks)}); {prompts}.",
         f"A run had {design['n_prompts']} prompts in {design['n_blocks']} blocks, the off prompts "
         f"({design['baseline']}) being the implicit baseline; each prompt gave "
         f"{design['volumes_per_prompt']} volumes, one for each generated token ({first}); tokens "

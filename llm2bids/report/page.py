@@ -16,7 +16,7 @@ from llm2bids.report.methods import methods_section
 from llm2bids.report.profiles import profiles_section
 from llm2bids.report.quality import quality_section
 from llm2bids.report.recorded import recorded_section
-from llm2bids.report.section import Section, read_asset, render
+from llm2bids.report.section import Section, counted, read_asset, render
 from llm2bids.report.sources import REPORT_NAME, Sources, find_sources
 from llm2bids.report.strongest import strongest_section
 
@@ -135,9 +135,9 @@ def page_script() -> str:
 def _lead(sources: Sources) -> str:
     n_participants = len({run.participant_label for run in sources.dataset.runs})
     return (
-        f"{n_participants} participants did {len(sources.tasks)} tasks while every layer's output "
-        "was recorded as if by a scanner. A participant is one draw of prompts and one sampling "
-        "seed for the same checkpoint, not a person and not another model."
+        f"{counted(n_participants, 'participant')} did {counted(len(sources.tasks), 'task')} while "
+        "every layer's output was recorded as if by a scanner. A participant is one draw of "
+        "prompts and one sampling seed for the same checkpoint, not a person and not another model."
     )
 
 

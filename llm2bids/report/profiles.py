@@ -82,7 +82,7 @@ def profiles_section(sources: Sources, maps: tuple[GroupMap, ...]) -> Section:
     depth = depth_of(space)
     found = [
         (profile(space, depth, network_signs(sources, one), title=one.title),
-         sources.color(one.task)) for one in shown
+         sources.color(one.title, one.task)) for one in shown
     ]  # fmt: skip
     written = written_networks(sources)
     limit = max(one.peak[2] for one, _ in found)

@@ -24,6 +24,10 @@ COMPARED = {
 }
 """What repeatability compares, by the beginning of its measures' names."""
 
+PAIR = ("task_a", "task_b", "correlation", "dice", "chance")
+POINT = ("n_tokens", "n_prompts", "accuracy", "low", "high")
+"""What each pair of tasks, and each point of a curve, has to say."""
+
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class Identified:
@@ -137,10 +141,10 @@ def _results(found: Mapping[str, Any], calibration: Mapping[str, Any]) -> Result
     rates = calibration.get("rates")
     return Results(
         warnings=tuple(str(warning) for warning in found.get("warnings", [])),
-        table=list(found.get("table", [])),
-        networks=list(found.get("networks", [])),
+        table=_rows(found.get("table"), "finding", "measure", "value"),
+        networks=_rows(found.get("networks"), "label", "n_units", "criterion", "table"),
         overlap={key: overlap.get(key) for key in ("share", "confidence", "n_participants")},
-        pairs=pd.DataFrame(overlap["pairs"]) if overlap else None,
+        pairs=pd.DataFrame(_rows(overlap["pairs"], *PAIR)) if overlap else None,
         repeatability=_compared(repeatability),
         icc=dict(repeatability.get("icc") or {}),
         identification=_identified(found.get("identification") or {}),
@@ -169,7 +173,9 @@ def _identified(found: Mapping[str, Any]) -> Identified | None:
         return None
     tasks = [str(task) for task in found["tasks"]]
     curves = {
-        str(name): pd.DataFrame(rows) for name, rows in found.get("curve", {}).items() if rows
+        str(name): pd.DataFrame(_rows(rows, *POINT))
+        for name, rows in found.get("curve", {}).items()
+        if rows
     }
     return Identified(
         n_correct=int(found["n_correct"]),
@@ -180,6 +186,14 @@ def _identified(found: Mapping[str, Any]) -> Identified | None:
         method=str(found.get("method", "")),
         note=str(found.get("note", "")),
         confusion=pd.DataFrame(found["confusion"], index=tasks, columns=tasks),
-        controls=list(found.get("controls", [])),
+        controls=_rows(found.get("controls"), "name", "mean", "low", "high", "n_draws", "p_value"),
         curves=curves,
     )
+
+
+def _rows(rows: Any, *needed: str) -> list[dict[str, Any]]:
+    """Check that every row says what the page shows."""
+    for row in rows or []:
+        if absent := [name for name in needed if name not in row]:
+            raise KeyError(f"{', '.join(absent)} in {row}")
+    return list(rows or [])

@@ -136,6 +136,29 @@ def listed(names: Sequence[str]) -> str:
     return f"{', '.join(first)} and {last}" if first else last
 
 
+def counted(number: int, name: str) -> str:
+    """Say a number of things.
+
+    Parameters
+    ----------
+    number : int
+        How many.
+    name : str
+        One of them.
+
+    Returns
+    -------
+    str
+        With an ``s`` where there are several.
+
+    Examples
+    --------
+    >>> counted(1, "task"), counted(2880, "volume")
+    ('1 task', '2,880 volumes')
+    """
+    return f"{number:,} {name}{'' if number == 1 else 's'}"
+
+
 @cache
 def _environment() -> jinja2.Environment:
     environment = jinja2.Environment(
@@ -145,5 +168,5 @@ def _environment() -> jinja2.Environment:
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    environment.filters["listed"] = listed
+    environment.filters |= {"listed": listed, "counted": counted}
     return environment

@@ -41,10 +41,10 @@ class Sources:
         known = [task for task in listed if task in self.dataset.tasks]
         return (*known, *(task for task in self.dataset.tasks if task not in known))
 
-    def color(self, name: str) -> int:
-        """Give the number of a task's or a trial type's colour."""
-        names = [*self.tasks, *self.trial_types]
-        return names.index(name) if name in names else len(self.tasks)
+    def color(self, *names: str) -> int:
+        """Give the number of the colour of the first name that is a task or a trial type."""
+        known = [*self.tasks, *self.trial_types]
+        return next((known.index(name) for name in names if name in known), len(self.tasks))
 
     @property
     def trial_types(self) -> tuple[str, ...]:

@@ -112,7 +112,7 @@ def strongest(sources: Sources, one: GroupMap) -> Strongest:
     peaks = [row for row in _peaks(space, clusters) if row]
     return Strongest(
         title=one.title,
-        color=task_color(sources.color(one.task)),
+        color=task_color(sources.color(one.title, one.task)),
         units=[_plain(row) for row in table.to_dict("records")],
         thresholds=about.get("TwoSidedThresholds", {}),
         alpha=about.get("Alpha"),

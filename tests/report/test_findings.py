@@ -3,6 +3,7 @@
 import json
 import re
 import shutil
+from html import unescape
 
 import numpy as np
 import pytest
@@ -90,8 +91,8 @@ def bodies(found):
     return {one.name: str(one.body) for one in findings_sections(find_sources(found))}
 
 
-def plain(html):
-    return re.sub(r"\s+", " ", re.sub(r"<[^>]+>", " ", html))
+def plain(text):
+    return re.sub(r"\s+", " ", unescape(re.sub(r"<[^>]+>", " ", text)))
 
 
 def test_overlap_shows_measures_chance_and_intervals(bodies):
@@ -178,7 +179,17 @@ def test_without_findings_each_section_says_so(scanned, tmp_path):
     assert read_results(tmp_path).table == []
 
 
-@pytest.mark.parametrize("text", ["[]", "{", '{"overlap": {"share": 1}}', '{"identification": 3}'])
+@pytest.mark.parametrize(
+    "text",
+    [
+        "[]",
+        "{",
+        '{"overlap": {"share": 1}}',
+        '{"overlap": {"pairs": [{"task_a": "cats"}]}}',
+        '{"identification": 3}',
+        '{"table": [{"finding": "overlap"}]}',
+    ],
+)
 def test_a_damaged_file_is_named(tmp_path, text):
     path = tmp_path / FINDINGS
     path.parent.mkdir(parents=True)

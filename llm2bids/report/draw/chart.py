@@ -151,7 +151,7 @@ def interval_chart(
     Markup
         The drawing.
     """
-    step, left = 26.0, 116.0
+    step, left = 26.0, 128.0
     ends = _finite([value for row in rows for value in (row.value, row.low, row.high)])
     low, high = min([x_range[0], *ends]), max([x_range[1], *ends])
     x = _scale(low, high, left, WIDTH - 64)
