@@ -76,14 +76,17 @@ def summary_section(sources: Sources) -> Section | None:
     results = read_results(sources.analysis)
     if not results.table:
         return None
+    shown = [row for row in results.table if row["finding"] != "networks"]  # have their section
+    before = [None, *(row["finding"] for row in shown)]
     rows = [
         {
             **row,
-            "shown": _value(row),
+            "finding": "" if row["finding"] == last else row["finding"],
+            "shown": "" if row["value"] is None else _number(row["value"]),
             "range": "" if row.get("low") is None or row.get("high") is None
             else f"{_number(row['low'])} to {_number(row['high'])}",
         }
-        for row in results.table
+        for row, last in zip(shown, before, strict=False)
     ]  # fmt: skip
     body = render("summary.html", rows=rows, warnings=results.warnings)
     return Section(name="findings", title="In short", body=body)
@@ -232,11 +235,6 @@ def _interval(row: Mapping[Any, Any], measure: str) -> str:
     if low is None or high is None or not np.isfinite([float(low), float(high)]).all():
         return ""
     return f" [{low:.2f}, {high:.2f}]"
-
-
-def _value(row: Mapping[str, Any]) -> str:
-    value = row.get("value")
-    return "" if value is None else _number(value)
 
 
 def _number(value: float) -> str:

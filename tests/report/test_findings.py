@@ -9,6 +9,8 @@ import numpy as np
 import pytest
 
 from llm2bids.exceptions import NetworkError
+from llm2bids.network.dataset_findings import dataset_findings
+from llm2bids.network.findings_files import write_findings
 from llm2bids.network.network import from_stat_maps
 from llm2bids.network.provenance import Provenance
 from llm2bids.report.findings import findings_sections, pair_matrix, summary_section, tile
@@ -140,7 +142,8 @@ def test_the_summary_says_doubts_and_numbers_escaped(found):
     body = str(summary_section(sources).body)
     assert "few &lt;b&gt;participants&lt;/b&gt;" in body
     said = plain(body)
-    for number in ("0.83", "0.44 to 0.97", "12,730", "5 of 6 maps"):
+    assert "cats & dogs" not in said  # networks have a section of their own
+    for number in ("0.83", "0.44 to 0.97", "5 of 6 maps"):
         assert number in said
     assert tile(sources) == [("83%", "tasks identified")]
 
@@ -196,3 +199,33 @@ def test_a_damaged_file_is_named(tmp_path, text):
     path.write_text(text)
     with pytest.raises(NetworkError, match=r"findings\.json: is not what llm2bids writes .*again"):
         read_results(tmp_path)
+
+
+def test_reads_what_the_group_level_writes(scanned, browser, tmp_path):
+    """Every finding of a real dataset comes to the page, from the files that were written."""
+    out = tmp_path / "out"
+    out.mkdir()
+    (out / "dataset").symlink_to(scanned / "dataset")
+    shutil.copytree(scanned / "analysis", out / "analysis")
+    measured = dataset_findings(out / "dataset", progress=False)
+    write_findings(measured, out / "analysis")
+    sources = find_sources(out)
+    bodies = {one.name: str(one.body) for one in findings_sections(sources)}
+    said = {name: plain(body) for name, body in bodies.items()}
+    pair = measured.overlap.pairs().iloc[0]
+    assert f"{pair['task_a']} · {pair['task_b']} {pair['correlation']:.2f}" in said["overlap"]
+    one = measured.identification
+    assert f"{one.n_correct} of {one.n_tests} maps" in said["identification"]
+    assert bodies["identification"].count("<svg") == 2
+    assert bodies["repeatability"].count("<svg") == 5
+    assert len(read_results(out / "analysis").networks) == 4
+    for maps in find_maps(sources)[:2]:
+        units = network_signs(sources, maps)
+        written = next(
+            one for one in read_results(out / "analysis").networks if one["label"] == maps.contrast
+        )
+        assert np.count_nonzero(units) == written["n_units"]
+    assert all(row["measure"] for row in read_results(out / "analysis").table)
+    page = write_report(out, progress=False)
+    browser.open(page)
+    assert browser.errors == []
