@@ -251,20 +251,21 @@ def _findings(args: argparse.Namespace, result: "GroupResult") -> "Findings | No
     from llm2bids.network.dataset_findings import dataset_findings
     from llm2bids.network.findings import LEAST_PARTICIPANTS, LEAST_TASKS
     from llm2bids.network.findings_files import write_findings
+    from llm2bids.network.task_networks import OTHERS
 
     complete = set.intersection(*(set(one.participants) for one in result.contrasts))
-    tasks = {one.label for one in result.contrasts if one.task is not None}
-    if len(complete) < LEAST_PARTICIPANTS or len(tasks) < LEAST_TASKS:
+    against_off = [one for one in result.contrasts if one.task and not one.label.endswith(OTHERS)]
+    if len(complete) < LEAST_PARTICIPANTS or len(against_off) < LEAST_TASKS:
         log.warning(
             "no findings: they take %d participants who did every task and %d tasks, found %d "
             "and %d",
-            *(LEAST_PARTICIPANTS, LEAST_TASKS, len(complete), len(tasks)),
+            *(LEAST_PARTICIPANTS, LEAST_TASKS, len(complete), len(against_off)),
         )
         return None
     found = dataset_findings(
         args.bids_dir,
         participant_label=sorted(complete),
-        task=args.task,
+        task=sorted({str(one.task) for one in against_off}),
         top_percent=args.top_percent,
         alpha=args.alpha,
         seed=args.random_state,

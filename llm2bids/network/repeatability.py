@@ -211,11 +211,12 @@ def split_prompts(
     rng = np.random.default_rng(seed)
     shown = pd.DataFrame({"who": means.participants, "prompt": means.prompt_ids})
     twice = shown[shown.duplicated()]
-    if len(twice):
+    if len(twice) and not allow_circular:
         raise NetworkError(
             f"split halves of prompts: sub-{twice['who'].iloc[0]} saw prompt "
             f"{twice['prompt'].iloc[0]} more than once ({len(twice)} such cases), so that halves "
-            "would share it; expected every prompt once; record without --allow-shared-prompts"
+            "would share it; expected every prompt once; record without --allow-shared-prompts, or "
+            "ask for it with allow_circular (--allow-circular), which is then said on the result"
         )
     _, participants, tasks = effect_weights(means)
     shared = require_apart(
@@ -241,7 +242,7 @@ def split_prompts(
         tasks=tasks,
         share=share,
         n_participants=len(participants),
-        shared=shared,
+        shared=shared | Provenance.of(prompts=twice["prompt"]),
         provenance=means.provenance(),
         **_summarise(r, common, confidence),
     )
