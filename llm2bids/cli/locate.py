@@ -89,7 +89,7 @@ def run(args: argparse.Namespace) -> int:
         threshold=threshold,
         top_percent=args.top_percent,
         two_sided=not args.one_sided,
-        fingerprint=dataset.fingerprint,
+        fingerprint=(dataset.fingerprint, dataset.space.fingerprint()),
     )
     text = table.to_csv(sep="\t", index=False, na_rep="n/a", float_format="%.6g")
     if args.output is not None:

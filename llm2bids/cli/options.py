@@ -5,11 +5,10 @@ from pathlib import Path
 
 
 def verbosity() -> argparse.ArgumentParser:
-    """Options of every command: ``--quiet``, ``--verbose``, ``--debug``."""
+    """Options of every command: ``--quiet``, ``--debug``."""
     parser = argparse.ArgumentParser(add_help=False)
     group = parser.add_argument_group("messages")
     group.add_argument("-q", "--quiet", action="store_true", help="no progress, warnings only")
-    group.add_argument("-v", "--verbose", action="store_true", help="say more")
     group.add_argument("--debug", action="store_true", help="show the traceback of an error")
     return parser
 
@@ -68,7 +67,7 @@ def scan() -> argparse.ArgumentParser:
         "--tr", default="auto", metavar="SECONDS", help="RepetitionTime; auto = a power of two"
     )
     group.add_argument(
-        "--batch-size", type=int, metavar="N", help="prompts at a time (default: a whole run)"
+        "--batch-size", type=int, metavar="N", help="prompts at a time (default 32; replay 8)"
     )
     group.add_argument(
         "--keep-first",

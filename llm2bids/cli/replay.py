@@ -14,7 +14,7 @@ def add_parser(subparsers: "argparse._SubParsersAction[argparse.ArgumentParser]"
         parents=[options.model(), options.scan(), options.verbosity()],
         help="scan a model on given answers (teacher-forced)",
         description="As record, but the model reads the answers of a transcript table instead of "
-        "generating its own: one forward pass for each run.",
+        "generating its own: one forward pass for each batch.",
     )
     options.bids_dir(parser, "folder of the dataset to write")
     parser.add_argument(
@@ -22,7 +22,8 @@ def add_parser(subparsers: "argparse._SubParsersAction[argparse.ArgumentParser]"
         type=Path,
         required=True,
         metavar="FILE",
-        help="TSV with the columns prompt_id and answer (or prompt_id, position, token_id)",
+        help="TSV with the columns prompt_id and answer (or prompt_id, position, token_id), or a "
+        "dataset of ours",
     )
     parser.add_argument("--participants", type=int, default=8, metavar="N")
     parser.set_defaults(run=run)

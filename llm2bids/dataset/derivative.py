@@ -88,7 +88,7 @@ def write_derived_run(
         **task, Sources=[f"bids::{grey.relative_to(DERIVATIVE)}"],
     )  # fmt: skip
     _sidecar(stage, names.mask, about_mask)
-    reference = np.rint(mean_counts).astype(np.int16).T
+    reference = np.rint(np.clip(mean_counts, -32768, 32767)).astype(np.int16).T
     write_volume(
         stage.path(names.boldref), reference, space, fingerprint=fingerprint, window=BOLD_WINDOW
     )
