@@ -9,7 +9,7 @@ from typing import Any, BinaryIO, Self
 
 import numpy as np
 import numpy.typing as npt
-from isal import igzip, igzip_threaded
+from isal import igzip
 
 from llm2bids.exceptions import DatasetError
 from llm2bids.space.header import image_header
@@ -76,9 +76,14 @@ class VolumeWriter:
         self._stream: Any = self._file
         try:
             if self._path.name.endswith(".gz"):
-                # compresses in a thread, while the next block is being made
-                self._stream = igzip_threaded.open(
-                    self._file, "wb", compresslevel=COMPRESSION_LEVEL, block_size=_BLOCK
+                # one stream for the whole file: isal's threaded writer starts each block from the
+                # tables of the last one, and was seen to give other bytes for the same data
+                self._stream = igzip.IGzipFile(
+                    filename="",
+                    mode="wb",
+                    compresslevel=COMPRESSION_LEVEL,
+                    fileobj=self._file,
+                    mtime=0,
                 )
             # header, then four zero bytes: no extensions; data begin at byte 352
             self._put(memoryview(self._header.binaryblock + b"\0\0\0\0"))
