@@ -52,6 +52,8 @@ def all_tasks_model(tasks: Sequence[Task], fields: Mapping[str, Any]) -> dict[st
     model["Input"]["task"] = [task.label for task in tasks]
     run, subject, _ = model["Nodes"]
     _fill_run_node(run, names)
+    # a run has the conditions of its own task only; pybids refuses names that a run lacks
+    run["Model"]["X"] = [1, "trial_type.*"]
     subject["Model"]["X"] = names
     subject["Contrasts"] = [
         *({"Name": name, "ConditionList": [name], "Weights": [1], "Test": "t"} for name in names),

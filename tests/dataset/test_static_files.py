@@ -70,6 +70,7 @@ def test_models_are_valid_and_name_every_condition(synthetic):
     every = all_tasks_model(tasks, fields)
     BIDSStatsModel.model_validate(every)
     assert [node["Model"]["Type"] for node in every["Nodes"]] == ["glm", "meta", "glm"]
+    assert every["Nodes"][0]["Model"]["X"] == [1, "trial_type.*"], "a run lacks the other tasks"
     names = [contrast["Name"] for contrast in every["Nodes"][1]["Contrasts"]]
     assert names == ["fossils", "votes", "fossilsVsVotes"]
     assert "Convolve" not in json.dumps([one, every])

@@ -74,19 +74,25 @@ def test_run_variables_come_from_events_and_confounds(layout):
     ("name", "levels"),
     [("task-fossils", ["run", "dataset"]), ("all", ["run", "subject", "dataset"])],
 )
-def test_the_shipped_models_run_to_the_end(layout, written, name, levels):
+def test_the_shipped_models_are_valid_and_run_to_the_end(layout, written, name, levels):
     from bids.modeling import BIDSStatsModelsGraph
+    from bsmschema.models import BIDSStatsModel
 
     model = json.loads((written / f"code/models/{name}_smdl.json").read_text())
+    BIDSStatsModel.model_validate(model)
     graph = BIDSStatsModelsGraph(layout, model)
     graph.load_collections()
     node = graph.root_node
-    outputs = node.run(group_by=node.group_by, invalid_inputs="drop")
+    outputs = node.run(group_by=node.group_by, missing_values="error")
+    for output in outputs:
+        own = f"trial_type.{output.entities['task']}"
+        assert list(output.X) == ["intercept", own]
+        assert sorted(set(output.X[own])) == [0, 1]
     seen = [node.level.lower()]
     while node.children:
         node = node.children[0].destination
         inputs = [contrast for output in outputs for contrast in output.contrasts]
-        outputs = node.run(inputs, group_by=node.group_by, invalid_inputs="drop")
+        outputs = node.run(inputs, group_by=node.group_by, missing_values="error")
         assert outputs
         assert all(output.contrasts for output in outputs)
         seen.append(node.level.lower())
