@@ -23,6 +23,9 @@ FIELDS = "code/llm2bids_fields.json"
 TASKS = "code/tasks.json"
 """Place of the conditions of each task, for runs that are added later."""
 
+ALL_TASKS_MODEL = PurePosixPath("code/models/all_smdl.json")
+"""Place of the BIDS Stats Model of all tasks."""
+
 
 def write_static_files(
     stage: Staging,
@@ -108,6 +111,31 @@ def write_task_files(stage: Staging, task: Task, *, t_r: float, fields: Mapping[
     stage.text(PurePosixPath(f"{name}_stim.json"), to_json(stim))
 
 
+def write_all_tasks_model(stage: Staging, tasks: Sequence[Task], fields: Mapping[str, Any]) -> bool:
+    """Stage the BIDS Stats Model of all tasks, if they have two conditions or more together.
+
+    Parameters
+    ----------
+    stage : Staging
+        Where files are made.
+    tasks : sequence of Task
+        Tasks that were recorded or are going to be: pybids and FitLins refuse a model that names
+        a task without runs.
+    fields : mapping
+        From `llm2bids.dataset.sidecar.base_fields`.
+
+    Returns
+    -------
+    bool
+        Whether there is such a model.
+    """
+    names = {name for task in tasks for name, _ in task.conditions}
+    if len(names) < 2:
+        return False
+    stage.text(ALL_TASKS_MODEL, to_json(all_tasks_model(tasks, fields)))
+    return True
+
+
 def read_tasks(about: Mapping[str, Any], *, name: str) -> dict[str, Task]:
     """Read the tasks of a dataset.
 
@@ -143,10 +171,7 @@ def _write_models(stage: Staging, paradigm: Paradigm, fields: Mapping[str, Any])
     for task in paradigm.tasks:
         place = PurePosixPath(f"code/models/task-{task.label}_smdl.json")
         stage.text(place, to_json(task_model(task, fields)))
-    names = {name for task in paradigm.tasks for name, _ in task.conditions}
-    if len(names) > 1:
-        place = PurePosixPath("code/models/all_smdl.json")
-        stage.text(place, to_json(all_tasks_model(paradigm.tasks, fields)))
+    write_all_tasks_model(stage, paradigm.tasks, fields)
 
 
 def _source_dataset(settings: Mapping[str, Any]) -> dict[str, str]:

@@ -30,7 +30,14 @@ from llm2bids.dataset.settings import (
 )
 from llm2bids.dataset.sidecar import base_fields
 from llm2bids.dataset.staging import HIDDEN, check_space, clear_staging, staging
-from llm2bids.dataset.start import FIELDS, TASKS, read_tasks, write_static_files
+from llm2bids.dataset.start import (
+    ALL_TASKS_MODEL,
+    FIELDS,
+    TASKS,
+    read_tasks,
+    write_all_tasks_model,
+    write_static_files,
+)
 from llm2bids.dataset.template import to_json
 from llm2bids.exceptions import DatasetError
 from llm2bids.paradigm.design import RunDesign
@@ -322,6 +329,8 @@ class DatasetWriter:
     def finish_participant(self, participant_label: str) -> None:
         """Count a participant's runs, prompts and volumes in ``participants.tsv``.
 
+        The BIDS Stats Model of all tasks is written anew for those that have runs by now.
+
         Parameters
         ----------
         participant_label : str
@@ -335,9 +344,14 @@ class DatasetWriter:
         table = with_participant(
             read_participants(self._root), participant_label, self._contents.settings
         )
-        table = counted(table, participant_label, self._root, list_bolds(self._root))
+        bolds = list_bolds(self._root)
+        table = counted(table, participant_label, self._root, bolds)
+        recorded = {parse_path(place).task for place in bolds}
+        tasks = [task for task in self._contents.tasks.values() if task.label in recorded]
         with staging(self._root, doing="writing participants.tsv") as stage:
             write_participants(stage.path(PARTICIPANTS), table)
+            if not write_all_tasks_model(stage, tasks, self._contents.fields):
+                (self._root / ALL_TASKS_MODEL).unlink(missing_ok=True)
             stage.commit(last=PARTICIPANTS)
 
     def close(self) -> None:

@@ -76,6 +76,20 @@ def test_models_are_valid_and_name_every_condition(synthetic):
     assert "Convolve" not in json.dumps([one, every])
 
 
+def test_the_model_of_all_tasks_names_those_that_were_recorded(synthetic, tmp_path):
+    place = tmp_path / "ds/code/models/all_smdl.json"
+    fossils, votes = (synthetic.make_design(1, task) for task in ("fossils", "votes"))
+    with synthetic.create(tmp_path / "ds") as writer:
+        assert json.loads(place.read_text())["Input"]["task"] == ["fossils", "votes"]
+        writer.write_run(synthetic.make_recording(fossils), t_r=synthetic.T_R)
+        writer.finish_participant("01")
+        assert not place.exists(), "one condition: the task's own model says all"
+        writer.write_run(synthetic.make_recording(votes), t_r=synthetic.T_R)
+        writer.finish_participant("01")
+    model = json.loads(place.read_text())
+    assert model == all_tasks_model(synthetic.PARADIGM.tasks, {"space_label": "Tiny"})
+
+
 def test_model_of_a_task_with_several_conditions(synthetic):
     from bsmschema.models import BIDSStatsModel
 
