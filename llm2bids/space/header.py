@@ -17,6 +17,9 @@ for templates make viewers draw coordinates and labels of the human brain."""
 BOLD_WINDOW: Final = (BASELINE - 3 * COUNTS_PER_SD, BASELINE + 3 * COUNTS_PER_SD)
 """Counts from black to white in a viewer: three standard deviations around the mean."""
 
+MASK_WINDOW: Final = (0.0, 1.0)
+"""Values from black to white of a mask."""
+
 FINGERPRINT_DIGITS: Final = 16
 """Hexadecimal digits of the fingerprint that a header has room for."""
 
@@ -49,6 +52,7 @@ def image_header(
         Seconds from volume to volume; needed with `n_volumes`.
     window : tuple of float, optional
         ``cal_min`` and ``cal_max``, what a viewer shows as black and as white (`BOLD_WINDOW`).
+        Without, 0 and 1 for ``uint8`` (masks), and 0 and 0 for the rest: the viewer chooses.
 
     Returns
     -------
@@ -74,11 +78,13 @@ def image_header(
     header.set_data_shape(space.shape if n_volumes is None else (*space.shape, n_volumes))
     header.set_qform(space.affine, code=XFORM_CODE)
     header.set_sform(space.affine, code=XFORM_CODE)
-    header.set_xyzt_units("mm", "sec" if t_r is not None else None)
+    header.set_xyzt_units("mm", "sec")
     if t_r is not None:
         header["pixdim"][4] = t_r
     header.set_slope_inter(1, 0)
     header["vox_offset"] = 352
+    if window is None and header.get_data_dtype() == np.uint8:
+        window = MASK_WINDOW
     if window is not None:
         header["cal_min"], header["cal_max"] = window
     label = space.label[:_LABEL_LENGTH]

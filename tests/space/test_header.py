@@ -50,7 +50,7 @@ def test_the_header_and_a_block_of_volumes_are_a_file(space, calibration, values
 def test_a_single_volume(space):
     header = image_header(space, fingerprint=PRINT, dtype="float32")
     assert header.get_data_shape() == space.shape
-    assert header.get_xyzt_units()[0] == "mm"
+    assert header.get_xyzt_units() == ("mm", "sec")
     again = nib.Nifti1Image(np.zeros(space.shape, np.float32), header.get_best_affine(), header)
     np.testing.assert_allclose(again.affine, space.affine, atol=1e-5)
 
@@ -84,3 +84,12 @@ def test_fingerprints_are_compared(space):
     header = image_header(space, fingerprint=PRINT, dtype="int16")
     assert fingerprint_differs(header, "e" * 64, PRINT) is None
     assert fingerprint_differs(header, "e" * 64) == PRINT[:16]
+
+
+def test_a_mask_is_shown_from_0_to_1_unless_told_otherwise(space):
+    mask = image_header(space, fingerprint=PRINT, dtype="uint8")
+    assert (mask["cal_min"], mask["cal_max"]) == (0, 1)
+    other = image_header(space, fingerprint=PRINT, dtype="uint8", window=(0, 3))
+    assert (other["cal_min"], other["cal_max"]) == (0, 3)
+    statistic = image_header(space, fingerprint=PRINT, dtype="float32")
+    assert (statistic["cal_min"], statistic["cal_max"]) == (0, 0)
