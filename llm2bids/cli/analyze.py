@@ -10,7 +10,6 @@ from llm2bids.cli import options
 
 if TYPE_CHECKING:
     from llm2bids.inference.analyze import GroupResult, ParticipantsResult
-    from llm2bids.network.findings import Findings
 
 log = logging.getLogger(__name__)
 
@@ -177,6 +176,7 @@ def run_participant(args: argparse.Namespace) -> int:
 
 def run_group(args: argparse.Namespace) -> int:
     """Run the group level and the findings; 1 if a participant was left out or findings failed."""
+    from llm2bids.cli.findings import describe, measure
     from llm2bids.exceptions import Llm2bidsError
     from llm2bids.inference.analyze import analyze_group
     from llm2bids.inference.options import GroupOptions
@@ -207,7 +207,17 @@ def run_group(args: argparse.Namespace) -> int:
     if args.no_findings:
         return code
     try:
-        found = _findings(args, result)
+        found = measure(
+            result,
+            args.bids_dir,
+            top_percent=args.top_percent,
+            seed=args.random_state,
+            allow_circular=args.allow_circular,
+            mem_gb=args.mem_gb,
+            work_dir=args.work_dir,
+            alpha=args.alpha,
+            progress=not args.quiet,
+        )
     except Llm2bidsError as error:
         sys.stderr.write(f"llm2bids: failed: findings: {error}; --no-findings leaves them out\n")
         return 1
@@ -216,63 +226,8 @@ def run_group(args: argparse.Namespace) -> int:
     return code
 
 
-def describe(findings: "Findings") -> str:
-    """Give the findings in a few lines."""
-    lines = []
-    for row in findings.table().to_dict("records"):
-        number = f"{row['value']:.2f}" if row["value"] < 10 else f"{row['value']:,.0f}"
-        interval = f"{row['low']:.2f} to {row['high']:.2f}" if row["low"] == row["low"] else ""
-        lines.append((row["finding"], row["measure"], number, interval, row["text"]))
-    widths = [max(len(line[column]) for line in lines) for column in range(4)]
-    rows = [
-        "  ".join(
-            [
-                finding.ljust(widths[0]),
-                measure.ljust(widths[1]),
-                number.rjust(widths[2]),
-                interval.ljust(widths[3]),
-                text,
-            ]
-        )
-        for finding, measure, number, interval, text in lines
-    ]
-    return "\n".join([*rows, *(f"note: {warning}" for warning in findings.warnings)])
-
-
 def _told(result: "ParticipantsResult | GroupResult") -> int:
     for failure in result.failed:
         sys.stderr.write(f"llm2bids: failed: {failure}\n")
     print(f"{len(result.files)} files written to {result.out_dir}")  # noqa: T201
     return 1 if result.failed else 0
-
-
-def _findings(args: argparse.Namespace, result: "GroupResult") -> "Findings | None":
-    """Measure and write the findings of the participants who take part in every contrast."""
-    from llm2bids.network.dataset_findings import dataset_findings
-    from llm2bids.network.findings import LEAST_PARTICIPANTS, LEAST_TASKS
-    from llm2bids.network.findings_files import write_findings
-    from llm2bids.network.task_networks import OTHERS
-
-    complete = set.intersection(*(set(one.participants) for one in result.contrasts))
-    against_off = [one for one in result.contrasts if one.task and not one.label.endswith(OTHERS)]
-    if len(complete) < LEAST_PARTICIPANTS or len(against_off) < LEAST_TASKS:
-        log.warning(
-            "no findings: they take %d participants who did every task and %d tasks, found %d "
-            "and %d",
-            *(LEAST_PARTICIPANTS, LEAST_TASKS, len(complete), len(against_off)),
-        )
-        return None
-    found = dataset_findings(
-        args.bids_dir,
-        participant_label=sorted(complete),
-        task=sorted({str(one.task) for one in against_off}),
-        top_percent=args.top_percent,
-        alpha=args.alpha,
-        seed=args.random_state,
-        allow_circular=args.allow_circular,
-        mem_gb=args.mem_gb,
-        work_dir=args.work_dir,
-        progress=not args.quiet,
-    )
-    write_findings(found, args.output_dir)
-    return found
