@@ -1,0 +1,164 @@
+"""FitLins 0.11.0, in an environment of its own, on the BIDS Stats Models that a dataset carries."""
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import nibabel as nib
+import numpy as np
+import pytest
+
+from llm2bids.inference.analyze import analyze_group, analyze_participants
+from llm2bids.network.locate import locate
+
+pytestmark = [pytest.mark.interop, pytest.mark.slow]
+
+PARTICIPANTS = ["01", "02", "03"]
+TASKS = ["pathology", "archeology"]
+SITES = {"pathology": "model.layers.1.mlp.up_proj", "archeology": "model.layers.2.mlp.gate_proj"}
+"""Where the units were planted that answer to a task."""
+N_PLANTED = 12
+DIFFERENCE = "archeologyVsPathology"
+"""The model has each condition against the next, in the order of the paradigm."""
+NO_ENVIRONMENT = 3
+
+
+@pytest.fixture(scope="module")
+def environment():
+    """The folder of FitLins' environment; it is made where it is missing."""
+    done = subprocess.run(
+        [sys.executable, str(Path(__file__).parent / "fitlins" / "environment.py")],
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    if done.returncode == NO_ENVIRONMENT:
+        pytest.skip(done.stderr.strip().splitlines()[-1])
+    assert done.returncode == 0, done.stderr
+    return Path(done.stdout.strip())
+
+
+@pytest.fixture(scope="module")
+def run_fitlins(environment, tmp_path_factory):
+    """Run a model of a dataset as it is; give the exit status, the log and the output folder."""
+
+    def run(dataset, name, *, space="Tiny", participants=PARTICIPANTS):
+        out = tmp_path_factory.mktemp(name)
+        config = out / "nipype"
+        config.mkdir()
+        # nipype looks every 2 s whether a step has ended; steps here take less than that
+        (config / "nipype.cfg").write_text("[execution]\npoll_sleep_duration = 0.05\n")
+        command = [
+            environment / "bin" / "fitlins",
+            dataset.path,
+            out / "fitlins",
+            "dataset",
+            *("--model", dataset.path / f"code/models/{name}_smdl.json"),
+            *("--derivatives", dataset.derivative),
+            *("--space", space),
+            *("--estimator", "nilearn"),
+            *("--participant-label", *participants),
+            *("--work-dir", out / "work"),
+            *("--n-cpus", "2"),
+        ]
+        done = subprocess.run(
+            [str(word) for word in command],
+            env={
+                **os.environ,
+                "PATH": f"{environment / 'bin'}:{os.environ['PATH']}",
+                "NIPYPE_CONFIG_DIR": str(config),
+                "NO_ET": "1",  # nipype would ask its server for the newest version
+                "OMP_NUM_THREADS": "1",
+                "OPENBLAS_NUM_THREADS": "1",
+            },
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            stdin=subprocess.DEVNULL,
+            text=True,
+            check=False,
+        )
+        return done.returncode, done.stdout, out / "fitlins"
+
+    return run
+
+
+@pytest.fixture(scope="module")
+def one_task(planted, run_fitlins):
+    status, log, out = run_fitlins(planted, "task-pathology")
+    assert status == 0, log[-3000:]
+    return out
+
+
+@pytest.fixture(scope="module")
+def all_tasks(planted, run_fitlins):
+    status, log, out = run_fitlins(planted, "all")
+    assert status == 0, log[-3000:]
+    return out
+
+
+@pytest.fixture(scope="module")
+def ours(planted, tmp_path_factory):
+    """The same model by llm2bids: an observation for each token, AR(1), no confounds."""
+    out = tmp_path_factory.mktemp("analyzed")
+    options = {"participant_label": PARTICIPANTS, "progress": False}
+    analyze_participants(planted.path, out, unit_of_analysis="token", **options)
+    analyze_group(planted.path, out, contrasts={DIFFERENCE: "archeology - pathology"}, **options)
+    return out
+
+
+def check_agreement(dataset, ours, theirs, contrast, statistic):
+    """Their map is ours, with the same strongest units; give both, shape ``(n_units,)``."""
+    pattern = f"group/*contrast-{contrast}_*stat-{statistic}_statmap.nii.gz"
+    (our_map,) = ours.glob(pattern)
+    their_map = theirs / f"node-dataset/contrast-{contrast}_stat-{statistic}_statmap.nii.gz"
+    maps = [dataset.space.to_units(nib.load(path)).astype(float) for path in (their_map, our_map)]
+    assert np.corrcoef(maps)[0, 1] >= 0.99
+    assert len({np.abs(values).argmax() for values in maps}) == 1
+    return maps
+
+
+def strongest(values, n_units):
+    return set(np.argsort(-np.abs(values))[:n_units])
+
+
+@pytest.mark.parametrize("statistic", ["effect", "t"])
+def test_one_task_agrees_with_analyze(planted, one_task, ours, statistic):
+    theirs, mine = check_agreement(planted, ours, one_task, "pathology", statistic)
+    if statistic == "effect":
+        assert strongest(theirs, N_PLANTED) == strongest(mine, N_PLANTED)
+
+
+def test_locate_names_the_planted_units(planted, one_task):
+    effect = one_task / "node-dataset/contrast-pathology_stat-effect_statmap.nii.gz"
+    table = locate(effect, planted.space, top_percent=2)
+    assert len(table) >= N_PLANTED
+    assert list(table["address"][:N_PLANTED].sort_values()) == sorted(
+        f"{SITES['pathology']}[{unit}]" for unit in range(N_PLANTED)
+    )
+
+
+def test_report_and_pictures(one_task):
+    text = (one_task / "reports/model-pathology.html").read_text()
+    assert text.count("<img") >= len(PARTICIPANTS)
+    for folder in ("node-run", "node-dataset"):
+        assert list((one_task / folder / "reports").rglob("*_ortho.png"))
+
+
+@pytest.mark.parametrize("task", TASKS)
+def test_all_tasks_agree_with_analyze(planted, all_tasks, ours, task):
+    theirs, mine = check_agreement(planted, ours, all_tasks, task, "effect")
+    assert strongest(theirs, N_PLANTED) == strongest(mine, N_PLANTED)
+
+
+@pytest.mark.parametrize("statistic", ["effect", "t"])
+def test_difference_of_tasks_within_participants(planted, all_tasks, ours, statistic):
+    assert sorted(path.name for path in all_tasks.glob("node-subject/sub-*")) == [
+        f"sub-{label}" for label in PARTICIPANTS
+    ]
+    theirs, mine = check_agreement(planted, ours, all_tasks, DIFFERENCE, statistic)
+    if statistic == "effect":
+        units = strongest(theirs, 2 * N_PLANTED)
+        assert units == strongest(mine, 2 * N_PLANTED)
+        modules = {planted.space.address_of(unit).split("[")[0] for unit in units}
+        assert modules == set(SITES.values())
