@@ -6,7 +6,6 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-import numpy as np
 from joblib import Parallel, delayed
 from tqdm import tqdm
 
@@ -30,8 +29,8 @@ from llm2bids.inference.group_maps import (
 from llm2bids.inference.inputs import Inputs, RunEntry, open_inputs
 from llm2bids.inference.options import FirstLevelOptions, GroupOptions, UnitOfAnalysis
 from llm2bids.inference.participant import caution, write_task
-from llm2bids.inference.pooled import PooledTest, pooled_test
-from llm2bids.inference.runs import fit_task, prompt_series
+from llm2bids.inference.pooled_prompts import pooled_contrast
+from llm2bids.inference.runs import fit_task
 from llm2bids.inference.second_level import checked_size
 from llm2bids.inference.statmap import checked_output, remove_results, start_output
 
@@ -311,10 +310,16 @@ def _group_contrast(
         ),
     )
     files, n_units, largest_d = tested_and_written(writer, values, options)
-    if options.pooled_n_perm and question.is_against_off:
-        files += write_pooled(
-            writer, _pooled(inputs, effects, question, participants, options), alpha=options.alpha
+    if options.pooled_n_perm and question.against is not None:
+        result = pooled_contrast(
+            inputs,
+            question,
+            participants,
+            mask=effects.mask,
+            n_perm=options.pooled_n_perm,
+            random_state=options.random_state,
         )
+        files += write_pooled(writer, result, alpha=options.alpha)
     return GroupContrastResult(
         label=question.label,
         task=question.task,
@@ -323,34 +328,6 @@ def _group_contrast(
         n_units=n_units,
         largest_d=largest_d,
         files=tuple(files),
-    )
-
-
-def _pooled(
-    inputs: Inputs,
-    effects: EffectMaps,
-    question: GroupContrast,
-    participants: Sequence[str],
-    options: GroupOptions,
-) -> PooledTest:
-    """Gather the prompts of all participants, and permute their labels."""
-    (name, trial_type), _ = question.weights[0]
-    inside = effects.mask[inputs.mask]
-    series, labels, groups = [], [], []
-    for (label, _), entries in inputs.choose(participant_label=participants, task=[name]).items():
-        for entry in entries:
-            run = inputs.load(entry)
-            kinds = run.trials["trial_type"].to_numpy()
-            kept = (kinds == trial_type) | (kinds == "")
-            series.append(prompt_series(run)[kept][:, inside].astype(np.float32))
-            labels.append(kinds[kept] == trial_type)
-            groups.append(np.full(int(kept.sum()), f"{label}-{entry.run}"))
-    return pooled_test(
-        np.concatenate(series),
-        np.concatenate(labels),
-        np.concatenate(groups),
-        n_perm=options.pooled_n_perm,
-        random_state=options.random_state,
     )
 
 

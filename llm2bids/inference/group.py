@@ -5,7 +5,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import reduce
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import numpy.typing as npt
@@ -77,15 +77,16 @@ class GroupContrast:
         One sentence.
     weights : tuple of ((str, str), float)
         Conditions and their weights, within participant.
-    is_against_off : bool
-        Whether it is one trial type against the off prompts, as the pooled test takes it.
+    against : {"off", "others"}, optional
+        What one trial type stands against, where the pooled test can take it: the off prompts of
+        its runs, or the prompts of the other tasks.
     """
 
     label: str
     task: str | None
     description: str
     weights: tuple[tuple[Condition, float], ...]
-    is_against_off: bool = False
+    against: Literal["off", "others"] | None = None
 
 
 def collect_effects(
@@ -183,7 +184,7 @@ def group_contrasts(
             task=task,
             description=f"{label} (task {task}) against the off prompts.",
             weights=(((task, label), 1.0),),
-            is_against_off=(task, label) in effects.simple,
+            against="off" if (task, label) in effects.simple else None,
         )
         for task, label in effects.paths
     ]
@@ -298,6 +299,7 @@ def _versus_others(simple: Sequence[Condition], index: int) -> GroupContrast:
         task=task,
         description=f"{label} against the mean of the other tasks, within participant.",
         weights=tuple(zip(simple, weights.tolist(), strict=True)),
+        against="others",
     )
 
 

@@ -296,7 +296,11 @@ def write_pooled(writer: GroupWriter, result: PooledTest, *, alpha: float) -> li
         "for these participants.",
     }
     maps = {
-        "effect": (result.effect, "Mean of on minus mean of off prompts, within participant."),
+        "effect": (
+            result.effect,
+            "Mean of the task's prompts minus mean of those that it stands against, within "
+            "participant.",
+        ),
         "t": (result.t, "t over the prompts of all participants."),
         "cohensd": (result.d, "Cohen's d over prompts."),
         "logp": (-np.log10(result.p), "Negative log10 of the two-sided permutation p."),

@@ -10,7 +10,7 @@ Phipson and Smyth (2010), Permutation p-values should never be zero, SAGMB 9.
 """
 
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 import numpy.typing as npt
@@ -19,6 +19,7 @@ from scipy import stats
 from llm2bids.exceptions import InferenceError
 
 Floats = npt.NDArray[np.float64]
+FloatType = TypeVar("FloatType", np.float32, np.float64)
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -108,7 +109,7 @@ def pooled_test(
         If shapes differ, a participant lacks on or off prompts, or too few prompts are given.
     """
     design, dof = _centred_label(values, on, participants)
-    centred = _within(values, participants).astype(np.float32)
+    centred = _within(np.asarray(values, dtype=np.float32), participants)
     norm = np.sqrt(np.einsum("tv,tv->v", centred, centred, dtype=np.float64))
     still = norm == 0
     centred /= np.where(still, 1, norm).astype(np.float32)
@@ -192,11 +193,13 @@ def _centred_label(
     return _within(on.astype(np.float64)[:, np.newaxis], participants)[:, 0], dof
 
 
-def _within(values: npt.NDArray[np.floating[Any]], participants: npt.NDArray[Any]) -> Floats:
-    centred = np.array(values, dtype=np.float64)
+def _within(
+    values: npt.NDArray[FloatType], participants: npt.NDArray[Any]
+) -> npt.NDArray[FloatType]:
+    centred = values.copy()
     for label in np.unique(participants):
         rows = participants == label
-        centred[rows] -= centred[rows].mean(axis=0)
+        centred[rows] -= centred[rows].mean(axis=0, dtype=np.float64).astype(values.dtype)
     return centred
 
 

@@ -38,6 +38,15 @@ def group_map(out_dir, contrast, stat, task=None, desc=None):
     return out_dir / "group" / "_".join(part for part in parts if part)
 
 
+def mean_of_on_prompts(dataset, recorded, task):
+    """Mean over participants of the on prompts, in calibration sd."""
+    found = []
+    for run in dataset.select(task=task):
+        values = (dataset.values(run) - dataset.calibration.mean) / dataset.calibration.scale
+        found.append(values.reshape(12, recorded.TOKENS, -1)[4:8].mean(axis=(0, 1)))
+    return np.mean(found, axis=0)
+
+
 def sidecar(path):
     return json.loads(path.with_name(path.name.replace(".nii.gz", ".json")).read_text())
 
@@ -206,6 +215,14 @@ def test_group_outputs_thresholds_permutation_and_pooled_test(drinks, grouped, r
     pooled = group_map(out_dir, "tea", "logpmaxt", "tea", desc="pooled")
     significant = np.flatnonzero(units(dataset, pooled) > -np.log10(0.05))
     assert significant.tolist() == [recorded.PLANTED["tea"]]
+    others = group_map(out_dir, "teaVsOthers", "logpmaxt", "tea", desc="pooled")
+    significant = np.flatnonzero(units(dataset, others) > -np.log10(0.05)).tolist()
+    assert recorded.PLANTED["tea"] in significant
+    assert set(significant) <= set(recorded.PLANTED.values())
+    effect = group_map(out_dir, "teaVsOthers", "effect", "tea", desc="pooled")
+    on = {task: mean_of_on_prompts(dataset, recorded, task) for task in ("tea", "milk", "cocoa")}
+    expected = on["tea"] - (on["milk"] + on["cocoa"]) / 2
+    np.testing.assert_allclose(units(dataset, effect), expected, atol=1e-4)
     assert nib.load(group_map(out_dir, "tea", "pfdr", "tea")).get_fdata()[0, 0, 0] == 1
     assert group_map(out_dir, "tea", "truediscoveries", "tea").exists()
     assert all(path.is_file() for path in result.files)
