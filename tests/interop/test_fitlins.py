@@ -3,6 +3,7 @@
 import os
 import subprocess
 import sys
+from functools import cache
 from pathlib import Path
 
 import nibabel as nib
@@ -15,7 +16,6 @@ from llm2bids.network.locate import locate
 pytestmark = [pytest.mark.interop, pytest.mark.slow]
 
 PARTICIPANTS = ["01", "02", "03"]
-TASKS = ["pathology", "archeology"]
 SITES = {"pathology": "model.layers.1.mlp.up_proj", "archeology": "model.layers.2.mlp.gate_proj"}
 """Where the units were planted that answer to a task."""
 N_PLANTED = 12
@@ -92,25 +92,30 @@ def one_task(planted, run_fitlins):
 
 @pytest.fixture(scope="module")
 def all_tasks(planted, run_fitlins):
-    status, log, out = run_fitlins(planted, "all")
+    """Two participants: FitLins draws a picture for each of their maps, and takes its time."""
+    status, log, out = run_fitlins(planted, "all", participants=PARTICIPANTS[:2])
     assert status == 0, log[-3000:]
     return out
 
 
 @pytest.fixture(scope="module")
-def ours(planted, tmp_path_factory):
+def analyzed(planted, tmp_path_factory):
     """The same model by llm2bids: an observation for each token, AR(1), no confounds."""
-    out = tmp_path_factory.mktemp("analyzed")
-    options = {"participant_label": PARTICIPANTS, "progress": False}
-    analyze_participants(planted.path, out, unit_of_analysis="token", **options)
-    analyze_group(planted.path, out, contrasts={DIFFERENCE: "archeology - pathology"}, **options)
-    return out
+
+    def analyze(participants):
+        out = tmp_path_factory.mktemp("analyzed")
+        options = {"participant_label": participants, "progress": False}
+        analyze_participants(planted.path, out, unit_of_analysis="token", **options)
+        contrasts = {DIFFERENCE: "archeology - pathology"}
+        analyze_group(planted.path, out, contrasts=contrasts, **options)
+        return out
+
+    return cache(analyze)
 
 
 def check_agreement(dataset, ours, theirs, contrast, statistic):
-    """Their map is ours, with the same strongest units; give both, shape ``(n_units,)``."""
-    pattern = f"group/*contrast-{contrast}_*stat-{statistic}_statmap.nii.gz"
-    (our_map,) = ours.glob(pattern)
+    """Their map is ours, with the same peak; give both, shape ``(n_units,)``."""
+    (our_map,) = ours.glob(f"group/*contrast-{contrast}_*stat-{statistic}_statmap.nii.gz")
     their_map = theirs / f"node-dataset/contrast-{contrast}_stat-{statistic}_statmap.nii.gz"
     maps = [dataset.space.to_units(nib.load(path)).astype(float) for path in (their_map, our_map)]
     assert np.corrcoef(maps)[0, 1] >= 0.99
@@ -123,7 +128,8 @@ def strongest(values, n_units):
 
 
 @pytest.mark.parametrize("statistic", ["effect", "t"])
-def test_one_task_agrees_with_analyze(planted, one_task, ours, statistic):
+def test_one_task_agrees_with_analyze(planted, one_task, analyzed, statistic):
+    ours = analyzed(tuple(PARTICIPANTS))
     theirs, mine = check_agreement(planted, ours, one_task, "pathology", statistic)
     if statistic == "effect":
         assert strongest(theirs, N_PLANTED) == strongest(mine, N_PLANTED)
@@ -133,9 +139,8 @@ def test_locate_names_the_planted_units(planted, one_task):
     effect = one_task / "node-dataset/contrast-pathology_stat-effect_statmap.nii.gz"
     table = locate(effect, planted.space, top_percent=2)
     assert len(table) >= N_PLANTED
-    assert list(table["address"][:N_PLANTED].sort_values()) == sorted(
-        f"{SITES['pathology']}[{unit}]" for unit in range(N_PLANTED)
-    )
+    expected = {f"{SITES['pathology']}[{unit}]" for unit in range(N_PLANTED)}
+    assert set(table["address"][:N_PLANTED]) == expected
 
 
 def test_report_and_pictures(one_task):
@@ -145,20 +150,19 @@ def test_report_and_pictures(one_task):
         assert list((one_task / folder / "reports").rglob("*_ortho.png"))
 
 
-@pytest.mark.parametrize("task", TASKS)
-def test_all_tasks_agree_with_analyze(planted, all_tasks, ours, task):
+@pytest.mark.parametrize("task", SITES)
+def test_all_tasks_agree_with_analyze(planted, all_tasks, analyzed, task):
+    ours = analyzed(tuple(PARTICIPANTS[:2]))
     theirs, mine = check_agreement(planted, ours, all_tasks, task, "effect")
     assert strongest(theirs, N_PLANTED) == strongest(mine, N_PLANTED)
 
 
-@pytest.mark.parametrize("statistic", ["effect", "t"])
-def test_difference_of_tasks_within_participants(planted, all_tasks, ours, statistic):
-    assert sorted(path.name for path in all_tasks.glob("node-subject/sub-*")) == [
-        f"sub-{label}" for label in PARTICIPANTS
-    ]
-    theirs, mine = check_agreement(planted, ours, all_tasks, DIFFERENCE, statistic)
-    if statistic == "effect":
-        units = strongest(theirs, 2 * N_PLANTED)
-        assert units == strongest(mine, 2 * N_PLANTED)
-        modules = {planted.space.address_of(unit).split("[")[0] for unit in units}
-        assert modules == set(SITES.values())
+def test_difference_of_tasks_within_participants(planted, all_tasks, analyzed):
+    ours = analyzed(tuple(PARTICIPANTS[:2]))
+    subjects = sorted(path.name for path in all_tasks.glob("node-subject/sub-*"))
+    assert subjects == [f"sub-{label}" for label in PARTICIPANTS[:2]]
+    theirs, mine = check_agreement(planted, ours, all_tasks, DIFFERENCE, "effect")
+    units = strongest(theirs, 2 * N_PLANTED)
+    assert units == strongest(mine, 2 * N_PLANTED)
+    modules = {planted.space.address_of(unit).split("[")[0] for unit in units}
+    assert modules == set(SITES.values())
