@@ -14,7 +14,9 @@ from collections.abc import Sequence
 from llm2bids import __version__
 from llm2bids.exceptions import Llm2bidsError
 
-COMMANDS = ("demo", "record", "replay", "sites", "validate", "analyze", "report", "locate")
+COMMANDS = (
+    *("demo", "record", "replay", "sites", "validate", "analyze", "null", "report", "locate"),
+)
 """Names of the commands; each is a module of this folder with `add_parser` and `run`."""
 
 INTERRUPTED = 130
@@ -39,8 +41,9 @@ def build_parser() -> argparse.ArgumentParser:
 
 
 def _set_up_log(args: argparse.Namespace) -> None:
-    if args.quiet:  # read by transformers when it is imported
+    if args.quiet:  # read by transformers and tqdm when they are imported
         os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
+        os.environ.setdefault("TQDM_DISABLE", "1")
     level = logging.WARNING if args.quiet else logging.DEBUG if args.debug else logging.INFO
     logging.basicConfig(level=logging.WARNING, format="%(message)s", stream=sys.stderr, force=True)
     logging.getLogger("llm2bids").setLevel(level)

@@ -56,7 +56,8 @@ def run(args: argparse.Namespace) -> int:
     total = int(frame["width"].sum())
     sys.stdout.write(
         f"{loaded.name}: {len(frame)} sites in {n_layers} layers, {total:,} units"
-        + (f" ({total - residual:,} without the residual stream)" if residual else "")
-        + f"; {len(table.skipped)} modules left out (--skipped says why)\n"
+        + (f" ({total - residual:,} without the residual stream)" if 0 < residual < total else "")
+        + (f"; left out: {len(table.skipped)} (--skipped says why)" if table.skipped else "")
+        + "\n"
     )
     return 0

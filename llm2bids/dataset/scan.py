@@ -12,8 +12,9 @@ from tqdm.auto import tqdm
 from llm2bids.dataset.answers import Answers, read_answers
 from llm2bids.dataset.background import Background
 from llm2bids.dataset.read import Dataset, open_dataset
-from llm2bids.dataset.settings import is_dataset
+from llm2bids.dataset.settings import is_dataset, read_json
 from llm2bids.dataset.write import DatasetWriter
+from llm2bids.exceptions import UsageError
 from llm2bids.paradigm.design import RunDesign, share_prompts
 from llm2bids.paradigm.seed import derive_seed
 from llm2bids.recording.calibration import calibrate
@@ -258,6 +259,7 @@ def _open_writer(
     progress: bool,
 ) -> DatasetWriter:
     if is_dataset(bids_dir):
+        _check_authors(bids_dir, authors)
         return DatasetWriter.open(bids_dir, settings=settings)
     from llm2bids.model.weights import weight_norms
 
@@ -289,6 +291,18 @@ def _open_writer(
         weight_norms=weight_norms(loaded, sites),
         authors=authors,
     )
+
+
+def _check_authors(bids_dir: Path, authors: Sequence[str]) -> None:
+    """Refuse other authors than a dataset has: its description is written once."""
+    path = bids_dir / "dataset_description.json"
+    found = read_json(path).get("Authors", [])
+    if authors and list(authors) != found:
+        raise UsageError(
+            f"--author {', '.join(authors)}: {path} has "
+            f"{', '.join(found) if found else 'no authors'}; edit Authors there and in the "
+            "derivative's, or leave --author out"
+        )
 
 
 def _write_runs(

@@ -34,6 +34,7 @@ IGNORED = (
     "*_design.tsv",
     "*_design.json",
     "*_design.png",
+    "/*.html",
     "/group",
 )
 """Files that BIDS has no name for yet."""

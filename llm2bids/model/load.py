@@ -104,7 +104,7 @@ def load_model(
     dtype : {"auto", "float32", "float16", "bfloat16"}
         ``"auto"`` keeps the checkpoint's type.
     revision : str, optional
-        Branch, tag or commit on the hub.
+        Branch, tag or commit on the hub; other models have none.
     trust_remote_code : bool
         Whether code that comes with the weights may run.
 
@@ -116,13 +116,20 @@ def load_model(
     Raises
     ------
     UsageError
-        If `device` or `dtype` is unknown or not there.
+        If `device` or `dtype` is unknown or not there, or `revision` is given for a model that is
+        not on the hub.
     ModelError
         If there is no such model, no safetensors, no causal head, no tokenizer, or weights are
         missing.
     """
     where, chosen = _check_device(device), _check_dtype(dtype)
     place = locate_model(str(name_or_path), revision, trust_remote_code)
+    is_on_hub = place.weights is None and place.known_sha256 is None
+    if revision is not None and not is_on_hub:
+        raise UsageError(
+            f"revision {revision!r}: {name_or_path} is not a hub model and has no revisions; leave "
+            "--revision out"
+        )
     with _as_model_error(place):
         config = _load_config(place)
         _check_causal(place, config, trust_remote_code)

@@ -214,6 +214,13 @@ def test_other_settings_are_refused(changed, model):
         record(changed, model=model, n_participants=2, seed=5, **OPTIONS)
 
 
+def test_other_authors_are_refused_and_no_authors_are_fine(changed, model):
+    before = contents(changed)
+    with pytest.raises(UsageError, match=r"--author A. Turing: .*has no authors; edit Authors"):
+        record(changed, model=model, n_participants=2, authors=["A. Turing"], **OPTIONS)
+    assert contents(changed) == before
+
+
 def test_shared_prompts_are_said_with_their_inflation(model, tmp_path, caplog):
     bank = tmp_path / "bank.tsv"
     rows = [f"p{i}\ttopic\tx\tprompt number {i}" for i in range(6)]

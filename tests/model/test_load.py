@@ -260,3 +260,8 @@ def test_cache_folder(monkeypatch, tmp_path):
     monkeypatch.delenv("XDG_CACHE_HOME")
     monkeypatch.setenv("HOME", str(tmp_path / "home"))
     assert cache.cache_folder() == tmp_path / "home" / ".cache" / "llm2bids"
+
+
+def test_a_revision_is_for_hub_models(folder):
+    with pytest.raises(UsageError, match=r"revision 'main': .* is not a hub model"):
+        load_model(folder, revision="main")
