@@ -166,3 +166,10 @@ def test_difference_of_tasks_within_participants(planted, all_tasks, analyzed):
     assert units == strongest(mine, 2 * N_PLANTED)
     modules = {planted.space.address_of(unit).split("[")[0] for unit in units}
     assert modules == set(SITES.values())
+
+
+def test_a_space_that_does_not_exist_is_its_last_line(planted, run_fitlins):
+    status, log, out = run_fitlins(planted, "task-pathology", space="Nowhere")
+    assert status == 1
+    assert log.strip().endswith("ValueError: No functional images that match criteria found.")
+    assert not list(out.rglob("*.nii.gz"))
