@@ -23,18 +23,30 @@ if TYPE_CHECKING:
     from llm2bids.dataset.scan import replay as replay
     from llm2bids.dataset.validate import validate as validate
     from llm2bids.exceptions import Llm2bidsError as Llm2bidsError
+    from llm2bids.inference.analyze import analyze_group as analyze_group
+    from llm2bids.inference.analyze import analyze_participants as analyze_participants
+    from llm2bids.network.dataset_findings import dataset_findings as dataset_findings
     from llm2bids.network.locate import locate as locate
+    from llm2bids.network.network import Network as Network
+    from llm2bids.network.network import load_network as load_network
+    from llm2bids.report.page import write_report as write_report
     from llm2bids.space.space import Space as Space
 
 _WHERE = {
     "Dataset": "llm2bids.dataset.read",
     "Llm2bidsError": "llm2bids.exceptions",
+    "Network": "llm2bids.network.network",
     "Space": "llm2bids.space.space",
+    "analyze_group": "llm2bids.inference.analyze",
+    "analyze_participants": "llm2bids.inference.analyze",
+    "dataset_findings": "llm2bids.network.dataset_findings",
+    "load_network": "llm2bids.network.network",
     "locate": "llm2bids.network.locate",
     "open_dataset": "llm2bids.dataset.read",
     "record": "llm2bids.dataset.scan",
     "replay": "llm2bids.dataset.scan",
     "validate": "llm2bids.dataset.validate",
+    "write_report": "llm2bids.report.page",
 }
 
 __all__ = ["__version__", *_WHERE]

@@ -136,6 +136,10 @@ def _add_findings(parser: argparse.ArgumentParser) -> None:
         help="share of the units in a network, those with the largest effects (default 5)",
     )  # fmt: skip
     group.add_argument(
+        "--min-cohens-d", type=float, metavar="D",
+        help="networks of the units above this |d| that survive --alpha, in place of --top-percent",
+    )  # fmt: skip
+    group.add_argument(
         "--allow-circular", action="store_true",
         help="go on where participants share prompts, and say so on the result",
     )  # fmt: skip
@@ -211,6 +215,7 @@ def run_group(args: argparse.Namespace) -> int:
             result,
             args.bids_dir,
             top_percent=args.top_percent,
+            min_cohens_d=args.min_cohens_d,
             seed=args.random_state,
             allow_circular=args.allow_circular,
             mem_gb=args.mem_gb,

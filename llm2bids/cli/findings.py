@@ -17,6 +17,7 @@ def measure(
     *,
     top_percent: float = 5.0,
     alpha: float = 0.05,
+    min_cohens_d: float | None = None,
     seed: int = 0,
     allow_circular: bool = False,
     mem_gb: float | None = None,
@@ -31,7 +32,7 @@ def measure(
         What the group level wrote; the findings go into its folder.
     bids_dir : Path
         The dataset.
-    top_percent, alpha, seed, allow_circular, mem_gb, work_dir, progress
+    top_percent, alpha, min_cohens_d, seed, allow_circular, mem_gb, work_dir, progress
         As in :func:`llm2bids.network.dataset_findings.dataset_findings`.
 
     Returns
@@ -64,6 +65,7 @@ def measure(
         task=sorted({str(one.task) for one in against_off}),
         top_percent=top_percent,
         alpha=alpha,
+        min_cohens_d=min_cohens_d,
         seed=seed,
         allow_circular=allow_circular,
         mem_gb=mem_gb,

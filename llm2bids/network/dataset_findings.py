@@ -17,6 +17,7 @@ def dataset_findings(
     task: Sequence[str] | None = None,
     top_percent: float = 5.0,
     alpha: float = 0.05,
+    min_cohens_d: float | None = None,
     seed: int = 0,
     allow_circular: bool = False,
     mem_gb: float | None = None,
@@ -31,7 +32,7 @@ def dataset_findings(
         A dataset that llm2bids recorded.
     participant_label, task : sequence of str, optional
         Only these; labels with or without ``sub-`` and ``task-``.
-    top_percent, alpha, seed, allow_circular
+    top_percent, alpha, min_cohens_d, seed, allow_circular
         As for `measure_findings`.
     mem_gb : float, optional
         Where the prompts' images take more (4 bytes for each prompt and unit), they are held in a
@@ -69,6 +70,7 @@ def dataset_findings(
         inputs.space,
         top_percent=top_percent,
         alpha=alpha,
+        min_cohens_d=min_cohens_d,
         seed=seed,
         allow_circular=allow_circular,
     )

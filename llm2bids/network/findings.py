@@ -175,7 +175,7 @@ class Findings:
             if one.against == "off":
                 yield (
                     *("networks", one.task, float(len(one.network)), np.nan, np.nan),
-                    f"units (top {one.top_percent:g} % by effect); {one.n_fdr} of them and "
+                    f"units ({one.network.criterion}); {one.n_fdr} of them and "
                     f"{one.n_fdr_anywhere} of all survive false discovery rate {one.alpha:g}",
                 )
 
@@ -186,6 +186,7 @@ def measure_findings(
     *,
     top_percent: float = 5.0,
     alpha: float = 0.05,
+    min_cohens_d: float | None = None,
     n_boot: int = 200,
     n_perm: int = 1000,
     n_draws: int = 20,
@@ -205,6 +206,9 @@ def measure_findings(
         Share of the units in a network.
     alpha : float, default=0.05
         False discovery rate of the networks' units.
+    min_cohens_d : float, optional
+        Networks are the units above this abs(d) that survive `alpha`; overlap and repeatability
+        compare the top share all the same.
     n_boot, n_perm, n_draws : int
         Bootstrap samples of the overlap, permutations of the controls, draws of the curve.
     seed : int, default=0
@@ -237,7 +241,12 @@ def measure_findings(
             one
             for against in ("off", "others")
             for one in task_networks(
-                effects, space, against=against, top_percent=top_percent, alpha=alpha
+                effects,
+                space,
+                against=against,
+                top_percent=top_percent,
+                alpha=alpha,
+                min_cohens_d=min_cohens_d,
             )
         ),
         overlap=measure_overlap(

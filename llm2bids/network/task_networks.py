@@ -34,8 +34,8 @@ class TaskNetwork:
         The task.
     against : {"off", "others"}
         What it is compared with: the off prompts, or the mean of the other tasks.
-    top_percent : float
-        Share of all units that the network has.
+    top_percent : float or None
+        Share of all units that the network has; None where it was chosen by Cohen's d.
     alpha : float
         False discovery rate.
     n_fdr : int
@@ -47,7 +47,7 @@ class TaskNetwork:
     network: Network
     task: str
     against: Against
-    top_percent: float
+    top_percent: float | None
     alpha: float
     n_fdr: int
     n_fdr_anywhere: int
@@ -92,6 +92,7 @@ def task_networks(
     against: Against = "off",
     top_percent: float = 5.0,
     alpha: float = 0.05,
+    min_cohens_d: float | None = None,
 ) -> tuple[TaskNetwork, ...]:
     """Make the network of every task.
 
@@ -110,6 +111,9 @@ def task_networks(
     alpha : float, default=0.05
         False discovery rate, for the count of units that survive it; each unit's adjusted p is in
         the network's table.
+    min_cohens_d : float, optional
+        Take the units whose abs(d) is above this and that survive `alpha`, in place of
+        `top_percent`; a network may then be empty.
 
     Returns
     -------
@@ -119,8 +123,8 @@ def task_networks(
     Raises
     ------
     NetworkError
-        If there is one participant only, one task against the others, or the effects are not of
-        this space.
+        If there is one participant only, one task against the others, `min_cohens_d` is not above
+        0, or the effects are not of this space.
     """
     if effects.effects.shape[2] != space.n_units:
         raise NetworkError(
@@ -129,7 +133,7 @@ def task_networks(
         )
     compared = effects if against == "off" else effects.against_others()
     return tuple(
-        _task_network(compared, index, space, against, top_percent, alpha)
+        _task_network(compared, index, space, against, top_percent, alpha, min_cohens_d)
         for index in range(len(effects.tasks))
     )
 
@@ -168,21 +172,31 @@ def _task_network(
     against: Against,
     top_percent: float,
     alpha: float,
+    min_cohens_d: float | None,
 ) -> TaskNetwork:
     task = effects.tasks[index]
     maps = group_statistics(effects.effects[:, index])
+    images = {name: _image(values, space) for name, values in maps.items()}
+    chosen: dict[str, Any] = {"top_percent": top_percent}
+    if min_cohens_d is not None:
+        images = {"cohensd": images["cohensd"], **images}  # the first one chooses
+        survives = _image((maps["pfdr"] < alpha).astype(np.float32), space)
+        chosen = {"threshold": min_cohens_d, "mask_img": survives}
     network = from_stat_maps(
-        {name: _image(values, space) for name, values in maps.items()},
+        images,
         space,
         label=task if against == "off" else f"{task}{OTHERS}",
         provenance=effects.provenance if against == "others" else _provenance(effects, index),
-        top_percent=top_percent,
+        **chosen,
     )
+    if min_cohens_d is not None:
+        rule = f"|cohensd| > {min_cohens_d:g} and false discovery rate {alpha:g}"
+        network = replace(network, criterion=rule)
     return TaskNetwork(
         network=replace(network, table=_with_clusters(network, maps, space)),
         task=task,
         against=against,
-        top_percent=top_percent,
+        top_percent=top_percent if min_cohens_d is None else None,
         alpha=alpha,
         n_fdr=int((network.table["pfdr"] < alpha).sum()),
         n_fdr_anywhere=int((maps["pfdr"] < alpha).sum()),

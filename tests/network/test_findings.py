@@ -165,6 +165,21 @@ def test_networks_against_others_need_two_tasks(simulate, patterns, space):
         task_networks(task_effects(simulate(patterns[:1])), space, against="others")
 
 
+def test_networks_by_effect_size_and_false_discovery_rate(simulate, patterns, space):
+    effects = task_effects(simulate(patterns))
+    for index, one in enumerate(task_networks(effects, space, min_cohens_d=1.5, alpha=0.01)):
+        maps = group_statistics(effects.effects[:, index])
+        expected = np.flatnonzero((np.abs(maps["cohensd"]) > 1.5) & (maps["pfdr"] < 0.01))
+        assert 0 < expected.size
+        assert sorted(one.network.units(space)) == expected.tolist()
+        assert one.network.criterion == "|cohensd| > 1.5 and false discovery rate 0.01"
+        assert one.n_fdr == len(one.network)
+        assert one.top_percent is None
+    assert len(task_networks(effects, space, min_cohens_d=1e6)[0].network) == 0
+    with pytest.raises(NetworkError, match="threshold"):
+        task_networks(effects, space, min_cohens_d=-1.0)
+
+
 def test_files(found, tmp_path):
     files = write_findings(found, tmp_path)
     assert all(path.is_file() for path in files)
