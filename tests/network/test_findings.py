@@ -167,12 +167,12 @@ def test_networks_against_others_need_two_tasks(simulate, patterns, space):
 
 def test_networks_by_effect_size_and_false_discovery_rate(simulate, patterns, space):
     effects = task_effects(simulate(patterns))
-    for index, one in enumerate(task_networks(effects, space, min_cohens_d=1.5, alpha=0.01)):
+    for index, one in enumerate(task_networks(effects, space, min_cohens_d=1.5)):
         maps = group_statistics(effects.effects[:, index])
-        expected = np.flatnonzero((np.abs(maps["cohensd"]) > 1.5) & (maps["pfdr"] < 0.01))
+        expected = np.flatnonzero((np.abs(maps["cohensd"]) > 1.5) & (maps["pfdr"] < 0.05))
         assert 0 < expected.size
         assert sorted(one.network.units(space)) == expected.tolist()
-        assert one.network.criterion == "|cohensd| > 1.5 and false discovery rate 0.01"
+        assert one.network.criterion == "|cohensd| > 1.5 and false discovery rate 0.05"
         assert one.n_fdr == len(one.network)
         assert one.top_percent is None
     assert len(task_networks(effects, space, min_cohens_d=1e6)[0].network) == 0
