@@ -114,8 +114,8 @@ def unit_rate(
     tests = np.asarray(n_tests)
     if not tests.size or not (tests > 0).all():
         raise InferenceError(
-            f"false positives of {pipeline}: {int((tests > 0).sum())} of {tests.size} runs tested a "
-            "unit; expected all of one or more; record units that vary"
+            f"false positives of {pipeline}: {int((tests > 0).sum())} of {tests.size} runs "
+            "tested a unit; expected all of one or more; record units that vary"
         )
     shares = np.asarray(exceed) / tests
     low, high = mean_interval(shares, random_state=random_state)

@@ -1,0 +1,166 @@
+"""Null groups: participants resampled from the pool of null runs, tested by the group level."""
+
+from collections.abc import Sequence
+
+import nibabel as nib
+import numpy as np
+import numpy.typing as npt
+from nilearn.masking import apply_mask
+
+from llm2bids.exceptions import UsageError
+from llm2bids.inference.null.pipelines import RunTest, Tally, pooled_tally, z_tally
+from llm2bids.inference.null.rates import FAMILY_ALPHA
+from llm2bids.inference.null.units import UnitDraw
+from llm2bids.inference.pooled import pooled_test
+from llm2bids.inference.second_level import fit_second_level, permutation_test
+from llm2bids.paradigm.seed import derive_generator
+
+CLUSTER_P = 0.01
+"""Cluster-forming p value; 0.001 forms hardly any cluster on a panel of noise."""
+
+FLIPS = 250
+"""Random sign flips; eight participants have 128 distinct ones in a two-sided test."""
+
+
+def draw_groups(
+    participants: Sequence[str], *, n_groups: int, group_size: int, seed: int
+) -> list[tuple[int, ...]]:
+    """Resample groups from a pool of runs: distinct participants, one run of each.
+
+    Parameters
+    ----------
+    participants : sequence of str
+        Participant of each run.
+    n_groups, group_size : int
+        Groups, and participants in each.
+    seed : int
+        Seed.
+
+    Returns
+    -------
+    list of tuple of int
+        Indices of the runs in each group.
+
+    Raises
+    ------
+    UsageError
+        If there are fewer participants than a group has, or a number is out of range.
+
+    Examples
+    --------
+    >>> draw_groups(["01", "01", "02"], n_groups=1, group_size=2, seed=0)
+    [(1, 2)]
+    """
+    labels = list(dict.fromkeys(participants))
+    if n_groups < 0 or group_size < 2:
+        raise UsageError(
+            f"--groups {n_groups}, --group-size {group_size}: expected 0 or more groups of 2 or "
+            "more participants"
+        )
+    if n_groups and len(labels) < group_size:
+        raise UsageError(
+            f"--group-size {group_size}: there are {len(labels)} participants to resample groups "
+            "from; expected at least as many; record more, take smaller groups, or --groups 0"
+        )
+    runs_of = {label: np.flatnonzero(np.asarray(participants) == label) for label in labels}
+    rng = derive_generator(seed, "null", "groups")
+    return [
+        tuple(
+            int(rng.choice(runs_of[labels[place]]))
+            for place in sorted(rng.choice(len(labels), group_size, replace=False))
+        )
+        for _ in range(n_groups)
+    ]
+
+
+def tally_group(
+    members: Sequence[RunTest],
+    draw: UnitDraw,
+    *,
+    n_perm: int,
+    tfce: bool,
+    random_state: int,
+) -> dict[str, Tally]:
+    """Test one null group with every pipeline of the group level.
+
+    Parameters
+    ----------
+    members : sequence of RunTest
+        One run of each participant.
+    draw : UnitDraw
+        Their units.
+    n_perm : int
+        Permutations of the pooled prompts' labels; sign flips are `FLIPS`.
+    tfce : bool
+        Also threshold-free cluster enhancement, which takes seconds.
+    random_state : int
+        Seed of the permutations.
+
+    Returns
+    -------
+    dict of str to Tally
+        By pipeline.
+    """
+    varied = ~np.any([member.constant for member in members], axis=0)
+    tested = draw.tested[varied[draw.tested]]
+    effects = np.stack([member.effect for member in members])
+    images, mask_img = _compact(effects[:, tested])
+    fit = fit_second_level(images, mask_img=mask_img)
+    flipped = permutation_test(images, mask_img=mask_img, n_perm=FLIPS, random_state=random_state)
+    pooled = pooled_test(
+        np.concatenate([member.means[:, tested] for member in members]),
+        np.concatenate([member.on for member in members]),
+        np.repeat(np.arange(len(members)), [member.on.size for member in members]),
+        n_perm=n_perm,
+        random_state=random_state,
+    )
+    inside = varied[draw.panel]
+    images, panel_img = _on_grid(effects[:, draw.panel[inside]], draw.panel_voxels[inside])
+    clusters = permutation_test(
+        images, mask_img=panel_img, n_perm=FLIPS, threshold=CLUSTER_P, tfce=tfce,
+        random_state=random_state,
+    )  # fmt: skip
+    tallies = {
+        "second_level": z_tally(apply_mask(fit.z, mask_img)),
+        "sign_flips": Tally(detections={"max_t": _detected(flipped["logp_max_t"])}),
+        "pooled_permutation": pooled_tally(pooled),
+        "clusters": Tally(
+            detections={
+                "cluster_size": _detected(clusters["logp_max_size"]),
+                "cluster_mass": _detected(clusters["logp_max_mass"]),
+            }
+        ),
+    }
+    if tfce:
+        tallies["tfce"] = Tally(detections={"tfce": _detected(clusters["logp_max_tfce"])})
+    return tallies
+
+
+def _detected(logp: nib.Nifti1Image) -> bool:
+    """Tell whether any corrected p is at most 0.05 (nilearn writes negative log10 of p)."""
+    return bool(np.max(logp.get_fdata()) >= -np.log10(FAMILY_ALPHA) - 1e-6)
+
+
+def _compact(
+    effects: npt.NDArray[np.float32],
+) -> tuple[list[nib.Nifti1Image], nib.Nifti1Image]:
+    """Put units on a grid of their own where neighbours do not matter, a cube."""
+    side = int(np.ceil(np.cbrt(effects.shape[1])))
+    places = np.unravel_index(np.arange(effects.shape[1]), (side, side, side))
+    return _on_grid(effects, np.stack(places, axis=1) + 1)
+
+
+def _on_grid(
+    effects: npt.NDArray[np.float32], voxels: npt.NDArray[np.integer]
+) -> tuple[list[nib.Nifti1Image], nib.Nifti1Image]:
+    shape = tuple(int(n) for n in voxels.max(axis=0) + 2)
+    affine = np.diag([2.0, 2.0, 2.0, 1.0])
+    places = tuple(voxels.T)
+    mask = np.zeros(shape, dtype=np.uint8)
+    mask[places] = 1
+    images = []
+    for effect in effects:
+        grid = np.zeros(shape, dtype=np.float32)
+        grid[places] = effect
+        images.append(nib.Nifti1Image(grid, affine))
+    return images, nib.Nifti1Image(mask, affine)

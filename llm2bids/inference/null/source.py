@@ -1,0 +1,394 @@
+"""Null runs: runs of off prompts with a sham on block, of a dataset or recorded on the spot."""
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import numpy.typing as npt
+import pandas as pd
+
+from llm2bids.dataset.read import Dataset, Run
+from llm2bids.exceptions import InferenceError, UsageError
+from llm2bids.inference.null.units import UnitDraw, draw_units
+from llm2bids.inference.trials import trial_table, volume_trials
+from llm2bids.paradigm.design import RunDesign
+from llm2bids.recording.draw import Scan, draw_scan
+from llm2bids.recording.events import events_table
+from llm2bids.recording.record import record_run
+from llm2bids.space.arrange import build_space
+
+if TYPE_CHECKING:
+    from llm2bids.model.load import LoadedModel
+    from llm2bids.model.units import Site
+
+MINIMUM_RUNS = 10
+"""Null runs below which nothing is measured: a single one ranges from 0.02 to 0.13 at 0.05."""
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class NullRun:
+    """One run in which there is nothing to find.
+
+    Parameters
+    ----------
+    participant_label, task : str
+        Labels; runs of one participant never meet in a group.
+    values : ndarray of float32, shape (n_volumes, n_kept)
+        Values of the units that were kept, mean over the run taken off.
+    trials : ndarray of int64, shape (n_volumes,)
+        Trial of each volume.
+    on : ndarray of bool, shape (n_trials,)
+        Trials of the sham on block.
+    events : DataFrame
+        ``onset``, ``duration`` (seconds), ``trial_type`` of the on trials.
+    t_r : float
+        Repetition time in seconds.
+    prompt_ids : tuple of str
+        Prompts in the order of presentation.
+    """
+
+    participant_label: str
+    task: str
+    values: npt.NDArray[np.float32]
+    trials: npt.NDArray[np.int64]
+    on: npt.NDArray[np.bool_]
+    events: pd.DataFrame
+    t_r: float
+    prompt_ids: tuple[str, ...]
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class NullSource:
+    """Where null runs come from.
+
+    Parameters
+    ----------
+    n_runs : int
+        Runs that there are.
+    participants : tuple of str
+        Participant of each run.
+    draw : UnitDraw
+        Units that are kept of them.
+    runs : callable
+        Gives the runs one after the other.
+    about : mapping
+        Model, design, seed: what the measured rates hold for.
+    """
+
+    n_runs: int
+    participants: tuple[str, ...]
+    draw: UnitDraw
+    runs: Callable[[], Iterator[NullRun]] = field(repr=False)
+    about: Mapping[str, Any]
+
+
+def dataset_source(dataset: Dataset, *, n_units: int, seed: int) -> NullSource:
+    """Take the runs of a dataset that was recorded with a null design.
+
+    Parameters
+    ----------
+    dataset : Dataset
+        The dataset.
+    n_units : int
+        Units to draw.
+    seed : int
+        Seed of their draw.
+
+    Returns
+    -------
+    NullSource
+        Its runs, read one at a time.
+
+    Raises
+    ------
+    InferenceError
+        If there are fewer than `MINIMUM_RUNS` runs, or one participant only.
+    UsageError
+        If a run shows other prompts on than off.
+    """
+    name = str(dataset.path)
+    checked_runs(len(dataset.runs), name=name)
+    participants = tuple(run.participant_label for run in dataset.runs)
+    if len(set(participants)) < 2:
+        raise InferenceError(
+            f"{name}: found one participant (sub-{participants[0]}); a second level needs several. "
+            "Record more with `llm2bids record --paradigm null --participants 11`"
+        )
+    conditions = dict(zip(dataset.prompts["prompt_id"], dataset.prompts["condition"], strict=True))
+    for run in dataset.runs:
+        _check_null(dataset, run, conditions)
+    draw = draw_units(dataset.space, n_units, seed=seed)
+    first = trial_table(*_transcript(dataset, dataset.runs[0]))
+    settings = dataset.settings
+    return NullSource(
+        n_runs=len(dataset.runs),
+        participants=participants,
+        draw=draw,
+        runs=lambda: (_read(dataset, run, draw) for run in dataset.runs),
+        about={
+            "source": "dataset",
+            "model": settings.get("model"),
+            "weights_sha256": settings.get("weights_sha256"),
+            "paradigm": settings.get("paradigm"),
+            "prompts_on": int((first["trial_type"] != "").sum()),
+            "prompts_off": int((first["trial_type"] == "").sum()),
+            "tokens_per_prompt": settings.get("tokens_per_prompt"),
+            "sites": len(dataset.space.sites),
+            "recording_seed": settings.get("seed"),
+            "shared_prompts": bool(settings.get("allow_shared_prompts")),
+        },
+    )
+
+
+def model_source(
+    loaded: "LoadedModel",
+    sites: Sequence["Site"],
+    *,
+    n_runs: int,
+    n_units: int,
+    seed: int,
+    paradigm: str | Path = "null",
+    prompts_per_block: int | None = None,
+    tokens_per_prompt: int | None = None,
+    batch_size: int | None = None,
+    on_token: Callable[[int], None] | None = None,
+) -> NullSource:
+    """Record null runs and keep nothing but the values of the chosen units.
+
+    No prompt comes twice, so every run counts as a participant of its own. There is no
+    calibration scan: all statistics are the same on any scale of a unit.
+
+    Parameters
+    ----------
+    loaded : LoadedModel
+        The model.
+    sites : sequence of Site
+        What to record.
+    n_runs : int
+        Runs to record.
+    n_units : int
+        Units to draw.
+    seed : int
+        Seed of prompts, sampling and units.
+    paradigm : str or Path
+        A paradigm whose on prompts come from the bank of the off prompts.
+    prompts_per_block, tokens_per_prompt : int, optional
+        In place of the paradigm's own numbers.
+    batch_size : int, optional
+        Prompts that run together.
+    on_token : callable, optional
+        Told the number of volumes that were added.
+
+    Returns
+    -------
+    NullSource
+        The runs, recorded one after the other.
+
+    Raises
+    ------
+    InferenceError
+        If there are fewer than `MINIMUM_RUNS` runs.
+    UsageError
+        If the paradigm is no null design.
+    ParadigmError
+        If the bank is too small for so many runs.
+    """
+    checked_runs(n_runs, name="--runs")
+    scan = null_scan(
+        paradigm,
+        n_runs=n_runs,
+        seed=seed,
+        prompts_per_block=prompts_per_block,
+        tokens_per_prompt=tokens_per_prompt,
+    )
+    space = build_space(
+        sites,
+        label=loaded.label,
+        model_name=loaded.name,
+        weights_sha256=loaded.weights_sha256,
+    )
+    draw = draw_units(space, n_units, seed=seed)
+    labels = tuple(f"{one.participant_label}{one.task}" for one in scan.designs)
+
+    def runs() -> Iterator[NullRun]:
+        buffer = None
+        for design in scan.designs:
+            recording = record_run(
+                loaded, design, sites, batch_size=batch_size, on_token=on_token, out=buffer
+            )
+            buffer = recording.values
+            yield _of_design(design, recording.values, draw, scan.t_r)
+
+    kinds = [trial.trial_type for trial in scan.designs[0].trials]
+    return NullSource(
+        n_runs=n_runs,
+        participants=labels,
+        draw=draw,
+        runs=runs,
+        about={
+            "source": "model",
+            "model": loaded.name,
+            "weights_sha256": loaded.weights_sha256,
+            "paradigm": scan.paradigm.name,
+            "prompts_on": len(kinds) - kinds.count(None),
+            "prompts_off": kinds.count(None),
+            "tokens_per_prompt": scan.paradigm.tokens_per_prompt,
+            "sites": len(sites),
+            "recording_seed": seed,
+            "shared_prompts": False,
+        },
+    )
+
+
+def null_scan(
+    paradigm: str | Path,
+    *,
+    n_runs: int,
+    seed: int,
+    prompts_per_block: int | None = None,
+    tokens_per_prompt: int | None = None,
+) -> Scan:
+    """Draw the designs of null runs, no prompt twice.
+
+    Parameters
+    ----------
+    paradigm : str or Path
+        A null paradigm.
+    n_runs : int
+        Runs.
+    seed : int
+        Seed.
+    prompts_per_block, tokens_per_prompt : int, optional
+        In place of the paradigm's own numbers.
+
+    Returns
+    -------
+    Scan
+        With exactly `n_runs` designs.
+
+    Raises
+    ------
+    UsageError
+        If a task's on prompts come from another bank than its off prompts.
+    ParadigmError
+        If the bank is too small.
+
+    Examples
+    --------
+    >>> scan = null_scan("null", n_runs=8, seed=0)
+    >>> len(scan.designs), scan.designs[7].participant_label, len(scan.designs[7].trials)
+    (8, '02', 24)
+    """
+    numbers: dict[str, Any] = {
+        "seed": seed,
+        "prompts_per_block": prompts_per_block,
+        "tokens_per_prompt": tokens_per_prompt,
+    }
+    one = draw_scan(paradigm, n_participants=1, **numbers)
+    for task in one.paradigm.tasks:
+        shown = {bank for _, bank in task.conditions}
+        if shown != {one.paradigm.baseline}:
+            raise _no_null(
+                f"paradigm {one.paradigm.name}", task.label, shown, {one.paradigm.baseline}
+            )
+    n_participants = -(-n_runs // len(one.designs))
+    scan = draw_scan(paradigm, n_participants=n_participants, **numbers)
+    return Scan(**{**vars(scan), "designs": scan.designs[:n_runs]})
+
+
+def checked_runs(n_runs: int, *, name: str) -> int:
+    """Return a number of runs if rates can be measured over them.
+
+    Parameters
+    ----------
+    n_runs : int
+        Null runs.
+    name : str
+        Dataset or option, for the message.
+
+    Returns
+    -------
+    int
+        The same.
+
+    Raises
+    ------
+    InferenceError
+        If there are fewer than `MINIMUM_RUNS`.
+
+    Examples
+    --------
+    >>> checked_runs(60, name="--runs")
+    60
+    """
+    if n_runs < MINIMUM_RUNS:
+        raise InferenceError(
+            f"{name}: found {n_runs} null runs, expected at least {MINIMUM_RUNS}, and 60 for a "
+            "verdict: units of a run are correlated, so a single run says little. Record more: "
+            "--participants with `llm2bids record`, --runs with `llm2bids null`"
+        )
+    return n_runs
+
+
+def _of_design(
+    design: RunDesign, values: npt.NDArray[np.float32], draw: UnitDraw, t_r: float
+) -> NullRun:
+    return NullRun(
+        participant_label=f"{design.participant_label}{design.task}",
+        task=design.task,
+        values=_centred(values, draw),
+        trials=np.repeat(np.arange(len(design.trials)), design.tokens_per_prompt),
+        on=np.array([trial.trial_type is not None for trial in design.trials]),
+        events=_one_kind(events_table(design, t_r)),
+        t_r=t_r,
+        prompt_ids=tuple(trial.prompt.prompt_id for trial in design.trials),
+    )
+
+
+def _read(dataset: Dataset, run: Run, draw: UnitDraw) -> NullRun:
+    transcript, n_volumes = _transcript(dataset, run)
+    trials = trial_table(transcript, n_volumes)
+    return NullRun(
+        participant_label=run.participant_label,
+        task=run.task,
+        values=_centred(dataset.values(run), draw),
+        trials=volume_trials(transcript, n_volumes),
+        on=(trials["trial_type"] != "").to_numpy(dtype=np.bool_),
+        events=_one_kind(dataset.events(run)),
+        t_r=dataset.t_r(run),
+        prompt_ids=tuple(trials["prompt_id"]),
+    )
+
+
+def _transcript(dataset: Dataset, run: Run) -> tuple[pd.DataFrame, int]:
+    return dataset.transcript(run), int(dataset.load_run(run).shape[3])
+
+
+def _check_null(dataset: Dataset, run: Run, conditions: Mapping[str, str]) -> None:
+    trials = trial_table(*_transcript(dataset, run))
+    shown = trials["prompt_id"].map(conditions).fillna("(no bank)")
+    on, off = set(shown[trials["trial_type"] != ""]), set(shown[trials["trial_type"] == ""])
+    if on != off or len(on) != 1:
+        raise _no_null(f"{dataset.path}, {run.name}", run.task, on, off)
+
+
+def _no_null(where: str, task: str, on: set[str], off: set[str]) -> UsageError:
+    shown, rest = (", ".join(sorted(banks)) or "no bank" for banks in (on, off))
+    return UsageError(
+        f"{where}: no null design: task {task} shows prompts of {shown} on and of {rest} off; "
+        "expected both from one bank. Record one with `llm2bids record BIDS_DIR --paradigm null`, "
+        "or give a model"
+    )
+
+
+def _one_kind(events: pd.DataFrame) -> pd.DataFrame:
+    """Give all on trials one trial type: the sham block against the rest."""
+    return events.assign(trial_type="sham")
+
+
+def _centred(values: npt.NDArray[np.float32], draw: UnitDraw) -> npt.NDArray[np.float32]:
+    kept = values[:, draw.kept]
+    kept -= kept.mean(axis=0)
+    return kept
