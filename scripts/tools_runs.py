@@ -18,7 +18,10 @@ import nibabel as nib
 import numpy as np
 import pandas as pd
 
+from llm2bids.dataset.models import all_tasks_model
 from llm2bids.dataset.read import open_dataset
+from llm2bids.dataset.start import FIELDS, TASKS, read_tasks
+from llm2bids.dataset.template import to_json
 from llm2bids.dataset.validate import find_validator
 from llm2bids.inference.analyze import analyze_group, analyze_participants
 from llm2bids.network.locate import locate
@@ -30,17 +33,29 @@ DERIVATIVE = "derivatives/llm2bids"
 class Work:
     """The dataset under test, and a folder for what tools write."""
 
-    def __init__(self, bids_dir, folder, task=None, n_participants=None):
+    def __init__(self, bids_dir, folder, *, tasks=None, n_participants=None):
         self.folder = folder
         self.bids_dir = folder / "dataset"
+        folder.mkdir(parents=True, exist_ok=True)
         if not self.bids_dir.exists():
-            subprocess.run(["cp", "-al", bids_dir, self.bids_dir], check=True)
+            subprocess.run(["cp", "-al", bids_dir.resolve(), self.bids_dir], check=True)
         self.dataset = open_dataset(self.bids_dir)
         self.participants = list(dict.fromkeys(run.participant_label for run in self.dataset.runs))
         self.tasks = list(dict.fromkeys(run.task for run in self.dataset.runs))
         self.chosen = self.participants[:n_participants]
-        self.task = task or self.tasks[0]
+        if tasks:
+            self.tasks = tasks
+            self._narrow()
+        self.task = self.tasks[0]
         self.label = self.dataset.space.label
+
+    def _narrow(self):
+        """Write the model of all tasks as a scan of these tasks alone would have it."""
+        known = read_tasks(json.loads((self.bids_dir / TASKS).read_text()), name=TASKS)
+        fields = json.loads((self.bids_dir / FIELDS).read_text())
+        path = self.model("all")
+        path.unlink()  # a hard link to the dataset's own
+        path.write_text(to_json(all_tasks_model([known[task] for task in self.tasks], fields)))
 
     def model(self, name):
         """Name the file of a BIDS Stats Model."""
@@ -187,7 +202,7 @@ def pybids_rows(work):
             yield "pybids", version("pybids"), what, result
 
 
-def fitlins(work, model, out, *, bids_dir=None, space=None, level="dataset", participants=None):
+def fitlins(work, model, out, *, bids_dir=None, space=None, participants=None):
     """Run FitLins; a finished output is used again. Give exit status and log."""
     log = out.with_suffix(".log")
     if list(out.glob("reports/*.html")):
@@ -198,7 +213,7 @@ def fitlins(work, model, out, *, bids_dir=None, space=None, level="dataset", par
         raise SystemExit(said)
     bids_dir = bids_dir or work.bids_dir
     command = [
-        *(Path(said.splitlines()[-1]) / "bin/fitlins", bids_dir, out, level, "--model", model),
+        *(Path(said.splitlines()[-1]) / "bin/fitlins", bids_dir, out, "dataset", "--model", model),
         *("--derivatives", bids_dir / DERIVATIVE, "--space", space or work.label),
         *("--estimator", "nilearn", "--work-dir", out.with_suffix(".work"), "--n-cpus", 2),
         *("--drop-missing", "--participant-label", *(participants or work.chosen)),
@@ -210,12 +225,14 @@ def fitlins(work, model, out, *, bids_dir=None, space=None, level="dataset", par
 
 def fitlins_rows(work):
     one, every = f"task-{work.task}", "all"
-    outs = {name: work.folder / f"fitlins-{name}" for name in (one, every)}
-    for name, out in outs.items():
-        status, log = fitlins(work, work.model(name), out)
+    chosen = {one: (work.participants, [work.task]), every: (work.chosen, work.tasks)}
+    for name, (participants, tasks) in chosen.items():
+        out = work.folder / f"fitlins-{name}"
+        status, log = fitlins(work, work.model(name), out, participants=participants)
+        what = f"`{name}_smdl.json`, {counted(len(participants), 'participant')}"
         if status:
-            yield "FitLins", "0.11.0", f"`{name}_smdl.json`", f"exit {status}: {last_line(log)}"
-            return
+            yield "FitLins", "0.11.0", what, f"exit {status}: {last_line(log)}"
+            continue
         about = json.loads((out / "dataset_description.json").read_text())["PipelineDescription"]
         maps = {
             node.name.removeprefix("node-"): len(list(node.rglob("*stat-effect_statmap.nii.gz")))
@@ -224,28 +241,27 @@ def fitlins_rows(work):
         result = ", ".join(f"{counted(n, 'effect map')} of the {node}" for node, n in maps.items())
         pictures = len(list(out.rglob("*_ortho.png")))
         result += f"; report, {counted(pictures, 'picture')}"
-        yield "FitLins", about["Version"], f"`{name}_smdl.json`", result
-    ours = our_maps(work)
-    for name, out in outs.items():
-        contrasts = [work.task] if name == one else [*work.tasks, work.difference["Name"]]
-        for contrast in contrasts:
+        yield "FitLins", about["Version"], what, result
+        ours = our_maps(work, name, participants, tasks)
+        for contrast in tasks if name == one else [*tasks, work.difference["Name"]]:
+            result = agreement(work, out, ours, contrast)
             what = f"`{name}_smdl.json`, {contrast}, beside `llm2bids analyze`"
-            yield "FitLins", about["Version"], what, agreement(work, out, ours, contrast)
-    effect = outs[one] / f"node-dataset/contrast-{work.task}_stat-effect_statmap.nii.gz"
-    units = locate(effect, work.dataset.space, top_percent=0.01)
+            yield "FitLins", about["Version"], what, result
+    effect = f"fitlins-{one}/node-dataset/contrast-{work.task}_stat-effect_statmap.nii.gz"
+    units = locate(work.folder / effect, work.dataset.space, top_percent=0.01)
     result = f"{counted(len(units), 'unit')}, first `{units['address'][0]}`"
     yield "llm2bids", version("llm2bids"), "`locate` on FitLins' effect map, top 0.01 %", result
 
 
-def our_maps(work):
+def our_maps(work, name, participants, tasks):
     """Group maps of the model that FitLins fits: tokens, AR(1), no confounds."""
-    out = work.folder / "analyzed"
+    out = work.folder / f"analyzed-{name}"
     if not list(out.glob("group/*.nii.gz")):
+        options = {"participant_label": participants, "task": tasks, "progress": False}
+        analyze_participants(work.bids_dir, out, unit_of_analysis="token", **options)
         one, other = work.difference["ConditionList"]
-        labels = {"participant_label": work.chosen, "progress": False}
-        analyze_participants(work.bids_dir, out, unit_of_analysis="token", **labels)
-        contrasts = {work.difference["Name"]: f"{one} - {other}"}
-        analyze_group(work.bids_dir, out, contrasts=contrasts, **labels)
+        contrasts = {work.difference["Name"]: f"{one} - {other}"} if len(tasks) > 1 else None
+        analyze_group(work.bids_dir, out, contrasts=contrasts, **options)
     return out
 
 

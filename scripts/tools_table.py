@@ -38,6 +38,8 @@ PAGE = """# What other projects' tools say of a dataset
 
 Written by `scripts/tools_table.py` on ${date}; do not edit. The dataset: ${about}. The tools were
 run as they are, without a line changed. FitLins: [Run FitLins](../how-to/run-fitlins.md).
+nilearn and the model of all tasks were run on ${n_chosen}; that model is the one of a scan of
+the tasks ${tasks}.
 
 ## What was run
 
@@ -50,8 +52,9 @@ model; its maps differ from these.
 
 ## What is wrong with the data, and who says so
 
-Each tool on a copy of the dataset with one fault. "Names it" tells whether the message has the
-label of the space or of the participant that is at fault.
+Each tool on a copy with one fault (of a dataset of ${faulty}).
+"Names it" tells whether the message has the label of the space or of the participant that is at
+fault.
 
 ${bad}
 
@@ -134,8 +137,8 @@ def by_pybids(bids_dir, model):
 
 def by_fitlins(work, bids_dir, model, space, index):
     out = work.folder / f"fitlins-bad{index}"
-    options = {"bids_dir": bids_dir, "space": space, "participants": work.participants[:2]}
-    status, log = fitlins(work, model, out, level="run", **options)
+    options = {"bids_dir": bids_dir, "space": space, "participants": work.participants}
+    status, log = fitlins(work, model, out, **options)
     if status == 0:
         n = len(list(out.glob("node-run/sub-*")))
         return f"goes on with {counted(n, 'participant')}, no message"
@@ -148,59 +151,68 @@ def table(head, rows):
     return "\n".join("| " + " | ".join(map(str, line)) + " |" for line in lines)
 
 
-def page(work, tools, bad):
-    text = PAGE
-    n_volumes = nib.load(work.dataset.runs[0].bold).shape[3]
-    about = (
-        f"{counted(len(work.participants), 'participant')}, {counted(len(work.tasks), 'task')}, "
-        f"{counted(len(work.dataset.runs), 'run')} of {n_volumes} volumes, "
-        f"{counted(work.dataset.space.n_units, 'unit')}, space `{work.label}`; nilearn and FitLins "
-        f"fitted {counted(len(work.chosen), 'participant')}"
-    )
+def page(work, faulty, tools, bad):
     filled = {
-        "about": about,
+        "about": described(work.dataset),
+        "faulty": described(faulty.dataset),
         "date": f"{datetime.now(UTC):%Y-%m-%d}",
+        "n_chosen": counted(len(work.chosen), "participant"),
+        "tasks": ", ".join(work.tasks),
         "tools": table(["tool", "version", "what was run", "result"], tools),
         "bad": table(["what is wrong", "tool", "what it says", "names it"], bad),
     }
+    text = PAGE
     for name, value in filled.items():
         text = text.replace(f"${{{name}}}", value)
     return text
+
+
+def described(dataset):
+    n_tasks, n_participants = (
+        len({getattr(run, name) for run in dataset.runs}) for name in ("task", "participant_label")
+    )
+    n_volumes = nib.load(dataset.runs[0].bold).shape[3]
+    return (
+        f"{counted(n_participants, 'participant')}, {counted(n_tasks, 'task')}, "
+        f"{counted(len(dataset.runs), 'run')} of {n_volumes} volumes, "
+        f"{counted(dataset.space.n_units, 'unit')}, space `{dataset.space.label}`"
+    )
 
 
 def main():
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("bids_dir", type=Path)
     parser.add_argument("--work-dir", type=Path)
-    parser.add_argument("--task", help="task of the one-task runs (default: the first)")
     parser.add_argument("--output", type=Path, default=ROOT / "docs/reference/tools.md")
+    parser.add_argument("--tasks", nargs="+", help="only these; the first for models of one task")
     parser.add_argument(
-        "--n-participants", type=int, help="only so many for nilearn and FitLins (default: all)"
+        "--n-participants", type=int, help="only so many for nilearn and the model of all tasks"
     )
+    parser.add_argument("--faults-in", type=Path, help="another dataset, smaller, for the faults")
     arguments = parser.parse_args()
     with tempfile.TemporaryDirectory() as scratch:
-        folder = arguments.work_dir or Path(scratch)
-        folder.mkdir(parents=True, exist_ok=True)
+        folder = (arguments.work_dir or Path(scratch)).resolve()
         work = Work(
-            arguments.bids_dir.resolve(), folder.resolve(), arguments.task, arguments.n_participants
+            arguments.bids_dir,
+            folder,
+            tasks=arguments.tasks,
+            n_participants=arguments.n_participants,
         )
-        tools = []
-        for rows in (
-            validator_rows(work),
-            nilearn_rows(work),
-            pybids_rows(work),
-            fitlins_rows(work),
-            header_rows(work),
-        ):
-            for row in rows:
-                print(*row, sep=" | ", flush=True)
-                tools.append(row)
-        bad = []
-        for row in bad_input_rows(work):
-            print(*row, sep=" | ", flush=True)
-            bad.append(row)
-        arguments.output.write_text(page(work, tools, bad))
+        faulty = Work(arguments.faults_in, folder / "faults") if arguments.faults_in else work
+        kinds = (validator_rows, header_rows, pybids_rows, fitlins_rows, nilearn_rows)
+        tools = told(row for rows in kinds for row in rows(work))
+        bad = told(bad_input_rows(faulty))
+        arguments.output.write_text(page(work, faulty, tools, bad))
     print(arguments.output)
+
+
+def told(rows):
+    """Print rows as they come, and keep them."""
+    kept = []
+    for row in rows:
+        print(*row, sep=" | ", flush=True)
+        kept.append(row)
+    return kept
 
 
 if __name__ == "__main__":
