@@ -7,6 +7,11 @@ import numpy as np
 import pandas as pd
 from markupsafe import Markup
 
+from llm2bids.report.calibration import (
+    NOT_CALIBRATED,
+    calibration_body,
+    calibration_command,
+)
 from llm2bids.report.draw.chart import Estimate, Line, interval_chart, line_chart
 from llm2bids.report.draw.color import task_color
 from llm2bids.report.heat import heat_table
@@ -15,14 +20,6 @@ from llm2bids.report.section import Missing, Section, missing, render
 from llm2bids.report.sources import Sources
 
 MEASURES = {"correlation": "Correlation of the group effect maps", "dice": "Dice of the networks"}
-
-
-NOT_CALIBRATED = (
-    "The false-positive rate of this pipeline was not measured on this dataset: nothing on this "
-    "page tells whether its nominal rates hold for this model. To measure it, record with "
-    "--paradigm null, analyze that dataset and count what is found where there is nothing."
-)
-"""What is said where no calibration was run."""
 
 
 def findings_sections(sources: Sources) -> list[Section]:
@@ -52,7 +49,10 @@ def findings_sections(sources: Sources) -> list[Section]:
             *("identification", "Identification", _identification(results)),
             *(f"Identification of tasks {few}", command),
         ),
-        ("calibration", "False positives", _calibration(results), NOT_CALIBRATED, ""),
+        (
+            *("calibration", "False positives", calibration_body(sources)),
+            *(NOT_CALIBRATED, calibration_command(sources)),
+        ),
     ]
     return [
         Section(name=name, title=title, body=body or missing(Missing(what=what, command=making)))
@@ -221,13 +221,6 @@ def _curve(table: pd.DataFrame, by: str, chance: float) -> Markup:
         alt=f"Accuracy of identification by {label}: {said}.",
         references={"chance": chance},
     )
-
-
-def _calibration(results: Results) -> Markup | None:
-    if results.calibration is None or results.calibration.empty:
-        return None
-    table = results.calibration
-    return render("calibration.html", columns=list(table.columns), rows=table.to_dict("records"))
 
 
 def _interval(row: Mapping[Any, Any], measure: str) -> str:

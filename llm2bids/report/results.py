@@ -9,13 +9,9 @@ from typing import Any
 import pandas as pd
 
 from llm2bids.exceptions import NetworkError
-from llm2bids.report.sources import read_object
 
 FINDINGS = Path("group", "findings", "findings.json")
 """Where the group level puts what it finds."""
-
-CALIBRATION = Path("calibration.json")
-"""Where false-positive rates lie that were measured on this dataset."""
 
 COMPARED = {
     "participants": "Split halves of the participants",
@@ -90,8 +86,6 @@ class Results:
         ``kind``, ``targets``, ``measurements``, ``quantiles`` over units.
     identification : Identified or None
         By template correlation.
-    calibration : DataFrame or None
-        False-positive rates.
     """
 
     warnings: tuple[str, ...] = ()
@@ -102,7 +96,6 @@ class Results:
     repeatability: dict[str, pd.DataFrame] = field(default_factory=dict)
     icc: dict[str, Any] = field(default_factory=dict)
     identification: Identified | None = None
-    calibration: pd.DataFrame | None = None
 
 
 def read_results(analysis: Path | None) -> Results:
@@ -128,7 +121,7 @@ def read_results(analysis: Path | None) -> Results:
     path = analysis / FINDINGS
     try:
         found = json.loads(path.read_text(encoding="utf-8")) if path.exists() else {}
-        return _results(found, read_object(analysis / CALIBRATION))
+        return _results(found)
     except (KeyError, TypeError, ValueError, AttributeError, OSError) as error:
         raise NetworkError(
             f"{path}: is not what llm2bids writes ({type(error).__name__}: {error}); run "
@@ -136,9 +129,8 @@ def read_results(analysis: Path | None) -> Results:
         ) from None
 
 
-def _results(found: Mapping[str, Any], calibration: Mapping[str, Any]) -> Results:
+def _results(found: Mapping[str, Any]) -> Results:
     overlap, repeatability = found.get("overlap") or {}, found.get("repeatability") or {}
-    rates = calibration.get("rates")
     return Results(
         warnings=tuple(str(warning) for warning in found.get("warnings", [])),
         table=_rows(found.get("table"), "finding", "measure", "value"),
@@ -148,7 +140,6 @@ def _results(found: Mapping[str, Any], calibration: Mapping[str, Any]) -> Result
         repeatability=_compared(repeatability),
         icc=dict(repeatability.get("icc") or {}),
         identification=_identified(found.get("identification") or {}),
-        calibration=pd.DataFrame(rates) if rates else None,
     )
 
 

@@ -125,16 +125,61 @@ def test_identification_shows_confusion_controls_and_the_curve(bodies):
 
 def test_calibration_says_plainly_that_it_was_not_run(bodies):
     assert "was not measured on this dataset" in bodies["calibration"]
+    assert "llm2bids null " in bodies["calibration"]
 
 
-def test_measured_error_rates_are_shown(found, tmp_path):
+@pytest.fixture
+def calibrated(found, tmp_path):
+    """The same with measured error rates; a function that writes others."""
     out = tmp_path / "out"
     shutil.copytree(found, out, symlinks=True)
-    rates = [{"pipeline": "prompt <ols>", "nominal": 0.05, "measured": 0.0512}]
-    (out / "analysis" / "calibration.json").write_text(json.dumps({"rates": rates}))
-    body = findings_sections(find_sources(out))[-1].body
-    assert "0.0512" in body
-    assert "prompt &lt;ols&gt;" in body
+    rate = {"pipeline": "x", "n": 60, "low": 0.042, "high": 0.0534, "verdict": "inside"}
+    contents = {
+        "about": {"model": "<b>cat</b>", "weights_sha256": "other", "n_runs": 60, "n_groups": 200,
+                  "group_size": 8, "n_tested": 8000, "prompts_on": 8, "tokens_per_prompt": 12},
+        "pipelines": [{"key": "x", "label": "prompt <ols>", "default": True, "options": "",
+                       "verdict": "inside"}],
+        "rates": [{**rate, "kind": "unit", "nominal": 0.05, "measured": 0.0474},
+                  {**rate, "kind": "fdr", "nominal": 0.05, "measured": 0.05}],
+    }  # fmt: skip
+
+    def write(**changes):
+        text = json.dumps({**contents, **changes})
+        (out / "analysis" / "calibration.json").write_text(text)
+        return find_sources(out)
+
+    return write
+
+
+def test_measured_error_rates_are_shown(calibrated):
+    body = str(findings_sections(calibrated())[-1].body)
+    said = plain(body)
+    for words in ("prompt <ols> (default)", "0.047 [0.042 to 0.053]", "FDR 3 of 60", "inside",
+                  "60 runs of off prompts", "200 groups of 8", "8,000 units"):  # fmt: skip
+        assert words in said
+    assert "<ols>" not in body
+    assert "<b>cat" not in body
+
+
+def test_rates_of_another_model_or_design_say_so(calibrated):
+    sources = calibrated()
+    settings = sources.dataset.settings
+    said = plain(str(findings_sections(sources)[-1].body))
+    assert f"measured with the model <b>cat</b> instead of {settings['model']}" in said
+    assert f"8 prompts per block instead of {settings['prompts_per_block']}" in said
+    about = {
+        "model": settings["model"], "weights_sha256": settings["weights_sha256"], "n_runs": 60,
+        "n_groups": 0, "group_size": 8, "n_tested": 7,
+        "prompts_on": settings["prompts_per_block"],
+        "tokens_per_prompt": settings["tokens_per_prompt"],
+    }  # fmt: skip
+    assert "instead of" not in plain(str(findings_sections(calibrated(about=about))[-1].body))
+
+
+def test_a_damaged_calibration_is_named(calibrated):
+    sources = calibrated(rates=[{"pipeline": "x"}])
+    with pytest.raises(NetworkError, match=r"calibration\.json: is not what llm2bids writes"):
+        findings_sections(sources)
 
 
 def test_the_summary_says_doubts_and_numbers_escaped(found):

@@ -20,6 +20,7 @@ from llm2bids.inference.null.rates import (
     family_rate,
     overall_verdict,
     unit_rate,
+    widening_of,
 )
 from llm2bids.inference.null.source import NullSource
 from llm2bids.paradigm.seed import derive_seed
@@ -94,8 +95,9 @@ def measure_null(
 ) -> NullMeasurement:
     """Measure the error rates of all pipelines.
 
-    Groups are resampled from the pool of null runs, so they share runs: their rates are unbiased,
-    but the intervals, which take groups as independent, are too narrow by as much as they share.
+    Groups are resampled from the pool of null runs, so they share runs: their rates are unbiased;
+    the intervals of single units are widened for it, those of any detection take
+    groups as independent and are too narrow.
 
     Parameters
     ----------
@@ -153,8 +155,9 @@ def measure_null(
         for index, found in enumerate(done):
             tallies += [(key, index, tally) for key, tally in found.items()]
             bar.update()
+    widening = widening_of(n_groups, group_size, len(set(source.participants)))
     return NullMeasurement(
-        rates=tuple(rates_of(tallies)),
+        rates=tuple(rates_of(tallies, widening=widening)),
         shares=_shares(tallies),
         about={
             **source.about,
@@ -174,13 +177,15 @@ def measure_null(
     )
 
 
-def rates_of(tallies: Sequence[tuple[str, int, Tally]]) -> list[Rate]:
+def rates_of(tallies: Sequence[tuple[str, int, Tally]], *, widening: float = 1.0) -> list[Rate]:
     """Turn tallies into rates.
 
     Parameters
     ----------
     tallies : sequence of (str, int, Tally)
         Pipeline, run or group, and what it called significant there.
+    widening : float
+        Of the intervals of groups, for the participants that they share.
 
     Returns
     -------
@@ -204,6 +209,7 @@ def rates_of(tallies: Sequence[tuple[str, int, Tally]]) -> list[Rate]:
                 level,
                 [tally.exceed[level] for tally in own],
                 [tally.n_tests for tally in own],
+                widening=widening if pipeline.level == "group" else 1.0,
             )
             for level in LEVELS
             if all(level in tally.exceed for tally in own)

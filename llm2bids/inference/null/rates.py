@@ -48,7 +48,8 @@ class Rate:
         The rate.
     low, high : float
         95 % interval: of the mean over runs or groups by bootstrap (units are correlated, runs are
-        not) for ``"unit"``, of Clopper and Pearson otherwise.
+        not; groups share participants, and get a wider one) for ``"unit"``, of Clopper and Pearson
+        otherwise.
     binomial_low, binomial_high : float
         95 % interval of Clopper and Pearson; for ``"unit"`` as if all units were independent.
     verdict : {"inside", "inflated", "conservative", "undecided"}
@@ -78,6 +79,7 @@ def unit_rate(
     exceed: Sequence[int],
     n_tests: Sequence[int],
     *,
+    widening: float = 1.0,
     random_state: int = 0,
 ) -> Rate:
     """Estimate the share of units that are called significant.
@@ -92,6 +94,8 @@ def unit_rate(
         Units beyond the threshold in each run or group.
     n_tests : sequence of int
         Units that were tested in each.
+    widening : float
+        Factor by which the interval of the mean is widened, as `widening_of` gives it.
     random_state : int
         Seed of the bootstrap.
 
@@ -121,6 +125,8 @@ def unit_rate(
     low, high = mean_interval(shares, random_state=random_state)
     binomial = binomial_interval(int(np.sum(exceed)), int(tests.sum()))
     measured = float(shares.mean())
+    low = max(0.0, measured - widening * (measured - low))
+    high = min(1.0, measured + widening * (high - measured))
     return Rate(
         pipeline=pipeline,
         kind="unit",
@@ -229,6 +235,35 @@ def mean_interval(
     tail = 50 * (1 - CONFIDENCE)
     low, high = np.percentile(means, [tail, 100 - tail])
     return float(low), float(high)
+
+
+def widening_of(n_groups: int, group_size: int, n_participants: int) -> float:
+    """Give the factor by which groups that share participants widen the interval of their mean.
+
+    The mean over all groups of a pool varies at most as the mean of pool over group size
+    independent ones (Hoeffding 1948, Annals of Mathematical Statistics 19:293); the groups that
+    were drawn add their own share, and differ less than independent ones as they are drawn without
+    replacement.
+
+    Parameters
+    ----------
+    n_groups, group_size : int
+        Groups, and participants in each.
+    n_participants : int
+        Participants in the pool.
+
+    Returns
+    -------
+    float
+        Above 1.
+
+    Examples
+    --------
+    >>> round(widening_of(200, 8, 60), 2)
+    5.65
+    """
+    share = group_size / n_participants
+    return float(np.sqrt((1 + n_groups * share) / max(1 - share, 1 / n_participants)))
 
 
 def unit_verdict(nominal: float, measured: float, low: float, high: float) -> Verdict:

@@ -1,0 +1,152 @@
+"""Section: false-positive rates that ``llm2bids null`` measured, beside the maps."""
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from markupsafe import Markup
+
+from llm2bids.exceptions import NetworkError
+from llm2bids.report.section import render
+from llm2bids.report.sources import Sources, read_object
+
+CALIBRATION = Path("calibration.json")
+"""Where ``llm2bids null`` puts the rates, in the folder of the analysis."""
+
+LEVELS = (0.05, 0.01, 0.001)
+
+CORRECTIONS = {
+    "bonferroni": "Bonferroni",
+    "fdr": "FDR",
+    "max_t": "largest t",
+    "cluster_size": "cluster size",
+    "cluster_mass": "cluster mass",
+    "tfce": "TFCE",
+}
+"""Corrections by the kind of their rate."""
+
+NOT_CALIBRATED = (
+    "The false-positive rate of this pipeline was not measured on this dataset: nothing on this "
+    "page tells whether its nominal rates hold for this model."
+)
+"""What is said where no calibration was run."""
+
+
+def calibration_command(sources: Sources) -> str:
+    """Give the command that measures the rates.
+
+    Parameters
+    ----------
+    sources : Sources
+        Dataset and analysis.
+
+    Returns
+    -------
+    str
+        ``llm2bids null ...``, for the model that was recorded.
+    """
+    model = str(sources.dataset.settings.get("model"))
+    name = "embedded" if model == "SmolLM2-135M-Instruct" else model
+    return f"llm2bids null {name} {sources.analysis_dir}"
+
+
+def calibration_body(sources: Sources) -> Markup | None:
+    """Show the measured rates of every pipeline.
+
+    Parameters
+    ----------
+    sources : Sources
+        Dataset and analysis.
+
+    Returns
+    -------
+    Markup or None
+        Table of rates, intervals and verdicts, and what they do not hold for; None where nothing
+        was measured.
+
+    Raises
+    ------
+    NetworkError
+        If the file is not what ``llm2bids null`` writes.
+    """
+    if sources.analysis is None:
+        return None
+    path = sources.analysis / CALIBRATION
+    found = read_object(path)
+    if not found:
+        return None
+    try:
+        rows = [_row(pipeline, found["rates"]) for pipeline in found["pipelines"]]
+        about = dict(found["about"])
+        return render(
+            "calibration.html",
+            rows=rows,
+            levels=LEVELS,
+            about=about,
+            differing=differences(about, sources.dataset.settings),
+        )
+    except (KeyError, TypeError, ValueError, AttributeError) as error:
+        raise NetworkError(
+            f"{path}: is not what llm2bids writes ({type(error).__name__}: {error}); run "
+            f"`{calibration_command(sources)}` again"
+        ) from None
+
+
+def differences(about: Mapping[str, Any], settings: Mapping[str, Any]) -> list[str]:
+    """Say in what the null runs differ from the dataset.
+
+    Parameters
+    ----------
+    about : mapping
+        What the rates were measured on.
+    settings : mapping
+        Settings of the dataset.
+
+    Returns
+    -------
+    list of str
+        Empty where the rates hold for the dataset's model and design.
+
+    Examples
+    --------
+    >>> differences({"model": "a", "prompts_on": 8}, {"model": "a", "prompts_per_block": 6})
+    ['8 prompts per block instead of 6']
+    """
+    found = []
+    if about.get("weights_sha256") != settings.get("weights_sha256"):
+        found.append(f"the model {about.get('model')} instead of {settings.get('model')}")
+    for name, key, what in (
+        ("prompts_on", "prompts_per_block", "prompts per block"),
+        ("tokens_per_prompt", "tokens_per_prompt", "tokens per prompt"),
+    ):
+        if about.get(name) != settings.get(key):
+            found.append(f"{about.get(name)} {what} instead of {settings.get(key)}")
+    return found
+
+
+def _row(pipeline: Mapping[str, Any], rates: list[Mapping[str, Any]]) -> dict[str, Any]:
+    own = [rate for rate in rates if rate["pipeline"] == pipeline["key"]]
+    units = {float(rate["nominal"]): rate for rate in own if rate["kind"] == "unit"}
+    return {
+        "label": str(pipeline["label"]),
+        "default": bool(pipeline["default"]),
+        "options": str(pipeline["options"]),
+        "verdict": str(pipeline["verdict"]),
+        "units": [_cell(units.get(level)) for level in LEVELS],
+        "found": [
+            f"{CORRECTIONS.get(str(rate['kind']), str(rate['kind']))} "
+            f"{round(float(rate['measured']) * int(rate['n']))} of {int(rate['n'])}"
+            for rate in own
+            if rate["kind"] != "unit"
+        ],
+    }
+
+
+def _cell(rate: Mapping[str, Any] | None) -> dict[str, str]:
+    if rate is None:
+        return {"value": "–", "interval": "", "verdict": ""}
+    return {
+        "value": f"{float(rate['measured']):.2g}",
+        "interval": f"{float(rate['low']):.2g} to {float(rate['high']):.2g}",
+        "verdict": str(rate["verdict"]),
+    }
