@@ -60,7 +60,7 @@ def run_fitlins(environment, tmp_path_factory):
             *("--estimator", "nilearn"),
             *("--participant-label", *participants),
             *("--work-dir", out / "work"),
-            *("--n-cpus", "2"),
+            *("--n-cpus", os.cpu_count()),
         ]
         done = subprocess.run(
             [str(word) for word in command],
