@@ -45,6 +45,7 @@ def test_a_dataset_with_a_null_design_is_measured(null_dataset, tmp_path, capsys
     assert (about["prompts_on"], about["prompts_off"], about["tokens_per_prompt"]) == (3, 6, 2)
 
 
+@pytest.mark.slow
 def test_a_model_gives_the_rates_of_its_dataset(model, null_dataset, tmp_path):
     """Recorded in memory, or read from int16 images on the calibrated scale: one and the same."""
     assert null(model, tmp_path / "model", "--runs", "12", "--device", "cpu", *SIZE, *FAST) == 0

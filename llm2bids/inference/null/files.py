@@ -210,7 +210,7 @@ def draw_rates(measured: NullMeasurement, path: Path) -> bool:
     about = measured.about
     figure.suptitle(
         f"{about['model']}: {about['n_runs']} null runs, {about['n_groups']} null groups of "
-        f"{about['group_size']}, {about['n_tested']:,} units   (* default of analyze)",
+        f"{about['group_size']}, {about['n_tested']:,} units; 95 % intervals; * default of analyze",
         fontsize=10,
     )
     path.parent.mkdir(parents=True, exist_ok=True)
@@ -226,7 +226,9 @@ def _draw_units(axes: "Axes", measured: NullMeasurement, places: Mapping[str, in
         axes.axvline(level, color=color, linewidth=0.8, linestyle="--")
         _draw(axes, rates, places, shift, color=color, marker="o", label=f"nominal {level:g}")
     axes.set_xscale("log")
-    axes.set_xlabel("share of units called significant, mean over runs or groups, 95 % interval")
+    shares = [rate.measured for rate in measured.rates if rate.kind == "unit"]
+    axes.set_xlim(2e-4, max(0.2, 1.5 * max(shares, default=0.0)))
+    axes.set_xlabel("share of units called significant")
     axes.legend(fontsize=8, loc="lower center", bbox_to_anchor=(0.5, 1.0), ncols=3, frameon=False)
 
 
@@ -242,7 +244,7 @@ def _draw_families(axes: "Axes", measured: NullMeasurement, places: Mapping[str,
             marker=MARKERS[kind], label=NAMES[kind],
         )  # fmt: skip
     axes.set_xlim(-0.02, 1.02)
-    axes.set_xlabel("share of runs or groups with any detection at 0.05")
+    axes.set_xlabel("share with any detection")
     axes.legend(fontsize=8, loc="lower center", bbox_to_anchor=(0.5, 1.0), ncols=3, frameon=False)
 
 

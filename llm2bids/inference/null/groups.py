@@ -49,7 +49,7 @@ def draw_groups(
     Examples
     --------
     >>> draw_groups(["01", "01", "02"], n_groups=1, group_size=2, seed=0)
-    [(1, 2)]
+    [(0, 2)]
     """
     labels = list(dict.fromkeys(participants))
     if n_groups < 0 or group_size < 2:
