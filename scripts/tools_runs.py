@@ -266,18 +266,26 @@ def our_maps(work, name, participants, tasks):
 
 
 def agreement(work, theirs, ours, contrast, n_peaks=100):
-    said = []
+    """Compare two group maps: effects by value, t by rank (its tails are long in small groups)."""
+    pairs = {}
     for statistic in ("effect", "t"):
         name = f"stat-{statistic}_statmap.nii.gz"
         (our_map,) = ours.glob(f"group/*contrast-{contrast}_*{name}")
         paths = (theirs / f"node-dataset/contrast-{contrast}_{name}", our_map)
-        maps = [work.dataset.space.to_units(nib.load(path)).astype(float) for path in paths]
-        first = [np.argsort(-np.abs(values))[:n_peaks] for values in maps]
-        shared = len(set(first[0]) & set(first[1]))
-        same = "same peak" if first[0][0] == first[1][0] else "another peak"
-        r = np.corrcoef(maps)[0, 1]
-        said.append(f"{statistic}: r {r:.5f}, {same}, {shared} of {n_peaks} strongest units shared")
-    return "; ".join(said)
+        pairs[statistic] = [
+            pd.Series(work.dataset.space.to_units(nib.load(path)).astype(float)) for path in paths
+        ]
+    first = [values.abs().nlargest(n_peaks).index for values in pairs["effect"]]
+    r, rank_r = pairs["effect"][0].corr(pairs["effect"][1]), rank_correlation(*pairs["t"])
+    return (
+        f"effect: r {r:.5f}, {'same' if first[0][0] == first[1][0] else 'another'} peak, "
+        f"{len(first[0].intersection(first[1]))} of the {n_peaks} strongest units shared; "
+        f"t: rank correlation {rank_r:.5f}"
+    )
+
+
+def rank_correlation(one, other):
+    return one.rank().corr(other.rank())
 
 
 def header_rows(work):

@@ -48,7 +48,8 @@ ${tools}
 "Beside `llm2bids analyze`" compares group maps over the units with those of
 `llm2bids analyze --unit-of-analysis token` (AR(1), no drift, no confounds), which is the model that
 FitLins fits. The recommended default of `llm2bids analyze`, one image for each prompt, is another
-model; its maps differ from these.
+model; its maps differ from these. t is compared by rank: over two participants it has one degree of
+freedom, and its largest values are where the two happen to agree.
 
 ## What is wrong with the data, and who says so
 
