@@ -22,10 +22,12 @@ from nilearn.datasets import load_mni152_template
 from nilearn.glm import threshold_stats_img
 from nilearn.glm.first_level import first_level_from_bids
 from nilearn.glm.second_level import SecondLevelModel
-from nilearn.image import load_img
+from nilearn.image import load_img, new_img_like
 from nilearn.reporting import get_clusters_table
 
 mpl.use("Agg")
+SHOWN = 3.1
+"""Least |z| in the figure, p < 0.001 at one side, not corrected; the table and the count are."""
 
 
 def find_derivative(bids_dir):
@@ -86,24 +88,38 @@ def fit_group(effects, alpha):
 def find_background(bids_dir, derivative, space):
     """Take the first participant's anatomy in the space, or nilearn's template without one."""
     found = sorted((bids_dir / derivative).rglob(f"sub-*_space-{space}*_desc-preproc_T1w.nii*"))
-    return load_img(found[0]) if found else load_mni152_template()
+    anatomy = load_img(found[0]) if found else load_mni152_template()
+    values = anatomy.get_fdata()
+    # a few bright voxels would leave the rest black
+    return new_img_like(anatomy, np.minimum(values, np.percentile(values[values > 0], 98)))
+
+
+def choose_cuts(z_map, n_cuts=3, apart=3):
+    """Choose the axial slices with most voxels to show, in mm, at least some slices apart."""
+    counts = np.sum(np.abs(np.nan_to_num(z_map.get_fdata())) > SHOWN, axis=(0, 1))
+    chosen = []
+    for k in np.argsort(-counts, kind="stable"):
+        if len(chosen) < n_cuts and all(abs(k - other) >= apart for other in chosen):
+            chosen.append(int(k))
+    return [float(z_map.affine[2, 2] * k + z_map.affine[2, 3]) for k in sorted(chosen)]
 
 
 def draw(folders, file):
     """Draw the z maps of one or more output folders side by side, each on its own anatomy."""
-    figure, axes = plt.subplots(1, len(folders), figsize=(7 * len(folders), 3.2), squeeze=False)
+    figure, axes = plt.subplots(1, len(folders), figsize=(8 * len(folders), 3), squeeze=False)
     for axis, folder in zip(axes[0], folders, strict=True):
         about = json.loads((folder / "about.json").read_text())
         plotting.plot_stat_map(
             folder / "z.nii.gz",
             bg_img=folder / "background.nii.gz",
-            threshold=about["threshold"] if np.isfinite(about["threshold"]) else 2.3,
-            cut_coords=about["peak"],
+            threshold=SHOWN,
+            display_mode="z",
+            cut_coords=choose_cuts(load_img(folder / "z.nii.gz")),
             axes=axis,
             figure=figure,
             annotate=False,
         )
-        axis.set_title(f"{about['title']}, {about['n_participants']} participants", fontsize=10)
+        axis.set_title(f"{about['title']}, {about['n_participants']} participants, |z| > {SHOWN}")
     figure.savefig(file, dpi=100)
     plt.close(figure)
 

@@ -15,16 +15,21 @@ from pathlib import Path
 
 import matplotlib as mpl
 import matplotlib.pyplot as plt
+import nibabel as nib
 import numpy as np
 import pandas as pd
 from nilearn import plotting
 from nilearn.glm import expression_to_contrast_vector, threshold_stats_img
 from nilearn.glm.first_level import FirstLevelModel, make_first_level_design_matrix
 from nilearn.glm.second_level import SecondLevelModel
+from nilearn.image import math_img
+from scipy.stats import norm
 
 import llm2bids
 
 mpl.use("Agg")
+SHOWN = 2.3
+"""Least |z| in the figure, p < 0.01 at one side."""
 
 
 def make_design(dataset, run):
@@ -63,28 +68,31 @@ def fit_participants(dataset, task, mask):
     return effects, designs
 
 
-def draw(z_map, threshold, dataset, background, file):
-    """Draw the map at its peak, and how many units of each layer follow surprisal."""
+def draw(z_map, dataset, t1w, file):
+    """Draw the map, and how many units of each layer follow surprisal (not corrected)."""
     z = dataset.space.to_units(z_map)
-    figure, (left, right) = plt.subplots(1, 2, figsize=(12, 3.6), width_ratios=(2, 1))
-    peak = dataset.space.voxels[np.abs(z).argmax()]
+    figure, (left, right) = plt.subplots(1, 2, figsize=(14, 3.4), width_ratios=(2, 1))
+    background = nib.load(t1w)
+    top = float(background.header["cal_max"])  # nilearn draws up to the largest value
     plotting.plot_stat_map(
         z_map,
-        bg_img=background,
-        threshold=threshold,
-        cut_coords=(dataset.space.affine @ [*peak, 1])[:3],
+        bg_img=math_img(f"np.minimum(img, {top})", img=background),
+        threshold=SHOWN,
+        display_mode="z",
+        cut_coords=3,
         axes=left,
         figure=figure,
         annotate=False,
     )
     layers = dataset.space.unit_table()["layer"]
     for sign, name, color in ((1, "more", "firebrick"), (-1, "less", "steelblue")):
-        share = pd.Series(sign * z > threshold).groupby(layers).mean() * 100
+        share = pd.Series(sign * z > SHOWN).groupby(layers).mean() * 100
         right.plot(share.index, share, color=color, label=f"{name} with surprisal")
-    right.set(xlabel="layer", ylabel="units (%)")
+    right.axhline(100 * norm.sf(SHOWN), color="grey", linestyle=":", label="by chance")
+    right.set(xlabel="layer", ylabel=f"units with |z| > {SHOWN} (%)", ylim=(0, None))
     right.legend(frameon=False)
     right.spines[["top", "right"]].set_visible(False)
-    figure.savefig(file, dpi=100, bbox_inches="tight")
+    figure.savefig(file, dpi=80, bbox_inches="tight")
     plt.close(figure)
 
 
@@ -113,9 +121,7 @@ def main(bids_dir, task, out):
     found = llm2bids.locate(z_map, dataset.space, top_percent=1)
     found.to_csv(out / "units.tsv", sep="\t", index=False)
     print(found.head(5)[["address", "layer", "role", "value"]].to_string(index=False))
-    threshold = threshold if np.isfinite(threshold) else 2.3
-    background = str(anatomy / f"tpl-{label}_T1w.nii.gz")
-    draw(z_map, threshold, dataset, background, out / "surprisal.png")
+    draw(z_map, dataset, anatomy / f"tpl-{label}_T1w.nii.gz", out / "surprisal.png")
 
 
 if __name__ == "__main__":
