@@ -23,6 +23,7 @@ from nilearn.glm import threshold_stats_img
 from nilearn.glm.first_level import first_level_from_bids
 from nilearn.glm.second_level import SecondLevelModel
 from nilearn.image import load_img, new_img_like
+from nilearn.masking import intersect_masks
 from nilearn.reporting import get_clusters_table
 
 mpl.use("Agg")
@@ -53,7 +54,15 @@ def choose_confounds(table, names):
     return table[names].fillna(0)
 
 
-def fit_participants(options, derivative):
+def find_mask(bids_dir, derivative, task, space):
+    """Take the voxels that all runs' brain masks have; None, for nilearn's own, without masks."""
+    pattern = f"sub-*_task-{task}_*space-{space}*_desc-brain_mask.nii*"
+    found = [str(path) for path in sorted((bids_dir / derivative).rglob(pattern))]
+    # a model's panels are no connected component
+    return intersect_masks(found, threshold=1, connected=False) if found else None
+
+
+def fit_participants(options, derivative, mask):
     """Fit the first level; return the effect map of each participant."""
     models, imgs, events, confounds = first_level_from_bids(
         options.bids_dir,
@@ -63,6 +72,7 @@ def fit_participants(options, derivative):
         hrf_model=None if options.hrf == "none" else options.hrf,
         smoothing_fwhm=options.smoothing,
         img_filters=[("desc", options.desc)],
+        mask_img=mask,
     )
     conditions = sorted({name for runs in events for run in runs for name in run["trial_type"]})
     contrast = options.contrast or (conditions[0] if len(conditions) == 1 else None)
@@ -76,10 +86,10 @@ def fit_participants(options, derivative):
     return effects, contrast
 
 
-def fit_group(effects, alpha):
+def fit_group(effects, mask, alpha):
     """Test the mean over participants; return its z map and the threshold for this FDR."""
     design = pd.DataFrame({"intercept": np.ones(len(effects))})
-    group = SecondLevelModel().fit(effects, design_matrix=design)
+    group = SecondLevelModel(mask_img=mask).fit(effects, design_matrix=design)
     z_map = group.compute_contrast("intercept", output_type="z_score")
     kept, threshold = threshold_stats_img(z_map, alpha=alpha, height_control="fdr")
     return z_map, kept, float(threshold)
@@ -141,8 +151,9 @@ def main():
     options = parser.parse_args()
 
     derivative = options.derivatives or find_derivative(options.bids_dir)
-    effects, contrast = fit_participants(options, derivative)
-    z_map, kept, threshold = fit_group(effects, options.alpha)
+    mask = find_mask(options.bids_dir, derivative, options.task, options.space)
+    effects, contrast = fit_participants(options, derivative, mask)
+    z_map, kept, threshold = fit_group(effects, mask, options.alpha)
     clusters = get_clusters_table(z_map, stat_threshold=2.3, cluster_threshold=3)
 
     options.out.mkdir(parents=True, exist_ok=True)
