@@ -35,6 +35,7 @@ IGNORED = (
     "*_design.json",
     "*_design.png",
     "/*.html",
+    "/calibration*",
     "/group",
 )
 """Files that BIDS has no name for yet."""
