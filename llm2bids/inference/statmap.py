@@ -102,10 +102,13 @@ def write_map(
 ) -> Path:
     """Write the values of a mask's voxels as an image in the space, and its sidecar.
 
+    Maps of z and t say so in the header's intent, t with its degrees of freedom: AFNI and
+    BrainVoyager show p values from it.
+
     Parameters
     ----------
     path : Path
-        Ends with ``.nii.gz``.
+        Ends with ``.nii.gz``; the entity ``stat`` says which statistic it is.
     values : ndarray, shape (n_voxels,)
         In nilearn's order of the mask; bool is stored as uint8, all else as float32.
     mask : ndarray of bool, shape (n_x, n_y, n_z)
@@ -123,11 +126,15 @@ def write_map(
         `path`.
     """
     dtype = "uint8" if values.dtype == np.bool_ else "float32"
+    header = image_header(space, fingerprint=str(sidecar["SpaceFingerprint"]), dtype=dtype)
+    if "_stat-z_" in path.name:
+        header.set_intent("z score")
+    elif "_stat-t_" in path.name and "DegreesOfFreedom" in sidecar:
+        header.set_intent("t test", (sidecar["DegreesOfFreedom"],))
     grid = np.full(mask.shape, fill, dtype=dtype, order="F")
     grid[mask] = values
-    fingerprint = str(sidecar["SpaceFingerprint"])
     path.parent.mkdir(parents=True, exist_ok=True)
-    with VolumeWriter(path, image_header(space, fingerprint=fingerprint, dtype=dtype)) as writer:
+    with VolumeWriter(path, header) as writer:
         writer.write(grid)
     write_json(sidecar_of(path), sidecar)
     return path
