@@ -170,7 +170,7 @@ def test_networks_by_effect_size_and_false_discovery_rate(simulate, patterns, sp
     for index, one in enumerate(task_networks(effects, space, min_cohens_d=1.5)):
         maps = group_statistics(effects.effects[:, index])
         expected = np.flatnonzero((np.abs(maps["cohensd"]) > 1.5) & (maps["pfdr"] < 0.05))
-        assert 0 < expected.size
+        assert expected.size > 0
         assert sorted(one.network.units(space)) == expected.tolist()
         assert one.network.criterion == "|cohensd| > 1.5 and false discovery rate 0.05"
         assert one.n_fdr == len(one.network)
