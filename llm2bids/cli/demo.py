@@ -10,8 +10,8 @@ from llm2bids.cli import options
 if TYPE_CHECKING:
     from llm2bids.network.findings import Findings
 
-PROMPTS_PER_BLOCK, TOKENS_PER_PROMPT = 16, 2
-"""The blocks of the demo, of 32 volumes: more prompts tell more than longer answers."""
+PROMPTS_PER_BLOCK, TOKENS_PER_PROMPT = 15, 2
+"""The blocks of the demo: more prompts tell more than longer answers, and all stays under 2 GB."""
 
 LEAST_PARTICIPANTS = 3
 """With fewer there is no network that a held-out participant could test."""
