@@ -10,7 +10,7 @@ from llm2bids.cli import options
 if TYPE_CHECKING:
     from llm2bids.network.findings import Findings
 
-PROMPTS_PER_BLOCK, TOKENS_PER_PROMPT = 15, 2
+PROMPTS_PER_BLOCK, TOKENS_PER_PROMPT = 14, 2
 """The blocks of the demo: more prompts tell more than longer answers, and all stays under 2 GB."""
 
 LEAST_PARTICIPANTS = 3
