@@ -47,7 +47,7 @@ def calibration_command(sources: Sources) -> str:
     """
     model = str(sources.dataset.settings.get("model"))
     name = "embedded" if model == "SmolLM2-135M-Instruct" else model
-    return f"llm2bids null {name} {sources.analysis_dir}"
+    return f"llm2bids null {name} {sources.analysis_dir.name}"
 
 
 def calibration_body(sources: Sources) -> Markup | None:

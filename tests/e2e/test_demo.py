@@ -25,7 +25,7 @@ def test_every_task_is_scanned_whole(out):
     dataset = open_dataset(out / "dataset")
     assert dataset.space.n_units == 254_592
     assert len(dataset.runs) == 3 * 6
-    assert {len(dataset.transcript(run)) for run in dataset.runs} == {6}
+    assert {dataset.sidecar(run)["NumberOfVolumes"] for run in dataset.runs} == {6}
 
 
 def test_the_four_findings_are_measured(out):
