@@ -193,7 +193,7 @@ def sidecars(seeds: Seeds, rng: random.Random, folder: Path) -> None:
 
 
 def settings(seeds: Seeds, rng: random.Random, folder: Path) -> None:
-    """The same for what every verb reads first: settings, fields, tasks, participants."""
+    """Do the same with what every verb reads first: settings, fields, tasks, participants."""
     names = ("llm2bids_settings.json", "llm2bids_fields.json", "tasks.json", "participants.tsv",
              "dataset_description.json")  # fmt: skip
     places = [place for place in seeds.places if place.name in names]
@@ -201,7 +201,7 @@ def settings(seeds: Seeds, rng: random.Random, folder: Path) -> None:
 
 
 def units(seeds: Seeds, rng: random.Random, folder: Path) -> None:
-    """The same for the unit table and the space that goes with it."""
+    """Do the same with the unit table and the space that goes with it."""
     read_spoiled(seeds, rng, folder, rng.choice((seeds.units, seeds.units, seeds.space)))
 
 
@@ -315,7 +315,8 @@ def argv(seeds: Seeds, rng: random.Random, folder: Path) -> None:
     dataset = place(str(seeds.dataset))
     first = {
         "record": [out, "--model", place(str(seeds.model)), "--participants", "1"],
-        "replay": [out, "--model", str(seeds.model), "--participants", "1", "--transcripts", files[2]],
+        "replay": [out, "--model", str(seeds.model), "--participants", "1", "--transcripts",
+                   files[2]],
         "sites": ["--model", place(str(seeds.model))],
         "locate": [place(files[1]), "--dataset", dataset],
         "report": [dataset, "-o", str(folder / "page.html")],
@@ -326,7 +327,7 @@ def argv(seeds: Seeds, rng: random.Random, folder: Path) -> None:
     if name in ("record", "replay"):
         first += ["--paradigm", str(seeds.folder / "own.toml")]
     words = [name, *first]
-    for option in rng.sample(COMMANDS[name], rng.choice((0, 1, 1, 2, 3, 5))):
+    for option in rng.choices(COMMANDS[name], k=rng.choice((0, 1, 1, 2, 3, 5))):
         words += [option] if option in FLAGS else [option, value()]
     if rng.random() < 0.1:
         words.insert(rng.randrange(len(words) + 1), value())

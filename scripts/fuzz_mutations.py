@@ -18,13 +18,18 @@ TEXTS = ("", " ", "\u202eabc", "\x00", "\ufeff", "é" * 300, "../../x", "/etc/pa
 """Texts that a reader may not expect; one is half of a surrogate pair."""
 
 VALUES: tuple[Any, ...] = (None, True, False, 0, -1, 3.5, 10**30, -(10**30), 1e308, float("nan"),
-                           float("inf"), [], {}, [[]], [None], {"a": None}, [1, 2, 3], *TEXTS)  # fmt: skip
+                           float("inf"), [], {}, [[]], [None], {"a": None}, [1, 2, 3],
+                           *TEXTS)  # fmt: skip
 """JSON values of every type."""
 
 TOML_VALUES = ("true", "-1", "0", "1e400", "nan", "inf", "''", "'../x'", "[]", "{}", "[[]]", "[1]",
                "9223372036854775807", HUGE, "1979-05-27", "'a b'", '"\\u0000"', "{ a = 1 }",
-               "['pathology', 'pathology']", "'''", "{ x = 'everyday' }", "100000", "3")  # fmt: skip
+               "['pathology', 'pathology']", "'''", "{ x = 'everyday' }", "100000",
+               "3")  # fmt: skip
 """Right-hand sides for a line of TOML."""
+
+TOML_KEYS = ("x", "'../x'", '"a b"', "tasks", "order")
+"""Left-hand sides for a line of TOML."""
 
 Mutation = Callable[[random.Random, bytes], bytes]
 
@@ -90,7 +95,7 @@ def toml_line(rng: random.Random, data: bytes) -> bytes:
     place = rng.choice(places)
     key, _, value = lines[place].partition(b"=")
     if rng.random() < 0.2:
-        lines[place] = rng.choice(("x", "'../x'", '"a b"', "tasks", "order")).encode() + b"=" + value
+        lines[place] = rng.choice(TOML_KEYS).encode() + b"=" + value
     else:
         lines[place] = key + b"= " + rng.choice(TOML_VALUES).encode()
     return b"\n".join(lines)

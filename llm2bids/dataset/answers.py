@@ -10,6 +10,9 @@ import pandas as pd
 from llm2bids.exceptions import DatasetError
 from llm2bids.paradigm.design import RunDesign
 
+MOST_TOKENS = 2**31 - 1
+"""Largest token id, and position, that a table of answers may name."""
+
 
 @dataclass(frozen=True, kw_only=True)
 class Answers:
@@ -106,6 +109,19 @@ def _read_bytes(file: Path) -> bytes:
         ) from None
 
 
+def _whole(file: Path, table: pd.DataFrame, name: str) -> "pd.Series[int]":
+    """Read a column of whole numbers from 0."""
+    numbers = pd.to_numeric(table[name], errors="coerce")
+    wrong = ~(numbers.between(0, MOST_TOKENS) & (numbers == numbers.round()))
+    if wrong.any():
+        row = int(wrong.to_numpy().argmax())
+        raise DatasetError(
+            f"{file}: column {name}, row {row + 1} is {str(table[name].iloc[row])[:40]!r}; "
+            "expected a whole number from 0"
+        )
+    return numbers.astype("int64")
+
+
 def _answers(file: Path) -> dict[str, str | tuple[int, ...]]:
     try:
         table = pd.read_csv(
@@ -115,9 +131,14 @@ def _answers(file: Path) -> dict[str, str | tuple[int, ...]]:
             na_values=["n/a"],
             keep_default_na=False,
         )
-    except (ValueError, pd.errors.ParserError) as error:
+    except (ValueError, OverflowError, pd.errors.ParserError) as error:
         raise DatasetError(f"{file}: not a tab-separated table in UTF-8 ({error})") from None
+    if "prompt_id" in table and table["prompt_id"].isna().any():
+        raise DatasetError(f"{file}: a row has no prompt_id; name the prompt that it answers")
     if {"prompt_id", "position", "token_id"} <= set(table.columns):
+        table = table.assign(
+            position=_whole(file, table, "position"), token_id=_whole(file, table, "token_id")
+        )
         ordered = table.sort_values(["prompt_id", "position"], kind="stable")
         if ordered.duplicated(["prompt_id", "position"]).any():
             twice = ordered.loc[ordered.duplicated(["prompt_id", "position"]), "prompt_id"].iloc[0]

@@ -7,7 +7,7 @@ from typing import Any
 import pandas as pd
 
 from llm2bids.dataset.path import parse_path
-from llm2bids.dataset.settings import read_json
+from llm2bids.dataset.settings import read_sidecar
 from llm2bids.dataset.transcript import read_table, write_table
 from llm2bids.exceptions import DatasetError
 
@@ -37,7 +37,7 @@ def read_participants(root: Path) -> pd.DataFrame:
     Raises
     ------
     DatasetError
-        If a column is missing.
+        If a column is missing, or a count is no whole number.
     """
     path = root / PLACE
     if not path.exists():
@@ -49,6 +49,15 @@ def read_participants(root: Path) -> pd.DataFrame:
             f"{path}: columns {', '.join(missing)} are missing; expected {', '.join(COLUMNS)}. "
             "Restore the file"
         )
+    for name in _COUNTS:
+        counts = pd.to_numeric(table[name], errors="coerce")
+        wrong = table[name].notna() & ~(counts.between(0, 2**53) & (counts == counts.round()))
+        if wrong.any():
+            raise DatasetError(
+                f"{path}: column {name} holds {str(table.loc[wrong, name].iloc[0])[:40]!r}; "
+                "expected a whole number or n/a. Restore the file"
+            )
+        table[name] = counts
     return _typed(table)
 
 
@@ -126,7 +135,7 @@ def counted(
         raise DatasetError(
             f"{root}: sub-{participant_label} has no runs; record one before it is finished"
         )
-    about = [read_json(root / str(place).replace("_bold.nii.gz", "_bold.json")
+    about = [read_sidecar(root / str(place).replace("_bold.nii.gz", "_bold.json")
                        .replace("_bold.nii", "_bold.json")) for place in mine]  # fmt: skip
     counts = {
         "n_runs": len(mine),

@@ -16,12 +16,14 @@ from llm2bids.dataset.names import RunNames, sidecar
 from llm2bids.dataset.participants import read_participants
 from llm2bids.dataset.path import inside, parse_path
 from llm2bids.dataset.reference import read_template
-from llm2bids.dataset.settings import DERIVATIVE, read_json, read_settings
+from llm2bids.dataset.settings import DERIVATIVE, read_json, read_settings, read_sidecar
 from llm2bids.dataset.start import FIELDS
-from llm2bids.dataset.transcript import read_table, read_transcript
+from llm2bids.dataset.transcript import checked_columns, read_table, read_transcript
 from llm2bids.dataset.volumes import read_volumes
 from llm2bids.exceptions import DatasetError
+from llm2bids.paradigm.prompts import COLUMNS as PROMPT_COLUMNS
 from llm2bids.recording.calibration import Calibration
+from llm2bids.space.grid import UNREADABLE
 from llm2bids.space.image import decode
 from llm2bids.space.space import Space
 
@@ -160,7 +162,7 @@ class Dataset:
         path = self._inside(run.bold)
         try:
             return nib.load(path)
-        except (OSError, EOFError, nib.filebasedimages.ImageFileError) as error:
+        except UNREADABLE as error:
             raise DatasetError(
                 f"{path}: not a readable image ({error}); delete it and record the dataset again: "
                 "only this run will be made anew"
@@ -202,7 +204,8 @@ class Dataset:
 
     def events(self, run: Run) -> pd.DataFrame:
         """Read a run's events: ``onset`` and ``duration`` in seconds, ``trial_type``."""
-        return read_table(self._inside(run.events), text=("trial_type",))
+        table = read_table(self._inside(run.events), text=("trial_type",))
+        return checked_columns(table, run.events, ("onset", "duration"), text=("trial_type",))
 
     def confounds(self, run: Run) -> pd.DataFrame:
         """Read a run's confounds, one row for each volume."""
@@ -225,7 +228,7 @@ class Dataset:
 
     def sidecar(self, run: Run) -> dict[str, Any]:
         """Read the sidecar of a run's raw series."""
-        return read_json(self._inside(self.path / sidecar(_relative(run.bold, self.path))))
+        return read_sidecar(self._inside(self.path / sidecar(_relative(run.bold, self.path))))
 
     def t_r(self, run: Run) -> float:
         """Read a run's repetition time, in seconds."""
@@ -237,8 +240,7 @@ class Dataset:
         files = sorted((self.path / "stimuli").glob("*.tsv"))
         if not files:
             raise DatasetError(f"{self.path / 'stimuli'}: no prompts; restore the folder")
-        tables = [pd.read_csv(self._inside(file), sep="\t", dtype="str", keep_default_na=False)
-                  for file in files]  # fmt: skip
+        tables = [_read_prompts(self._inside(file)) for file in files]
         return pd.concat(tables, ignore_index=True).drop_duplicates("prompt_id")
 
     def token_table(self, run: Run) -> pd.DataFrame:
@@ -278,6 +280,17 @@ class Dataset:
 
     def _inside(self, path: Path) -> Path:
         return inside(self.path, path)
+
+
+def _read_prompts(file: Path) -> pd.DataFrame:
+    """Read a table of ``stimuli/``, in which a text may hold line breaks and tabs in quotes."""
+    try:
+        table = pd.read_csv(file, sep="\t", dtype="str", keep_default_na=False, encoding="utf-8")
+    except (OSError, ValueError) as error:
+        raise DatasetError(
+            f"{file}: not a readable table of prompts ({error}); restore the file"
+        ) from None
+    return checked_columns(table, file, (), text=PROMPT_COLUMNS)
 
 
 def open_dataset(path: str | Path) -> Dataset:

@@ -19,6 +19,7 @@ from llm2bids.dataset.volumes import write_volume
 from llm2bids.exceptions import DatasetError, SpaceError
 from llm2bids.recording.calibration import Calibration
 from llm2bids.space.atlas import Atlas, head_atlas, site_atlas
+from llm2bids.space.grid import UNREADABLE
 from llm2bids.space.space import Space
 
 _ATLASES = {
@@ -123,12 +124,19 @@ def read_template(root: Path, label: str) -> tuple[Space, Calibration]:
         statistics = [_read_map(root, space, stat) for stat in ("mean", "std")]
     except SpaceError as error:
         raise DatasetError(f"{root / _units(label)}: {error}") from error
-    about = read_json(root / sidecar(_boldmap(label, "mean")))
+    place = root / sidecar(_boldmap(label, "mean"))
+    about = read_json(inside(root, place))
+    prompt_ids, n_tokens = about.get("CalibrationPrompts", []), about.get("CalibrationTokens", 0)
+    if not isinstance(prompt_ids, list) or not isinstance(n_tokens, int):
+        raise DatasetError(
+            f"{place}: CalibrationPrompts is a {type(prompt_ids).__name__}, CalibrationTokens "
+            f"{n_tokens!r}; expected a list and a whole number: restore the file"
+        )
     return space, Calibration(
         mean=statistics[0],
         sd=statistics[1],
-        prompt_ids=tuple(about.get("CalibrationPrompts", ())),
-        n_tokens=int(about.get("CalibrationTokens", 0)),
+        prompt_ids=tuple(map(str, prompt_ids)),
+        n_tokens=n_tokens,
     )
 
 
@@ -136,7 +144,7 @@ def _read_map(root: Path, space: Space, stat: str) -> npt.NDArray[np.float32]:
     path = root / _boldmap(space.label, stat)
     try:
         values = space.to_units(nib.load(path), name=str(path))
-    except (OSError, EOFError, nib.filebasedimages.ImageFileError) as error:
+    except UNREADABLE as error:
         raise DatasetError(
             f"{path}: not a readable image ({error}); restore it, or record the dataset again"
         ) from None

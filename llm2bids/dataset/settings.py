@@ -14,6 +14,18 @@ PLACE = PurePosixPath("code/llm2bids_settings.json")
 DERIVATIVE = PurePosixPath("derivatives/llm2bids")
 """Place of the derivative."""
 
+COUNTS = {
+    *("NumberOfVolumes", "NumberOfUnits", "NumberOfPrompts", "VolumesPerPrompt", "NumberOfSites"),
+    *("NumberOfClippedValues", "NumberOfConstantUnits"),
+}
+"""Entries of a series' sidecar that are whole numbers."""
+
+OBJECTS = {"Sampling", "Versions"}
+"""Entries of a series' sidecar that are objects."""
+
+LONGEST_T_R = 1e6
+"""Seconds; a longer repetition time is no number that was meant."""
+
 DEFAULTS: Mapping[str, Any] = {
     "volume_dtype": "int16",
     "compress": True,
@@ -130,16 +142,56 @@ def read_json(path: Path) -> dict[str, Any]:
     """
     try:
         content = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, RecursionError) as error:
         raise DatasetError(
             f"{path}: not readable as JSON ({error}); restore it or record the dataset again"
         ) from None
     if not isinstance(content, dict):
         raise DatasetError(
-            f"{path}: found a JSON {type(content).__name__}, expected an object; restore the file "
+            f"{path}: found a JSON {type(content).__name__}, expected an object; restore the "
             "or record the dataset again"
         )
     return content
+
+
+def read_sidecar(path: Path) -> dict[str, Any]:
+    """Read the sidecar of a series, and check the numbers in it that are counted with.
+
+    Parameters
+    ----------
+    path : Path
+        The file.
+
+    Returns
+    -------
+    dict
+        Its content.
+
+    Raises
+    ------
+    DatasetError
+        If it is missing or damaged, or a number in it is none.
+    """
+    about = read_json(path)
+    for name in COUNTS & about.keys():
+        if isinstance(about[name], bool) or not isinstance(about[name], int) or about[name] < 0:
+            raise DatasetError(
+                f"{path}: {name} is {str(about[name])[:40]!r}; expected a whole number from 0; "
+                "restore the file or record the run again"
+            )
+    for name in OBJECTS & about.keys():
+        if not isinstance(about[name], dict):
+            raise DatasetError(
+                f"{path}: {name} is {str(about[name])[:40]!r}; expected an object; restore the "
+                "file or record the run again"
+            )
+    t_r = about.get("RepetitionTime")
+    if isinstance(t_r, bool) or not isinstance(t_r, int | float) or not 0 < t_r < LONGEST_T_R:
+        raise DatasetError(
+            f"{path}: RepetitionTime is {str(t_r)[:40]!r}; expected seconds, above 0; restore the "
+            "file or record the run again"
+        )
+    return about
 
 
 def settings_json(settings: Mapping[str, Any]) -> str:

@@ -2,6 +2,8 @@
 
 import gzip
 import json
+import zlib
+from collections.abc import Sequence
 from pathlib import Path
 
 import pandas as pd
@@ -24,6 +26,9 @@ COLUMNS = (
     "prompt_tokens",
 )
 """Columns of the transcript, in order."""
+
+_TEXTS = ("trial_type", "prompt_id", "token")
+_OPTIONAL = ("onset", "duration", "volume")
 
 _STIM = {
     "trial": "token_prompt",
@@ -96,14 +101,73 @@ def read_transcript(path: Path) -> pd.DataFrame:
             f"{path}: columns {', '.join(missing)} are missing; expected {', '.join(COLUMNS)}. "
             "Record the run again"
         )
+    numbers = [name for name in COLUMNS if name not in (*_TEXTS, *_OPTIONAL)]
+    checked_columns(table, path, (*numbers, *_OPTIONAL), text=_TEXTS, missing=_OPTIONAL)
+    whole = table[["volume", "trial", "block", "position", "token_id"]]
+    if not ((whole.isna() | ((whole == whole.round()) & (whole.abs() < 2**53))).all(axis=None)):
+        raise DatasetError(
+            f"{path}: volume, trial, block, position or token_id is no whole number; record the "
+            "run again"
+        )
     try:
         table["token"] = [json.loads(f'"{token}"') for token in table["token"]]
-    except json.JSONDecodeError as error:
+    except ValueError as error:
         raise DatasetError(
             f"{path}: a token is not text escaped as in JSON ({error}); record the run again"
         ) from None
     table["volume"] = table["volume"].astype("Int64")
     table["trial_type"] = table["trial_type"].astype("string")
+    return table
+
+
+def checked_columns(
+    table: pd.DataFrame,
+    path: Path,
+    numbers: Sequence[str],
+    *,
+    text: Sequence[str] = (),
+    missing: Sequence[str] = (),
+) -> pd.DataFrame:
+    """Check that a table has the columns that are going to be read.
+
+    Parameters
+    ----------
+    table : DataFrame
+        From `read_table`.
+    path : Path
+        Its file, for the message.
+    numbers, text : sequence of str
+        Columns of finite numbers, and of texts.
+    missing : sequence of str
+        Those of `numbers` in which cells may be empty.
+
+    Returns
+    -------
+    DataFrame
+        The same table.
+
+    Raises
+    ------
+    DatasetError
+        If a column is not there, or a cell is no finite number.
+    """
+    absent = [name for name in (*numbers, *text) if name not in table]
+    if absent:
+        raise DatasetError(
+            f"{path}: columns {', '.join(absent)} are missing; expected "
+            f"{', '.join((*numbers, *text))}. Restore the file or record the run again"
+        )
+    for name in numbers:
+        found = pd.to_numeric(table[name], errors="coerce")
+        wrong = ~(found.abs() < float("inf"))
+        if name in missing:
+            wrong &= table[name].notna()
+        if wrong.any():
+            cell = table.loc[wrong, name].iloc[0]
+            raise DatasetError(
+                f"{path}: column {name} holds {str(cell)[:40]!r}; expected a number. Restore the "
+                "file or record the run again"
+            )
     return table
 
 
@@ -178,7 +242,7 @@ def read_table(path: Path, *, text: tuple[str, ...] = ()) -> pd.DataFrame:
             encoding="utf-8",
             low_memory=False,
         )
-    except (OSError, UnicodeDecodeError, pd.errors.ParserError, pd.errors.EmptyDataError) as error:
+    except (OSError, EOFError, ValueError, OverflowError, zlib.error) as error:
         raise DatasetError(
             f"{path}: not a readable table of tab-separated values ({error}); record it again"
         ) from None

@@ -8,12 +8,12 @@ from pathlib import Path
 import nibabel as nib
 import numpy as np
 import numpy.typing as npt
-from nibabel.filebasedimages import ImageFileError
 
 from llm2bids.dataset.read import Dataset, Run, open_dataset
 from llm2bids.exceptions import InferenceError, UsageError
 from llm2bids.inference.runs import RunData
 from llm2bids.inference.stream import open_image
+from llm2bids.space.grid import UNREADABLE
 from llm2bids.space.header import fingerprint_differs
 from llm2bids.space.space import Space
 
@@ -214,14 +214,15 @@ def read_mask(path: Path, space: Space) -> npt.NDArray[np.bool_]:
     """
     try:
         image = nib.load(path)
+        if image.shape != space.shape or not space.matches(image):
+            raise InferenceError(
+                f"{path}: a mask of another grid ({image.shape}), expected the grid {space.shape} "
+                f"of space {space.label}; resampling would mix units, make the mask from the unit "
+                "table"
+            )
         voxels = np.asarray(image.dataobj) > 0
-    except (OSError, ValueError, EOFError, ImageFileError) as error:
+    except UNREADABLE as error:
         raise InferenceError(f"{path}: cannot be read as a mask ({error})") from None
-    if image.shape != space.shape or not space.matches(image):
-        raise InferenceError(
-            f"{path}: a mask of another grid ({image.shape}), expected the grid {space.shape} of "
-            f"space {space.label}; resampling would mix units, make the mask from the unit table"
-        )
     if not (voxels & space.grey).any():
         raise InferenceError(f"{path}: holds no unit of space {space.label}; nothing to model")
     return voxels

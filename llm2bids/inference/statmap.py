@@ -17,11 +17,11 @@ import nibabel as nib
 import numpy as np
 import numpy.typing as npt
 import pandas as pd
-from nibabel.filebasedimages import ImageFileError
 
 from llm2bids import __version__
 from llm2bids.dataset.volumes import VolumeWriter
 from llm2bids.exceptions import InferenceError
+from llm2bids.space.grid import UNREADABLE
 from llm2bids.space.header import image_header
 from llm2bids.space.space import Space
 
@@ -181,7 +181,7 @@ def read_json(path: Path) -> dict[str, Any]:
     """
     try:
         contents = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, RecursionError) as error:
         raise InferenceError(
             f"{path}: cannot be read ({error}); run the participant level again"
         ) from None
@@ -352,15 +352,16 @@ def read_map(path: Path, mask: npt.NDArray[np.bool_]) -> npt.NDArray[np.float32]
         If the image is missing, damaged or of another grid.
     """
     try:
-        grid = np.asarray(nib.load(path).dataobj, dtype=np.float32)
-    except (OSError, ValueError, EOFError, ImageFileError) as error:
+        image = nib.load(path)
+        if image.shape != mask.shape:
+            raise InferenceError(
+                f"{path}: grid {image.shape}, the mask has {mask.shape}; expected one space"
+            )
+        grid = np.asarray(image.dataobj, dtype=np.float32)
+    except UNREADABLE as error:
         raise InferenceError(
             f"{path}: cannot be read ({error}); run the participant level again"
         ) from None
-    if grid.shape != mask.shape:
-        raise InferenceError(
-            f"{path}: grid {grid.shape}, the mask has {mask.shape}; expected one space"
-        )
     return np.asarray(grid[mask])
 
 

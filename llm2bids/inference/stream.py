@@ -9,10 +9,10 @@ import numpy as np
 import numpy.typing as npt
 from isal import igzip
 from isal.igzip_lib import IsalError
-from nibabel.filebasedimages import ImageFileError
 from nilearn.image import get_data, new_img_like, smooth_img
 
 from llm2bids.exceptions import InferenceError
+from llm2bids.space.grid import UNREADABLE
 
 Array = npt.NDArray[np.float32]
 
@@ -96,7 +96,7 @@ def open_image(bold: Path) -> nib.Nifti1Image:
         )
     try:
         image = nib.load(bold)
-    except (ImageFileError, OSError, EOFError, ValueError) as error:
+    except UNREADABLE as error:
         raise InferenceError(f"{bold}: not a readable NIfTI image ({error})") from None
     if image.ndim != 4:
         raise InferenceError(

@@ -14,6 +14,9 @@ from llm2bids.paradigm.task import Context, Order, Paradigm, Sampling, Task
 PARADIGMS_FOLDER = Path(__file__).parent / "paradigms"
 """Folder of the shipped paradigms, one file ``<name>.toml`` each."""
 
+MOST_RUNS = 1000
+"""Most runs of a task for each participant."""
+
 _KEYS = (
     "description",
     "order",
@@ -75,7 +78,7 @@ def load_paradigm(name_or_path: str | Path) -> Paradigm:
     source = _read_text(path)
     try:
         values = tomllib.loads(source)
-    except tomllib.TOMLDecodeError as error:
+    except (ValueError, RecursionError) as error:  # also a number of thousands of digits
         raise ParadigmError(
             f"{path}: is not TOML: {error}. See docs/reference/paradigm.md for an example."
         ) from None
@@ -93,7 +96,7 @@ def load_paradigm(name_or_path: str | Path) -> Paradigm:
         baseline=baseline,
         prompts_per_block=top.integer("prompts_per_block", minimum=1),
         tokens_per_prompt=top.integer("tokens_per_prompt", minimum=1),
-        n_runs=top.integer("n_runs", Paradigm.n_runs, minimum=1),
+        n_runs=top.integer("n_runs", Paradigm.n_runs, minimum=1, maximum=MOST_RUNS),
         context=cast(Context, top.choice("context", get_args(Context), Paradigm.context)),
         sampling=_read_sampling(top.table("sampling")),
         calibration_prompts=top.integer(

@@ -13,6 +13,9 @@ from llm2bids.exceptions import ParadigmError
 LABEL = re.compile(r"[A-Za-z0-9]+")
 """What BIDS allows in a label: letters and digits."""
 
+LARGEST = 1_000_000
+"""Largest integer that a paradigm may have, unless its key says otherwise: more is a slip."""
+
 
 @dataclass(frozen=True, kw_only=True)
 class Table:
@@ -67,7 +70,9 @@ class Table:
             if key not in names:
                 raise self.error(key, f"unknown. {suggest(key, names)}")
 
-    def integer(self, key: str, default: int | None = None, *, minimum: int) -> int:
+    def integer(
+        self, key: str, default: int | None = None, *, minimum: int, maximum: int = LARGEST
+    ) -> int:
         """Read an integer.
 
         Parameters
@@ -76,8 +81,8 @@ class Table:
             The key in this table.
         default : int, optional
             Taken where the key is missing; without it the key is required.
-        minimum : int
-            The smallest allowed value.
+        minimum, maximum : int
+            The smallest and the largest allowed value.
 
         Returns
         -------
@@ -86,11 +91,14 @@ class Table:
         Raises
         ------
         ParadigmError
-            If it is missing, no integer, or too small.
+            If it is missing, no integer, too small or too large.
         """
-        value = self._get(key, default, f"an integer of {minimum} or more")
+        expected = f"an integer of {minimum} or more"
+        value = self._get(key, default, expected)
         if isinstance(value, bool) or not isinstance(value, int) or value < minimum:
-            raise self._found(key, value, f"an integer of {minimum} or more")
+            raise self._found(key, value, expected)
+        if value > maximum:
+            raise self._found(key, value, f"an integer from {minimum} to {maximum}")
         return value
 
     def number(self, key: str, default: float, *, above: float, maximum: float) -> float:
@@ -119,9 +127,13 @@ class Table:
         expected = f"a number above {above:g}{limit}"
         if isinstance(value, bool) or not isinstance(value, int | float):
             raise self._found(key, value, expected)
-        if not (math.isfinite(value) and above < value <= maximum):
+        try:
+            number = float(value)
+        except OverflowError:  # TOML's integers have no limit in Python
+            number = math.inf
+        if not (math.isfinite(number) and above < number <= maximum):
             raise self._found(key, value, expected)
-        return float(value)
+        return number
 
     def boolean(self, key: str, default: bool) -> bool:
         """Read true or false.
@@ -195,7 +207,7 @@ class Table:
         words = list(choices)
         value = self._get(key, default, f"one of {', '.join(words)}")
         if value not in words:
-            raise self.error(key, f"found {value!r}. {suggest(str(value), words)}")
+            raise self.error(key, f"found {_short(value)}. {suggest(_short(value), words)}")
         return str(value)
 
     def label(self, key: str, value: object) -> str:
@@ -252,7 +264,18 @@ class Table:
         return self.values.get(key, default)
 
     def _found(self, key: str, value: object, expected: str) -> ParadigmError:
-        return self.error(key, f"found {value!r}, expected {expected}. Change it in the file.")
+        return self.error(
+            key, f"found {_short(value)}, expected {expected}. Change it in the file."
+        )
+
+
+def _short(value: object) -> str:
+    """Show what was found, not more than fits a message."""
+    try:
+        shown = repr(value)
+    except ValueError:  # an integer of more digits than Python prints
+        shown = "a number of thousands of digits"
+    return shown if len(shown) <= 200 else f"{shown[:200]}..."
 
 
 def suggest(word: str, known: Iterable[str]) -> str:

@@ -9,8 +9,15 @@ from llm2bids.paradigm.design import RunDesign, draw_calibration, draw_runs, par
 from llm2bids.paradigm.load import load_paradigm
 from llm2bids.paradigm.partition import check_participants
 from llm2bids.paradigm.prompts import load_banks
+from llm2bids.paradigm.table import LARGEST
 from llm2bids.paradigm.task import Paradigm, Prompt
 from llm2bids.recording.events import repetition_time
+
+MOST_PARTICIPANTS = 100_000
+"""Most participants of a dataset: more is a slip."""
+
+LARGEST_SEED = 2**63 - 1
+"""Largest seed: what JSON readers and tables of other languages still hold."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -86,16 +93,19 @@ def draw_scan(
     ParadigmError
         If the paradigm or a bank is not usable, or a bank is too small.
     """
-    if n_participants < 1:
-        raise UsageError(f"n_participants (--participants) is {n_participants}; expected 1 or more")
-    if seed < 0:
-        raise UsageError(f"seed (--seed) is {seed}; expected 0 or more")
+    if not 1 <= n_participants <= MOST_PARTICIPANTS:
+        raise UsageError(
+            f"n_participants (--participants) is {n_participants}; expected 1 to "
+            f"{MOST_PARTICIPANTS:,}"
+        )
+    if not 0 <= seed <= LARGEST_SEED:
+        raise UsageError(f"seed (--seed) is {seed}; expected 0 to {LARGEST_SEED}")
     loaded = load_paradigm(paradigm)
     numbers = {"prompts_per_block": prompts_per_block, "tokens_per_prompt": tokens_per_prompt}
     for name, number in numbers.items():
-        if number is not None and number < 1:
+        if number is not None and not 1 <= number <= LARGEST:
             option = "--" + name.replace("_", "-")
-            raise UsageError(f"{name} ({option}) is {number}; expected 1 or more")
+            raise UsageError(f"{name} ({option}) is {number}; expected 1 to {LARGEST:,}")
     loaded = replace(
         loaded,
         prompts_per_block=prompts_per_block or loaded.prompts_per_block,

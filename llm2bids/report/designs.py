@@ -5,9 +5,9 @@ from pathlib import Path
 
 import numpy as np
 import numpy.typing as npt
-import pandas as pd
 from markupsafe import Markup
 
+from llm2bids.dataset.transcript import checked_columns, read_table
 from llm2bids.report.draw.color import diverging_indices, diverging_palette, task_color
 from llm2bids.report.draw.png import data_address, palette_png
 from llm2bids.report.draw.svg import element, figure
@@ -80,7 +80,8 @@ def design_figure(path: Path, colors: Mapping[str, str]) -> tuple[Markup, float]
         The drawing and its width: rows from top to bottom, each column scaled to its largest
         absolute value.
     """
-    table = pd.read_csv(path, sep="\t")
+    table = read_table(path)
+    checked_columns(table, path, list(table.columns))
     width = max(_COLUMN * table.shape[1], 60.0)
     step = width / max(table.shape[1], 1)
     name = path.name.removesuffix("_design.tsv").partition("_task-")[2]

@@ -7,6 +7,7 @@ import numpy as np
 import numpy.typing as npt
 from markupsafe import Markup
 
+from llm2bids.dataset.path import inside
 from llm2bids.model.units import Site
 from llm2bids.network.network import load_network
 from llm2bids.network.similarity import top_units
@@ -132,7 +133,8 @@ def network_signs(sources: Sources, one: GroupMap) -> npt.NDArray[np.int8]:
     about = written_networks(sources).get(one.contrast)
     if about is None or sources.analysis is None:
         return top_units(values, max(SHARE, 1 / space.n_units))
-    network = load_network((sources.analysis / FINDINGS).parent / str(about["table"]))
+    path = (sources.analysis / FINDINGS).parent / str(about["table"])
+    network = load_network(inside(sources.analysis, path))
     units = network.units(space)
     signs = np.zeros(space.n_units, dtype=np.int8)
     signs[units] = np.where(values[units] < 0, -1, 1)

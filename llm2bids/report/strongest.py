@@ -7,6 +7,8 @@ import numpy as np
 import numpy.typing as npt
 import pandas as pd
 
+from llm2bids.dataset.transcript import checked_columns
+from llm2bids.exceptions import NetworkError
 from llm2bids.network.locate import units_at
 from llm2bids.report.draw.color import task_color
 from llm2bids.report.maps import GroupMap
@@ -128,7 +130,14 @@ def _clusters(one: GroupMap) -> tuple[str, pd.DataFrame]:
     if not paths:
         return "", pd.DataFrame()
     control = paths[0].name.partition("_desc-")[2].partition("_")[0]
-    return control, pd.read_csv(paths[0], sep="\t", dtype={"Cluster ID": "str"}, na_values="n/a")
+    try:
+        table = pd.read_csv(paths[0], sep="\t", dtype={"Cluster ID": "str"}, na_values="n/a")
+    except (OSError, ValueError) as error:
+        raise NetworkError(
+            f"{paths[0]}: not a readable table ({error}); run the group level again"
+        ) from None
+    numbers = ("X", "Y", "Z", "Peak Stat", "Cluster Size (mm3)")
+    return control, checked_columns(table, paths[0], numbers, missing=numbers)
 
 
 def _peaks(space: Space, clusters: pd.DataFrame) -> list[dict[str, Any]]:

@@ -8,8 +8,16 @@ import nibabel as nib
 import numpy as np
 import numpy.typing as npt
 from nibabel.filebasedimages import ImageFileError
+from nibabel.orientations import OrientationError
+from nibabel.spatialimages import HeaderDataError, HeaderTypeError
 
 from llm2bids.exceptions import SpaceError
+
+UNREADABLE = (
+    *(ImageFileError, HeaderDataError, HeaderTypeError, OrientationError),
+    *(OSError, EOFError, ValueError, OverflowError, MemoryError, zlib.error),
+)
+"""What nibabel raises where a file is damaged or no image; MemoryError where it claims a size."""
 
 AFFINE_TOLERANCE = 1e-3
 """Millimetres by which the affine of an image may differ (headers hold float32)."""
@@ -48,7 +56,13 @@ def open_image(source: Any, *, name: str | None = None) -> tuple[Any, str]:
         )
     if len(img.shape) < 3:
         raise SpaceError(f"{name} has shape {img.shape}; expected three axes or more")
-    return nib.as_closest_canonical(img), name
+    try:
+        return nib.as_closest_canonical(img), name
+    except (*UNREADABLE, np.linalg.LinAlgError) as error:
+        raise SpaceError(
+            f"{name} has an affine that is none ({error}): {np.round(img.affine, 3).tolist()}; "
+            "expected voxel to world, in millimetres"
+        ) from None
 
 
 def read_voxels(img: Any, *, name: str) -> npt.NDArray[Any]:
@@ -73,7 +87,7 @@ def read_voxels(img: Any, *, name: str) -> npt.NDArray[Any]:
     """
     try:
         return np.asanyarray(img.dataobj)
-    except (OSError, EOFError, ValueError, zlib.error) as error:
+    except UNREADABLE as error:
         raise SpaceError(
             f"{name} is damaged or cut off ({error}); copy or compute it again"
         ) from None
@@ -111,7 +125,7 @@ def _load(path: str | Path) -> Any:
         return nib.load(path)
     except FileNotFoundError:
         raise SpaceError(f"{path} does not exist; expected a NIfTI image") from None
-    except (ImageFileError, OSError, EOFError, ValueError, zlib.error) as error:
+    except UNREADABLE as error:
         raise SpaceError(
             f"{path} cannot be read as an image ({error}); expected .nii or .nii.gz"
         ) from None

@@ -20,6 +20,9 @@ from llm2bids.space.table import sites_from_table, unit_table
 OUTSIDE, WHITE, GREY = 0, 1, 2
 """Values of the tissue map: background, voxels without a unit, voxels with a unit."""
 
+MOST_VOXELS = 1000
+"""Most voxels for each unit, beside a million: metadata that claim more are refused unread."""
+
 VolumeDtype = Literal["int16", "float32"]
 """How volumes are stored: calibrated counts rounded to whole numbers, or not rounded."""
 
@@ -388,11 +391,21 @@ class Space:
             n_x, n_y, n_z = (int(n) for n in metadata["shape"])
             box = tuple(slice(int(start), int(stop)) for start, stop in metadata["brain_box"])
             affine = np.array(metadata["affine"], dtype=np.float64).reshape(4, 4)
-        except (TypeError, ValueError) as error:
+        except (TypeError, ValueError, OverflowError) as error:
             raise SpaceError(
                 f"shape, affine or brain_box of space {metadata['label']} are not numbers of a "
                 f"three-dimensional grid ({error}); write the metadata anew"
             ) from None
+        if min(n_x, n_y, n_z) < 1 or n_x * n_y * n_z > 1_000_000 + MOST_VOXELS * len(voxels):
+            raise SpaceError(
+                f"space {metadata['label']} has the grid {(n_x, n_y, n_z)} for {len(voxels)} "
+                "units; no arrangement makes that: write the metadata anew"
+            )
+        if not np.isfinite(affine).all():
+            raise SpaceError(
+                f"space {metadata['label']} has the affine {affine.tolist()}; expected finite "
+                "millimetres: write the metadata anew"
+            )
         tissue = np.zeros((n_x, n_y, n_z), dtype=np.uint8)
         tissue[box] = WHITE
         if np.any(voxels >= tissue.shape) or np.any(tissue[tuple(voxels.T)] != WHITE):

@@ -131,7 +131,7 @@ def sites_from_table(table: pd.DataFrame) -> tuple[tuple[Site, ...], npt.NDArray
 
 def _whole(table: pd.DataFrame, name: str) -> npt.NDArray[np.int64]:
     numbers = pd.to_numeric(table[name], errors="coerce").to_numpy(dtype=np.float64, na_value=-1)
-    wrong = np.flatnonzero(~(np.isfinite(numbers) & (numbers >= 0) & (numbers == np.rint(numbers))))
+    wrong = np.flatnonzero(~((numbers >= 0) & (numbers < 2**31) & (numbers == np.rint(numbers))))
     if wrong.size:
         raise SpaceError(
             f"unit table: column {name}, row {wrong[0] + 1} is {table[name].iloc[wrong[0]]!r}; "
