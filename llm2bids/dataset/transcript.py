@@ -101,6 +101,12 @@ def read_transcript(path: Path) -> pd.DataFrame:
             f"{path}: columns {', '.join(missing)} are missing; expected {', '.join(COLUMNS)}. "
             "Record the run again"
         )
+    try:
+        table["token"] = [json.loads(f'"{token}"') for token in table["token"]]
+    except ValueError as error:
+        raise DatasetError(
+            f"{path}: a token is not text escaped as in JSON ({error}); record the run again"
+        ) from None
     numbers = [name for name in COLUMNS if name not in (*_TEXTS, *_OPTIONAL)]
     checked_columns(table, path, (*numbers, *_OPTIONAL), text=_TEXTS, missing=_OPTIONAL)
     whole = table[["volume", "trial", "block", "position", "token_id"]]
@@ -109,12 +115,6 @@ def read_transcript(path: Path) -> pd.DataFrame:
             f"{path}: volume, trial, block, position or token_id is no whole number; record the "
             "run again"
         )
-    try:
-        table["token"] = [json.loads(f'"{token}"') for token in table["token"]]
-    except ValueError as error:
-        raise DatasetError(
-            f"{path}: a token is not text escaped as in JSON ({error}); record the run again"
-        ) from None
     table["volume"] = table["volume"].astype("Int64")
     table["trial_type"] = table["trial_type"].astype("string")
     return table
