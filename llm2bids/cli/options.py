@@ -79,6 +79,15 @@ def scan() -> argparse.ArgumentParser:
         action="store_true",
         help="let participants share prompts where a bank is too small (inflates group results)",
     )
+    group.add_argument(
+        "--random-weights",
+        type=int,
+        nargs="?",
+        const=0,
+        metavar="SEED",
+        help="the same architecture with weights drawn at random (default seed 0): the control "
+        "dataset of `analyze --control-dataset`",
+    )
     volumes = parser.add_argument_group("volumes")
     volumes.add_argument(
         "--volume-dtype", choices=("int16", "float32"), default="int16", help="default int16"

@@ -56,6 +56,7 @@ def scan_options(args: argparse.Namespace) -> dict[str, Any]:
         "trust_remote_code": args.trust_remote_code,
         "device": args.device,
         "dtype": args.dtype,
+        "random_weights": args.random_weights,
         "sites": tuple(args.sites or ("all",)),
         "paradigm": args.paradigm,
         "task_labels": tuple(args.task) if args.task else None,

@@ -47,6 +47,7 @@ def record(
     trust_remote_code: bool = False,
     device: str = "auto",
     dtype: str = "auto",
+    random_weights: int | None = None,
     sites: Sequence[str] = ("all",),
     paradigm: str | Path = "off_on_off",
     n_participants: int = 8,
@@ -80,6 +81,8 @@ def record(
         Run code that a hub model brings along. Recorded in the dataset.
     device, dtype : str
         As :func:`llm2bids.model.load.load_model` takes them.
+    random_weights : int, optional
+        Seed of random weights in place of the trained ones: the control dataset.
     sites : sequence of str
         Modules to record: ``"all"``, ``"residual"``, ``"attention"``, ``"mlp"``, or patterns.
     paradigm, n_participants, task_labels, seed, t_r, allow_shared_prompts, prompts_per_block, \
@@ -136,6 +139,7 @@ def record(
         trust_remote_code=trust_remote_code,
         device=device,
         dtype=dtype,
+        random_weights=random_weights,
     )
     _check_lengths(loaded, scan, keep_first=keep_first)
     settings = _settings(
@@ -228,7 +232,9 @@ def _settings(
     scan: Scan, loaded: "LoadedModel", sites: Sequence["Site"], **others: Any
 ) -> dict[str, Any]:
     """Collect what must not change within a dataset."""
+    drawn = loaded.random_weights  # no entry for a trained model: older datasets have none
     return {
+        **({} if drawn is None else {"random_weights": drawn}),
         "model": loaded.name,
         "revision": loaded.revision,
         "weights_sha256": loaded.weights_sha256,

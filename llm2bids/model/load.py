@@ -11,6 +11,13 @@ import torch
 from llm2bids.exceptions import ModelError, UsageError
 from llm2bids.model.cache import weights_sha256
 from llm2bids.model.place import EMBEDDED, OFFER, Place, locate_model
+from llm2bids.model.random_weights import (
+    check_seed,
+    random_label,
+    random_model,
+    random_name,
+    state_sha256,
+)
 
 DTYPES = {
     "float32": torch.float32,
@@ -47,7 +54,7 @@ class LoadedModel:
         Commit on the hub, where known.
     weights_sha256 : str
         Hash of the weight files (see :func:`llm2bids.model.cache.weights_sha256`); of the
-        embedded model, of its GGUF file.
+        embedded model, of its GGUF file; of random weights, of what is in memory.
     dtype : str
         Type that the model runs in, e.g. ``float32``.
     device : str
@@ -56,6 +63,8 @@ class LoadedModel:
         Longest context in tokens; `NO_LIMIT` where the model states none.
     trust_remote_code : bool
         Whether code that came with the weights was allowed to run.
+    random_weights : int or None
+        Seed of weights that were drawn at random in place of the trained ones.
     """
 
     model: Any = field(repr=False)
@@ -69,6 +78,7 @@ class LoadedModel:
     device: str
     max_length: int
     trust_remote_code: bool
+    random_weights: int | None = None
 
     @property
     def pad_token_id(self) -> int:
@@ -91,6 +101,7 @@ def load_model(
     dtype: str = "auto",
     revision: str | None = None,
     trust_remote_code: bool = False,
+    random_weights: int | None = None,
 ) -> LoadedModel:
     """Load a causal language model.
 
@@ -107,6 +118,9 @@ def load_model(
         Branch, tag or commit on the hub; other models have none.
     trust_remote_code : bool
         Whether code that comes with the weights may run.
+    random_weights : int, optional
+        Take the architecture and the tokenizer only, and draw the weights from this seed with
+        transformers' own initialisation.
 
     Returns
     -------
@@ -116,13 +130,15 @@ def load_model(
     Raises
     ------
     UsageError
-        If `device` or `dtype` is unknown or not there, or `revision` is given for a model that is
-        not on the hub.
+        If `device` or `dtype` is unknown or not there, `revision` is given for a model that is
+        not on the hub, or `random_weights` is no seed.
     ModelError
         If there is no such model, no safetensors, no causal head, no tokenizer, or weights are
         missing.
     """
     where, chosen = _check_device(device), _check_dtype(dtype)
+    if random_weights is not None:
+        check_seed(random_weights)
     place = locate_model(str(name_or_path), revision, trust_remote_code)
     is_on_hub = place.weights is None and place.known_sha256 is None
     if revision is not None and not is_on_hub:
@@ -134,18 +150,26 @@ def load_model(
         config = _load_config(place)
         _check_causal(place, config, trust_remote_code)
         tokenizer = _load_tokenizer(place)
-        model = _load_weights(place, chosen)
+        if random_weights is None:
+            model = _load_weights(place, chosen)
+        else:
+            model = random_model(
+                config, seed=random_weights, dtype=chosen, trust_remote_code=trust_remote_code
+            )
     model.to(where).eval().requires_grad_(False)
     _neutral_generation(model, tokenizer)
-    sha256, commit = place.known_sha256, None
-    if sha256 is None:
+    name, label, sha256, commit = place.name, place.label, place.known_sha256, None
+    if random_weights is not None:
+        name, label = random_name(name, random_weights), random_label(label, random_weights)
+        sha256, commit = state_sha256(model), getattr(config, "_commit_hash", None)
+    elif sha256 is None:
         files, commit = _weight_files(place)
         sha256 = weights_sha256(files)
     return LoadedModel(
         model=model,
         tokenizer=tokenizer,
-        name=place.name,
-        label=place.label,
+        name=name,
+        label=label,
         source=place.source,
         revision=commit,
         weights_sha256=sha256,
@@ -153,6 +177,7 @@ def load_model(
         device=str(where),
         max_length=_max_length(model.config),
         trust_remote_code=trust_remote_code,
+        random_weights=random_weights,
     )
 
 

@@ -109,6 +109,7 @@ def provenance(
         "source": loaded.source,
         "revision": loaded.revision,
         "weights_sha256": loaded.weights_sha256,
+        "random_weights": loaded.random_weights,
         "dtype": loaded.dtype,
         "device": loaded.device,
         "batch_size": batch_size,
