@@ -388,7 +388,7 @@ def try_one(target: str, seeds: Seeds, seed: int, number: int, work: Path) -> st
         ):
             warnings.simplefilter("ignore")
             TARGETS[target](seeds, rng, folder)
-        return "refused" if "llm2bids: error:" in said.getvalue() else "accepted"
+        return "refused" if ": error: " in said.getvalue() else "accepted"
     except Llm2bidsError as error:
         return "refused" if str(error).strip() else "an error without a message"
     except KeyboardInterrupt:

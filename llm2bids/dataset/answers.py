@@ -9,6 +9,7 @@ import pandas as pd
 
 from llm2bids.exceptions import DatasetError
 from llm2bids.paradigm.design import RunDesign
+from llm2bids.space.table import to_numbers
 
 MOST_TOKENS = 2**31 - 1
 """Largest token id, and position, that a table of answers may name."""
@@ -111,7 +112,7 @@ def _read_bytes(file: Path) -> bytes:
 
 def _whole(file: Path, table: pd.DataFrame, name: str) -> "pd.Series[int]":
     """Read a column of whole numbers from 0."""
-    numbers = pd.to_numeric(table[name], errors="coerce")
+    numbers = to_numbers(table[name])
     wrong = ~(numbers.between(0, MOST_TOKENS) & (numbers == numbers.round()))
     if wrong.any():
         row = int(wrong.to_numpy().argmax())

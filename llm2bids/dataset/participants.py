@@ -10,6 +10,7 @@ from llm2bids.dataset.path import parse_path
 from llm2bids.dataset.settings import read_sidecar
 from llm2bids.dataset.transcript import read_table, write_table
 from llm2bids.exceptions import DatasetError
+from llm2bids.space.table import to_numbers
 
 PLACE = PurePosixPath("participants.tsv")
 """Place of the table."""
@@ -50,7 +51,7 @@ def read_participants(root: Path) -> pd.DataFrame:
             "Restore the file"
         )
     for name in _COUNTS:
-        counts = pd.to_numeric(table[name], errors="coerce")
+        counts = to_numbers(table[name])
         wrong = table[name].notna() & ~(counts.between(0, 2**53) & (counts == counts.round()))
         if wrong.any():
             raise DatasetError(

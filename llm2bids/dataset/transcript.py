@@ -9,6 +9,7 @@ from pathlib import Path
 import pandas as pd
 
 from llm2bids.exceptions import DatasetError
+from llm2bids.space.table import to_numbers
 
 COLUMNS = (
     "onset",
@@ -158,7 +159,7 @@ def checked_columns(
             f"{', '.join((*numbers, *text))}. Restore the file or record the run again"
         )
     for name in numbers:
-        found = pd.to_numeric(table[name], errors="coerce")
+        found = to_numbers(table[name])
         wrong = ~(found.abs() < float("inf"))
         if name in missing:
             wrong &= table[name].notna()
@@ -250,6 +251,6 @@ def read_table(path: Path, *, text: tuple[str, ...] = ()) -> pd.DataFrame:
         column = table[name]
         if column.dtype.kind in "OUT" or isinstance(column.dtype, pd.StringDtype):
             found = column.mask(column == "n/a")
-            numbers = pd.to_numeric(found, errors="coerce")
+            numbers = to_numbers(found)
             table[name] = numbers if numbers.notna().equals(found.notna()) else found
     return table

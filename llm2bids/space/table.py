@@ -1,6 +1,7 @@
 """The unit table: one row for each unit, with its address, its voxel and its place in the world."""
 
 from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -129,8 +130,39 @@ def sites_from_table(table: pd.DataFrame) -> tuple[tuple[Site, ...], npt.NDArray
     return tuple(sites), voxels.astype(np.int32)
 
 
+def to_numbers(column: "pd.Series[Any]") -> "pd.Series[Any]":
+    """Read numbers out of a column; what is none, or too large for any type, becomes missing.
+
+    Parameters
+    ----------
+    column : Series
+        Of a table that was read.
+
+    Returns
+    -------
+    Series
+        Of a numeric data type.
+
+    Examples
+    --------
+    >>> to_numbers(pd.Series(["1", "x"])).tolist()
+    [1.0, nan]
+    """
+    try:
+        return pd.to_numeric(column, errors="coerce")
+    except OverflowError:  # an integer of hundreds of digits among the cells
+        return pd.to_numeric(column.map(_number), errors="coerce")
+
+
+def _number(cell: Any) -> float:
+    try:
+        return float(cell)
+    except (TypeError, ValueError, OverflowError):
+        return float("nan")
+
+
 def _whole(table: pd.DataFrame, name: str) -> npt.NDArray[np.int64]:
-    numbers = pd.to_numeric(table[name], errors="coerce").to_numpy(dtype=np.float64, na_value=-1)
+    numbers = to_numbers(table[name]).to_numpy(dtype=np.float64, na_value=-1)
     wrong = np.flatnonzero(~((numbers >= 0) & (numbers < 2**31) & (numbers == np.rint(numbers))))
     if wrong.size:
         raise SpaceError(
