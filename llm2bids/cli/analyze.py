@@ -140,6 +140,21 @@ def _add_findings(parser: argparse.ArgumentParser) -> None:
         help="networks of the units above this |d| that survive --alpha, in place of --top-percent",
     )  # fmt: skip
     group.add_argument(
+        "--control", action="append", default=[], dest="controls",
+        choices=("shuffled-labels", "shuffled-tasks", "random-networks"),
+        help="measure the findings under a control too: on and off labels of the prompts shuffled, "
+        "task labels of the maps shuffled, random units in place of the networks; repeatable",
+    )  # fmt: skip
+    group.add_argument(
+        "--control-dataset", action="append", default=[], dest="control_datasets", type=Path,
+        metavar="BIDS_DIR",
+        help="measure the same on another dataset, e.g. one of `record --random-weights`; "
+        "repeatable",
+    )  # fmt: skip
+    group.add_argument(
+        "--n-control-draws", type=int, default=20, metavar="N", help="of each --control (20)"
+    )
+    group.add_argument(
         "--allow-circular", action="store_true",
         help="go on where participants share prompts, and say so on the result",
     )  # fmt: skip
@@ -216,6 +231,9 @@ def run_group(args: argparse.Namespace) -> int:
             args.bids_dir,
             top_percent=args.top_percent,
             min_cohens_d=args.min_cohens_d,
+            controls=args.controls,
+            control_datasets=args.control_datasets,
+            n_control_draws=args.n_control_draws,
             seed=args.random_state,
             allow_circular=args.allow_circular,
             mem_gb=args.mem_gb,

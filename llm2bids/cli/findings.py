@@ -5,7 +5,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from llm2bids.inference.analyze import GroupResult
+    from llm2bids.network.control_analysis import ControlName
     from llm2bids.network.findings import Findings
 
 log = logging.getLogger(__name__)
@@ -18,6 +21,9 @@ def measure(
     top_percent: float = 5.0,
     alpha: float = 0.05,
     min_cohens_d: float | None = None,
+    controls: "Sequence[ControlName]" = (),
+    control_datasets: "Sequence[Path]" = (),
+    n_control_draws: int = 20,
     seed: int = 0,
     allow_circular: bool = False,
     mem_gb: float | None = None,
@@ -32,7 +38,8 @@ def measure(
         What the group level wrote; the findings go into its folder.
     bids_dir : Path
         The dataset.
-    top_percent, alpha, min_cohens_d, seed, allow_circular, mem_gb, work_dir, progress
+    top_percent, alpha, min_cohens_d, controls, control_datasets, n_control_draws, seed, \
+    allow_circular, mem_gb, work_dir, progress
         As in :func:`llm2bids.network.dataset_findings.dataset_findings`.
 
     Returns
@@ -66,6 +73,9 @@ def measure(
         top_percent=top_percent,
         alpha=alpha,
         min_cohens_d=min_cohens_d,
+        controls=controls,
+        control_datasets=control_datasets,
+        n_control_draws=n_control_draws,
         seed=seed,
         allow_circular=allow_circular,
         mem_gb=mem_gb,
@@ -96,4 +106,10 @@ def describe(findings: "Findings") -> str:
         )
         for finding, measure, number, interval, text in lines
     ]
-    return "\n".join([*rows, *(f"note: {warning}" for warning in findings.warnings)])
+    controls = [
+        f"control  {row['control']}: {row['text']} {row['value']:.2f}, the data {row['real']:.2f}"
+        for one in findings.control_analyses
+        for row in one.table().to_dict("records")
+    ]
+    notes = [f"note: {warning}" for warning in findings.warnings]
+    return "\n".join([*rows, *controls, *notes])

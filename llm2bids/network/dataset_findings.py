@@ -1,11 +1,15 @@
 """The findings of a recorded dataset, from its images to files."""
 
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
-from llm2bids.dataset.settings import read_json
+from llm2bids.dataset.settings import read_json, read_settings
 from llm2bids.dataset.start import TASKS
 from llm2bids.inference.inputs import Inputs, open_inputs
+from llm2bids.network.control_analysis import ControlAnalysis, ControlName, compare_dataset
+from llm2bids.network.effects import TaskEffects, task_effects
 from llm2bids.network.findings import Findings, measure_findings
 from llm2bids.network.prompt_means import read_samples
 
@@ -18,6 +22,9 @@ def dataset_findings(
     top_percent: float = 5.0,
     alpha: float = 0.05,
     min_cohens_d: float | None = None,
+    controls: Sequence[ControlName] = (),
+    control_datasets: Sequence[Path | str] = (),
+    n_control_draws: int = 20,
     seed: int = 0,
     allow_circular: bool = False,
     mem_gb: float | None = None,
@@ -32,8 +39,11 @@ def dataset_findings(
         A dataset that llm2bids recorded.
     participant_label, task : sequence of str, optional
         Only these; labels with or without ``sub-`` and ``task-``.
-    top_percent, alpha, min_cohens_d, seed, allow_circular
+    top_percent, alpha, min_cohens_d, controls, n_control_draws, seed, allow_circular
         As for `measure_findings`.
+    control_datasets : sequence of Path or str
+        Other datasets of ours with the same tasks, e.g. of the model with random weights, to be
+        measured in the same way.
     mem_gb : float, optional
         Where the prompts' images take more (4 bytes for each prompt and unit), they are held in a
         scratch file.
@@ -65,14 +75,66 @@ def dataset_findings(
         work_dir=None if work_dir is None else Path(work_dir),
         progress=progress,
     )
-    return measure_findings(
+    found = measure_findings(
         samples,
         inputs.space,
         top_percent=top_percent,
         alpha=alpha,
         min_cohens_d=min_cohens_d,
+        controls=controls,
+        n_control_draws=n_control_draws,
         seed=seed,
         allow_circular=allow_circular,
+    )
+    if not control_datasets:
+        return found
+    effects, settings = task_effects(samples.means), read_settings(inputs.bids_dir)
+    del samples  # the controls' prompts take as much memory
+    others = tuple(
+        _control_dataset(
+            Path(control),
+            effects,
+            settings,
+            reading={
+                "mem_gb": mem_gb,
+                "work_dir": None if work_dir is None else Path(work_dir),
+                "progress": progress,
+            },
+            share=top_percent / 100,
+            alpha=alpha,
+            seed=seed,
+            allow_circular=allow_circular,
+        )
+        for control in control_datasets
+    )
+    return replace(found, control_analyses=(*found.control_analyses, *others))
+
+
+def _control_dataset(
+    bids_dir: Path,
+    effects: TaskEffects,
+    settings: dict[str, Any],
+    *,
+    reading: dict[str, Any],
+    **options: Any,
+) -> ControlAnalysis:
+    inputs, theirs = open_inputs(bids_dir), read_settings(bids_dir)
+    there = {entry.task for entry in inputs.entries}
+    means = read_samples(
+        inputs, task=[task for task in effects.tasks if task in there], n_tokens=(), **reading
+    ).means
+    differing = [
+        f"{bids_dir.name}: {name} {theirs.get(name)}, the data {settings.get(name)}"
+        for name in ("paradigm", "prompts_per_block", "tokens_per_prompt")
+        if theirs.get(name) != settings.get(name)
+    ]
+    return compare_dataset(
+        effects,
+        task_effects(means),
+        name=str(theirs.get("model")),
+        about=f"dataset {bids_dir.name}",
+        warnings=differing,
+        **options,
     )
 
 

@@ -4,7 +4,7 @@ After Nencka et al. (arXiv 2311.10898): the tasks have networks, alike tasks hav
 networks come again with other prompts, and tell which task was shown.
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import TypedDict
 
@@ -12,6 +12,7 @@ import numpy as np
 import pandas as pd
 
 from llm2bids.exceptions import NetworkError
+from llm2bids.network.control_analysis import ControlAnalysis, ControlName, compare_controls
 from llm2bids.network.controls import Control, random_units, shuffled_labels
 from llm2bids.network.curve import AccuracyCurve, accuracy_curve
 from llm2bids.network.effects import OFF, PromptMeans, TaskEffects, task_effects
@@ -71,6 +72,8 @@ class Findings:
         On prompts, off prompts, and volumes per prompt, of the smallest run.
     provenance : Provenance
         All data.
+    control_analyses : tuple of ControlAnalysis
+        The same measures under controls, where they were asked for.
     """
 
     space: Space
@@ -88,6 +91,7 @@ class Findings:
     n_off: int
     n_tokens: int
     provenance: Provenance
+    control_analyses: tuple[ControlAnalysis, ...] = ()
 
     @property
     def tasks(self) -> tuple[str, ...]:
@@ -109,6 +113,7 @@ class Findings:
                 f"{ENOUGH_PARTICIPANTS} on"
             )
         shared = self.identification.shared | self.over_prompts.shared | self.single_run.shared
+        found += [said for one in self.control_analyses for said in one.warnings]
         return tuple(found + [note for note in (circularity_note(shared),) if note])
 
     def table(self) -> pd.DataFrame:
@@ -190,6 +195,8 @@ def measure_findings(
     n_boot: int = 200,
     n_perm: int = 1000,
     n_draws: int = 20,
+    controls: Sequence[ControlName] = (),
+    n_control_draws: int = 20,
     seed: int = 0,
     allow_circular: bool = False,
 ) -> Findings:
@@ -211,6 +218,10 @@ def measure_findings(
         compare the top share all the same.
     n_boot, n_perm, n_draws : int
         Bootstrap samples of the overlap, permutations of the controls, draws of the curve.
+    controls : sequence of {"shuffled-labels", "shuffled-tasks", "random-networks"}
+        Measure these controls too, see `llm2bids.network.control_analysis`.
+    n_control_draws : int, default=20
+        Draws of each of them.
     seed : int, default=0
         Seed of all draws.
     allow_circular : bool, default=False
@@ -272,6 +283,16 @@ def measure_findings(
         n_off=n_off,
         n_tokens=samples.n_tokens,
         provenance=means.provenance(),
+        control_analyses=compare_controls(
+            means,
+            effects,
+            controls,
+            sites=sites,
+            share=share,
+            alpha=alpha,
+            n_draws=n_control_draws,
+            seed=seed,
+        ),
     )
 
 

@@ -51,6 +51,8 @@ Effects are in units of each unit's calibration standard deviation.
 - `identification.tsv`, `confusion.tsv`: every tested map, and their numbers by task shown (rows)
   and task identified (columns).
 - `identification_curve.tsv`: accuracy with fewer prompts, and with the prompts' first tokens only.
+- `controls.tsv` (where controls were asked for): the same measures of the data and of controls:
+  shuffled labels, random networks, another dataset such as one of random weights.
 """
 
 
@@ -83,6 +85,8 @@ def write_findings(findings: Findings, out_dir: Path) -> tuple[Path, ...]:
             [findings.by_prompts.table(), findings.by_tokens.table()], ignore_index=True
         ).drop_duplicates(["n_tokens", "n_prompts"]),
     }
+    if findings.control_analyses:
+        tables["controls"] = controls_table(findings)
     for name, table in tables.items():
         write_table(folder / f"{name}.tsv", table)
     write_text(folder / "README.md", README)
@@ -137,6 +141,10 @@ def findings_json(findings: Findings) -> dict[str, Any]:
         "overlap": _overlap(findings.overlap),
         "repeatability": _repeatability(findings),
         "identification": _identification(findings),
+        "controls": {
+            "about": {one.name: one.about for one in findings.control_analyses},
+            "rows": controls_table(findings),
+        },
     }
     plain: dict[str, Any] = json.loads(json.dumps(_plain(content), allow_nan=False))
     return plain
@@ -171,6 +179,24 @@ def repeatability_table(findings: Findings) -> pd.DataFrame:
         part = halves.table().drop(columns=["task", "n_splits"])
         table = table.join(part.add_prefix(f"{halves.over}_"))
     return table
+
+
+def controls_table(findings: Findings) -> pd.DataFrame:
+    """List the measures of the data beside those of each control.
+
+    Parameters
+    ----------
+    findings : Findings
+        What was found.
+
+    Returns
+    -------
+    DataFrame
+        Columns as `llm2bids.network.control_analysis.ControlAnalysis.table`; empty where no
+        control was asked for.
+    """
+    tables = [one.table() for one in findings.control_analyses]
+    return pd.concat(tables, ignore_index=True) if tables else pd.DataFrame()
 
 
 def network_name(one: TaskNetwork) -> str:

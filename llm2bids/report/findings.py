@@ -1,4 +1,4 @@
-"""Sections: overlap, repeatability, identification, calibration of false positives."""
+"""Sections: overlap, repeatability, identification, controls, calibration of false positives."""
 
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -33,8 +33,8 @@ def findings_sections(sources: Sources) -> list[Section]:
     Returns
     -------
     list of Section
-        Overlap, repeatability, identification, false positives; each says so where it was not
-        computed.
+        Overlap, repeatability, identification, controls, false positives; each says so where it was
+        not computed.
     """
     results = read_results(sources.analysis)
     command = sources.command("group")
@@ -48,6 +48,13 @@ def findings_sections(sources: Sources) -> list[Section]:
         (
             *("identification", "Identification", _identification(results)),
             *(f"Identification of tasks {few}", command),
+        ),
+        (
+            *("controls", "Real beside control", _controls(results)),
+            "No control was measured: the same analysis with shuffled labels, random networks, and "
+            "on a recording of the model with random weights (record --random-weights).",
+            f"{command} --control shuffled-labels --control random-networks "
+            "--control-dataset RANDOM_WEIGHTS_DIR",
         ),
         (
             *("calibration", "False positives", calibration_body(sources)),
@@ -197,6 +204,16 @@ def _identification(results: Results) -> Markup | None:
         if name in one.curves and len(one.curves[name]) > 1
     ]
     return render("identification.html", one=one, confusion=confusion, curves=curves)
+
+
+def _controls(results: Results) -> Markup | None:
+    if not results.controls:
+        return None
+    names = list(dict.fromkeys(row["control"] for row in results.controls))
+    measures = dict.fromkeys((row["measure"], row["text"]) for row in results.controls)
+    cells = {(row["measure"], row["control"]): row for row in results.controls}
+    rows = [(text, [cells.get((measure, name)) for name in names]) for measure, text in measures]
+    return render("controls.html", names=names, about=results.control_about, rows=rows)
 
 
 def _curve(table: pd.DataFrame, by: str, chance: float) -> Markup:

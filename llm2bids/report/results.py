@@ -21,8 +21,9 @@ COMPARED = {
 """What repeatability compares, by the beginning of its measures' names."""
 
 PAIR = ("task_a", "task_b", "correlation", "dice", "chance")
+CONTROL = ("control", "measure", "text", "real", "value", "low", "high", "n_draws")
 POINT = ("n_tokens", "n_prompts", "accuracy", "low", "high")
-"""What each pair of tasks, and each point of a curve, has to say."""
+"""What each pair of tasks, each control, and each point of a curve, has to say."""
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -86,6 +87,11 @@ class Results:
         ``kind``, ``targets``, ``measurements``, ``quantiles`` over units.
     identification : Identified or None
         By template correlation.
+    controls : list of dict
+        ``control``, ``measure``, ``text``, ``real``, ``value``, ``low``, ``high``, ``p_value``,
+        ``n_draws``.
+    control_about : dict of str to str
+        What each control does.
     """
 
     warnings: tuple[str, ...] = ()
@@ -96,6 +102,8 @@ class Results:
     repeatability: dict[str, pd.DataFrame] = field(default_factory=dict)
     icc: dict[str, Any] = field(default_factory=dict)
     identification: Identified | None = None
+    controls: list[dict[str, Any]] = field(default_factory=list)
+    control_about: dict[str, str] = field(default_factory=dict)
 
 
 def read_results(analysis: Path | None) -> Results:
@@ -140,6 +148,8 @@ def _results(found: Mapping[str, Any]) -> Results:
         repeatability=_compared(repeatability),
         icc=dict(repeatability.get("icc") or {}),
         identification=_identified(found.get("identification") or {}),
+        controls=_rows((found.get("controls") or {}).get("rows"), *CONTROL),
+        control_about=dict((found.get("controls") or {}).get("about") or {}),
     )
 
 
