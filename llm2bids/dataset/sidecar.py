@@ -22,8 +22,8 @@ _INTENSITY = (
     "calibration (template folder: stat-mean_boldmap, stat-std_boldmap; sd 0 counts as 1)"
 )
 _TISSUE = (
-    f"White matter and constant units carry a dither of -{DITHER}, 0 or +{DITHER} counts, seeded "
-    "by participant, task and run: a null signal. Outside is 0."
+    f"White matter and constant units carry a dither of at most {DITHER} counts, up or down, in "
+    "one volume of 8, seeded by participant, task and run: a null signal. Outside is 0."
 )
 
 

@@ -1,7 +1,7 @@
 """Values of units <-> volumes of counts, with white matter that carries a dither.
 
 A count is ``10000 + 500 * (value - mean) / sd`` with the calibration's mean and sd. White matter
-lies at 10000. White matter and units that do not vary within a run take a dither of -1, 0 or +1
+lies at 10000. White matter and units that do not vary within a run take a dither of at most 4
 counts, drawn from the run's seed: exactly constant voxels make statistics divide by zero. Outside
 the brain there is 0.
 """
@@ -24,11 +24,15 @@ BASELINE = 10000
 COUNTS_PER_SD = 500
 """Counts for one standard deviation of the calibration."""
 
-DITHER = 1
-"""Largest size of the dither, in counts."""
+DITHER = 4
+"""Largest size of the dither, in counts. Steps of one size would leave so few values for a run's
+effect that a few participants in 100,000 agree by chance, and their t is huge."""
 
 _DITHER_PERIOD = 8
 """Volumes in which each voxel of white matter is off its baseline once."""
+
+_STEPS = np.array([step for step in range(-DITHER, DITHER + 1) if step], dtype=np.int8)
+"""What the dither adds where it is not 0; a power of two of them, so that a byte draws evenly."""
 
 Float32 = npt.NDArray[np.float32]
 Seed = int | Sequence[int]
@@ -316,19 +320,20 @@ def _dither_volumes(
 ) -> Iterator[npt.NDArray[Any]]:
     """Draw white matter for the brain's box, volume after volume, shape (n_z, n_y, n_x).
 
-    In each volume every voxel of one in `_DITHER_PERIOD` random groups takes a random sign: no
-    voxel rests longer than that, the signs make the series uncorrelated, and sparse volumes
-    compress to half the size of ones in which every voxel is drawn anew.
+    In each volume every voxel of one in `_DITHER_PERIOD` random groups takes a random sign and a
+    random size from 1 to `DITHER`: no voxel rests longer than that, the signs make the series
+    uncorrelated, and sparse volumes compress to half the size of ones in which every voxel is
+    drawn anew.
     """
     shape = tuple(axis.stop - axis.start for axis in reversed(space.brain_box))
     n_voxels = int(np.prod(shape))
-    n_words = -(-n_voxels // 64)
+    n_words = -(-n_voxels // 8)
     groups = np.random.Generator(np.random.PCG64(np.random.SeedSequence(seed))).integers(
         _DITHER_PERIOD, size=n_voxels, dtype=np.uint8
     )
     signs = np.random.PCG64(np.random.SeedSequence(seed).spawn(1)[0])
     signs.advance(first_volume * n_words)
     for volume in itertools.count(first_volume):
-        bits = np.unpackbits(signs.random_raw(n_words).astype("<u8").view(np.uint8))[:n_voxels]
-        dither = np.where(groups == volume % _DITHER_PERIOD, bits.view(np.int8) * 2 - 1, 0)
-        yield (BASELINE + DITHER * dither.astype(dtype)).astype(dtype, copy=False).reshape(shape)
+        drawn = signs.random_raw(n_words).astype("<u8").view(np.uint8)[:n_voxels] % len(_STEPS)
+        dither = np.where(groups == volume % _DITHER_PERIOD, _STEPS[drawn], 0)
+        yield (BASELINE + dither.astype(dtype)).astype(dtype, copy=False).reshape(shape)
