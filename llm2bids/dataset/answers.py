@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pandas as pd
 
+from llm2bids.dataset.path import inside
 from llm2bids.exceptions import DatasetError
 from llm2bids.paradigm.design import RunDesign
 from llm2bids.space.table import to_numbers
@@ -88,6 +89,8 @@ def read_answers(path: Path) -> Answers:
         files = [path]
     elif not files:
         raise DatasetError(f"{path}: no transcripts in this folder; expected a dataset of ours")
+    for file in files if path.is_dir() else ():
+        inside(path, file)
     by_prompt: dict[str, str | tuple[int, ...]] = {}
     digest = hashlib.sha256()
     for file in files:

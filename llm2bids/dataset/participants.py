@@ -1,12 +1,13 @@
 """The participants table: one row for each replicate."""
 
+import re
 from collections.abc import Iterable, Mapping
 from pathlib import Path, PurePosixPath
 from typing import Any
 
 import pandas as pd
 
-from llm2bids.dataset.path import parse_path
+from llm2bids.dataset.path import inside, parse_path
 from llm2bids.dataset.settings import read_sidecar
 from llm2bids.dataset.transcript import read_table, write_table
 from llm2bids.exceptions import DatasetError
@@ -40,7 +41,7 @@ def read_participants(root: Path) -> pd.DataFrame:
     DatasetError
         If a column is missing, or a count is no whole number.
     """
-    path = root / PLACE
+    path = inside(root, root / PLACE)
     if not path.exists():
         return _typed(pd.DataFrame(columns=list(COLUMNS)))
     table = read_table(path, text=("participant_id",))
@@ -50,6 +51,12 @@ def read_participants(root: Path) -> pd.DataFrame:
             f"{path}: columns {', '.join(missing)} are missing; expected {', '.join(COLUMNS)}. "
             "Restore the file"
         )
+    for participant in table["participant_id"]:
+        if not re.fullmatch(r"sub-[A-Za-z0-9]+", str(participant)):
+            raise DatasetError(
+                f"{path}: participant_id {str(participant)[:40]!r}; expected sub- and a label of "
+                "letters and digits. Restore the file"
+            )
     for name in _COUNTS:
         counts = to_numbers(table[name])
         wrong = table[name].notna() & ~(counts.between(0, 2**53) & (counts == counts.round()))

@@ -314,7 +314,7 @@ def open_dataset(path: str | Path) -> Dataset:
     """
     root = Path(path)
     settings = read_settings(root)
-    label = str(read_json(root / FIELDS).get("space_label"))
+    label = str(read_json(inside(root, root / FIELDS)).get("space_label"))
     space, calibration = read_template(root, label)
     return Dataset(
         path=root,

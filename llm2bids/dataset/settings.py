@@ -5,6 +5,7 @@ from collections.abc import Mapping
 from pathlib import Path, PurePosixPath
 from typing import Any
 
+from llm2bids.dataset.path import inside
 from llm2bids.dataset.template import to_json
 from llm2bids.exceptions import DatasetError
 
@@ -119,7 +120,7 @@ def read_settings(path: Path) -> dict[str, Any]:
             f"{path}: {about} that llm2bids wrote ({PLACE} is missing); "
             "make one with `llm2bids record`"
         )
-    return read_json(path / PLACE)
+    return read_json(inside(path, path / PLACE))
 
 
 def read_json(path: Path) -> dict[str, Any]:

@@ -7,6 +7,7 @@ from typing import Any
 import pandas as pd
 
 from llm2bids.dataset.models import all_tasks_model, task_model
+from llm2bids.dataset.path import check_label
 from llm2bids.dataset.settings import DERIVATIVE, PLACE, settings_json
 from llm2bids.dataset.sidecar import task_bold_json, task_events_json
 from llm2bids.dataset.staging import Staging
@@ -158,10 +159,16 @@ def read_tasks(about: Mapping[str, Any], *, name: str) -> dict[str, Task]:
     """
     try:
         return {
-            label: Task(label=label, conditions=tuple(conditions.items()))
+            check_label(label, what=f"{name}: task"): Task(
+                label=label,
+                conditions=tuple(
+                    (check_label(kind, what=f"{name}: trial type"), check_label(bank, what="bank"))
+                    for kind, bank in conditions.items()
+                ),
+            )
             for label, conditions in about.items()
         }
-    except AttributeError:
+    except (AttributeError, TypeError):
         raise DatasetError(
             f"{name}: expected the conditions of each task as an object; restore the file"
         ) from None

@@ -163,8 +163,9 @@ def _report(program: str, path: Path) -> dict[str, Any]:
     with tempfile.TemporaryDirectory() as folder:
         config = Path(folder) / "config.json"
         config.write_text(to_json(fill_json("validator_config.json", {})), encoding="utf-8")
+        options = ("--format", "json", "--max-rows", "-1")
         done = subprocess.run(
-            [program, str(path), "--format", "json", "--max-rows", "-1", "--config", str(config)],
+            [program, str(path.absolute()), *options, "--config", str(config)],
             capture_output=True,
             text=True,
             check=False,

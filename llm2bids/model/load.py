@@ -10,7 +10,7 @@ import torch
 
 from llm2bids.exceptions import ModelError, UsageError
 from llm2bids.model.cache import weights_sha256
-from llm2bids.model.place import EMBEDDED, OFFER, Place, locate_model
+from llm2bids.model.place import EMBEDDED, OFFER, WAY_ROUND, Place, locate_model
 from llm2bids.model.random_weights import (
     check_seed,
     random_label,
@@ -224,6 +224,8 @@ def _as_model_error(place: Place) -> Iterator[None]:
         found = str(error).strip().split("\n")[0] or type(error).__name__
         if "trust_remote_code" in str(error):
             hint = "its code must be allowed to run: --trust-remote-code, if you trust its authors"
+        elif _no_safetensors(str(error)):
+            hint = f"the repository has its weights only as pickle, {WAY_ROUND}"
         elif place.weights is None and place.known_sha256 is None:
             hint = (
                 "the hub cannot be reached and the model is not in the local cache, or the name, "
@@ -232,6 +234,11 @@ def _as_model_error(place: Place) -> Iterator[None]:
         else:
             hint = "expected a causal language model that transformers reads"
         raise ModelError(f"model {place.source}: cannot be loaded ({found}): {hint}") from error
+
+
+def _no_safetensors(text: str) -> bool:
+    """Tell whether transformers misses safetensors files: the rest of the model was found."""
+    return "model.safetensors" in text and "does not appear to have" in text
 
 
 def _load_config(place: Place) -> Any:

@@ -1,5 +1,6 @@
 """What a model's name means: the embedded model, a folder, a GGUF file, or a name on the hub."""
 
+import json
 import re
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,6 +14,15 @@ EMBEDDED = "embedded"
 
 OFFER = "`--model embedded` needs no network"
 """What a message offers where a model cannot be had."""
+
+PICKLES = (".bin", ".pt", ".pth", ".pkl", ".ckpt")
+"""Extensions of files that are opened by running what is in them."""
+
+WAY_ROUND = (
+    "which can run code when opened; expected *.safetensors: load it once with transformers where "
+    "you trust it, and `model.save_pretrained(folder)` writes them"
+)
+"""Why a pickle is refused, and what to do."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -141,12 +151,27 @@ def _check_folder(folder: Path) -> tuple[Path, ...]:
         )
     weights = tuple(sorted(folder.glob("*.safetensors")))
     if weights:
+        _check_index(folder)
         return weights
-    pickles = sorted(path.name for path in folder.glob("*.bin"))
+    pickles = sorted(p.name for p in folder.iterdir() if p.suffix in PICKLES)
     if pickles:
-        raise ModelError(
-            f"{folder}: weights only as pickle ({pickles[0]}), which can run code when opened; "
-            "expected *.safetensors: load it once with transformers where you trust it, and "
-            "`model.save_pretrained(folder)` writes them"
-        )
+        raise ModelError(f"{folder}: weights only as pickle ({pickles[0]}), {WAY_ROUND}")
     raise ModelError(f"{folder}: no *.safetensors weights in it; expected at least one")
+
+
+def _check_index(folder: Path) -> None:
+    """Refuse an index of shards that names anything but safetensors files of the folder."""
+    for path in sorted(folder.glob("*.safetensors.index.json")):
+        try:
+            named = set(json.loads(path.read_text(encoding="utf-8"))["weight_map"].values())
+        except (OSError, ValueError, RecursionError, KeyError, TypeError, AttributeError) as error:
+            raise ModelError(
+                f"{path}: not an index of weights ({type(error).__name__}: {error}); expected what "
+                "`save_pretrained` writes"
+            ) from None
+        for name in sorted(map(str, named)):
+            if Path(name).name != name or not name.endswith(".safetensors"):
+                raise ModelError(
+                    f"{path}: names {name!r}; expected *.safetensors files beside it: pickles can "
+                    "run code when opened, and other folders are not the model's"
+                )

@@ -162,8 +162,10 @@ def _make_prompt(
     file: Path, line: int, prompt_id: str, condition: str, topic: str, text: str
 ) -> Prompt:
     problem = ""
-    if not prompt_id or re.search(r"\s", prompt_id):
+    if not prompt_id or re.search(r"\s", prompt_id) or not prompt_id.isprintable():
         problem = f"column 'prompt_id': found {prompt_id!r}, expected a name without spaces"
+    elif "\0" in topic + text:
+        problem = "found a zero byte, expected text"
     elif not LABEL.fullmatch(condition):
         problem = f"column 'condition': found {condition!r}, expected letters A-Z, a-z and digits"
     elif not text.strip():
