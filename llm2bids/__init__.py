@@ -29,6 +29,8 @@ if TYPE_CHECKING:
     from llm2bids.network.locate import locate as locate
     from llm2bids.network.network import Network as Network
     from llm2bids.network.network import load_network as load_network
+    from llm2bids.report.draw.colormap import register_colormaps as register_colormaps
+    from llm2bids.report.flatmap import plot_flatmap as plot_flatmap
     from llm2bids.report.page import write_report as write_report
     from llm2bids.space.space import Space as Space
 
@@ -43,7 +45,9 @@ _WHERE = {
     "load_network": "llm2bids.network.network",
     "locate": "llm2bids.network.locate",
     "open_dataset": "llm2bids.dataset.read",
+    "plot_flatmap": "llm2bids.report.flatmap",
     "record": "llm2bids.dataset.scan",
+    "register_colormaps": "llm2bids.report.draw.colormap",
     "replay": "llm2bids.dataset.scan",
     "validate": "llm2bids.dataset.validate",
     "write_report": "llm2bids.report.page",

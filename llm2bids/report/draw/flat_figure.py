@@ -1,0 +1,415 @@
+"""Flat maps as a matplotlib figure: panels, values, labels, colour bar, on a light or dark page."""
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import numpy.typing as npt
+
+from llm2bids.report.draw.colormap import Theme
+from llm2bids.report.draw.flat_layout import FlatLayout, flat_layout, map_width
+from llm2bids.space.space import Space
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
+
+WIDTH = 8.0
+"""Inches of a figure, as wide as a page's text; small models take less."""
+
+LEAST_DPI = 200
+"""Pixels to an inch, at least: the number is raised until a unit fills whole pixels."""
+
+LARGEST_UNIT = 0.03
+"""Inches of a unit, at most."""
+
+SMALL, PLAIN, LARGE = 5.4, 6.6, 10.5
+"""Sizes of type, in points."""
+
+LEFT, RIGHT, TOP, BOTTOM = 1.42, 0.2, 0.56, 0.14
+"""Margins in inches."""
+
+FONTS = (
+    *("Inter", "Source Sans 3", "Helvetica Neue", "Helvetica", "Arial"),
+    *("Liberation Sans", "DejaVu Sans"),
+)
+"""Type faces, the first one that is there; the last one comes with matplotlib."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Palette:
+    """Colours of the page.
+
+    Parameters
+    ----------
+    page, panel, edge : str
+        Behind everything, a panel without values, its border.
+    ink, mute, accent : str
+        Titles and role names, everything said in passing, the residual stream.
+    """
+
+    page: str
+    panel: str
+    edge: str
+    ink: str
+    mute: str
+    accent: str
+
+
+PALETTES: dict[Theme, Palette] = {
+    "light": Palette(
+        page="#fbfaf7", panel="#efede8", edge="#d5d1c7", ink="#1d2126", mute="#747b84",
+        accent="#2c7a64",
+    ),
+    "dark": Palette(
+        page="#121519", panel="#22262b", edge="#363c43", ink="#eae8e3", mute="#8d959e",
+        accent="#6cc5a6",
+    ),
+}  # fmt: skip
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class FlatMap:
+    """One map of a figure.
+
+    Parameters
+    ----------
+    space : Space
+        Where each unit lies.
+    values : ndarray of float64, shape (n_units,)
+        NaN where nothing is shown.
+    label : str
+        What stands above it; may be empty.
+    """
+
+    space: Space
+    values: npt.NDArray[np.float64]
+    label: str
+
+
+@dataclass(frozen=True, kw_only=True)
+class ColorScale:
+    """How values become colours.
+
+    Parameters
+    ----------
+    cmap : str or matplotlib Colormap
+        The map.
+    vmin, vmax : float
+        Values of its first and last colour.
+    bar : tuple of float
+        The part of the scale that the colour bar shows.
+    threshold : float or None
+        Absolute values up to it are not shown.
+    clipped : tuple of bool
+        Whether values go on below `vmin`, above `vmax`.
+    label : str
+        What the values are, with their unit.
+    """
+
+    cmap: Any
+    vmin: float
+    vmax: float
+    bar: tuple[float, float]
+    threshold: float | None
+    clipped: tuple[bool, bool]
+    label: str
+
+
+def flat_figure(
+    maps: Sequence[FlatMap], scale: ColorScale, *, title: str, note: str, theme: Theme
+) -> "Figure":
+    """Draw flat maps below one another, so that their layers line up.
+
+    Parameters
+    ----------
+    maps : sequence of FlatMap
+        From top to bottom.
+    scale : ColorScale
+        Of all of them.
+    title, note : str
+        Heading, and what stands in small type below it; may be empty.
+    theme : {"light", "dark"}
+        The page.
+
+    Returns
+    -------
+    Figure
+        Not known to pyplot. Its dpi is such that a unit fills whole pixels.
+    """
+    from matplotlib.figure import Figure
+
+    columns = max(map_width(one.space) for one in maps)
+    unit = min((WIDTH - LEFT - RIGHT) / columns, LARGEST_UNIT)
+    dpi = math.ceil(LEAST_DPI * unit - 1e-9) / unit
+    pitch = math.ceil(1.22 * PLAIN / 72 / unit)
+    layouts = [flat_layout(one.space, least_pitch=pitch) for one in maps]
+
+    def pixels(inches: float) -> float:
+        return round(inches * dpi) / dpi
+
+    heading = 0.2 if any(one.label for one in maps) else 0.06
+    tops, used = [], TOP if title or note else TOP - 0.12
+    for layout in layouts:
+        tops.append(pixels(used + heading))
+        used = tops[-1] + layout.height * unit + 0.34
+    width = pixels(LEFT + max(columns * unit, 2.6) + RIGHT)
+    height = pixels(used - 0.1 + BOTTOM)
+    palette = PALETTES[theme]
+    figure = Figure(figsize=(width, height), dpi=dpi, facecolor=palette.page)
+    for one, layout, top in zip(maps, layouts, tops, strict=True):
+        box = (pixels(LEFT), height - top - layout.height * unit)
+        size = (layout.width * unit, layout.height * unit)
+        axes = figure.add_axes((box[0] / width, box[1] / height, size[0] / width, size[1] / height))
+        pen = Pen(axes=axes, palette=palette, unit=unit, font=font_name())
+        draw_map(pen, one, layout, scale)
+    draw_heading(figure, title, note, palette)
+    draw_color_bar(figure, scale, palette)
+    return figure
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Pen:
+    """Axes in units from the top left, and what to draw with: inches of a unit, type face."""
+
+    axes: "Axes"
+    palette: Palette
+    unit: float
+    font: str
+
+    def inches(self, size: float) -> float:
+        """Give a length in units."""
+        return size / self.unit
+
+    def write(self, text: str, x: float, y: float, **style: Any) -> None:
+        """Write text at a place in units."""
+        given: dict[str, Any] = {"color": self.palette.ink, "fontsize": PLAIN}
+        self.axes.text(x, y, text, family=self.font, clip_on=False, **(given | style))
+
+
+def font_name() -> str:
+    """Choose the first of `FONTS` that matplotlib finds on this machine."""
+    from matplotlib.font_manager import fontManager
+
+    there = {entry.name for entry in fontManager.ttflist}
+    return next((name for name in FONTS if name in there), FONTS[-1])
+
+
+def draw_map(pen: Pen, one: FlatMap, layout: FlatLayout, scale: ColorScale) -> None:
+    """Draw one map with its labels.
+
+    Parameters
+    ----------
+    pen : Pen
+        Axes of the map's size.
+    one : FlatMap
+        What to show.
+    layout : FlatLayout
+        Where.
+    scale : ColorScale
+        In which colours.
+    """
+    axes = pen.axes
+    axes.set_xlim(0, layout.width)
+    axes.set_ylim(layout.height, 0)
+    axes.axis("off")
+    _stream(pen, layout)
+    _panels(pen, layout)
+    axes.imshow(
+        unit_colors(layout, one.values, scale),
+        extent=(0, layout.width, layout.height, 0),
+        interpolation="nearest",
+        aspect="auto",
+        zorder=3,
+    )
+    _row_labels(pen, layout)
+    _column_labels(pen, layout)
+    if one.label:
+        pen.write(one.label, 0, -pen.inches(0.1), fontsize=PLAIN + 0.8, weight="bold", va="bottom")
+
+
+def unit_colors(
+    layout: FlatLayout, values: npt.NDArray[np.float64], scale: ColorScale
+) -> npt.NDArray[np.uint8]:
+    """Colour every unit that is shown.
+
+    Parameters
+    ----------
+    layout : FlatLayout
+        Where each unit lies.
+    values : ndarray of float64, shape (n_units,)
+        Those that are NaN, or up to the threshold, stay transparent.
+    scale : ColorScale
+        Colours.
+
+    Returns
+    -------
+    ndarray of uint8, shape (height, width, 4)
+        Red, green, blue, opacity.
+    """
+    from matplotlib import colormaps
+    from matplotlib.colors import Normalize
+
+    cmap = colormaps[scale.cmap] if isinstance(scale.cmap, str) else scale.cmap
+    shown = shown_units(values, scale.threshold)
+    colors = cmap(Normalize(scale.vmin, scale.vmax)(values[shown]).filled(0.5), bytes=True)
+    image = np.zeros((layout.height, layout.width, 4), dtype=np.uint8)
+    x, y = layout.at[shown].T
+    image[y, x] = colors
+    return image
+
+
+def shown_units(values: npt.NDArray[np.float64], threshold: float | None) -> npt.NDArray[np.bool_]:
+    """Tell which units a threshold leaves: those with a number whose size is above it."""
+    there = ~np.isnan(values)
+    return there if threshold is None else there & (np.abs(values) > threshold)
+
+
+def _stream(pen: Pen, layout: FlatLayout) -> None:
+    """Draw the residual stream as a thread through its panels, with its direction."""
+    if layout.midline < 0:
+        return
+    row = layout.rows[layout.midline]
+    y, head = row.top + row.height / 2, pen.inches(0.1)
+    pen.axes.annotate(
+        "",
+        (layout.width + head, y),
+        (-head / 2, y),
+        arrowprops={
+            "arrowstyle": "-|>,head_length=0.28,head_width=0.11",
+            "color": pen.palette.accent,
+            "linewidth": 0.6,
+            "shrinkA": 0,
+            "shrinkB": 0,
+        },
+        annotation_clip=False,
+        zorder=1,
+    )
+
+
+def _panels(pen: Pen, layout: FlatLayout) -> None:
+    from matplotlib.collections import PatchCollection
+    from matplotlib.patches import Rectangle
+
+    boxes = [
+        Rectangle((box.left - 0.5, box.top - 0.5), box.width + 1, box.height + 1)
+        for box in layout.panels
+    ]
+    style = {"facecolor": pen.palette.panel, "edgecolor": pen.palette.edge, "linewidth": 0.3}
+    pen.axes.add_collection(PatchCollection(boxes, **style, zorder=2, clip_on=False))
+
+
+def _row_labels(pen: Pen, layout: FlatLayout) -> None:
+    """Name roles at the left, and their groups with a bracket."""
+    for number, row in enumerate(layout.rows):
+        color = pen.palette.accent if number == layout.midline else pen.palette.ink
+        pen.write(row.name, -pen.inches(0.09), row.top + row.height / 2, ha="right",
+                  va="center_baseline", color=color)  # fmt: skip
+    for group in dict.fromkeys(row.group for row in layout.rows if row.group):
+        inside = [row for row in layout.rows if row.group == group]
+        top, bottom = inside[0].top, inside[-1].top + inside[-1].height
+        x = -pen.inches(LEFT - 0.3)
+        pen.axes.plot([x, x], [top, bottom], color=pen.palette.edge, linewidth=0.6, clip_on=False)
+        pen.write(group, x - pen.inches(0.05), (top + bottom) / 2, ha="right", va="center",
+                  rotation=90, color=pen.palette.mute)  # fmt: skip
+
+
+def _column_labels(pen: Pen, layout: FlatLayout) -> None:
+    """Write layers' numbers below, and upright names of what lies before and after them."""
+    below = layout.height + pen.inches(0.05)
+    layers = [column for column in layout.columns if column.is_layer]
+    roomy = layers and layers[0].width * pen.unit > 0.13
+    for number, column in enumerate(layers):
+        middle = column.left + column.width / 2
+        fifth = int(column.label) % 5 == 0 or number == len(layers) - 1
+        if fifth or roomy:
+            size, color = (PLAIN, pen.palette.ink) if fifth else (SMALL, pen.palette.mute)
+            pen.write(column.label, middle, below, ha="center", va="top", fontsize=size,
+                      color=color)  # fmt: skip
+    if layers:
+        pen.write("layer", -pen.inches(0.09), below, ha="right", va="top", color=pen.palette.mute)
+    if layout.midline < 0:
+        return
+    top = layout.rows[layout.midline].top - pen.inches(0.06)
+    for column in layout.columns:
+        if not column.is_layer:
+            pen.write(column.label, column.left + column.width / 2, top, ha="center", va="bottom",
+                      rotation=90, color=pen.palette.accent)  # fmt: skip
+
+
+def draw_heading(figure: "Figure", title: str, note: str, palette: Palette) -> None:
+    """Write title and note at the top left."""
+    width, height = figure.get_size_inches()
+    font = font_name()
+    left = 0.16 / width
+    if title:
+        figure.text(left, 1 - 0.17 / height, title, family=font, fontsize=LARGE, weight="bold",
+                    va="top", color=palette.ink)  # fmt: skip
+    if note:
+        figure.text(left, 1 - (0.4 if title else 0.2) / height, note, family=font, fontsize=PLAIN,
+                    va="top", color=palette.mute)  # fmt: skip
+
+
+def draw_color_bar(figure: "Figure", scale: ColorScale, palette: Palette) -> None:
+    """Draw the colour bar at the top right: what is hidden is empty, ends say what they clip."""
+    from matplotlib import colormaps
+
+    width, height = figure.get_size_inches()
+    font, long, thick = font_name(), 1.75, 0.075
+    axes = figure.add_axes(
+        ((width - RIGHT - long) / width, 1 - 0.3 / height, long / width, thick / height)
+    )
+    low, high = scale.bar
+    values = np.linspace(low, high, 1024)
+    cmap = colormaps[scale.cmap] if isinstance(scale.cmap, str) else scale.cmap
+    colors = cmap((values - scale.vmin) / (scale.vmax - scale.vmin))
+    colors[~shown_units(values, scale.threshold)] = (0, 0, 0, 0)
+    axes.set_facecolor(palette.panel)
+    axes.imshow(colors[np.newaxis], extent=(low, high, 0, 1), aspect="auto")
+    axes.set_yticks([])
+    axes.spines[:].set(color=palette.edge, linewidth=0.4)
+    ticks = bar_ticks(scale)
+    axes.set_xticks(list(ticks), list(ticks.values()), family=font)
+    axes.tick_params(length=2, width=0.4, pad=1.5, labelsize=SMALL, color=palette.mute,
+                     labelcolor=palette.mute)  # fmt: skip
+    first, *_, last = axes.get_xticklabels()
+    first.set_horizontalalignment("left")
+    last.set_horizontalalignment("right")
+    axes.set_title(
+        scale.label, loc="right", family=font, fontsize=PLAIN, color=palette.ink, pad=2.5
+    )
+
+
+def bar_ticks(scale: ColorScale) -> dict[float, str]:
+    """Choose the ticks of a colour bar: its ends, the threshold, and zero without one.
+
+    Parameters
+    ----------
+    scale : ColorScale
+        The scale.
+
+    Returns
+    -------
+    dict of float to str
+        Value -> label.
+    """
+    low, high = scale.bar
+    middle = (-scale.threshold, scale.threshold) if scale.threshold else (0.0,)
+    ticks = {low: ("≤ " if scale.clipped[0] else "") + number(low)}
+    room = 0.12 * (high - low)
+    ticks |= {tick: number(tick) for tick in middle if low + room < tick < high - room}
+    ticks[high] = ("≥ " if scale.clipped[1] else "") + number(high)
+    return ticks
+
+
+def number(value: float) -> str:
+    """Write a number with three digits and a true minus sign.
+
+    Examples
+    --------
+    >>> number(-3.1), number(0.01234), number(0)
+    ('−3.1', '0.0123', '0')
+    """
+    return f"{value:.3g}".replace("-", "−")

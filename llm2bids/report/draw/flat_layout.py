@@ -1,0 +1,282 @@
+"""Where everything lies on a flat map: layers from left to right, one row of panels a role.
+
+The residual stream is the map's midline, with what lies before and after the layers at its ends.
+Above it stands the first group of a layer's modules (attention), below it the others (the MLP). A
+panel keeps the units where the space has them, so that neighbours in the space are neighbours on
+the map, and every unit has the same area.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+
+from llm2bids.model.units import Site
+from llm2bids.report.layers import depth_of
+from llm2bids.space.space import Space
+
+COLUMN_GAP = 3
+"""Units between the panels of two layers."""
+
+ROW_GAP = 4
+"""Least units between two rows of a group."""
+
+GROUP_GAP = 13
+"""Units between two groups of rows, and around the residual stream."""
+
+END_GAP = 12
+"""Units between the layers and what lies before and after them."""
+
+RESIDUAL = "residual"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Row:
+    """A row of panels.
+
+    Parameters
+    ----------
+    role : str
+        Role of its sites; empty for a midline without residual stream.
+    group : str
+        First part of the role's name where it has several (``"mlp"``), else empty.
+    top, height : int
+        First unit from the top of the map, and units.
+    """
+
+    role: str
+    group: str
+    top: int
+    height: int
+
+    @property
+    def name(self) -> str:
+        """The role without its group."""
+        return self.role.removeprefix(f"{self.group}.") if self.group else self.role
+
+
+@dataclass(frozen=True, kw_only=True)
+class Column:
+    """A column of panels: a layer, or a module before or after the layers.
+
+    Parameters
+    ----------
+    label : str
+        Number of the layer, or name of the module.
+    is_layer : bool
+        Whether it is a layer.
+    left, width : int
+        First unit from the left of the map, and units.
+    """
+
+    label: str
+    is_layer: bool
+    left: int
+    width: int
+
+
+@dataclass(frozen=True, kw_only=True)
+class Panel:
+    """The rectangle around the units of a site that share a slice, in units from the top left."""
+
+    left: int
+    top: int
+    width: int
+    height: int
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class FlatLayout:
+    """A flat map without values.
+
+    Parameters
+    ----------
+    width, height : int
+        Size in units.
+    rows : tuple of Row
+        From top to bottom.
+    columns : tuple of Column
+        From input to output.
+    midline : int
+        Which row is the residual stream; -1 where there is none.
+    panels : tuple of Panel
+        In recording order; a site that goes through several slices has several.
+    at : ndarray of int64, shape (n_units, 2)
+        Column and row of each unit, from the top left.
+    """
+
+    width: int
+    height: int
+    rows: tuple[Row, ...]
+    columns: tuple[Column, ...]
+    midline: int
+    panels: tuple[Panel, ...]
+    at: npt.NDArray[np.int64]
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class _Patch:
+    """Units of a site as the map shows them: places from the patch's own corner."""
+
+    site: Site
+    places: npt.NDArray[np.int64]
+    boxes: tuple[Panel, ...]
+
+    @property
+    def width(self) -> int:
+        return max(box.left + box.width for box in self.boxes)
+
+    @property
+    def height(self) -> int:
+        return max(box.height for box in self.boxes)
+
+
+def flat_layout(space: Space, *, least_pitch: int = 0) -> FlatLayout:
+    """Lay out the sites of a space on a flat map.
+
+    Parameters
+    ----------
+    space : Space
+        Its sites, and where the units of a site lie within their panel.
+    least_pitch : int
+        Least units from one row's middle to the next one's, so that their labels have room.
+
+    Returns
+    -------
+    FlatLayout
+        With a place of its own for every unit.
+    """
+    patches = [_patch(space, site) for site in space.sites]
+    columns, column_of = _columns(space, patches)
+    rows, midline = _rows(patches, least_pitch)
+    row_of = {row.role: row for row in rows}
+    at = np.empty((space.n_units, 2), dtype=np.int64)
+    panels: list[Panel] = []
+    for patch, number in zip(patches, column_of, strict=True):
+        column = columns[number]
+        row = rows[midline] if patch.site.layer is None else row_of[patch.site.role]
+        left = column.left + (column.width - patch.width) // 2
+        top = row.top + (row.height - patch.height) // 2
+        at[space.site_slices[patch.site.name]] = patch.places + np.array([left, top])
+        panels += [
+            Panel(left=left + box.left, top=top + box.top, width=box.width, height=box.height)
+            for box in patch.boxes
+        ]
+    return FlatLayout(
+        width=columns[-1].left + columns[-1].width,
+        height=rows[-1].top + rows[-1].height,
+        rows=rows,
+        columns=columns,
+        midline=midline,
+        panels=tuple(panels),
+        at=at,
+    )
+
+
+def map_width(space: Space) -> int:
+    """Give the width of a space's flat map in units."""
+    last = _columns(space, [_patch(space, site) for site in space.sites])[0][-1]
+    return last.left + last.width
+
+
+def role_groups(roles: Sequence[str]) -> list[list[str]]:
+    """Part the roles of a layer into groups: the modules of one part of the layer.
+
+    Parameters
+    ----------
+    roles : sequence of str
+        In recording order, without the residual stream.
+
+    Returns
+    -------
+    list of list of str
+        Roles that begin with the same part (``"mlp."``) stand together; single modules, such as
+        norms, stand with what follows them, and at the end with what comes before.
+
+    Examples
+    --------
+    >>> role_groups(["ln_1", "attn.c_attn", "attn.c_proj", "ln_2", "mlp.c_fc", "dropout"])
+    [['ln_1', 'attn.c_attn', 'attn.c_proj'], ['ln_2', 'mlp.c_fc', 'dropout']]
+    """
+    groups: list[list[str]] = []
+    waiting: list[str] = []
+    current = None
+    for role in roles:
+        first, dot, _ = role.partition(".")
+        if not dot:
+            waiting.append(role)
+        elif first == current and not waiting:
+            groups[-1].append(role)
+        else:
+            groups.append([*waiting, role])
+            waiting, current = [], first
+    if waiting and groups and len(waiting) == 1:
+        groups[-1] += waiting
+    elif waiting:
+        groups.append(waiting)
+    return groups
+
+
+def _patch(space: Space, site: Site) -> _Patch:
+    """Take a site's units as they lie in its slices; several slices stand side by side."""
+    voxels = space.voxels[space.site_slices[site.name]].astype(np.int64)
+    places = np.empty((len(voxels), 2), dtype=np.int64)
+    boxes: list[Panel] = []
+    left = 0
+    for depth in np.unique(voxels[:, 2]):
+        inside = voxels[:, 2] == depth
+        corner = voxels[inside, :2].min(axis=0)
+        places[inside] = voxels[inside, :2] - corner + [left, 0]
+        width, height = (voxels[inside, :2].max(axis=0) - corner + 1).tolist()
+        boxes.append(Panel(left=left, top=0, width=width, height=height))
+        left += width + COLUMN_GAP
+    return _Patch(site=site, places=places, boxes=tuple(boxes))
+
+
+def _columns(space: Space, patches: Sequence[_Patch]) -> tuple[tuple[Column, ...], list[int]]:
+    """Give each layer a column, all of one width, and each module outside the layers its own."""
+    levels = depth_of(space).of_site.tolist()
+    keys = [
+        (level, patch.site.name if patch.site.layer is None else "")
+        for level, patch in zip(levels, patches, strict=True)
+    ]
+    order = list(dict.fromkeys(sorted(keys, key=lambda key: key[0])))
+    widest = max((patch.width for patch in patches if patch.site.layer is not None), default=0)
+    columns: list[Column] = []
+    right = 0
+    for key in order:
+        patch = patches[keys.index(key)]
+        is_layer = patch.site.layer is not None
+        if columns:
+            right += COLUMN_GAP if is_layer == columns[-1].is_layer else END_GAP
+        width = widest if is_layer else patch.width
+        label = str(patch.site.layer) if is_layer else patch.site.name.rpartition(".")[2]
+        columns.append(Column(label=label, is_layer=is_layer, left=right, width=width))
+        right += width
+    return tuple(columns), [order.index(key) for key in keys]
+
+
+def _rows(patches: Sequence[_Patch], least_pitch: int) -> tuple[tuple[Row, ...], int]:
+    """Stack the rows: the first group, the midline, the other groups."""
+    heights: dict[str, int] = {}
+    for patch in patches:
+        role = RESIDUAL if patch.site.layer is None else patch.site.role
+        heights[role] = max(heights.get(role, 0), patch.height)
+    named = [patch.site.role for patch in patches if patch.site.layer is not None]
+    first, *others = role_groups([r for r in dict.fromkeys(named) if r != RESIDUAL]) or [[]]
+    middle = [RESIDUAL] if RESIDUAL in heights else []
+    stacked = [group for group in (first, middle, *others) if group]
+    rows: list[Row] = []
+    for group in stacked:
+        for place, role in enumerate(group):
+            height, gap = heights[role], ROW_GAP if place else GROUP_GAP
+            top = 0
+            if rows:
+                last = rows[-1]
+                pitch = max(last.height / 2 + gap + height / 2, least_pitch)
+                top = int(np.ceil(last.top + last.height / 2 + pitch - height / 2))
+            part = role.partition(".")[0] if "." in role else ""
+            shown = "" if role not in named else role
+            rows.append(Row(role=shown, group=part, top=top, height=height))
+    return tuple(rows), len(first) if middle else -1

@@ -1,0 +1,313 @@
+"""Flat maps: the whole model as one picture, layers by panels, with a statistical map on it."""
+
+import math
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal
+
+import numpy as np
+import numpy.typing as npt
+
+from llm2bids.dataset.read import Dataset, open_dataset
+from llm2bids.exceptions import UsageError
+from llm2bids.network.locate import unit_values
+from llm2bids.report.draw.color import full_color
+from llm2bids.report.draw.colormap import Theme, register_colormaps
+from llm2bids.report.draw.flat_figure import (
+    PALETTES,
+    ColorScale,
+    FlatMap,
+    flat_figure,
+    shown_units,
+)
+from llm2bids.report.section import counted
+from llm2bids.space.space import Space
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+FORMATS = (".png", ".svg", ".pdf")
+"""File formats of `plot_flatmap`, by the end of the file's name."""
+
+FULL_COLOR = 0.98
+"""Share of the units shown whose absolute value has not yet full colour."""
+
+UNITS = {
+    "effect": "effect (rest sd)",
+    "cohensd": "Cohen's d",
+    "z": "z",
+    "t": "t",
+    "variance": "variance (rest sd²)",
+    "p": "p",
+    "pfdr": "p (FDR)",
+}
+"""What the statistics of ``llm2bids analyze`` are called on a colour bar, by ``stat`` entity."""
+
+
+def plot_flatmap(
+    stat_img: Any,
+    space_or_dataset: Any,
+    *,
+    threshold: float | None = None,
+    title: str | None = None,
+    labels: Sequence[str] | None = None,
+    cmap: Any = None,
+    vmax: float | None = None,
+    symmetric_cbar: bool | Literal["auto"] = "auto",
+    cbar_label: str | None = None,
+    theme: Theme = "light",
+    output_file: str | Path | None = None,
+) -> "Figure":
+    """Draw a statistical map on the model laid flat: layers from left to right, a row a role.
+
+    The residual stream is the midline, with the modules before and after the layers at its ends;
+    attention stands above it, the MLP below. Every unit has the same area, and lies in its panel
+    where the space has it.
+
+    Parameters
+    ----------
+    stat_img : nibabel image, path, or ndarray of shape (n_units,) or the space's; or a sequence
+        One value for each unit. Several are drawn below one another on one colour scale; a single
+        one with several spaces is drawn in each of them. An array of shape ``(n_units,)`` is in
+        recording order, so it can be shown in every arrangement of the same units.
+    space_or_dataset : Space, Dataset or path of a dataset; or a sequence
+        Where each unit lies. With a dataset, an image that carries another fingerprint is refused.
+    threshold : float, optional
+        Units up to this absolute value are not shown.
+    title : str, optional
+        Heading.
+    labels : sequence of str, optional
+        What stands above each map.
+    cmap : str or matplotlib Colormap, optional
+        By default the project's own for the theme: ``"llm2bids"`` (diverging), or
+        ``"llm2bids_sequential"`` where no value is negative.
+    vmax : float, optional
+        Absolute value of full colour; by default the 98th percentile of the absolute values
+        that are shown, to two digits. The colour bar says where values go beyond it.
+    symmetric_cbar : bool or "auto"
+        Whether the colour bar goes from ``-vmax`` to `vmax`, or over the values that are there;
+        ``"auto"``: if there are negative and positive values.
+    cbar_label : str, optional
+        What the values are; by default the ``stat`` entity of the image's name.
+    theme : {"light", "dark"}
+        The page.
+    output_file : str or Path, optional
+        Write the figure here: ``.png`` (a unit fills whole pixels), ``.svg`` or ``.pdf``.
+
+    Returns
+    -------
+    Figure
+        Not known to pyplot: nothing has to be closed.
+
+    Raises
+    ------
+    UsageError
+        If numbers of images, spaces and labels do not fit, an option makes no sense, or the file
+        has another ending.
+    NetworkError
+        If an image has more than one volume or carries another fingerprint.
+    SpaceError
+        If an image is on another grid or cannot be read, or an array has another shape.
+    DatasetError
+        If there is no dataset at a path.
+    """
+    _check_options(threshold, vmax, theme, symmetric_cbar, output_file)
+    register_colormaps()
+    maps = _maps(_listed(stat_img), _listed(space_or_dataset), labels)
+    scale = color_scale(
+        [one.values for one in maps],
+        threshold=threshold,
+        cmap=cmap,
+        vmax=vmax,
+        symmetric_cbar=symmetric_cbar,
+        label=_stat_label(stat_img) if cbar_label is None else cbar_label,
+        theme=theme,
+    )
+    figure = flat_figure(maps, scale, title=title or "", note=_note(maps, threshold), theme=theme)
+    if output_file is not None:
+        save_figure(figure, Path(output_file))
+    return figure
+
+
+def color_scale(
+    values: Sequence[npt.NDArray[np.float64]],
+    *,
+    threshold: float | None,
+    cmap: Any,
+    vmax: float | None,
+    symmetric_cbar: bool | Literal["auto"],
+    label: str,
+    theme: Theme,
+) -> ColorScale:
+    """Choose how values become colours.
+
+    Parameters
+    ----------
+    values : sequence of ndarray of float64, shape (n_units,)
+        All maps of the figure.
+    threshold, cmap, vmax, symmetric_cbar, theme
+        As for `plot_flatmap`.
+    label : str
+        What the values are.
+
+    Returns
+    -------
+    ColorScale
+        The same for all maps.
+    """
+    together = np.concatenate(values)
+    shown = together[shown_units(together, threshold)]
+    low, high = (float(shown.min()), float(shown.max())) if shown.size else (0.0, 0.0)
+    limit = two_digits(full_color(shown, FULL_COLOR)) if vmax is None else float(vmax)
+    if threshold is not None and limit <= threshold:  # rounded down to it
+        limit = max(abs(low), abs(high), 1.1 * threshold)
+    symmetric = low < 0 < high if symmetric_cbar == "auto" else symmetric_cbar
+    diverging = symmetric or low < 0
+    bar = (-limit, limit) if symmetric else (max(-limit, min(low, 0.0)), min(limit, max(high, 0.0)))
+    if bar[0] == bar[1]:
+        bar = (0.0, limit)
+    name = "llm2bids" if diverging else "llm2bids_sequential"
+    return ColorScale(
+        cmap=cmap if cmap is not None else name + ("_dark" if theme == "dark" else ""),
+        vmin=-limit if diverging else 0.0,
+        vmax=limit,
+        bar=bar,
+        threshold=threshold,
+        clipped=(low < bar[0], high > bar[1]),
+        label=label,
+    )
+
+
+def two_digits(value: float) -> float:
+    """Round a positive number to two digits.
+
+    Examples
+    --------
+    >>> two_digits(0.9772), two_digits(14.2)
+    (0.98, 14.0)
+    """
+    return float(f"{value:.1e}")
+
+
+def save_figure(figure: "Figure", path: Path) -> None:
+    """Write a figure, whole or not at all.
+
+    Parameters
+    ----------
+    figure : Figure
+        From `plot_flatmap`.
+    path : Path
+        File; its ending is one of `FORMATS`. Its folder is made.
+    """
+    from matplotlib import rc_context
+
+    path.parent.mkdir(parents=True, exist_ok=True)
+    staged = path.with_name(f".{path.name}.part")
+    # neither date nor random names: the same map gives the same bytes
+    empty: dict[str, dict[str, Any]] = {".svg": {"Date": None}, ".pdf": {"CreationDate": None}}
+    kind = path.suffix.lower()
+    with rc_context({"svg.hashsalt": "llm2bids", "image.composite_image": False}):
+        figure.savefig(
+            staged,
+            format=kind[1:],
+            dpi=figure.dpi,
+            facecolor=figure.get_facecolor(),
+            metadata=empty.get(kind),
+        )
+    staged.replace(path)
+
+
+def _check_options(
+    threshold: float | None,
+    vmax: float | None,
+    theme: str,
+    symmetric_cbar: object,
+    output_file: str | Path | None,
+) -> None:
+    if threshold is not None and not (math.isfinite(threshold) and threshold >= 0):
+        raise UsageError(f"threshold is {threshold}; expected a finite number from 0, or None")
+    if vmax is not None and not (math.isfinite(vmax) and vmax > 0):
+        raise UsageError(f"vmax is {vmax}; expected a finite number above 0, or None")
+    if vmax is not None and threshold is not None and threshold >= vmax:
+        raise UsageError(
+            f"threshold {threshold} is not below vmax {vmax}; no value between them has a colour: "
+            "lower the threshold or raise vmax"
+        )
+    if theme not in PALETTES:
+        raise UsageError(f"theme is {theme!r}; expected one of {', '.join(PALETTES)}")
+    if symmetric_cbar not in (True, False, "auto"):
+        raise UsageError(f"symmetric_cbar is {symmetric_cbar!r}; expected True, False or 'auto'")
+    if output_file is not None and Path(output_file).suffix.lower() not in FORMATS:
+        raise UsageError(f"{output_file}: expected a file that ends with {', '.join(FORMATS)}")
+
+
+def _listed(given: Any) -> list[Any]:
+    return list(given) if isinstance(given, list | tuple) else [given]
+
+
+def _maps(images: list[Any], places: list[Any], labels: Sequence[str] | None) -> list[FlatMap]:
+    """Pair images with spaces and labels."""
+    count = max(len(images), len(places))
+    for name, given in (("images", images), ("spaces", places)):
+        if len(given) not in (1, count) or not given:
+            raise UsageError(
+                f"{len(images)} images and {len(places)} spaces; expected one {name[:-1]}, or one "
+                "for each map"
+            )
+    if labels is not None and len(labels) != count:
+        raise UsageError(f"{len(labels)} labels for {counted(count, 'map')}; expected one for each")
+    images, places = (given * (count // len(given)) for given in (images, places))
+    shown = labels or [""] * count
+    return [
+        FlatMap(space=space, values=values, label=label)
+        for (space, values), label in zip(
+            (_read(image, place) for image, place in zip(images, places, strict=True)),
+            shown,
+            strict=True,
+        )
+    ]
+
+
+def _read(image: Any, place: Any) -> tuple[Space, npt.NDArray[np.float64]]:
+    """Find the space, and one value for each of its units."""
+    dataset = open_dataset(place) if isinstance(place, str | Path) else place
+    if isinstance(dataset, Dataset):
+        space, fingerprint = dataset.space, (dataset.fingerprint, dataset.space.fingerprint())
+    elif isinstance(dataset, Space):
+        space, fingerprint = dataset, None
+    else:
+        raise UsageError(
+            f"space_or_dataset is a {type(place).__name__}; expected a Space, a Dataset or the "
+            "path of a dataset"
+        )
+    if isinstance(image, np.ndarray):
+        values = image if image.shape == (space.n_units,) else space.to_units(image)
+        if values.shape != (space.n_units,):
+            raise UsageError(f"array has {len(values)} volumes; expected one")
+        return space, _finite(values.astype(np.float64))
+    return space, _finite(unit_values(image, space, fingerprint=fingerprint))
+
+
+def _finite(values: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
+    return np.where(np.isinf(values), np.copysign(np.finfo(np.float64).max, values), values)
+
+
+def _stat_label(stat_img: Any) -> str:
+    """Tell from the ``stat`` entity of a file's name what its values are; empty without one."""
+    first = _listed(stat_img)[0] if _listed(stat_img) else None
+    path = first if isinstance(first, str | Path) else getattr(first, "get_filename", str)()
+    entities = [part.split("-", 1) for part in Path(path or "").name.split("_") if "-" in part]
+    stat = next((value for key, value in entities if key == "stat"), "")
+    return UNITS.get(stat, stat)
+
+
+def _note(maps: Sequence[FlatMap], threshold: float | None) -> str:
+    """Say of which model the map is, and how much of it is shown."""
+    first = maps[0]
+    model = first.space.model_name.rpartition("/")[2]
+    parts = [model, f"{first.space.n_units:,} units"]
+    if threshold is not None:
+        counts = [int(np.count_nonzero(shown_units(one.values, threshold))) for one in maps]
+        if len(set(counts)) == 1:
+            parts.append(f"{counts[0]:,} beyond ±{threshold:g}")
+    return "  ·  ".join(parts)
