@@ -112,3 +112,13 @@ def scan() -> argparse.ArgumentParser:
 def bids_dir(parser: argparse.ArgumentParser, text: str = "folder of the BIDS dataset") -> None:
     """Add the positional ``BIDS_DIR``."""
     parser.add_argument("bids_dir", type=Path, metavar="BIDS_DIR", help=text)
+
+
+def overwrite(parser: argparse.ArgumentParser) -> None:
+    """Add ``--overwrite`` of the commands that go on with a dataset."""
+    parser.add_argument(
+        "--overwrite",
+        action="store_true",
+        help="replace files that were changed since they were written, and record runs anew of "
+        "which a file was changed or is gone; refused otherwise",
+    )

@@ -21,6 +21,7 @@ def add_parser(subparsers: "argparse._SubParsersAction[argparse.ArgumentParser]"
     parser.add_argument(
         "--participants", type=int, default=8, metavar="N", help="number of participants (8)"
     )
+    options.overwrite(parser)
     parser.set_defaults(run=run)
 
 
@@ -80,6 +81,11 @@ def run(args: argparse.Namespace) -> int:
     """Record, then say what was written and where."""
     from llm2bids.dataset.scan import record
 
-    dataset = record(args.bids_dir, n_participants=args.participants, **scan_options(args))
+    dataset = record(
+        args.bids_dir,
+        n_participants=args.participants,
+        overwrite=args.overwrite,
+        **scan_options(args),
+    )
     print(dataset.describe())  # noqa: T201
     return 0

@@ -26,6 +26,7 @@ def add_parser(subparsers: "argparse._SubParsersAction[argparse.ArgumentParser]"
         "dataset of ours",
     )
     parser.add_argument("--participants", type=int, default=8, metavar="N")
+    options.overwrite(parser)
     parser.set_defaults(run=run)
 
 
@@ -37,6 +38,7 @@ def run(args: argparse.Namespace) -> int:
         args.bids_dir,
         transcripts=args.transcripts,
         n_participants=args.participants,
+        overwrite=args.overwrite,
         **scan_options(args),
     )
     print(dataset.describe())  # noqa: T201

@@ -66,6 +66,7 @@ def record(
     authors: Sequence[str] = (),
     progress: bool = True,
     answers: Answers | None = None,
+    overwrite: bool = False,
 ) -> Dataset:
     """Scan a model: write a BIDS dataset, go on with one, or add participants to it.
 
@@ -106,6 +107,9 @@ def record(
         Show a progress bar on the standard error stream.
     answers : Answers, optional
         Given answers, which the model reads instead of generating its own.
+    overwrite : bool
+        Replace files that were changed since they were written, and record runs anew of which a
+        file was changed or is gone.
 
     Returns
     -------
@@ -166,7 +170,7 @@ def record(
 
     with _open_writer(
         bids_dir, scan, loaded, chosen, settings, authors=authors, batch_size=batch_size,
-        progress=progress,
+        progress=progress, overwrite=overwrite,
     ) as writer:  # fmt: skip
         _write_runs(writer, scan, take, progress=progress)
     return open_dataset(bids_dir)
@@ -263,10 +267,11 @@ def _open_writer(
     authors: Sequence[str],
     batch_size: int | None,
     progress: bool,
+    overwrite: bool,
 ) -> DatasetWriter:
     if is_dataset(bids_dir):
         _check_authors(bids_dir, authors)
-        return DatasetWriter.open(bids_dir, settings=settings)
+        return DatasetWriter.open(bids_dir, settings=settings, overwrite=overwrite)
     from llm2bids.model.weights import weight_norms
 
     n_volumes = len(scan.calibration) * scan.paradigm.tokens_per_prompt

@@ -1,36 +1,57 @@
 """Staging: files are made in a hidden folder of the dataset and take their places by renaming."""
 
 import errno
+import json
 import os
 import shutil
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path, PurePosixPath
 
+from llm2bids.dataset.manifest import is_edited, list_place, read_list, sha256_of, updated_lists
+from llm2bids.dataset.path import inside
 from llm2bids.exceptions import DatasetError
 
 HIDDEN = PurePosixPath(".llm2bids")
 """Hidden folder of the dataset: the lock, and files that are being made."""
 
+STAGED = HIDDEN / "staging"
+"""Where files are made."""
+
+JOURNAL = HIDDEN / "commit.json"
+"""What is being renamed and removed; there only while that is done."""
+
 
 class Staging:
-    """Files of one step that appear in a dataset together.
+    """Files of one step that appear in a dataset together, with their checksums.
 
     Parameters
     ----------
     root : Path
         The dataset.
+    overwrite : bool
+        Replace files that were changed after llm2bids wrote them.
+
+    Raises
+    ------
+    DatasetError
+        If the dataset's folder is not there.
 
     Notes
     -----
-    A file system renames one file at a time. A step that is cut off between two renames leaves
-    some of its files; so `commit` takes last the file whose presence says that all are there.
+    A file system renames one file at a time. So `commit` first writes down what is to be renamed
+    and removed; a step that is cut off between two renames is finished by `recover`.
     """
 
-    def __init__(self, root: Path) -> None:
+    def __init__(self, root: Path, *, overwrite: bool = False) -> None:
         self._root = root
-        self._folder = root / HIDDEN / "staging"
+        self._overwrite = overwrite
+        self._folder = root / STAGED
+        self._identity = _identity(root)
         self._staged: list[PurePosixPath] = []
+        self._removed: list[PurePosixPath] = []
+        self._sources: dict[PurePosixPath, Path] = {}
+        self._digests: dict[PurePosixPath, str] = {}
 
     def path(self, place: PurePosixPath) -> Path:
         """Name the file under which to make what belongs to `place`.
@@ -44,8 +65,14 @@ class Staging:
         -------
         Path
             Place in the hidden folder; its parent exists.
+
+        Raises
+        ------
+        DatasetError
+            If the dataset's folder has vanished.
         """
         if place not in self._staged:
+            self._check_there()
             self._staged.append(place)
         path = self._folder / place
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -74,13 +101,30 @@ class Staging:
             An existing file, staged or in place.
         """
         link_or_copy(source, self.path(place))
+        self._sources[place] = source
+
+    def hashed(self, place: PurePosixPath, digest: str) -> None:
+        """Give the checksum of a staged file that was hashed while it was written.
+
+        Parameters
+        ----------
+        place : PurePosixPath
+            Place in the dataset.
+        digest : str
+            sha256, 64 hexadecimal digits.
+        """
+        self._digests[place] = digest
+
+    def remove(self, place: PurePosixPath) -> None:
+        """Let a file of the dataset go with the commit; nothing happens if it is not there."""
+        self._removed.append(place)
 
     def places(self) -> tuple[PurePosixPath, ...]:
         """List the places of all staged files, in the order of staging."""
         return tuple(self._staged)
 
     def commit(self, *, last: PurePosixPath) -> None:
-        """Put all staged files in place.
+        """Put all staged files in place, and their checksums in the lists.
 
         Parameters
         ----------
@@ -90,19 +134,61 @@ class Staging:
         Raises
         ------
         DatasetError
-            If `last` is not staged.
+            If `last` is not staged, the dataset's folder has vanished, or a file in the way was
+            changed after llm2bids wrote it and is not to be overwritten.
         """
         if last not in self._staged:
             raise DatasetError(f"{last} was not made; nothing was put in place")
-        for place in [*(place for place in self._staged if place != last), last]:
-            target = self._root / place
-            target.parent.mkdir(parents=True, exist_ok=True)
-            (self._folder / place).replace(target)
+        digests = {place: self._digest(place) for place in self._staged}
+        self._refuse_edited()
+        lists = updated_lists(self._root, digests, removed=self._removed)
+        for name, text in lists.items():
+            if text:
+                self.text(name, text)
+            else:
+                self._removed.append(name)
+        places = [*(place for place in self._staged if place != last), last]
+        for place in places:
+            (self._root / place).parent.mkdir(parents=True, exist_ok=True)
+        self._check_there()
+        journal = {"put": [str(p) for p in places], "remove": [str(p) for p in self._removed]}
+        written = self._folder / "journal.json"
+        written.write_text(json.dumps(journal), encoding="utf-8")
+        written.replace(self._root / JOURNAL)
+        recover(self._root)
         self._staged.clear()
+
+    def _digest(self, place: PurePosixPath) -> str:
+        """Hash a staged file, unless that was done while it or what it links to was written."""
+        if place not in self._digests:
+            source = self._sources.get(place)
+            known = self._known_digest(source) if source is not None else None
+            self._digests[place] = known or sha256_of(self._folder / place)
+        return self._digests[place]
+
+    def _known_digest(self, source: Path) -> str | None:
+        if source.is_relative_to(self._folder):
+            return self._digest(PurePosixPath(source.relative_to(self._folder).as_posix()))
+        place = PurePosixPath(source.relative_to(self._root).as_posix())
+        return read_list(self._root / list_place(place)).get(place)
+
+    def _refuse_edited(self) -> None:
+        """Refuse to replace or remove what somebody has changed."""
+        if self._overwrite:
+            return
+        concerned = [*self._staged, *self._removed]
+        known: dict[PurePosixPath, str] = {}
+        for name in {list_place(place) for place in concerned}:
+            known |= read_list(self._root / name)
+        refuse_edited(self._root, [p for p in concerned if is_edited(self._root, p, known)])
+
+    def _check_there(self) -> None:
+        if _identity(self._root) != self._identity:
+            raise _vanished(self._root)
 
 
 @contextmanager
-def staging(root: Path, *, doing: str) -> Iterator[Staging]:
+def staging(root: Path, *, doing: str, overwrite: bool = False) -> Iterator[Staging]:
     """Stage files; the hidden folder is gone afterwards, whatever happens.
 
     Parameters
@@ -111,6 +197,8 @@ def staging(root: Path, *, doing: str) -> Iterator[Staging]:
         The dataset.
     doing : str
         What is being done, for the message, e.g. ``"writing sub-01 task-rest"``.
+    overwrite : bool
+        Replace files that were changed after llm2bids wrote them.
 
     Yields
     ------
@@ -120,31 +208,182 @@ def staging(root: Path, *, doing: str) -> Iterator[Staging]:
     Raises
     ------
     DatasetError
-        If the disk is full.
+        If the disk is full, the folder cannot be written, or has vanished.
     """
-    clear_staging(root)
     try:
-        yield Staging(root)
+        stage = Staging(root, overwrite=overwrite)
+        clear_staging(root)
+        yield stage
     except OSError as error:
-        if error.errno not in (errno.ENOSPC, errno.EDQUOT):
-            raise
-        raise DatasetError(
-            f"{root}: no space left on the disk while {doing}; nothing half-written was kept. "
-            "Make room and call the command again: it goes on where it stopped"
-        ) from error
+        raise failed_write(root, error, doing=doing) from error
     finally:
         clear_staging(root)
 
 
+def recover(root: Path) -> None:
+    """Finish a commit that was cut off between two renames, if there is one.
+
+    Parameters
+    ----------
+    root : Path
+        The dataset, locked.
+
+    Raises
+    ------
+    DatasetError
+        If the journal is damaged, or the folder cannot be written.
+    """
+    journal = read_journal(root)
+    if journal is None:
+        return
+    try:
+        for place in journal["put"]:
+            staged = root / STAGED / place
+            if staged.is_file():
+                target = inside(root, root / place)
+                target.parent.mkdir(parents=True, exist_ok=True)
+                staged.replace(target)
+        for place in journal["remove"]:
+            inside(root, root / place).unlink(missing_ok=True)
+        (root / JOURNAL).unlink()
+    except OSError as error:
+        raise failed_write(root, error, doing="putting files in place") from error
+
+
+def read_journal(root: Path) -> dict[str, list[str]] | None:
+    """Read what a commit that was cut off was about to do.
+
+    Parameters
+    ----------
+    root : Path
+        The dataset.
+
+    Returns
+    -------
+    dict or None
+        Places to ``put`` and to ``remove``, in order; None if no commit was cut off.
+
+    Raises
+    ------
+    DatasetError
+        If the file is damaged.
+    """
+    try:
+        journal = json.loads((root / JOURNAL).read_text(encoding="utf-8"))
+        return {name: [str(place) for place in journal[name]] for name in ("put", "remove")}
+    except (FileNotFoundError, NotADirectoryError):
+        return None
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise DatasetError(
+            f"{root / JOURNAL}: not readable ({error}); delete it: what was being written is then "
+            "made anew"
+        ) from None
+
+
 def clear_staging(root: Path) -> None:
-    """Remove what a killed process left in the hidden folder.
+    """Remove what a killed process left in the hidden folder, unless `recover` needs it.
 
     Parameters
     ----------
     root : Path
         The dataset.
     """
-    shutil.rmtree(root / HIDDEN / "staging", ignore_errors=True)
+    if not (root / JOURNAL).exists():
+        shutil.rmtree(root / STAGED, ignore_errors=True)
+
+
+def refuse_edited(root: Path, edited: Sequence[PurePosixPath]) -> None:
+    """Refuse to overwrite files that were changed after llm2bids wrote them.
+
+    Parameters
+    ----------
+    root : Path
+        The dataset.
+    edited : sequence of PurePosixPath
+        Those files.
+
+    Raises
+    ------
+    DatasetError
+        If there is one; the message has its name.
+    """
+    if edited:
+        more = f" and {len(edited) - 1} more" if len(edited) > 1 else ""
+        raise DatasetError(
+            f"{root / edited[0]}{more}: changed after llm2bids wrote it (its sha256 is not the one "
+            f"in {list_place(edited[0])}); nothing was overwritten. Restore the file; or keep your "
+            f"change with `llm2bids check {root} --accept {edited[0]}`; or lose it with --overwrite"
+        )
+
+
+def failed_write(root: Path, error: OSError, *, doing: str) -> DatasetError:
+    """Say why something could not be written, and what to do.
+
+    Parameters
+    ----------
+    root : Path
+        The dataset.
+    error : OSError
+        What the system said.
+    doing : str
+        What was being done.
+
+    Returns
+    -------
+    DatasetError
+        To be raised.
+    """
+    again = "and call the command again: it goes on where it stopped"
+    if error.errno in (errno.ENOSPC, errno.EDQUOT):
+        return DatasetError(
+            f"{root}: no space left on the disk while {doing}; nothing half-written was kept. "
+            f"Make room {again}"
+        )
+    if error.errno in (errno.EROFS, errno.EACCES, errno.EPERM):
+        return DatasetError(
+            f"{error.filename or root}: cannot be written ({error.strerror}) while {doing}; make "
+            f"the folder writable {again}"
+        )
+    if error.errno == errno.ENOENT and not root.is_dir():
+        return _vanished(root)
+    return DatasetError(
+        f"{error.filename or root}: {error.strerror or error} while {doing}; nothing half-written "
+        f"was kept. Mend that {again}"
+    )
+
+
+def _identity(root: Path) -> tuple[int, int]:
+    try:
+        status = root.stat()
+    except OSError as error:
+        raise _vanished(root) from error
+    return status.st_dev, status.st_ino
+
+
+def _vanished(root: Path) -> DatasetError:
+    return DatasetError(
+        f"{root}: the folder was removed, moved or replaced while it was being written; nothing "
+        "more was written. Put it back and call the command again, or name another folder"
+    )
+
+
+def replace_text(path: Path, text: str) -> None:
+    """Write a text file anew in one step, or remove it where the text is empty.
+
+    Parameters
+    ----------
+    path : Path
+        The file; its folder is made.
+    text : str
+        Content.
+    """
+    if not text:
+        path.unlink(missing_ok=True)
+        return
+    path.parent.mkdir(parents=True, exist_ok=True)
+    staged = path.with_name(f".{path.name}.part")
+    staged.write_text(text, encoding="utf-8", newline="\n")
+    staged.replace(path)
 
 
 def link_or_copy(source: Path, target: Path) -> None:

@@ -250,3 +250,27 @@ def read_volumes(
             f"{path} is damaged or cut off ({error}); delete it and record the dataset again: only "
             "this run will be made anew"
         ) from None
+
+
+def damage(path: Path) -> str:
+    """Say whether a compressed file can be read to its end.
+
+    Parameters
+    ----------
+    path : Path
+        Ends with ``.gz``.
+
+    Returns
+    -------
+    str
+        Empty if it can be read, and its own checksum fits.
+    """
+    try:
+        with igzip.open(path) as file:
+            while file.read(_BLOCK):
+                pass
+    except EOFError as error:
+        return f"; it is cut off ({error})"
+    except (OSError, zlib.error) as error:
+        return f"; its compressed data are damaged ({error})"
+    return ""

@@ -1,15 +1,16 @@
 """Writing a dataset: one run after the other, each there whole or not at all."""
 
 from collections.abc import Mapping, Sequence
+from contextlib import AbstractContextManager, suppress
 from pathlib import Path, PurePosixPath
 from types import TracebackType
 from typing import Any, Self
 
 import numpy as np
 import numpy.typing as npt
-from filelock import FileLock, Timeout
 
-from llm2bids.dataset.leftovers import list_bolds, remove_leftovers
+from llm2bids.dataset.leftovers import list_bolds
+from llm2bids.dataset.lock import DatasetLock
 from llm2bids.dataset.participants import PLACE as PARTICIPANTS
 from llm2bids.dataset.participants import (
     counted,
@@ -19,6 +20,7 @@ from llm2bids.dataset.participants import (
 )
 from llm2bids.dataset.path import check_label, parse_path
 from llm2bids.dataset.reference import read_template, write_template
+from llm2bids.dataset.resume import check_unchanged, clean, drop_changed_runs, undo_creation
 from llm2bids.dataset.run import Contents, check_run, run_name, stage_run
 from llm2bids.dataset.settings import PLACE as SETTINGS
 from llm2bids.dataset.settings import (
@@ -29,7 +31,14 @@ from llm2bids.dataset.settings import (
     read_settings,
 )
 from llm2bids.dataset.sidecar import base_fields
-from llm2bids.dataset.staging import HIDDEN, check_space, clear_staging, staging
+from llm2bids.dataset.staging import (
+    HIDDEN,
+    Staging,
+    check_space,
+    clear_staging,
+    recover,
+    staging,
+)
 from llm2bids.dataset.start import (
     ALL_TASKS_MODEL,
     FIELDS,
@@ -83,17 +92,19 @@ class DatasetWriter:
     """A dataset that runs are added to, by one process at a time.
 
     A run is there if and only if its raw series is: all files of a run are made in a hidden
-    folder and renamed, the raw series last. What a killed process left is removed when the
-    dataset is opened. The dataset is locked until `close`, or the end of a ``with`` block; the
-    lock of a dead process does not hold.
+    folder and renamed, the raw series last. What a killed process left is finished or removed
+    when the dataset is opened. Files that were changed after they were written are not
+    overwritten unless that is asked for. The dataset is locked until `close`, or the end of a
+    ``with`` block; the lock of a dead process does not hold.
 
     Make one with `create` or `open`.
     """
 
-    def __init__(self, contents: Contents, lock: FileLock) -> None:
+    def __init__(self, contents: Contents, lock: DatasetLock, *, overwrite: bool = False) -> None:
         self._contents = contents
         self._root = contents.root
         self._lock = lock
+        self._overwrite = overwrite
 
     @staticmethod
     def check_target(bids_dir: Path | str) -> None:
@@ -175,8 +186,9 @@ class DatasetWriter:
         check_label(space.label, what="space")
         for task in paradigm.tasks:
             check_label(task.label, what="task")
-        lock = _lock(root)
+        lock = DatasetLock(root)
         try:
+            undo_creation(root)
             check_space(root, needed=40 * space.n_units + _SMALL_FILES, doing="the template")
             normal = normal_settings(settings)
             fields = base_fields(space, settings=normal, paradigm=paradigm)
@@ -209,9 +221,13 @@ class DatasetWriter:
 
     @classmethod
     def open(
-        cls, bids_dir: Path | str, *, settings: Mapping[str, Any] | None = None
+        cls,
+        bids_dir: Path | str,
+        *,
+        settings: Mapping[str, Any] | None = None,
+        overwrite: bool = False,
     ) -> "DatasetWriter":
-        """Open a dataset of ours to add runs; what a killed process left is removed.
+        """Open a dataset of ours to add runs; what a killed process left is finished or removed.
 
         Parameters
         ----------
@@ -219,6 +235,9 @@ class DatasetWriter:
             The dataset.
         settings : mapping, optional
             What the dataset has to have been recorded with.
+        overwrite : bool
+            Replace files that were changed after llm2bids wrote them, and drop runs of which a
+            file was changed or is gone: they are to be recorded anew.
 
         Returns
         -------
@@ -229,17 +248,23 @@ class DatasetWriter:
         ------
         DatasetError
             If the folder is not a dataset of ours, is being written by another process, lacks a
-            part, or was recorded with other settings (the message lists them).
+            part, was recorded with other settings (the message lists them), or holds changed files
+            that would be overwritten.
         """
         root = Path(bids_dir)
         stored = read_settings(root)
         if settings is not None:
             compare_settings(root, settings)
-        lock = _lock(root)
+        lock = DatasetLock(root)
         try:
-            _clean(root)
+            recover(root)
+            check_unchanged(root, overwrite=overwrite)
             fields = read_json(root / FIELDS)
-            space, calibration = read_template(root, str(fields.get("space_label")))
+            label = str(fields.get("space_label"))
+            if overwrite:
+                drop_changed_runs(root, label)
+            clean(root, overwrite=overwrite)
+            space, calibration = read_template(root, label)
             tasks = read_tasks(read_json(root / TASKS), name=str(root / TASKS))
         except BaseException:
             lock.release()
@@ -252,7 +277,7 @@ class DatasetWriter:
             fields=fields,
             tasks=tasks,
         )
-        return cls(contents, lock)
+        return cls(contents, lock, overwrite=overwrite)
 
     @property
     def space(self) -> Space:
@@ -311,19 +336,19 @@ class DatasetWriter:
         """
         design = recording.design
         name = run_name(design)
-        if not self._lock.is_locked:
-            raise DatasetError(f"{self._root}: the dataset was closed; open it again to write")
+        self._lock.check()
         if self.has_run(design):
             raise DatasetError(f"{name} is in {self._root} already; remove it to record it anew")
         check_run(self._contents, recording, t_r=t_r)
         check_space(self._root, needed=self.run_bytes(design), doing=name)
         try:
-            with staging(self._root, doing=f"writing {name}") as stage:
+            with self._staging(f"writing {name}") as stage:
                 stage_run(stage, self._contents, recording, t_r=t_r)
                 stage.commit(last=self._contents.names(design).bold)
         except BaseException:
             if not self.has_run(design):
-                _clean(self._root)
+                with suppress(OSError, DatasetError):  # the first error is the one to tell
+                    clean(self._root, overwrite=self._overwrite)
             raise
 
     def finish_participant(self, participant_label: str) -> None:
@@ -341,6 +366,7 @@ class DatasetWriter:
         DatasetError
             If the participant has no runs.
         """
+        self._lock.check()
         table = with_participant(
             read_participants(self._root), participant_label, self._contents.settings
         )
@@ -348,16 +374,19 @@ class DatasetWriter:
         table = counted(table, participant_label, self._root, bolds)
         recorded = {parse_path(place).task for place in bolds}
         tasks = [task for task in self._contents.tasks.values() if task.label in recorded]
-        with staging(self._root, doing="writing participants.tsv") as stage:
+        with self._staging("writing participants.tsv") as stage:
             write_participants(stage.path(PARTICIPANTS), table)
             if not write_all_tasks_model(stage, tasks, self._contents.fields):
-                (self._root / ALL_TASKS_MODEL).unlink(missing_ok=True)
+                stage.remove(ALL_TASKS_MODEL)
             stage.commit(last=PARTICIPANTS)
 
     def close(self) -> None:
         """Release the lock; nothing can be written afterwards."""
         clear_staging(self._root)
         self._lock.release()
+
+    def _staging(self, doing: str) -> AbstractContextManager[Staging]:
+        return staging(self._root, doing=doing, overwrite=self._overwrite)
 
     def __enter__(self) -> Self:
         return self
@@ -369,30 +398,3 @@ class DatasetWriter:
         traceback: TracebackType | None,
     ) -> None:
         self.close()
-
-
-def _clean(root: Path) -> None:
-    """Remove what a killed process left: staged files, parts of runs, participants without runs."""
-    clear_staging(root)
-    remove_leftovers(root)
-    table = read_participants(root)
-    there = {f"sub-{parse_path(place).sub}" for place in list_bolds(root)}
-    kept = table[table["participant_id"].isin(there)]
-    if len(kept) < len(table):
-        with staging(root, doing="writing participants.tsv") as stage:
-            write_participants(stage.path(PARTICIPANTS), kept)
-            stage.commit(last=PARTICIPANTS)
-
-
-def _lock(root: Path) -> FileLock:
-    """Lock a dataset for this process, or say that another one has it."""
-    (root / HIDDEN).mkdir(parents=True, exist_ok=True)
-    # not bound to a thread: a run may be written while the next one is recorded
-    lock = FileLock(root / HIDDEN / "lock", timeout=0, thread_local=False)
-    try:
-        lock.acquire()
-    except Timeout:
-        raise DatasetError(
-            f"{root} is being written by another process; wait until it is done, or end it"
-        ) from None
-    return lock

@@ -1,0 +1,232 @@
+"""Checking a dataset: every file is the one that was written, and they fit one another."""
+
+import sys
+from collections import defaultdict
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path, PurePosixPath
+
+from tqdm.auto import tqdm
+
+from llm2bids.dataset.check_run import check_run_files
+from llm2bids.dataset.check_template import check_template, fingerprints
+from llm2bids.dataset.leftovers import list_bolds
+from llm2bids.dataset.manifest import FOLDER, has_manifest, read_manifest, sha256_of
+from llm2bids.dataset.participants import PLACE as PARTICIPANTS
+from llm2bids.dataset.participants import counted, read_participants
+from llm2bids.dataset.path import inside, parse_path
+from llm2bids.dataset.read import Dataset, open_dataset
+from llm2bids.dataset.settings import read_settings
+from llm2bids.dataset.staging import HIDDEN, read_journal
+from llm2bids.dataset.volumes import damage
+from llm2bids.exceptions import Llm2bidsError
+
+
+@dataclass(frozen=True, kw_only=True)
+class Fault:
+    """Something in a dataset that is not as it was written.
+
+    Parameters
+    ----------
+    file : PurePosixPath
+        Place in the dataset.
+    found : str
+        What is wrong with it.
+    """
+
+    file: PurePosixPath
+    found: str
+
+
+@dataclass(frozen=True, kw_only=True)
+class Check:
+    """What a check of a dataset found.
+
+    Parameters
+    ----------
+    path : Path
+        The dataset.
+    faults : tuple of Fault
+        Sorted by file.
+    n_files : int
+        Files whose checksums were compared.
+    n_runs : int
+        Runs whose contents were compared.
+    """
+
+    path: Path
+    faults: tuple[Fault, ...]
+    n_files: int
+    n_runs: int
+
+    @property
+    def files(self) -> tuple[PurePosixPath, ...]:
+        """Files with a fault, sorted."""
+        return tuple(sorted({fault.file for fault in self.faults}))
+
+    def describe(self) -> str:
+        """Say what was found, file by file, and what to do."""
+        lines = [
+            f"{self.path}: {self.n_files} checksums and {self.n_runs} runs checked, "
+            f"{len(self.files)} files with faults"
+        ]
+        for file in self.files:
+            lines.append(f"  {file}")
+            lines += [f"    {fault.found}" for fault in self.faults if fault.file == file]
+            lines.append(f"    -> {_advice(self.path, file)}")
+        return "\n".join(lines)
+
+
+def check_dataset(bids_dir: str | Path, *, progress: bool = False) -> Check:
+    """Compare a dataset with its checksums, and its files with one another.
+
+    Checksums find every change of a byte. The rest finds what does not fit although the
+    checksums may have been made anew: events that are not those of the transcript, images of
+    another space, a calibration that the series were not scaled with.
+
+    Parameters
+    ----------
+    bids_dir : str or Path
+        The dataset. Nothing in it is changed.
+    progress : bool
+        Show a progress bar on the standard error stream.
+
+    Returns
+    -------
+    Check
+        All faults.
+
+    Raises
+    ------
+    DatasetError
+        If the folder is missing or is not a dataset of ours.
+    """
+    root = Path(bids_dir)
+    read_settings(root)
+    found: dict[PurePosixPath, list[str]] = defaultdict(list)
+    n_files = _check_sums(root, found, progress=progress)
+    runs: Sequence[object] = ()
+    try:
+        dataset = open_dataset(root)
+    except Llm2bidsError as error:
+        found[_place_in(root, str(error))].append(str(error))
+    else:
+        runs = dataset.runs
+        expected = fingerprints(dataset)
+        for place, text in check_template(dataset, expected):
+            found[place].append(text)
+        for run in dataset.runs:
+            for place, text in check_run_files(dataset, run, expected):
+                found[place].append(text)
+        for place, text in _check_participants(dataset):
+            found[place].append(text)
+    faults = [
+        Fault(file=place, found=text) for place in sorted(found) for text in _unique(found[place])
+    ]
+    return Check(path=root, faults=tuple(faults), n_files=n_files, n_runs=len(runs))
+
+
+def _check_sums(root: Path, found: dict[PurePosixPath, list[str]], *, progress: bool) -> int:
+    """Compare all files with the lists of checksums; give the number of files in the lists."""
+    if read_journal(root) is not None:
+        place = PurePosixPath(HIDDEN)
+        found[place].append("a process was killed while it put a run in place")
+    try:
+        known = read_manifest(root)
+    except Llm2bidsError as error:
+        found[_place_in(root, str(error))].append(str(error))
+        return 0
+    if not has_manifest(root):
+        found[FOLDER].append("the dataset has no checksums; earlier versions wrote none")
+        return 0
+    digests: dict[tuple[int, int], str] = {}
+    for place, digest in tqdm(
+        sorted(known.items()), desc="checksums", unit="file", file=sys.stderr, disable=not progress
+    ):
+        try:
+            path = inside(root, root / place)
+        except Llm2bidsError as error:
+            found[place].append(str(error))
+            continue
+        if not path.is_file():
+            found[place].append("is missing")
+            continue
+        status = path.stat()
+        same = (status.st_dev, status.st_ino)  # hard links are read once
+        if same not in digests:
+            digests[same] = sha256_of(path)
+        if digests[same] != digest:
+            found[place].append(
+                f"sha256 {digests[same][:12]}..., it was written with {digest[:12]}..."
+                f"{_damage(path)}"
+            )
+    for place in sorted(set(_all_files(root)) - known.keys()):
+        found[place].append("has no checksum: llm2bids did not write it, or it was cut off")
+    return len(known)
+
+
+def _damage(path: Path) -> str:
+    """Say what is wrong with the file itself, if that can be seen."""
+    if path.stat().st_size == 0:
+        return "; it is empty"
+    return damage(path) if path.name.endswith((".nii.gz", ".tsv.gz")) else ""
+
+
+def _all_files(root: Path) -> list[PurePosixPath]:
+    """List what llm2bids would have written: BIDS names and the files of the top folders."""
+    places = []
+    for folder in (root, root / "derivatives/llm2bids"):
+        for path in folder.glob("sub-*/**/*"):
+            place = PurePosixPath(path.relative_to(root).as_posix())
+            if path.is_file() and not path.name.startswith("."):
+                places.append(place)
+    return places
+
+
+def _check_participants(dataset: Dataset) -> list[tuple[PurePosixPath, str]]:
+    """Compare ``participants.tsv`` with the runs."""
+    try:
+        table = read_participants(dataset.path)
+        bolds = list_bolds(dataset.path)
+        labels = {str(parse_path(place).sub) for place in bolds}
+        listed = {str(name).removeprefix("sub-") for name in table["participant_id"]}
+        if wrong := sorted(labels ^ listed):
+            return [(PARTICIPANTS, f"sub-{wrong[0]} is in the table or has runs, but not both")]
+        finished = table.dropna(subset=["n_runs"])["participant_id"]
+        for name in finished:
+            label = str(name).removeprefix("sub-")
+            table_now = counted(table, label, dataset.path, bolds)
+            if not table_now.equals(table):
+                return [(PARTICIPANTS, f"the counts of {name} are not those of its runs")]
+    except Llm2bidsError as error:
+        return [(PARTICIPANTS, str(error))]
+    return []
+
+
+def _place_in(root: Path, message: str) -> PurePosixPath:
+    """Find the file that a message begins with."""
+    name = message.split(": ", 1)[0]
+    path = Path(name)
+    return (
+        PurePosixPath(path.relative_to(root).as_posix())
+        if path.is_relative_to(root) and path != root
+        else PurePosixPath(".")
+    )
+
+
+def _unique(texts: Sequence[str]) -> list[str]:
+    return list(dict.fromkeys(texts))
+
+
+def _advice(root: Path, file: PurePosixPath) -> str:
+    if file == FOLDER:
+        return f"make them with `llm2bids check {root} --accept .`"
+    if file == PurePosixPath(HIDDEN):
+        return "call the command again that was killed: it goes on where it stopped"
+    keep = f"if the change is yours, keep it with `llm2bids check {root} --accept {file}`"
+    if any(part.startswith("sub-") for part in file.parts[:-1]):
+        return (
+            "restore it from a copy, or call `llm2bids record` as before with --overwrite: the "
+            f"runs with faults are recorded anew; {keep}"
+        )
+    return f"restore it from a copy, or record the dataset again into another folder; {keep}"

@@ -1,0 +1,218 @@
+"""Checking a run: image, events, stimulus series and transcript tell the same story."""
+
+import gzip
+import io
+import zlib
+from collections.abc import Iterator
+from pathlib import PurePosixPath
+
+import nibabel as nib
+import numpy as np
+import pandas as pd
+
+from llm2bids.dataset.check_template import Fingerprints
+from llm2bids.dataset.names import RunNames, sidecar
+from llm2bids.dataset.read import Dataset, Run
+from llm2bids.dataset.settings import read_json
+from llm2bids.dataset.transcript import stim_series
+from llm2bids.exceptions import Llm2bidsError
+from llm2bids.space.grid import UNREADABLE
+from llm2bids.space.header import FINGERPRINT_DIGITS, read_fingerprint
+
+Found = Iterator[tuple[PurePosixPath, str]]
+
+
+def check_run_files(dataset: Dataset, run: Run, expected: Fingerprints) -> Found:
+    """Compare the files of a run with one another and with the space.
+
+    Parameters
+    ----------
+    dataset : Dataset
+        The dataset.
+    run : Run
+        One of its runs.
+    expected : Fingerprints
+        From `llm2bids.dataset.check_template.fingerprints`.
+
+    Yields
+    ------
+    tuple of (PurePosixPath, str)
+        Place in the dataset, and what is wrong there.
+    """
+    names = _names(dataset, run)
+    missing = [place for place in names.all() if not (dataset.path / place).is_file()]
+    for place in missing:
+        yield place, "is missing"
+    yield from _check_images(dataset, names, missing, expected)
+    yield from _check_sidecars(dataset, names, missing, expected)
+    tables = (names.events, names.stim, names.transcript, names.bold_json)
+    if not set(tables) & set(missing):
+        yield from _check_tables(dataset, run, names)
+
+
+def _names(dataset: Dataset, run: Run) -> RunNames:
+    extension = ".nii" + run.bold.name.partition(".nii")[2]
+    return RunNames(
+        run.participant_label, run.task, run.run, space=dataset.space.label, extension=extension
+    )
+
+
+def _check_images(
+    dataset: Dataset, names: RunNames, missing: list[PurePosixPath], expected: Fingerprints
+) -> Found:
+    images = (names.bold, names.preproc, names.boldref, names.mask)
+    for place in images:
+        fingerprint = expected.space if place == names.mask else expected.series
+        if place in missing:
+            continue
+        try:
+            image = nib.load(dataset.path / place)
+            carried = read_fingerprint(image.header)
+            if carried != fingerprint[:FINGERPRINT_DIGITS]:
+                yield (
+                    place,
+                    f"an image of another space or calibration: its header has the fingerprint "
+                    f"{carried}, the dataset {fingerprint[:FINGERPRINT_DIGITS]}",
+                )
+            else:
+                dataset.space.check_grid(image, name=str(place))
+        except UNREADABLE as error:
+            yield place, f"not a readable image ({error})"
+        except Llm2bidsError as error:
+            yield place, str(error)
+
+
+def _check_sidecars(
+    dataset: Dataset, names: RunNames, missing: list[PurePosixPath], expected: Fingerprints
+) -> Found:
+    of_mask = sidecar(names.mask)
+    for place in (names.bold_json, sidecar(names.preproc), sidecar(names.boldref), of_mask):
+        fingerprint = expected.space if place == of_mask else expected.series
+        if place in missing:
+            continue
+        try:
+            about = read_json(dataset.path / place)
+        except Llm2bidsError as error:
+            yield place, str(error)
+            continue
+        found = str(about.get("SpaceFingerprint"))
+        if not found.startswith(fingerprint):
+            yield (
+                place,
+                f"SpaceFingerprint is {found[:FINGERPRINT_DIGITS]}, the dataset has "
+                f"{fingerprint[:FINGERPRINT_DIGITS]}",
+            )
+        weights = about.get("WeightsSHA256", dataset.space.weights_sha256)
+        if weights != dataset.space.weights_sha256:
+            yield place, f"WeightsSHA256 is {str(weights)[:12]}..., not that of the space"
+
+
+def _check_tables(dataset: Dataset, run: Run, names: RunNames) -> Found:
+    try:
+        t_r = dataset.t_r(run)
+    except Llm2bidsError as error:
+        yield names.bold_json, str(error)
+        return
+    try:
+        transcript = dataset.transcript(run)
+        recorded = transcript[transcript["volume"].notna()]
+        volumes = recorded["volume"].to_numpy(dtype=np.int64)
+    except Llm2bidsError as error:
+        yield names.transcript, str(error)
+        return
+    if not np.array_equal(np.sort(volumes), np.arange(len(volumes))):
+        yield names.transcript, "its volumes are not 0, 1, 2, ... with each once"
+        return
+    yield from _check_series(dataset, names, len(volumes), t_r)
+    onset = recorded["onset"].to_numpy(dtype=float)
+    if not np.allclose(onset, volumes * t_r, atol=1e-6):
+        yield names.transcript, f"its onsets are not volume times RepetitionTime, {t_r} s"
+    try:
+        events = dataset.events(run)
+    except Llm2bidsError as error:
+        yield names.events, str(error)
+    else:
+        if (text := compare_events(events, recorded, t_r)) is not None:
+            yield names.events, text
+    if (text := _compare_stim(dataset, names, transcript)) is not None:
+        yield names.stim, text
+
+
+def _check_series(dataset: Dataset, names: RunNames, n_volumes: int, t_r: float) -> Found:
+    about = read_json(dataset.path / names.bold_json)
+    if about.get("NumberOfVolumes", n_volumes) != n_volumes:
+        yield (
+            names.bold_json,
+            f"NumberOfVolumes is {about['NumberOfVolumes']}, the transcript has {n_volumes}",
+        )
+    try:
+        header = nib.load(dataset.path / names.bold).header
+    except UNREADABLE:
+        return  # said already
+    if header.get_data_shape()[3:] != (n_volumes,):
+        yield (
+            names.bold,
+            f"shape {header.get_data_shape()}, the transcript has {n_volumes} volumes",
+        )
+    elif not np.isclose(float(header.get_zooms()[3]), t_r):
+        yield names.bold, f"pixdim[4] is {header.get_zooms()[3]}, RepetitionTime is {t_r}"
+
+
+def compare_events(events: pd.DataFrame, recorded: pd.DataFrame, t_r: float) -> str | None:
+    """Compare a run's events with the tokens of its transcript.
+
+    Parameters
+    ----------
+    events : DataFrame
+        ``onset``, ``duration``, ``trial_type``.
+    recorded : DataFrame
+        Rows of the transcript that have a volume.
+    t_r : float
+        Seconds from volume to volume.
+
+    Returns
+    -------
+    str or None
+        What differs first; None if nothing does.
+    """
+    shown = recorded[recorded["trial_type"].notna()]
+    by_trial = shown.groupby("trial", sort=True)
+    expected = pd.DataFrame(
+        {
+            "onset": by_trial["volume"].min().astype(float) * t_r,
+            "duration": by_trial["volume"].count().astype(float) * t_r,
+            "trial_type": by_trial["trial_type"].first(),
+        }
+    ).sort_values("onset", ignore_index=True)
+    if len(events) != len(expected):
+        return f"{len(events)} rows, the transcript has {len(expected)} prompts that are events"
+    for row in range(len(expected)):
+        for name in ("onset", "duration"):
+            found, wanted = float(events[name].iloc[row]), float(expected[name].iloc[row])
+            if abs(found - wanted) > 1e-6:
+                return (
+                    f"row {row + 1}: {name} {found:g} s, the tokens of the transcript say "
+                    f"{wanted:g} s ({(found - wanted) / t_r:+g} volumes)"
+                )
+        if str(events["trial_type"].iloc[row]) != str(expected["trial_type"].iloc[row]):
+            return (
+                f"row {row + 1}: trial_type {events['trial_type'].iloc[row]}, the transcript has "
+                f"{expected['trial_type'].iloc[row]}"
+            )
+    return None
+
+
+def _compare_stim(dataset: Dataset, names: RunNames, transcript: pd.DataFrame) -> str | None:
+    """Compare prompt, position and token of the stimulus series with the transcript."""
+
+    def whole(data: bytes) -> pd.DataFrame:
+        table = pd.read_csv(io.BytesIO(gzip.decompress(data)), sep="\t", header=None)
+        return table.iloc[:, :3]
+
+    try:
+        found = whole((dataset.path / names.stim).read_bytes())
+    except (OSError, EOFError, ValueError, zlib.error) as error:
+        return f"not a readable series ({error})"
+    if not found.equals(whole(stim_series(transcript))):
+        return "its tokens are not those of the transcript"
+    return None

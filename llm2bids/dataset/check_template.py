@@ -1,0 +1,141 @@
+"""Checking the template: the calibration belongs to the series, and the space to both."""
+
+from collections import Counter
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import PurePosixPath
+
+import nibabel as nib
+
+from llm2bids.dataset.names import sidecar, template_file
+from llm2bids.dataset.read import Dataset
+from llm2bids.dataset.settings import read_json
+from llm2bids.exceptions import Llm2bidsError
+from llm2bids.space.grid import UNREADABLE
+from llm2bids.space.header import FINGERPRINT_DIGITS, read_fingerprint
+
+
+@dataclass(frozen=True, kw_only=True)
+class Fingerprints:
+    """What the headers and sidecars of a dataset have to carry.
+
+    Parameters
+    ----------
+    space : str
+        Of the space: templates and masks.
+    calibrated : str
+        Of space and calibration as the template has them.
+    series : str
+        What series carry: `calibrated`, unless most of them agree on another one; then these
+        (its first 16 digits), and the calibration is what is wrong.
+    """
+
+    space: str
+    calibrated: str
+    series: str
+
+
+def fingerprints(dataset: Dataset) -> Fingerprints:
+    """Find out what the headers and sidecars of a dataset have to carry.
+
+    Parameters
+    ----------
+    dataset : Dataset
+        The dataset.
+
+    Returns
+    -------
+    Fingerprints
+        All three.
+    """
+    calibrated = dataset.fingerprint
+    common = common_fingerprint(dataset)
+    agree = common in (None, calibrated[:FINGERPRINT_DIGITS])
+    return Fingerprints(
+        space=dataset.space.fingerprint(),
+        calibrated=calibrated,
+        series=calibrated if agree else str(common),
+    )
+
+
+def check_template(dataset: Dataset, expected: Fingerprints) -> Iterator[tuple[PurePosixPath, str]]:
+    """Compare the template's fingerprints with one another and with the series'.
+
+    Parameters
+    ----------
+    dataset : Dataset
+        The dataset.
+    expected : Fingerprints
+        From `fingerprints`.
+
+    Yields
+    ------
+    tuple of (PurePosixPath, str)
+        Place in the dataset, and what is wrong there.
+    """
+    label = dataset.space.label
+    if expected.series != expected.calibrated:
+        for stat in ("mean", "std"):
+            yield (
+                template_file(label, "boldmap", datatype="func", stat=stat),
+                "another calibration: with stat-mean and stat-std as they are the fingerprint is "
+                f"{expected.calibrated[:FINGERPRINT_DIGITS]}, the series were scaled with that of "
+                f"{expected.series}",
+            )
+    known = dataset.settings.get("weights_sha256")
+    if known is not None and known != dataset.space.weights_sha256:
+        yield (
+            template_file(label, "space", extension=".json", datatype=None),
+            f"weights {dataset.space.weights_sha256[:12]}..., the settings have {known[:12]}...",
+        )
+    for path in sorted((dataset.derivative / f"tpl-{label}").rglob("*.nii.gz")):
+        place = PurePosixPath(path.relative_to(dataset.path).as_posix())
+        yield from _check_image(dataset, place, expected.space)
+
+
+def common_fingerprint(dataset: Dataset) -> str | None:
+    """Give the fingerprint that most series carry.
+
+    Parameters
+    ----------
+    dataset : Dataset
+        The dataset.
+
+    Returns
+    -------
+    str or None
+        First 16 hexadecimal digits; None if no series carries one.
+    """
+    found: Counter[str] = Counter()
+    for run in dataset.runs:
+        try:
+            carried = read_fingerprint(nib.load(run.bold).header)
+        except UNREADABLE:
+            continue
+        if carried is not None:
+            found[carried] += 1
+    return found.most_common(1)[0][0] if found else None
+
+
+def _check_image(
+    dataset: Dataset, place: PurePosixPath, expected: str
+) -> Iterator[tuple[PurePosixPath, str]]:
+    try:
+        image = nib.load(dataset.path / place)
+        dataset.space.check_grid(image, name=str(place))
+        carried = read_fingerprint(image.header)
+        if carried != expected[:FINGERPRINT_DIGITS]:
+            yield place, f"its header has the fingerprint {carried}, the space {expected[:16]}"
+    except UNREADABLE as error:
+        yield place, f"not a readable image ({error})"
+    except Llm2bidsError as error:
+        yield place, str(error)
+    about = sidecar(place)
+    if not (dataset.path / about).is_file():
+        yield about, "is missing"
+        return
+    try:
+        if read_json(dataset.path / about).get("SpaceFingerprint") != expected:
+            yield about, f"SpaceFingerprint is not that of the space, {expected[:16]}..."
+    except Llm2bidsError as error:
+        yield about, str(error)

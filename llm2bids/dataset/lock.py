@@ -1,0 +1,76 @@
+"""The lock of a dataset: one process writes at a time, and the lock of a dead one does not hold."""
+
+from pathlib import Path
+
+from filelock import FileLock, Timeout
+
+from llm2bids.dataset.path import inside
+from llm2bids.dataset.staging import HIDDEN, failed_write
+from llm2bids.exceptions import DatasetError
+
+_PLACE = HIDDEN / "lock"
+
+
+class DatasetLock:
+    """The lock of a dataset, held from now on.
+
+    Parameters
+    ----------
+    root : Path
+        The dataset; it is made if it is not there.
+
+    Raises
+    ------
+    DatasetError
+        If another process has it, or the folder cannot be written.
+
+    Notes
+    -----
+    The operating system holds the lock for the process and takes it back when the process ends,
+    however it ends: a lock file that is left over locks nothing.
+    """
+
+    def __init__(self, root: Path) -> None:
+        self._root = root
+        path = inside(root, root / _PLACE)
+        try:
+            path.parent.mkdir(parents=True, exist_ok=True)
+            # not bound to a thread: a run may be written while the next one is recorded
+            self._lock = FileLock(path, timeout=0, thread_local=False)
+            self._lock.acquire()
+            self._identity = _identity(path)
+        except Timeout:
+            raise DatasetError(
+                f"{root} is being written by another process; wait until it is done, or end it"
+            ) from None
+        except OSError as error:
+            raise failed_write(root, error, doing="locking the dataset") from error
+
+    def check(self) -> None:
+        """Refuse to go on when the lock does not protect the folder that is there.
+
+        Raises
+        ------
+        DatasetError
+            If the lock was released, or the dataset's folder was removed, moved or replaced.
+        """
+        if not self._lock.is_locked:
+            raise DatasetError(f"{self._root}: the dataset was closed; open it again to write")
+        if _identity(self._root / _PLACE) != self._identity:
+            raise DatasetError(
+                f"{self._root}: the folder was removed, moved or replaced while it was being "
+                "written; nothing more was written. Put it back and call the command again, or "
+                "name another folder"
+            )
+
+    def release(self) -> None:
+        """Let others write."""
+        self._lock.release()
+
+
+def _identity(path: Path) -> tuple[int, int] | None:
+    try:
+        status = path.stat()
+    except OSError:
+        return None
+    return status.st_dev, status.st_ino

@@ -1,0 +1,192 @@
+"""Checksums of a dataset's files, in lists that ``sha256sum -c`` checks.
+
+One list for the files of the dataset as a whole and one for each participant, so that a run costs
+the writing of a few kilobytes, however large the dataset is.
+"""
+
+import hashlib
+import re
+from collections.abc import Iterable, Mapping
+from pathlib import Path, PurePosixPath
+
+from llm2bids.dataset.path import inside
+from llm2bids.exceptions import DatasetError
+
+FOLDER = PurePosixPath("code/checksums")
+"""Folder of the lists. BIDS leaves what is in ``code/`` to the dataset."""
+
+_LINE = re.compile(r"([0-9a-f]{64})  (.+)")
+
+
+def list_place(place: PurePosixPath) -> PurePosixPath:
+    """Name the list that a file belongs to.
+
+    Parameters
+    ----------
+    place : PurePosixPath
+        Place of the file in the dataset.
+
+    Returns
+    -------
+    PurePosixPath
+        Place of the list.
+
+    Examples
+    --------
+    >>> str(list_place(PurePosixPath("derivatives/llm2bids/sub-01/anat/a.nii.gz")))
+    'code/checksums/sub-01.sha256'
+    >>> str(list_place(PurePosixPath("participants.tsv")))
+    'code/checksums/dataset.sha256'
+    """
+    owner = next((part for part in place.parts[:-1] if part.startswith("sub-")), "dataset")
+    return FOLDER / f"{owner}.sha256"
+
+
+def has_manifest(root: Path) -> bool:
+    """Tell whether a dataset has checksums; those of earlier versions have none."""
+    return (root / list_place(PurePosixPath("participants.tsv"))).is_file()
+
+
+def read_list(path: Path) -> dict[PurePosixPath, str]:
+    """Read a list of checksums.
+
+    Parameters
+    ----------
+    path : Path
+        The file.
+
+    Returns
+    -------
+    dict
+        Place in the dataset to sha256, 64 hexadecimal digits. Empty if there is no such file.
+
+    Raises
+    ------
+    DatasetError
+        If a line is not a checksum and a place within the dataset.
+    """
+    try:
+        lines = path.read_text(encoding="utf-8").splitlines()
+    except FileNotFoundError:
+        return {}
+    except (OSError, ValueError) as error:
+        raise DatasetError(f"{path}: not a readable list of checksums ({error})") from None
+    found = {}
+    for number, line in enumerate(lines, 1):
+        match = _LINE.fullmatch(line)
+        place = PurePosixPath(match[2]) if match else PurePosixPath("/")
+        if match is None or place.is_absolute() or ".." in place.parts:
+            raise DatasetError(
+                f"{path}: line {number} is {line[:80]!r}; expected 64 hexadecimal digits, two "
+                "spaces and a place within the dataset. Restore the list, or make it anew with "
+                "`llm2bids check BIDS_DIR --accept .`"
+            )
+        found[place] = match[1]
+    return found
+
+
+def read_manifest(root: Path) -> dict[PurePosixPath, str]:
+    """Read all lists of a dataset.
+
+    Parameters
+    ----------
+    root : Path
+        The dataset.
+
+    Returns
+    -------
+    dict
+        Place in the dataset to sha256.
+
+    Raises
+    ------
+    DatasetError
+        If a list is damaged, or is not in the dataset.
+    """
+    found: dict[PurePosixPath, str] = {}
+    for path in sorted((root / FOLDER).glob("*.sha256")):
+        found |= read_list(inside(root, path))
+    return found
+
+
+def list_text(entries: Mapping[PurePosixPath, str]) -> str:
+    """Write a list as ``sha256sum`` does, sorted by place.
+
+    Examples
+    --------
+    >>> list_text({PurePosixPath("b"): "0" * 64, PurePosixPath("a"): "1" * 64}).split()[1::2]
+    ['a', 'b']
+    """
+    lines = sorted((str(place), digest) for place, digest in entries.items())
+    return "".join(f"{digest}  {place}\n" for place, digest in lines)
+
+
+def updated_lists(
+    root: Path,
+    digests: Mapping[PurePosixPath, str],
+    *,
+    removed: Iterable[PurePosixPath] = (),
+) -> dict[PurePosixPath, str]:
+    """Write the lists anew that a change concerns.
+
+    Parameters
+    ----------
+    root : Path
+        The dataset.
+    digests : mapping
+        sha256 of files that are new or have changed.
+    removed : iterable of PurePosixPath
+        Files that are gone.
+
+    Returns
+    -------
+    dict
+        Place of each list that changes to its text; the text of a list without entries is empty.
+    """
+    removed = set(removed)
+    texts = {}
+    for name in sorted({list_place(place) for place in (*digests, *removed)}):
+        old = read_list(root / name)
+        kept = {place: digest for place, digest in old.items() if place not in removed}
+        new = kept | {p: digest for p, digest in digests.items() if list_place(p) == name}
+        if new != old:
+            texts[name] = list_text(new)
+    return texts
+
+
+def sha256_of(path: Path) -> str:
+    """Hash a file.
+
+    Parameters
+    ----------
+    path : Path
+        The file.
+
+    Returns
+    -------
+    str
+        64 hexadecimal digits.
+    """
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def is_edited(root: Path, place: PurePosixPath, known: Mapping[PurePosixPath, str]) -> bool:
+    """Tell whether a file differs from its checksum.
+
+    Parameters
+    ----------
+    root : Path
+        The dataset.
+    place : PurePosixPath
+        Place of the file.
+    known : mapping
+        From `read_list` or `read_manifest`.
+
+    Returns
+    -------
+    bool
+        False if the file is not there, or has no checksum.
+    """
+    path = root / place
+    return place in known and path.is_file() and sha256_of(path) != known[place]
