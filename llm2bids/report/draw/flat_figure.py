@@ -297,8 +297,11 @@ def _panels(pen: Pen, layout: FlatLayout) -> None:
         Rectangle((box.left - 0.5, box.top - 0.5), box.width + 1, box.height + 1)
         for box in layout.panels
     ]
-    style = {"facecolor": pen.palette.panel, "edgecolor": pen.palette.edge, "linewidth": 0.3}
-    pen.axes.add_collection(PatchCollection(boxes, **style, zorder=2, clip_on=False))
+    panels = PatchCollection(
+        boxes, facecolor=pen.palette.panel, edgecolor=pen.palette.edge, linewidth=0.3, zorder=2
+    )
+    panels.set_clip_on(False)
+    pen.axes.add_collection(panels)
 
 
 def _row_labels(pen: Pen, layout: FlatLayout) -> None:
