@@ -142,7 +142,10 @@ def read_json(path: Path) -> dict[str, Any]:
         If it is missing or damaged.
     """
     try:
-        content = json.loads(path.read_text(encoding="utf-8"))
+        text = path.read_text(encoding="utf-8")
+        content = json.loads(text)
+        if "\\u" in text:  # half of a surrogate pair could not be written again
+            json.dumps(content, ensure_ascii=False).encode("utf-8")
     except (OSError, ValueError, RecursionError) as error:
         raise DatasetError(
             f"{path}: not readable as JSON ({error}); restore it or record the dataset again"

@@ -232,7 +232,7 @@ def test_stimuli_and_answers_that_are_links_are_refused(sent, tmp_path):
     stimuli.symlink_to(tmp_path / "outside.tsv")
     with pytest.raises(DatasetError, match="leads out of the dataset"):
         _ = open_dataset(sent).prompts
-    tokens = next(sent.glob("derivatives/llm2bids/sub-*/func/*_tokens.tsv"))
+    tokens = sorted(sent.glob("derivatives/llm2bids/sub-*/func/*_tokens.tsv"))[0]
     shutil.move(tokens, tmp_path / "tokens.tsv")
     tokens.symlink_to(tmp_path / "tokens.tsv")
     with pytest.raises(DatasetError, match="leads out of the dataset"):
