@@ -129,5 +129,5 @@ def _entities(place: PurePosixPath) -> Entities | None:
 def _remove_empty(base: Path) -> None:
     """Remove folders of participants that have become empty, from the inside."""
     for folder in sorted([*base.glob("sub-*"), *base.glob("sub-*/*")], reverse=True):
-        if folder.is_dir() and not any(folder.iterdir()):
+        if folder.is_dir() and not folder.is_symlink() and not any(folder.iterdir()):
             folder.rmdir()

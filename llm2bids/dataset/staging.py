@@ -100,7 +100,7 @@ class Staging:
         source : Path
             An existing file, staged or in place.
         """
-        link_or_copy(source, self.path(place))
+        link_or_copy(inside(self._root, source), self.path(place))
         self._sources[place] = source
 
     def hashed(self, place: PurePosixPath, digest: str) -> None:
@@ -148,6 +148,8 @@ class Staging:
             else:
                 self._removed.append(name)
         places = [*(place for place in self._staged if place != last), last]
+        for place in places:
+            inside(self._root, self._root / place)
         for place in places:
             (self._root / place).parent.mkdir(parents=True, exist_ok=True)
         self._check_there()
@@ -238,7 +240,7 @@ def recover(root: Path) -> None:
         return
     try:
         for place in journal["put"]:
-            staged = root / STAGED / place
+            staged = inside(root / STAGED, root / STAGED / place)
             if staged.is_file():
                 target = inside(root, root / place)
                 target.parent.mkdir(parents=True, exist_ok=True)
@@ -289,7 +291,7 @@ def clear_staging(root: Path) -> None:
         The dataset.
     """
     if not (root / JOURNAL).exists():
-        shutil.rmtree(root / STAGED, ignore_errors=True)
+        shutil.rmtree(inside(root, root / STAGED), ignore_errors=True)
 
 
 def refuse_edited(root: Path, edited: Sequence[PurePosixPath]) -> None:

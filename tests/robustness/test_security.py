@@ -249,6 +249,59 @@ def test_a_link_within_the_dataset_is_followed(sent):
     assert dataset.values(dataset.runs[0]).shape[1] == dataset.space.n_units
 
 
+def test_nothing_outside_is_removed_through_a_link(sent, tmp_path):
+    outside = tmp_path / "outside"
+    outside.mkdir()
+    mine = outside / "sub-09_task-pathology_bold.json"
+    mine.write_text("{}")
+    (sent / "sub-09").mkdir()
+    (sent / "sub-09/func").symlink_to(outside)
+    with pytest.raises(DatasetError, match="leads out of the dataset"):
+        DatasetWriter.open(sent)
+    assert mine.exists()
+
+
+@pytest.mark.parametrize("name", [".llm2bids", ".llm2bids/lock", ".llm2bids/staging"])
+def test_nothing_outside_is_changed_through_the_hidden_folder(sent, tmp_path, name):
+    outside = tmp_path / "outside"
+    (outside / "staging").mkdir(parents=True)
+    (outside / "staging/mine").write_text("mine")
+    (outside / "lock").write_text("mine")
+    shutil.rmtree(sent / ".llm2bids", ignore_errors=True)
+    if "/" in name:
+        (sent / ".llm2bids").mkdir()
+    targets = {".llm2bids": outside, ".llm2bids/lock": outside / "lock"}
+    (sent / name).symlink_to(targets.get(name, outside / "staging"))
+    with pytest.raises(DatasetError, match="leads out of the dataset"):
+        DatasetWriter.open(sent)
+    assert (outside / "staging/mine").read_text() == (outside / "lock").read_text() == "mine"
+
+
+def test_runs_are_not_written_through_a_link(sent, tiny_model_dir, tmp_path, capsys):
+    (tmp_path / "outside").mkdir()
+    (sent / "sub-02").symlink_to(tmp_path / "outside")
+    argv = ["record", str(sent), "--model", str(tiny_model_dir("llama")), *OPTIONS]
+    argv[argv.index("--participants") + 1] = "2"
+    assert main(argv) == 1
+    assert "leads out of the dataset" in capsys.readouterr().err
+    assert not list((tmp_path / "outside").iterdir())
+
+
+@pytest.mark.parametrize("name", ["put", "remove"])
+@pytest.mark.parametrize("place", ["../../mine", "../../../mine", "/mine"])
+def test_a_journal_cannot_reach_out_of_the_dataset(sent, tmp_path, name, place):
+    """What a cut-off commit was about to do is read back; it may name the dataset's files only."""
+    mine = tmp_path / "mine"
+    mine.write_text("mine")
+    places = [str(mine) if place == "/mine" else place]
+    (sent / ".llm2bids/staging/a/b").mkdir(parents=True)
+    journal = {"put": [], "remove": [], name: places}
+    (sent / ".llm2bids/commit.json").write_text(json.dumps(journal))
+    with pytest.raises(DatasetError, match="leads out of the dataset"):
+        DatasetWriter.open(sent)
+    assert mine.read_text() == "mine"
+
+
 # network
 
 
