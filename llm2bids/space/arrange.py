@@ -4,13 +4,14 @@ import math
 import re
 from collections import Counter
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import numpy.typing as npt
 
 from llm2bids.exceptions import SpaceError
 from llm2bids.model.units import Site
+from llm2bids.space.layout import Layout
 from llm2bids.space.panels import Box, pack, panel_box, panel_offsets, shelve
 from llm2bids.space.space import GREY, WHITE, Space
 
@@ -48,7 +49,6 @@ def build_space(
     label: str,
     model_name: str,
     weights_sha256: str,
-    arrangement: str = "index",
 ) -> Space:
     """Give every unit of the sites a voxel.
 
@@ -71,19 +71,18 @@ def build_space(
         Name of the model.
     weights_sha256 : str
         Hash of the model's weights.
-    arrangement : {"index"}
-        How units are laid out within each panel: in native order.
 
     Returns
     -------
     Space
-        Voxels of 2 mm, RAS+, world origin at the centre of the brain.
+        In index arrangement (units of a panel in native order; `rearrange` makes others). Voxels
+        of 2 mm, RAS+, world origin at the centre of the brain.
 
     Raises
     ------
     SpaceError
         If there are no sites, a name comes twice, a site has no units or heads that do not add
-        up, the label is not alphanumeric, or the arrangement is unknown.
+        up, or the label is not alphanumeric.
 
     Examples
     --------
@@ -92,7 +91,7 @@ def build_space(
     >>> space.shape, space.unit_table()[["i", "j", "k"]].values.tolist()[:2]
     ((15, 14, 13), [[6, 6, 6], [7, 6, 6]])
     """
-    _check(sites, label, arrangement)
+    _check(sites, label)
     slabs = _slabs(sites)
     voxels = np.empty((sum(site.width for site in sites), 3), dtype=np.int32)
     starts = np.cumsum([0, *(site.width for site in sites)])
@@ -116,13 +115,107 @@ def build_space(
         sites=tuple(sites),
         voxels=voxels,
         tissue=tissue,
-        arrangement=arrangement,
+        arrangement="index",
         model_name=model_name,
         weights_sha256=weights_sha256,
     )
 
 
-def _check(sites: Sequence[Site], label: str, arrangement: str) -> None:
+def rearrange(space: Space, cells: npt.ArrayLike, *, arrangement: str, layout: Layout) -> Space:
+    """Permute the units of each panel over the voxels of the panel.
+
+    Parameters
+    ----------
+    space : Space
+        In index arrangement.
+    cells : array_like of int, shape (n_units,)
+        The unit in whose voxel each unit is to lie.
+    arrangement : {"functional", "random"}
+        What it is.
+    layout : Layout
+        Where it comes from.
+
+    Returns
+    -------
+    Space
+        On the same grid.
+
+    Raises
+    ------
+    SpaceError
+        If the cells are not a permutation within each site, or the space is rearranged already.
+    """
+    order = np.asarray(cells)
+    if space.arrangement != "index":
+        raise SpaceError(f"space {space.label} is in {space.arrangement} arrangement already")
+    if order.shape != (space.n_units,) or not np.issubdtype(order.dtype, np.integer):
+        raise SpaceError(
+            f"arrangement: {order.dtype} cells of shape {order.shape}; expected {space.n_units} "
+            f"whole numbers, one for each unit of space {space.label}"
+        )
+    for name, units in space.site_slices.items():
+        if not np.array_equal(np.sort(order[units]), np.arange(units.start, units.stop)):
+            raise SpaceError(
+                f"arrangement: the cells of site {name} are no permutation of its "
+                f"{units.stop - units.start} units; each must be taken once"
+            )
+    return replace(space, voxels=space.voxels[order], arrangement=arrangement, layout=layout)
+
+
+def index_space(space: Space) -> Space:
+    """Make the space of the same units in index arrangement.
+
+    Parameters
+    ----------
+    space : Space
+        In any arrangement.
+
+    Returns
+    -------
+    Space
+        On the same grid.
+
+    Raises
+    ------
+    SpaceError
+        If the grid is not one that `build_space` makes of these sites.
+    """
+    plain = build_space(
+        space.sites,
+        label=space.label,
+        model_name=space.model_name,
+        weights_sha256=space.weights_sha256,
+    )
+    if plain.shape != space.shape or not np.array_equal(plain.tissue, space.tissue):
+        raise SpaceError(
+            f"space {space.label}: its grid {space.shape} is not the one that its sites have in "
+            f"index arrangement, {plain.shape}; it was made by another version of llm2bids"
+        )
+    return plain
+
+
+def cells_of(space: Space) -> npt.NDArray[np.int32]:
+    """Tell in whose voxel of index arrangement each unit lies.
+
+    Parameters
+    ----------
+    space : Space
+        In any arrangement.
+
+    Returns
+    -------
+    ndarray of int32, shape (n_units,)
+        ``rearrange(index_space(space), cells_of(space), ...)`` is the space again.
+
+    Raises
+    ------
+    SpaceError
+        As `index_space`.
+    """
+    return np.asarray(index_space(space).unit_of_voxel[tuple(space.voxels.T)], dtype=np.int32)
+
+
+def _check(sites: Sequence[Site], label: str) -> None:
     if not sites:
         raise SpaceError("a space needs at least one site, got none; choose sites to record")
     name, count = Counter(site.name for site in sites).most_common(1)[0]
@@ -133,8 +226,6 @@ def _check(sites: Sequence[Site], label: str, arrangement: str) -> None:
             f"space label {label!r} is not a BIDS label; use letters and digits only, "
             f"e.g. {re.sub('[^0-9A-Za-z]', '', label) or 'Model'!r}"
         )
-    if arrangement != "index":
-        raise SpaceError(f"arrangement {arrangement!r} is not known; use 'index'")
 
 
 def _slabs(sites: Sequence[Site]) -> list[_Slab]:

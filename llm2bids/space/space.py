@@ -14,14 +14,13 @@ import pandas as pd
 from llm2bids.exceptions import SpaceError
 from llm2bids.model.units import Site, parse_address
 from llm2bids.recording.calibration import Calibration
+from llm2bids.space.definition import read_grid
 from llm2bids.space.grid import grid_difference, open_image, read_voxels
+from llm2bids.space.layout import Layout, read_layout
 from llm2bids.space.table import sites_from_table, unit_table
 
 OUTSIDE, WHITE, GREY = 0, 1, 2
 """Values of the tissue map: background, voxels without a unit, voxels with a unit."""
-
-MOST_VOXELS = 1000
-"""Most voxels for each unit, beside a million: metadata that claim more are refused unread."""
 
 VolumeDtype = Literal["int16", "float32"]
 """How volumes are stored: calibrated counts rounded to whole numbers, or not rounded."""
@@ -47,12 +46,14 @@ class Space:
         Voxel ``(i, j, k)`` of each unit in recording order.
     tissue : ndarray of uint8, shape ``shape``
         `OUTSIDE`, `WHITE` or `GREY`.
-    arrangement : {"index", "functional"} or str
+    arrangement : {"index", "functional", "random"}
         How units are laid out within each panel.
     model_name : str
         Name of the model that the space belongs to.
     weights_sha256 : str
         Hash of the model's weights.
+    layout : Layout, optional
+        Method and prompts that the arrangement was learned from; None in index arrangement.
     """
 
     label: str
@@ -64,6 +65,7 @@ class Space:
     arrangement: str
     model_name: str
     weights_sha256: str
+    layout: Layout | None = None
 
     def __repr__(self) -> str:
         return (
@@ -346,8 +348,8 @@ class Space:
         -------
         dict
             ``label``, ``shape``, ``affine``, ``brain_box`` (first and last voxel + 1 on each
-            axis), ``arrangement``, ``model_name``, ``weights_sha256``, ``fingerprint`` (without
-            calibration).
+            axis), ``arrangement``, ``model_name``, ``weights_sha256``, ``layout`` (not in index
+            arrangement), ``fingerprint`` (without calibration).
         """
         return {
             "label": self.label,
@@ -357,6 +359,7 @@ class Space:
             "arrangement": self.arrangement,
             "model_name": self.model_name,
             "weights_sha256": self.weights_sha256,
+            **({} if self.layout is None else {"layout": self.layout.metadata()}),
             "fingerprint": self.fingerprint(),
         }
 
@@ -382,30 +385,9 @@ class Space:
             If the table is no bijection between units and voxels of the grid, metadata lack an
             entry, or the fingerprint does not match.
         """
-        needed = ("label", "shape", "affine", "brain_box", "arrangement", "model_name")
-        missing = [key for key in (*needed, "weights_sha256") if key not in metadata]
-        if missing:
-            raise SpaceError(f"metadata of the space lack {', '.join(missing)}; write them anew")
         sites, voxels = sites_from_table(table)
-        try:
-            n_x, n_y, n_z = (int(n) for n in metadata["shape"])
-            box = tuple(slice(int(start), int(stop)) for start, stop in metadata["brain_box"])
-            affine = np.array(metadata["affine"], dtype=np.float64).reshape(4, 4)
-        except (TypeError, ValueError, OverflowError) as error:
-            raise SpaceError(
-                f"shape, affine or brain_box of space {metadata['label']} are not numbers of a "
-                f"three-dimensional grid ({error}); write the metadata anew"
-            ) from None
-        if min(n_x, n_y, n_z) < 1 or n_x * n_y * n_z > 1_000_000 + MOST_VOXELS * len(voxels):
-            raise SpaceError(
-                f"space {metadata['label']} has the grid {(n_x, n_y, n_z)} for {len(voxels)} "
-                "units; no arrangement makes that: write the metadata anew"
-            )
-        if not np.isfinite(affine).all():
-            raise SpaceError(
-                f"space {metadata['label']} has the affine {affine.tolist()}; expected finite "
-                "millimetres: write the metadata anew"
-            )
+        (n_x, n_y, n_z), box, affine = read_grid(metadata, n_units=len(voxels))
+        arrangement = str(metadata["arrangement"])
         tissue = np.zeros((n_x, n_y, n_z), dtype=np.uint8)
         tissue[box] = WHITE
         if np.any(voxels >= tissue.shape) or np.any(tissue[tuple(voxels.T)] != WHITE):
@@ -422,9 +404,10 @@ class Space:
             sites=sites,
             voxels=voxels,
             tissue=tissue,
-            arrangement=str(metadata["arrangement"]),
+            arrangement=arrangement,
             model_name=str(metadata["model_name"]),
             weights_sha256=str(metadata["weights_sha256"]),
+            layout=read_layout(arrangement, metadata.get("layout")),
         )
         written = metadata.get("fingerprint")
         if written is not None and written != space.fingerprint():
@@ -446,8 +429,9 @@ class Space:
         Returns
         -------
         str
-            sha256 (64 hexadecimal digits) over weights, sites, arrangement, grid, voxels, tissue
-            and calibration. The label does not count.
+            sha256 (64 hexadecimal digits) over weights, sites, arrangement (with the method and
+            the prompts that it was learned from), grid, voxels, tissue and calibration. The label
+            does not count.
         """
         about = {
             "version": 1,
@@ -458,6 +442,8 @@ class Space:
             "sites": [_identity(site) for site in self.sites],
             "calibrated": calibration is not None,
         }
+        if self.layout is not None:  # no entry in index arrangement: older datasets have none
+            about["layout"] = self.layout.metadata()
         digest = hashlib.sha256(json.dumps(about, sort_keys=True).encode())
         digest.update(np.ascontiguousarray(self.voxels, dtype="<i4").tobytes())
         digest.update(np.ascontiguousarray(self.tissue, dtype="u1").tobytes())

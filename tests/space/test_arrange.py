@@ -220,11 +220,6 @@ def test_two_million_units():
             {"label": "my-model"},
             "'my-model' is not a BIDS label.*'mymodel'",
         ),
-        (
-            [Site(name="a", layer=None, role="a", width=3)],
-            {"arrangement": "random"},
-            "arrangement 'random' is not known; use 'index'",
-        ),
     ],
 )
 def test_bad_input_is_refused(sites, options, message):

@@ -1,0 +1,230 @@
+"""Functional arrangements: permutations, made from responses, that leave heads in place."""
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from llm2bids.exceptions import SpaceError
+from llm2bids.model.units import Site
+from llm2bids.space.arrange import build_space, cells_of, index_space, rearrange
+from llm2bids.space.curve import hilbert_cells
+from llm2bids.space.functional import FEWEST_PROMPTS, curve_order, learn_cells, random_cells
+from llm2bids.space.layout import Layout
+from llm2bids.space.smoothness import (
+    arrangement_stability,
+    grid_pairs,
+    morans_i,
+    neighbour_correlation,
+)
+from llm2bids.space.space import Space
+
+LAYOUT = Layout(method="hierarchy", prompt_ids=("p1", "p2"), n_tokens=24, n_constant=1)
+
+
+@pytest.fixture
+def responses(space):
+    """Responses to 6 off prompts and 18 of three tasks: each unit mixes two patterns."""
+    rng = np.random.default_rng(3)
+    patterns = rng.standard_normal((24, 2))
+    patterns[6:] += np.tile([[2, 0], [-1, 2], [-1, -2]], (6, 1))
+    angle = rng.uniform(0, 2 * np.pi, space.n_units)
+    weights = np.stack([np.cos(angle), np.sin(angle)])
+    noise = rng.standard_normal((24, space.n_units))
+    return (patterns @ weights + 0.1 * noise).astype(np.float32)
+
+
+def learned_cells(space, responses, **options):
+    """Learn from the first 24 prompts: 6 off prompts, then tasks a, b and c in turn."""
+    conditions = ["off"] * 6 + ["a", "b", "c"] * 6
+    return learn_cells(space, responses, conditions[: len(responses)], baseline="off", **options)
+
+
+def functional(space, responses, **options):
+    learned = learned_cells(space, responses, **options)
+    return rearrange(space, learned.cells, arrangement="functional", layout=LAYOUT)
+
+
+@given(columns=st.integers(1, 40), rows=st.integers(1, 40))
+def test_curve_passes_through_every_cell_once_from_neighbour_to_neighbour(columns, rows):
+    walk = hilbert_cells(columns, rows)
+    assert sorted(map(tuple, walk.tolist())) == [
+        (c, r) for c in range(columns) for r in range(rows)
+    ]
+    steps = np.abs(np.diff(walk, axis=0)).sum(axis=1)
+    longer, shorter = max(columns, rows), min(columns, rows)
+    odd = longer % 2 == 1 and shorter % 2 == 0
+    assert np.count_nonzero(steps > 1) <= odd
+    assert steps.max(initial=1) <= 2
+
+
+def test_curve_goes_on_in_the_slices_of_a_panel_that_fills_several():
+    voxels = np.array([(i, j, k) for k in (4, 5) for j in (7, 8, 9) for i in (2, 3)])[:-1]
+    order = curve_order(voxels)
+    assert sorted(order.tolist()) == list(range(11))
+    assert voxels[order, 2].tolist() == [4] * 6 + [5] * 5
+
+
+def test_units_stay_in_their_panel_and_head_and_every_voxel_is_used(space, responses):
+    made = functional(space, responses)
+    for site in space.sites:
+        units = space.site_slices[site.name]
+        size = site.head_size or site.width
+        for first in range(units.start, units.stop, size):
+            block = slice(first, first + size)
+            assert set(map(tuple, made.voxels[block])) == set(map(tuple, space.voxels[block]))
+    assert np.any(made.voxels != space.voxels)
+    assert np.array_equal(made.tissue, space.tissue)
+
+
+@pytest.mark.slow
+def test_two_processes_give_the_same_as_one(space, responses):
+    one, two = (learned_cells(space, responses, n_jobs=n).cells for n in (1, 2))
+    assert np.array_equal(one, two)
+
+
+def test_the_residual_stream_has_one_order_for_all_layers(space, responses):
+    learned = learned_cells(space, responses)
+    for cells in (learned.cells, random_cells(space, seed=5)):
+        stream = [space.site_slices[site.name] for site in space.sites if site.role == "residual"]
+        orders = [cells[units] - units.start for units in stream]
+        assert len(orders) == 3
+        assert all(np.array_equal(order, orders[0]) for order in orders[1:])
+
+
+def test_constant_units_come_last_on_the_curve(space, responses):
+    units = space.site_slices["model.layers.1.mlp.act_fn"]
+    still = [units.start + 3, units.start + 20]
+    responses[:, still] = 7.5
+    learned = learned_cells(space, responses)
+    assert np.flatnonzero(learned.constant).tolist() == still
+    walk = units.start + curve_order(space.voxels[units])
+    assert set(learned.cells[still]) == set(walk[-2:])
+
+
+def test_held_out_maps_are_smooth_in_functional_order_alone(space, responses):
+    train, test = responses[:21], responses[21:]
+    wide = [place for place, site in enumerate(space.sites) if site.width == 37]
+    shuffled = rearrange(
+        space, random_cells(space, seed=1), arrangement="random", layout=Layout(method="random")
+    )
+    smooth = morans_i(test, functional(space, train))[:, wide]
+    assert smooth.mean() > 0.5
+    assert abs(morans_i(test, space)[:, wide].mean()) < 0.15
+    assert abs(morans_i(test, shuffled)[:, wide].mean()) < 0.15
+
+
+def test_morans_i_is_that_of_the_formula():
+    site = Site(name="a", layer=None, role="a", width=9)
+    space = build_space([site], label="A", model_name="a", weights_sha256="0" * 64)
+    board = np.array([[1.0, -1, 1, -1, 1, -1, 1, -1, 1]])
+    values = board - board.mean()
+    first, second = grid_pairs(space)
+    assert first.size == 12  # edges of a 3 x 3 board
+    expected = 9 / 12 * float((values[0, first] * values[0, second]).sum() / (values**2).sum())
+    assert morans_i(board, space)[0, 0] == pytest.approx(expected)
+    assert expected < -0.9
+    assert np.isnan(morans_i(np.ones((1, 9)), space)[0, 0])
+
+
+def test_neighbour_correlation_falls_with_distance(space, responses):
+    table = neighbour_correlation(responses, functional(space, responses), (1, 3))
+    assert table["correlation"].iloc[0] > table["correlation"].iloc[1] > -0.2
+    first, second = grid_pairs(space, 1)
+    index = neighbour_correlation(responses, space, (1,))
+    pairs = [np.corrcoef(responses[:, a], responses[:, b])[0, 1]
+             for a, b in zip(first, second, strict=True)]  # fmt: skip
+    assert index["n_pairs"].iloc[0] == first.size
+    assert index["correlation"].iloc[0] == pytest.approx(np.mean(pairs), abs=1e-5)
+
+
+def test_stability_is_one_with_itself_and_none_with_a_shuffle(space, responses):
+    made = functional(space, responses)
+    assert np.allclose(arrangement_stability(made, made), 1)
+    shuffled = rearrange(
+        space, random_cells(space, seed=1), arrangement="random", layout=Layout(method="random")
+    )
+    assert abs(np.mean(arrangement_stability(made, shuffled))) < 0.3
+
+
+def test_a_rearranged_space_is_read_back_from_its_table(space, responses):
+    made = functional(space, responses)
+    back = Space.from_table(made.unit_table(), made.metadata())
+    assert back.layout == LAYOUT
+    assert back.fingerprint() == made.fingerprint() != space.fingerprint()
+    assert index_space(back).fingerprint() == space.fingerprint()
+    assert np.array_equal(
+        rearrange(space, cells_of(back), arrangement="functional", layout=LAYOUT).voxels,
+        made.voxels,
+    )
+
+
+def test_method_and_prompts_are_part_of_the_fingerprint(space, responses):
+    cells = learned_cells(space, responses).cells
+    layouts = [LAYOUT, Layout(method="random", prompt_ids=("p1", "p2")), Layout(method="hierarchy")]
+    made = {
+        rearrange(space, cells, arrangement="functional", layout=one).fingerprint()
+        for one in layouts
+    }
+    assert len(made) == 3
+
+
+def test_prompts_of_the_baseline_alone_serve_too(space, responses):
+    learned = learn_cells(space, responses, ["off"] * 24, baseline="off")
+    made = rearrange(space, learned.cells, arrangement="functional", layout=LAYOUT)
+    near, far = neighbour_correlation(responses, made, (1, 3))["correlation"]
+    assert near > far
+
+
+def test_a_condition_with_a_single_prompt_is_refused(space, responses):
+    with pytest.raises(SpaceError, match="1 of b"):
+        learn_cells(space, responses, ["off"] * 20 + ["a"] * 3 + ["b"], baseline="off")
+    with pytest.raises(SpaceError, match="some of them of off"):
+        learn_cells(space, responses, ["a", "b"] * 12, baseline="off")
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (lambda r: r[: FEWEST_PROMPTS - 1], "15 prompts .* are too few"),
+        (lambda r: r[:, 1:], "responses of shape"),
+        (lambda r: np.where(np.arange(r.shape[1]) == 4, np.nan, r), r"embed_tokens\[4\]"),
+    ],
+)
+def test_localizers_that_do_not_serve_are_refused(space, responses, change, message):
+    with pytest.raises(SpaceError, match=message):
+        learned_cells(space, change(responses))
+
+
+def test_a_panel_that_is_too_wide_is_refused_by_name():
+    site = Site(name="lm_head", layer=None, role="lm_head", width=16_385)
+    space = build_space([site], label="A", model_name="a", weights_sha256="0" * 64)
+    with pytest.raises(SpaceError, match=r"site lm_head has 16,385 units.*up to 16,384"):
+        learned_cells(space, np.zeros((24, 16_385), dtype=np.float32))
+
+
+def test_cells_that_are_no_permutation_are_refused(space):
+    cells = np.arange(space.n_units)
+    cells[0] = 1
+    with pytest.raises(SpaceError, match=r"site model\.embed_tokens are no permutation"):
+        rearrange(space, cells, arrangement="functional", layout=LAYOUT)
+    with pytest.raises(SpaceError, match="whole numbers"):
+        rearrange(space, cells[1:], arrangement="functional", layout=LAYOUT)
+
+
+@pytest.mark.parametrize(
+    "spoil",
+    [
+        {"layout": None},
+        {"arrangement": "index"},
+        {"arrangement": "sorted"},
+        {"layout": {"method": "hierarchy"}},
+        {"layout": {**LAYOUT.metadata(), "prompt_ids": "p1"}},
+        {"layout": {**LAYOUT.metadata(), "n_tokens": -1}},
+        {"layout": {**LAYOUT.metadata(), "prompt_ids": ["other"]}},
+    ],
+)
+def test_spoiled_metadata_of_an_arrangement_are_refused(space, responses, spoil):
+    made = functional(space, responses)
+    with pytest.raises(SpaceError):
+        Space.from_table(made.unit_table(), {**made.metadata(), **spoil})
