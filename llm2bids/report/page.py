@@ -11,6 +11,7 @@ from llm2bids.exceptions import UsageError
 from llm2bids.report.design import design_section
 from llm2bids.report.designs import designs_section
 from llm2bids.report.findings import findings_sections, summary_section, tile
+from llm2bids.report.flatmaps import flatmaps_section
 from llm2bids.report.maps import find_maps, maps_section
 from llm2bids.report.methods import methods_section
 from llm2bids.report.profiles import profiles_section
@@ -103,6 +104,7 @@ def build_page(sources: Sources, *, progress: bool = True) -> str:
         designs_section(sources),
         maps_section(sources, maps),
         strongest_section(sources, maps),
+        flatmaps_section(sources, maps),
         profiles_section(sources, maps),
         *findings_sections(sources),
         methods_section(sources, maps),
