@@ -42,6 +42,7 @@ MEASURES = {
     "split_half_r": "split-half r, participants",
     "split_half_dice": "split-half Dice, participants",
     "overlap_r": "most overlap of two tasks, r",
+    "overlap_contrast": "most overlap above the mean of all pairs, r",
     "overlap_dice": "most overlap of two tasks, Dice",
     "fdr_share": "share of units past the false discovery rate",
 }
@@ -141,6 +142,7 @@ def measure_maps(
     same = np.einsum("ptqt->tpq", single)[:, rows, columns]
     group = effects.mean(axis=0)
     pairs = np.triu_indices(n_tasks, k=1)
+    alike = np.corrcoef(group)[pairs]
     r, common = _halve(effects, gram, share=share, n_splits=n_splits, seed=seed)
     found = [(group_statistics(effects[:, task])["pfdr"] < alpha).mean() for task in range(n_tasks)]
     return {
@@ -149,7 +151,8 @@ def measure_maps(
         "single_run_r": float(fisher_mean(same, axis=1).mean()),
         "split_half_r": float(fisher_mean(r, axis=0).mean()),
         "split_half_dice": float(common.mean()),
-        "overlap_r": float(np.corrcoef(group)[pairs].max()),
+        "overlap_r": float(alike.max()),
+        "overlap_contrast": float(alike.max() - alike.mean()),
         "overlap_dice": float(dice_matrix(top_units(group, share))[pairs].max()),
         "fdr_share": float(np.mean(found)),
     }

@@ -94,6 +94,42 @@ def test_findings_are_printed(analysed, scanned, capsys):
     assert "note: 3 participants" in out
 
 
+def test_controls_stand_beside_the_data(analysed, scanned, model, tmp_path, capsys):
+    drawn = record(tmp_path / "drawn", model, 3, "--random-weights", "4")
+    name = f"{model.name} with random weights (seed 4)"
+    people = pd.read_csv(drawn / "participants.tsv", sep="\t")
+    assert set(people["model"]) == {name}
+    about = json.loads((drawn / "dataset_description.json").read_text())
+    assert name in json.dumps(about)
+    sidecar = json.loads(next(drawn.glob("sub-01/func/*pathology*_bold.json")).read_text())
+    trained = json.loads(next(scanned.glob("sub-01/func/*pathology*_bold.json")).read_text())
+    assert (sidecar["ModelName"], sidecar["RandomWeights"]) == (name, 4)
+    assert sidecar["WeightsSHA256"] != trained["WeightsSHA256"]
+    assert sidecar["SpaceFingerprint"] != trained["SpaceFingerprint"]
+    assert "RandomWeights" not in trained
+
+    out = shutil.copytree(analysed, tmp_path / "out")
+    argv = ["--control", "shuffled-labels", "--control", "random-networks"]
+    argv += ["--control-dataset", drawn, "--n-control-draws", "4"]
+    capsys.readouterr()
+    assert analyze(scanned, out, "group", *argv) == 0
+    assert f"control  {name}: identification, accuracy" in capsys.readouterr().out
+    table = pd.read_csv(out / "group/findings/controls.tsv", sep="\t")
+    assert list(dict.fromkeys(table["control"])) == ["shuffled-labels", "random-networks", name]
+    assert table.groupby("control")["n_draws"].first()[["shuffled-labels", name]].tolist() == [4, 1]
+    real = table[table["measure"] == "identification"].set_index("control")["real"]
+    content = json.loads((out / "group/findings/findings.json").read_text())
+    assert real["shuffled-labels"] == pytest.approx(content["identification"]["accuracy"])
+    assert content["controls"]["about"][name] == "dataset drawn"
+    assert len(content["controls"]["rows"]) == len(table)
+
+
+def test_a_control_that_is_no_dataset_is_refused(analysed, scanned, tmp_path, capsys):
+    out = shutil.copytree(analysed, tmp_path / "out")
+    assert analyze(scanned, out, "group", "--control-dataset", tmp_path / "none") == 1
+    assert "failed: findings" in capsys.readouterr().err
+
+
 def test_subsets_labels_with_and_without_prefix(scanned, tmp_path):
     argv = ["--participant-label", "sub-01", "03", "--task", "task-pathology"]
     assert analyze(scanned, tmp_path / "out", "participant", *argv) == 0

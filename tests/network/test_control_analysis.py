@@ -37,6 +37,8 @@ def test_the_measures_are_those_of_the_findings(means):
     assert found["split_half_dice"] == pytest.approx(halves.mean_dice.mean(), abs=1e-5)
     pairs = measure_overlap(effects, n_boot=3, n_perm=3).pairs()
     assert found["overlap_r"] == pytest.approx(pairs["correlation"].max(), abs=1e-5)
+    contrast = pairs["correlation"].max() - pairs["correlation"].mean()
+    assert found["overlap_contrast"] == pytest.approx(contrast, abs=1e-5)
     assert found["overlap_dice"] == pytest.approx(pairs["dice"].max(), abs=1e-5)
 
 
@@ -51,6 +53,7 @@ def test_where_there_is_something_controls_find_less(means, sites):
     tasks = tables["shuffled-tasks"]
     assert tasks.loc["identification", "value"] == pytest.approx(0.25, abs=0.1)
     assert tasks.loc["identification", "p_value"] == pytest.approx(1 / 16)
+    assert tasks.loc["overlap_contrast", "high"] < tasks.loc["overlap_contrast", "real"]
     networks = tables["random-networks"]
     assert set(networks.index) == {"network_identification", "split_half_dice", "overlap_dice"}
     assert networks.loc["split_half_dice", "high"] < networks.loc["split_half_dice", "real"]

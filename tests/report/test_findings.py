@@ -123,6 +123,27 @@ def test_identification_shows_confusion_controls_and_the_curve(bodies):
     assert cells == ["2", "1", "0", "3"]
 
 
+def test_controls_stand_beside_the_data(found, tmp_path, bodies):
+    assert "No control was measured" in bodies["controls"]
+    assert "--control shuffled-labels" in bodies["controls"]
+    out = tmp_path / "out"
+    shutil.copytree(found, out, symlinks=True)
+    path = out / "analysis" / FINDINGS
+    row = {"control": "shuffled-labels", "measure": "a", "text": "accuracy <of> it",
+           "real": 0.9375, "value": 0.175, "low": 0.0625, "high": 0.3125, "p_value": 0.04,
+           "n_draws": 20}  # fmt: skip
+    other = {**row, "control": "tiny <b>", "value": 0.4375, "low": None, "high": None}
+    rows = [row, other, {**row, "measure": "b", "text": "r"}]
+    controls = {"about": {"shuffled-labels": "on & off shuffled"}, "rows": rows}
+    path.write_text(json.dumps({**json.loads(path.read_text()), "controls": controls}))
+    body = next(one for one in findings_sections(find_sources(out)) if one.name == "controls").body
+    said = plain(str(body))
+    assert "accuracy <of> it 0.94 | 0.17 0.06 to 0.31 0.94 | 0.44" in said
+    assert "r 0.94 | 0.17 0.06 to 0.31 –" in said
+    assert "shuffled-labels: on & off shuffled" in said
+    assert "<b>" not in str(body)
+
+
 def test_calibration_says_plainly_that_it_was_not_run(bodies):
     assert "was not measured on this dataset" in bodies["calibration"]
     assert "llm2bids null " in bodies["calibration"]

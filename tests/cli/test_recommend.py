@@ -1,0 +1,53 @@
+"""The recommended design in words."""
+
+import argparse
+import json
+
+import pytest
+
+from llm2bids.cli.recommend import add_arguments, describe_designs
+from llm2bids.exceptions import InferenceError, UsageError
+from llm2bids.inference.power import design_power, recommend_designs, unit_alpha
+from llm2bids.inference.variance_components import shipped_components
+
+
+def options(*argv):
+    parser = argparse.ArgumentParser()
+    add_arguments(parser)
+    return parser.parse_args([*map(str, argv)])
+
+
+def test_the_design_that_is_printed_reaches_the_power():
+    said = describe_designs(options("--effect-size", 0.3), n_units=9000, max_prompts=None)
+    components = shipped_components()
+    alpha = unit_alpha(0.05, "fdr", n_units=9000)
+    best = recommend_designs(components, 0.3, alpha=alpha)[0]
+    first = said.splitlines()[1].split()
+    assert [first[0], first[3], first[8]] == [
+        str(number) for number in (best.n_participants, best.n_prompts, best.n_tokens)
+    ]
+    design = {"n_participants": best.n_participants, "n_prompts": best.n_prompts}
+    assert design_power(components, 0.3, **design, n_tokens=best.n_tokens, alpha=alpha) >= 0.8
+    assert components.source in said
+
+
+def test_what_no_design_reaches_is_said():
+    said = describe_designs(
+        options("--effect-size", 0.001, "--correction", "bonferroni"), n_units=9000, max_prompts=99
+    )
+    assert said.startswith("no design of 8 to 64 participants reaches d 0.001 at power 0.8")
+    assert "within 99 prompts of a bank" in said
+
+
+def test_other_components(tmp_path):
+    path = tmp_path / "mine.json"
+    mine = {"participant": 0, "prompt": 2, "token": 1, "autocorrelation": 0, "source": "my model"}
+    path.write_text(json.dumps(mine))
+    argv = ["--effect-size", 0.5, "--variance-components", path]
+    assert "my model" in describe_designs(options(*argv), n_units=100, max_prompts=None)
+    path.write_text("[1]")
+    with pytest.raises(InferenceError, match="'participant' is missing"):
+        describe_designs(options(*argv), n_units=100, max_prompts=None)
+    path.write_text("{")
+    with pytest.raises(UsageError, match=r"mine\.json: not readable as JSON"):
+        describe_designs(options(*argv), n_units=100, max_prompts=None)
