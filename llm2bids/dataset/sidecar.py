@@ -10,12 +10,19 @@ from llm2bids.dataset.template import fill_json
 from llm2bids.paradigm.design import RunDesign
 from llm2bids.paradigm.task import Paradigm
 from llm2bids.recording.record import Recording
+from llm2bids.recording.table import versions
 from llm2bids.space.image import BASELINE, COUNTS_PER_SD, DITHER, EncodingCounts
 from llm2bids.space.space import Space
 
 UNSTABLE = ("seconds", "tokens_per_second")
 """Entries of a recording's provenance that differ from call to call; sidecars leave them out, so
 that the same seed gives the same bytes."""
+
+_PARADIGM = ("paradigm", "paradigm_sha256")
+"""Settings that name what was shown."""
+
+_ORIGIN = ("model", "revision", "weights_sha256", "random_weights", "dtype", "device", "seed")
+"""Settings that name what was recorded, and how."""
 
 _INTENSITY = (
     f"{BASELINE} + {COUNTS_PER_SD} * (value - mean) / sd, with mean and sd of each unit over the "
@@ -54,6 +61,36 @@ def base_fields(space: Space, *, settings: Mapping[str, Any], paradigm: Paradigm
         "paradigm_description": paradigm.description.strip().rstrip(".") + ".",
         "baseline": paradigm.baseline,
     }
+
+
+def generated_by(
+    about: Mapping[str, Any], settings: Mapping[str, Any], fields: Mapping[str, Any]
+) -> list[dict[str, Any]]:
+    """Say in a dataset's description what made it, and from what.
+
+    Parameters
+    ----------
+    about : mapping
+        The description with ``GeneratedBy`` as the template has it.
+    settings : mapping
+        Settings of the dataset.
+    fields : mapping
+        From `base_fields`.
+
+    Returns
+    -------
+    list of dict
+        The entries of ``GeneratedBy``: name, version and description, then the model with the
+        hash of its weights, data type, device, seed, the paradigm's hash, the space's fingerprint
+        (without calibration) and the versions of what it ran on.
+    """
+    known = {
+        _camel(key): settings[key]
+        for key in (*_ORIGIN, *_PARADIGM)
+        if settings.get(key) is not None
+    }
+    origin = {**known, "SpaceFingerprint": fields["space_fingerprint"], "Versions": versions()}
+    return [{**entry, **origin} for entry in about["GeneratedBy"]]
 
 
 def bold_json(
@@ -103,6 +140,8 @@ def bold_json(
         "StartTime": 0.0,
         **{_camel(key): settings[key] for key in ("model", "revision") if settings.get(key)},
         **known,
+        **{_camel(key): settings[key] for key in _PARADIGM if settings.get(key) is not None},
+        "DatasetSeed": settings["seed"],
         **_design_entries(design),
         "NumberOfSites": len(recording.sites),
         "NumberOfUnits": space.n_units,

@@ -9,7 +9,7 @@ import pandas as pd
 from llm2bids.dataset.models import all_tasks_model, task_model
 from llm2bids.dataset.path import check_label
 from llm2bids.dataset.settings import DERIVATIVE, PLACE, settings_json
-from llm2bids.dataset.sidecar import task_bold_json, task_events_json
+from llm2bids.dataset.sidecar import generated_by, task_bold_json, task_events_json
 from llm2bids.dataset.staging import Staging
 from llm2bids.dataset.template import fill_json, fill_text, to_json
 from llm2bids.exceptions import DatasetError
@@ -59,6 +59,7 @@ def write_static_files(
     raw = fill_json(
         "raw/dataset_description.json", fields, Authors=list(authors), SourceDatasets=[source]
     )
+    raw["GeneratedBy"] = generated_by(raw, settings, fields)
     stage.text(root / "dataset_description.json", to_json(raw))
     for name in ("README.md", "CHANGES"):
         stage.text(root / name, fill_text(f"raw/{name}", fields))
@@ -69,6 +70,7 @@ def write_static_files(
             about |= fill_json("raw/mr_fields.json", fields)
         stage.text(root / name, to_json(about))
     derived = fill_json("derivative/dataset_description.json", fields, Authors=list(authors))
+    derived["GeneratedBy"] = generated_by(derived, settings, fields)
     stage.text(derivative / "dataset_description.json", to_json(derived))
     stage.text(derivative / ".bidsignore", fill_text("derivative/bidsignore", {}))
     stage.text(root / "code/bids-validator-config.json", to_json(fill_json(

@@ -1,5 +1,6 @@
 """The table of generated tokens, and what is said about how they came about."""
 
+import platform
 from collections.abc import Sequence
 from importlib.metadata import PackageNotFoundError, version
 from typing import TYPE_CHECKING
@@ -119,8 +120,20 @@ def provenance(
         "n_tokens": n_tokens,
         "seconds": round(seconds, 3),
         "tokens_per_second": round(n_tokens / seconds, 2) if seconds > 0 else None,
-        "versions": {name: _version(name) for name in ("llm2bids", "torch", "transformers")},
+        "versions": versions(),
     }
+
+
+def versions() -> dict[str, str | None]:
+    """List the versions that values depend on.
+
+    Returns
+    -------
+    dict
+        Package to version, Python's among them; None for what is not installed.
+    """
+    packages = ("llm2bids", "torch", "transformers", "numpy")
+    return {**{name: _version(name) for name in packages}, "python": platform.python_version()}
 
 
 def _version(name: str) -> str | None:

@@ -48,6 +48,7 @@ class Tally:
     wrong: list[str] = field(default_factory=list)
 
     def describe(self, name: str) -> str:
+        """Say it in a few lines."""
         states = ", ".join(f"{n} x {state}" for state, n in sorted(self.states.items()))
         return (
             f"{name}: {sum(self.kills.values())} killed ({dict(self.kills)}), {self.too_late} were "
