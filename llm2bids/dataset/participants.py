@@ -112,6 +112,29 @@ def with_participant(
     return _typed(pd.DataFrame([*others.to_dict("records"), row], columns=list(COLUMNS)))
 
 
+def is_counted(table: pd.DataFrame, participant_label: str, n_runs: int) -> bool:
+    """Tell whether a participant's runs are counted in the table.
+
+    Parameters
+    ----------
+    table : DataFrame
+        From `read_participants`.
+    participant_label : str
+        BIDS label.
+    n_runs : int
+        Runs that there are.
+
+    Returns
+    -------
+    bool
+        True if the participant's row has all counts, and this number of runs.
+    """
+    row = table.loc[table["participant_id"] == f"sub-{participant_label}", list(_COUNTS)]
+    return (
+        len(row) == 1 and bool(row.notna().all(axis=None)) and int(row["n_runs"].iloc[0]) == n_runs
+    )
+
+
 def counted(
     table: pd.DataFrame, participant_label: str, root: Path, bolds: Iterable[PurePosixPath]
 ) -> pd.DataFrame:

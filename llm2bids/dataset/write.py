@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping, Sequence
 from contextlib import AbstractContextManager, suppress
+from functools import cached_property
 from pathlib import Path, PurePosixPath
 from types import TracebackType
 from typing import Any, Self
@@ -14,6 +15,7 @@ from llm2bids.dataset.lock import DatasetLock
 from llm2bids.dataset.participants import PLACE as PARTICIPANTS
 from llm2bids.dataset.participants import (
     counted,
+    is_counted,
     read_participants,
     with_participant,
     write_participants,
@@ -345,6 +347,7 @@ class DatasetWriter:
             with self._staging(f"writing {name}") as stage:
                 stage_run(stage, self._contents, recording, t_r=t_r)
                 stage.commit(last=self._contents.names(design).bold)
+            self._bolds.add(self._contents.names(design).bold)
         except BaseException:
             if not self.has_run(design):
                 with suppress(OSError, DatasetError):  # the first error is the one to tell
@@ -354,7 +357,8 @@ class DatasetWriter:
     def finish_participant(self, participant_label: str) -> None:
         """Count a participant's runs, prompts and volumes in ``participants.tsv``.
 
-        The BIDS Stats Model of all tasks is written anew for those that have runs by now.
+        The BIDS Stats Model of all tasks is written anew for those that have runs by now. Nothing
+        is written where all runs of the participant have been counted.
 
         Parameters
         ----------
@@ -367,18 +371,25 @@ class DatasetWriter:
             If the participant has no runs.
         """
         self._lock.check()
-        table = with_participant(
-            read_participants(self._root), participant_label, self._contents.settings
-        )
-        bolds = list_bolds(self._root)
-        table = counted(table, participant_label, self._root, bolds)
-        recorded = {parse_path(place).task for place in bolds}
+        folder = f"sub-{participant_label}"
+        mine = sorted(place for place in self._bolds if place.parts[0] == folder)
+        table = read_participants(self._root)
+        if mine and is_counted(table, participant_label, len(mine)):
+            return
+        table = with_participant(table, participant_label, self._contents.settings)
+        table = counted(table, participant_label, self._root, mine)
+        recorded = {parse_path(place).task for place in self._bolds}
         tasks = [task for task in self._contents.tasks.values() if task.label in recorded]
         with self._staging("writing participants.tsv") as stage:
             write_participants(stage.path(PARTICIPANTS), table)
             if not write_all_tasks_model(stage, tasks, self._contents.fields):
                 stage.remove(ALL_TASKS_MODEL)
             stage.commit(last=PARTICIPANTS)
+
+    @cached_property
+    def _bolds(self) -> set[PurePosixPath]:
+        """Raw series of all runs: listed once, as listing a thousand participants takes a while."""
+        return set(list_bolds(self._root))
 
     def close(self) -> None:
         """Release the lock; nothing can be written afterwards."""
