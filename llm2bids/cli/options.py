@@ -99,6 +99,21 @@ def scan() -> argparse.ArgumentParser:
         default="none",
         help="convolve with a haemodynamic response, for tools that insist (default none)",
     )
+    volumes.add_argument(
+        "--arrangement",
+        default="index",
+        metavar="ORDER",
+        help="units in a panel: index (native order, default), functional (similar responses side "
+        "by side, learned on prompts that no run shows), random, or as in another dataset (its "
+        "folder, or its tpl-*_arrangement.tsv.gz)",
+    )
+    volumes.add_argument(
+        "--localizer-prompts",
+        type=int,
+        metavar="N",
+        help="with --arrangement functional: prompts of each task set aside for learning (16); 0 "
+        "learns from off prompts alone",
+    )
     volumes.add_argument("--space-label", metavar="LABEL", help="default: from the model's name")
     volumes.add_argument(
         "--author",

@@ -72,6 +72,8 @@ def scan_options(args: argparse.Namespace) -> dict[str, Any]:
         "compress": not args.no_compress,
         "hrf_model": None if args.hrf == "none" else args.hrf,
         "space_label": args.space_label,
+        "arrangement": args.arrangement,
+        "localizer_prompts": args.localizer_prompts,
         "authors": tuple(args.author or ()),
         "progress": not args.quiet,
     }

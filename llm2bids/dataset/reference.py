@@ -8,6 +8,7 @@ import nibabel as nib
 import numpy as np
 import numpy.typing as npt
 
+from llm2bids.dataset.arrangement import check_arrangement, write_arrangement
 from llm2bids.dataset.names import sidecar, template_file
 from llm2bids.dataset.path import Entities, build_path, inside
 from llm2bids.dataset.settings import DERIVATIVE, read_json
@@ -87,6 +88,7 @@ def write_template(
         if name == "sites" or any(site.n_heads for site in space.sites):
             _write_atlas(stage, space, name, make(space), description, fields)
     write_table(stage.path(_units(space.label)), space.unit_table())
+    write_arrangement(stage, space)
     stage.text(_definition(space.label), to_json(space.metadata()))
 
 
@@ -124,6 +126,7 @@ def read_template(root: Path, label: str) -> tuple[Space, Calibration]:
         statistics = [_read_map(root, space, stat) for stat in ("mean", "std")]
     except SpaceError as error:
         raise DatasetError(f"{root / _units(label)}: {error}") from error
+    check_arrangement(root, space)
     place = root / sidecar(_boldmap(label, "mean"))
     about = read_json(inside(root, place))
     prompt_ids, n_tokens = about.get("CalibrationPrompts", []), about.get("CalibrationTokens", 0)

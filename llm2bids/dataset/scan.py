@@ -10,6 +10,12 @@ from typing import TYPE_CHECKING, Any
 from tqdm.auto import tqdm
 
 from llm2bids.dataset.answers import Answers, read_answers
+from llm2bids.dataset.arrange_scan import (
+    Choice,
+    arranged_space,
+    check_localizer,
+    choose_arrangement,
+)
 from llm2bids.dataset.background import Background
 from llm2bids.dataset.read import Dataset, open_dataset
 from llm2bids.dataset.settings import is_dataset, read_json
@@ -67,6 +73,8 @@ def record(
     progress: bool = True,
     answers: Answers | None = None,
     overwrite: bool = False,
+    arrangement: str | Path = "index",
+    localizer_prompts: int | None = None,
 ) -> Dataset:
     """Scan a model: write a BIDS dataset, go on with one, or add participants to it.
 
@@ -110,6 +118,12 @@ def record(
     overwrite : bool
         Replace files that were changed since they were written, and record runs anew of which a
         file was changed or is gone.
+    arrangement : {"index", "functional", "random"} or path
+        Order of the units in each panel: native; units with similar responses side by side,
+        learned on prompts that no run shows; shuffled; or as in another dataset of ours.
+    localizer_prompts : int, optional
+        Prompts of each task's bank that are set aside for learning, 16 by default; 0 learns from
+        off prompts alone.
 
     Returns
     -------
@@ -123,6 +137,7 @@ def record(
         finished before stay.
     """
     bids_dir = Path(bids_dir)
+    choice = choose_arrangement(arrangement, localizer_prompts)
     scan = draw_scan(
         paradigm,
         n_participants=n_participants,
@@ -132,6 +147,7 @@ def record(
         allow_shared_prompts=allow_shared_prompts,
         prompts_per_block=prompts_per_block,
         tokens_per_prompt=tokens_per_prompt,
+        localizer_prompts=choice.localizer_prompts,
     )
     if share_prompts(scan.designs).between_participants:
         log.warning("%s", SHARED_PROMPTS)
@@ -145,6 +161,7 @@ def record(
         dtype=dtype,
         random_weights=random_weights,
     )
+    check_localizer(choice, scan, chosen)
     _check_lengths(loaded, scan, keep_first=keep_first)
     settings = _settings(
         scan,
@@ -156,6 +173,7 @@ def record(
         hrf_model=hrf_model,
         space_label=space_label or loaded.label,
         answers_sha256=answers.sha256 if answers else None,
+        **choice.settings,
     )
 
     def take(design: RunDesign, on_token: Callable[[int], None]) -> Recording:
@@ -169,8 +187,8 @@ def record(
         return replay_run(loaded, design, chosen, answers.of_run(design), **options)
 
     with _open_writer(
-        bids_dir, scan, loaded, chosen, settings, authors=authors, batch_size=batch_size,
-        progress=progress, overwrite=overwrite,
+        bids_dir, scan, loaded, chosen, settings, choice=choice, authors=authors,
+        batch_size=batch_size, progress=progress, overwrite=overwrite,
     ) as writer:  # fmt: skip
         _write_runs(writer, scan, take, progress=progress)
     return open_dataset(bids_dir)
@@ -226,7 +244,7 @@ def _load(
 
 def _check_lengths(loaded: "LoadedModel", scan: Scan, *, keep_first: bool) -> None:
     """Refuse a prompt that does not fit the model's context before anything is recorded."""
-    prompts = {p.prompt_id: p for p in scan.calibration}
+    prompts = {p.prompt_id: p for p in (*scan.calibration, *scan.localizer)}
     prompts |= {t.prompt.prompt_id: t.prompt for design in scan.designs for t in design.trials}
     n_tokens = scan.paradigm.tokens_per_prompt + first_step(keep_first)
     prompt_tokens(loaded, list(prompts.values()), n_tokens=n_tokens)
@@ -264,6 +282,7 @@ def _open_writer(
     sites: Sequence["Site"],
     settings: Mapping[str, Any],
     *,
+    choice: Choice,
     authors: Sequence[str],
     batch_size: int | None,
     progress: bool,
@@ -293,6 +312,16 @@ def _open_writer(
         model_name=loaded.name,
         weights_sha256=loaded.weights_sha256,
     )
+    with _bar(len(scan.localizer) * scan.paradigm.tokens_per_prompt, "localizer", progress) as bar:
+        space = arranged_space(
+            space,
+            choice,
+            scan,
+            loaded,
+            keep_first=bool(settings["keep_first"]),
+            batch_size=batch_size,
+            on_token=_advance(bar),
+        )
     return DatasetWriter.create(
         bids_dir,
         space=space,

@@ -177,6 +177,37 @@ def draw_calibration(paradigm: Paradigm, banks: Banks, *, seed: int) -> tuple[Pr
     return permute_bank(paradigm, banks, paradigm.baseline, seed=seed)[1]
 
 
+def draw_localizer(paradigm: Paradigm, banks: Banks, *, seed: int) -> tuple[Prompt, ...]:
+    """Draw the prompts of the localizer, from which a functional arrangement is learned.
+
+    Parameters
+    ----------
+    paradigm : Paradigm
+        The paradigm; ``localizer_prompts`` says how many each task's bank gives.
+    banks : mapping of str to tuple of Prompt
+        The prompts of each condition.
+    seed : int
+        Seed of the dataset.
+
+    Returns
+    -------
+    tuple of Prompt
+        The off prompts of the calibration, and those that are set aside of each task's bank; no
+        run shows them.
+
+    Raises
+    ------
+    ParadigmError
+        If a bank is too small.
+    UsageError
+        If ``seed`` is negative.
+    """
+    conditions = prompts_per_participant(paradigm)
+    ordered = [paradigm.baseline, *(name for name in conditions if name != paradigm.baseline)]
+    drawn = [permute_bank(paradigm, banks, name, seed=seed)[1] for name in ordered]
+    return tuple(prompt for prompts in drawn for prompt in prompts)
+
+
 def draw_runs(
     paradigm: Paradigm,
     banks: Banks,
@@ -293,6 +324,8 @@ def paradigm_hash(paradigm: Paradigm, banks: Banks) -> str:
     content = dataclasses.asdict(paradigm)
     for key in ("name", "description", "banks", "source"):
         del content[key]
+    if not content["localizer_prompts"]:  # datasets from before there was a localizer have none
+        del content["localizer_prompts"]
     content["prompts"] = {
         condition: [dataclasses.astuple(prompt) for prompt in banks[condition]]
         for condition in prompts_per_participant(paradigm)

@@ -115,8 +115,9 @@ def permute_bank(
 
     Returns
     -------
-    run_prompts, calibration_prompts : tuple of Prompt
-        The calibration's prompts are the last of the shuffled baseline bank; other banks have none.
+    run_prompts, kept_prompts : tuple of Prompt
+        The prompts that are kept from the runs are the last of the shuffled bank: those of the
+        calibration in the baseline bank, those of the localizer in the others.
 
     Raises
     ------
@@ -131,17 +132,17 @@ def permute_bank(
     bank = banks[condition]
     places = derive_generator(seed, "bank", condition).permutation(len(bank))
     shuffled = tuple(bank[place] for place in places)
-    n_calibration = _count_calibration(paradigm, condition)
+    n_kept = _count_kept(paradigm, condition)
     largest_run = _largest_run(paradigm, condition)
-    if len(bank) < n_calibration + largest_run:
-        calibration = f" and {n_calibration} for the calibration" if n_calibration else ""
+    if len(bank) < n_kept + largest_run:
+        lower = "calibration_prompts" if condition == paradigm.baseline else "--localizer-prompts"
         raise ParadigmError(
-            f"bank '{condition}': found {len(bank)} prompts, expected {n_calibration + largest_run}"
+            f"bank '{condition}': found {len(bank)} prompts, expected {n_kept + largest_run}"
             f" or more: paradigm '{paradigm.name}' needs {largest_run} for a single run"
-            f"{calibration}, none of them twice. Add prompts, or lower prompts_per_block"
-            f"{' or calibration_prompts' if n_calibration else ''} in the paradigm file."
+            f"{_besides(paradigm, condition)}, none of them twice. Add prompts, or lower "
+            f"prompts_per_block{f' or {lower}' if n_kept else ''} in the paradigm file."
         )
-    n_run_prompts = len(bank) - n_calibration
+    n_run_prompts = len(bank) - n_kept
     return shuffled[:n_run_prompts], shuffled[n_run_prompts:]
 
 
@@ -161,7 +162,7 @@ def count_participants(paradigm: Paradigm, banks: Banks) -> dict[str, int]:
         Number of participants for each bank condition, 0 where it serves none.
     """
     return {
-        condition: max(0, len(banks.get(condition, ())) - _count_calibration(paradigm, condition))
+        condition: max(0, len(banks.get(condition, ())) - _count_kept(paradigm, condition))
         // n_prompts
         for condition, n_prompts in prompts_per_participant(paradigm).items()
     }
@@ -206,19 +207,27 @@ def check_participants(
     if served[condition] >= n_participants:
         return
     each = prompts_per_participant(paradigm)[condition]
-    n_calibration = _count_calibration(paradigm, condition)
-    besides = f" and {n_calibration} for the calibration" if n_calibration else ""
+    n_kept = _count_kept(paradigm, condition)
+    besides = _besides(paradigm, condition)
     raise ParadigmError(
         f"bank '{condition}': serves {served[condition]} participants of paradigm "
         f"'{paradigm.name}', found {n_participants}: {each} prompts for each participant{besides} "
-        f"make {each * n_participants + n_calibration}, and {len(banks.get(condition, ()))} are "
+        f"make {each * n_participants + n_kept}, and {len(banks.get(condition, ()))} are "
         f"there. Record fewer participants, add prompts, or let participants share prompts with "
         f"--allow-shared-prompts (which inflates the group's false positives)."
     )
 
 
-def _count_calibration(paradigm: Paradigm, condition: str) -> int:
-    return paradigm.calibration_prompts if condition == paradigm.baseline else 0
+def _count_kept(paradigm: Paradigm, condition: str) -> int:
+    """Count the prompts of a bank that are kept from the runs."""
+    baseline = condition == paradigm.baseline
+    return paradigm.calibration_prompts if baseline else paradigm.localizer_prompts
+
+
+def _besides(paradigm: Paradigm, condition: str) -> str:
+    n_kept = _count_kept(paradigm, condition)
+    use = "calibration" if condition == paradigm.baseline else "localizer"
+    return f" and {n_kept} for the {use}" if n_kept else ""
 
 
 def _largest_run(paradigm: Paradigm, condition: str) -> int:

@@ -99,6 +99,9 @@ class Paradigm:
         How tokens are drawn.
     calibration_prompts : int
         Off prompts of the separate resting scan that fixes the intensity scale; never in a run.
+    localizer_prompts : int
+        Prompts of each task's bank that are set aside for the scan that a functional arrangement
+        is learned from; never in a run.
     banks : tuple of (str, str)
         ``(bank condition, file)`` pairs; a file name without folder is a shipped bank.
     source : str
@@ -116,5 +119,6 @@ class Paradigm:
     context: Context = "fresh"
     sampling: Sampling = Sampling()
     calibration_prompts: int = 32
+    localizer_prompts: int = 0
     banks: tuple[tuple[str, str], ...] = ()
     source: str = ""

@@ -1,6 +1,6 @@
 """Calibration: mean and standard deviation of each unit over a separate resting scan."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -99,12 +99,64 @@ def calibrate(
     RecordingError
         As :func:`llm2bids.recording.record.record_run`.
     """
+    moments = Moments(sum(site.width for site in sites))
+    scan_prompts(
+        loaded,
+        prompts,
+        sites,
+        lambda part, values: moments.add(values.reshape(-1, values.shape[-1])),
+        tokens_per_prompt=tokens_per_prompt,
+        sampling=sampling,
+        seed=seed,
+        batch_size=batch_size,
+        keep_first=keep_first,
+        on_token=on_token,
+        name="calibration",
+    )
+    mean, sd = moments.mean_sd()
+    ids = tuple(prompt.prompt_id for prompt in prompts)
+    return Calibration(mean=mean, sd=sd, prompt_ids=ids, n_tokens=moments.count)
+
+
+def scan_prompts(
+    loaded: "LoadedModel",
+    prompts: Sequence[Prompt],
+    sites: Sequence[Site],
+    take: Callable[[slice, npt.NDArray[np.float32]], None],
+    *,
+    tokens_per_prompt: int,
+    sampling: Sampling,
+    seed: int,
+    batch_size: int | None,
+    keep_first: bool,
+    on_token: OnToken | None,
+    name: str,
+) -> None:
+    """Scan prompts that belong to no run, and hand over the values of one batch at a time.
+
+    Parameters
+    ----------
+    loaded, prompts, sites, tokens_per_prompt, sampling, seed, batch_size, keep_first, on_token
+        As for `calibrate`.
+    take : callable
+        Given the places of a batch among the prompts, and its values, float32 of shape
+        ``(n_prompts, tokens_per_prompt, n_units)``, which the next batch overwrites.
+    name : str
+        What messages call the scan.
+
+    Raises
+    ------
+    UsageError
+        If there is no prompt or no volume.
+    RecordingError
+        As :func:`llm2bids.recording.record.record_run`.
+    """
     from llm2bids.model.generate import generate_batch
     from llm2bids.model.hooks import new_values
 
     if not prompts or tokens_per_prompt < 1:
         raise UsageError(
-            f"calibration: {len(prompts)} prompts of {tokens_per_prompt} tokens; expected at least "
+            f"{name}: {len(prompts)} prompts of {tokens_per_prompt} tokens; expected at least "
             "one of each"
         )
     first = first_step(keep_first)
@@ -112,7 +164,6 @@ def calibrate(
     tokens = prompt_tokens(loaded, prompts, n_tokens=tokens_per_prompt + first)
     uniforms = token_uniforms(seed, range(len(prompts)), tokens_per_prompt + first)
     n_units = sum(site.width for site in sites)
-    moments = Moments(n_units)
     size = min(batch_size or CALIBRATION_BATCH_SIZE, len(prompts))
     buffer = new_values((size, tokens_per_prompt, n_units), loaded.device)
 
@@ -129,11 +180,9 @@ def calibrate(
             on_step=tell,
         )
         check_finite(values, sites, ids[part], first)
-        moments.add(values.reshape(-1, n_units))
+        take(part, values)
 
     in_batches(len(prompts), scan, batch_size=size, on_token=on_token)
-    mean, sd = moments.mean_sd()
-    return Calibration(mean=mean, sd=sd, prompt_ids=ids, n_tokens=moments.count)
 
 
 class Moments:

@@ -5,7 +5,13 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from llm2bids.exceptions import UsageError
-from llm2bids.paradigm.design import RunDesign, draw_calibration, draw_runs, paradigm_hash
+from llm2bids.paradigm.design import (
+    RunDesign,
+    draw_calibration,
+    draw_localizer,
+    draw_runs,
+    paradigm_hash,
+)
 from llm2bids.paradigm.load import load_paradigm
 from llm2bids.paradigm.partition import check_participants
 from llm2bids.paradigm.prompts import load_banks
@@ -34,6 +40,8 @@ class Scan:
         Every run of every participant, in order.
     calibration : tuple of Prompt
         Prompts of the resting scan.
+    localizer : tuple of Prompt
+        Prompts of the scan that a functional arrangement is learned from; empty without.
     t_r : float
         Repetition time, seconds.
     seed : int
@@ -46,6 +54,7 @@ class Scan:
     paradigm_sha256: str
     designs: tuple[RunDesign, ...]
     calibration: tuple[Prompt, ...]
+    localizer: tuple[Prompt, ...]
     t_r: float
     seed: int
     allow_shared_prompts: bool
@@ -61,6 +70,7 @@ def draw_scan(
     allow_shared_prompts: bool = False,
     prompts_per_block: int | None = None,
     tokens_per_prompt: int | None = None,
+    localizer_prompts: int | None = None,
 ) -> Scan:
     """Draw the runs of all participants.
 
@@ -80,6 +90,9 @@ def draw_scan(
         Let participants share prompts where a bank is too small. Inflates group results.
     prompts_per_block, tokens_per_prompt : int, optional
         In place of the paradigm's own numbers.
+    localizer_prompts : int, optional
+        Draw a localizer: the calibration's off prompts, and so many of each task's bank (0 or
+        more), which the runs do without.
 
     Returns
     -------
@@ -106,11 +119,17 @@ def draw_scan(
         if number is not None and not 1 <= number <= LARGEST:
             option = "--" + name.replace("_", "-")
             raise UsageError(f"{name} ({option}) is {number}; expected 1 to {LARGEST:,}")
+    if localizer_prompts is not None and not 0 <= localizer_prompts <= LARGEST:
+        raise UsageError(
+            f"localizer_prompts (--localizer-prompts) is {localizer_prompts}; expected 0 to "
+            f"{LARGEST:,}"
+        )
     loaded = replace(
         loaded,
         prompts_per_block=prompts_per_block or loaded.prompts_per_block,
         tokens_per_prompt=tokens_per_prompt or loaded.tokens_per_prompt,
-        source=_changes(numbers) + loaded.source,
+        localizer_prompts=localizer_prompts or 0,
+        source=_changes({**numbers, "localizer_prompts": localizer_prompts}) + loaded.source,
     )
     known = [task.label for task in loaded.tasks]
     if unknown := [label for label in task_labels or () if label not in known]:
@@ -138,6 +157,7 @@ def draw_scan(
         paradigm_sha256=paradigm_hash(loaded, banks),
         designs=designs,
         calibration=draw_calibration(loaded, banks, seed=seed),
+        localizer=(() if localizer_prompts is None else draw_localizer(loaded, banks, seed=seed)),
         t_r=repetition_time(designs) if t_r is None else t_r,
         seed=seed,
         allow_shared_prompts=allow_shared_prompts,

@@ -224,11 +224,9 @@ def _features(
     spread = within if contrasts else responses - responses.mean(axis=0)
     sd = np.sqrt(np.einsum("ij,ij->j", spread, spread) / len(responses))
     size = np.abs(responses).max(axis=0)
-    constant = np.asarray(sd <= 1e-6 * size) | (size == 0)
-    sd = np.where(constant, np.float32(1), sd)
-    if contrasts:
-        return np.stack([means[name] - means[baseline] for name in tasks]) / sd, constant
-    return spread / sd, constant
+    constant = np.asarray((sd <= 1e-6 * size) | (size == 0))
+    found = np.stack([means[name] - means[baseline] for name in tasks]) if contrasts else spread
+    return (found / np.where(constant, 1, sd)).astype(np.float32), constant
 
 
 def _place_block(

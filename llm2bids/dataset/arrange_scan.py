@@ -1,0 +1,195 @@
+"""The arrangement of a scan: what was asked for, its settings, and the space that comes of it."""
+
+import os
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from llm2bids.dataset.arrangement import (
+    LOCALIZER_PROMPTS,
+    Given,
+    learned_space,
+    read_given,
+    shuffled_space,
+)
+from llm2bids.exceptions import UsageError
+from llm2bids.paradigm.seed import derive_seed
+from llm2bids.recording.batches import OnToken
+from llm2bids.recording.draw import Scan
+from llm2bids.recording.localizer import scan_localizer
+from llm2bids.space.functional import FEWEST_PROMPTS, check_widths
+from llm2bids.space.layout import ARRANGEMENTS
+from llm2bids.space.space import Space
+
+if TYPE_CHECKING:
+    from llm2bids.model.load import LoadedModel
+    from llm2bids.model.units import Site
+
+PARALLEL_FROM = 2048
+"""Width from which on panels are arranged in several processes: less is done before they start."""
+
+MOST_PROCESSES = 4
+"""Processes that arrange panels: each may hold 1 GB."""
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Choice:
+    """The arrangement that a scan is to have.
+
+    Parameters
+    ----------
+    name : str
+        ``index``, ``functional`` or ``random``; ``given`` where it comes from a file.
+    localizer_prompts : int or None
+        Prompts of each task's bank in the localizer; None without localizer.
+    given : Given or None
+        What the file holds.
+    """
+
+    name: str
+    localizer_prompts: int | None = None
+    given: Given | None = None
+
+    @property
+    def settings(self) -> dict[str, Any]:
+        """What must not change within a dataset; nothing in index arrangement, as of old."""
+        if self.name == "index":
+            return {}
+        entries: dict[str, Any] = {"arrangement": self.name}
+        if self.localizer_prompts is not None:
+            entries["localizer_prompts"] = self.localizer_prompts
+        if self.given is not None:
+            entries["arrangement_sha256"] = self.given.sha256
+        return entries
+
+
+def choose_arrangement(arrangement: str | Path, localizer_prompts: int | None) -> Choice:
+    """Read what was asked for.
+
+    Parameters
+    ----------
+    arrangement : str or Path
+        ``"index"``, ``"functional"``, ``"random"``, a dataset of ours or an arrangement's table.
+    localizer_prompts : int, optional
+        Prompts of each task's bank in the localizer.
+
+    Returns
+    -------
+    Choice
+        With what the file holds.
+
+    Raises
+    ------
+    UsageError
+        If there is no such arrangement, or a number of localizer prompts without localizer.
+    DatasetError
+        If the file is damaged.
+    """
+    if arrangement != "functional" and localizer_prompts is not None:
+        raise UsageError(
+            f"localizer_prompts (--localizer-prompts) is {localizer_prompts} in {arrangement} "
+            "arrangement, which has no localizer; leave it out, or take --arrangement functional"
+        )
+    if arrangement == "functional":
+        number = LOCALIZER_PROMPTS if localizer_prompts is None else localizer_prompts
+        return Choice(name="functional", localizer_prompts=number)
+    if arrangement in ARRANGEMENTS:
+        return Choice(name=str(arrangement))
+    return Choice(name="given", given=read_given(Path(arrangement)))
+
+
+def check_localizer(choice: Choice, scan: Scan, sites: Sequence["Site"]) -> None:
+    """Refuse a localizer that cannot serve before anything is recorded.
+
+    Parameters
+    ----------
+    choice : Choice
+        The arrangement.
+    scan : Scan
+        The draw.
+    sites : sequence of Site
+        What is recorded.
+
+    Raises
+    ------
+    UsageError
+        If the localizer has too few prompts; the message says how many tokens it needs.
+    SpaceError
+        If a site is too wide.
+    """
+    if choice.name != "functional":
+        return
+    n_prompts, n_tokens = len(scan.localizer), scan.paradigm.tokens_per_prompt
+    n_off = len(scan.calibration)
+    single = choice.localizer_prompts == 1
+    if n_prompts < FEWEST_PROMPTS or n_off < 2 or single:
+        raise UsageError(
+            f"localizer: {n_prompts} prompts, {n_off} of them off topic, make "
+            f"{n_prompts * n_tokens} tokens; a functional arrangement needs "
+            f"{FEWEST_PROMPTS * n_tokens} tokens or more ({FEWEST_PROMPTS} prompts of {n_tokens}), "
+            "with 2 or more off prompts and none or 2 of each task: raise calibration_prompts in "
+            "the paradigm or --localizer-prompts"
+        )
+    check_widths(sites)
+
+
+def arranged_space(
+    space: Space,
+    choice: Choice,
+    scan: Scan,
+    loaded: "LoadedModel",
+    *,
+    keep_first: bool,
+    batch_size: int | None,
+    on_token: OnToken | None = None,
+) -> Space:
+    """Arrange the space of a new dataset.
+
+    Parameters
+    ----------
+    space : Space
+        In index arrangement.
+    choice : Choice
+        What it is to be.
+    scan : Scan
+        With the localizer's prompts.
+    loaded : LoadedModel
+        The model.
+    keep_first, batch_size, on_token
+        As for :func:`llm2bids.recording.localizer.scan_localizer`.
+
+    Returns
+    -------
+    Space
+        In the arrangement that was chosen.
+
+    Raises
+    ------
+    Llm2bidsError
+        If the localizer cannot be scanned, or the file does not fit.
+    """
+    if choice.given is not None:
+        return choice.given.apply(space)
+    if choice.name == "random":
+        return shuffled_space(space, seed=derive_seed(scan.seed, "arrangement"))
+    if choice.name == "index":
+        return space
+    localizer = scan_localizer(
+        loaded,
+        scan.localizer,
+        space.sites,
+        tokens_per_prompt=scan.paradigm.tokens_per_prompt,
+        sampling=scan.paradigm.sampling,
+        seed=derive_seed(scan.seed, "localizer"),
+        batch_size=batch_size,
+        keep_first=keep_first,
+        on_token=on_token,
+    )
+    wide = max(site.width for site in space.sites) > PARALLEL_FROM
+    return learned_space(
+        space,
+        localizer,
+        baseline=scan.paradigm.baseline,
+        n_jobs=min(os.cpu_count() or 1, MOST_PROCESSES) if wide else 1,
+    )

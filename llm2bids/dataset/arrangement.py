@@ -1,0 +1,292 @@
+"""The arrangement of a dataset's space: chosen, learned, given in a file, and kept with it."""
+
+import hashlib
+import logging
+from dataclasses import dataclass
+from pathlib import Path, PurePosixPath
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import pandas as pd
+
+from llm2bids.dataset.names import sidecar, template_file
+from llm2bids.dataset.settings import is_dataset, read_json
+from llm2bids.dataset.staging import Staging
+from llm2bids.dataset.start import FIELDS
+from llm2bids.dataset.template import to_json
+from llm2bids.dataset.transcript import read_table, write_table
+from llm2bids.exceptions import DatasetError, SpaceError, UsageError
+from llm2bids.recording.localizer import Localizer
+from llm2bids.space.arrange import cells_of, rearrange
+from llm2bids.space.functional import METHOD, learn_cells, random_cells
+from llm2bids.space.layout import ARRANGEMENTS, Layout, read_layout
+from llm2bids.space.space import Space
+from llm2bids.space.table import to_numbers
+
+LOCALIZER_PROMPTS = 16
+"""Prompts of each task that are set aside for the localizer, where nobody says how many."""
+
+
+MOST_NAMED = 10
+"""Constant units that are named in the log; all are counted."""
+
+log = logging.getLogger(__name__)
+
+
+def arrangement_file(label: str) -> PurePosixPath:
+    """Place the table of an arrangement.
+
+    Examples
+    --------
+    >>> arrangement_file("Tiny").name
+    'tpl-Tiny_arrangement.tsv.gz'
+    """
+    return template_file(label, "arrangement", extension=".tsv.gz", datatype=None)
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Given:
+    """An arrangement that was read from a file.
+
+    Parameters
+    ----------
+    path : Path
+        The table.
+    table : DataFrame
+        Columns ``address`` and ``cell``.
+    arrangement : str
+        What it is.
+    layout : Layout
+        What it was learned from.
+    """
+
+    path: Path
+    table: pd.DataFrame
+    arrangement: str
+    layout: Layout
+
+    @property
+    def sha256(self) -> str:
+        """Hash of cells and layout."""
+        text = self.table[["address", "cell"]].to_csv(index=False) + repr(self.layout)
+        return hashlib.sha256(text.encode()).hexdigest()
+
+    def apply(self, space: Space) -> Space:
+        """Arrange a space as the table says.
+
+        Parameters
+        ----------
+        space : Space
+            In index arrangement.
+
+        Returns
+        -------
+        Space
+            Rearranged.
+
+        Raises
+        ------
+        DatasetError
+            If the table is of other units, or no permutation.
+        """
+        addresses = space.unit_table()["address"].to_numpy(dtype=object)
+        if not np.array_equal(self.table["address"].to_numpy(dtype=object), addresses):
+            raise DatasetError(
+                f"{self.path}: lists {len(self.table)} units, which are not the {space.n_units} of "
+                f"space {space.label} in their order; it is of another model or other sites: use "
+                "one of the same model and --sites"
+            )
+        try:
+            return rearrange(
+                space, _absolute(self.table, space, self.path), arrangement=self.arrangement,
+                layout=self.layout,
+            )  # fmt: skip
+        except SpaceError as error:
+            raise DatasetError(f"{self.path}: {error}") from None
+
+
+def read_given(path: Path) -> Given:
+    """Read an arrangement: a dataset's, or a table with its sidecar.
+
+    Parameters
+    ----------
+    path : Path
+        A dataset of ours, or its ``tpl-<S>_arrangement.tsv.gz``.
+
+    Returns
+    -------
+    Given
+        Not yet applied.
+
+    Raises
+    ------
+    UsageError
+        If there is nothing there, or the dataset is in index arrangement.
+    DatasetError
+        If table or sidecar are damaged.
+    """
+    file = path
+    if is_dataset(path):
+        file = path / arrangement_file(str(read_json(path / FIELDS).get("space_label")))
+    if not file.is_file():
+        raise UsageError(
+            f"--arrangement {path}: found no arrangement there; expected "
+            f"{', '.join(ARRANGEMENTS)}, a dataset in functional arrangement, or its "
+            "tpl-<space>_arrangement.tsv.gz"
+        )
+    table = read_table(file, text=("address",))
+    missing = [name for name in ("address", "cell") if name not in table]
+    if missing:
+        raise DatasetError(
+            f"{file}: lacks column(s) {', '.join(missing)}; expected address and cell"
+        )
+    about = file.with_name(sidecar(PurePosixPath(file.name)).name)
+    content = read_json(about)
+    arrangement = str(content.get("Arrangement"))
+    try:
+        layout = read_layout(arrangement, content.get("Layout"))
+    except SpaceError as error:
+        raise DatasetError(f"{about}: {error}") from None
+    if layout is None:
+        raise DatasetError(f"{about}: says index arrangement; expected functional or random")
+    return Given(path=file, table=table, arrangement=arrangement, layout=layout)
+
+
+def learned_space(space: Space, localizer: Localizer, *, baseline: str, n_jobs: int = 1) -> Space:
+    """Arrange a space by the responses to a localizer.
+
+    Parameters
+    ----------
+    space : Space
+        In index arrangement.
+    localizer : Localizer
+        Its responses.
+    baseline : str
+        Condition of the off prompts.
+    n_jobs : int
+        Processes.
+
+    Returns
+    -------
+    Space
+        In functional arrangement.
+
+    Raises
+    ------
+    SpaceError
+        As `llm2bids.space.functional.learn_cells`.
+    """
+    order = learn_cells(
+        space, localizer.means, localizer.conditions, baseline=baseline, n_jobs=n_jobs
+    )
+    constant = np.flatnonzero(order.constant)
+    if constant.size:
+        log.info(
+            "%d units did not vary in the localizer and come last in their panels: %s%s",
+            constant.size,
+            ", ".join(space.address_of(int(unit)) for unit in constant[:MOST_NAMED]),
+            " ..." if constant.size > MOST_NAMED else "",
+        )
+    layout = Layout(
+        method=METHOD,
+        prompt_ids=localizer.prompt_ids,
+        n_tokens=localizer.n_tokens,
+        n_constant=constant.size,
+    )
+    return rearrange(space, order.cells, arrangement="functional", layout=layout)
+
+
+def shuffled_space(space: Space, *, seed: int) -> Space:
+    """Shuffle the units of each panel of a space.
+
+    Parameters
+    ----------
+    space : Space
+        In index arrangement.
+    seed : int
+        Of the shuffles.
+
+    Returns
+    -------
+    Space
+        In random arrangement.
+    """
+    cells = random_cells(space, seed=seed)
+    return rearrange(space, cells, arrangement="random", layout=Layout(method="random"))
+
+
+def write_arrangement(stage: Staging, space: Space) -> None:
+    """Stage the table of an arrangement and its sidecar; nothing in index arrangement.
+
+    Parameters
+    ----------
+    stage : Staging
+        Where files are made.
+    space : Space
+        The space.
+    """
+    if space.layout is None:
+        return
+    place = arrangement_file(space.label)
+    cells = cells_of(space) - _starts(space)
+    addresses = space.unit_table()["address"]
+    write_table(stage.path(place), pd.DataFrame({"address": addresses, "cell": cells}))
+    about: dict[str, Any] = {
+        "Description": "The unit of the same module in whose voxel of index arrangement each unit "
+        "lies.",
+        "Arrangement": space.arrangement,
+        "Layout": space.layout.metadata(),
+        "SpaceFingerprint": space.fingerprint(),
+    }
+    stage.text(sidecar(place), to_json(about))
+
+
+def check_arrangement(root: Path, space: Space) -> None:
+    """Compare the table of an arrangement with the space that was read.
+
+    Parameters
+    ----------
+    root : Path
+        The raw dataset.
+    space : Space
+        From its template.
+
+    Raises
+    ------
+    DatasetError
+        If the table is missing, damaged, no permutation, or another one.
+    """
+    if space.layout is None:
+        return
+    path = root / arrangement_file(space.label)
+    if not path.is_file():
+        raise DatasetError(f"{root}: the template lacks {path.name}; restore it")
+    table = read_table(path, text=("address",))
+    if "cell" not in table or len(table) != space.n_units:
+        raise DatasetError(
+            f"{path}: expected the columns address and cell, and {space.n_units} rows, found "
+            f"{', '.join(map(str, table))} and {len(table)}; restore the file"
+        )
+    if not np.array_equal(_absolute(table, space, path), cells_of(space)):
+        raise DatasetError(
+            f"{path}: is not the arrangement of space {space.label}: its cells are not those of "
+            "the unit table; restore the file"
+        )
+
+
+def _absolute(table: pd.DataFrame, space: Space, path: Path) -> npt.NDArray[np.int64]:
+    """Count the cells of a table from the first unit of the space."""
+    cells = to_numbers(table["cell"]).to_numpy(dtype=np.float64, na_value=-1)
+    wrong = np.flatnonzero(~((cells >= 0) & (cells < space.n_units) & (cells == np.rint(cells))))
+    if wrong.size:
+        raise DatasetError(
+            f"{path}: cell in row {wrong[0] + 1} is {table['cell'].iloc[wrong[0]]!r}; expected a "
+            "whole number, below the width of its module"
+        )
+    return np.asarray(cells.astype(np.int64) + _starts(space))
+
+
+def _starts(space: Space) -> npt.NDArray[np.int64]:
+    starts = [space.site_slices[site.name].start for site in space.sites]
+    return np.repeat(starts, [site.width for site in space.sites])
