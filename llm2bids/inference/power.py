@@ -156,7 +156,7 @@ def recommend_designs(
     power: float = 0.8,
     alpha: float = 0.05,
     n_participants: Sequence[int] = tuple(range(8, 65)),
-    n_prompts: Sequence[int] = (2, 4, 6, 8, 10, 12, 14, 16, 20, 24, 32),
+    n_prompts: Sequence[int] = (4, 6, 8, 10, 12, 14, 16, 20, 24, 32),
     n_tokens: Sequence[int] = (1, 2, 4, 8, 12, 16, 24),
     max_prompts: int | None = None,
     off_per_on: float = 2.0,
@@ -174,7 +174,7 @@ def recommend_designs(
     alpha : float, default=0.05
         Error rate of the unit's test, see `unit_alpha`.
     n_participants, n_prompts, n_tokens : sequence of int
-        What may be chosen.
+        What may be chosen. Fewer than four prompts per block can hardly be tested within a run.
     max_prompts : int, optional
         On prompts that the smallest bank has: participants share none.
     off_per_on : float, default=2
