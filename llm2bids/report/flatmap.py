@@ -111,8 +111,9 @@ def plot_flatmap(
     DatasetError
         If there is no dataset at a path.
     """
-    _check_options(threshold, vmax, theme, symmetric_cbar, output_file)
     register_colormaps()
+    _check_options(threshold, vmax, theme, symmetric_cbar, output_file)
+    _check_colormap(cmap)
     maps = _maps(_listed(stat_img), _listed(space_or_dataset), labels)
     scale = color_scale(
         [one.values for one in maps],
@@ -241,6 +242,18 @@ def _check_options(
         raise UsageError(f"{output_file}: expected a file that ends with {', '.join(FORMATS)}")
 
 
+def _check_colormap(cmap: Any) -> None:
+    from matplotlib import colormaps
+    from matplotlib.colors import Colormap
+
+    if cmap is None or isinstance(cmap, Colormap) or (isinstance(cmap, str) and cmap in colormaps):
+        return
+    raise UsageError(
+        f"cmap is {cmap!r}; expected the name of a colour map of matplotlib, e.g. 'llm2bids' or "
+        "'coolwarm', or a Colormap"
+    )
+
+
 def _listed(given: Any) -> list[Any]:
     return list(given) if isinstance(given, list | tuple) else [given]
 
@@ -284,12 +297,8 @@ def _read(image: Any, place: Any) -> tuple[Space, npt.NDArray[np.float64]]:
         values = image if image.shape == (space.n_units,) else space.to_units(image)
         if values.shape != (space.n_units,):
             raise UsageError(f"array has {len(values)} volumes; expected one")
-        return space, _finite(values.astype(np.float64))
-    return space, _finite(unit_values(image, space, fingerprint=fingerprint))
-
-
-def _finite(values: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
-    return np.where(np.isinf(values), np.copysign(np.finfo(np.float64).max, values), values)
+        return space, values.astype(np.float64)
+    return space, unit_values(image, space, fingerprint=fingerprint)
 
 
 def _stat_label(stat_img: Any) -> str:
@@ -309,5 +318,5 @@ def _note(maps: Sequence[FlatMap], threshold: float | None) -> str:
     if threshold is not None:
         counts = [int(np.count_nonzero(shown_units(one.values, threshold))) for one in maps]
         if len(set(counts)) == 1:
-            parts.append(f"{counts[0]:,} beyond ±{threshold:g}")
+            parts.append(f"{counts[0]:,} " + (f"beyond ±{threshold:g}" if threshold else "not 0"))
     return "  ·  ".join(parts)

@@ -250,11 +250,11 @@ def unit_colors(
         Red, green, blue, opacity.
     """
     from matplotlib import colormaps
-    from matplotlib.colors import Normalize
 
     cmap = colormaps[scale.cmap] if isinstance(scale.cmap, str) else scale.cmap
     shown = shown_units(values, scale.threshold)
-    colors = cmap(Normalize(scale.vmin, scale.vmax)(values[shown]).filled(0.5), bytes=True)
+    within = np.clip(values[shown], scale.vmin, scale.vmax)
+    colors = cmap((within - scale.vmin) / (scale.vmax - scale.vmin), bytes=True)
     image = np.zeros((layout.height, layout.width, 4), dtype=np.uint8)
     x, y = layout.at[shown].T
     image[y, x] = colors
