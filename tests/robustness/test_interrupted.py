@@ -1,0 +1,206 @@
+"""A full disk, a folder that cannot be written or vanishes, two processes, a killed one."""
+
+import importlib.util
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import textwrap
+from pathlib import Path
+
+import pytest
+
+from llm2bids.dataset import write as write_module
+from llm2bids.dataset.check import check_dataset
+from llm2bids.dataset.write import DatasetWriter
+from llm2bids.exceptions import DatasetError
+
+SYNTHETIC = Path(__file__).parents[1] / "dataset" / "synthetic.py"
+HEAD = f"""
+import importlib.util, os, sys
+from pathlib import Path
+spec = importlib.util.spec_from_file_location("synthetic", {str(SYNTHETIC)!r})
+synthetic = importlib.util.module_from_spec(spec); spec.loader.exec_module(synthetic)
+from llm2bids.dataset import write as write_module
+from llm2bids.dataset.check import check_dataset
+from llm2bids.dataset.write import DatasetWriter
+from llm2bids.exceptions import DatasetError
+recording = synthetic.make_recording(synthetic.make_design(3))
+"""
+
+
+@pytest.fixture(scope="module")
+def synthetic():
+    spec = importlib.util.spec_from_file_location("synthetic", SYNTHETIC)
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+@pytest.fixture(scope="module")
+def written(synthetic, tmp_path_factory) -> Path:
+    return synthetic.write_dataset(tmp_path_factory.mktemp("written") / "dataset")
+
+
+@pytest.fixture
+def changed(written, tmp_path) -> Path:
+    return Path(shutil.copytree(written, tmp_path / "copy"))
+
+
+@pytest.fixture
+def recording(synthetic):
+    return synthetic.make_recording(synthetic.make_design(3))
+
+
+def files(root: Path) -> dict[str, bytes]:
+    return {
+        path.relative_to(root).as_posix(): path.read_bytes()
+        for path in root.rglob("*")
+        if path.is_file() and ".llm2bids" not in path.parts
+    }
+
+
+def in_namespace(shell: str, program: str, *arguments: str) -> subprocess.CompletedProcess[str]:
+    """Run a Python program in a mount namespace of its own, after a line of shell."""
+    command = ["unshare", "--mount", "--map-root-user"]
+    if os.geteuid() == 0:
+        command = command[:2]
+    if subprocess.run([*command, "true"], check=False, capture_output=True).returncode:
+        pytest.skip("this system gives no mount namespace")
+    script = f'{shell} && exec "{sys.executable}" -c "$PROGRAM" "$@"'
+    environment = {"PROGRAM": HEAD + textwrap.dedent(program), "PYTHONPATH": ":".join(sys.path)}
+    return subprocess.run(
+        [*command, "sh", "-c", script, "sh", *arguments],
+        env=os.environ | environment,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+
+
+@pytest.mark.slow
+def test_a_full_disk_costs_the_run_in_flight_and_no_more(written, tmp_path):
+    """A real file system of 8 MB that another program fills while a run is being written."""
+    disk = tmp_path / "disk"
+    disk.mkdir()
+    done = in_namespace(
+        'mount -t tmpfs -o size=8m tmpfs "$1" && cp -a "$2" "$1/dataset"',
+        """
+        disk, root = Path(sys.argv[1]), Path(sys.argv[1]) / "dataset"
+        ballast, check_space = disk / "ballast", write_module.check_space
+        def fill(left):
+            def filled(*args, **options):
+                check_space(*args, **options)
+                free = os.statvfs(disk).f_bavail * os.statvfs(disk).f_bsize
+                ballast.write_bytes(bytes(max(free - left, 0)))
+            return filled
+        n_full = 0
+        for left in (0, 16384, 81920, 163840):
+            write_module.check_space = fill(left)
+            try:
+                with DatasetWriter.open(root) as writer:
+                    writer.write_run(recording, t_r=synthetic.T_R)
+                break
+            except DatasetError as error:
+                assert "no space left on the disk while writing sub-03" in str(error), error
+                n_full += 1
+            ballast.unlink()
+            assert check_dataset(root).faults == (), check_dataset(root).describe()
+            assert not (root / ".llm2bids/staging").exists()
+        ballast.unlink(missing_ok=True)
+        write_module.check_space = check_space
+        with DatasetWriter.open(root) as writer:
+            if not writer.has_run(recording.design):
+                writer.write_run(recording, t_r=synthetic.T_R)
+        assert check_dataset(root).faults == ()
+        print("full", n_full)
+        """,
+        str(disk),
+        str(written),
+    )
+    assert done.returncode == 0, done.stderr
+    assert int(done.stdout.split()[-1]) >= 2
+
+
+@pytest.mark.slow
+def test_a_folder_that_cannot_be_written(changed):
+    before = files(changed)
+    done = in_namespace(
+        'mount --bind "$1" "$1" && mount -o remount,bind,ro "$1"',
+        """
+        try:
+            DatasetWriter.open(sys.argv[1])
+        except DatasetError as error:
+            print(error)
+        """,
+        str(changed),
+    )
+    assert "cannot be written (Read-only file system)" in done.stdout, done.stderr
+    assert "make the folder writable" in done.stdout
+    assert files(changed) == before
+
+
+@pytest.mark.parametrize("replaced", [False, True])
+def test_a_folder_that_vanishes_between_runs(changed, recording, synthetic, tmp_path, replaced):
+    with DatasetWriter.open(changed) as writer:
+        changed.rename(tmp_path / "moved")
+        if replaced:
+            changed.mkdir()
+        with pytest.raises(DatasetError, match="was removed, moved or replaced"):
+            writer.write_run(recording, t_r=synthetic.T_R)
+    assert changed.exists() == replaced
+    assert not replaced or not list(changed.rglob("*.nii.gz"))
+    assert check_dataset(tmp_path / "moved").faults == ()
+
+
+def test_a_folder_that_vanishes_within_a_run(changed, recording, synthetic, tmp_path, monkeypatch):
+    real = write_module.stage_run
+
+    def vanishing(*args, **options):
+        changed.rename(tmp_path / "moved")
+        real(*args, **options)
+
+    monkeypatch.setattr(write_module, "stage_run", vanishing)
+    with (
+        DatasetWriter.open(changed) as writer,
+        pytest.raises(DatasetError, match="was removed, moved or replaced"),
+    ):
+        writer.write_run(recording, t_r=synthetic.T_R)
+    assert not list(changed.rglob("*.nii.gz"))
+    DatasetWriter.open(tmp_path / "moved").close()
+    assert check_dataset(tmp_path / "moved").faults == ()
+
+
+@pytest.mark.slow
+def test_the_lock_of_a_living_process_holds_and_of_a_dead_one_does_not(changed):
+    program = HEAD + f"w = DatasetWriter.open({str(changed)!r}); print('open', flush=True); input()"
+    with subprocess.Popen(
+        [sys.executable, "-c", program],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        env=os.environ | {"PYTHONPATH": ":".join(sys.path)},
+        text=True,
+    ) as process:
+        assert process.stdout.readline() == "open\n"
+        with pytest.raises(DatasetError, match="is being written by another process; wait"):
+            DatasetWriter.open(changed)
+        process.send_signal(signal.SIGKILL)
+        process.wait()
+        assert (changed / ".llm2bids/lock").exists()
+        DatasetWriter.open(changed).close()
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", ["KILL", "TERM"])
+def test_killed_at_random_moments_nothing_is_lost(name):
+    """A short and seeded run of the harness; it has more to say about many moments."""
+    script = Path(__file__).parents[2] / "scripts" / "bench" / "kill.py"
+    done = subprocess.run(
+        [sys.executable, str(script), "--kills", "2", "--seed", "3", "--signals", name,
+         "--commands", "record", "--no-validator"],
+        capture_output=True, text=True, check=False,
+        env=os.environ | {"PYTHONPATH": ":".join(sys.path)},
+    )  # fmt: skip
+    assert done.returncode == 0, done.stdout + done.stderr[-2000:]
+    assert "half a run: 0; going on gave other bytes: 0" in done.stdout
