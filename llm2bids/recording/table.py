@@ -2,6 +2,7 @@
 
 import platform
 from collections.abc import Sequence
+from functools import cache
 from importlib.metadata import PackageNotFoundError, version
 from typing import TYPE_CHECKING
 
@@ -136,6 +137,7 @@ def versions() -> dict[str, str | None]:
     return {**{name: _version(name) for name in packages}, "python": platform.python_version()}
 
 
+@cache
 def _version(name: str) -> str | None:
     try:
         return version(name)
