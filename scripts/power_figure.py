@@ -182,7 +182,7 @@ def designs(components: VarianceComponents) -> Iterator[dict[str, Any]]:
     for effect_size in WANTED:
         for correction in ("none", "fdr", "bonferroni"):
             alpha = unit_alpha(0.05, correction, n_units=254_592)
-            for limit in (None, 170):
+            for limit in (None, 146):
                 found = recommend_designs(components, effect_size, alpha=alpha, max_prompts=limit)
                 yield {
                     "effect_size": effect_size,

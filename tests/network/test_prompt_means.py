@@ -11,6 +11,7 @@ from llm2bids.exceptions import InferenceError, NetworkError, UsageError
 from llm2bids.inference.inputs import open_inputs
 from llm2bids.network.effects import task_effects
 from llm2bids.network.prompt_means import read_prompt_means, read_samples
+from llm2bids.network.token_values import read_token_values
 
 
 @pytest.fixture(scope="module")
@@ -136,3 +137,24 @@ def test_a_truncated_run_is_named(recorded, tmp_path):
         image.write_bytes(whole[: len(whole) // 2])
     with pytest.raises(InferenceError, match=r"sub-01_task-tea.*truncated or damaged"):
         read_prompt_means(open_inputs(path))
+
+
+def test_volumes_of_some_units_have_the_means_of_their_prompts(inputs):
+    units = np.array([3, 40, 97])
+    volumes = read_token_values(inputs, units)
+    means = read_prompt_means(inputs)
+    assert volumes.values.shape == (3 * 3 * 2 * 12, 3, 3)
+    for name in ("participants", "runs", "trial_types", "prompt_ids"):
+        assert np.array_equal(getattr(volumes, name), getattr(means, name))
+    np.testing.assert_allclose(volumes.first_tokens(3).values, means.values[:, units], atol=1e-5)
+    one = read_samples(inputs, n_tokens=[1]).first_tokens[1]
+    np.testing.assert_allclose(
+        task_effects(volumes.first_tokens(1)).effects, one.effects[..., units], atol=1e-5
+    )
+
+
+def test_volumes_that_are_not_there_are_refused(inputs):
+    with pytest.raises(NetworkError, match="expected one or more from 0 to 97"):
+        read_token_values(inputs, np.array([98]))
+    with pytest.raises(NetworkError, match="found 4, expected 1 to 3"):
+        read_token_values(inputs, np.array([0]), task=["tea"]).first_tokens(4)
