@@ -3,7 +3,7 @@
 from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cached_property
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import Any
 
 import numpy as np
@@ -137,7 +137,7 @@ def stage_run(stage: Staging, contents: Contents, recording: Recording, *, t_r: 
     design = recording.design
     names = contents.names(design)
     task = contents.tasks[design.task]
-    counts, mean_counts = _write_bold(stage.path(names.bold), contents, recording, t_r=t_r)
+    counts, mean_counts = _write_bold(stage, names.bold, contents, recording, t_r=t_r)
     about = bold_json(
         recording,
         t_r=t_r,
@@ -175,7 +175,7 @@ def _stage_participant(stage: Staging, contents: Contents, label: str) -> None:
 
 
 def _write_bold(
-    path: Path, contents: Contents, recording: Recording, *, t_r: float
+    stage: Staging, place: PurePosixPath, contents: Contents, recording: Recording, *, t_r: float
 ) -> tuple[EncodingCounts, npt.NDArray[np.float64]]:
     """Write the raw series; give what encoding could not keep, and the mean over time."""
     space, calibration = contents.space, contents.calibration
@@ -195,10 +195,11 @@ def _write_bold(
     total = np.zeros(space.shape[::-1], dtype=np.float64)
     clipped, constant = 0, 0
     blocks = encode_blocks(values, space, calibration, seed=recording.design.seed, dtype=dtype)
-    with VolumeWriter(path, header) as writer:
+    with VolumeWriter(stage.path(place), header) as writer:
         for volumes, counts in blocks:
             writer.write(volumes.T)
             total += volumes.sum(axis=0, dtype=np.float64)
             clipped += counts.clipped
             constant = counts.constant
+    stage.hashed(place, writer.sha256)
     return EncodingCounts(clipped=clipped, constant=constant), total / n_volumes

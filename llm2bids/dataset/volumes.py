@@ -1,5 +1,6 @@
 """Writing volumes as NIfTI, block by block, without holding the series in memory."""
 
+import hashlib
 import os
 import zlib
 from collections.abc import Iterator
@@ -19,6 +20,22 @@ COMPRESSION_LEVEL = 2
 """Level of isal's deflate, 0 to 3: at 2 volumes of counts get no larger than with zlib's 9."""
 
 _BLOCK = 1 << 20
+
+
+class _Hashed:
+    """A file that is hashed while it is written, from the first byte to the last."""
+
+    def __init__(self, file: BinaryIO) -> None:
+        self._file = file
+        self._sha256 = hashlib.sha256()
+        self.flush, self.close, self.fileno = file.flush, file.close, file.fileno
+
+    def write(self, data: bytes | memoryview) -> int:
+        self._sha256.update(data)
+        return self._file.write(data)
+
+    def hexdigest(self) -> str:
+        return self._sha256.hexdigest()
 
 
 class VolumeWriter:
@@ -71,8 +88,13 @@ class VolumeWriter:
         self._n_written = 0
         self._n_bytes = 0
 
+    @property
+    def sha256(self) -> str:
+        """Hash of the file, 64 hexadecimal digits, once it has been written."""
+        return self._file.hexdigest()
+
     def __enter__(self) -> Self:
-        self._file: BinaryIO = self._temporary.open("wb")
+        self._file = _Hashed(self._temporary.open("wb"))
         self._stream: Any = self._file
         try:
             if self._path.name.endswith(".gz"):
