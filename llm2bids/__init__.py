@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     from llm2bids.exceptions import Llm2bidsError as Llm2bidsError
     from llm2bids.inference.analyze import analyze_group as analyze_group
     from llm2bids.inference.analyze import analyze_participants as analyze_participants
+    from llm2bids.inference.confounds import load_confounds as load_confounds
     from llm2bids.network.dataset_findings import dataset_findings as dataset_findings
     from llm2bids.network.locate import locate as locate
     from llm2bids.network.network import Network as Network
@@ -42,6 +43,7 @@ _WHERE = {
     "analyze_group": "llm2bids.inference.analyze",
     "analyze_participants": "llm2bids.inference.analyze",
     "dataset_findings": "llm2bids.network.dataset_findings",
+    "load_confounds": "llm2bids.inference.confounds",
     "load_network": "llm2bids.network.network",
     "locate": "llm2bids.network.locate",
     "open_dataset": "llm2bids.dataset.read",

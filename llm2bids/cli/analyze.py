@@ -78,8 +78,9 @@ def _add_first_level(parser: argparse.ArgumentParser) -> None:
     group.add_argument("--high-pass", type=float, metavar="HZ", help=token)
     group.add_argument("--drift-order", type=int, default=1, metavar="N", help=token)
     group.add_argument(
-        "--confounds", nargs="+", default=(), metavar="COLUMN",
-        help="columns of the confounds table, or prompt_tokens (length of the prompt)",
+        "--confounds", nargs="+", default=(), metavar="NAME",
+        help="strategies of load_confounds (position, first_token, length, surprisal, entropy, "
+        "global_signal) or columns of the confounds table",
     )  # fmt: skip
     group.add_argument(
         "--smoothing", type=float, metavar="MM", help="smoothing_fwhm; mixes neighbouring units"
@@ -156,7 +157,8 @@ def _add_findings(parser: argparse.ArgumentParser) -> None:
     )
     group.add_argument(
         "--allow-circular", action="store_true",
-        help="go on where participants share prompts, and say so on the result",
+        help="go on where participants share prompts, and say so on the result; at both levels "
+        "where the arrangement was learned from prompts of these runs",
     )  # fmt: skip
 
 
@@ -189,6 +191,7 @@ def run_participant(args: argparse.Namespace) -> int:
             mem_gb=args.mem_gb,
             work_dir=args.work_dir,
             progress=not args.quiet,
+            allow_circular=args.allow_circular,
         )
     )
 
@@ -220,6 +223,7 @@ def run_group(args: argparse.Namespace) -> int:
             n_jobs=args.n_cpus,
         ),
         progress=not args.quiet,
+        allow_circular=args.allow_circular,
     )
     code = _told(result)
     remove_findings(args.output_dir)

@@ -45,7 +45,7 @@ def confounds_table(tokens: pd.DataFrame, *, tokens_per_prompt: int) -> pd.DataF
     for name in ("surprisal", "entropy"):
         column = recorded[name].astype("float64")
         columns[f"{name}_deviation"] = (column - groups[name].transform("mean")).round(6)
-    return _independent(pd.DataFrame(columns))
+    return independent_columns(pd.DataFrame(columns))
 
 
 def centre_name(tokens_per_prompt: int) -> str:
@@ -59,8 +59,25 @@ def centre_name(tokens_per_prompt: int) -> str:
     return "its prompt" if tokens_per_prompt > 1 else "its condition"
 
 
-def _independent(table: pd.DataFrame) -> pd.DataFrame:
-    """Keep columns that vary and are no mixture of a constant and the columns before them."""
+def independent_columns(table: pd.DataFrame) -> pd.DataFrame:
+    """Keep columns that vary and are no mixture of a constant and the columns before them.
+
+    Parameters
+    ----------
+    table : DataFrame
+        One row for each observation, numbers only.
+
+    Returns
+    -------
+    DataFrame
+        The columns that are kept, in their order.
+
+    Examples
+    --------
+    >>> table = pd.DataFrame({"a": [1, 2, 4], "b": [2, 4, 8], "c": [3, 3, 3]})
+    >>> list(independent_columns(table))
+    ['a']
+    """
     kept: list[str] = []
     basis = np.ones((len(table), 1))
     for name in table:

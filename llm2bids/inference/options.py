@@ -33,8 +33,8 @@ class FirstLevelOptions:
     drift_order : int
         Token level only; order of polynomial drifts.
     confounds : sequence of str
-        Columns of the run's confounds table, or ``prompt_tokens`` (length of the prompt); averaged
-        over each prompt at the prompt level.
+        Strategies of `llm2bids.inference.confounds.load_confounds` without ``prefill``, or columns
+        of the run's confounds table; averaged over each prompt at the prompt level.
     smoothing_fwhm : float, optional
         Millimetres. Smoothing mixes neighbouring units.
 

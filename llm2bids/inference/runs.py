@@ -13,6 +13,7 @@ from nilearn.image import get_data, smooth_img
 
 from llm2bids.exceptions import InferenceError
 from llm2bids.inference.blocks import block_edges, prompt_means, transposed
+from llm2bids.inference.confounds import STRATEGIES, global_signal, token_confounds
 from llm2bids.inference.contrast import has_contrast, named_contrasts
 from llm2bids.inference.design import chosen_confounds, prompt_design, token_design
 from llm2bids.inference.first_level import FirstLevelFit, ReadBlock, fit_first_level
@@ -194,14 +195,18 @@ def run_design(run: RunData, options: FirstLevelOptions) -> pd.DataFrame:
     return prompt_design(run.trials["trial_type"].tolist(), confounds)
 
 
-def _covariates(run: RunData, columns: Sequence[str]) -> pd.DataFrame:
-    """Take columns of the confounds table, to which the prompts' length is added."""
-    table = pd.DataFrame() if run.confounds is None else run.confounds
-    if "prompt_tokens" in run.transcript and "prompt_tokens" not in table:
-        volumes = run.transcript[run.transcript["volume"].notna()].sort_values("volume")
-        length = volumes["prompt_tokens"].reset_index(drop=True)
-        table = table.reset_index(drop=True).assign(prompt_tokens=length)
-    return chosen_confounds(table, columns)
+def _covariates(run: RunData, names: Sequence[str]) -> pd.DataFrame:
+    """Take strategies of `load_confounds`, or columns of the confounds table or the transcript."""
+    table = pd.DataFrame() if run.confounds is None else run.confounds.reset_index(drop=True)
+    wanted = list(dict.fromkeys(STRATEGIES.get(name, name) for name in names))
+    made = [name for name in wanted if name in STRATEGIES.values() and name not in table]
+    if "global_signal" in made:
+        table = table.assign(global_signal=global_signal(run.bold, run.mask))
+        made.remove("global_signal")
+    if made:
+        told = token_confounds(run.transcript, run.n_volumes, made)
+        table = pd.concat([table, told], axis=1)
+    return chosen_confounds(table, wanted)
 
 
 def task_contrasts(runs: Sequence[RunData], options: FirstLevelOptions) -> dict[str, str]:

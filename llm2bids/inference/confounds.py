@@ -1,0 +1,266 @@
+"""Confounds by strategy, in the style of ``nilearn.interfaces.fmriprep.load_confounds``."""
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Literal
+
+import nibabel as nib
+import numpy as np
+import numpy.typing as npt
+import pandas as pd
+
+from llm2bids.dataset.confounds import independent_columns
+from llm2bids.dataset.transcript import read_transcript
+from llm2bids.exceptions import InferenceError
+from llm2bids.inference.stream import masked_volumes, open_image
+from llm2bids.inference.trials import volume_trials
+
+STRATEGIES = {
+    "position": "prompt_position",
+    "first_token": "first_token",
+    "length": "prompt_tokens",
+    "surprisal": "surprisal",
+    "entropy": "entropy",
+    "global_signal": "global_signal",
+}
+"""Column of each strategy."""
+
+PREFILL = "prefill"
+"""The strategy that makes a sample mask: volumes of the prompt's own pass are left out."""
+
+_SOURCE = {"prompt_position": "position", "first_token": "position"}
+
+Result = tuple[pd.DataFrame, npt.NDArray[np.int64] | None]
+Results = tuple[list[pd.DataFrame], list[npt.NDArray[np.int64] | None]]
+
+
+def load_confounds(
+    img_files: str | Path | Sequence[str | Path],
+    strategy: Sequence[str] = ("position", "length"),
+    *,
+    unit_of_analysis: Literal["token", "prompt"] = "token",
+    demean: bool = True,
+) -> Result | Results:
+    """Load confounds of recorded images, ready for ``FirstLevelModel.fit(confounds=...)``.
+
+    Surprisal, entropy and the global signal are what a model does with a prompt. They can follow
+    the task, and then take a part of its effect with them.
+
+    Parameters
+    ----------
+    img_files : path, or sequence of paths
+        Series of runs (``*_bold.nii.gz``), raw or of the derivative ``llm2bids``.
+    strategy : sequence of str
+        Some of ``position`` (of the token in its answer), ``first_token`` (1 at the first recorded
+        token of a prompt), ``length`` (of the prompt, in tokens), ``surprisal`` and ``entropy``
+        (of the token, in bit), ``global_signal`` (mean over the run's mask, in counts), and
+        ``prefill`` (the sample mask leaves out volumes of the prompt's own pass, which
+        ``--keep-first`` records).
+    unit_of_analysis : {"token", "prompt"}
+        One row for each volume, or the mean of each prompt for a model of prompt images.
+    demean : bool
+        Take off the mean of each column (over the sample mask, where there is one).
+
+    Returns
+    -------
+    confounds : DataFrame of float64, or list of DataFrame
+        One row for each volume or prompt. Columns that do not vary, or that are a mixture of
+        those before them, are left out, so a table may have no column.
+    sample_mask : ndarray of int64, None, or list of these
+        Volumes to keep; None keeps all of them. Always None for prompts.
+
+    Raises
+    ------
+    InferenceError
+        If a strategy is unknown, or an image or its transcript is missing, damaged or unlike the
+        other.
+    DatasetError
+        If the transcript cannot be read.
+
+    References
+    ----------
+    Wang et al. (2024), Continuous evaluation of denoising strategies in resting-state fMRI
+    connectivity, PLOS Computational Biology 20 (the loader whose interface this follows).
+    """
+    if unit_of_analysis not in ("token", "prompt"):
+        raise InferenceError(
+            f"unit_of_analysis is {unit_of_analysis!r}; expected 'token' or 'prompt'"
+        )
+    columns = strategy_columns(strategy)
+    single = isinstance(img_files, str | Path)
+    files = [Path(img_files)] if isinstance(img_files, str | Path) else [*map(Path, img_files)]
+    loaded = [
+        _load(file, columns, PREFILL in strategy, unit_of_analysis == "prompt", demean)
+        for file in files
+    ]
+    if single:
+        return loaded[0]
+    return [table for table, _ in loaded], [mask for _, mask in loaded]
+
+
+def strategy_columns(strategy: Sequence[str]) -> list[str]:
+    """Give the columns of strategies.
+
+    Parameters
+    ----------
+    strategy : sequence of str
+        As for `load_confounds`.
+
+    Returns
+    -------
+    list of str
+        Each once, in the order of `strategy`.
+
+    Raises
+    ------
+    InferenceError
+        If a strategy is unknown.
+
+    Examples
+    --------
+    >>> strategy_columns(["length", "prefill"])
+    ['prompt_tokens']
+    """
+    known = [*STRATEGIES, PREFILL]
+    if isinstance(strategy, str) or not set(strategy) <= set(known):
+        raise InferenceError(
+            f"strategy is {strategy!r}; expected a sequence of some of {', '.join(known)}"
+        )
+    return list(dict.fromkeys(STRATEGIES[name] for name in strategy if name != PREFILL))
+
+
+def token_confounds(
+    transcript: pd.DataFrame, n_volumes: int, columns: Sequence[str]
+) -> pd.DataFrame:
+    """Make confounds of a run from its transcript.
+
+    Parameters
+    ----------
+    transcript : DataFrame
+        As `llm2bids.inference.trials.volume_trials` takes it.
+    n_volumes : int
+        Volumes of the run's image.
+    columns : sequence of str
+        Some of the values of `STRATEGIES`, without ``global_signal``.
+
+    Returns
+    -------
+    DataFrame of float64, shape (n_volumes, n_columns)
+        In the order of volumes.
+
+    Raises
+    ------
+    InferenceError
+        If the transcript lacks a column or does not fit the image.
+
+    Examples
+    --------
+    >>> rows = pd.DataFrame({"volume": [0, 1, 2, 3], "trial": [0, 0, 1, 1], "block": 0,
+    ...     "trial_type": "a", "prompt_id": ["p", "p", "q", "q"], "position": [1, 2, 1, 2],
+    ...     "prompt_tokens": [5, 5, 8, 8]})
+    >>> token_confounds(rows, 4, ["first_token", "prompt_tokens"])
+       first_token  prompt_tokens
+    0          1.0            5.0
+    1          0.0            5.0
+    2          1.0            8.0
+    3          0.0            8.0
+    """
+    volume_trials(transcript, n_volumes)
+    needed = [_SOURCE.get(column, column) for column in columns]
+    missing = [column for column in dict.fromkeys(needed) if column not in transcript]
+    if missing:
+        raise InferenceError(
+            f"transcript: no column {', '.join(missing)}; found {', '.join(transcript.columns)}; "
+            "record the dataset again with this version, or choose other confounds"
+        )
+    rows = transcript[transcript["volume"].notna()].sort_values("volume", ignore_index=True)
+    table = pd.DataFrame(index=rows.index)
+    for column, source in zip(columns, needed, strict=True):
+        values = pd.to_numeric(rows[source], errors="coerce").astype(np.float64)
+        if column == "first_token":
+            first = values.groupby(rows["trial"]).transform("min")
+            values = (values == first).astype(np.float64)
+        table[column] = values.fillna(values.mean())
+    return table
+
+
+def global_signal(bold: Path, mask: npt.NDArray[np.bool_]) -> npt.NDArray[np.float64]:
+    """Average every volume over a mask.
+
+    Parameters
+    ----------
+    bold : Path
+        The series.
+    mask : ndarray of bool, shape (n_x, n_y, n_z)
+        Voxels to average.
+
+    Returns
+    -------
+    ndarray of float64, shape (n_volumes,)
+        Means, in counts.
+
+    Raises
+    ------
+    InferenceError
+        If the image is missing or damaged, or has another grid than the mask.
+    """
+    return np.concatenate(
+        [values.mean(axis=1, dtype=np.float64) for _, values in masked_volumes(bold, mask)]
+    )
+
+
+def _load(
+    image: Path, columns: Sequence[str], prefill: bool, by_prompt: bool, demean: bool
+) -> Result:
+    folder, name = _derived_files(image)
+    transcript = read_transcript(folder / f"{name}_desc-transcript_tokens.tsv")
+    n_volumes = int(open_image(image).shape[3])
+    trials = volume_trials(transcript, n_volumes)
+    told = [column for column in columns if column != "global_signal"]
+    table = token_confounds(transcript, n_volumes, told)
+    if "global_signal" in columns:
+        table["global_signal"] = global_signal(image, _brain_mask(folder, name))
+    table = table[list(columns)]
+    kept = np.arange(n_volumes)
+    if prefill:
+        position = token_confounds(transcript, n_volumes, ["prompt_position"])
+        kept = np.flatnonzero(position["prompt_position"].to_numpy() > 0)
+    inside = table.iloc[kept]
+    if by_prompt:
+        inside = inside.groupby(trials[kept]).mean().reset_index(drop=True)
+    names = list(independent_columns(inside).columns)
+    mean = inside[names].mean() if demean else 0.0
+    if by_prompt:
+        return inside[names] - mean, None
+    return table[names] - mean, None if kept.size == n_volumes else kept
+
+
+def _derived_files(image: Path) -> tuple[Path, str]:
+    """Find the derivative's folder of a run, and the entities that name it."""
+    parts = [
+        part
+        for part in image.name.split("_")
+        if part.partition("-")[0] in ("sub", "ses", "task", "run")
+    ]
+    name = "_".join(parts)
+    raw = image.parent.relative_to(image.parents[2]) if len(image.parents) > 2 else Path()
+    folders = [image.parent]
+    if len(image.parents) > 2:
+        folders.append(image.parents[2] / "derivatives" / "llm2bids" / raw)
+    for folder in folders:
+        if (folder / f"{name}_desc-transcript_tokens.tsv").is_file():
+            return folder, name
+    raise InferenceError(
+        f"{image}: no {name}_desc-transcript_tokens.tsv in {' or '.join(map(str, folders))}; "
+        "expected an image of a dataset that llm2bids recorded, in its place"
+    )
+
+
+def _brain_mask(folder: Path, name: str) -> npt.NDArray[np.bool_]:
+    found = sorted(folder.glob(f"{name}_space-*_desc-brain_mask.nii.gz"))
+    if len(found) != 1:
+        raise InferenceError(
+            f"{folder}: {len(found)} files {name}_space-*_desc-brain_mask.nii.gz, expected one; "
+            "record the run again, or leave global_signal out"
+        )
+    return np.asarray(nib.load(found[0]).dataobj) > 0
