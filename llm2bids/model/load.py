@@ -29,6 +29,9 @@ DTYPES = {
 END_TOKENS = frozenset(("<|endoftext|>", "<|end_of_text|>", "</s>", "<eos>"))
 """Special tokens that end a text by their name, whatever a configuration says."""
 
+TOKENIZER_FILES = ("tokenizer*", "vocab*", "*.model", "merges.txt", "*.tiktoken")
+"""Names of the files that a tokenizer can be read from."""
+
 NO_LIMIT = 2**31 - 1
 """`LoadedModel.max_length` of a model that states no longest context (e.g. Mamba)."""
 
@@ -269,6 +272,14 @@ def _check_causal(place: Place, config: Any, trust_remote_code: bool) -> None:
 def _load_tokenizer(place: Place) -> Any:
     from transformers import AutoTokenizer
 
+    folder = Path(place.path)
+    in_folder = place.weights is not None and "gguf_file" not in place.keywords
+    if in_folder and not any(list(folder.glob(name)) for name in TOKENIZER_FILES):
+        # some versions of transformers make one up that knows a few special tokens
+        raise ModelError(
+            f"model {place.source}: no usable tokenizer (no file of one); expected tokenizer.json "
+            "beside the weights, as `tokenizer.save_pretrained(folder)` writes"
+        )
     try:
         tokenizer = AutoTokenizer.from_pretrained(place.path, **place.keywords)
     except Exception as error:  # the tokenizers library raises plain exceptions

@@ -10,7 +10,9 @@ from llm2bids.paradigm.prompts import COLUMNS, load_banks, read_bank
 from llm2bids.paradigm.task import Prompt
 
 TEXTS = st.lists(
-    st.text(st.characters(exclude_categories=["Cs"]), min_size=1).filter(lambda text: text.strip()),
+    st.text(st.characters(exclude_categories=["Cs"], exclude_characters="\0"), min_size=1).filter(
+        lambda text: text.strip()
+    ),
     min_size=1,
     max_size=5,
     unique_by=lambda text: " ".join(text.casefold().split()),
