@@ -10,6 +10,7 @@ from joblib import Parallel, delayed
 from tqdm import tqdm
 
 from llm2bids.exceptions import InferenceError, Llm2bidsError, UsageError
+from llm2bids.inference.circular import check_arrangement_prompts
 from llm2bids.inference.group import (
     EffectMaps,
     GroupContrast,
@@ -104,6 +105,7 @@ def analyze_participants(
     mem_gb: float | None = None,
     work_dir: Path | str | None = None,
     progress: bool = True,
+    allow_circular: bool = False,
 ) -> ParticipantsResult:
     """Fit the first level of every participant and task, and write maps in BIDS derivative names.
 
@@ -133,6 +135,8 @@ def analyze_participants(
         Folder for scratch files.
     progress : bool
         Show a progress bar on stderr.
+    allow_circular : bool
+        Go on, with a warning, where the arrangement was learned from prompts of these runs.
 
     Returns
     -------
@@ -161,6 +165,11 @@ def analyze_participants(
         raise UsageError(f"n_cpus={n_cpus}, mem_gb={mem_gb}: expected at least 1 and above 0")
     inputs = open_inputs(Path(bids_dir), mask_img=None if mask_img is None else Path(mask_img))
     chosen = inputs.choose(participant_label=participant_label, task=task)
+    check_arrangement_prompts(
+        inputs,
+        [entry for found in chosen.values() for entry in found],
+        allow_circular=allow_circular,
+    )
     start_output(Path(out_dir), inputs.bids_dir, inputs.derivative_dir)
     jobs = [
         delayed(_participant_task)(
@@ -213,6 +222,7 @@ def analyze_group(
     contrasts: Mapping[str, str] | Sequence[str] | None = None,
     options: GroupOptions | None = None,
     progress: bool = True,
+    allow_circular: bool = False,
 ) -> GroupResult:
     """Test the participants' effect maps, and write group maps, thresholds and clusters.
 
@@ -233,6 +243,8 @@ def analyze_group(
         Thresholds, clusters and permutations.
     progress : bool
         Show a progress bar on stderr.
+    allow_circular : bool
+        Go on, with a warning, where the arrangement was learned from prompts of these runs.
 
     Returns
     -------
@@ -249,6 +261,11 @@ def analyze_group(
     inputs = open_inputs(Path(bids_dir))
     checked_output(Path(out_dir))
     chosen = inputs.choose(participant_label=participant_label, task=task)
+    check_arrangement_prompts(
+        inputs,
+        [entry for found in chosen.values() for entry in found],
+        allow_circular=allow_circular,
+    )
     effects = collect_effects(
         Path(out_dir),
         inputs.mask,
