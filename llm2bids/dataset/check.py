@@ -16,7 +16,7 @@ from llm2bids.dataset.participants import PLACE as PARTICIPANTS
 from llm2bids.dataset.participants import counted, read_participants
 from llm2bids.dataset.path import inside, parse_path
 from llm2bids.dataset.read import Dataset, open_dataset
-from llm2bids.dataset.settings import read_settings
+from llm2bids.dataset.settings import DERIVATIVE, read_settings
 from llm2bids.dataset.staging import HIDDEN, read_journal
 from llm2bids.dataset.volumes import damage
 from llm2bids.exceptions import Llm2bidsError
@@ -173,9 +173,9 @@ def _damage(path: Path) -> str:
 
 
 def _all_files(root: Path) -> list[PurePosixPath]:
-    """List what llm2bids would have written: BIDS names and the files of the top folders."""
+    """List the files of participants; what else lies in a dataset may be its owner's."""
     places = []
-    for folder in (root, root / "derivatives/llm2bids"):
+    for folder in (root, root / DERIVATIVE):
         for path in folder.glob("sub-*/**/*"):
             place = PurePosixPath(path.relative_to(root).as_posix())
             if path.is_file() and not path.name.startswith("."):
@@ -188,15 +188,16 @@ def _check_participants(dataset: Dataset) -> list[tuple[PurePosixPath, str]]:
     try:
         table = read_participants(dataset.path)
         bolds = list_bolds(dataset.path)
-        labels = {str(parse_path(place).sub) for place in bolds}
+        of_label: dict[str, list[PurePosixPath]] = defaultdict(list)
+        for place in bolds:
+            of_label[str(parse_path(place).sub)].append(place)
         listed = {str(name).removeprefix("sub-") for name in table["participant_id"]}
-        if wrong := sorted(labels ^ listed):
+        if wrong := sorted(of_label.keys() ^ listed):
             return [(PARTICIPANTS, f"sub-{wrong[0]} is in the table or has runs, but not both")]
         finished = table.dropna(subset=["n_runs"])["participant_id"]
         for name in finished:
             label = str(name).removeprefix("sub-")
-            table_now = counted(table, label, dataset.path, bolds)
-            if not table_now.equals(table):
+            if not counted(table, label, dataset.path, of_label[label]).equals(table):
                 return [(PARTICIPANTS, f"the counts of {name} are not those of its runs")]
     except Llm2bidsError as error:
         return [(PARTICIPANTS, str(error))]

@@ -16,7 +16,7 @@ from llm2bids.dataset.participants import PLACE as PARTICIPANTS
 from llm2bids.dataset.participants import read_participants, with_participant, write_participants
 from llm2bids.dataset.sidecar import bold_json, task_bold_json
 from llm2bids.dataset.staging import Staging
-from llm2bids.dataset.start import write_task_files
+from llm2bids.dataset.start import T1W, write_participant_sidecars, write_task_files
 from llm2bids.dataset.template import to_json
 from llm2bids.dataset.transcript import stim_series, write_table
 from llm2bids.dataset.volumes import VolumeWriter
@@ -168,6 +168,8 @@ def stage_run(stage: Staging, contents: Contents, recording: Recording, *, t_r: 
 def _stage_participant(stage: Staging, contents: Contents, label: str) -> None:
     if not (contents.root / raw_anatomy(label)).exists():
         write_anatomy(stage, contents.root, label, contents.space)
+    if not (contents.root / T1W).exists():
+        write_participant_sidecars(stage, contents.fields)
     table = read_participants(contents.root)
     if f"sub-{label}" not in set(table["participant_id"]):
         table = with_participant(table, label, contents.settings)

@@ -24,6 +24,9 @@ FIELDS = "code/llm2bids_fields.json"
 TASKS = "code/tasks.json"
 """Place of the conditions of each task, for runs that are added later."""
 
+T1W = PurePosixPath("T1w.json")
+"""Place of the sidecar of all anatomies."""
+
 ALL_TASKS_MODEL = PurePosixPath("code/models/all_smdl.json")
 """Place of the BIDS Stats Model of all tasks."""
 
@@ -64,11 +67,6 @@ def write_static_files(
     for name in ("README.md", "CHANGES"):
         stage.text(root / name, fill_text(f"raw/{name}", fields))
         stage.text(derivative / name, fill_text(f"derivative/{name}", fields))
-    for name in ("participants.json", "T1w.json"):
-        about = fill_json(f"raw/{name}", fields)
-        if name == "T1w.json":
-            about |= fill_json("raw/mr_fields.json", fields)
-        stage.text(root / name, to_json(about))
     derived = fill_json("derivative/dataset_description.json", fields, Authors=list(authors))
     derived["GeneratedBy"] = generated_by(derived, settings, fields)
     stage.text(derivative / "dataset_description.json", to_json(derived))
@@ -86,6 +84,23 @@ def write_static_files(
             table.to_csv(sep="\t", index=False, lineterminator="\n"),
         )
     stage.text(root / PLACE, settings_json(settings))
+
+
+def write_participant_sidecars(stage: Staging, fields: Mapping[str, Any]) -> None:
+    """Stage what all participants share, with the first of them: alone it would not be valid.
+
+    Parameters
+    ----------
+    stage : Staging
+        Where files are made.
+    fields : mapping
+        From `llm2bids.dataset.sidecar.base_fields`.
+    """
+    stage.text(
+        PurePosixPath("participants.json"), to_json(fill_json("raw/participants.json", fields))
+    )
+    anatomy = fill_json("raw/T1w.json", fields) | fill_json("raw/mr_fields.json", fields)
+    stage.text(T1W, to_json(anatomy))
 
 
 def write_task_files(stage: Staging, task: Task, *, t_r: float, fields: Mapping[str, Any]) -> None:

@@ -71,6 +71,15 @@ def test_a_single_unfinished_participant_is_valid(synthetic, tmp_path):
 
 
 @pytest.mark.slow
+def test_a_dataset_without_runs_is_valid(synthetic, tmp_path):
+    """What a kill before the first run leaves."""
+    synthetic.create(tmp_path / "none").close()
+    result = validate(tmp_path / "none")
+    assert result.n_errors == 0, result.describe()
+    assert {issue.code for issue in result.issues} == {"SUBJECT_FOLDERS"}
+
+
+@pytest.mark.slow
 def test_run_indices_are_valid(synthetic, tmp_path):
     with synthetic.create(tmp_path / "runs") as writer:
         for run in (1, 2):
