@@ -1,7 +1,7 @@
 """Values of units <-> volumes of counts, with white matter that carries a dither.
 
 A count is ``10000 + 500 * (value - mean) / sd`` with the calibration's mean and sd. White matter
-lies at 10000. White matter and units that do not vary within a run take a dither of at most 4
+lies at 10000. White matter and units that do not vary within a run take a dither of at most 3
 counts, drawn from the run's seed: exactly constant voxels make statistics divide by zero. Outside
 the brain there is 0.
 """
@@ -24,14 +24,14 @@ BASELINE = 10000
 COUNTS_PER_SD = 500
 """Counts for one standard deviation of the calibration."""
 
-DITHER = 4
+DITHER = 3
 """Largest size of the dither, in counts. Steps of one size would leave so few values for a run's
 effect that a few participants in 100,000 agree by chance, and their t is huge."""
 
 _DITHER_PERIOD = 8
 """Volumes in which each voxel of white matter is off its baseline once."""
 
-_STEPS = np.array([step for step in range(-DITHER, DITHER + 1) if step], dtype=np.int8)
+_STEPS = np.array([-DITHER, -DITHER + 1, DITHER - 1, DITHER], dtype=np.int8)
 """What the dither adds where it is not 0; a power of two of them, so that a byte draws evenly."""
 
 Float32 = npt.NDArray[np.float32]
@@ -321,7 +321,7 @@ def _dither_volumes(
     """Draw white matter for the brain's box, volume after volume, shape (n_z, n_y, n_x).
 
     In each volume every voxel of one in `_DITHER_PERIOD` random groups takes a random sign and a
-    random size from 1 to `DITHER`: no voxel rests longer than that, the signs make the series
+    random size, 2 or 3: no voxel rests longer than that, the signs make the series
     uncorrelated, and sparse volumes compress to half the size of ones in which every voxel is
     drawn anew.
     """
