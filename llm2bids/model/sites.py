@@ -5,26 +5,20 @@ every candidate: modules without children, modules that hold weights of their ow
 and the decoder layers (the residual stream). What a candidate returned decides.
 """
 
-from collections import defaultdict
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from difflib import get_close_matches
 from fnmatch import fnmatchcase
-from functools import partial
 from typing import Any
 
 import numpy as np
-import torch
 from torch import Tensor, nn
 
 from llm2bids.exceptions import ModelError
 from llm2bids.model.heads import split_heads
-from llm2bids.model.hooks import first_tensor, hooked
 from llm2bids.model.load import LoadedModel
+from llm2bids.model.probe import N_PROMPTS, Calls, Probe, outline_model, probe_model
 from llm2bids.model.units import Site
-
-N_PROMPTS, N_TOKENS, N_STEPS = 2, 5, 3
-"""Size of the probe: prompts, tokens of each, forward passes (prefill and decode steps)."""
 
 RESIDUAL = "residual"
 """Role of a decoder layer's own output."""
@@ -54,21 +48,6 @@ class SiteTable:
         return sum(site.width for site in self.sites)
 
 
-@dataclass(frozen=True, kw_only=True)
-class _Call:
-    """What one call of a module returned."""
-
-    shape: tuple[int, ...]
-    floating: bool
-    alike: bool
-    constant: bool
-    tensor: Tensor  # kept: a freed tensor's address could be another one's a moment later
-
-
-_Calls = dict[int, list[_Call | None]]
-"""Calls of one module by forward pass."""
-
-
 def find_sites(loaded: LoadedModel) -> SiteTable:
     """Find every module output that can be recorded.
 
@@ -88,9 +67,46 @@ def find_sites(loaded: LoadedModel) -> SiteTable:
         If no module output can be recorded.
     """
     model = loaded.model
+    candidates, skipped = _candidates(model)
+    return _judge_all(model, loaded.name, candidates, skipped, probe_model(loaded, candidates))
+
+
+def outline_sites(model: Any, name: str) -> SiteTable:
+    """Find what could be recorded from a model that has a configuration and no weights.
+
+    Parameters
+    ----------
+    model : transformers.PreTrainedModel
+        On the meta device.
+    name : str
+        Its name, for messages.
+
+    Returns
+    -------
+    SiteTable
+        The same sites as `find_sites` gives with weights.
+
+    Raises
+    ------
+    ModelError
+        If no module output can be recorded, or the architecture cannot run on shapes alone.
+    """
+    candidates, skipped = _candidates(model)
+    try:
+        probe = outline_model(model, candidates)
+    except (RuntimeError, NotImplementedError, TypeError, ValueError) as error:
+        reason = str(error).strip().split("\n")[0]
+        raise ModelError(
+            f"model {name}: {type(model).__name__} cannot be planned from its configuration "
+            f"({type(error).__name__}: {reason}); `llm2bids sites` finds its sites with weights"
+        ) from error
+    return _judge_all(model, name, candidates, skipped, probe)
+
+
+def _candidates(model: nn.Module) -> tuple[dict[str, nn.Module], list[tuple[str, str]]]:
+    """List the modules whose output may be a site, and those that are left out beforehand."""
     layers_name, layers = find_layers(model)
-    names = {f"{layers_name}.{index}": index for index in range(len(layers))}
-    head = model.get_output_embeddings()
+    names = {f"{layers_name}.{index}" for index in range(len(layers))}
     skipped: list[tuple[str, str]] = []
     candidates: dict[str, nn.Module] = {}
     for name, module in model.named_modules():
@@ -102,7 +118,20 @@ def find_sites(loaded: LoadedModel) -> SiteTable:
             skipped.append((name, "passes its input on unchanged"))
         else:
             candidates[name] = module
-    calls, order, lengths = _probe(loaded, candidates)
+    return candidates, skipped
+
+
+def _judge_all(
+    model: Any,
+    model_name: str,
+    candidates: Mapping[str, nn.Module],
+    skipped: list[tuple[str, str]],
+    probe: Probe,
+) -> SiteTable:
+    """Decide on all candidates by what they returned."""
+    layers_name, layers = find_layers(model)
+    names = {f"{layers_name}.{index}": index for index in range(len(layers))}
+    head, calls = model.get_output_embeddings(), probe.calls
     found: list[Site] = []
     heads: tuple[Site, ...] = ()
     leaves = {
@@ -110,9 +139,9 @@ def find_sites(loaded: LoadedModel) -> SiteTable:
         for name, noted in calls.items()
         if next(candidates[name].children(), None) is None
     }
-    for name in order + [name for name in candidates if name not in calls]:
+    for name in [*calls, *(name for name in candidates if name not in calls)]:
         module = candidates[name]
-        verdict = _judge(module, calls.get(name, {}), lengths, is_head=module is head)
+        verdict = _judge(module, calls.get(name, {}), probe.lengths, is_head=module is head)
         if isinstance(verdict, str):
             skipped.append((name, verdict))
             continue
@@ -129,7 +158,7 @@ def find_sites(loaded: LoadedModel) -> SiteTable:
         n_heads, head_size = split_heads(model.config.get_text_config(), role, width, shape)
         found.append(replace(site, n_heads=n_heads, head_size=head_size))
     if not found:
-        raise ModelError(f"model {loaded.name}: no module output could be recorded: {skipped[:5]}")
+        raise ModelError(f"model {model_name}: no module output could be recorded: {skipped[:5]}")
     return SiteTable(sites=tuple(found), skipped=tuple(skipped), head=heads)
 
 
@@ -257,82 +286,8 @@ def _place(name: str, layers_name: str, layers: dict[str, int]) -> tuple[int | N
     return None, name
 
 
-def _probe(
-    loaded: LoadedModel, candidates: dict[str, nn.Module]
-) -> tuple[dict[str, _Calls], list[str], list[int]]:
-    """Generate a few tokens and note what every candidate returns in each forward pass."""
-    from transformers import GenerationConfig
-
-    names = list(candidates)
-    calls: dict[str, _Calls] = defaultdict(lambda: defaultdict(list))
-    lengths: list[int] = []
-    tokens = _probe_tokens(loaded)
-
-    def note(name: str, module: nn.Module, args: Any, output: Any) -> None:
-        calls[name][len(lengths) - 1].append(_describe(first_tensor(output)))
-
-    def begin(module: nn.Module, args: Any, kwargs: dict[str, Any]) -> None:
-        lengths.append(_sequence_length(args, kwargs))
-
-    def force(input_ids: Tensor, scores: Tensor) -> Tensor:
-        return torch.zeros_like(scores).scatter_(1, tokens[:, N_TOKENS + len(lengths) - 1, None], 1)
-
-    sites = [Site(name=name, layer=None, role=name, width=1) for name in names]
-    start = loaded.model.register_forward_pre_hook(begin, with_kwargs=True)
-    try:
-        with hooked(loaded.model, sites, lambda index: partial(note, names[index])):
-            loaded.model.generate(
-                tokens[:, :N_TOKENS],
-                attention_mask=torch.ones_like(tokens[:, :N_TOKENS]),
-                generation_config=GenerationConfig(max_new_tokens=N_STEPS, do_sample=False),
-                logits_processor=_processors(force),
-            )
-    finally:
-        start.remove()
-    return dict(calls), list(calls), lengths
-
-
-def _sequence_length(args: Any, kwargs: dict[str, Any]) -> int:
-    """Count the positions that a forward pass was given."""
-    given = kwargs.get("input_ids")
-    if given is None:
-        given = kwargs.get("inputs_embeds")
-    if given is None:
-        given = args[0]
-    return int(given.shape[1])
-
-
-def _processors(process: Any) -> Any:
-    from transformers import LogitsProcessorList
-
-    return LogitsProcessorList([process])
-
-
-def _probe_tokens(loaded: LoadedModel) -> Tensor:
-    """Draw the probe's tokens: none special, no two prompts alike at any position."""
-    vocabulary = min(len(loaded.tokenizer), loaded.model.get_input_embeddings().num_embeddings)
-    special = {*loaded.tokenizer.all_special_ids, *loaded.end_token_ids, loaded.pad_token_id}
-    plain = [token for token in range(vocabulary) if token not in special]
-    drawn = np.random.default_rng(0).permutation(plain)
-    wanted = N_PROMPTS * (N_TOKENS + N_STEPS)
-    drawn = np.resize(drawn, wanted).reshape(N_PROMPTS, -1)
-    return torch.from_numpy(drawn).to(loaded.device)
-
-
-def _describe(tensor: Tensor | None) -> _Call | None:
-    if tensor is None or tensor.dim() == 0:
-        return None
-    return _Call(
-        shape=tuple(tensor.shape),
-        floating=tensor.is_floating_point(),
-        alike=len(tensor) == N_PROMPTS and bool((tensor[0] == tensor[1]).all()),
-        constant=tensor.numel() > 0 and bool((tensor == tensor.flatten()[0]).all()),
-        tensor=tensor,
-    )
-
-
 def _judge(
-    module: nn.Module, calls: _Calls, lengths: list[int], *, is_head: bool
+    module: nn.Module, calls: Calls, lengths: list[int], *, is_head: bool
 ) -> tuple[int, int, tuple[int, ...]] | str:
     """Decide on one module: width, token axis and shape of one token, or the reason against it."""
     counts = [len(calls.get(step, [])) for step in range(len(lengths))]
@@ -387,7 +342,7 @@ def _find_axes(
     return f"width varies or no axis of tokens: {shapes[0]} then {shapes[-1]}"
 
 
-def _twin(calls: _Calls, leaves: dict[str, _Calls]) -> str | None:
+def _twin(calls: Calls, leaves: dict[str, Calls]) -> str | None:
     """Find the leaf whose very output a module with children passes on."""
     for name, other in leaves.items():
         last = other.get(0) or [None]
@@ -395,6 +350,13 @@ def _twin(calls: _Calls, leaves: dict[str, _Calls]) -> str | None:
         theirs = last[-1]
         if mine is None or theirs is None or mine.shape != theirs.shape:
             continue
-        if mine.tensor.data_ptr() == theirs.tensor.data_ptr():
+        if _same_memory(mine.tensor, theirs.tensor):
             return name
     return None
+
+
+def _same_memory(one: Tensor, other: Tensor) -> bool:
+    if one.is_meta:  # no addresses, but storages of their own
+        same = one.untyped_storage()._cdata == other.untyped_storage()._cdata
+        return bool(same and one.storage_offset() == other.storage_offset())
+    return one.data_ptr() == other.data_ptr()
