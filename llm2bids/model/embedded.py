@@ -56,7 +56,7 @@ def embedded_folder() -> Path:
     ModelError
         If the wheel is not installed, is another version, or the cache cannot be written.
     """
-    folder = cache_folder() / "embedded" / f"{NAME}-{GGUF_SHA256[:12]}-float32"
+    folder = _folder()
     try:
         folder.parent.mkdir(parents=True, exist_ok=True)
         with FileLock(folder.with_name(folder.name + ".lock")):
@@ -68,6 +68,22 @@ def embedded_folder() -> Path:
             "expected a folder with 600 MB of space that can be written: set LLM2BIDS_CACHE"
         ) from error
     return folder
+
+
+def cached_folder() -> Path | None:
+    """Locate the embedded model's configuration in the cache, without making anything.
+
+    Returns
+    -------
+    Path or None
+        The folder, None where it is not cached.
+    """
+    folder = _folder()
+    return folder if (folder / "config.json").is_file() else None
+
+
+def _folder() -> Path:
+    return cache_folder() / "embedded" / f"{NAME}-{GGUF_SHA256[:12]}-float32"
 
 
 def find_gguf() -> Path:

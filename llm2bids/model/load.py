@@ -139,7 +139,7 @@ def load_model(
         If there is no such model, no safetensors, no causal head, no tokenizer, or weights are
         missing.
     """
-    where, chosen = _check_device(device), _check_dtype(dtype)
+    where, chosen = _check_device(device), check_dtype(dtype)
     if random_weights is not None:
         check_seed(random_weights)
     place = locate_model(str(name_or_path), revision, trust_remote_code)
@@ -203,7 +203,24 @@ def _check_device(device: str) -> torch.device:
     return found
 
 
-def _check_dtype(dtype: str) -> torch.dtype | str:
+def check_dtype(dtype: str) -> torch.dtype | str:
+    """Look up a type by its name.
+
+    Parameters
+    ----------
+    dtype : str
+        A key of `DTYPES`, or ``"auto"``.
+
+    Returns
+    -------
+    torch.dtype or str
+        The type; ``"auto"`` as it is.
+
+    Raises
+    ------
+    UsageError
+        If the name is unknown.
+    """
     if dtype == "auto":
         return dtype
     if dtype not in DTYPES:

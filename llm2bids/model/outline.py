@@ -1,0 +1,144 @@
+"""A model's outline: all that follows from its configuration, without its weights."""
+
+import copy
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from llm2bids.exceptions import ModelError
+from llm2bids.model import embedded
+from llm2bids.model.load import DTYPES, check_dtype
+from llm2bids.model.place import EMBEDDED, OFFER, model_label
+from llm2bids.model.sites import SiteTable, outline_sites
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Outline:
+    """What a model is before its weights are there.
+
+    Parameters
+    ----------
+    name, label : str
+        As in :class:`llm2bids.model.load.LoadedModel`.
+    config : transformers.PreTrainedConfig
+        Its configuration.
+    sites : SiteTable
+        What can be recorded.
+    dtype : str
+        Type that it would run in.
+    n_parameters : int
+        Numbers in its weights, tied ones once.
+    n_vocabulary : int
+        Rows of its vocabulary.
+    """
+
+    name: str
+    label: str
+    config: Any = field(repr=False)
+    sites: SiteTable = field(repr=False)
+    dtype: str
+    n_parameters: int
+    n_vocabulary: int
+
+    @property
+    def weight_bytes(self) -> int:
+        """Bytes of the weights in `dtype`."""
+        return self.n_parameters * DTYPES[self.dtype].itemsize
+
+
+def outline(
+    name_or_path: str | Path = EMBEDDED,
+    *,
+    dtype: str = "auto",
+    revision: str | None = None,
+    trust_remote_code: bool = False,
+) -> Outline:
+    """Work out what a model records, from its configuration alone.
+
+    Parameters
+    ----------
+    name_or_path : str or Path
+        As :func:`llm2bids.model.load.load_model` takes it; of a hub model only ``config.json`` is
+        fetched, of a GGUF file only the header is read, a folder needs no weights.
+    dtype : {"auto", "float32", "float16", "bfloat16"}
+        Type that it would run in.
+    revision : str, optional
+        Branch, tag or commit on the hub.
+    trust_remote_code : bool
+        Whether code that comes with the model may run.
+
+    Returns
+    -------
+    Outline
+        Sites, number of parameters, configuration.
+
+    Raises
+    ------
+    UsageError
+        If `dtype` is unknown.
+    ModelError
+        If there is no such model, it is no causal language model, or its architecture cannot run
+        on shapes alone.
+    """
+    from transformers import AutoModelForCausalLM
+
+    chosen = check_dtype(dtype)
+    config, name = _read_config(str(name_or_path), revision, trust_remote_code)
+    config = copy.deepcopy(config)
+    if hasattr(config, "quantization_config"):  # a property of the weights' file
+        del config.quantization_config
+    try:
+        with torch.device("meta"):
+            model = AutoModelForCausalLM.from_config(
+                config, dtype=torch.float32, trust_remote_code=trust_remote_code
+            ).eval()
+    except (ValueError, KeyError, AttributeError, ImportError) as error:
+        found = str(error).strip().split("\n")[0]
+        raise ModelError(
+            f"model {name_or_path}: no causal language model can be made of its configuration "
+            f"({found}); expected one that transformers reads"
+        ) from error
+    if hasattr(model, "set_experts_implementation"):  # the usual one looks at values
+        model.set_experts_implementation("batched_mm")
+    model.config.pad_token_id = None  # a warning about padding would look at values
+    stored = getattr(config, "dtype", None) or torch.float32
+    return Outline(
+        name=name,
+        label=model_label(str(name_or_path)),
+        config=config,
+        sites=outline_sites(model, name),
+        dtype=str(stored if isinstance(chosen, str) else chosen).removeprefix("torch."),
+        n_parameters=sum(parameter.numel() for parameter in model.parameters()),
+        n_vocabulary=int(model.get_input_embeddings().num_embeddings),
+    )
+
+
+def _read_config(name: str, revision: str | None, trust_remote_code: bool) -> tuple[Any, str]:
+    """Read a configuration and the model's name."""
+    from transformers import AutoConfig
+
+    local: dict[str, Any] = {"local_files_only": True, "trust_remote_code": trust_remote_code}
+    path = Path(name).expanduser()
+    try:
+        if name == EMBEDDED:
+            folder = embedded.cached_folder()
+            if folder is not None:
+                return AutoConfig.from_pretrained(folder, **local), embedded.NAME
+            gguf = embedded.find_gguf()
+            config = AutoConfig.from_pretrained(gguf.parent, gguf_file=gguf.name, **local)
+            return config, embedded.NAME
+        if path.suffix == ".gguf" and path.is_file():
+            config = AutoConfig.from_pretrained(path.parent, gguf_file=path.name, **local)
+            return config, path.name
+        if path.is_dir():
+            return AutoConfig.from_pretrained(path, **local), path.resolve().name
+        keywords: dict[str, Any] = {"trust_remote_code": trust_remote_code}
+        return AutoConfig.from_pretrained(name, revision=revision or "main", **keywords), name
+    except (OSError, ValueError, KeyError) as error:
+        found = str(error).strip().split("\n")[0]
+        raise ModelError(
+            f"model {name}: its configuration cannot be read ({found}); expected a folder with "
+            f"config.json, a .gguf file, or the name of a hub model; {OFFER}"
+        ) from error

@@ -1,0 +1,56 @@
+"""Sites from a configuration alone are those that the model with weights has."""
+
+import json
+from pathlib import Path
+
+import pytest
+
+from llm2bids.exceptions import ModelError, UsageError
+from llm2bids.model.outline import outline
+from llm2bids.model.sites import find_sites
+from tests.conftest import CONFIGS
+
+
+@pytest.mark.parametrize("architecture", sorted(CONFIGS))
+def test_sites_are_those_of_the_model(architecture, tiny_loaded, tiny_model_dir, tmp_path):
+    folder = tmp_path / "model"
+    folder.mkdir()
+    (folder / "config.json").write_bytes(
+        (tiny_model_dir(architecture) / "config.json").read_bytes()
+    )
+    found = outline(folder)
+    loaded = tiny_loaded(architecture)
+    table = find_sites(loaded)
+    assert found.sites.sites == table.sites
+    assert [s.token_axis for s in found.sites.sites] == [s.token_axis for s in table.sites]
+    assert found.sites.head == table.head
+    assert found.n_parameters == sum(p.numel() for p in loaded.model.parameters())
+    assert found.dtype == loaded.dtype
+
+
+def test_dtype_decides_the_bytes_of_the_weights(tiny_model_dir):
+    full = outline(tiny_model_dir("llama"), dtype="float32")
+    half = outline(tiny_model_dir("llama"), dtype="bfloat16")
+    assert full.weight_bytes == 2 * half.weight_bytes == 4 * full.n_parameters
+    with pytest.raises(UsageError, match="float8"):
+        outline(tiny_model_dir("llama"), dtype="float8")
+
+
+def test_what_is_no_model_is_refused_by_name(tmp_path):
+    with pytest.raises(ModelError, match=str(tmp_path)):
+        outline(tmp_path)
+    encoder = tmp_path / "encoder"
+    encoder.mkdir()
+    (encoder / "config.json").write_text(json.dumps({"model_type": "vit"}), encoding="utf-8")
+    with pytest.raises(ModelError, match="causal"):
+        outline(encoder)
+
+
+def test_embedded_model_without_its_cache(tmp_path: Path, monkeypatch):
+    pytest.importorskip("gguf")
+    monkeypatch.setenv("LLM2BIDS_CACHE", str(tmp_path))
+    found = outline("embedded")
+    assert (found.sites.n_units, len(found.sites.sites)) == (254592, 332)
+    assert found.n_parameters == 134515008
+    assert found.dtype == "float32"
+    assert not any(tmp_path.rglob("*.safetensors"))
