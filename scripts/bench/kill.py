@@ -94,13 +94,14 @@ def main() -> int:
             if name not in args.commands:
                 continue
             tally = Tally()
-            for index in range(args.kills):
+            first = seconds
+            while (index := sum(tally.kills.values())) < args.kills:
                 kind = args.signals[index % len(args.signals)]
-                one_kill(
+                seconds = one_kill(
                     command, start, reference, work / "killed", rng.uniform(0, seconds), kind,
                     tally, spawn=args.spawn, validated=not args.no_validator,
                 )  # fmt: skip
-            print(f"{tally.describe(name)}\n  uninterrupted: {seconds:.1f} s", flush=True)
+            print(f"{tally.describe(name)}\n  uninterrupted: {first:.1f} s", flush=True)
             failed = failed or bool(tally.invalid or tally.wrong)
     return int(failed)
 
@@ -177,8 +178,11 @@ def one_kill(
     *,
     spawn: bool,
     validated: bool,
-) -> None:
-    """Kill a command after some seconds; look at what is left; go on; compare."""
+) -> float:
+    """Kill a command after some seconds; look at what is left; go on; compare.
+
+    Gives the seconds of an uninterrupted call by now, if this one was not interrupted in time.
+    """
     shutil.rmtree(out, ignore_errors=True)
     if start is not None:
         shutil.copytree(start, out)
@@ -187,13 +191,16 @@ def one_kill(
     done, _ = os.waitpid(process, os.WNOHANG)
     if done:
         tally.too_late += 1
-    else:
-        os.kill(process, SIGNALS[kind])
-        _, status = os.waitpid(process, 0)
-        tally.kills[kind] += 1
-        code = os.waitstatus_to_exitcode(status)
-        if code not in (-signal.SIGKILL, 130, 0):
-            tally.invalid.append(f"SIG{kind} after {seconds:.2f} s: exit code {code}")
+        shutil.rmtree(out)
+        if start is not None:
+            shutil.copytree(start, out)
+        return run_whole(command, start, out, spawn=spawn)
+    os.kill(process, SIGNALS[kind])
+    _, status = os.waitpid(process, 0)
+    tally.kills[kind] += 1
+    code = os.waitstatus_to_exitcode(status)
+    if code not in (-signal.SIGKILL, 130, 0):
+        tally.invalid.append(f"SIG{kind} after {seconds:.2f} s: exit code {code}")
     moment = f"SIG{kind} after {seconds:.3f} s"
     tally.states[state(out)] += 1
     wrong = faults(out, reference, command[0], validated)
@@ -201,9 +208,10 @@ def one_kill(
         tally.between += 1
         wrong = []
     tally.invalid += [f"{moment}: {text}" for text in wrong]
-    run_whole(command, start, out, spawn=spawn)
+    again = run_whole(command, start, out, spawn=spawn)
     if differing := compare(contents(out), contents(reference)):
         tally.wrong.append(f"{moment}: {differing}")
+    return max(again, seconds)
 
 
 def state(out: Path) -> str:
