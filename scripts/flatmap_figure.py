@@ -110,7 +110,8 @@ def draw(
         drawn.savefig(picture, format="png", dpi=drawn.dpi, facecolor=drawn.get_facecolor())
         path = figure.with_name(f"{figure.name}-{theme}.png")
         path.parent.mkdir(parents=True, exist_ok=True)
-        Image.open(picture).convert("RGB").quantize(256, method=Image.Quantize.MAXCOVERAGE).save(path, optimize=True)
+        colours = Image.open(picture).convert("RGB")
+        colours.quantize(256, method=Image.Quantize.MAXCOVERAGE).save(path, optimize=True)
         print(path)
 
 
