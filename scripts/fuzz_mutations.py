@@ -68,7 +68,7 @@ def insert(rng: random.Random, data: bytes) -> bytes:
     return data[:start] + odd + data[start:]
 
 
-def reencode(rng: random.Random, data: bytes) -> bytes:
+def encode_anew(rng: random.Random, data: bytes) -> bytes:
     """Save the text in another encoding."""
     text = data.decode("utf-8", "replace")
     return text.encode(rng.choice(("utf-16", "latin-1", "utf-8-sig", "utf-32-be")), "replace")
@@ -150,7 +150,7 @@ def json_value(rng: random.Random, data: bytes) -> bytes:
 
 
 BYTES: tuple[Mutation, ...] = (flip, truncate, cut_out, repeat, insert)
-LINES: tuple[Mutation, ...] = (*BYTES, reencode, swap_lines)
+LINES: tuple[Mutation, ...] = (*BYTES, encode_anew, swap_lines)
 BY_KIND: dict[str, tuple[Mutation, ...]] = {
     "toml": (*LINES, toml_line, toml_line, toml_line, toml_line),
     "tsv": (*LINES, cell, cell, cell, cell),

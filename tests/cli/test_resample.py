@@ -38,9 +38,7 @@ def test_a_map_goes_to_index_order_and_back(tiny_model_dir, tmp_path, monkeypatc
     assert "--dataset BIDS_DIR" in capsys.readouterr().err
 
 
-@pytest.mark.parametrize(
-    "level", ["participant", pytest.param("group", marks=pytest.mark.slow)]
-)
+@pytest.mark.parametrize("level", ["participant", pytest.param("group", marks=pytest.mark.slow)])
 def test_analyze_refuses_an_arrangement_that_saw_its_prompts(
     tiny_model_dir, tmp_path, monkeypatch, capsys, level
 ):
