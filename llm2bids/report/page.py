@@ -18,6 +18,7 @@ from llm2bids.report.profiles import profiles_section
 from llm2bids.report.quality import quality_section
 from llm2bids.report.recorded import recorded_section
 from llm2bids.report.section import Section, counted, read_asset, render
+from llm2bids.report.smoothness import smoothness_section
 from llm2bids.report.sources import REPORT_NAME, Sources, find_sources
 from llm2bids.report.strongest import strongest_section
 
@@ -105,6 +106,7 @@ def build_page(sources: Sources, *, progress: bool = True) -> str:
         maps_section(sources, maps),
         strongest_section(sources, maps),
         flatmaps_section(sources, maps),
+        smoothness_section(sources, maps),
         profiles_section(sources, maps),
         *findings_sections(sources),
         methods_section(sources, maps),

@@ -177,7 +177,7 @@ def test_an_image_without_a_fingerprint_is_accepted_by_its_grid(space):
 
 
 def test_a_fingerprint_that_was_not_checked_is_in_the_log(space, caplog):
-    caplog.set_level(logging.INFO)
+    caplog.set_level(logging.INFO, logger="llm2bids")
     locate(stat_map(space, FOUND, fingerprint="1" * 64), space, threshold=1)
     assert "fingerprint 1111111111111111, which was not checked" in caplog.text
 

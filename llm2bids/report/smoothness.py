@@ -1,0 +1,125 @@
+"""Section: whether neighbours on the grid respond alike, without which clusters mean nothing."""
+
+from collections.abc import Mapping
+
+import numpy as np
+import numpy.typing as npt
+import pandas as pd
+from markupsafe import Markup
+
+from llm2bids.report.heat import heat_table
+from llm2bids.report.layers import roles_of
+from llm2bids.report.maps import GroupMap
+from llm2bids.report.section import Missing, Section, missing, render
+from llm2bids.report.sources import Sources, unit_map
+from llm2bids.space.arrange import index_space, rearrange
+from llm2bids.space.functional import random_cells
+from llm2bids.space.layout import Layout
+from llm2bids.space.smoothness import morans_i, neighbour_correlation
+from llm2bids.space.space import Space
+
+DISTANCES = (1, 2, 4, 8)
+"""Voxels at which maps of units are correlated."""
+
+FULL_COLOR = 0.5
+"""Value of full colour in both tables."""
+
+
+def smoothness_section(sources: Sources, maps: tuple[GroupMap, ...]) -> Section:
+    """Show how smooth the group maps are in this order of units, in native and in random order.
+
+    Parameters
+    ----------
+    sources : Sources
+        Dataset and analysis.
+    maps : tuple of GroupMap
+        From `llm2bids.report.maps.find_maps`.
+
+    Returns
+    -------
+    Section
+        Moran's I by module, and the correlation of units against their distance on the grid.
+    """
+    title = "Do neighbours respond alike?"
+    shown = [one for one in maps if one.is_against_off]
+    if not shown:
+        part = Missing(what="It takes the group maps.", command=sources.command("group"))
+        return Section(name="smoothness", title=title, body=missing(part))
+    values = np.stack([unit_map(sources, one.path) for one in shown]).astype(np.float64)
+    orders = space_orders(sources.dataset.space)
+    by_role = moran_table(values, orders)
+    tables = [_table(by_role, "Moran's I: median over tasks and layers")]
+    if len(values) >= 3:
+        near = pd.DataFrame(
+            {
+                name: neighbour_correlation(values, space, DISTANCES)
+                .set_index("distance")["correlation"]
+                .rename(lambda n: f"{n} voxel{'s' if n > 1 else ''} apart")
+                for name, space in orders.items()
+            }
+        )
+        tables.append(_table(near, "Correlation of two units' effects over the tasks"))
+    body = render("smoothness.html", tables=tables, arrangement=sources.dataset.space.arrangement)
+    return Section(name="smoothness", title=title, body=body)
+
+
+def space_orders(space: Space) -> dict[str, Space]:
+    """Arrange the units of a space as they are, natively, and at random.
+
+    Parameters
+    ----------
+    space : Space
+        In any arrangement.
+
+    Returns
+    -------
+    dict of str to Space
+        By the name of the arrangement; the space itself comes first.
+    """
+    plain = space if space.arrangement == "index" else index_space(space)
+    shuffled = rearrange(
+        plain, random_cells(plain, seed=0), arrangement="random", layout=Layout(method="random")
+    )
+    return {space.arrangement: space, "index": plain} | {"random": shuffled}
+
+
+def moran_table(values: npt.NDArray[np.float64], orders: Mapping[str, Space]) -> pd.DataFrame:
+    """Measure Moran's I of maps in several orders of the same units.
+
+    Parameters
+    ----------
+    values : ndarray of float64, shape (n_maps, n_units)
+        Maps.
+    orders : mapping of str to Space
+        From `space_orders`.
+
+    Returns
+    -------
+    DataFrame
+        A row for all panels and one for each role, a column for each order: medians.
+    """
+    space = next(iter(orders.values()))
+    roles = np.array([site.role for site in space.sites])
+    found = {name: morans_i(values, one) for name, one in orders.items()}
+    rows = {"all panels": np.ones(len(roles), dtype=bool)}
+    rows |= {role: roles == role for role in roles_of(space)}
+    medians = {
+        name: [_median(one[:, part]) for part in rows.values()] for name, one in found.items()
+    }
+    return pd.DataFrame(medians, index=list(rows))
+
+
+def _median(values: npt.NDArray[np.float64]) -> float:
+    """Take the median of what is there; NaN where nothing is."""
+    there = values[np.isfinite(values)]
+    return float(np.median(there)) if there.size else float("nan")
+
+
+def _table(table: pd.DataFrame, caption: str) -> Markup:
+    return heat_table(
+        table.to_numpy(dtype=np.float64),
+        [str(name) for name in table.index],
+        [f"{name} order" for name in table.columns],
+        caption=caption,
+        limit=FULL_COLOR,
+    )
