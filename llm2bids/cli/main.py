@@ -15,7 +15,7 @@ from llm2bids import __version__
 from llm2bids.exceptions import Llm2bidsError
 
 COMMANDS = (
-    *("demo", "record", "replay", "sites", "validate", "check"),
+    *("demo", "plan", "record", "replay", "sites", "validate", "check"),
     *("analyze", "null", "report", "locate", "resample", "flatmap"),
 )
 """Names of the commands; each is a module of this folder with `add_parser` and `run`."""

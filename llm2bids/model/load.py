@@ -139,7 +139,7 @@ def load_model(
         If there is no such model, no safetensors, no causal head, no tokenizer, or weights are
         missing.
     """
-    where, chosen = _check_device(device), check_dtype(dtype)
+    where, chosen = check_device(device), check_dtype(dtype)
     if random_weights is not None:
         check_seed(random_weights)
     place = locate_model(str(name_or_path), revision, trust_remote_code)
@@ -184,7 +184,24 @@ def load_model(
     )
 
 
-def _check_device(device: str) -> torch.device:
+def check_device(device: str) -> torch.device:
+    """Find the device that a name means.
+
+    Parameters
+    ----------
+    device : str
+        ``"auto"`` (cuda where there is one, else cpu), or a torch device such as ``"cuda:1"``.
+
+    Returns
+    -------
+    torch.device
+        The device.
+
+    Raises
+    ------
+    UsageError
+        If it is unknown or not there.
+    """
     if device == "auto":
         return torch.device("cuda" if torch.cuda.is_available() else "cpu")
     try:

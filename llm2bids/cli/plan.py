@@ -1,0 +1,52 @@
+"""``llm2bids plan``: what a scan will take, before it is begun."""
+
+import argparse
+import json
+import sys
+
+from llm2bids.cli import options, recommend
+from llm2bids.cli.record import scan_options
+
+
+def add_parser(subparsers: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
+    """Add the command to the parser."""
+    parser = subparsers.add_parser(
+        "plan",
+        parents=[options.model(), options.scan(), options.verbosity()],
+        help="tell units, volumes, disk, memory and time of a scan beforehand; recommend a design",
+        description="Work out what `record` with the same options will take, from the model's "
+        "configuration alone: no weights are needed, of a hub model only config.json is fetched. "
+        "With --effect-size, recommend designs that find it.",
+    )
+    parser.add_argument(
+        "--participants", type=int, default=8, metavar="N", help="number of participants (8)"
+    )
+    parser.add_argument("--no-time", action="store_true", help="do not time this machine")
+    parser.add_argument("--json", action="store_true", help="the figures as JSON")
+    recommend.add_arguments(parser)
+    parser.set_defaults(run=run)
+
+
+def run(args: argparse.Namespace) -> int:
+    """Print the plan."""
+    from llm2bids.dataset.plan import plan
+    from llm2bids.paradigm.prompts import load_banks
+
+    ignored = ("authors", "progress", "random_weights")
+    known = {name: value for name, value in scan_options(args).items() if name not in ignored}
+    planned = plan(n_participants=args.participants, time=not args.no_time, **known)
+    recommended = None
+    if args.effect_size is not None:
+        banks = load_banks(planned.scan.paradigm)
+        on = {trial.trial_type for design in planned.scan.designs for trial in design.trials}
+        sizes = [len(prompts) for condition, prompts in banks.items() if condition in on]
+        recommended = recommend.describe_designs(
+            args, n_units=planned.space.n_units, max_prompts=min(sizes, default=None)
+        )
+    if args.json:
+        sys.stdout.write(json.dumps({**planned.numbers(), "recommended": recommended}, indent=1))
+        sys.stdout.write("\n")
+        return 0
+    sections = [planned.describe(), *([recommended] if recommended else [])]
+    sys.stdout.write("\n\n".join(sections) + "\n")
+    return 0

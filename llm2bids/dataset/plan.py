@@ -1,0 +1,355 @@
+"""What a scan will take, from the model's configuration and the paradigm alone."""
+
+import math
+import os
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from llm2bids.dataset.arrange_scan import choose_arrangement
+from llm2bids.dataset.simulate import Weights, weigh
+from llm2bids.recording.batches import DEFAULT_BATCH_SIZE
+from llm2bids.recording.calibration import CALIBRATION_BATCH_SIZE
+from llm2bids.recording.draw import Scan, draw_scan
+from llm2bids.recording.trials import first_step
+from llm2bids.space.arrange import build_space
+from llm2bids.space.space import Space, VolumeDtype
+
+if TYPE_CHECKING:
+    from llm2bids.model.outline import Outline
+    from llm2bids.model.pace import Pace
+
+CHARACTERS_PER_TOKEN = 4.6
+"""Of the shipped prompts with the embedded model's tokenizer."""
+
+PROCESS_BYTES = 480_000_000
+"""Memory of a process that has torch and transformers loaded and no model."""
+
+BYTES_PER_UNIT = 700
+"""Memory for each unit while the template's tables are made, and for what stays of the space."""
+
+START_SECONDS = 6.0
+"""Importing torch and transformers, and finding the sites."""
+
+LOADED_PER_SECOND = 1e9
+"""Bytes of weights that are read in a second."""
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Plan:
+    """What a scan will take.
+
+    Parameters
+    ----------
+    outline : Outline
+        The model.
+    space : Space
+        Where its units will lie.
+    scan : Scan
+        The runs.
+    weights : Weights
+        What the parts of the dataset weigh.
+    pace : Pace or None
+        How fast this machine generates; None where it was not timed.
+    batch_size : int
+        Prompts in a batch.
+    keep_first : bool
+        Whether the first token of each prompt is recorded.
+    """
+
+    outline: "Outline"
+    space: Space
+    scan: Scan
+    weights: Weights
+    pace: "Pace | None"
+    batch_size: int
+    keep_first: bool
+
+    @property
+    def n_participants(self) -> int:
+        """Number of participants."""
+        return len({design.participant_label for design in self.scan.designs})
+
+    @property
+    def n_volumes(self) -> int:
+        """Volumes of all runs."""
+        return sum(design.n_volumes for design in self.scan.designs)
+
+    @property
+    def n_tokens(self) -> int:
+        """Tokens that are generated: for runs, calibration and localizer."""
+        per_prompt = self.scan.paradigm.tokens_per_prompt + first_step(self.keep_first)
+        return per_prompt * (
+            sum(len(design.trials) for design in self.scan.designs)
+            + len(self.scan.calibration)
+            + len(self.scan.localizer)
+        )
+
+    @property
+    def disk_bytes(self) -> int:
+        """Bytes of the dataset; files of several names (hard links) once."""
+        weights, designs = self.weights, self.scan.designs
+        n_tasks = len({design.task for design in designs})
+        per_volume = weights.row + weights.volume
+        return round(
+            weights.template
+            + n_tasks * weights.task
+            + self.n_participants * weights.participant
+            + len(designs) * weights.run
+            + self.n_volumes * per_volume
+        )
+
+    @property
+    def memory_bytes(self) -> int:
+        """Most memory of the process: it depends on the longest run, not on their number."""
+        return PROCESS_BYTES + self.outline.weight_bytes + max(self._tables, self._recording)
+
+    @property
+    def _tables(self) -> int:
+        """Memory while the template is written."""
+        return BYTES_PER_UNIT * self.space.n_units
+
+    @property
+    def _recording(self) -> int:
+        """Memory while runs are recorded and written: values, a batch in the model, volumes."""
+        designs, n_units = self.scan.designs, self.space.n_units
+        longest = max(design.n_volumes for design in designs)
+        run = 4 * longest * n_units
+        batch = min(self.batch_size, max(len(design.trials) for design in designs))
+        resting = min(CALIBRATION_BATCH_SIZE, len(self.scan.calibration))
+        calibration = 4 * resting * self.scan.paradigm.tokens_per_prompt * n_units
+        logits = 5 * 4 * batch * self.outline.n_vocabulary
+        n_voxels = math.prod(self.space.shape)
+        volumes = (8 + 8 + 8 + 8 + 2 * 4) * n_voxels
+        return max(min(2, len(designs)) * run + volumes, calibration) + logits + 60 * n_units
+
+    @property
+    def generation_seconds(self) -> float | None:
+        """Seconds of generation on this machine; None where it was not timed."""
+        if self.pace is None:
+            return None
+        n_tokens = self.scan.paradigm.tokens_per_prompt + first_step(self.keep_first)
+        full = self.pace.seconds(n_tokens)
+        groups = [len(design.trials) for design in self.scan.designs]
+        others = len(self.scan.calibration) + len(self.scan.localizer)
+        timed = min(self.batch_size, max(groups))
+        return full * (sum(groups) + others) / timed
+
+    @property
+    def writing_seconds(self) -> float:
+        """Processor time of writing all runs."""
+        weights = self.weights
+        return (
+            len(self.scan.designs) * weights.seconds_run + self.n_volumes * weights.seconds_volume
+        )
+
+    @property
+    def total_seconds(self) -> float | None:
+        """Seconds from start to end on this machine, without a download."""
+        generation = self.generation_seconds
+        if generation is None or self.pace is None:
+            return None
+        start = START_SECONDS + self.outline.weight_bytes / LOADED_PER_SECOND
+        if self.pace.uses_processor:  # both want all processors: writing costs its share
+            return start + generation + self.writing_seconds / min(2, os.cpu_count() or 1)
+        return start + max(generation, self.writing_seconds)
+
+    def numbers(self) -> dict[str, Any]:
+        """List the figures.
+
+        Returns
+        -------
+        dict
+            Names in snake_case with their units; None for what was not timed.
+        """
+        return {
+            "model": self.outline.name,
+            "dtype": self.outline.dtype,
+            "n_parameters": self.outline.n_parameters,
+            "n_sites": len(self.space.sites),
+            "n_units": self.space.n_units,
+            "space": self.space.label,
+            "shape": list(self.space.shape),
+            "n_participants": self.n_participants,
+            "n_runs": len(self.scan.designs),
+            "n_volumes": self.n_volumes,
+            "n_tokens": self.n_tokens,
+            "repetition_time": self.scan.t_r,
+            "disk_bytes": self.disk_bytes,
+            "memory_bytes": self.memory_bytes,
+            "generation_seconds": self.generation_seconds,
+            "writing_seconds": self.writing_seconds,
+            "total_seconds": self.total_seconds,
+        }
+
+    def describe(self) -> str:
+        """Say it in a few lines.
+
+        Returns
+        -------
+        str
+            Model, paradigm, disk, memory, time.
+        """
+        outline, scan = self.outline, self.scan
+        shape = " x ".join(map(str, self.space.shape))
+        per_task = sorted({design.n_volumes for design in scan.designs})
+        volumes = " or ".join(map(str, per_task))
+        lines = [
+            f"{outline.name} ({outline.dtype}): {len(self.space.sites)} sites, "
+            f"{self.space.n_units:,} units, {outline.n_parameters:,} parameters",
+            f"space {self.space.label}: {shape} voxels",
+            f"{scan.paradigm.name}: {self.n_participants} participants, {len(scan.designs)} runs "
+            f"of {volumes} volumes, {self.n_volumes:,} volumes, {self.n_tokens:,} tokens to "
+            "generate",
+            f"disk: {_size(self.disk_bytes)} ({_size(round(self.weights.volume))} a volume)",
+            f"memory: {_size(self.memory_bytes)} at the peak, whatever the number of runs",
+        ]
+        if self.pace is None:
+            return "\n".join([*lines, "time: not measured (--no-time)"])
+        generation, total = self.generation_seconds or 0.0, self.total_seconds or 0.0
+        rate = self.n_tokens / generation
+        lines.append(
+            f"time: about {_duration(total)} on this machine as busy as it is now "
+            f"(generation {_duration(generation)} at {rate:.3g} tokens/s, writing "
+            f"{_duration(self.writing_seconds)} of processor time beside it); "
+            f"timed on {' and '.join(map(str, self.pace.n_layers))} layers of random weights"
+        )
+        return "\n".join(lines)
+
+
+def plan(
+    *,
+    model: str | Path = "embedded",
+    revision: str | None = None,
+    trust_remote_code: bool = False,
+    device: str = "auto",
+    dtype: str = "auto",
+    sites: Sequence[str] = ("all",),
+    paradigm: str | Path = "off_on_off",
+    n_participants: int = 8,
+    task_labels: Sequence[str] | None = None,
+    seed: int = 0,
+    t_r: float | None = None,
+    batch_size: int | None = None,
+    keep_first: bool = False,
+    allow_shared_prompts: bool = False,
+    prompts_per_block: int | None = None,
+    tokens_per_prompt: int | None = None,
+    volume_dtype: VolumeDtype = "int16",
+    compress: bool = True,
+    hrf_model: str | None = None,
+    space_label: str | None = None,
+    arrangement: str | Path = "index",
+    localizer_prompts: int | None = None,
+    time: bool = True,
+) -> Plan:
+    """Work out what a scan will take, without the model's weights.
+
+    Units, volumes and the grid are those of the scan. Bytes come from a few simulated runs that
+    are written to a scratch folder and weighed; time from a batch on random weights, of a few
+    layers where the model is large.
+
+    Parameters
+    ----------
+    model, revision, trust_remote_code, device, dtype, sites, paradigm, n_participants, \
+    task_labels, seed, t_r, batch_size, keep_first, allow_shared_prompts, prompts_per_block, \
+    tokens_per_prompt, volume_dtype, compress, hrf_model, space_label, arrangement, \
+    localizer_prompts
+        As :func:`llm2bids.dataset.scan.record` takes them.
+    time : bool
+        Whether generation is timed.
+
+    Returns
+    -------
+    Plan
+        The figures.
+
+    Raises
+    ------
+    UsageError, ParadigmError, ModelError, DatasetError
+        If an argument, the paradigm, the model or the scratch folder is not usable.
+    """
+    from llm2bids.model.outline import outline as outline_of
+    from llm2bids.model.sites import select_sites
+
+    choice = choose_arrangement(arrangement, localizer_prompts)
+    scan = draw_scan(
+        paradigm,
+        n_participants=n_participants,
+        task_labels=task_labels,
+        seed=seed,
+        t_r=t_r,
+        allow_shared_prompts=allow_shared_prompts,
+        prompts_per_block=prompts_per_block,
+        tokens_per_prompt=tokens_per_prompt,
+        localizer_prompts=choice.localizer_prompts,
+    )
+    outline = outline_of(model, dtype=dtype, revision=revision, trust_remote_code=trust_remote_code)
+    chosen = select_sites(outline.sites, sites)
+    space = build_space(
+        chosen,
+        label=space_label or outline.label,
+        model_name=outline.name,
+        weights_sha256="0" * 64,
+    )
+    settings = {
+        "model": outline.name,
+        "dtype": outline.dtype,
+        "sites": [site.name for site in chosen],
+        "paradigm": scan.paradigm.name,
+        "paradigm_sha256": scan.paradigm_sha256,
+        "seed": seed,
+        "t_r": scan.t_r,
+        "keep_first": keep_first,
+        "volume_dtype": volume_dtype,
+        "compress": compress,
+        "hrf_model": hrf_model,
+    }
+    weights = weigh(space, scan, settings)
+    size = 1 if scan.paradigm.context == "carry" else batch_size or DEFAULT_BATCH_SIZE
+    pace = _pace(outline, chosen, scan, size, device) if time else None
+    return Plan(
+        outline=outline,
+        space=space,
+        scan=scan,
+        weights=weights,
+        pace=pace,
+        batch_size=size,
+        keep_first=keep_first,
+    )
+
+
+def _pace(
+    outline: "Outline", sites: Sequence[Any], scan: Scan, batch_size: int, device: str
+) -> "Pace":
+    """Time a batch of the longest run, its prompts as long as its longest."""
+    from llm2bids.model.pace import measure_pace
+
+    design = max(scan.designs, key=lambda one: len(one.trials))
+    longest = max(len(trial.prompt.text) for trial in design.trials)
+    length = math.ceil(longest / CHARACTERS_PER_TOKEN)
+    if design.context == "carry":  # what was said before stays: half of it, on average
+        length *= len(design.trials) // 2 or 1
+    return measure_pace(
+        outline,
+        sites,
+        n_prompts=min(batch_size, len(design.trials)),
+        prompt_tokens=length,
+        sampling=design.sampling,
+        device=device,
+    )
+
+
+def _size(n_bytes: int) -> str:
+    for unit, size in (("GB", 1e9), ("MB", 1e6)):
+        if n_bytes >= size:
+            return f"{n_bytes / size:.3g} {unit}"
+    return f"{n_bytes / 1e3:.3g} kB"
+
+
+def _duration(seconds: float) -> str:
+    if seconds < 120:
+        return f"{seconds:.0f} s"
+    minutes = seconds / 60
+    return f"{minutes:.0f} min" if minutes < 120 else f"{minutes / 60:.1f} h"
