@@ -58,6 +58,11 @@ def _add_measurement(parser: argparse.ArgumentParser) -> None:
     group.add_argument(
         "--seed", type=int, default=0, help="of prompts, sampling, units and permutations (0)"
     )
+    group.add_argument(
+        "--confounds", nargs="+", default=[], metavar="NAME",
+        help="covariates of all first-level models, as for analyze: position, first_token, length, "
+        "surprisal, entropy, global_signal",
+    )  # fmt: skip
     group.add_argument("--n-cpus", type=int, default=1, metavar="N", help="processes (default 1)")
 
 
@@ -157,11 +162,15 @@ def find_source(args: argparse.Namespace) -> "NullSource":
         )
     from llm2bids.dataset.read import open_dataset
 
-    return dataset_source(open_dataset(path), n_units=args.units, seed=args.seed)
+    return dataset_source(
+        open_dataset(path), n_units=args.units, seed=args.seed, confounds=args.confounds
+    )
 
 
 def _recorded(args: argparse.Namespace) -> "NullSource":
-    from llm2bids.inference.null.source import checked_runs, model_source, null_scan
+    from llm2bids.inference.null.confounds import checked_confounds
+    from llm2bids.inference.null.scan import null_scan
+    from llm2bids.inference.null.source import checked_runs, model_source
     from llm2bids.model.load import load_model
     from llm2bids.model.sites import find_sites, select_sites
 
@@ -173,7 +182,8 @@ def _recorded(args: argparse.Namespace) -> "NullSource":
         "prompts_per_block": args.prompts_per_block,
         "tokens_per_prompt": args.tokens_per_prompt,
     }
-    null_scan(**numbers)  # refuses before the model is loaded
+    checked_confounds(args.confounds, recorded=False)  # refuses before the model is loaded
+    null_scan(**numbers)
     loaded = load_model(
         args.source,
         device=args.device or "auto",
@@ -186,5 +196,6 @@ def _recorded(args: argparse.Namespace) -> "NullSource":
         select_sites(find_sites(loaded), args.sites or ["all"]),
         n_units=args.units,
         batch_size=args.batch_size,
+        confounds=args.confounds,
         **numbers,
     )

@@ -151,6 +151,7 @@ class Plan:
         if generation is None or self.pace is None:
             return None
         start = START_SECONDS + self.outline.weight_bytes / LOADED_PER_SECOND
+        start += self.weights.seconds_template
         if self.pace.uses_processor:  # both want all processors: writing costs its share
             return start + generation + self.writing_seconds / min(2, os.cpu_count() or 1)
         return start + max(generation, self.writing_seconds)
@@ -242,6 +243,7 @@ def plan(
     space_label: str | None = None,
     arrangement: str | Path = "index",
     localizer_prompts: int | None = None,
+    arrangement_method: str | None = None,
     time: bool = True,
 ) -> Plan:
     """Work out what a scan will take, without the model's weights.
@@ -255,7 +257,7 @@ def plan(
     model, revision, trust_remote_code, device, dtype, sites, paradigm, n_participants, \
     task_labels, seed, t_r, batch_size, keep_first, allow_shared_prompts, prompts_per_block, \
     tokens_per_prompt, volume_dtype, compress, hrf_model, space_label, arrangement, \
-    localizer_prompts
+    localizer_prompts, arrangement_method
         As :func:`llm2bids.dataset.scan.record` takes them.
     time : bool
         Whether generation is timed.
@@ -273,7 +275,7 @@ def plan(
     from llm2bids.model.outline import outline as outline_of
     from llm2bids.model.sites import select_sites
 
-    choice = choose_arrangement(arrangement, localizer_prompts)
+    choice = choose_arrangement(arrangement, localizer_prompts, arrangement_method)
     scan = draw_scan(
         paradigm,
         n_participants=n_participants,

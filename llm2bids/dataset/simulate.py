@@ -41,8 +41,8 @@ class Weights:
         Bytes that each volume adds to the tables of a run.
     volume : float
         Bytes of one volume of a series.
-    seconds_run, seconds_volume : float
-        Processor time of writing a run, and each volume of it.
+    seconds_template, seconds_run, seconds_volume : float
+        Processor time of writing the template, a run, and each volume of it.
     """
 
     template: int
@@ -51,6 +51,7 @@ class Weights:
     run: float
     row: float
     volume: float
+    seconds_template: float
     seconds_run: float
     seconds_volume: float
 
@@ -89,10 +90,12 @@ def weigh(space: Space, scan: Scan, settings: Mapping[str, Any]) -> Weights:
             n_tokens=len(scan.calibration) * scan.paradigm.tokens_per_prompt,
         )
         norms = np.random.default_rng(0).standard_normal(space.n_units, dtype=np.float32) + 8
+        began = time.process_time()
         with DatasetWriter.create(
             root, space=space, calibration=calibration, paradigm=scan.paradigm, settings=settings,
             weight_norms=norms,
         ) as writer:  # fmt: skip
+            seconds_template = time.process_time() - began
             template, _ = _bytes(root)
             runs = (
                 replace(design, participant_label="01", run=1),
@@ -112,6 +115,7 @@ def weigh(space: Space, scan: Scan, settings: Mapping[str, Any]) -> Weights:
         run=others[2] - row * added,
         row=row,
         volume=(series[3] - series[2]) / added,
+        seconds_template=seconds_template,
         seconds_run=max(seconds[2] - per_volume * added, 0.0),
         seconds_volume=per_volume,
     )

@@ -121,6 +121,8 @@ def differences(about: Mapping[str, Any], settings: Mapping[str, Any]) -> list[s
     ):
         if about.get(name) != settings.get(key):
             found.append(f"{about.get(name)} {what} instead of {settings.get(key)}")
+    if about.get("confounds"):
+        found.append(f"the confounds {', '.join(map(str, about['confounds']))} in the models")
     return found
 
 

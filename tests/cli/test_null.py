@@ -45,6 +45,24 @@ def test_a_dataset_with_a_null_design_is_measured(null_dataset, tmp_path, capsys
     assert (about["prompts_on"], about["prompts_off"], about["tokens_per_prompt"]) == (3, 6, 2)
 
 
+def test_confounds_go_into_every_first_level_model(null_dataset, model, tmp_path, capsys):
+    plain, with_them = tmp_path / "plain", tmp_path / "with"
+    few = [*FAST, "--groups", "0"]
+    assert null(null_dataset, plain, *few) == 0
+    assert null(null_dataset, with_them, *few, "--confounds", "surprisal", "global_signal") == 0
+    told = [json.loads((one / "calibration.json").read_text()) for one in (plain, with_them)]
+    assert [one["about"]["confounds"] for one in told] == [[], ["surprisal", "global_signal"]]
+    shares = [
+        pd.read_csv(one / "calibration_shares.tsv", sep="\t").set_index(["pipeline", "index"])
+        for one in (plain, with_them)
+    ]
+    for pipeline in ("token_ols", "prompt_ols"):
+        assert not shares[0].loc[pipeline].equals(shares[1].loc[pipeline])
+    argv = ["--confounds", "global_signal", "--runs", "12", *FAST]
+    assert null(model, tmp_path / "out", *argv) == 2
+    assert "give it as SOURCE" in capsys.readouterr().err
+
+
 @pytest.mark.slow
 def test_a_model_gives_the_rates_of_its_dataset(model, null_dataset, tmp_path):
     """Recorded in memory, or read from int16 images on the calibrated scale: one and the same."""

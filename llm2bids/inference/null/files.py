@@ -208,9 +208,11 @@ def draw_rates(measured: NullMeasurement, path: Path) -> bool:
     )
     left.set_ylim(0.6 - len(pipelines), 0.6)
     about = measured.about
+    confounds = "".join(f", {name}" for name in about.get("confounds", ()))
     figure.suptitle(
-        f"{about['model']}: {about['n_runs']} null runs, {about['n_groups']} null groups of "
-        f"{about['group_size']}, {about['n_tested']:,} units; 95 % intervals; * default of analyze",
+        f"{about['model']}{confounds}: {about['n_runs']} null runs, {about['n_groups']} null "
+        f"groups of {about['group_size']}, {about['n_tested']:,} units; 95 % intervals; * default "
+        "of analyze",
         fontsize=10,
     )
     path.parent.mkdir(parents=True, exist_ok=True)

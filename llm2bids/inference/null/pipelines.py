@@ -12,6 +12,7 @@ from scipy import stats
 from llm2bids.inference.blocks import prompt_means
 from llm2bids.inference.design import prompt_design, token_design
 from llm2bids.inference.first_level import fit_first_level
+from llm2bids.inference.null.confounds import prompt_confounds
 from llm2bids.inference.null.rates import FAMILY_ALPHA, LEVELS
 from llm2bids.inference.null.source import NullRun
 from llm2bids.inference.null.units import UnitDraw
@@ -159,8 +160,9 @@ def tally_run(run: NullRun, draw: UnitDraw, *, n_perm: int, random_state: int) -
     RunTest
         Tallies, and what the group level needs.
     """
-    tokens = token_design(run.events, len(run.values), t_r=run.t_r)
-    prompts = prompt_design([SHAM if on else "" for on in run.on])
+    tokens = token_design(run.events, len(run.values), t_r=run.t_r, confounds=run.confounds)
+    kinds = [SHAM if on else "" for on in run.on]
+    prompts = prompt_design(kinds, prompt_confounds(run.confounds, run.trials))
     means = prompt_means([(0, run.values)], run.trials, run.values.shape[1])
     constant = np.ptp(run.values, axis=0) == 0
     everything = np.arange(constant.size)

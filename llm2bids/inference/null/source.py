@@ -10,11 +10,16 @@ import numpy.typing as npt
 import pandas as pd
 
 from llm2bids.dataset.read import Dataset, Run
-from llm2bids.exceptions import InferenceError, UsageError
+from llm2bids.exceptions import InferenceError
+from llm2bids.inference.null.confounds import (
+    checked_confounds,
+    dataset_confounds,
+    null_confounds,
+)
+from llm2bids.inference.null.scan import no_null, null_scan
 from llm2bids.inference.null.units import UnitDraw, draw_units
 from llm2bids.inference.trials import trial_table, volume_trials
 from llm2bids.paradigm.design import RunDesign
-from llm2bids.recording.draw import Scan, draw_scan
 from llm2bids.recording.events import events_table
 from llm2bids.recording.record import record_run
 from llm2bids.space.arrange import build_space
@@ -47,6 +52,8 @@ class NullRun:
         Repetition time in seconds.
     prompt_ids : tuple of str
         Prompts in the order of presentation.
+    confounds : DataFrame, optional
+        Covariates, one row for each volume.
     """
 
     participant_label: str
@@ -57,6 +64,7 @@ class NullRun:
     events: pd.DataFrame
     t_r: float
     prompt_ids: tuple[str, ...]
+    confounds: pd.DataFrame | None = None
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -84,7 +92,9 @@ class NullSource:
     about: Mapping[str, Any]
 
 
-def dataset_source(dataset: Dataset, *, n_units: int, seed: int) -> NullSource:
+def dataset_source(
+    dataset: Dataset, *, n_units: int, seed: int, confounds: Sequence[str] = ()
+) -> NullSource:
     """Take the runs of a dataset that was recorded with a null design.
 
     Parameters
@@ -95,6 +105,8 @@ def dataset_source(dataset: Dataset, *, n_units: int, seed: int) -> NullSource:
         Units to draw.
     seed : int
         Seed of their draw.
+    confounds : sequence of str
+        Strategies of `llm2bids.inference.confounds.load_confounds`, without ``prefill``.
 
     Returns
     -------
@@ -106,8 +118,9 @@ def dataset_source(dataset: Dataset, *, n_units: int, seed: int) -> NullSource:
     InferenceError
         If there are fewer than `MINIMUM_RUNS` runs, or one participant only.
     UsageError
-        If a run shows other prompts on than off.
+        If a run shows other prompts on than off, or a confound is unknown.
     """
+    columns = checked_confounds(confounds, recorded=True)
     name = str(dataset.path)
     checked_runs(len(dataset.runs), name=name)
     participants = tuple(run.participant_label for run in dataset.runs)
@@ -126,7 +139,7 @@ def dataset_source(dataset: Dataset, *, n_units: int, seed: int) -> NullSource:
         n_runs=len(dataset.runs),
         participants=participants,
         draw=draw,
-        runs=lambda: (_read(dataset, run, draw) for run in dataset.runs),
+        runs=lambda: (_read(dataset, run, draw, columns) for run in dataset.runs),
         about={
             "source": "dataset",
             "model": settings.get("model"),
@@ -138,6 +151,7 @@ def dataset_source(dataset: Dataset, *, n_units: int, seed: int) -> NullSource:
             "sites": len(dataset.space.sites),
             "recording_seed": settings.get("seed"),
             "shared_prompts": bool(settings.get("allow_shared_prompts")),
+            "confounds": list(confounds),
         },
     )
 
@@ -154,6 +168,7 @@ def model_source(
     tokens_per_prompt: int | None = None,
     batch_size: int | None = None,
     on_token: Callable[[int], None] | None = None,
+    confounds: Sequence[str] = (),
 ) -> NullSource:
     """Record null runs and keep nothing but the values of the chosen units.
 
@@ -180,6 +195,8 @@ def model_source(
         Prompts that run together.
     on_token : callable, optional
         Told the number of volumes that were added.
+    confounds : sequence of str
+        As for `dataset_source`, without ``global_signal``.
 
     Returns
     -------
@@ -191,11 +208,12 @@ def model_source(
     InferenceError
         If there are fewer than `MINIMUM_RUNS` runs.
     UsageError
-        If the paradigm is no null design.
+        If the paradigm is no null design, or a confound is unknown.
     ParadigmError
         If the bank is too small for so many runs.
     """
     checked_runs(n_runs, name="--runs")
+    columns = checked_confounds(confounds, recorded=False)
     scan = null_scan(
         paradigm,
         n_runs=n_runs,
@@ -219,7 +237,8 @@ def model_source(
                 loaded, design, sites, batch_size=batch_size, on_token=on_token, out=buffer
             )
             buffer = recording.values
-            yield _of_design(design, recording.values, draw, scan.t_r)
+            told = null_confounds(recording.tokens, design.n_volumes, columns)
+            yield _of_design(design, recording.values, draw, scan.t_r, told)
 
     kinds = [trial.trial_type for trial in scan.designs[0].trials]
     return NullSource(
@@ -238,64 +257,9 @@ def model_source(
             "sites": len(sites),
             "recording_seed": seed,
             "shared_prompts": False,
+            "confounds": list(confounds),
         },
     )
-
-
-def null_scan(
-    paradigm: str | Path,
-    *,
-    n_runs: int,
-    seed: int,
-    prompts_per_block: int | None = None,
-    tokens_per_prompt: int | None = None,
-) -> Scan:
-    """Draw the designs of null runs, no prompt twice.
-
-    Parameters
-    ----------
-    paradigm : str or Path
-        A null paradigm.
-    n_runs : int
-        Runs.
-    seed : int
-        Seed.
-    prompts_per_block, tokens_per_prompt : int, optional
-        In place of the paradigm's own numbers.
-
-    Returns
-    -------
-    Scan
-        With exactly `n_runs` designs.
-
-    Raises
-    ------
-    UsageError
-        If a task's on prompts come from another bank than its off prompts.
-    ParadigmError
-        If the bank is too small.
-
-    Examples
-    --------
-    >>> scan = null_scan("null", n_runs=8, seed=0)
-    >>> len(scan.designs), scan.designs[7].participant_label, len(scan.designs[7].trials)
-    (8, '02', 24)
-    """
-    numbers: dict[str, Any] = {
-        "seed": seed,
-        "prompts_per_block": prompts_per_block,
-        "tokens_per_prompt": tokens_per_prompt,
-    }
-    one = draw_scan(paradigm, n_participants=1, **numbers)
-    for task in one.paradigm.tasks:
-        shown = {bank for _, bank in task.conditions}
-        if shown != {one.paradigm.baseline}:
-            raise _no_null(
-                f"paradigm {one.paradigm.name}", task.label, shown, {one.paradigm.baseline}
-            )
-    n_participants = -(-n_runs // len(one.designs))
-    scan = draw_scan(paradigm, n_participants=n_participants, **numbers)
-    return Scan(**{**vars(scan), "designs": scan.designs[:n_runs]})
 
 
 def checked_runs(n_runs: int, *, name: str) -> int:
@@ -333,7 +297,11 @@ def checked_runs(n_runs: int, *, name: str) -> int:
 
 
 def _of_design(
-    design: RunDesign, values: npt.NDArray[np.float32], draw: UnitDraw, t_r: float
+    design: RunDesign,
+    values: npt.NDArray[np.float32],
+    draw: UnitDraw,
+    t_r: float,
+    confounds: pd.DataFrame | None,
 ) -> NullRun:
     return NullRun(
         participant_label=f"{design.participant_label}{design.task}",
@@ -344,10 +312,11 @@ def _of_design(
         events=_one_kind(events_table(design, t_r)),
         t_r=t_r,
         prompt_ids=tuple(trial.prompt.prompt_id for trial in design.trials),
+        confounds=confounds,
     )
 
 
-def _read(dataset: Dataset, run: Run, draw: UnitDraw) -> NullRun:
+def _read(dataset: Dataset, run: Run, draw: UnitDraw, columns: Sequence[str]) -> NullRun:
     transcript, n_volumes = _transcript(dataset, run)
     trials = trial_table(transcript, n_volumes)
     return NullRun(
@@ -359,6 +328,7 @@ def _read(dataset: Dataset, run: Run, draw: UnitDraw) -> NullRun:
         events=_one_kind(dataset.events(run)),
         t_r=dataset.t_r(run),
         prompt_ids=tuple(trials["prompt_id"]),
+        confounds=dataset_confounds(dataset, run, transcript, columns),
     )
 
 
@@ -371,16 +341,7 @@ def _check_null(dataset: Dataset, run: Run, conditions: Mapping[str, str]) -> No
     shown = trials["prompt_id"].map(conditions).fillna("(no bank)")
     on, off = set(shown[trials["trial_type"] != ""]), set(shown[trials["trial_type"] == ""])
     if on != off or len(on) != 1:
-        raise _no_null(f"{dataset.path}, {run.name}", run.task, on, off)
-
-
-def _no_null(where: str, task: str, on: set[str], off: set[str]) -> UsageError:
-    shown, rest = (", ".join(sorted(banks)) or "no bank" for banks in (on, off))
-    return UsageError(
-        f"{where}: no null design: task {task} shows prompts of {shown} on and of {rest} off; "
-        "expected both from one bank. Record one with `llm2bids record BIDS_DIR --paradigm null`, "
-        "or give a model"
-    )
+        raise no_null(f"{dataset.path}, {run.name}", run.task, on, off)
 
 
 def _one_kind(events: pd.DataFrame) -> pd.DataFrame:

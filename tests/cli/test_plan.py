@@ -1,0 +1,91 @@
+"""``llm2bids plan`` against what recording then takes."""
+
+import json
+
+import pytest
+
+from llm2bids import record
+from llm2bids.cli.main import main
+from llm2bids.dataset.plan import plan
+
+SMALL = {"task_labels": ("pathology", "archeology"), "prompts_per_block": 5, "tokens_per_prompt": 4}
+ARGV = ["--task", "pathology", "--task", "archeology", "--prompts-per-block", "5",
+        "--tokens-per-prompt", "4"]  # fmt: skip
+
+
+def weight(root):
+    """Bytes of all files, hard links once."""
+    found = {path.stat().st_ino: path.stat().st_size for path in root.rglob("*") if path.is_file()}
+    return sum(found.values())
+
+
+@pytest.fixture
+def bare_config(tiny_model_dir, tmp_path):
+    """A folder with a configuration and nothing else."""
+    folder = tmp_path / "bare"
+    folder.mkdir()
+    config = tiny_model_dir("llama") / "config.json"
+    (folder / "config.json").write_bytes(config.read_bytes())
+    return folder
+
+
+@pytest.mark.parametrize("compress", [True, False])
+def test_what_is_planned_is_what_is_recorded(
+    compress, bare_config, tiny_model_dir, tmp_path, monkeypatch
+):
+    monkeypatch.setenv("LLM2BIDS_CACHE", str(tmp_path / "cache"))
+    planned = plan(model=bare_config, n_participants=3, compress=compress, time=False, **SMALL)
+    dataset = record(
+        tmp_path / "dataset", model=tiny_model_dir("llama"), n_participants=3, device="cpu",
+        compress=compress, progress=False, **SMALL,
+    )  # fmt: skip
+    numbers = planned.numbers()
+    assert numbers["n_units"] == dataset.space.n_units
+    assert tuple(numbers["shape"]) == dataset.space.shape
+    assert numbers["n_runs"] == len(dataset.runs) == 6
+    volumes = sum(dataset.load_run(run).shape[3] for run in dataset.runs)
+    assert numbers["n_volumes"] == planned.n_volumes == volumes
+    recorded = sum(len(dataset.transcript(run)) for run in dataset.runs)
+    assert numbers["n_tokens"] == recorded + len(planned.scan.calibration) * 5
+    assert numbers["repetition_time"] == dataset.t_r(dataset.runs[0])
+    assert numbers["disk_bytes"] == pytest.approx(weight(tmp_path / "dataset"), rel=0.1)
+
+
+def test_memory_follows_the_longest_run_and_time_the_tokens(bare_config):
+    one, many, long = (
+        plan(model=bare_config, n_participants=n, time=n == 1, **{**SMALL, **more})
+        for n, more in ((1, {}), (6, {}), (1, {"tokens_per_prompt": 40}))
+    )
+    assert one.memory_bytes == many.memory_bytes < long.memory_bytes
+    assert many.disk_bytes > 3 * (one.disk_bytes - one.weights.template)
+    assert many.total_seconds is None
+    assert 0 < one.generation_seconds < one.total_seconds < long.total_seconds
+
+
+def test_the_command_prints_lines_or_json(bare_config, capsys):
+    argv = ["plan", "--model", str(bare_config), "--participants", "2", *ARGV]
+    assert main([*argv, "--no-time", "--effect-size", "0.5"]) == 0
+    said = capsys.readouterr().out
+    assert "off_on_off: 2 participants, 4 runs of 60 volumes, 240 volumes" in said
+    assert "time: not measured" in said
+    assert "participants x" in said.split("recommended for d 0.5 at power 0.8")[1]
+    assert main([*argv, "--json"]) == 0
+    numbers = json.loads(capsys.readouterr().out)
+    assert numbers["n_volumes"] == 240
+    assert numbers["total_seconds"] > 0
+    assert numbers["recommended"] is None
+
+
+@pytest.mark.parametrize(
+    ("argv", "message"),
+    [
+        (["--participants", "0"], "participants"),
+        (["--participants", "500"], "offtopic"),
+        (["--sites", "model.layers.9.*"], "model.layers.9.*"),
+        (["--effect-size", "-1", "--no-time"], "effect size: found -1"),
+        (["--device", "tpu9"], "tpu9"),
+    ],
+)
+def test_what_cannot_be_planned_is_refused(argv, message, bare_config, capsys):
+    assert main(["plan", "--model", str(bare_config), *ARGV, *argv]) in (1, 2)
+    assert message in capsys.readouterr().err
