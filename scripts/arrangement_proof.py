@@ -136,7 +136,7 @@ def arranged(
         used = pick(means, np.isin(means.participants, people))
         conditions = np.where(used.trial_types == OFF, "off", used.trial_types).tolist()
         order = learn_cells(index, used.values, conditions, baseline="off")
-        layout = Layout(method="hierarchy", prompt_ids=tuple(used.prompt_ids.tolist()))
+        layout = Layout(method="components", prompt_ids=tuple(used.prompt_ids.tolist()))
         spaces[name] = rearrange(index, order.cells, arrangement="functional", layout=layout)
     spaces["random"] = rearrange(
         index, random_cells(index, seed=1), arrangement="random", layout=Layout(method="random")

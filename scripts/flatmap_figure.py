@@ -86,7 +86,7 @@ def functional_space(space: Space, means: PromptMeans) -> Space:
     conditions = [kind or OFF for kind in means.trial_types]
     order = learn_cells(space, means.values, conditions, baseline=OFF)
     layout = Layout(
-        method="hierarchy",
+        method="components",
         prompt_ids=tuple(map(str, means.prompt_ids)),
         n_constant=int(order.constant.sum()),
     )

@@ -1,6 +1,8 @@
 """The arrangement of a scan: what was asked for, its settings, and the space that comes of it."""
 
+import logging
 import os
+import time
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,16 +20,19 @@ from llm2bids.paradigm.seed import derive_seed
 from llm2bids.recording.batches import OnToken
 from llm2bids.recording.draw import Scan
 from llm2bids.recording.localizer import scan_localizer
-from llm2bids.space.functional import FEWEST_PROMPTS, check_widths
+from llm2bids.space.functional import FEWEST_PROMPTS, METHODS, Method, check_widths
 from llm2bids.space.layout import ARRANGEMENTS
 from llm2bids.space.space import Space
+from llm2bids.space.split_half import Stability
 
 if TYPE_CHECKING:
     from llm2bids.model.load import LoadedModel
     from llm2bids.model.units import Site
 
-PARALLEL_FROM = 2048
-"""Width from which on panels are arranged in several processes: less is done before they start."""
+log = logging.getLogger(__name__)
+
+PARALLEL_FROM = 50_000
+"""Units from which on panels are arranged in several processes; fewer are done in one sooner."""
 
 MOST_PROCESSES = 4
 """Processes that arrange panels: each may hold 1 GB."""
@@ -43,12 +48,15 @@ class Choice:
         ``index``, ``functional`` or ``random``; ``given`` where it comes from a file.
     localizer_prompts : int or None
         Prompts of each task's bank in the localizer; None without localizer.
+    method : {"components", "ward", "tsne"}
+        How units are placed in functional arrangement.
     given : Given or None
         What the file holds.
     """
 
     name: str
     localizer_prompts: int | None = None
+    method: Method = "components"
     given: Given | None = None
 
     @property
@@ -59,12 +67,16 @@ class Choice:
         entries: dict[str, Any] = {"arrangement": self.name}
         if self.localizer_prompts is not None:
             entries["localizer_prompts"] = self.localizer_prompts
+        if self.name == "functional":
+            entries["arrangement_method"] = self.method
         if self.given is not None:
             entries["arrangement_sha256"] = self.given.sha256
         return entries
 
 
-def choose_arrangement(arrangement: str | Path, localizer_prompts: int | None) -> Choice:
+def choose_arrangement(
+    arrangement: str | Path, localizer_prompts: int | None, method: str | None = None
+) -> Choice:
     """Read what was asked for.
 
     Parameters
@@ -73,6 +85,9 @@ def choose_arrangement(arrangement: str | Path, localizer_prompts: int | None) -
         ``"index"``, ``"functional"``, ``"random"``, a dataset of ours or an arrangement's table.
     localizer_prompts : int, optional
         Prompts of each task's bank in the localizer.
+    method : {"components", "ward", "tsne"}, optional
+        How units are placed in functional arrangement; ``"components"`` by
+        default.
 
     Returns
     -------
@@ -82,7 +97,8 @@ def choose_arrangement(arrangement: str | Path, localizer_prompts: int | None) -
     Raises
     ------
     UsageError
-        If there is no such arrangement, or a number of localizer prompts without localizer.
+        If there is no such arrangement or method, or a number of localizer prompts or a method
+        without localizer.
     DatasetError
         If the file is damaged.
     """
@@ -91,9 +107,20 @@ def choose_arrangement(arrangement: str | Path, localizer_prompts: int | None) -
             f"localizer_prompts (--localizer-prompts) is {localizer_prompts} in {arrangement} "
             "arrangement, which has no localizer; leave it out, or take --arrangement functional"
         )
+    if arrangement != "functional" and method is not None:
+        raise UsageError(
+            f"arrangement_method (--arrangement-method) is {method} in {arrangement} arrangement, "
+            "in which nothing is learned; leave it out, or take --arrangement functional"
+        )
+    chosen = next((name for name in METHODS if name == (method or "components")), None)
+    if chosen is None:
+        raise UsageError(
+            f"arrangement_method (--arrangement-method) is {method}; expected "
+            f"{' or '.join(METHODS)}"
+        )
     if arrangement == "functional":
         number = LOCALIZER_PROMPTS if localizer_prompts is None else localizer_prompts
-        return Choice(name="functional", localizer_prompts=number)
+        return Choice(name="functional", localizer_prompts=number, method=chosen)
     if arrangement in ARRANGEMENTS:
         return Choice(name=str(arrangement))
     return Choice(name="given", given=read_given(Path(arrangement)))
@@ -131,7 +158,7 @@ def check_localizer(choice: Choice, scan: Scan, sites: Sequence["Site"]) -> None
             "with 2 or more off prompts and none or 2 of each task: raise calibration_prompts in "
             "the paradigm or --localizer-prompts"
         )
-    check_widths(sites)
+    check_widths(sites, choice.method)
 
 
 def arranged_space(
@@ -143,7 +170,7 @@ def arranged_space(
     keep_first: bool,
     batch_size: int | None,
     on_token: OnToken | None = None,
-) -> Space:
+) -> tuple[Space, Stability | None]:
     """Arrange the space of a new dataset.
 
     Parameters
@@ -163,6 +190,8 @@ def arranged_space(
     -------
     Space
         In the arrangement that was chosen.
+    Stability or None
+        What halves of the localizer agree on, where that was measured.
 
     Raises
     ------
@@ -170,11 +199,11 @@ def arranged_space(
         If the localizer cannot be scanned, or the file does not fit.
     """
     if choice.given is not None:
-        return choice.given.apply(space)
+        return choice.given.apply(space), choice.given.stability
     if choice.name == "random":
-        return shuffled_space(space, seed=derive_seed(scan.seed, "arrangement"))
+        return shuffled_space(space, seed=derive_seed(scan.seed, "arrangement")), None
     if choice.name == "index":
-        return space
+        return space, None
     localizer = scan_localizer(
         loaded,
         scan.localizer,
@@ -186,10 +215,14 @@ def arranged_space(
         keep_first=keep_first,
         on_token=on_token,
     )
-    wide = max(site.width for site in space.sites) > PARALLEL_FROM
-    return learned_space(
+    slow = choice.method == "tsne" or space.n_units > PARALLEL_FROM
+    began = time.perf_counter()
+    made, stability = learned_space(
         space,
         localizer,
         baseline=scan.paradigm.baseline,
-        n_jobs=min(os.cpu_count() or 1, MOST_PROCESSES) if wide else 1,
+        method=choice.method,
+        n_jobs=min(os.cpu_count() or 1, MOST_PROCESSES) if slow else 1,
     )
+    log.info("arranged %s units in %.1f s", f"{space.n_units:,}", time.perf_counter() - began)
+    return made, stability

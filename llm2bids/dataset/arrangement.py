@@ -19,9 +19,10 @@ from llm2bids.dataset.transcript import read_table, write_table
 from llm2bids.exceptions import DatasetError, SpaceError, UsageError
 from llm2bids.recording.localizer import Localizer
 from llm2bids.space.arrange import cells_of, rearrange
-from llm2bids.space.functional import METHOD, learn_cells, random_cells
+from llm2bids.space.functional import Method, learn_cells, random_cells
 from llm2bids.space.layout import ARRANGEMENTS, Layout, read_layout
 from llm2bids.space.space import Space
+from llm2bids.space.split_half import Stability, split_half_stability
 from llm2bids.space.table import to_numbers
 
 LOCALIZER_PROMPTS = 16
@@ -59,12 +60,15 @@ class Given:
         What it is.
     layout : Layout
         What it was learned from.
+    stability : Stability or None
+        What halves of its localizer agreed on, where that was measured.
     """
 
     path: Path
     table: pd.DataFrame
     arrangement: str
     layout: Layout
+    stability: Stability | None = None
 
     @property
     def sha256(self) -> str:
@@ -150,10 +154,20 @@ def read_given(path: Path) -> Given:
         raise DatasetError(f"{about}: {error}") from None
     if layout is None:
         raise DatasetError(f"{about}: says index arrangement; expected functional or random")
-    return Given(path=file, table=table, arrangement=arrangement, layout=layout)
+    return Given(
+        path=file, table=table, arrangement=arrangement, layout=layout,
+        stability=_stability(content, about),
+    )  # fmt: skip
 
 
-def learned_space(space: Space, localizer: Localizer, *, baseline: str, n_jobs: int = 1) -> Space:
+def learned_space(
+    space: Space,
+    localizer: Localizer,
+    *,
+    baseline: str,
+    method: Method = "components",
+    n_jobs: int = 1,
+) -> tuple[Space, Stability | None]:
     """Arrange a space by the responses to a localizer.
 
     Parameters
@@ -164,6 +178,8 @@ def learned_space(space: Space, localizer: Localizer, *, baseline: str, n_jobs: 
         Its responses.
     baseline : str
         Condition of the off prompts.
+    method : {"components", "ward", "tsne"}
+        How units are placed.
     n_jobs : int
         Processes.
 
@@ -171,15 +187,16 @@ def learned_space(space: Space, localizer: Localizer, *, baseline: str, n_jobs: 
     -------
     Space
         In functional arrangement.
+    Stability or None
+        What the halves of the localizer agree on; None where they are too short.
 
     Raises
     ------
     SpaceError
         As `llm2bids.space.functional.learn_cells`.
     """
-    order = learn_cells(
-        space, localizer.means, localizer.conditions, baseline=baseline, n_jobs=n_jobs
-    )
+    how: dict[str, Any] = {"baseline": baseline, "method": method, "n_jobs": n_jobs}
+    order = learn_cells(space, localizer.means, localizer.conditions, **how)
     constant = np.flatnonzero(order.constant)
     if constant.size:
         log.info(
@@ -189,12 +206,13 @@ def learned_space(space: Space, localizer: Localizer, *, baseline: str, n_jobs: 
             " ..." if constant.size > MOST_NAMED else "",
         )
     layout = Layout(
-        method=METHOD,
+        method=method,
         prompt_ids=localizer.prompt_ids,
         n_tokens=localizer.n_tokens,
         n_constant=constant.size,
     )
-    return rearrange(space, order.cells, arrangement="functional", layout=layout)
+    made = rearrange(space, order.cells, arrangement="functional", layout=layout)
+    return made, split_half_stability(space, localizer.means, localizer.conditions, **how)
 
 
 def shuffled_space(space: Space, *, seed: int) -> Space:
@@ -216,7 +234,7 @@ def shuffled_space(space: Space, *, seed: int) -> Space:
     return rearrange(space, cells, arrangement="random", layout=Layout(method="random"))
 
 
-def write_arrangement(stage: Staging, space: Space) -> None:
+def write_arrangement(stage: Staging, space: Space, stability: Stability | None = None) -> None:
     """Stage the table of an arrangement and its sidecar; nothing in index arrangement.
 
     Parameters
@@ -225,6 +243,8 @@ def write_arrangement(stage: Staging, space: Space) -> None:
         Where files are made.
     space : Space
         The space.
+    stability : Stability, optional
+        What halves of the localizer agreed on, where that was measured.
     """
     if space.layout is None:
         return
@@ -239,7 +259,59 @@ def write_arrangement(stage: Staging, space: Space) -> None:
         "Layout": space.layout.metadata(),
         "SpaceFingerprint": space.fingerprint(),
     }
+    if stability is not None:
+        about["SplitHalf"] = {
+            "Description": "Orders learned from either half of the localizer's prompts: "
+            "correlation of the distances of pairs of units on the grid (median over panels), and "
+            "the same between native or random order and the order from the second half.",
+            "NumberOfPrompts": list(stability.n_prompts),
+            "Correlation": stability.correlation,
+        }
     stage.text(sidecar(place), to_json(about))
+
+
+def read_stability(root: Path, space: Space) -> Stability | None:
+    """Read what the halves of a localizer agreed on.
+
+    Parameters
+    ----------
+    root : Path
+        The raw dataset.
+    space : Space
+        Its space.
+
+    Returns
+    -------
+    Stability or None
+        None where it was not measured.
+
+    Raises
+    ------
+    DatasetError
+        If the sidecar of the arrangement is damaged.
+    """
+    if space.layout is None:
+        return None
+    path = root / sidecar(arrangement_file(space.label))
+    return _stability(read_json(path), path)
+
+
+def _stability(content: dict[str, Any], path: Path) -> Stability | None:
+    found = content.get("SplitHalf")
+    if found is None:
+        return None
+    try:
+        one, two = (int(n) for n in found["NumberOfPrompts"])
+        correlation = {
+            str(role): {str(order): float(value) for order, value in values.items()}
+            for role, values in found["Correlation"].items()
+        }
+    except (AttributeError, KeyError, TypeError, ValueError, OverflowError) as error:
+        raise DatasetError(
+            f"{path}: SplitHalf is not what llm2bids writes ({type(error).__name__}: {error}); "
+            "restore the file"
+        ) from None
+    return Stability(n_prompts=(one, two), correlation=correlation)
 
 
 def check_arrangement(root: Path, space: Space) -> None:

@@ -22,6 +22,7 @@ from llm2bids.recording.calibration import Calibration
 from llm2bids.space.atlas import Atlas, head_atlas, site_atlas
 from llm2bids.space.grid import UNREADABLE
 from llm2bids.space.space import Space
+from llm2bids.space.split_half import Stability
 
 _ATLASES = {
     "sites": ("The panel of every recorded module (site) of the model.", site_atlas),
@@ -36,6 +37,7 @@ def write_template(
     *,
     weight_norms: npt.NDArray[np.float32],
     fields: Mapping[str, Any],
+    stability: Stability | None = None,
 ) -> None:
     """Stage the files of the template.
 
@@ -51,6 +53,8 @@ def write_template(
         Norm of the weights that produce each unit.
     fields : mapping
         From `llm2bids.dataset.sidecar.base_fields`.
+    stability : Stability, optional
+        What halves of the localizer agreed on, where that was measured.
 
     Raises
     ------
@@ -88,7 +92,7 @@ def write_template(
         if name == "sites" or any(site.n_heads for site in space.sites):
             _write_atlas(stage, space, name, make(space), description, fields)
     write_table(stage.path(_units(space.label)), space.unit_table())
-    write_arrangement(stage, space)
+    write_arrangement(stage, space, stability)
     stage.text(_definition(space.label), to_json(space.metadata()))
 
 

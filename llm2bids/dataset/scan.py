@@ -75,6 +75,7 @@ def record(
     overwrite: bool = False,
     arrangement: str | Path = "index",
     localizer_prompts: int | None = None,
+    arrangement_method: str | None = None,
 ) -> Dataset:
     """Scan a model: write a BIDS dataset, go on with one, or add participants to it.
 
@@ -124,6 +125,9 @@ def record(
     localizer_prompts : int, optional
         Prompts of each task's bank that are set aside for learning, 16 by default; 0 learns from
         off prompts alone.
+    arrangement_method : {"components", "ward", "tsne"}, optional
+        How functional arrangement places units: by principal components (default), a tree along a
+        space-filling curve, or a t-SNE embedding, which is slow.
 
     Returns
     -------
@@ -137,7 +141,7 @@ def record(
         finished before stay.
     """
     bids_dir = Path(bids_dir)
-    choice = choose_arrangement(arrangement, localizer_prompts)
+    choice = choose_arrangement(arrangement, localizer_prompts, arrangement_method)
     scan = draw_scan(
         paradigm,
         n_participants=n_participants,
@@ -313,7 +317,7 @@ def _open_writer(
         weights_sha256=loaded.weights_sha256,
     )
     with _bar(len(scan.localizer) * scan.paradigm.tokens_per_prompt, "localizer", progress) as bar:
-        space = arranged_space(
+        space, stability = arranged_space(
             space,
             choice,
             scan,
@@ -330,6 +334,7 @@ def _open_writer(
         settings=settings,
         weight_norms=weight_norms(loaded, sites),
         authors=authors,
+        stability=stability,
     )
 
 

@@ -57,6 +57,7 @@ from llm2bids.paradigm.task import Paradigm, Prompt
 from llm2bids.recording.calibration import Calibration
 from llm2bids.recording.record import Recording
 from llm2bids.space.space import Space, VolumeDtype
+from llm2bids.space.split_half import Stability
 
 _SMALL_FILES = 2_000_000
 """Bytes allowed for the tables, masks and sidecars of a run."""
@@ -147,6 +148,7 @@ class DatasetWriter:
         weight_norms: npt.NDArray[np.float32],
         authors: Sequence[str] = (),
         banks: Mapping[str, Sequence[Prompt]] | None = None,
+        stability: Stability | None = None,
     ) -> "DatasetWriter":
         """Begin a dataset: all files but those of runs.
 
@@ -169,6 +171,8 @@ class DatasetWriter:
             Authors of the dataset.
         banks : mapping of str to sequence of Prompt, optional
             Prompts of each condition; read from the paradigm's banks by default.
+        stability : Stability, optional
+            What halves of the localizer agreed on, where the space was arranged by one.
 
         Returns
         -------
@@ -203,7 +207,10 @@ class DatasetWriter:
                     authors=authors,
                     fields=fields,
                 )
-                write_template(stage, space, calibration, weight_norms=weight_norms, fields=fields)
+                write_template(
+                    stage, space, calibration, weight_norms=weight_norms, fields=fields,
+                    stability=stability,
+                )  # fmt: skip
                 stage.text(PurePosixPath(FIELDS), to_json(fields))
                 stage.commit(last=SETTINGS)
         except BaseException:

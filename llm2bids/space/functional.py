@@ -3,7 +3,7 @@
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Final
+from typing import Final, Literal, get_args
 
 import numpy as np
 import numpy.typing as npt
@@ -13,10 +13,14 @@ from scipy.cluster.hierarchy import leaves_list, linkage
 from llm2bids.exceptions import SpaceError
 from llm2bids.model.units import Site
 from llm2bids.space.curve import hilbert_cells
+from llm2bids.space.embedding import planar_order
 from llm2bids.space.space import Space
 
-METHOD: Final = "hierarchy"
-"""Name of the method: leaves of Ward's tree along a Hilbert curve."""
+Method = Literal["components", "ward", "tsne"]
+"""Principal components over columns and rows; leaves of Ward's tree along a Hilbert curve; a t-SNE
+embedding assigned to the cells."""
+
+METHODS: Final[tuple[Method, ...]] = get_args(Method)
 
 FEWEST_PROMPTS: Final = 16
 """Prompts that a localizer must have. From fewer, chance likeness decides the order."""
@@ -24,8 +28,9 @@ FEWEST_PROMPTS: Final = 16
 FEWEST_TASKS: Final = 2
 """Conditions besides the baseline from which on contrasts are what units are compared by."""
 
-WIDEST: Final = 16_384
-"""Units of the widest panel: distances of all pairs take 8 bytes each, 1 GB."""
+WIDEST: Final[dict[Method, int]] = {"components": 262_144, "ward": 16_384, "tsne": 4_096}
+"""Units of the widest panel: distances of all pairs take 1 GB with ward, and time goes with the
+cube of the width with tsne."""
 
 Cells = npt.NDArray[np.int32]
 Floats = npt.NDArray[np.float32]
@@ -54,14 +59,20 @@ def learn_cells(
     conditions: Sequence[str],
     *,
     baseline: str,
+    method: Method = "components",
     n_jobs: int = 1,
 ) -> LearnedOrder:
     """Give units with similar responses neighbouring cells, within each panel.
 
-    The units of a panel are sorted by the leaves of Ward's tree over their responses, and the
-    sorted units are laid along a Hilbert curve through the panel. A unit's responses are the
-    contrasts of each condition against the baseline, in standard deviations within conditions; with
-    fewer than `FEWEST_TASKS` conditions besides the baseline, its standardised prompt means.
+    With ``components``, the units of a panel are sorted into columns by the first principal
+    component of their responses, and within columns by the second; with ``tsne``, they are embedded
+    in the plane and assigned to cells; swaps of two units follow in both, see
+    `llm2bids.space.embedding.planar_order`. With ``ward``, they are sorted by the leaves of Ward's
+    tree over their responses, and laid along a Hilbert curve through the panel.
+
+    A unit's responses are the contrasts of each condition against the baseline, in standard
+    deviations within conditions; with fewer than `FEWEST_TASKS` conditions besides the baseline,
+    its standardised prompt means.
 
     Attention heads stay rectangles in their place, so that head atlas and labels hold: units are
     arranged within each head. The residual stream has one order for all layers, learned from all
@@ -77,6 +88,8 @@ def learn_cells(
         Condition of each prompt.
     baseline : str
         The condition of the off prompts.
+    method : {"components", "ward", "tsne"}
+        How units are placed.
     n_jobs : int
         Processes.
 
@@ -96,6 +109,7 @@ def learn_cells(
     Ward (1963), Journal of the American Statistical Association 58:236.
     """
     _check(space, responses, conditions, baseline)
+    check_widths(space.sites, method)
     tasks = [
         (first, size, [space.site_slices[site.name].start for site in group])
         for group in _groups(space.sites)
@@ -108,6 +122,7 @@ def learn_cells(
             np.concatenate([features[:, start + first : start + first + size] for start in starts]),
             space.voxels[starts[0] + first : starts[0] + first + size],
             np.all([constant[start + first : start + first + size] for start in starts], axis=0),
+            method,
         )
         for first, size, starts in tasks
     )
@@ -169,28 +184,30 @@ def _check(space: Space, responses: Floats, conditions: Sequence[str], baseline:
     if not np.isfinite(responses).all():
         unit = int(np.flatnonzero(~np.isfinite(responses).all(axis=0))[0])
         raise SpaceError(f"localizer: responses of {space.address_of(unit)} are not finite")
-    check_widths(space.sites)
 
 
-def check_widths(sites: Sequence[Site]) -> None:
+def check_widths(sites: Sequence[Site], method: Method = "components") -> None:
     """Refuse panels that are too wide, before a localizer is scanned.
 
     Parameters
     ----------
     sites : sequence of Site
         What is to be arranged.
+    method : {"components", "ward", "tsne"}
+        How units are placed.
 
     Raises
     ------
     SpaceError
-        If a panel (or head) has more than `WIDEST` units; the message names the site.
+        If a panel (or head) has more units than the method takes; the message names the site.
     """
     for site in sites:
-        if max(size for _, size in _blocks(site)) > WIDEST:
+        if max(size for _, size in _blocks(site)) > WIDEST[method]:
             raise SpaceError(
-                f"site {site.name} has {site.width:,} units; a functional arrangement takes up to "
-                f"{WIDEST:,} in a panel: leave the site out with --sites, or record in index "
-                "arrangement"
+                f"site {site.name} has {site.width:,} units; a functional arrangement by {method} "
+                f"takes up to {WIDEST[method]:,} in a panel: leave the site out with --sites, "
+                f"{'' if method == 'components' else 'take --arrangement-method components, '}or "
+                "record in index arrangement"
             )
 
 
@@ -230,18 +247,33 @@ def _features(
 
 
 def _place_block(
-    features: Floats, voxels: npt.NDArray[np.int32], constant: npt.NDArray[np.bool_]
+    features: Floats,
+    voxels: npt.NDArray[np.int32],
+    constant: npt.NDArray[np.bool_],
+    method: Method,
 ) -> Cells:
     """Give each unit of a block the cell of a unit."""
     curve = curve_order(voxels)
     order = np.empty(len(voxels), dtype=np.int32)
     varying = np.flatnonzero(~constant)
+    order[constant] = curve[varying.size :]
+    free = curve[: varying.size]
+    if method != "ward" and varying.size:
+        places = _unfolded(voxels[free])
+        order[varying] = free[planar_order(features[:, varying].T, places, method=method)]
+        return order
     if varying.size > 2:
         tree = linkage(features[:, varying].T, method="ward")
         varying = varying[leaves_list(tree)]
-    order[varying] = curve[: varying.size]
-    order[constant] = curve[varying.size :]
+    order[varying] = free
     return order
+
+
+def _unfolded(voxels: npt.NDArray[np.int32]) -> npt.NDArray[np.int32]:
+    """Lay the slices of a panel side by side, apart by a column."""
+    places = voxels - voxels.min(axis=0)
+    places[:, 0] += places[:, 2] * (places[:, 0].max() + 2)
+    return np.asarray(places[:, :2])
 
 
 def curve_order(voxels: npt.NDArray[np.int32]) -> npt.NDArray[np.int32]:

@@ -17,7 +17,7 @@ class Layout:
     Parameters
     ----------
     method : str
-        ``hierarchy`` or ``random``.
+        ``components``, ``ward``, ``tsne`` or ``random``.
     prompt_ids : tuple of str
         Prompts of the localizer; maps of the same prompts are circular. Empty without localizer.
     n_tokens : int

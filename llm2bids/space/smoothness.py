@@ -139,14 +139,16 @@ def arrangement_stability(
     one, other : Space
         Spaces of the same sites.
     n_pairs : int
-        Pairs of units that are drawn in each panel.
+        Pairs of units that are drawn in each panel, within a head where there are heads: these do
+        not move.
     seed : int
         Of the draw.
 
     Returns
     -------
     ndarray of float64, shape (n_sites,)
-        Correlation of the pairs' distances on the grids; NaN in a panel of fewer than three units.
+        Correlation of the pairs' distances on the grids; NaN in a panel (or head) of fewer than
+        three units.
 
     Raises
     ------
@@ -160,10 +162,12 @@ def arrangement_stability(
         )
     rng = np.random.default_rng(seed)
     found = np.full(len(one.sites), np.nan)
-    for index, units in enumerate(one.site_slices.values()):
-        if units.stop - units.start < 3:
+    for index, (site, units) in enumerate(zip(one.sites, one.site_slices.values(), strict=True)):
+        size = site.head_size or site.width
+        if size < 3:
             continue
-        first, second = rng.integers(units.start, units.stop, (2, n_pairs))
+        first = rng.integers(units.start, units.stop, n_pairs)
+        second = first - (first - units.start) % size + rng.integers(0, size, n_pairs)
         apart = first != second
         first, second = first[apart], second[apart]
         distances = [

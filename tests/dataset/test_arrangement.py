@@ -60,7 +60,7 @@ def test_the_localizer_is_kept_apart_and_named(scanned):
     shown = set()
     for run in dataset.runs:
         shown |= set(dataset.transcript(run)["prompt_id"])
-    assert layout.method == "hierarchy"
+    assert layout.method == "components"
     conditions = dataset.prompts.set_index("prompt_id").loc[list(layout.prompt_ids), "condition"]
     counts = conditions.value_counts()
     assert counts["offtopic"] == 32

@@ -9,7 +9,14 @@ from llm2bids.exceptions import SpaceError
 from llm2bids.model.units import Site
 from llm2bids.space.arrange import build_space, cells_of, index_space, rearrange
 from llm2bids.space.curve import hilbert_cells
-from llm2bids.space.functional import FEWEST_PROMPTS, curve_order, learn_cells, random_cells
+from llm2bids.space.embedding import planar_order
+from llm2bids.space.functional import (
+    FEWEST_PROMPTS,
+    METHODS,
+    curve_order,
+    learn_cells,
+    random_cells,
+)
 from llm2bids.space.layout import Layout
 from llm2bids.space.smoothness import (
     arrangement_stability,
@@ -18,8 +25,13 @@ from llm2bids.space.smoothness import (
     neighbour_correlation,
 )
 from llm2bids.space.space import Space
+from llm2bids.space.split_half import split_half_stability
 
-LAYOUT = Layout(method="hierarchy", prompt_ids=("p1", "p2"), n_tokens=24, n_constant=1)
+METHODS_EACH = pytest.mark.parametrize(
+    "method", [pytest.param(one, marks=[pytest.mark.slow] * (one == "tsne")) for one in METHODS]
+)
+
+LAYOUT = Layout(method="ward", prompt_ids=("p1", "p2"), n_tokens=24, n_constant=1)
 
 
 @pytest.fixture
@@ -65,8 +77,9 @@ def test_curve_goes_on_in_the_slices_of_a_panel_that_fills_several():
     assert voxels[order, 2].tolist() == [4] * 6 + [5] * 5
 
 
-def test_units_stay_in_their_panel_and_head_and_every_voxel_is_used(space, responses):
-    made = functional(space, responses)
+@METHODS_EACH
+def test_units_stay_in_their_panel_and_head_and_every_voxel_is_used(space, responses, method):
+    made = functional(space, responses, method=method)
     for site in space.sites:
         units = space.site_slices[site.name]
         size = site.head_size or site.width
@@ -83,8 +96,9 @@ def test_two_processes_give_the_same_as_one(space, responses):
     assert np.array_equal(one, two)
 
 
-def test_the_residual_stream_has_one_order_for_all_layers(space, responses):
-    learned = learned_cells(space, responses)
+@METHODS_EACH
+def test_the_residual_stream_has_one_order_for_all_layers(space, responses, method):
+    learned = learned_cells(space, responses, method=method)
     for cells in (learned.cells, random_cells(space, seed=5)):
         stream = [space.site_slices[site.name] for site in space.sites if site.role == "residual"]
         orders = [cells[units] - units.start for units in stream]
@@ -92,23 +106,25 @@ def test_the_residual_stream_has_one_order_for_all_layers(space, responses):
         assert all(np.array_equal(order, orders[0]) for order in orders[1:])
 
 
-def test_constant_units_come_last_on_the_curve(space, responses):
+@METHODS_EACH
+def test_constant_units_come_last_on_the_curve(space, responses, method):
     units = space.site_slices["model.layers.1.mlp.act_fn"]
     still = [units.start + 3, units.start + 20]
     responses[:, still] = 7.5
-    learned = learned_cells(space, responses)
+    learned = learned_cells(space, responses, method=method)
     assert np.flatnonzero(learned.constant).tolist() == still
     walk = units.start + curve_order(space.voxels[units])
     assert set(learned.cells[still]) == set(walk[-2:])
 
 
-def test_held_out_maps_are_smooth_in_functional_order_alone(space, responses):
+@METHODS_EACH
+def test_held_out_maps_are_smooth_in_functional_order_alone(space, responses, method):
     train, test = responses[:21], responses[21:]
     wide = [place for place, site in enumerate(space.sites) if site.width == 37]
     shuffled = rearrange(
         space, random_cells(space, seed=1), arrangement="random", layout=Layout(method="random")
     )
-    smooth = morans_i(test, functional(space, train))[:, wide]
+    smooth = morans_i(test, functional(space, train, method=method))[:, wide]
     assert smooth.mean() > 0.5
     assert abs(morans_i(test, space)[:, wide].mean()) < 0.15
     assert abs(morans_i(test, shuffled)[:, wide].mean()) < 0.15
@@ -140,6 +156,8 @@ def test_neighbour_correlation_falls_with_distance(space, responses):
 
 def test_stability_is_one_with_itself_and_none_with_a_shuffle(space, responses):
     made = functional(space, responses)
+    heads = np.array([site.head_size is not None for site in space.sites])
+    assert heads.any() and not heads.all()
     assert np.allclose(arrangement_stability(made, made), 1)
     shuffled = rearrange(
         space, random_cells(space, seed=1), arrangement="random", layout=Layout(method="random")
@@ -161,7 +179,7 @@ def test_a_rearranged_space_is_read_back_from_its_table(space, responses):
 
 def test_method_and_prompts_are_part_of_the_fingerprint(space, responses):
     cells = learned_cells(space, responses).cells
-    layouts = [LAYOUT, Layout(method="random", prompt_ids=("p1", "p2")), Layout(method="hierarchy")]
+    layouts = [LAYOUT, Layout(method="random", prompt_ids=("p1", "p2")), Layout(method="ward")]
     made = {
         rearrange(space, cells, arrangement="functional", layout=one).fingerprint()
         for one in layouts
@@ -196,11 +214,60 @@ def test_localizers_that_do_not_serve_are_refused(space, responses, change, mess
         learned_cells(space, change(responses))
 
 
-def test_a_panel_that_is_too_wide_is_refused_by_name():
-    site = Site(name="lm_head", layer=None, role="lm_head", width=16_385)
+@pytest.mark.parametrize(
+    ("method", "width", "message"),
+    [
+        ("ward", 16_385, r"site lm_head has 16,385 units.*by ward takes up to 16,384.*--sites"),
+        (
+            "tsne",
+            4_097,
+            r"has 4,097 units.*by tsne takes up to 4,096.*--arrangement-method components",
+        ),
+    ],
+)
+def test_a_panel_that_is_too_wide_is_refused_by_name(method, width, message):
+    site = Site(name="lm_head", layer=None, role="lm_head", width=width)
     space = build_space([site], label="A", model_name="a", weights_sha256="0" * 64)
-    with pytest.raises(SpaceError, match=r"site lm_head has 16,385 units.*up to 16,384"):
-        learned_cells(space, np.zeros((24, 16_385), dtype=np.float32))
+    with pytest.raises(SpaceError, match=message):
+        learned_cells(space, np.zeros((24, width), dtype=np.float32), method=method)
+
+
+@pytest.mark.parametrize("method", ["components", pytest.param("tsne", marks=pytest.mark.slow)])
+def test_like_units_come_together(method):
+    rng = np.random.default_rng(0)
+    x, y = (part.ravel() for part in np.meshgrid(np.arange(11), np.arange(13)))
+    places = np.stack([x, y], axis=1).astype(np.int32)
+    features = np.stack([x, y], axis=1)[rng.permutation(x.size)].astype(np.float32)
+    cells = planar_order(features, places, method=method)
+    assert sorted(cells.tolist()) == list(range(x.size))
+    on_board = np.empty((11, 13, 2), dtype=np.float32)
+    on_board[tuple(places[cells].T)] = features
+    steps = np.concatenate([
+        np.abs(np.diff(on_board, axis=axis)).sum(axis=-1).ravel() for axis in (0, 1)
+    ])  # fmt: skip
+    assert np.median(steps) == 1  # what were neighbours are neighbours again, shuffled: 8
+
+
+@METHODS_EACH
+@pytest.mark.parametrize("width", [1, 2, 3, 5])
+def test_units_without_a_map_stay_a_permutation(width, method):
+    site = Site(name="a", layer=None, role="a", width=width)
+    space = build_space([site], label="A", model_name="a", weights_sha256="0" * 64)
+    rows = np.random.default_rng(1).standard_normal((24, 1)).repeat(width, axis=1)
+    for values in (rows, np.zeros_like(rows)):
+        learned = learned_cells(space, values.astype(np.float32), method=method)
+        assert sorted(learned.cells.tolist()) == list(range(width))
+
+
+def test_halves_of_a_localizer_agree_more_than_other_orders(space, responses):
+    twice = np.concatenate([responses, responses + 0.01])
+    conditions = ["off"] * 6 + ["a", "b", "c"] * 6
+    found = split_half_stability(space, twice, conditions * 2, baseline="off")
+    assert found.n_prompts == (24, 24)
+    whole = found.correlation["all panels"]
+    assert whole["functional"] > 0.3 > max(abs(whole["index"]), abs(whole["random"]))
+    assert set(found.correlation) <= {"all panels"} | {site.role for site in space.sites}
+    assert split_half_stability(space, responses, conditions, baseline="off") is None
 
 
 def test_cells_that_are_no_permutation_are_refused(space):
@@ -218,7 +285,7 @@ def test_cells_that_are_no_permutation_are_refused(space):
         {"layout": None},
         {"arrangement": "index"},
         {"arrangement": "sorted"},
-        {"layout": {"method": "hierarchy"}},
+        {"layout": {"method": "ward"}},
         {"layout": {**LAYOUT.metadata(), "prompt_ids": "p1"}},
         {"layout": {**LAYOUT.metadata(), "n_tokens": -1}},
         {"layout": {**LAYOUT.metadata(), "prompt_ids": ["other"]}},
