@@ -20,6 +20,8 @@ from sklearn.model_selection import GroupKFold, KFold, cross_val_score
 from llm2bids.inference.design import prompt_design
 from llm2bids.model.load import load_model
 from llm2bids.model.sites import find_sites, select_sites
+from llm2bids.paradigm.load import load_paradigm
+from llm2bids.paradigm.prompts import load_banks
 from llm2bids.paradigm.seed import derive_seed
 from llm2bids.recording.draw import draw_scan
 from llm2bids.recording.record import record_run
@@ -58,10 +60,6 @@ def by_prompt(run):
 
 def is_on(run):
     return np.array([trial.trial_type is not None for trial in run.design.trials])
-
-
-def lengths(run):
-    return run.tokens.groupby("trial")["prompt_tokens"].first().to_numpy(dtype=float)
 
 
 def token_folds(runs, seed):
@@ -137,17 +135,36 @@ def prefill(runs):
     return scores
 
 
+def joined(loaded, sites, disjoint, args):
+    """Show the first participant's runs again, each on prompt followed by another off prompt.
+
+    So on prompts are twice as long as off prompts, and of the same kind.
+    """
+    first, second = (
+        [run.design for run in disjoint if run.design.participant_label == label]
+        for label in ("01", "02")
+    )
+    long = []
+    for design, other in zip(first, second, strict=True):
+        trials = tuple(
+            trial if trial.trial_type is None else dataclasses.replace(
+                trial,
+                prompt=dataclasses.replace(
+                    trial.prompt, text=f"{more.prompt.text} {trial.prompt.text}"
+                ),
+            )
+            for trial, more in zip(design.trials, other.trials, strict=True)
+        )  # fmt: skip
+        long.append(record_run(loaded, dataclasses.replace(design, trials=trials), sites))
+    return long
+
+
 def length_rates(runs, alpha=0.05):
-    """Test long prompts against short ones of the same bank, without and with the covariate."""
-    rates = {"off": [], "on": []}
+    """Test on prompts against off prompts: the share of units past `alpha`, each run."""
+    rates = []
     for run in runs:
-        long = lengths(run)
-        values = by_prompt(run).mean(axis=1)
-        rank = stats.rankdata(long, method="ordinal") > len(long) // 2
-        kinds = ["long" if is_long else "" for is_long in rank]
-        covariate = prompt_design(kinds).assign(length=long - long.mean())
-        for guard, design in (("off", prompt_design(kinds)), ("on", covariate)):
-            rates[guard].append(np.mean(p_values(design.to_numpy(), values) <= alpha))
+        design = prompt_design(["on" if on else "" for on in is_on(run)]).to_numpy()
+        rates.append(np.mean(p_values(design, by_prompt(run).mean(axis=1)) <= alpha))
     return rates
 
 
@@ -162,23 +179,55 @@ def p_values(design, values):
     return 2 * stats.t.sf(np.abs(beta[0]) / np.maximum(spread, 1e-12), dof)
 
 
-def script_giveaway(loaded, seed, n=64):
-    """Area under the curve of length alone: random strings cut by characters, or by tokens."""
-    scan = draw_scan("off_on_off", n_participants=1, seed=seed)
-    shown = [trial for design in scan.designs if design.task == "randomstrings"
-             for trial in design.trials]  # fmt: skip
+def random_strings_length(loaded, seed):
+    """Tell random strings by length alone: cut to as many characters, or as in the bank."""
+    banks = load_banks(load_paradigm("off_on_off"))
     count = lambda text: len(loaded.tokenizer(text)["input_ids"])  # noqa: E731
-    plain = [t.prompt.text for t in shown if t.trial_type is None]
-    bank = [count(t.prompt.text) for t in shown if t.trial_type is not None]
+    plain = [prompt.text for prompt in banks["offtopic"]]
     rng = np.random.default_rng(seed)
     letters = np.array(list("abcdefghijklmnopqrstuvwxyz0123456789"))
-    by_characters = [count("".join(rng.choice(letters, len(text)))) for text in plain[:n]]
+    by_characters = [count("".join(rng.choice(letters, len(text)))) for text in plain]
     baseline = [count(text) for text in plain]
+    bank = [count(prompt.text) for prompt in banks["randomstrings"]]
     return {"off": [auc(by_characters, baseline)], "on": [auc(bank, baseline)]}
 
 
+def script_giveaway():
+    """Tell the prompts of each bank from off prompts without any model, by how they are written.
+
+    Random strings are no writing, so their map is no map of a topic. The guard is to leave them out
+    of what is said about topics.
+    """
+    banks = load_banks(load_paradigm("off_on_off"))
+    scores = {}
+    for measure in (no_writing, capitals, letters_per_word):
+        plain = [measure(prompt.text) for prompt in banks["offtopic"]]
+        told = {
+            name: auc([measure(prompt.text) for prompt in prompts], plain)
+            for name, prompts in banks.items()
+            if name != "offtopic"
+        }
+        strings = told.pop("randomstrings")
+        scores[measure.__name__] = {"off": [strings], "on": list(told.values())}
+    return scores
+
+
+def no_writing(text):
+    """Share of what is no vowel among letters and digits."""
+    signs = [sign for sign in text.lower() if sign.isalnum()]
+    return 1 - sum(sign in "aeiou" for sign in signs) / len(signs)
+
+
+def capitals(text):
+    return sum(map(str.isupper, text)) / len(text)
+
+
+def letters_per_word(text):
+    return len(text) / len(text.split())
+
+
 def auc(ones, zeros):
-    """Area under the curve, folded: 0.5 tells nothing, 1 tells everything."""
+    """Area under the curve, on the larger side: 0.5 tells nothing, 1 tells everything."""
     area = stats.mannwhitneyu(ones, zeros).statistic / (len(ones) * len(zeros))
     return float(max(area, 1 - area))
 
@@ -211,9 +260,13 @@ def main():
             {"off": identify(again, skip=1), "on": identify(disjoint)}),
         row("a shared off baseline", "r of fake tasks", 0.0, shared_baseline(disjoint)),
         row("the prefill token", "prompt named across seeds", 1 / args.prompts, prefill(again)),
-        row("prompt length", "rate at 0.05, long against short", 0.05, length_rates(disjoint)),
+        row("prompt length", "rate at 0.05, on prompts twice as long", 0.05,
+            {"off": length_rates(joined(loaded, sites, disjoint, args)),
+             "on": length_rates(disjoint)}),
         row("random strings' length", "AUC of length alone", 0.5,
-            script_giveaway(loaded, args.seed)),
+            random_strings_length(loaded, args.seed)),
+        *(row("script: random strings, and topics", f"AUC of {name.replace('_', ' ')} alone", 0.5,
+              scores) for name, scores in script_giveaway().items()),
     ]  # fmt: skip
     settings = {**vars(args), "output": str(args.output), "n_runs": len(disjoint),
                 "n_units": sum(site.width for site in sites)}  # fmt: skip
