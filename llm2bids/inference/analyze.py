@@ -10,7 +10,7 @@ from joblib import Parallel, delayed
 from tqdm import tqdm
 
 from llm2bids.exceptions import InferenceError, Llm2bidsError, UsageError
-from llm2bids.inference.circular import check_arrangement_prompts
+from llm2bids.inference.circular import check_arrangement_prompts, circularity_caution
 from llm2bids.inference.group import (
     EffectMaps,
     GroupContrast,
@@ -136,7 +136,8 @@ def analyze_participants(
     progress : bool
         Show a progress bar on stderr.
     allow_circular : bool
-        Go on, with a warning, where the arrangement was learned from prompts of these runs.
+        Go on where the arrangement was learned from prompts of these runs, with a warning, which
+        the sidecars say too (``CircularityCaution``).
 
     Returns
     -------
@@ -244,7 +245,8 @@ def analyze_group(
     progress : bool
         Show a progress bar on stderr.
     allow_circular : bool
-        Go on, with a warning, where the arrangement was learned from prompts of these runs.
+        Go on where the arrangement was learned from prompts of these runs, with a warning, which
+        the sidecars say too (``CircularityCaution``).
 
     Returns
     -------
@@ -319,7 +321,8 @@ def _group_contrast(
         contrast=question,
         space=inputs.space,
         mask=effects.mask,
-        about=about_group(
+        about=circularity_caution(inputs.space, made_from.prompts)
+        | about_group(
             question,
             made_from,
             effects.model,

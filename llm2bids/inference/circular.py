@@ -5,11 +5,61 @@ from collections.abc import Iterable
 
 from llm2bids.exceptions import InferenceError
 from llm2bids.inference.inputs import Inputs, RunEntry
+from llm2bids.space.space import Space
 
 log = logging.getLogger(__name__)
 
 MOST_NAMED = 10
 """Prompts that the message names; all are counted."""
+
+
+def shared_with_arrangement(space: Space, prompts: Iterable[str]) -> tuple[str, ...]:
+    """Find the prompts that an arrangement was learned from.
+
+    Parameters
+    ----------
+    space : Space
+        Its layout names the localizer's prompts.
+    prompts : iterable of str
+        Prompts that are analysed.
+
+    Returns
+    -------
+    tuple of str
+        Those that both have, sorted.
+    """
+    learned = () if space.layout is None else space.layout.prompt_ids
+    return tuple(sorted(set(prompts) & set(learned)))
+
+
+def circularity_caution(space: Space, prompts: Iterable[str]) -> dict[str, object]:
+    """Say in a map's sidecar that its units were arranged by prompts that it was made from.
+
+    Parameters
+    ----------
+    space : Space
+        The map's space.
+    prompts : iterable of str
+        What the map was made from.
+
+    Returns
+    -------
+    dict
+        ``CircularityCaution``, a sentence; empty where no prompt is shared.
+    """
+    shared = shared_with_arrangement(space, prompts)
+    return (
+        {"CircularityCaution": f"CIRCULAR, no evidence: {_said(space, shared)}"} if shared else {}
+    )
+
+
+def _said(space: Space, shared: tuple[str, ...]) -> str:
+    more = f" and {len(shared) - MOST_NAMED} more" if len(shared) > MOST_NAMED else ""
+    return (
+        f"the arrangement of space {space.label} was learned from {len(shared)} prompts that the "
+        f"analysed runs show: {', '.join(shared[:MOST_NAMED])}{more}; clusters and smoothed maps "
+        "of these runs are circular."
+    )
 
 
 def check_arrangement_prompts(
@@ -27,7 +77,7 @@ def check_arrangement_prompts(
     entries : iterable of RunEntry
         Runs that are analysed.
     allow_circular : bool
-        Warn instead.
+        Warn instead; sidecars say it too, see `circularity_caution`.
 
     Returns
     -------
@@ -45,18 +95,13 @@ def check_arrangement_prompts(
     shown: set[str] = set()
     for entry in entries:
         shown.update(inputs.load(entry).transcript["prompt_id"].unique().tolist())
-    shared = tuple(sorted(shown & set(layout.prompt_ids)))
+    shared = shared_with_arrangement(inputs.space, shown)
     if not shared:
         return ()
-    more = f" and {len(shared) - MOST_NAMED} more" if len(shared) > MOST_NAMED else ""
-    about = (
-        f"the arrangement of space {inputs.space.label} was learned from {len(shared)} prompts "
-        f"that the analysed runs show: {', '.join(shared[:MOST_NAMED])}{more}; clusters and "
-        "smoothed maps of these runs are circular"
-    )
+    about = _said(inputs.space, shared)
     if not allow_circular:
         raise InferenceError(
-            f"{inputs.bids_dir}: {about}. Analyse other runs, record with an arrangement of other "
+            f"{inputs.bids_dir}: {about} Analyse other runs, record with an arrangement of other "
             "prompts, or go on with --allow-circular, which is not a result to report"
         )
     log.warning("circular: %s", about)

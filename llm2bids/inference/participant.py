@@ -7,6 +7,7 @@ import numpy as np
 import numpy.typing as npt
 import pandas as pd
 
+from llm2bids.inference.circular import circularity_caution
 from llm2bids.inference.first_level import STATS, TOKEN_CAUTION
 from llm2bids.inference.options import FirstLevelOptions
 from llm2bids.inference.provenance import Provenance
@@ -157,7 +158,9 @@ def _about(
     space: Space,
     fingerprint: str,
 ) -> dict[str, object]:
+    made_from = task_provenance(runs, space, fingerprint)
     about: dict[str, object] = {
+        **circularity_caution(space, made_from.prompts),
         "SpatialReference": f"bids:llm2bids:tpl-{space.label}/anat/tpl-{space.label}_T1w.nii.gz",
         "Sources": [run.source for run in runs],
         "TaskLabel": runs[0].task,
@@ -166,7 +169,7 @@ def _about(
         "DegreesOfFreedom": model.fit.dof,
         "ConstantUnits": int(model.fit.constant.sum()),
         "Software": software(),
-        **task_provenance(runs, space, fingerprint).sidecar(),
+        **made_from.sidecar(),
     }
     sentence = caution(options)
     return about if sentence is None else {"Caution": sentence, **about}

@@ -9,6 +9,7 @@ import numpy as np
 import numpy.typing as npt
 from markupsafe import Markup
 
+from llm2bids.inference.circular import circularity_caution
 from llm2bids.report.draw.color import full_color, task_color
 from llm2bids.report.draw.mosaic import mosaic_figure
 from llm2bids.report.draw.packed import pack_layout, quantise
@@ -131,11 +132,18 @@ def maps_section(sources: Sources, maps: tuple[GroupMap, ...]) -> Section:
         left_out=left_out,
         n_participants=maps[0].about.get("NumberOfParticipants"),
         generalisation=maps[0].about.get("Generalisation", ""),
-        cautions=[text for key in ("Caution", "SharedPromptsCaution")
-                  if (text := maps[0].about.get(key))],
+        cautions=_cautions(sources, maps),
         space=sources.dataset.space,
     )  # fmt: skip
     return Section(name="maps", title=title, body=body)
+
+
+def _cautions(sources: Sources, maps: tuple[GroupMap, ...]) -> list[str]:
+    """List what the sidecars warn of; of circularity, for the prompts of all maps."""
+    prompts = {str(prompt) for one in maps for prompt in one.about.get("Prompts", [])}
+    circular = circularity_caution(sources.dataset.space, prompts).values()
+    others = [maps[0].about.get(key) for key in ("Caution", "SharedPromptsCaution")]
+    return [str(text) for text in (*circular, *others) if text]
 
 
 def packed_maps(sources: Sources, maps: tuple[GroupMap, ...]) -> tuple[dict[str, Any], list[str]]:

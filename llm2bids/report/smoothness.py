@@ -7,6 +7,8 @@ import numpy.typing as npt
 import pandas as pd
 from markupsafe import Markup
 
+from llm2bids.dataset.arrangement import read_stability
+from llm2bids.dataset.read import Dataset
 from llm2bids.report.heat import heat_table
 from llm2bids.report.layers import roles_of
 from llm2bids.report.maps import GroupMap
@@ -42,9 +44,11 @@ def smoothness_section(sources: Sources, maps: tuple[GroupMap, ...]) -> Section:
     """
     title = "Do neighbours respond alike?"
     shown = [one for one in maps if one.is_against_off]
+    stability = stability_part(sources.dataset)
     if not shown:
         part = Missing(what="It takes the group maps.", command=sources.command("group"))
-        return Section(name="smoothness", title=title, body=missing(part))
+        body = missing(part) + stability
+        return Section(name="smoothness", title=title, body=body)
     values = np.stack([unit_map(sources, one.path) for one in shown]).astype(np.float64)
     orders = space_orders(sources.dataset.space)
     by_role = moran_table(values, orders)
@@ -60,7 +64,31 @@ def smoothness_section(sources: Sources, maps: tuple[GroupMap, ...]) -> Section:
         )
         tables.append(_table(near, "Correlation of two units' effects over the tasks"))
     body = render("smoothness.html", tables=tables, arrangement=sources.dataset.space.arrangement)
-    return Section(name="smoothness", title=title, body=body)
+    return Section(name="smoothness", title=title, body=body + stability)
+
+
+def stability_part(dataset: Dataset) -> Markup:
+    """Show how much orders from the halves of the localizer agree.
+
+    Parameters
+    ----------
+    dataset : Dataset
+        The dataset; the figures were measured when its arrangement was learned.
+
+    Returns
+    -------
+    Markup
+        A table; a sentence where nothing was measured; nothing where nothing was learned.
+    """
+    layout = dataset.space.layout
+    if layout is None or dataset.space.arrangement != "functional":
+        return Markup()
+    found = read_stability(dataset.path, dataset.space)
+    table = Markup()
+    if found is not None:
+        numbers = pd.DataFrame.from_dict(found.correlation, orient="index")
+        table = _table(numbers, "Distance of two units on the grid: correlation between orders")
+    return render("stability.html", layout=layout, found=found, table=table)
 
 
 def space_orders(space: Space) -> dict[str, Space]:

@@ -1,11 +1,14 @@
 """``llm2bids resample`` between a dataset in random arrangement and index order."""
 
+import json
+
 import nibabel as nib
 import numpy as np
 import pytest
 
 from llm2bids import record
 from llm2bids.cli.main import main
+from llm2bids.report.page import write_report
 from llm2bids.space.arrange import index_space
 
 OPTIONS = {"task_labels": ("pathology",), "prompts_per_block": 2, "tokens_per_prompt": 2,
@@ -65,3 +68,18 @@ def test_analyze_refuses_an_arrangement_that_saw_its_prompts(
     assert shared[0] in message
     assert "--allow-circular" in message
     assert main([*command, "--allow-circular", *(["--no-findings"] * (level == "group"))]) == 0
+    folders = {"participant": "sub-*/func", "group": "group"}
+    maps = list((tmp_path / "circular").glob(f"{folders[level]}/*_statmap.json"))
+    said = f"CIRCULAR, no evidence: the arrangement of space {made.space.label} was learned from"
+    for path in maps:
+        about = json.loads(path.read_text())
+        saw = set(shared) & set(about["Prompts"])
+        assert about["CircularityCaution"].startswith(f"{said} {len(saw)} prompts")
+    assert maps
+    for path in (tmp_path / "out").glob(f"{folders['participant']}/*_statmap.json"):
+        assert "CircularityCaution" not in path.read_text()
+    if level == "group":
+        page = write_report(
+            tmp_path, bids_dir=made.path, analysis_dir=tmp_path / "circular", progress=False
+        )
+        assert f'<p class="caution">{said} {len(shared)} prompts' in page.read_text()

@@ -8,6 +8,7 @@ import pandas as pd
 import pytest
 
 from llm2bids import open_dataset, record
+from llm2bids.dataset.arrangement import read_stability
 from llm2bids.exceptions import DatasetError, UsageError
 from llm2bids.space.arrange import cells_of
 
@@ -34,7 +35,7 @@ def scanned(tiny_model_dir, tmp_path_factory):
     """One participant in each arrangement; not to be changed."""
     folder = tmp_path_factory.mktemp("arrangements")
     model = tiny_model_dir("llama")
-    functional = {"arrangement": "functional", "localizer_prompts": 3}
+    functional = {"arrangement": "functional", "localizer_prompts": 4}
     return {
         "index": record(folder / "index", model=model, **OPTIONS),
         "functional": record(folder / "functional", model=model, **functional, **OPTIONS),
@@ -64,9 +65,9 @@ def test_the_localizer_is_kept_apart_and_named(scanned):
     conditions = dataset.prompts.set_index("prompt_id").loc[list(layout.prompt_ids), "condition"]
     counts = conditions.value_counts()
     assert counts["offtopic"] == 32
-    assert counts.drop("offtopic").tolist() == [3] * 6
+    assert counts.drop("offtopic").tolist() == [4] * 6
     assert not shown & set(layout.prompt_ids)
-    assert layout.n_tokens == 3 * (32 + 18)
+    assert layout.n_tokens == 3 * (32 + 24)
 
 
 def test_the_table_beside_the_units_is_the_arrangement(scanned):
@@ -82,18 +83,54 @@ def test_the_table_beside_the_units_is_the_arrangement(scanned):
     assert not list((scanned["index"].derivative / folder.name).glob("*_arrangement*"))
 
 
+def test_what_halves_of_the_localizer_agree_on_is_kept(scanned, tmp_path):
+    dataset = scanned["functional"]
+    found = read_stability(dataset.path, dataset.space)
+    assert sorted(found.n_prompts) == [28, 28]
+    assert set(found.correlation["all panels"]) == {"functional", "index", "random"}
+    assert all(abs(value) <= 1 for row in found.correlation.values() for value in row.values())
+    for name in ("index", "random"):
+        assert read_stability(scanned[name].path, scanned[name].space) is None
+    path = tmp_path / "dataset"
+    shutil.copytree(dataset.path, path)
+    (file,) = path.glob("derivatives/llm2bids/tpl-*/*_arrangement.json")
+    about = json.loads(file.read_text())
+    for spoiled in ([], {"NumberOfPrompts": [1]}, {"NumberOfPrompts": [1, 2], "Correlation": 1}):
+        file.write_text(json.dumps({**about, "SplitHalf": spoiled}))
+        with pytest.raises(DatasetError, match="SplitHalf"):
+            read_stability(path, dataset.space)
+
+
+@pytest.mark.slow
+def test_the_method_is_part_of_the_dataset(scanned, tiny_model_dir, tmp_path):
+    options = {**OPTIONS, "task_labels": ("pathology",), "localizer_prompts": 2}
+    for method in ("ward", "tsne"):
+        made = record(
+            tmp_path / method, model=tiny_model_dir("llama"), arrangement="functional",
+            arrangement_method=method, **options,
+        )  # fmt: skip
+        assert made.space.layout.method == method
+        assert made.space.layout.prompt_ids != ()
+        assert sorted(cells_of(made.space)) == list(range(made.space.n_units))
+        assert made.settings["arrangement_method"] == method
+        assert made.fingerprint != scanned["functional"].fingerprint
+
+
 def test_recording_goes_on_in_the_same_arrangement_only(scanned, tiny_model_dir, tmp_path):
     model = tiny_model_dir("llama")
     path = tmp_path / "dataset"
     shutil.copytree(scanned["functional"].path, path)
     more = {**OPTIONS, "n_participants": 2}
-    dataset = record(path, model=model, arrangement="functional", localizer_prompts=3, **more)
+    dataset = record(path, model=model, arrangement="functional", localizer_prompts=4, **more)
     assert len(dataset.runs) == 4
     assert dataset.fingerprint == scanned["functional"].fingerprint
     with pytest.raises(DatasetError, match="arrangement"):
         record(path, model=model, **more)
     with pytest.raises(DatasetError, match="localizer_prompts"):
-        record(path, model=model, arrangement="functional", localizer_prompts=4, **more)
+        record(path, model=model, arrangement="functional", localizer_prompts=5, **more)
+    options = {"arrangement": "functional", "localizer_prompts": 4, "arrangement_method": "ward"}
+    with pytest.raises(DatasetError, match="arrangement_method"):
+        record(path, model=model, **options, **more)
 
 
 def test_the_arrangement_of_another_dataset_is_taken(scanned, tiny_model_dir, tmp_path):
@@ -103,6 +140,9 @@ def test_the_arrangement_of_another_dataset_is_taken(scanned, tiny_model_dir, tm
     made = record(tmp_path / "one", model=model, arrangement=source.path, **options)
     assert np.array_equal(made.space.voxels, source.space.voxels)
     assert made.space.layout == source.space.layout
+    stability = read_stability(source.path, source.space)
+    assert stability is not None
+    assert read_stability(made.path, made.space) == stability
     record(tmp_path / "one", model=model, arrangement=source.path, **options)  # goes on
     with pytest.raises(DatasetError, match="another model or other sites"):
         record(tmp_path / "two", model=model, sites=("mlp",), arrangement=source.path, **options)
@@ -134,6 +174,8 @@ def test_a_spoiled_table_is_refused(scanned, tiny_model_dir, tmp_path, change, m
     [
         ({"arrangement": "sorted"}, "--arrangement sorted: found no arrangement"),
         ({"localizer_prompts": 3}, "has no localizer"),
+        ({"arrangement_method": "ward"}, "in which nothing is learned"),
+        ({"arrangement": "functional", "arrangement_method": "umap"}, "components or ward or tsne"),
         ({"arrangement": "functional", "localizer_prompts": 1}, "needs 48 tokens or more"),
         ({"arrangement": "functional", "localizer_prompts": -1}, "expected 0 to"),
     ],
