@@ -30,6 +30,9 @@ from llm2bids.space.header import BOLD_WINDOW, image_header
 from llm2bids.space.image import EncodingCounts, encode_blocks
 from llm2bids.space.space import Space
 
+_PIECE = 1 << 16
+"""Voxels that are added up at a time."""
+
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class Contents:
@@ -194,14 +197,23 @@ def _write_bold(
     values = convolve(
         recording.values, t_r, contents.settings["hrf_model"], baseline=calibration.mean
     )
-    total = np.zeros(space.shape[::-1], dtype=np.float64)
+    total = np.zeros(int(np.prod(space.shape)), dtype=np.float64)
     clipped, constant = 0, 0
     blocks = encode_blocks(values, space, calibration, seed=recording.design.seed, dtype=dtype)
     with VolumeWriter(stage.path(place), header) as writer:
         for volumes, counts in blocks:
             writer.write(volumes.T)
-            total += volumes.sum(axis=0, dtype=np.float64)
+            _add_up(volumes.reshape(len(volumes), -1), total)
             clipped += counts.clipped
             constant = counts.constant
     stage.hashed(place, writer.sha256)
-    return EncodingCounts(clipped=clipped, constant=constant), total / n_volumes
+    mean = (total / n_volumes).reshape(space.shape[::-1])
+    return EncodingCounts(clipped=clipped, constant=constant), mean
+
+
+def _add_up(volumes: npt.NDArray[Any], total: npt.NDArray[np.float64]) -> None:
+    """Add volumes to their sum, a piece that fits the processor's cache at a time."""
+    dtype = np.int32 if volumes.dtype == np.int16 else np.float64
+    for start in range(0, total.size, _PIECE):
+        part = slice(start, start + _PIECE)
+        total[part] += volumes[:, part].sum(axis=0, dtype=dtype)

@@ -11,7 +11,8 @@ from llm2bids.paradigm.design import RunDesign
 from llm2bids.paradigm.task import Paradigm
 from llm2bids.recording.record import Recording
 from llm2bids.recording.table import versions
-from llm2bids.space.image import BASELINE, COUNTS_PER_SD, DITHER, EncodingCounts
+from llm2bids.space.dither import DITHER
+from llm2bids.space.image import BASELINE, COUNTS_PER_SD, EncodingCounts
 from llm2bids.space.space import Space
 
 UNSTABLE = ("seconds", "tokens_per_second")

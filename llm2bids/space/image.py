@@ -6,8 +6,7 @@ counts, drawn from the run's seed: exactly constant voxels make statistics divid
 the brain there is 0.
 """
 
-import itertools
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
@@ -16,6 +15,7 @@ import numpy.typing as npt
 
 from llm2bids.exceptions import SpaceError
 from llm2bids.recording.calibration import Calibration
+from llm2bids.space.dither import DITHER, Dither, Seed
 from llm2bids.space.space import Space, VolumeDtype
 
 BASELINE = 10000
@@ -24,18 +24,7 @@ BASELINE = 10000
 COUNTS_PER_SD = 500
 """Counts for one standard deviation of the calibration."""
 
-DITHER = 3
-"""Largest size of the dither, in counts. Steps of one size would leave so few values for a run's
-effect that a few participants in 100,000 agree by chance, and their t is huge."""
-
-_DITHER_PERIOD = 8
-"""Volumes in which each voxel of white matter is off its baseline once."""
-
-_STEPS = np.array([-DITHER, -DITHER + 1, DITHER - 1, DITHER], dtype=np.int8)
-"""What the dither adds where it is not 0; a power of two of them, so that a byte draws evenly."""
-
 Float32 = npt.NDArray[np.float32]
-Seed = int | Sequence[int]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -132,27 +121,8 @@ def encode(
     _check_shapes(values, space, calibration)
     if constant is None:
         constant = constant_units(values, calibration, dtype=dtype)
-    still = np.flatnonzero(constant)
-    gain = _gain(calibration)
-    n_x, n_y, n_z = space.shape
-    volumes = np.zeros((len(values), n_z, n_y, n_x), dtype=dtype)
-    work = np.empty(space.n_units, dtype=np.float32)
-    stored = np.empty(space.n_units, dtype=dtype)
-    clipped = 0
-    dither = _dither_volumes(space, seed=seed, first_volume=first_volume, dtype=dtype)
-    x, y, z = space.brain_box
-    for row, (volume, noise) in enumerate(zip(volumes, dither, strict=False)):
-        n_clipped = _to_counts(values[row], calibration.mean, gain, dtype, out=work)
-        if n_clipped:
-            _refuse_not_finite(values[row], space, first_volume + row)
-            clipped += n_clipped
-        volume[z, y, x] = noise
-        flat = volume.reshape(-1)
-        if still.size:
-            _shake(work, still, flat[space.file_index[still]], dtype)
-        np.copyto(stored, work, casting="unsafe")
-        flat[space.file_index] = stored
-    return volumes, EncodingCounts(clipped=clipped, constant=int(still.size))
+    encoder = _Encoder(space, calibration, seed, dtype, first_volume, constant)
+    return encoder.encode(values, np.empty((len(values), *space.shape[::-1]), dtype=dtype))
 
 
 def encode_blocks(
@@ -178,7 +148,8 @@ def encode_blocks(
     Yields
     ------
     tuple of (ndarray, EncodingCounts)
-        As from `encode`, for consecutive blocks of rows.
+        As from `encode`, for consecutive blocks of rows. The array of volumes is the same one
+        each time: the next block overwrites it.
 
     Raises
     ------
@@ -187,16 +158,59 @@ def encode_blocks(
     """
     _check_shapes(values, space, calibration)
     constant = constant_units(values, calibration, dtype=dtype)
+    encoder = _Encoder(space, calibration, seed, dtype, 0, constant)
+    # fresh memory costs more than what is written to it: one array serves all blocks
+    volumes = np.empty((min(volumes_per_block, len(values)), *space.shape[::-1]), dtype=dtype)
     for start in range(0, len(values), volumes_per_block):
-        yield encode(
-            values[start : start + volumes_per_block],
+        rows = values[start : start + volumes_per_block]
+        yield encoder.encode(rows, volumes[: len(rows)])
+
+
+class _Encoder:
+    """Encodes consecutive rows of a run; what all blocks share is made once."""
+
+    def __init__(
+        self,
+        space: Space,
+        calibration: Calibration,
+        seed: Seed,
+        dtype: VolumeDtype,
+        first_volume: int,
+        constant: npt.NDArray[np.bool_],
+    ) -> None:
+        self._space, self._dtype, self._volume = space, dtype, first_volume
+        self._mean, self._gain = calibration.mean, _gain(calibration)
+        self._still = np.flatnonzero(constant)
+        self._dither = Dither(
             space,
-            calibration,
             seed=seed,
             dtype=dtype,
-            first_volume=start,
-            constant=constant,
+            first_volume=first_volume,
+            baseline=BASELINE,
+            units=self._still,
         )
+        self._work = np.empty(space.n_units, dtype=np.float32)
+        self._stored = np.empty(space.n_units, dtype=dtype)
+
+    def encode(
+        self, values: npt.NDArray[np.floating[Any]], volumes: npt.NDArray[Any]
+    ) -> tuple[npt.NDArray[Any], EncodingCounts]:
+        """Encode the next rows into an array of volumes."""
+        space, still, work = self._space, self._still, self._work
+        clipped = 0
+        for row, volume in zip(values, volumes, strict=True):
+            n_clipped = _to_counts(row, self._mean, self._gain, self._dtype, out=work)
+            if n_clipped:
+                _refuse_not_finite(row, space, self._volume)
+                clipped += n_clipped
+            flat = volume.reshape(-1)
+            self._dither.next_volume(flat)
+            if still.size:
+                _shake(work, still, flat[space.file_index[still]], self._dtype)
+            np.copyto(self._stored, work, casting="unsafe")
+            flat[space.file_index] = self._stored
+            self._volume += 1
+        return volumes, EncodingCounts(clipped=clipped, constant=int(still.size))
 
 
 def decode(
@@ -313,27 +327,3 @@ def _shake(
     least, most = _limits(dtype)
     dither = noise.astype(np.float32) - np.float32(BASELINE)
     work[still] = np.clip(work[still], least + DITHER, most - DITHER) + dither
-
-
-def _dither_volumes(
-    space: Space, *, seed: Seed, first_volume: int, dtype: VolumeDtype
-) -> Iterator[npt.NDArray[Any]]:
-    """Draw white matter for the brain's box, volume after volume, shape (n_z, n_y, n_x).
-
-    In each volume every voxel of one in `_DITHER_PERIOD` random groups takes a random sign and a
-    random size, 2 or 3: no voxel rests longer than that, the signs make the series
-    uncorrelated, and sparse volumes compress to half the size of ones in which every voxel is
-    drawn anew.
-    """
-    shape = tuple(axis.stop - axis.start for axis in reversed(space.brain_box))
-    n_voxels = int(np.prod(shape))
-    n_words = -(-n_voxels // 8)
-    groups = np.random.Generator(np.random.PCG64(np.random.SeedSequence(seed))).integers(
-        _DITHER_PERIOD, size=n_voxels, dtype=np.uint8
-    )
-    signs = np.random.PCG64(np.random.SeedSequence(seed).spawn(1)[0])
-    signs.advance(first_volume * n_words)
-    for volume in itertools.count(first_volume):
-        drawn = signs.random_raw(n_words).astype("<u8").view(np.uint8)[:n_voxels] % len(_STEPS)
-        dither = np.where(groups == volume % _DITHER_PERIOD, _STEPS[drawn], 0)
-        yield (BASELINE + dither.astype(dtype)).astype(dtype, copy=False).reshape(shape)

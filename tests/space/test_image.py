@@ -8,10 +8,10 @@ from llm2bids.exceptions import SpaceError
 from llm2bids.model.units import Site
 from llm2bids.recording.calibration import Calibration
 from llm2bids.space.arrange import build_space
+from llm2bids.space.dither import DITHER
 from llm2bids.space.image import (
     BASELINE,
     COUNTS_PER_SD,
-    DITHER,
     constant_units,
     decode,
     encode,
@@ -62,16 +62,15 @@ def test_the_dither_follows_from_the_seed(space, calibration, values):
 def test_blocks_are_the_run_in_pieces(space, calibration, values, dtype, volumes_per_block):
     values[:, 40:44] = 2.5
     whole, counts = encode(values, space, calibration, seed=4, dtype=dtype)
-    parts = list(
-        encode_blocks(
-            values,
-            space,
-            calibration,
-            seed=4,
-            dtype=dtype,
-            volumes_per_block=volumes_per_block,
-        )
+    blocks = encode_blocks(
+        values,
+        space,
+        calibration,
+        seed=4,
+        dtype=dtype,
+        volumes_per_block=volumes_per_block,
     )
+    parts = [(block.copy(), counts) for block, counts in blocks]  # the array is used again
     np.testing.assert_array_equal(np.concatenate([block for block, _ in parts]), whole)
     assert sum(part.clipped for _, part in parts) == counts.clipped
     assert {part.constant for _, part in parts} == {counts.constant} == {4}

@@ -1,0 +1,89 @@
+"""The dither of white matter: a null signal, as exactly constant voxels divide by zero."""
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from llm2bids.space.space import OUTSIDE, Space, VolumeDtype
+
+DITHER = 3
+"""Largest size of the dither, in counts. Steps of one size would leave so few values for a run's
+effect that a few participants in 100,000 agree by chance, and their t is huge."""
+
+_PERIOD = 8
+"""Volumes in which each voxel of white matter is off its baseline once."""
+
+_STEPS = np.array([-DITHER, -DITHER + 1, DITHER - 1, DITHER], dtype=np.int8)
+"""What the dither adds where it is not 0; a power of two of them, so that a byte draws evenly."""
+
+Seed = int | Sequence[int]
+
+
+class Dither:
+    """Volumes of white matter alone, one after the other.
+
+    In each volume every voxel of one in eight random groups takes a random sign and a random
+    size, 2 or 3: no voxel rests longer than that, the signs make the series uncorrelated, and
+    sparse volumes compress to half the size of ones in which every voxel is drawn anew.
+
+    Parameters
+    ----------
+    space : Space
+        The space.
+    seed : int or sequence of int
+        Of the run.
+    dtype : {"int16", "float32"}
+        Data type of the volumes.
+    first_volume : int
+        Volume of the run that comes first.
+    baseline : int
+        Count that the dither is added to.
+    units : ndarray of int, shape (n,)
+        Units whose voxels take the dither too; those of all others are left at the baseline.
+    """
+
+    def __init__(
+        self,
+        space: Space,
+        *,
+        seed: Seed,
+        dtype: VolumeDtype,
+        first_volume: int,
+        baseline: int,
+        units: npt.NDArray[np.intp],
+    ) -> None:
+        n_x, n_y, n_z = space.shape
+        x, y, z = space.brain_box
+        rest = np.zeros((n_z, n_y, n_x), dtype=dtype)
+        rest[z, y, x] = baseline
+        self._rest = rest.reshape(-1)
+        shaken = space.tissue.ravel(order="F") != OUTSIDE
+        shaken[space.file_index] = False
+        shaken[space.file_index[units]] = True
+        box = np.arange(rest.size).reshape(rest.shape)[z, y, x].reshape(-1)
+        groups = np.random.Generator(np.random.PCG64(np.random.SeedSequence(seed))).integers(
+            _PERIOD, size=box.size, dtype=np.uint8
+        )
+        drawn = [np.flatnonzero((groups == group) & shaken[box]) for group in range(_PERIOD)]
+        self._groups = [(places, box[places]) for places in drawn]  # in the box, in the volume
+        self._n_words = -(-box.size // 8)
+        self._bits = np.random.PCG64(np.random.SeedSequence(seed).spawn(1)[0])
+        self._bits.advance(first_volume * self._n_words)
+        self._volume = first_volume
+        self._steps = _STEPS.astype(dtype) + np.asarray(baseline, dtype=dtype)
+
+    def next_volume(self, out: npt.NDArray[Any]) -> None:
+        """Write the next volume.
+
+        Parameters
+        ----------
+        out : ndarray, shape (n_x * n_y * n_z,)
+            The volume in file order, of the dither's data type; overwritten.
+        """
+        out[:] = self._rest
+        drawn = self._bits.random_raw(self._n_words).astype("<u8", copy=False).view(np.uint8)
+        places, voxels = self._groups[self._volume % _PERIOD]
+        out[voxels] = self._steps[drawn[places] & (len(_STEPS) - 1)]
+        self._volume += 1
