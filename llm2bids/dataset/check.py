@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 
+import pandas as pd
 from tqdm.auto import tqdm
 
 from llm2bids.dataset.check_run import check_run_files
@@ -13,7 +14,7 @@ from llm2bids.dataset.check_template import check_template, fingerprints
 from llm2bids.dataset.leftovers import list_bolds
 from llm2bids.dataset.manifest import FOLDER, has_manifest, read_manifest, sha256_of
 from llm2bids.dataset.participants import PLACE as PARTICIPANTS
-from llm2bids.dataset.participants import counted, read_participants
+from llm2bids.dataset.participants import counts_of, read_participants
 from llm2bids.dataset.path import inside, parse_path
 from llm2bids.dataset.read import Dataset, open_dataset
 from llm2bids.dataset.settings import DERIVATIVE, read_settings
@@ -70,9 +71,12 @@ class Check:
             f"{self.path}: {self.n_files} checksums and {self.n_runs} runs checked, "
             f"{len(self.files)} files with faults"
         ]
+        of_file: dict[PurePosixPath, list[str]] = defaultdict(list)
+        for fault in self.faults:
+            of_file[fault.file].append(fault.found)
         for file in self.files:
             lines.append(f"  {file}")
-            lines += [f"    {fault.found}" for fault in self.faults if fault.file == file]
+            lines += [f"    {found}" for found in of_file[file]]
             lines.append(f"    -> {_advice(self.path, file)}")
         return "\n".join(lines)
 
@@ -194,11 +198,12 @@ def _check_participants(dataset: Dataset) -> list[tuple[PurePosixPath, str]]:
         listed = {str(name).removeprefix("sub-") for name in table["participant_id"]}
         if wrong := sorted(of_label.keys() ^ listed):
             return [(PARTICIPANTS, f"sub-{wrong[0]} is in the table or has runs, but not both")]
-        finished = table.dropna(subset=["n_runs"])["participant_id"]
-        for name in finished:
-            label = str(name).removeprefix("sub-")
-            if not counted(table, label, dataset.path, of_label[label]).equals(table):
-                return [(PARTICIPANTS, f"the counts of {name} are not those of its runs")]
+        finished = table.dropna(subset=["n_runs"])
+        for row in finished.to_dict("records"):
+            label = str(row["participant_id"]).removeprefix("sub-")
+            found = counts_of(label, dataset.path, of_label[label])
+            if any(pd.isna(row[name]) or row[name] != count for name, count in found.items()):
+                return [(PARTICIPANTS, f"the counts of sub-{label} are not those of its runs")]
     except Llm2bidsError as error:
         return [(PARTICIPANTS, str(error))]
     return []

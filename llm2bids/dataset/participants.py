@@ -112,49 +112,40 @@ def with_participant(
     return _typed(pd.DataFrame([*others.to_dict("records"), row], columns=list(COLUMNS)))
 
 
-def is_counted(table: pd.DataFrame, participant_label: str, n_runs: int) -> bool:
-    """Tell whether a participant's runs are counted in the table.
+def count_runs(table: pd.DataFrame) -> dict[str, int]:
+    """Give the number of runs of each participant whose row has all counts.
 
     Parameters
     ----------
     table : DataFrame
         From `read_participants`.
-    participant_label : str
-        BIDS label.
-    n_runs : int
-        Runs that there are.
 
     Returns
     -------
-    bool
-        True if the participant's row has all counts, and this number of runs.
+    dict of str to int
+        Label without ``sub-`` to number of runs.
     """
-    row = table.loc[table["participant_id"] == f"sub-{participant_label}", list(_COUNTS)]
-    return (
-        len(row) == 1 and bool(row.notna().all(axis=None)) and int(row["n_runs"].iloc[0]) == n_runs
-    )
+    full = table.dropna(subset=list(_COUNTS))
+    names = full["participant_id"].str.removeprefix("sub-")
+    return dict(zip(names.tolist(), full["n_runs"].astype(int).tolist(), strict=True))
 
 
-def counted(
-    table: pd.DataFrame, participant_label: str, root: Path, bolds: Iterable[PurePosixPath]
-) -> pd.DataFrame:
-    """Fill in a participant's counts.
+def counts_of(participant_label: str, root: Path, bolds: Iterable[PurePosixPath]) -> dict[str, int]:
+    """Count a participant's runs, prompts and volumes from the sidecars of its series.
 
     Parameters
     ----------
-    table : DataFrame
-        From `read_participants`.
     participant_label : str
         BIDS label.
     root : Path
         The dataset.
     bolds : iterable of PurePosixPath
-        Raw series of all runs.
+        Raw series; those of others do not count.
 
     Returns
     -------
-    DataFrame
-        The same with the counts.
+    dict of str to int
+        ``n_runs``, ``n_prompts``, ``n_volumes``.
 
     Raises
     ------
@@ -168,14 +159,38 @@ def counted(
         )
     about = [read_sidecar(root / str(place).replace("_bold.nii.gz", "_bold.json")
                        .replace("_bold.nii", "_bold.json")) for place in mine]  # fmt: skip
-    counts = {
+    return {
         "n_runs": len(mine),
         "n_prompts": sum(int(one.get("NumberOfPrompts", 0)) for one in about),
         "n_volumes": sum(int(one.get("NumberOfVolumes", 0)) for one in about),
     }
+
+
+def counted(
+    table: pd.DataFrame, participant_label: str, root: Path, bolds: Iterable[PurePosixPath]
+) -> pd.DataFrame:
+    """Fill in a participant's counts.
+
+    Parameters
+    ----------
+    table : DataFrame
+        From `read_participants`.
+    participant_label, root, bolds
+        As `counts_of` takes them.
+
+    Returns
+    -------
+    DataFrame
+        The same with the counts.
+
+    Raises
+    ------
+    DatasetError
+        If the participant has no runs, or a run's sidecar is damaged.
+    """
     row = table["participant_id"] == f"sub-{participant_label}"
     filled = table.copy()
-    for name, count in counts.items():
+    for name, count in counts_of(participant_label, root, bolds).items():
         filled.loc[row, name] = count
     return filled
 

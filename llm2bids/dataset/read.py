@@ -137,8 +137,9 @@ class Dataset:
             raise DatasetError(
                 f"{self.path}: no run of task {name}; there are {', '.join(self.tasks) or 'none'}"
             )
+        chosen = set(wanted)
         return tuple(
-            run for run in self.runs if run.participant_label in wanted and name in (None, run.task)
+            run for run in self.runs if run.participant_label in chosen and name in (None, run.task)
         )
 
     def load_run(self, run: Run) -> Any:

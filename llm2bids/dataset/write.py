@@ -1,6 +1,7 @@
 """Writing a dataset: one run after the other, each there whole or not at all."""
 
-from collections.abc import Mapping, Sequence
+from collections import defaultdict
+from collections.abc import Iterable, Mapping, Sequence
 from contextlib import AbstractContextManager, suppress
 from functools import cached_property
 from pathlib import Path, PurePosixPath
@@ -14,8 +15,8 @@ from llm2bids.dataset.leftovers import list_bolds
 from llm2bids.dataset.lock import DatasetLock
 from llm2bids.dataset.participants import PLACE as PARTICIPANTS
 from llm2bids.dataset.participants import (
+    count_runs,
     counted,
-    is_counted,
     read_participants,
     with_participant,
     write_participants,
@@ -89,6 +90,21 @@ def estimate_run_bytes(
     if compress:
         n_voxels = space.n_units + 0.25 * float(np.count_nonzero(space.white)) + 0.01 * n_voxels
     return int(n_voxels * item * n_volumes) + 4 * space.n_units + _SMALL_FILES
+
+
+class _Bolds:
+    """Raw series of a dataset, by participant, and the tasks that they are of."""
+
+    def __init__(self, places: Iterable[PurePosixPath]) -> None:
+        self.of_participant: dict[str, set[PurePosixPath]] = defaultdict(set)
+        self.tasks: set[str] = set()
+        for place in places:
+            self.add(place)
+
+    def add(self, place: PurePosixPath) -> None:
+        entities = parse_path(place)
+        self.of_participant[str(entities.sub)].add(place)
+        self.tasks.add(str(entities.task))
 
 
 class DatasetWriter:
@@ -378,25 +394,30 @@ class DatasetWriter:
             If the participant has no runs.
         """
         self._lock.check()
-        folder = f"sub-{participant_label}"
-        mine = sorted(place for place in self._bolds if place.parts[0] == folder)
-        table = read_participants(self._root)
-        if mine and is_counted(table, participant_label, len(mine)):
+        mine = sorted(self._bolds.of_participant[participant_label])
+        if mine and self._n_counted.get(participant_label) == len(mine):
             return
+        table = read_participants(self._root)
         table = with_participant(table, participant_label, self._contents.settings)
         table = counted(table, participant_label, self._root, mine)
-        recorded = {parse_path(place).task for place in self._bolds}
+        recorded = self._bolds.tasks
         tasks = [task for task in self._contents.tasks.values() if task.label in recorded]
         with self._staging("writing participants.tsv") as stage:
             write_participants(stage.path(PARTICIPANTS), table)
             if not write_all_tasks_model(stage, tasks, self._contents.fields):
                 stage.remove(ALL_TASKS_MODEL)
             stage.commit(last=PARTICIPANTS)
+        self._n_counted[participant_label] = len(mine)
 
     @cached_property
-    def _bolds(self) -> set[PurePosixPath]:
+    def _bolds(self) -> "_Bolds":
         """Raw series of all runs: listed once, as listing a thousand participants takes a while."""
-        return set(list_bolds(self._root))
+        return _Bolds(list_bolds(self._root))
+
+    @cached_property
+    def _n_counted(self) -> dict[str, int]:
+        """Number of runs of each participant that is counted; the table is read once for it."""
+        return count_runs(read_participants(self._root))
 
     def close(self) -> None:
         """Release the lock; nothing can be written afterwards."""

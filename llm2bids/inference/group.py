@@ -143,7 +143,7 @@ def collect_effects(
             f"{out_dir}: no effect map of the participants and tasks asked for; expected "
             "sub-*/func/*_stat-effect_statmap.nii.gz; run the participant level first"
         )
-    reduce(Provenance.union, (one for found in provenance.values() for one in found.values()))
+    Provenance.union(*(one for found in provenance.values() for one in found.values()))
     return EffectMaps(
         paths=paths,
         provenance=provenance,
@@ -262,7 +262,7 @@ def contrast_effects(
         for condition, weight in contrast.weights:
             values[row] += weight * effects.values(condition, label)
             made_from.append(effects.provenance[condition][label])
-    return values, reduce(Provenance.union, made_from)
+    return values, Provenance.union(*made_from)
 
 
 def shared_prompts(

@@ -1,6 +1,7 @@
 """What the statistics take from a recorded dataset."""
 
-from collections.abc import Callable, Sequence
+from collections import defaultdict
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -93,14 +94,11 @@ class Inputs:
         tasks = list(dict.fromkeys(entry.task for entry in self.entries))
         wanted = chosen_labels(participant_label, labels, prefix="sub-", where=self.bids_dir)
         kept = chosen_labels(task, tasks, prefix="task-", where=self.bids_dir)
+        found: dict[tuple[str, str], list[RunEntry]] = defaultdict(list)
+        for entry in self.entries:
+            found[entry.participant_label, entry.task].append(entry)
         return {
-            (label, name): tuple(
-                entry
-                for entry in self.entries
-                if (entry.participant_label, entry.task) == (label, name)
-            )
-            for label in wanted
-            for name in kept
+            (label, name): tuple(found.get((label, name), ())) for label in wanted for name in kept
         }
 
 
@@ -138,7 +136,8 @@ def chosen_labels(
     if wanted is None:
         return tuple(there)
     labels = tuple(dict.fromkeys(label.removeprefix(prefix) for label in wanted))
-    unknown = [label for label in labels if label not in there]
+    known = set(there)
+    unknown = [label for label in labels if label not in known]
     if unknown or not labels:
         raise UsageError(
             f"{where}: has no {prefix}{f', {prefix}'.join(unknown)}; expected some of "
@@ -170,10 +169,11 @@ def open_inputs(bids_dir: Path, *, mask_img: Path | None = None) -> Inputs:
         If there is no run, or the mask is of another grid or has no unit.
     """
     dataset = open_dataset(bids_dir)
-    entries = tuple(
-        RunEntry(participant_label=run.participant_label, task=run.task, run=run.run)
+    runs = {
+        RunEntry(participant_label=run.participant_label, task=run.task, run=run.run): run
         for run in dataset.runs
-    )
+    }
+    entries = tuple(runs)
     if not entries:
         raise InferenceError(f"{bids_dir}: has no run; record one with `llm2bids record`")
     listed = dataset.participants["participant_id"].str.removeprefix("sub-")
@@ -188,7 +188,7 @@ def open_inputs(bids_dir: Path, *, mask_img: Path | None = None) -> Inputs:
         mask=mask,
         entries=entries,
         participants=tuple(sorted({*listed, *(entry.participant_label for entry in entries)})),
-        load=partial(_load_run, dataset, mask),
+        load=partial(_load_run, dataset, runs, mask),
     )
 
 
@@ -228,8 +228,13 @@ def read_mask(path: Path, space: Space) -> npt.NDArray[np.bool_]:
     return voxels
 
 
-def _load_run(dataset: Dataset, mask: npt.NDArray[np.bool_], entry: RunEntry) -> RunData:
-    run = _find_run(dataset, entry)
+def _load_run(
+    dataset: Dataset,
+    runs: Mapping[RunEntry, Run],
+    mask: npt.NDArray[np.bool_],
+    entry: RunEntry,
+) -> RunData:
+    run = runs[entry]
     image = open_image(run.preproc)
     dataset.space.check_grid(image, name=str(run.preproc))
     other = fingerprint_differs(image.header, dataset.fingerprint)
@@ -251,8 +256,3 @@ def _load_run(dataset: Dataset, mask: npt.NDArray[np.bool_], entry: RunEntry) ->
         confounds=dataset.confounds(run) if run.confounds.exists() else None,
         source=f"bids:llm2bids:{run.preproc.relative_to(dataset.derivative).as_posix()}",
     )
-
-
-def _find_run(dataset: Dataset, entry: RunEntry) -> Run:
-    wanted = (entry.participant_label, entry.task, entry.run)
-    return next(run for run in dataset.runs if (run.participant_label, run.task, run.run) == wanted)

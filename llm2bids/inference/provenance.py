@@ -1,7 +1,8 @@
 """Provenance: the participants, runs and prompts that a map was made from."""
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
@@ -83,39 +84,41 @@ class Provenance:
                 "participant level again"
             ) from None
 
-    def union(self, other: "Provenance") -> "Provenance":
-        """Join what two maps were made from.
+    def union(self, *others: "Provenance") -> "Provenance":
+        """Join what several maps were made from.
 
         Parameters
         ----------
-        other : Provenance
-            Of a map in the same space.
+        *others : Provenance
+            Of maps in the same space.
 
         Returns
         -------
         Provenance
-            Of a map made from both.
+            Of a map made from all.
 
         Raises
         ------
         InferenceError
             If the spaces differ.
         """
-        if (self.space, self.fingerprint) != (other.space, other.fingerprint):
-            raise InferenceError(
-                f"mixed spaces: {', '.join(self.runs[:1])} has {self.space} "
-                f"({self.fingerprint[:12]}), {', '.join(other.runs[:1])} has {other.space} "
-                f"({other.fingerprint[:12]}); expected one model, choice of sites and "
-                "calibration; analyze them apart"
-            )
+        for other in others:
+            if (self.space, self.fingerprint) != (other.space, other.fingerprint):
+                raise InferenceError(
+                    f"mixed spaces: {', '.join(self.runs[:1])} has {self.space} "
+                    f"({self.fingerprint[:12]}), {', '.join(other.runs[:1])} has {other.space} "
+                    f"({other.fingerprint[:12]}); expected one model, choice of sites and "
+                    "calibration; analyze them apart"
+                )
+        every = (self, *others)
         return Provenance(
-            participants=_merged(self.participants, other.participants),
-            runs=_merged(self.runs, other.runs),
-            prompts=_merged(self.prompts, other.prompts),
+            participants=_merged(one.participants for one in every),
+            runs=_merged(one.runs for one in every),
+            prompts=_merged(one.prompts for one in every),
             space=self.space,
             fingerprint=self.fingerprint,
         )
 
 
-def _merged(first: tuple[str, ...], second: tuple[str, ...]) -> tuple[str, ...]:
-    return tuple(dict.fromkeys((*first, *second)))
+def _merged(lists: Iterable[tuple[str, ...]]) -> tuple[str, ...]:
+    return tuple(dict.fromkeys(chain.from_iterable(lists)))

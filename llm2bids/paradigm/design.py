@@ -216,6 +216,7 @@ def draw_runs(
     seed: int,
     allow_shared_prompts: bool = False,
     task_labels: Collection[str] | None = None,
+    shuffled: dict[str, tuple[Prompt, ...]] | None = None,
 ) -> tuple[RunDesign, ...]:
     """Draw the runs of one participant.
 
@@ -239,6 +240,9 @@ def draw_runs(
         without sharing are the same with and without.
     task_labels : collection of str, optional
         Tasks to draw; all by default.
+    shuffled : dict of str to tuple of Prompt, optional
+        Banks that were shuffled for another participant of the same paradigm, banks and seed; what
+        is missing is added. With it a thousand participants do not shuffle each bank again.
 
     Returns
     -------
@@ -258,7 +262,12 @@ def draw_runs(
         used = {paradigm.baseline}.union(*(dict(task.conditions).values() for task in tasks))
         check_participants(paradigm, banks, participant, conditions=used)
     prompts = _take_prompts(
-        paradigm, banks, participant, seed=seed, task_labels=[task.label for task in tasks]
+        paradigm,
+        banks,
+        participant,
+        seed=seed,
+        task_labels=[task.label for task in tasks],
+        shuffled={} if shuffled is None else shuffled,
     )
     return tuple(
         RunDesign(
@@ -345,24 +354,29 @@ def _select_tasks(paradigm: Paradigm, task_labels: Collection[str] | None) -> li
 
 
 def _take_prompts(
-    paradigm: Paradigm, banks: Banks, participant: int, *, seed: int, task_labels: Sequence[str]
+    paradigm: Paradigm,
+    banks: Banks,
+    participant: int,
+    *,
+    seed: int,
+    task_labels: Sequence[str],
+    shuffled: dict[str, tuple[Prompt, ...]],
 ) -> dict[tuple[str, int], dict[str | None, list[Prompt]]]:
     """Take the prompts of each run of the tasks, by trial type, in the order of presentation."""
     each = prompts_per_participant(paradigm)
     taken: dict[tuple[str, int], dict[str | None, list[Prompt]]] = {}
-    available: dict[str, tuple[Prompt, ...]] = {}
     for part in slice_banks(paradigm):
         if part.task not in task_labels:
             continue
-        if part.condition not in available:
-            available[part.condition] = permute_bank(paradigm, banks, part.condition, seed=seed)[0]
-        bank = available[part.condition]
+        if part.condition not in shuffled:
+            shuffled[part.condition] = permute_bank(paradigm, banks, part.condition, seed=seed)[0]
+        bank = shuffled[part.condition]
         first = (participant - 1) * each[part.condition] + part.start
         prompts = [bank[place % len(bank)] for place in range(first, first + part.n_prompts)]
         names = (participant_label(participant), part.task, part.run, part.trial_type or "")
-        shuffled = derive_generator(seed, "prompts", *names).permutation(len(prompts))
+        places = derive_generator(seed, "prompts", *names).permutation(len(prompts))
         taken.setdefault((part.task, part.run), {})[part.trial_type] = [
-            prompts[place] for place in shuffled
+            prompts[place] for place in places
         ]
     return taken
 

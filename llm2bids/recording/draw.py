@@ -140,6 +140,7 @@ def draw_scan(
     banks = load_banks(loaded)
     if not allow_shared_prompts:
         check_participants(loaded, banks, n_participants)
+    shuffled: dict[str, tuple[Prompt, ...]] = {}
     designs = tuple(
         design
         for participant in range(1, n_participants + 1)
@@ -150,6 +151,7 @@ def draw_scan(
             seed=seed,
             allow_shared_prompts=allow_shared_prompts,
             task_labels=task_labels,
+            shuffled=shuffled,
         )
     )
     return Scan(
