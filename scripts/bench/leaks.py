@@ -17,7 +17,6 @@ from scipy import stats
 from sklearn.linear_model import RidgeClassifier
 from sklearn.model_selection import GroupKFold, KFold, cross_val_score
 
-from llm2bids.inference.design import prompt_design
 from llm2bids.model.load import load_model
 from llm2bids.model.sites import find_sites, select_sites
 from llm2bids.paradigm.load import load_paradigm
@@ -135,17 +134,16 @@ def prefill(runs):
     return scores
 
 
-def joined(loaded, sites, disjoint, args):
-    """Show the first participant's runs again, each on prompt followed by another off prompt.
+def joined(loaded, sites, disjoint):
+    """Show all runs again, each on prompt behind an on prompt of another participant.
 
     So on prompts are twice as long as off prompts, and of the same kind.
     """
-    first, second = (
-        [run.design for run in disjoint if run.design.participant_label == label]
-        for label in ("01", "02")
-    )
+    shown = {(run.design.participant_label, run.design.task): run.design for run in disjoint}
+    people = sorted({label for label, _ in shown})
     long = []
-    for design, other in zip(first, second, strict=True):
+    for (label, task), design in shown.items():
+        other = shown[people[people.index(label) - 1], task]
         trials = tuple(
             trial if trial.trial_type is None else dataclasses.replace(
                 trial,
@@ -160,23 +158,22 @@ def joined(loaded, sites, disjoint, args):
 
 
 def length_rates(runs, alpha=0.05):
-    """Test on prompts against off prompts: the share of units past `alpha`, each run."""
+    """Test on against off prompts over the runs of each participant: units past `alpha`.
+
+    Runs share no prompt, so each stands for a participant of a group.
+    """
     rates = []
-    for run in runs:
-        design = prompt_design(["on" if on else "" for on in is_on(run)]).to_numpy()
-        rates.append(np.mean(p_values(design, by_prompt(run).mean(axis=1)) <= alpha))
+    for person in sorted({run.design.participant_label for run in runs}):
+        own = [run for run in runs if run.design.participant_label == person]
+        effects = np.stack(
+            [
+                by_prompt(run)[is_on(run)].mean(axis=(0, 1))
+                - by_prompt(run)[~is_on(run)].mean(axis=(0, 1))
+                for run in own
+            ]
+        )
+        rates.append(np.mean(stats.ttest_1samp(effects, 0.0).pvalue <= alpha))
     return rates
-
-
-def p_values(design, values):
-    """Two-sided p of the first column, ordinary least squares."""
-    inverse = np.linalg.pinv(design)
-    beta = inverse @ values
-    dof = len(design) - np.linalg.matrix_rank(design)
-    spread = np.sqrt(
-        ((values - design @ beta) ** 2).sum(axis=0) / dof * (inverse @ inverse.T)[0, 0]
-    )
-    return 2 * stats.t.sf(np.abs(beta[0]) / np.maximum(spread, 1e-12), dof)
 
 
 def random_strings_length(loaded, seed):
@@ -260,8 +257,8 @@ def main():
             {"off": identify(again, skip=1), "on": identify(disjoint)}),
         row("a shared off baseline", "r of fake tasks", 0.0, shared_baseline(disjoint)),
         row("the prefill token", "prompt named across seeds", 1 / args.prompts, prefill(again)),
-        row("prompt length", "rate at 0.05, on prompts twice as long", 0.05,
-            {"off": length_rates(joined(loaded, sites, disjoint, args)),
+        row("prompt length", "rate at 0.05 over runs, on prompts twice as long", 0.05,
+            {"off": length_rates(joined(loaded, sites, disjoint)),
              "on": length_rates(disjoint)}),
         row("random strings' length", "AUC of length alone", 0.5,
             random_strings_length(loaded, args.seed)),
