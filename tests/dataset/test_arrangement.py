@@ -8,8 +8,9 @@ import pandas as pd
 import pytest
 
 from llm2bids import open_dataset, record
-from llm2bids.dataset.arrangement import read_stability
+from llm2bids.dataset.arrangement import learned_space, read_stability
 from llm2bids.exceptions import DatasetError, UsageError
+from llm2bids.recording.localizer import Localizer
 from llm2bids.space.arrange import cells_of
 
 OPTIONS = {
@@ -114,6 +115,24 @@ def test_the_method_is_part_of_the_dataset(scanned, tiny_model_dir, tmp_path):
         assert sorted(cells_of(made.space)) == list(range(made.space.n_units))
         assert made.settings["arrangement_method"] == method
         assert made.fingerprint != scanned["functional"].fingerprint
+
+
+def test_constant_units_are_named_in_the_log(scanned, caplog):
+    space = scanned["index"].space
+    means = np.random.default_rng(0).standard_normal((18, space.n_units)).astype(np.float32)
+    still = np.arange(3, 15)
+    means[:, still] = 2.5
+    localizer = Localizer(
+        means=means, conditions=("off", "a", "b") * 6, prompt_ids=tuple("abcdefghijklmnopqr"),
+        n_tokens=18,
+    )  # fmt: skip
+    with caplog.at_level("INFO", logger="llm2bids"):
+        made, stability = learned_space(space, localizer, baseline="off")
+    assert made.layout.n_constant == 12
+    assert stability is None  # halves of 9 prompts are too short
+    assert "12 units did not vary in the localizer and come last in their panels" in caplog.text
+    assert all(space.address_of(int(unit)) in caplog.text for unit in still[:10])
+    assert space.address_of(int(still[10])) not in caplog.text
 
 
 def test_recording_goes_on_in_the_same_arrangement_only(scanned, tiny_model_dir, tmp_path):
