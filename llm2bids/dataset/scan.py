@@ -23,6 +23,7 @@ from llm2bids.dataset.write import DatasetWriter
 from llm2bids.exceptions import UsageError
 from llm2bids.paradigm.design import RunDesign, share_prompts
 from llm2bids.paradigm.seed import derive_seed
+from llm2bids.recording.buffers import RunBuffers
 from llm2bids.recording.calibration import calibrate
 from llm2bids.recording.draw import Scan, draw_scan
 from llm2bids.recording.record import Recording, record_run
@@ -180,11 +181,15 @@ def record(
         **choice.settings,
     )
 
+    buffers = RunBuffers(bids_dir, loaded.device)
+    n_units = sum(site.width for site in chosen)
+
     def take(design: RunDesign, on_token: Callable[[int], None]) -> Recording:
         options: dict[str, Any] = {
             "keep_first": keep_first,
             "batch_size": batch_size,
             "on_token": on_token,
+            "out": buffers.take(design.n_volumes, n_units),
         }
         if answers is None:
             return record_run(loaded, design, chosen, **options)

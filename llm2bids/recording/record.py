@@ -108,7 +108,7 @@ def record_run(
     n_trials, n_units = len(design.trials), sum(site.width for site in sites)
     uniforms = token_uniforms(design.seed, range(n_trials), n_volumes + first)
     shape = (n_trials, n_volumes, n_units)
-    values = new_values(shape, loaded.device) if out is None else _shaped(out, shape)
+    values = new_values(shape, loaded.device) if out is None else shaped(out, shape)
     carry = design.context == "carry"
     contexts = [] if carry else trial_tokens(loaded, design, n_tokens=n_volumes + first)
     answers: list[Answers] = []
@@ -156,8 +156,26 @@ def record_run(
     )
 
 
-def _shaped(out: npt.NDArray[np.float32], shape: tuple[int, int, int]) -> npt.NDArray[np.float32]:
-    """View an array that the caller gave as prompts, volumes, units."""
+def shaped(out: npt.NDArray[np.float32], shape: tuple[int, int, int]) -> npt.NDArray[np.float32]:
+    """View an array that the caller gave as prompts, volumes, units.
+
+    Parameters
+    ----------
+    out : ndarray of float32, shape (n_prompts * n_volumes, n_units)
+        The array.
+    shape : tuple of int
+        ``(n_prompts, n_volumes, n_units)``.
+
+    Returns
+    -------
+    ndarray of float32
+        The same memory in that shape.
+
+    Raises
+    ------
+    UsageError
+        If it is of another shape or type, or not contiguous.
+    """
     expected = (shape[0] * shape[1], shape[2])
     if out.dtype != np.float32 or out.shape != expected or not out.flags.c_contiguous:
         raise UsageError(

@@ -4,11 +4,14 @@ import time
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
+import numpy as np
+import numpy.typing as npt
+
 from llm2bids.exceptions import RecordingError
 from llm2bids.model.units import Site
 from llm2bids.paradigm.design import RunDesign
 from llm2bids.recording.batches import OnToken, check_finite, in_batches
-from llm2bids.recording.record import Recording
+from llm2bids.recording.record import Recording, shaped
 from llm2bids.recording.table import provenance, token_table
 from llm2bids.recording.trials import carried_tokens, first_step, trial_tokens
 
@@ -29,6 +32,7 @@ def replay_run(
     keep_first: bool = False,
     batch_size: int | None = None,
     on_token: OnToken | None = None,
+    out: npt.NDArray[np.float32] | None = None,
 ) -> Recording:
     """Record a run whose answers are given, in one forward pass for each batch.
 
@@ -49,6 +53,8 @@ def replay_run(
         Texts that run together; 8 by default. Halved when memory does not suffice.
     on_token : callable, optional
         Told the number of volumes that were added.
+    out : ndarray of float32, shape (n_volumes, n_units), optional
+        Where to write the values; by default a new array.
 
     Returns
     -------
@@ -58,6 +64,8 @@ def replay_run(
 
     Raises
     ------
+    UsageError
+        If `out` is of another shape or type.
     RecordingError
         If there is not one answer for each trial, an answer is too short or holds an unknown
         token, a text does not fit the model's context, or a value is not finite.
@@ -69,7 +77,8 @@ def replay_run(
     n_trials, n_units = len(design.trials), sum(site.width for site in sites)
     given = answer_tokens(loaded, design, answers, n_tokens=n_volumes + first)
     contexts = _contexts(loaded, design, given)
-    values = new_values((n_trials, n_volumes, n_units), loaded.device)
+    shape = (n_trials, n_volumes, n_units)
+    values = new_values(shape, loaded.device) if out is None else shaped(out, shape)
 
     def read(part: slice, tell: OnToken) -> "Answers":
         done = read_batch(
