@@ -6,12 +6,13 @@ stream), so that what is measured is llm2bids and not the model:
     runs          memory and open files of one process over N runs (500)
     tokens        2 participants with one run of N tokens each (5,000)
     prompts       one run of N prompts with a one-token answer each (10,000)
-    participants  seconds to record, open, go on with, and analyse ten of N participants, at each N
-                  given; the exponent of seconds over N is 1 where time is linear, and 0 for the
-                  analysis of ten where it does not depend on how many there are
+    participants  one dataset that grows to each N given: seconds to record and to analyse one more
+                  participant, and to open, go on with, check and test the group of all N; the
+                  exponent of seconds over N is 0 for one participant and 1 for all where time is
+                  linear, 1 and 2 where it is quadratic
 
     .venv/bin/python scripts/bench/soak.py runs 500
-    .venv/bin/python scripts/bench/soak.py participants 250 500 1000 --output soak.json
+    .venv/bin/python scripts/bench/soak.py participants 125 250 500 1000 --output soak.json
 """
 
 import argparse
@@ -31,14 +32,12 @@ from typing import Any
 import numpy as np
 
 from llm2bids import open_dataset
+from llm2bids.dataset.check import check_dataset
 from llm2bids.dataset.scan import record
 from llm2bids.inference.analyze import analyze_group, analyze_participants
+from llm2bids.paradigm.design import participant_label
 
 ROOT = Path(__file__).parents[2]
-
-
-ANALYSED = 10
-"""Participants that are analysed, whatever their number."""
 
 
 def tiny_model(folder: Path) -> Path:
@@ -146,23 +145,25 @@ def prompts(folder: Path, counts: list[int]) -> dict[str, Any]:
 
 
 def participants(folder: Path, counts: list[int]) -> dict[str, Any]:
-    """Record, open, go on with and analyse datasets of more and more participants."""
-    rows = []
+    """Record, open, go on with, check and analyse a dataset of more and more participants."""
+    rows: list[dict[str, float]] = []
+    paradigm = own_paradigm(folder, n_prompts=max(counts), per_block=1, n_tokens=1)
+    bids_dir, out_dir = folder / "dataset", folder / "out"
+    before = 0
     for number in counts:
-        place = folder / str(number)
-        place.mkdir()
-        paradigm = own_paradigm(place, n_prompts=number, per_block=1, n_tokens=1)
         more = {"n_participants": number, **options(folder, paradigm)}
-        bids_dir, out_dir = place / "dataset", place / "out"
-        row = {"participants": number}
-        row["record_s"] = timed(partial(record, bids_dir, **more))
+        added = [participant_label(n) for n in range(before + 1, number + 1)]
+        row: dict[str, float] = {"participants": number}
+        row["record_one_s"] = timed(partial(record, bids_dir, **more)) / len(added)
         row["open_s"] = timed(partial(open_dataset, bids_dir))
         row["resume_s"] = timed(partial(record, bids_dir, **more))
-        few = [f"{n:02d}" for n in range(1, ANALYSED + 1)]
-        chosen = {"participant_label": few, "progress": False}
-        row["participant_s"] = timed(partial(analyze_participants, bids_dir, out_dir, **chosen))
-        row["group_s"] = timed(partial(analyze_group, bids_dir, out_dir, **chosen))
+        row["check_s"] = timed(partial(check_dataset, bids_dir))
+        chosen = {"participant_label": added, "progress": False}
+        fitted = timed(partial(analyze_participants, bids_dir, out_dir, **chosen))
+        row["participant_one_s"] = fitted / len(added)
+        row["group_s"] = timed(partial(analyze_group, bids_dir, out_dir, progress=False))
         rows.append(row)
+        before = number
         print(json.dumps(row), flush=True)
     exponents = {
         name: float(np.polyfit(*(np.log([row[key] for row in rows]) for key in
