@@ -5,7 +5,7 @@ by :func:`llm2bids.model.load.load_model`. Architectures: the keys of `CONFIGS`.
 """
 
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -138,6 +138,14 @@ def save_tiny_model(architecture: str, folder: Path, **changes: Any) -> Path:
     model.save_pretrained(folder)
     save_tiny_tokenizer(folder)
     return folder
+
+
+@pytest.fixture(scope="session", autouse=True)
+def no_waiting_for_the_disk() -> Iterator[None]:
+    """Tests write thousands of small files; that they reach the disk has a test of its own."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(os, "fsync", lambda opened: None)
+        yield
 
 
 @pytest.fixture(scope="session")

@@ -4,7 +4,7 @@ import errno
 import json
 import os
 import shutil
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path, PurePosixPath
 
@@ -40,7 +40,9 @@ class Staging:
     Notes
     -----
     A file system renames one file at a time. So `commit` first writes down what is to be renamed
-    and removed; a step that is cut off between two renames is finished by `recover`.
+    and removed; a step that is cut off between two renames is finished by `recover`. The disk has
+    all files before it has the journal, and all names before the journal goes: a power cut costs
+    what a kill costs.
     """
 
     def __init__(self, root: Path, *, overwrite: bool = False) -> None:
@@ -156,7 +158,10 @@ class Staging:
         journal = {"put": [str(p) for p in places], "remove": [str(p) for p in self._removed]}
         written = self._folder / "journal.json"
         written.write_text(json.dumps(journal), encoding="utf-8")
+        staged = [self._folder / place for place in places]
+        to_disk([*staged, written, *_folders(staged, self._root)])
         written.replace(self._root / JOURNAL)
+        to_disk([self._root / HIDDEN])
         recover(self._root)
         self._staged.clear()
 
@@ -247,6 +252,8 @@ def recover(root: Path) -> None:
                 staged.replace(target)
         for place in journal["remove"]:
             inside(root, root / place).unlink(missing_ok=True)
+        targets = [root / place for name in ("put", "remove") for place in journal[name]]
+        to_disk(_folders(targets, root))
         (root / JOURNAL).unlink()
     except OSError as error:
         raise failed_write(root, error, doing="putting files in place") from error
@@ -386,6 +393,32 @@ def replace_text(path: Path, text: str) -> None:
     staged = path.with_name(f".{path.name}.part")
     staged.write_text(text, encoding="utf-8", newline="\n")
     staged.replace(path)
+
+
+def to_disk(paths: Iterable[Path]) -> None:
+    """Wait until the disk has files, or the names in folders.
+
+    Parameters
+    ----------
+    paths : iterable of Path
+        Files and folders; what is not there is passed over, and so are folders where the system
+        cannot open them (Windows).
+    """
+    for path in paths:
+        try:
+            opened = os.open(path, os.O_RDONLY)
+        except (FileNotFoundError, PermissionError):
+            continue
+        try:
+            os.fsync(opened)
+        finally:
+            os.close(opened)
+
+
+def _folders(paths: Iterable[Path], root: Path) -> list[Path]:
+    """List the folders of files, up to the dataset's, from the inside."""
+    found = {folder for path in paths for folder in path.parents if folder.is_relative_to(root)}
+    return sorted(found, reverse=True)
 
 
 def link_or_copy(source: Path, target: Path) -> None:

@@ -172,6 +172,47 @@ def test_a_folder_that_vanishes_within_a_run(changed, recording, synthetic, tmp_
     assert check_dataset(tmp_path / "moved").faults == ()
 
 
+def test_a_power_cut_finds_all_of_a_run_on_the_disk(changed, recording, synthetic, monkeypatch):
+    """Files and folders are forced onto the disk before the step that counts on them."""
+    events = []
+    replace, unlink = Path.replace, Path.unlink
+
+    def fsync(opened):
+        status = os.fstat(opened)
+        events.append(("sync", status.st_ino, status.st_size, status.st_mtime_ns))
+
+    def renamed(path, target):
+        if Path(target).name == "commit.json":
+            events.append(("journal is there", 0, 0, 0))
+        return replace(path, target)
+
+    def removed(path, missing_ok=False):
+        if path.name == "commit.json":
+            events.append(("journal goes", 0, 0, 0))
+        return unlink(path, missing_ok=missing_ok)
+
+    before = files(changed)
+    with DatasetWriter.open(changed) as writer:
+        monkeypatch.setattr(os, "fsync", fsync)
+        monkeypatch.setattr(Path, "replace", renamed)
+        monkeypatch.setattr(Path, "unlink", removed)
+        writer.write_run(recording, t_r=synthetic.T_R)
+    kinds = [event[0] for event in events]
+    assert kinds.count("journal is there") == kinds.count("journal goes") == 1
+    journal = kinds.index("journal is there")
+    done = {event[1:] for event in events[:journal] if event[0] == "sync"}
+    new = [changed / name for name, data in files(changed).items() if before.get(name) != data]
+    assert len(new) > 12
+    for path in new:
+        status = path.stat()
+        assert (status.st_ino, status.st_size, status.st_mtime_ns) in done, path
+    placed = {e[1] for e in events[journal : kinds.index("journal goes")] if e[0] == "sync"}
+    for path in new:
+        for folder in [path.parent, *path.parent.parents]:
+            if folder.is_relative_to(changed):
+                assert folder.stat().st_ino in placed, folder
+
+
 @pytest.mark.slow
 def test_the_lock_of_a_living_process_holds_and_of_a_dead_one_does_not(changed):
     program = HEAD + f"w = DatasetWriter.open({str(changed)!r}); print('open', flush=True); input()"
