@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 from llm2bids.dataset.arrange_scan import choose_arrangement
 from llm2bids.dataset.simulate import Weights, weigh
 from llm2bids.recording.batches import DEFAULT_BATCH_SIZE
+from llm2bids.recording.buffers import LARGEST
 from llm2bids.recording.calibration import CALIBRATION_BATCH_SIZE
 from llm2bids.recording.draw import Scan, draw_scan
 from llm2bids.recording.trials import first_step
@@ -115,7 +116,7 @@ class Plan:
         """Memory while runs are recorded and written: values, a batch in the model, volumes."""
         designs, n_units = self.scan.designs, self.space.n_units
         longest = max(design.n_volumes for design in designs)
-        run = 4 * longest * n_units
+        run = min(4 * longest * n_units, LARGEST)
         batch = min(self.batch_size, max(len(design.trials) for design in designs))
         resting = min(CALIBRATION_BATCH_SIZE, len(self.scan.calibration))
         calibration = 4 * resting * self.scan.paradigm.tokens_per_prompt * n_units
