@@ -1,22 +1,22 @@
 """Tokens per second of the scanner beside bare ``generate`` on the same batches.
 
 Each round runs, for one run of the paper's paradigm (24 prompts, 12 volumes each) on the embedded
-model with all sites: bare ``model.generate`` with sampling; ``record_run`` alone; and at the end
-the same runs once more through the whole scanner, compressed and on disk, written in the background
-as ``llm2bids record`` does. Figures are ratios within one process: machines are noisy.
+model with all sites: bare ``model.generate`` with sampling, `record_run` alone, and the given
+tokens once more by `replay_run`. Then the same runs go through the whole scanner to the disk, as
+``llm2bids record`` does it (two arrays in turn, written in the background): once as ``.nii.gz``,
+once as ``.nii``. Bare ``generate`` is timed again between them. Figures are ratios within one
+process: machines are noisy.
 
-    .venv/bin/python scripts/bench/recording.py --rounds 5 --output recording.json
+    .venv/bin/python scripts/bench/recording.py --rounds 3 --output recording.json
 """
 
-import argparse
-import json
 import statistics
-import sys
 import tempfile
 import time
 from pathlib import Path
 
 import torch
+from measure import arguments, report, seconds
 from transformers import GenerationConfig
 
 from llm2bids.dataset.background import Background
@@ -24,30 +24,40 @@ from llm2bids.dataset.write import DatasetWriter
 from llm2bids.model.load import load_model
 from llm2bids.model.sites import find_sites, select_sites
 from llm2bids.model.weights import weight_norms
+from llm2bids.recording.buffers import RunBuffers
 from llm2bids.recording.calibration import calibrate
 from llm2bids.recording.draw import draw_scan
 from llm2bids.recording.record import record_run
+from llm2bids.recording.replay import replay_run
 from llm2bids.recording.trials import prompt_tokens
 from llm2bids.space.arrange import build_space
 
 
 def bare(loaded, design, n_tokens):
+    """Generate the answers of a run without recording anything."""
     prompts = prompt_tokens(loaded, [t.prompt for t in design.trials], n_tokens=n_tokens)
     batch = loaded.tokenizer.pad({"input_ids": prompts}, return_tensors="pt", padding=True)
     config = GenerationConfig(
         min_new_tokens=n_tokens, max_new_tokens=n_tokens, do_sample=True, top_k=0, temperature=1.0
     )
-    start = time.perf_counter()
     with torch.no_grad():
         loaded.model.generate(**batch.to(loaded.device), generation_config=config)
-    return time.perf_counter() - start
+
+
+def on_disk(writer, folder, loaded, designs, sites, t_r):
+    """Record runs into a dataset, as `llm2bids.dataset.scan.record` does."""
+    buffers = RunBuffers(folder, loaded.device)
+    n_units = sum(site.width for site in sites)
+    with Background() as background:
+        for design in designs:
+            out = buffers.take(design.n_volumes, n_units)
+            recording = record_run(loaded, design, sites, out=out)
+            background.submit(writer.write_run, recording, t_r=t_r)
+            del recording
 
 
 def main():
-    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
-    parser.add_argument("--rounds", type=int, default=5)
-    parser.add_argument("--output", type=Path)
-    args = parser.parse_args()
+    args = arguments(__doc__, rounds=2)
     loaded = load_model()
     sites = select_sites(find_sites(loaded), ["all"])
     scan = draw_scan(n_participants=1 + args.rounds // 6)
@@ -55,50 +65,54 @@ def main():
     n_tokens = scan.paradigm.tokens_per_prompt + 1
     generated = len(designs[0].trials) * n_tokens
     options = {"tokens_per_prompt": 12, "sampling": scan.paradigm.sampling, "seed": 1}
-    calibration = calibrate(loaded, scan.calibration, sites, **options)
+    calibration = calibrate(loaded, scan.calibration[:8], sites, **options)
     space = build_space(
         sites, label="Bench", model_name=loaded.name, weights_sha256=loaded.weights_sha256
     )
-    rates = {"generate": [], "record_run": [], "record": []}
-    with tempfile.TemporaryDirectory() as folder:
-        writer = DatasetWriter.create(
-            Path(folder) / "dataset",
-            space=space,
-            calibration=calibration,
-            paradigm=scan.paradigm,
-            settings={},
-            weight_norms=weight_norms(loaded, sites),
-        )
-        with writer:
-            bare(loaded, designs[0], n_tokens)
-            for design in designs:
-                rates["generate"].append(generated / bare(loaded, design, n_tokens))
-                start = time.perf_counter()
-                record_run(loaded, design, sites)
-                rates["record_run"].append(generated / (time.perf_counter() - start))
-            start = time.perf_counter()
-            with Background() as background:
-                for design in designs:
-                    recording = record_run(loaded, design, sites)
-                    background.submit(writer.write_run, recording, t_r=scan.t_r)
-                    del recording
-            seconds = time.perf_counter() - start
-            rates["record"].append(generated * len(designs) / seconds)
-            again = [generated / bare(loaded, design, n_tokens) for design in designs]
-            rates["generate"] += again
-    median = {name: statistics.median(values) for name, values in rates.items()}
-    result = {
-        "tokens_per_second": median,
-        "ratio_record_run": median["record_run"] / median["generate"],
-        "ratio_record": median["record"] / median["generate"],
-        "threads": torch.get_num_threads(),
-        "rounds": args.rounds,
-    }
-    print(json.dumps(result, indent=1))
-    if args.output:
-        args.output.write_text(json.dumps(result, indent=1) + "\n")
-    return 0
+    taken = {name: [] for name in ("generate", "record_run", "replay_run")}
+    bare(loaded, designs[0], n_tokens)
+    out = record_run(loaded, designs[0], sites).values
+    for design in designs:
+        taken["generate"].append(seconds(lambda design=design: bare(loaded, design, n_tokens)))
+        began = time.perf_counter()
+        recording = record_run(loaded, design, sites, out=out)
+        taken["record_run"].append(time.perf_counter() - began)
+        said = recording.tokens["token_id"].to_numpy().reshape(len(design.trials), -1).tolist()
+        began = time.perf_counter()
+        replay_run(loaded, design, sites, said, out=out)
+        taken["replay_run"].append(time.perf_counter() - began)
+    norms = weight_norms(loaded, sites)
+    del out, recording
+    for name, compress in (("record", True), ("record_no_compress", False)):
+        with tempfile.TemporaryDirectory() as folder:
+            root = Path(folder) / "dataset"
+            writer = DatasetWriter.create(
+                root, space=space, calibration=calibration, paradigm=scan.paradigm,
+                settings={"compress": compress}, weight_norms=norms,
+            )  # fmt: skip
+            with writer:
+                began = time.perf_counter()
+                on_disk(writer, root, loaded, designs, sites, scan.t_r)
+                taken[name] = [(time.perf_counter() - began) / len(designs)]
+        taken["generate"] += [seconds(lambda d=d: bare(loaded, d, n_tokens)) for d in designs]
+    median = {name: statistics.median(values) for name, values in taken.items()}
+    ratio = {name: median["generate"] / value for name, value in median.items()}
+    report(
+        {
+            "units": space.n_units,
+            "prompts": len(designs[0].trials),
+            "tokens_per_second": {name: generated / value for name, value in median.items()},
+            "ratio_record_run": ratio["record_run"],
+            "ratio_record": ratio["record"],
+            "ratio_record_no_compress": ratio["record_no_compress"],
+            "replay_over_record_run": median["record_run"] / median["replay_run"],
+            "generate_then_replay_over_record_run": median["record_run"]
+            / (median["generate"] + median["replay_run"]),
+            "rounds": args.rounds,
+        },
+        args.output,
+    )
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    main()
