@@ -42,8 +42,8 @@ class VolumeWriter:
     """A NIfTI file that volumes are appended to.
 
     The file grows under a temporary name beside `path` and takes its name when all volumes are
-    there; when anything fails nothing is left. The bytes depend on the data alone: the gzip header
-    has neither time nor name.
+    there; when anything fails nothing is left. The same blocks give the same bytes: the gzip header
+    has neither time nor name. Another cut of the series into blocks may be packed differently.
 
     Parameters
     ----------
@@ -148,10 +148,7 @@ class VolumeWriter:
         self._n_written = n_written
 
     def _put(self, data: memoryview) -> None:
-        """Write pieces that end where the compressor's blocks do.
-
-        So the bytes of the file do not depend on how the series is cut.
-        """
+        """Write pieces that end where the compressor's blocks do."""
         start = 0
         while start < len(data):
             stop = min(len(data), start + _BLOCK - self._n_bytes % _BLOCK)
