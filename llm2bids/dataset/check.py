@@ -2,7 +2,7 @@
 
 import sys
 from collections import defaultdict
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 
@@ -17,7 +17,7 @@ from llm2bids.dataset.participants import PLACE as PARTICIPANTS
 from llm2bids.dataset.participants import counts_of, read_participants
 from llm2bids.dataset.path import inside, parse_path
 from llm2bids.dataset.read import Dataset, open_dataset
-from llm2bids.dataset.settings import DERIVATIVE, read_settings
+from llm2bids.dataset.settings import DERIVATIVE, is_dataset, read_settings
 from llm2bids.dataset.staging import HIDDEN, read_journal
 from llm2bids.dataset.volumes import damage
 from llm2bids.exceptions import Llm2bidsError
@@ -108,7 +108,11 @@ def check_dataset(bids_dir: str | Path, *, progress: bool = False) -> Check:
     root = Path(bids_dir)
     read_settings(root)
     found: dict[PurePosixPath, list[str]] = defaultdict(list)
-    n_files = _check_sums(root, found, progress=progress)
+    if has_manifest(root):
+        n_files = check_sums(root, found, progress=progress)
+    else:
+        n_files = 0
+        found[FOLDER].append("the dataset has no checksums; earlier versions wrote none")
     runs: Sequence[object] = ()
     try:
         dataset = open_dataset(root)
@@ -124,14 +128,46 @@ def check_dataset(bids_dir: str | Path, *, progress: bool = False) -> Check:
                 found[place].append(text)
         for place, text in _check_participants(dataset):
             found[place].append(text)
-    faults = [
-        Fault(file=place, found=text) for place in sorted(found) for text in _unique(found[place])
-    ]
-    return Check(path=root, faults=tuple(faults), n_files=n_files, n_runs=len(runs))
+    return Check(path=root, faults=faults_of(found), n_files=n_files, n_runs=len(runs))
 
 
-def _check_sums(root: Path, found: dict[PurePosixPath, list[str]], *, progress: bool) -> int:
-    """Compare all files with the lists of checksums; give the number of files in the lists."""
+def faults_of(found: Mapping[PurePosixPath, Sequence[str]]) -> tuple[Fault, ...]:
+    """List what was found, sorted by file, each text once for a file.
+
+    Parameters
+    ----------
+    found : mapping of PurePosixPath to sequence of str
+        Texts by file.
+
+    Returns
+    -------
+    tuple of Fault
+        All of them.
+    """
+    return tuple(
+        Fault(file=place, found=text)
+        for place in sorted(found)
+        for text in dict.fromkeys(found[place])
+    )
+
+
+def check_sums(root: Path, found: dict[PurePosixPath, list[str]], *, progress: bool) -> int:
+    """Compare all files of a folder with its lists of checksums.
+
+    Parameters
+    ----------
+    root : Path
+        A dataset, or the output folder of `analyze`.
+    found : dict of PurePosixPath to list of str
+        Faults by file; those that are found are added.
+    progress : bool
+        Show a progress bar on the standard error stream.
+
+    Returns
+    -------
+    int
+        Number of files in the lists.
+    """
     if read_journal(root) is not None:
         place = PurePosixPath(HIDDEN)
         found[place].append("a process was killed while it put a run in place")
@@ -139,9 +175,6 @@ def _check_sums(root: Path, found: dict[PurePosixPath, list[str]], *, progress: 
         known = read_manifest(root)
     except Llm2bidsError as error:
         found[_place_in(root, str(error))].append(str(error))
-        return 0
-    if not has_manifest(root):
-        found[FOLDER].append("the dataset has no checksums; earlier versions wrote none")
         return 0
     digests: dict[tuple[int, int], str] = {}
     for place, digest in tqdm(
@@ -220,11 +253,9 @@ def _place_in(root: Path, message: str) -> PurePosixPath:
     )
 
 
-def _unique(texts: Sequence[str]) -> list[str]:
-    return list(dict.fromkeys(texts))
-
-
 def _advice(root: Path, file: PurePosixPath) -> str:
+    if not is_dataset(root):
+        return "call `llm2bids analyze` as before: results are written anew"
     if file == FOLDER:
         return f"make them with `llm2bids check {root} --accept .`"
     if file == PurePosixPath(HIDDEN):

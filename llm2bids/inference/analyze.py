@@ -10,6 +10,7 @@ from joblib import Parallel, delayed
 from tqdm import tqdm
 
 from llm2bids.exceptions import InferenceError, Llm2bidsError, UsageError
+from llm2bids.inference.checksums import list_group, list_participants
 from llm2bids.inference.circular import check_arrangement_prompts, circularity_caution
 from llm2bids.inference.group import (
     EffectMaps,
@@ -189,6 +190,7 @@ def analyze_participants(
         pool(jobs), total=len(jobs), desc="first level", file=sys.stderr, disable=not progress
     )
     results = sorted(bar, key=lambda result: result[0])
+    list_participants(Path(out_dir), dict.fromkeys(label for label, _ in chosen))
     return _collected(Path(out_dir), results, options)
 
 
@@ -291,6 +293,7 @@ def analyze_group(
     )
     for failure in failed:
         log.warning("%s", failure)
+    list_group(Path(out_dir))
     return GroupResult(
         out_dir=Path(out_dir),
         contrasts=results,

@@ -11,6 +11,7 @@ import nibabel as nib
 import numpy as np
 import pandas as pd
 
+from llm2bids.inference.checksums import list_group
 from llm2bids.inference.group_maps import GENERALISATION
 from llm2bids.inference.statmap import software, write_json, write_table, write_text
 from llm2bids.network.controls import Control
@@ -92,6 +93,7 @@ def write_findings(findings: Findings, out_dir: Path) -> tuple[Path, ...]:
     write_text(folder / "README.md", README)
     write_json(folder / "findings.json", findings_json(findings))
     files += [folder / f"{name}.tsv" for name in tables]
+    list_group(out_dir)
     return (*files, folder / "findings.json")
 
 
@@ -106,6 +108,7 @@ def remove_findings(out_dir: Path) -> None:
     folder = out_dir / FOLDER
     if folder.exists():
         shutil.rmtree(folder)
+        list_group(out_dir)
 
 
 def findings_json(findings: Findings) -> dict[str, Any]:
