@@ -26,7 +26,7 @@ from llm2bids.network.effects import PromptMeans
 from llm2bids.network.locate import unit_values
 from llm2bids.network.prompt_means import read_prompt_means
 from llm2bids.space.arrange import rearrange
-from llm2bids.space.functional import learn_cells
+from llm2bids.space.functional import METHODS, Method, learn_cells
 from llm2bids.space.layout import Layout
 from llm2bids.space.smoothness import morans_i
 from llm2bids.space.space import Space
@@ -45,6 +45,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--task", default="pathology", help="default pathology")
     parser.add_argument("--title", help="default: the task's label")
     parser.add_argument("--learn-from", type=int, default=2, metavar="N", help="participants")
+    parser.add_argument("--arrangement-method", choices=METHODS, default=METHODS[0])
     args = parser.parse_args(arguments)
     dataset = open_dataset(args.dataset)
     labels = sorted({run.participant_label for run in dataset.runs})
@@ -54,7 +55,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return 1
     values = mean_effect(dataset, args.analysis, args.task, shown)
     means = read_prompt_means(open_inputs(args.dataset), participant_label=held_out, progress=True)
-    functional = functional_space(dataset.space, means)
+    functional = functional_space(dataset.space, means, args.arrangement_method)
     spaces = {"Index order": dataset.space, "Functional order": functional}
     for name, space in spaces.items():
         print(f"{name}: Moran's I {np.nanmedian(morans_i([values], space)):.3f}, median of panels")
@@ -81,12 +82,12 @@ def mean_effect(
     return np.asarray(np.mean(maps, axis=0))
 
 
-def functional_space(space: Space, means: PromptMeans) -> Space:
+def functional_space(space: Space, means: PromptMeans, method: Method) -> Space:
     """Arrange the units by their responses to these prompts."""
     conditions = [kind or OFF for kind in means.trial_types]
-    order = learn_cells(space, means.values, conditions, baseline=OFF)
+    order = learn_cells(space, means.values, conditions, baseline=OFF, method=method)
     layout = Layout(
-        method="components",
+        method=method,
         prompt_ids=tuple(map(str, means.prompt_ids)),
         n_constant=int(order.constant.sum()),
     )

@@ -58,11 +58,13 @@ def smoothness_section(sources: Sources, maps: tuple[GroupMap, ...]) -> Section:
             {
                 name: neighbour_correlation(values, space, DISTANCES)
                 .set_index("distance")["correlation"]
-                .rename(lambda n: f"{n} voxel{'s' if n > 1 else ''} apart")
+                .rename(lambda n: f"{n}\N{NO-BREAK SPACE}voxel{'s' if n > 1 else ''}")
                 for name, space in orders.items()
             }
         )
-        tables.append(_table(near, "Correlation of two units' effects over the tasks"))
+        tables.append(
+            _table(near, "Correlation of two units' effects over the tasks, by their distance")
+        )
     body = render("smoothness.html", tables=tables, arrangement=sources.dataset.space.arrangement)
     return Section(name="smoothness", title=title, body=body + stability)
 
@@ -145,7 +147,7 @@ def _median(values: npt.NDArray[np.float64]) -> float:
 
 def _table(table: pd.DataFrame, caption: str) -> Markup:
     return heat_table(
-        table.to_numpy(dtype=np.float64),
+        table.to_numpy(dtype=np.float64).round(2) + 0.0,  # no -0.00
         [str(name) for name in table.index],
         [f"{name} order" for name in table.columns],
         caption=caption,
