@@ -35,7 +35,7 @@ PARALLEL_FROM = 50_000
 """Units from which on panels are arranged in several processes; fewer are done in one sooner."""
 
 MOST_PROCESSES = 4
-"""Processes that arrange panels: each may hold 1 GB."""
+"""Processes that arrange panels: with Ward's tree each may hold 2 GB."""
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)

@@ -29,7 +29,7 @@ FEWEST_TASKS: Final = 2
 """Conditions besides the baseline from which on contrasts are what units are compared by."""
 
 WIDEST: Final[dict[Method, int]] = {"components": 262_144, "ward": 16_384, "tsne": 4_096}
-"""Units of the widest panel: distances of all pairs take 1 GB with ward, and time goes with the
+"""Units of the widest panel: distances of all pairs take 2 GB with ward, and time goes with the
 cube of the width with tsne."""
 
 Cells = npt.NDArray[np.int32]
