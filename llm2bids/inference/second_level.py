@@ -70,7 +70,8 @@ def fit_second_level(
     """
     n = checked_inputs(effect_imgs, mask_img)
     model = SecondLevelModel(mask_img=mask_img, minimize_memory=True)
-    model.fit(list(effect_imgs), design_matrix=intercept(n))
+    # one series: of a list nilearn compares the grids two by two, which checked_inputs has done
+    model.fit(nib.concat_images(effect_imgs), design_matrix=intercept(n))
     with np.errstate(divide="ignore", invalid="ignore"):
         maps = model.compute_contrast("intercept", output_type="all")
     effect, variance, t = (
