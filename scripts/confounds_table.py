@@ -22,10 +22,10 @@ from tqdm import tqdm
 
 from llm2bids.dataset.read import Dataset, open_dataset
 from llm2bids.inference.blocks import prompt_means
-from llm2bids.inference.confounds import STRATEGIES
+from llm2bids.inference.confounds import STRATEGIES, load_confounds
 from llm2bids.inference.design import prompt_design
 from llm2bids.inference.first_level import fit_first_level
-from llm2bids.inference.null.confounds import dataset_confounds, prompt_confounds
+from llm2bids.inference.null.confounds import prompt_confounds
 from llm2bids.inference.null.measure import measure_null
 from llm2bids.inference.null.source import dataset_source
 from llm2bids.inference.threshold import thresholds
@@ -95,10 +95,9 @@ def power(dataset: Dataset, n_units: int) -> dict[str, dict[str, Any]]:
         means = prompt_means([(0, values)], trials, units.size)
         scale = dataset.calibration.sd[units]
         kinds = trial_table(transcript, n_volumes)["trial_type"].tolist()
-        table = dataset_confounds(dataset, run, transcript, list(STRATEGIES.values()))
+        table, _ = load_confounds(run.preproc, list(STRATEGIES))
         for name, confounds in CHOICES.items():
-            columns = [STRATEGIES[one] for one in confounds]
-            chosen = None if table is None or not columns else table.filter(columns)
+            chosen = table.filter([STRATEGIES[one] for one in confounds]) if confounds else None
             design = prompt_design(kinds, prompt_confounds(chosen, trials))
             task = run.task
             fit = fit_first_level(

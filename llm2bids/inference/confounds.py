@@ -2,7 +2,7 @@
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Literal
+from typing import Literal, overload
 
 import nibabel as nib
 import numpy as np
@@ -34,6 +34,22 @@ Result = tuple[pd.DataFrame, npt.NDArray[np.int64] | None]
 Results = tuple[list[pd.DataFrame], list[npt.NDArray[np.int64] | None]]
 
 
+@overload
+def load_confounds(
+    img_files: str | Path,
+    strategy: Sequence[str] = ...,
+    *,
+    unit_of_analysis: Literal["token", "prompt"] = ...,
+    demean: bool = ...,
+) -> Result: ...
+@overload
+def load_confounds(
+    img_files: list[str | Path] | list[str] | list[Path] | tuple[str | Path, ...],
+    strategy: Sequence[str] = ...,
+    *,
+    unit_of_analysis: Literal["token", "prompt"] = ...,
+    demean: bool = ...,
+) -> Results: ...
 def load_confounds(
     img_files: str | Path | Sequence[str | Path],
     strategy: Sequence[str] = ("position", "length"),

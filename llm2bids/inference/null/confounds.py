@@ -7,9 +7,8 @@ import numpy.typing as npt
 import pandas as pd
 
 from llm2bids.dataset.confounds import independent_columns
-from llm2bids.dataset.read import Dataset, Run
 from llm2bids.exceptions import UsageError
-from llm2bids.inference.confounds import STRATEGIES, global_signal, token_confounds
+from llm2bids.inference.confounds import STRATEGIES, token_confounds
 
 GLOBAL_SIGNAL = "global_signal"
 
@@ -71,40 +70,11 @@ def null_confounds(
     DataFrame of float64, shape (n_volumes, n_columns), or None
         Columns that vary and are no mixture of others, mean taken off; None where there is none.
     """
-    return _usable(token_confounds(tokens, n_volumes, columns)) if columns else None
-
-
-def dataset_confounds(
-    dataset: Dataset, run: Run, transcript: pd.DataFrame, columns: Sequence[str]
-) -> pd.DataFrame | None:
-    """Make the confounds of a null run of a dataset.
-
-    Parameters
-    ----------
-    dataset : Dataset
-        The dataset.
-    run : Run
-        The run.
-    transcript : DataFrame
-        Its transcript.
-    columns : sequence of str
-        From `checked_confounds`.
-
-    Returns
-    -------
-    DataFrame of float64, shape (n_volumes, n_columns), or None
-        As `null_confounds`.
-    """
     if not columns:
         return None
-    told = [column for column in columns if column != GLOBAL_SIGNAL]
-    n_volumes = int(dataset.load_run(run).shape[3])
-    table = token_confounds(transcript, n_volumes, told)
-    if GLOBAL_SIGNAL in columns:
-        mask = np.zeros(dataset.space.shape, dtype=np.bool_)
-        mask[tuple(dataset.space.voxels.T)] = True
-        table[GLOBAL_SIGNAL] = global_signal(run.preproc, mask)
-    return _usable(table)
+    table = token_confounds(tokens, n_volumes, columns)
+    table = table[list(independent_columns(table))]
+    return None if table.empty else table - table.mean()
 
 
 def prompt_confounds(
@@ -130,8 +100,3 @@ def prompt_confounds(
     means = confounds.groupby(trials).mean().reset_index(drop=True)
     varying = [name for name in means if means[name].std() >= 1e-4 * confounds[name].std()]
     return means[varying] if varying else None
-
-
-def _usable(table: pd.DataFrame) -> pd.DataFrame | None:
-    names = list(independent_columns(table).columns)
-    return table[names] - table[names].mean() if names else None

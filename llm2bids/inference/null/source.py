@@ -11,9 +11,9 @@ import pandas as pd
 
 from llm2bids.dataset.read import Dataset, Run
 from llm2bids.exceptions import InferenceError
+from llm2bids.inference.confounds import load_confounds
 from llm2bids.inference.null.confounds import (
     checked_confounds,
-    dataset_confounds,
     null_confounds,
 )
 from llm2bids.inference.null.scan import no_null, null_scan
@@ -120,7 +120,7 @@ def dataset_source(
     UsageError
         If a run shows other prompts on than off, or a confound is unknown.
     """
-    columns = checked_confounds(confounds, recorded=True)
+    checked_confounds(confounds, recorded=True)
     name = str(dataset.path)
     checked_runs(len(dataset.runs), name=name)
     participants = tuple(run.participant_label for run in dataset.runs)
@@ -139,7 +139,7 @@ def dataset_source(
         n_runs=len(dataset.runs),
         participants=participants,
         draw=draw,
-        runs=lambda: (_read(dataset, run, draw, columns) for run in dataset.runs),
+        runs=lambda: (_read(dataset, run, draw, confounds) for run in dataset.runs),
         about={
             "source": "dataset",
             "model": settings.get("model"),
@@ -316,7 +316,8 @@ def _of_design(
     )
 
 
-def _read(dataset: Dataset, run: Run, draw: UnitDraw, columns: Sequence[str]) -> NullRun:
+def _read(dataset: Dataset, run: Run, draw: UnitDraw, confounds: Sequence[str]) -> NullRun:
+    table, _ = load_confounds(run.preproc, confounds)
     transcript, n_volumes = _transcript(dataset, run)
     trials = trial_table(transcript, n_volumes)
     return NullRun(
@@ -328,7 +329,7 @@ def _read(dataset: Dataset, run: Run, draw: UnitDraw, columns: Sequence[str]) ->
         events=_one_kind(dataset.events(run)),
         t_r=dataset.t_r(run),
         prompt_ids=tuple(trials["prompt_id"]),
-        confounds=dataset_confounds(dataset, run, transcript, columns),
+        confounds=None if table.empty else table,
     )
 
 
