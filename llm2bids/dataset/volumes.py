@@ -1,7 +1,6 @@
 """Writing volumes as NIfTI, block by block, without holding the series in memory."""
 
 import hashlib
-import os
 import zlib
 from collections.abc import Iterator
 from pathlib import Path
@@ -28,7 +27,7 @@ class _Hashed:
     def __init__(self, file: BinaryIO) -> None:
         self._file = file
         self._sha256 = hashlib.sha256()
-        self.flush, self.close, self.fileno = file.flush, file.close, file.fileno
+        self.flush, self.close = file.flush, file.close
 
     def write(self, data: bytes | memoryview) -> int:
         self._sha256.update(data)
@@ -51,8 +50,6 @@ class VolumeWriter:
         Ends with ``.nii.gz`` (compressed by isal) or ``.nii`` (not compressed).
     header : nibabel.Nifti1Header
         From `llm2bids.space.header.image_header`, with the final shape.
-    sync : bool
-        Wait until the disk has the data before the file takes its name.
 
     Raises
     ------
@@ -74,12 +71,11 @@ class VolumeWriter:
     (2, 3, 4, 5)
     """
 
-    def __init__(self, path: Path, header: Any, *, sync: bool = False) -> None:
+    def __init__(self, path: Path, header: Any) -> None:
         if not path.name.endswith((".nii.gz", ".nii")):
             raise DatasetError(f"{path}: an image's name ends with .nii.gz or .nii")
         self._path = path
         self._header = header
-        self._sync = sync
         self._temporary = path.with_name(f".{path.name}.part")
         self._dtype: np.dtype[Any] = header.get_data_dtype()
         shape = header.get_data_shape()
@@ -175,8 +171,6 @@ class VolumeWriter:
             if self._stream is not self._file:
                 self._stream.close()
             self._file.flush()
-            if self._sync:
-                os.fsync(self._file.fileno())
             self._file.close()
             self._temporary.replace(self._path)
         except BaseException:
