@@ -92,7 +92,10 @@ def outline(
     try:
         with torch.device("meta"):
             model = AutoModelForCausalLM.from_config(
-                config, dtype=torch.float32, trust_remote_code=trust_remote_code
+                config,
+                dtype=torch.float32,
+                attn_implementation="eager",  # the fast ones look at values of the mask
+                trust_remote_code=trust_remote_code,
             ).eval()
     except (ValueError, KeyError, AttributeError, ImportError) as error:
         found = str(error).strip().split("\n")[0]
