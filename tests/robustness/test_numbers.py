@@ -11,6 +11,7 @@ import transformers
 
 from llm2bids import open_dataset, record
 from llm2bids.exceptions import RecordingError
+from llm2bids.model.hooks import first_tensor
 from llm2bids.model.load import load_model
 from llm2bids.model.sites import find_sites, select_sites
 from llm2bids.paradigm.design import RunDesign, Trial
@@ -76,7 +77,7 @@ def forward(loaded, token_ids, site):
     with torch.no_grad():
         loaded.model(torch.tensor([token_ids]), use_cache=False)
     handle.remove()
-    return outputs[0].reshape(len(token_ids), site.width).float().numpy()
+    return first_tensor(outputs[0]).reshape(len(token_ids), site.width).float().numpy()
 
 
 @pytest.fixture(scope="module")
