@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
+from joblib import cpu_count
 
 from llm2bids.dataset.derivative import write_anatomy, write_derived_run
 from llm2bids.dataset.hrf import convolve
@@ -29,6 +30,9 @@ from llm2bids.recording.record import Recording
 from llm2bids.space.header import BOLD_WINDOW, image_header
 from llm2bids.space.image import EncodingCounts, encode_blocks
 from llm2bids.space.space import Space
+
+_MOST_THREADS = 16
+"""Threads that encode and compress: more wait for what one does (sum, hash, file)."""
 
 _PIECE = 1 << 16
 """Voxels that are added up at a time."""
@@ -199,8 +203,11 @@ def _write_bold(
     )
     total = np.zeros(int(np.prod(space.shape)), dtype=np.float64)
     clipped, constant = 0, 0
-    blocks = encode_blocks(values, space, calibration, seed=recording.design.seed, dtype=dtype)
-    with VolumeWriter(stage.path(place), header) as writer:
+    n_jobs = min(cpu_count(), _MOST_THREADS)
+    blocks = encode_blocks(
+        values, space, calibration, seed=recording.design.seed, dtype=dtype, n_jobs=n_jobs
+    )
+    with VolumeWriter(stage.path(place), header, n_jobs=n_jobs) as writer:
         for volumes, counts in blocks:
             writer.write(volumes.T)
             _add_up(volumes.reshape(len(volumes), -1), total)

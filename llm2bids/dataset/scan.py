@@ -26,7 +26,7 @@ from llm2bids.paradigm.seed import derive_seed
 from llm2bids.recording.buffers import RunBuffers
 from llm2bids.recording.calibration import calibrate
 from llm2bids.recording.draw import Scan, draw_scan
-from llm2bids.recording.record import Recording, record_run
+from llm2bids.recording.record import Recording, group_runs, record_runs
 from llm2bids.recording.replay import replay_run
 from llm2bids.recording.trials import first_step, prompt_tokens
 from llm2bids.space.arrange import build_space
@@ -184,22 +184,25 @@ def record(
     buffers = RunBuffers(bids_dir, loaded.device)
     n_units = sum(site.width for site in chosen)
 
-    def take(design: RunDesign, on_token: Callable[[int], None]) -> Recording:
+    def take(group: Sequence[RunDesign], on_token: Callable[[int], None]) -> list[Recording]:
         options: dict[str, Any] = {
             "keep_first": keep_first,
             "batch_size": batch_size,
             "on_token": on_token,
-            "out": buffers.take(design.n_volumes, n_units),
+            "out": buffers.take(sum(design.n_volumes for design in group), n_units),
         }
         if answers is None:
-            return record_run(loaded, design, chosen, **options)
-        return replay_run(loaded, design, chosen, answers.of_run(design), **options)
+            return record_runs(loaded, group, chosen, **options)
+        (design,) = group
+        return [replay_run(loaded, design, chosen, answers.of_run(design), **options)]
 
+    # a replayed run is read in batches of its own
+    groups = group_runs(scan.designs, batch_size=batch_size if answers is None else 1)
     with _open_writer(
         bids_dir, scan, loaded, chosen, settings, choice=choice, authors=authors,
         batch_size=batch_size, progress=progress, overwrite=overwrite,
     ) as writer:  # fmt: skip
-        _write_runs(writer, scan, take, progress=progress)
+        _write_runs(writer, scan, groups, take, progress=progress)
     return open_dataset(bids_dir)
 
 
@@ -358,25 +361,37 @@ def _check_authors(bids_dir: Path, authors: Sequence[str]) -> None:
 def _write_runs(
     writer: DatasetWriter,
     scan: Scan,
-    take: Callable[[RunDesign, Callable[[int], None]], Recording],
+    groups: Sequence[Sequence[RunDesign]],
+    take: Callable[[Sequence[RunDesign], Callable[[int], None]], list[Recording]],
     *,
     progress: bool,
 ) -> None:
-    """Record what is missing; a run is written while the next one is recorded."""
-    missing = [design for design in scan.designs if not writer.has_run(design)]
-    if done := len(scan.designs) - len(missing):
+    """Record what is missing; a group of runs is written while the next one is recorded."""
+    done = sum(writer.has_run(design) for design in scan.designs)
+    if done:
         log.info("%d of %d runs are there already", done, len(scan.designs))
     last = {design.participant_label: design for design in scan.designs}
-    total = sum(design.n_volumes for design in missing)
-    with _bar(total, "recording", progress) as bar, Background() as background:
-        for design in scan.designs:
-            if not writer.has_run(design):
-                bar.set_description(f"sub-{design.participant_label} task-{design.task}")
-                recording = take(design, _advance(bar))
-                background.submit(writer.write_run, recording, t_r=scan.t_r)
-                del recording
+
+    def write(group: Sequence[RunDesign], recordings: Sequence[Recording]) -> None:
+        for recording in recordings:
+            if not writer.has_run(recording.design):
+                writer.write_run(recording, t_r=scan.t_r)
+        for design in group:
             if last[design.participant_label] is design:
-                background.submit(writer.finish_participant, design.participant_label)
+                writer.finish_participant(design.participant_label)
+
+    def is_missing(group: Sequence[RunDesign]) -> bool:
+        return not all(map(writer.has_run, group))
+
+    total = sum(design.n_volumes for group in filter(is_missing, groups) for design in group)
+    with _bar(total, "recording", progress) as bar, Background() as background:
+        for group in groups:
+            recordings: list[Recording] = []
+            if is_missing(group):
+                bar.set_description(f"sub-{group[0].participant_label} task-{group[0].task}")
+                recordings = take(group, _advance(bar))
+            background.submit(write, group, recordings)
+            del recordings
 
 
 def _bar(total: int, description: str, progress: bool) -> "tqdm[Any]":

@@ -11,14 +11,10 @@ import numpy as np
 import numpy.typing as npt
 from isal import igzip
 
+from llm2bids.dataset.deflate import BLOCK, GzipStream
 from llm2bids.exceptions import DatasetError
 from llm2bids.space.header import image_header
 from llm2bids.space.space import Space
-
-COMPRESSION_LEVEL = 2
-"""Level of isal's deflate, 0 to 3: at 2 volumes of counts get no larger than with zlib's 9."""
-
-_BLOCK = 1 << 20
 
 
 class _Hashed:
@@ -41,8 +37,8 @@ class VolumeWriter:
     """A NIfTI file that volumes are appended to.
 
     The file grows under a temporary name beside `path` and takes its name when all volumes are
-    there; when anything fails nothing is left. The same blocks give the same bytes: the gzip header
-    has neither time nor name. Another cut of the series into blocks may be packed differently.
+    there; when anything fails nothing is left. The same volumes give the same bytes, whatever the
+    blocks in which they come and the number of threads.
 
     Parameters
     ----------
@@ -50,6 +46,8 @@ class VolumeWriter:
         Ends with ``.nii.gz`` (compressed by isal) or ``.nii`` (not compressed).
     header : nibabel.Nifti1Header
         From `llm2bids.space.header.image_header`, with the final shape.
+    n_jobs : int
+        Threads that compress.
 
     Raises
     ------
@@ -71,7 +69,7 @@ class VolumeWriter:
     (2, 3, 4, 5)
     """
 
-    def __init__(self, path: Path, header: Any) -> None:
+    def __init__(self, path: Path, header: Any, *, n_jobs: int = 1) -> None:
         if not path.name.endswith((".nii.gz", ".nii")):
             raise DatasetError(f"{path}: an image's name ends with .nii.gz or .nii")
         self._path = path
@@ -82,7 +80,7 @@ class VolumeWriter:
         self._volume_shape = tuple(int(n) for n in shape[:3])
         self._n_volumes = int(shape[3]) if len(shape) == 4 else 1
         self._n_written = 0
-        self._n_bytes = 0
+        self._n_jobs = n_jobs
 
     @property
     def sha256(self) -> str:
@@ -94,17 +92,9 @@ class VolumeWriter:
         self._stream: Any = self._file
         try:
             if self._path.name.endswith(".gz"):
-                # one stream for the whole file: isal's threaded writer starts each block from the
-                # tables of the last one, and was seen to give other bytes for the same data
-                self._stream = igzip.IGzipFile(
-                    filename="",
-                    mode="wb",
-                    compresslevel=COMPRESSION_LEVEL,
-                    fileobj=self._file,
-                    mtime=0,
-                )
+                self._stream = GzipStream(self._file, n_jobs=self._n_jobs)
             # header, then four zero bytes: no extensions; data begin at byte 352
-            self._put(memoryview(self._header.binaryblock + b"\0\0\0\0"))
+            self._stream.write(memoryview(self._header.binaryblock + b"\0\0\0\0"))
         except BaseException:
             self._abort()
             raise
@@ -140,17 +130,8 @@ class VolumeWriter:
                 f"{self._path.name}: {n_written} volumes, the header says {self._n_volumes}; "
                 "make the header for all volumes"
             )
-        self._put(np.ascontiguousarray(block.T).reshape(-1).view(np.uint8).data)
+        self._stream.write(np.ascontiguousarray(block.T).reshape(-1).view(np.uint8).data)
         self._n_written = n_written
-
-    def _put(self, data: memoryview) -> None:
-        """Write pieces that end where the compressor's blocks do."""
-        start = 0
-        while start < len(data):
-            stop = min(len(data), start + _BLOCK - self._n_bytes % _BLOCK)
-            self._stream.write(data[start:stop])
-            self._n_bytes += stop - start
-            start = stop
 
     def __exit__(
         self,
@@ -280,7 +261,7 @@ def damage(path: Path) -> str:
     """
     try:
         with igzip.open(path) as file:
-            while file.read(_BLOCK):
+            while file.read(BLOCK):
                 pass
     except EOFError as error:
         return f"; it is cut off ({error})"

@@ -4,8 +4,8 @@ Each token is drawn by the inverse of its cumulative distribution at a number th
 prompt and its position, and not from a generator that all prompts of a batch share.
 """
 
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, fields
 
 import numpy as np
 import numpy.typing as npt
@@ -36,6 +36,35 @@ class Answers:
     token_ids: npt.NDArray[np.int64]
     surprisal: npt.NDArray[np.float64]
     entropy: npt.NDArray[np.float64]
+
+    @classmethod
+    def joined(cls, parts: "Sequence[Answers]") -> "Answers":
+        """Join the answers of consecutive batches.
+
+        Parameters
+        ----------
+        parts : sequence of Answers
+            All with the same number of tokens.
+
+        Returns
+        -------
+        Answers
+            Of all prompts.
+        """
+        return cls(
+            **{
+                field.name: np.concatenate([getattr(part, field.name) for part in parts])
+                for field in fields(cls)
+            }
+        )
+
+    def __getitem__(self, prompts: slice) -> "Answers":
+        """Take the answers of some prompts."""
+        return Answers(
+            token_ids=self.token_ids[prompts],
+            surprisal=self.surprisal[prompts],
+            entropy=self.entropy[prompts],
+        )
 
 
 class Chooser:

@@ -12,7 +12,12 @@ import pandas as pd
 from llm2bids.exceptions import UsageError
 from llm2bids.model.units import Site
 from llm2bids.paradigm.design import RunDesign
-from llm2bids.recording.batches import OnToken, check_finite, in_batches
+from llm2bids.recording.batches import (
+    DEFAULT_BATCH_SIZE,
+    OnToken,
+    check_finite,
+    in_batches,
+)
 from llm2bids.recording.table import provenance, token_table
 from llm2bids.recording.trials import carried_tokens, first_step, token_uniforms, trial_tokens
 
@@ -101,23 +106,149 @@ def record_run(
         If a prompt does not fit the model's context, memory does not suffice for one prompt, or a
         value is not finite.
     """
-    from llm2bids.model.generate import generate_batch
+    (recording,) = record_runs(
+        loaded, [design], sites, keep_first=keep_first, batch_size=batch_size, on_token=on_token,
+        out=out,
+    )  # fmt: skip
+    return recording
+
+
+def record_runs(
+    loaded: "LoadedModel",
+    designs: Sequence[RunDesign],
+    sites: Sequence[Site],
+    *,
+    keep_first: bool = False,
+    batch_size: int | None = None,
+    on_token: Callable[[int], None] | None = None,
+    out: npt.NDArray[np.float32] | None = None,
+) -> list[Recording]:
+    """Record several runs, of one participant or of more, whose prompts run together.
+
+    Parameters
+    ----------
+    loaded, sites, keep_first, batch_size, on_token
+        As :func:`record_run` takes them.
+    designs : sequence of RunDesign
+        Runs of one paradigm; see :func:`group_runs`. Only one if it carries its context.
+    out : ndarray of float32, shape (n_volumes of all runs, n_units), optional
+        Where to write the values.
+
+    Returns
+    -------
+    list of Recording
+        One for each run, as from :func:`record_run` within float tolerance; their values are
+        parts of one array.
+
+    Raises
+    ------
+    UsageError
+        As :func:`record_run`; also if the runs do not go together.
+    RecordingError
+        As :func:`record_run`.
+    """
+    from llm2bids.model.choose import Answers
     from llm2bids.model.hooks import new_values
 
-    n_volumes, first = design.tokens_per_prompt, first_step(keep_first)
-    n_trials, n_units = len(design.trials), sum(site.width for site in sites)
-    uniforms = token_uniforms(design.seed, range(n_trials), n_volumes + first)
-    shape = (n_trials, n_volumes, n_units)
+    _check_alike(designs)
+    n_volumes, first = designs[0].tokens_per_prompt, first_step(keep_first)
+    prompts = [trial.prompt for design in designs for trial in design.trials]
+    shape = (len(prompts), n_volumes, sum(site.width for site in sites))
     values = new_values(shape, loaded.device) if out is None else shaped(out, shape)
-    carry = design.context == "carry"
-    contexts = [] if carry else trial_tokens(loaded, design, n_tokens=n_volumes + first)
+    began = time.perf_counter()
+    size, parts, lengths = _generate(
+        loaded, designs, sites, values, first=first, batch_size=batch_size, on_token=on_token
+    )
+    seconds = time.perf_counter() - began
+    check_finite(values, sites, [prompt.prompt_id for prompt in prompts], first)
+    answers = Answers.joined(parts)
+    recordings = []
+    start = 0
+    for design in designs:
+        part = slice(start, start + len(design.trials))
+        start = part.stop
+        share = len(design.trials) / len(prompts)
+        recordings.append(
+            Recording(
+                design=design,
+                sites=tuple(sites),
+                values=values[part].reshape(design.n_volumes, shape[2]),
+                tokens=token_table(loaded, design, answers[part], lengths[part], first),
+                provenance=provenance(
+                    loaded,
+                    method="record",
+                    seed=design.seed,
+                    keep_first=keep_first,
+                    batch_size=size,
+                    n_tokens=len(design.trials) * (n_volumes + first),
+                    seconds=share * seconds,
+                ),
+            )
+        )
+    return recordings
+
+
+def group_runs(
+    designs: Sequence[RunDesign], *, batch_size: int | None = None
+) -> list[tuple[RunDesign, ...]]:
+    """Find the runs that are recorded together: as many as fill a batch, and at least one.
+
+    Parameters
+    ----------
+    designs : sequence of RunDesign
+        All runs, in order: groups must not depend on which of them are recorded already, as
+        values of another batch differ by rounding.
+    batch_size : int, optional
+        Prompts that run together; 32 by default, which is one run of the shipped paradigm.
+
+    Returns
+    -------
+    list of tuple of RunDesign
+        Consecutive runs. Those that carry their context are alone.
+    """
+    most = batch_size or DEFAULT_BATCH_SIZE
+    groups: list[tuple[RunDesign, ...]] = []
+    n_prompts = 0
+    for design in designs:
+        n_prompts += len(design.trials)
+        if groups and n_prompts <= most and design.context != "carry":
+            groups[-1] += (design,)
+        else:
+            groups.append((design,))
+            n_prompts = len(design.trials)
+    return groups
+
+
+def _generate(
+    loaded: "LoadedModel",
+    designs: Sequence[RunDesign],
+    sites: Sequence[Site],
+    values: npt.NDArray[np.float32],
+    *,
+    first: int,
+    batch_size: int | None,
+    on_token: OnToken | None,
+) -> tuple[int, "list[Answers]", list[int]]:
+    """Generate all answers; return the batches' size, what each gave, and the prompts' lengths."""
+    from llm2bids.model.generate import generate_batch
+
+    n_tokens = values.shape[1] + first
+    carry = designs[0].context == "carry"
+    contexts = (
+        []
+        if carry
+        else [text for one in designs for text in trial_tokens(loaded, one, n_tokens=n_tokens)]
+    )
+    uniforms = np.concatenate(
+        [token_uniforms(one.seed, range(len(one.trials)), n_tokens) for one in designs]
+    )
     answers: list[Answers] = []
 
     def generate(part: slice, tell: OnToken) -> "Answers":
         if carry:
             said = [*contexts[-1], *answers[-1].token_ids[0].tolist()] if contexts else []
             contexts[part.start :] = [
-                carried_tokens(loaded, design, part.start, said, n_tokens=n_volumes + first)
+                carried_tokens(loaded, designs[0], part.start, said, n_tokens=n_tokens)
             ]
         answers.append(
             generate_batch(
@@ -125,7 +256,7 @@ def record_run(
                 contexts[part],
                 sites,
                 values[part],
-                sampling=design.sampling,
+                sampling=designs[0].sampling,
                 uniforms=uniforms[part],
                 first_step=first,
                 on_step=tell,
@@ -133,27 +264,19 @@ def record_run(
         )
         return answers[-1]
 
-    began = time.perf_counter()
     size, _ = in_batches(
-        n_trials, generate, batch_size=1 if carry else batch_size, on_token=on_token
+        len(values), generate, batch_size=1 if carry else batch_size, on_token=on_token
     )
-    seconds = time.perf_counter() - began
-    check_finite(values, sites, [trial.prompt.prompt_id for trial in design.trials], first)
-    return Recording(
-        design=design,
-        sites=tuple(sites),
-        values=values.reshape(n_trials * n_volumes, n_units),
-        tokens=token_table(loaded, design, answers, [len(c) for c in contexts], first),
-        provenance=provenance(
-            loaded,
-            method="record",
-            seed=design.seed,
-            keep_first=keep_first,
-            batch_size=size,
-            n_tokens=n_trials * (n_volumes + first),
-            seconds=seconds,
-        ),
-    )
+    return size, answers, [len(context) for context in contexts]
+
+
+def _check_alike(designs: Sequence[RunDesign]) -> None:
+    kinds = {(one.tokens_per_prompt, one.sampling, one.context) for one in designs}
+    if len(kinds) != 1 or (len(designs) > 1 and designs[0].context == "carry"):
+        raise UsageError(
+            f"{len(designs)} runs: expected runs of one paradigm that do not carry their context; "
+            "record each by itself"
+        )
 
 
 def shaped(out: npt.NDArray[np.float32], shape: tuple[int, int, int]) -> npt.NDArray[np.float32]:

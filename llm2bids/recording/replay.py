@@ -16,7 +16,6 @@ from llm2bids.recording.table import provenance, token_table
 from llm2bids.recording.trials import carried_tokens, first_step, trial_tokens
 
 if TYPE_CHECKING:
-    from llm2bids.model.choose import Answers
     from llm2bids.model.load import LoadedModel
 
 REPLAY_BATCH_SIZE = 8
@@ -70,6 +69,7 @@ def replay_run(
         If there is not one answer for each trial, an answer is too short or holds an unknown
         token, a text does not fit the model's context, or a value is not finite.
     """
+    from llm2bids.model.choose import Answers
     from llm2bids.model.generate import read_batch
     from llm2bids.model.hooks import new_values
 
@@ -80,7 +80,7 @@ def replay_run(
     shape = (n_trials, n_volumes, n_units)
     values = new_values(shape, loaded.device) if out is None else shaped(out, shape)
 
-    def read(part: slice, tell: OnToken) -> "Answers":
+    def read(part: slice, tell: OnToken) -> Answers:
         done = read_batch(
             loaded, contexts[part], given[part], sites, values[part], first_step=first
         )
@@ -97,7 +97,9 @@ def replay_run(
         design=design,
         sites=tuple(sites),
         values=values.reshape(n_trials * n_volumes, n_units),
-        tokens=token_table(loaded, design, parts, [len(c) for c in contexts], first),
+        tokens=token_table(
+            loaded, design, Answers.joined(parts), [len(c) for c in contexts], first
+        ),
         provenance=provenance(
             loaded,
             method="replay",

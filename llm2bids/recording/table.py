@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 def token_table(
     loaded: "LoadedModel",
     design: RunDesign,
-    answers: Sequence["Answers"],
+    answers: "Answers",
     lengths: Sequence[int],
     first: int,
 ) -> pd.DataFrame:
@@ -31,8 +31,8 @@ def token_table(
         The model.
     design : RunDesign
         The run.
-    answers : sequence of Answers
-        What each batch of trials gave, in order.
+    answers : Answers
+        What each trial gave, in order.
     lengths : sequence of int
         Length of each prompt in tokens.
     first : int
@@ -45,7 +45,7 @@ def token_table(
     """
     from llm2bids.model.text import decode
 
-    token_ids = np.concatenate([part.token_ids for part in answers])
+    token_ids = answers.token_ids
     n_trials, n_tokens = token_ids.shape
     position = np.tile(np.arange(n_tokens), n_trials)
     volume = pd.Series(pd.NA, index=range(n_trials * n_tokens), dtype="Int64")
@@ -64,8 +64,8 @@ def token_table(
             "position": position,
             "token_id": token_ids.ravel(),
             "token": decode(loaded, token_ids.ravel()),
-            "surprisal": np.concatenate([part.surprisal for part in answers]).ravel(),
-            "entropy": np.concatenate([part.entropy for part in answers]).ravel(),
+            "surprisal": answers.surprisal.ravel(),
+            "entropy": answers.entropy.ravel(),
             "prompt_tokens": np.repeat(np.asarray(lengths, dtype=np.int64), n_tokens),
         }
     )

@@ -22,7 +22,7 @@ Seed = int | Sequence[int]
 
 
 class Dither:
-    """Volumes of white matter alone, one after the other.
+    """Volumes of white matter alone, each of which is made without the others.
 
     In each volume every voxel of one in eight random groups takes a random sign and a random
     size, 2 or 3: no voxel rests longer than that, the signs make the series uncorrelated, and
@@ -36,8 +36,6 @@ class Dither:
         Of the run.
     dtype : {"int16", "float32"}
         Data type of the volumes.
-    first_volume : int
-        Volume of the run that comes first.
     baseline : int
         Count that the dither is added to.
     units : ndarray of int, shape (n,)
@@ -50,7 +48,6 @@ class Dither:
         *,
         seed: Seed,
         dtype: VolumeDtype,
-        first_volume: int,
         baseline: int,
         units: npt.NDArray[np.intp],
     ) -> None:
@@ -69,21 +66,22 @@ class Dither:
         drawn = [np.flatnonzero((groups == group) & shaken[box]) for group in range(_PERIOD)]
         self._groups = [(places, box[places]) for places in drawn]  # in the box, in the volume
         self._n_words = -(-box.size // 8)
-        self._bits = np.random.PCG64(np.random.SeedSequence(seed).spawn(1)[0])
-        self._bits.advance(first_volume * self._n_words)
-        self._volume = first_volume
+        self._seed = np.random.SeedSequence(seed).spawn(1)[0]
         self._steps = _STEPS.astype(dtype) + np.asarray(baseline, dtype=dtype)
 
-    def next_volume(self, out: npt.NDArray[Any]) -> None:
-        """Write the next volume.
+    def write(self, volume: int, out: npt.NDArray[Any]) -> None:
+        """Write one volume.
 
         Parameters
         ----------
+        volume : int
+            Its place in the run, from 0.
         out : ndarray, shape (n_x * n_y * n_z,)
             The volume in file order, of the dither's data type; overwritten.
         """
         out[:] = self._rest
-        drawn = self._bits.random_raw(self._n_words).astype("<u8", copy=False).view(np.uint8)
-        places, voxels = self._groups[self._volume % _PERIOD]
+        bits = np.random.PCG64(self._seed)
+        bits.advance(volume * self._n_words)
+        drawn = bits.random_raw(self._n_words).astype("<u8", copy=False).view(np.uint8)
+        places, voxels = self._groups[volume % _PERIOD]
         out[voxels] = self._steps[drawn[places] & (len(_STEPS) - 1)]
-        self._volume += 1

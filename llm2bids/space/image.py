@@ -7,6 +7,7 @@ the brain there is 0.
 """
 
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Any
 
@@ -121,8 +122,9 @@ def encode(
     _check_shapes(values, space, calibration)
     if constant is None:
         constant = constant_units(values, calibration, dtype=dtype)
-    encoder = _Encoder(space, calibration, seed, dtype, first_volume, constant)
-    return encoder.encode(values, np.empty((len(values), *space.shape[::-1]), dtype=dtype))
+    encoder = _Encoder(space, calibration, seed, dtype, constant)
+    volumes = np.empty((len(values), *space.shape[::-1]), dtype=dtype)
+    return volumes, encoder.counts(encoder.encode(values, volumes, first_volume))
 
 
 def encode_blocks(
@@ -133,6 +135,7 @@ def encode_blocks(
     seed: Seed,
     dtype: VolumeDtype = "int16",
     volumes_per_block: int = 16,
+    n_jobs: int = 1,
 ) -> Iterator[tuple[npt.NDArray[Any], EncodingCounts]]:
     """Turn the values of a whole run into volumes, block by block, to keep memory low.
 
@@ -144,6 +147,8 @@ def encode_blocks(
         As for `encode`.
     volumes_per_block : int, default=16
         Most volumes in a block.
+    n_jobs : int, default=1
+        Threads that share the volumes of a block.
 
     Yields
     ------
@@ -158,16 +163,25 @@ def encode_blocks(
     """
     _check_shapes(values, space, calibration)
     constant = constant_units(values, calibration, dtype=dtype)
-    encoder = _Encoder(space, calibration, seed, dtype, 0, constant)
+    encoder = _Encoder(space, calibration, seed, dtype, constant)
     # fresh memory costs more than what is written to it: one array serves all blocks
     volumes = np.empty((min(volumes_per_block, len(values)), *space.shape[::-1]), dtype=dtype)
-    for start in range(0, len(values), volumes_per_block):
-        rows = values[start : start + volumes_per_block]
-        yield encoder.encode(rows, volumes[: len(rows)])
+    with ThreadPoolExecutor(n_jobs, thread_name_prefix="llm2bids-encode") as pool:
+        for start in range(0, len(values), volumes_per_block):
+            rows = values[start : start + volumes_per_block]
+            share = -(-len(rows) // n_jobs)
+            cuts = range(0, len(rows), share)
+            clipped = pool.map(
+                encoder.encode,
+                [rows[cut : cut + share] for cut in cuts],
+                [volumes[cut : min(cut + share, len(rows))] for cut in cuts],
+                [start + cut for cut in cuts],
+            )
+            yield volumes[: len(rows)], encoder.counts(sum(clipped))
 
 
 class _Encoder:
-    """Encodes consecutive rows of a run; what all blocks share is made once."""
+    """Encodes rows of a run, in several threads if need be; what all share is made once."""
 
     def __init__(
         self,
@@ -175,42 +189,43 @@ class _Encoder:
         calibration: Calibration,
         seed: Seed,
         dtype: VolumeDtype,
-        first_volume: int,
         constant: npt.NDArray[np.bool_],
     ) -> None:
-        self._space, self._dtype, self._volume = space, dtype, first_volume
+        self._space, self._dtype = space, dtype
         self._mean, self._gain = calibration.mean, _gain(calibration)
         self._still = np.flatnonzero(constant)
         self._dither = Dither(
             space,
             seed=seed,
             dtype=dtype,
-            first_volume=first_volume,
             baseline=BASELINE,
             units=self._still,
         )
-        self._work = np.empty(space.n_units, dtype=np.float32)
-        self._stored = np.empty(space.n_units, dtype=dtype)
 
     def encode(
-        self, values: npt.NDArray[np.floating[Any]], volumes: npt.NDArray[Any]
-    ) -> tuple[npt.NDArray[Any], EncodingCounts]:
-        """Encode the next rows into an array of volumes."""
-        space, still, work = self._space, self._still, self._work
+        self, values: npt.NDArray[np.floating[Any]], volumes: npt.NDArray[Any], first_volume: int
+    ) -> int:
+        """Encode rows into an array of volumes; return how many values were clipped."""
+        space, still = self._space, self._still
+        work = np.empty(space.n_units, dtype=np.float32)
+        stored = np.empty(space.n_units, dtype=self._dtype)
         clipped = 0
-        for row, volume in zip(values, volumes, strict=True):
+        for place, (row, volume) in enumerate(zip(values, volumes, strict=True), first_volume):
             n_clipped = _to_counts(row, self._mean, self._gain, self._dtype, out=work)
             if n_clipped:
-                _refuse_not_finite(row, space, self._volume)
+                _refuse_not_finite(row, space, place)
                 clipped += n_clipped
             flat = volume.reshape(-1)
-            self._dither.next_volume(flat)
+            self._dither.write(place, flat)
             if still.size:
                 _shake(work, still, flat[space.file_index[still]], self._dtype)
-            np.copyto(self._stored, work, casting="unsafe")
-            flat[space.file_index] = self._stored
-            self._volume += 1
-        return volumes, EncodingCounts(clipped=clipped, constant=int(still.size))
+            np.copyto(stored, work, casting="unsafe")
+            flat[space.file_index] = stored
+        return clipped
+
+    def counts(self, clipped: int) -> EncodingCounts:
+        """Say what encoding could not keep, given the number of clipped values."""
+        return EncodingCounts(clipped=clipped, constant=int(self._still.size))
 
 
 def decode(

@@ -19,7 +19,8 @@ import nibabel as nib
 import numpy as np
 from measure import arguments, report
 
-from llm2bids.dataset.volumes import COMPRESSION_LEVEL, VolumeWriter
+from llm2bids.dataset.deflate import COMPRESSION_LEVEL
+from llm2bids.dataset.volumes import VolumeWriter
 from llm2bids.model.load import load_model
 from llm2bids.model.sites import find_sites, select_sites
 from llm2bids.recording.calibration import calibrate

@@ -13,7 +13,7 @@ from llm2bids.model.load import load_model
 from llm2bids.model.sites import find_sites, select_sites
 from llm2bids.paradigm.task import Sampling
 from llm2bids.recording import batches
-from llm2bids.recording.record import record_run
+from llm2bids.recording.record import group_runs, record_run, record_runs
 
 ARCHITECTURES = (
     "llama",
@@ -135,6 +135,35 @@ def test_tokens_do_not_depend_on_the_batch_size(llama, sites, design_of):
         split = record_run(llama, design_of(), sites, batch_size=batch_size)
         assert split.tokens.token_id.tolist() == whole.tokens.token_id.tolist()
         np.testing.assert_allclose(split.values, whole.values, rtol=1e-4, atol=1e-4)
+
+
+def test_runs_that_are_recorded_together_are_the_runs_alone(llama, sites, design_of):
+    designs = [design_of(), design_of(seed=12), design_of(texts=("One",), seed=13)]
+    seen = []
+    together = record_runs(llama, designs, sites, batch_size=5, on_token=seen.append)
+    assert sum(seen) == sum(design.n_volumes for design in designs)
+    for design, one in zip(designs, together, strict=True):
+        alone = record_run(llama, design, sites)
+        pd.testing.assert_frame_equal(one.tokens, alone.tokens, rtol=1e-4)
+        np.testing.assert_allclose(one.values, alone.values, rtol=1e-4, atol=1e-4)
+        assert one.design is design
+        assert one.provenance["seed"] == design.seed
+        assert one.provenance["n_tokens"] == alone.provenance["n_tokens"]
+        assert one.provenance["batch_size"] == 5
+
+
+def test_runs_fill_a_batch_and_carried_ones_are_alone(llama, sites, design_of):
+    designs = [design_of(seed=seed) for seed in range(5)]
+    n_prompts = len(designs[0].trials)
+    assert [len(group) for group in group_runs(designs, batch_size=2 * n_prompts)] == [2, 2, 1]
+    assert [len(group) for group in group_runs(designs, batch_size=2 * n_prompts - 1)] == [1] * 5
+    assert [len(group) for group in group_runs(designs, batch_size=1)] == [1] * 5
+    assert sum(group_runs(designs), ()) == tuple(designs)
+    carried = [design_of(context="carry", seed=seed) for seed in range(2)]
+    assert [len(group) for group in group_runs(carried, batch_size=100)] == [1, 1]
+    for mixed in (carried, [designs[0], design_of(tokens_per_prompt=3)]):
+        with pytest.raises(UsageError, match="expected runs of one paradigm that do not carry"):
+            record_runs(llama, mixed, sites)
 
 
 def test_the_same_seed_gives_the_same_bytes_and_another_seed_differs(llama, sites, design_of):

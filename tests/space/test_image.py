@@ -58,8 +58,8 @@ def test_the_dither_follows_from_the_seed(space, calibration, values):
 
 
 @pytest.mark.parametrize("dtype", ["int16", "float32"])
-@pytest.mark.parametrize("volumes_per_block", [1, 4, 100])
-def test_blocks_are_the_run_in_pieces(space, calibration, values, dtype, volumes_per_block):
+@pytest.mark.parametrize(("volumes_per_block", "n_jobs"), [(1, 1), (4, 3), (100, 2)])
+def test_blocks_are_the_run_in_pieces(space, calibration, values, dtype, volumes_per_block, n_jobs):
     values[:, 40:44] = 2.5
     whole, counts = encode(values, space, calibration, seed=4, dtype=dtype)
     blocks = encode_blocks(
@@ -69,6 +69,7 @@ def test_blocks_are_the_run_in_pieces(space, calibration, values, dtype, volumes
         seed=4,
         dtype=dtype,
         volumes_per_block=volumes_per_block,
+        n_jobs=n_jobs,
     )
     parts = [(block.copy(), counts) for block, counts in blocks]  # the array is used again
     np.testing.assert_array_equal(np.concatenate([block for block, _ in parts]), whole)
