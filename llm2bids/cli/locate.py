@@ -77,6 +77,7 @@ def find_dataset(stat_img: Path) -> Path:
 def run(args: argparse.Namespace) -> int:
     """Print or write the table of units."""
     from llm2bids.dataset.read import open_dataset
+    from llm2bids.inference.statmap import write_text
     from llm2bids.network.locate import locate, summarize
 
     threshold = args.threshold
@@ -93,7 +94,7 @@ def run(args: argparse.Namespace) -> int:
     )
     text = table.to_csv(sep="\t", index=False, na_rep="n/a", float_format="%.6g")
     if args.output is not None:
-        args.output.write_text(text, encoding="utf-8")
+        write_text(args.output, text)
         sys.stderr.write(f"{len(table)} units written to {args.output}\n")
     if args.summary or args.output is not None:
         summary = summarize(table, dataset.space)

@@ -67,7 +67,10 @@ def scan() -> argparse.ArgumentParser:
         "--tr", default="auto", metavar="SECONDS", help="RepetitionTime; auto = a power of two"
     )
     group.add_argument(
-        "--batch-size", type=int, metavar="N", help="prompts at a time (default 32; replay 8)"
+        "--batch-size",
+        type=int,
+        metavar="N",
+        help="prompts at a time, of several runs where they fit (default 32; replay 8)",
     )
     group.add_argument(
         "--keep-first",

@@ -1,6 +1,7 @@
 """``llm2bids resample``: an image in another arrangement of the same model."""
 
 import argparse
+import tempfile
 from pathlib import Path
 
 from llm2bids.cli import options
@@ -56,7 +57,11 @@ def run(args: argparse.Namespace) -> int:
     if not output.name.endswith((".nii", ".nii.gz")):
         raise UsageError(f"{output}: expected a name that ends in .nii or .nii.gz; give it with -o")
     image = resample(args.stat_img, source.space, target, calibration=source.calibration)
-    nib.save(image, output)
+    output.parent.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(prefix=f".{output.name}.", dir=output.parent) as folder:
+        staged = Path(folder) / output.name
+        nib.save(image, staged)
+        staged.replace(output)
     print(  # noqa: T201
         f"{args.stat_img.name}: {source.space.arrangement} to {target.arrangement} arrangement, "
         f"{output}"

@@ -1,18 +1,19 @@
 """What a scan will take, from the model's configuration and the paradigm alone."""
 
 import math
-import os
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from llm2bids.dataset.arrange_scan import choose_arrangement
+from llm2bids.dataset.run import writing_threads
 from llm2bids.dataset.simulate import Weights, weigh
 from llm2bids.recording.batches import DEFAULT_BATCH_SIZE
 from llm2bids.recording.buffers import LARGEST
 from llm2bids.recording.calibration import CALIBRATION_BATCH_SIZE
 from llm2bids.recording.draw import Scan, draw_scan
+from llm2bids.recording.record import group_runs
 from llm2bids.recording.trials import first_step
 from llm2bids.space.arrange import build_space
 from llm2bids.space.space import Space, VolumeDtype
@@ -20,6 +21,7 @@ from llm2bids.space.space import Space, VolumeDtype
 if TYPE_CHECKING:
     from llm2bids.model.outline import Outline
     from llm2bids.model.pace import Pace
+    from llm2bids.paradigm.design import RunDesign
 
 CHARACTERS_PER_TOKEN = 4.6
 """Of the shipped prompts with the embedded model's tokenizer."""
@@ -103,8 +105,13 @@ class Plan:
 
     @property
     def memory_bytes(self) -> int:
-        """Most memory of the process: it depends on the longest run, not on their number."""
+        """Most memory of the process: it depends on the runs of a batch, not on their number."""
         return PROCESS_BYTES + self.outline.weight_bytes + max(self._tables, self._recording)
+
+    @property
+    def _groups(self) -> "list[tuple[RunDesign, ...]]":
+        """Runs that are recorded together."""
+        return group_runs(self.scan.designs, batch_size=self.batch_size)
 
     @property
     def _tables(self) -> int:
@@ -114,16 +121,16 @@ class Plan:
     @property
     def _recording(self) -> int:
         """Memory while runs are recorded and written: values, a batch in the model, volumes."""
-        designs, n_units = self.scan.designs, self.space.n_units
-        longest = max(design.n_volumes for design in designs)
-        run = min(4 * longest * n_units, LARGEST)
-        batch = min(self.batch_size, max(len(design.trials) for design in designs))
+        n_units, groups = self.space.n_units, self._groups
+        longest = max(sum(design.n_volumes for design in group) for group in groups)
+        values = min(4 * longest * n_units, LARGEST)
+        batch = _largest_batch(groups, self.batch_size)
         resting = min(CALIBRATION_BATCH_SIZE, len(self.scan.calibration))
         calibration = 4 * resting * self.scan.paradigm.tokens_per_prompt * n_units
         logits = 5 * 4 * batch * self.outline.n_vocabulary
         n_voxels = math.prod(self.space.shape)
         volumes = (8 + 8 + 8 + 8 + 2 * 4) * n_voxels
-        return max(min(2, len(designs)) * run + volumes, calibration) + logits + 60 * n_units
+        return max(min(2, len(groups)) * values + volumes, calibration) + logits + 60 * n_units
 
     @property
     def generation_seconds(self) -> float | None:
@@ -132,10 +139,9 @@ class Plan:
             return None
         n_tokens = self.scan.paradigm.tokens_per_prompt + first_step(self.keep_first)
         full = self.pace.seconds(n_tokens)
-        groups = [len(design.trials) for design in self.scan.designs]
+        n_prompts = sum(len(design.trials) for design in self.scan.designs)
         others = len(self.scan.calibration) + len(self.scan.localizer)
-        timed = min(self.batch_size, max(groups))
-        return full * (sum(groups) + others) / timed
+        return full * (n_prompts + others) / _largest_batch(self._groups, self.batch_size)
 
     @property
     def writing_seconds(self) -> float:
@@ -154,8 +160,8 @@ class Plan:
         start = START_SECONDS + self.outline.weight_bytes / LOADED_PER_SECOND
         start += self.weights.seconds_template
         if self.pace.uses_processor:  # both want all processors: writing costs its share
-            return start + generation + self.writing_seconds / min(2, os.cpu_count() or 1)
-        return start + max(generation, self.writing_seconds)
+            return start + generation + self.writing_seconds / writing_threads()
+        return start + max(generation, self.writing_seconds / writing_threads())
 
     def numbers(self) -> dict[str, Any]:
         """List the figures.
@@ -330,6 +336,7 @@ def _pace(
     from llm2bids.model.pace import measure_pace
 
     design = max(scan.designs, key=lambda one: len(one.trials))
+    n_prompts = _largest_batch(group_runs(scan.designs, batch_size=batch_size), batch_size)
     longest = max(len(trial.prompt.text) for trial in design.trials)
     length = math.ceil(longest / CHARACTERS_PER_TOKEN)
     if design.context == "carry":  # what was said before stays: half of it, on average
@@ -337,11 +344,16 @@ def _pace(
     return measure_pace(
         outline,
         sites,
-        n_prompts=min(batch_size, len(design.trials)),
+        n_prompts=n_prompts,
         prompt_tokens=length,
         sampling=design.sampling,
         device=device,
     )
+
+
+def _largest_batch(groups: "Sequence[Sequence[RunDesign]]", batch_size: int) -> int:
+    """Count the prompts of the largest batch."""
+    return min(batch_size, max(sum(len(one.trials) for one in group) for group in groups))
 
 
 def _size(n_bytes: int) -> str:

@@ -127,6 +127,11 @@ def check_run(contents: Contents, recording: Recording, *, t_r: float) -> None:
         )
 
 
+def writing_threads() -> int:
+    """Count the threads that encode and compress one series."""
+    return min(int(cpu_count()), _MOST_THREADS)
+
+
 def stage_run(stage: Staging, contents: Contents, recording: Recording, *, t_r: float) -> None:
     """Stage all files of a run, raw and derived, and its participant's where they are new.
 
@@ -203,7 +208,7 @@ def _write_bold(
     )
     total = np.zeros(int(np.prod(space.shape)), dtype=np.float64)
     clipped, constant = 0, 0
-    n_jobs = min(cpu_count(), _MOST_THREADS)
+    n_jobs = writing_threads()
     blocks = encode_blocks(
         values, space, calibration, seed=recording.design.seed, dtype=dtype, n_jobs=n_jobs
     )

@@ -63,6 +63,13 @@ def seconds(work: Callable[[], Any]) -> float:
     return time.perf_counter() - began
 
 
+def spent(work: Callable[[], Any]) -> tuple[float, float]:
+    """Wall-clock seconds that something takes, and processor seconds of all threads."""
+    began, used = time.perf_counter(), time.process_time()
+    work()
+    return time.perf_counter() - began, time.process_time() - used
+
+
 def run_child(command: Sequence[str | Path], **environment: str) -> dict[str, float]:
     """Run a process of its own.
 

@@ -12,11 +12,11 @@ process: machines are noisy.
 
 import statistics
 import tempfile
-import time
+from functools import partial
 from pathlib import Path
 
 import torch
-from measure import arguments, report, seconds
+from measure import arguments, report, spent
 from transformers import GenerationConfig
 
 from llm2bids.dataset.background import Background
@@ -56,33 +56,35 @@ def on_disk(writer, folder, loaded, designs, sites, t_r):
             del recording
 
 
-def main():
-    args = arguments(__doc__, rounds=2)
-    loaded = load_model()
-    sites = select_sites(find_sites(loaded), ["all"])
-    scan = draw_scan(n_participants=1 + args.rounds // 6)
-    designs = scan.designs[: args.rounds]
-    n_tokens = scan.paradigm.tokens_per_prompt + 1
-    generated = len(designs[0].trials) * n_tokens
+def in_memory(loaded, designs, sites, n_tokens):
+    """Time bare generation, recording and replay of each run in turn."""
+    taken = {name: [] for name in ("generate", "record_run", "replay_run")}
+    bare(loaded, designs[0], n_tokens)
+    out = record_run(loaded, designs[0], sites).values
+    for design in designs:
+        said = []
+
+        def recorded(design=design, said=said):
+            recording = record_run(loaded, design, sites, out=out)
+            said += recording.tokens["token_id"].to_numpy().reshape(len(design.trials), -1).tolist()
+
+        taken["generate"].append(spent(lambda d=design: bare(loaded, d, n_tokens)))
+        taken["record_run"].append(spent(recorded))
+        taken["replay_run"].append(
+            spent(lambda d=design, s=said: replay_run(loaded, d, sites, s, out=out))
+        )
+    return taken
+
+
+def to_disk(loaded, scan, designs, sites):
+    """Time whole scans, compressed and not, for each run."""
     options = {"tokens_per_prompt": 12, "sampling": scan.paradigm.sampling, "seed": 1}
     calibration = calibrate(loaded, scan.calibration[:8], sites, **options)
     space = build_space(
         sites, label="Bench", model_name=loaded.name, weights_sha256=loaded.weights_sha256
     )
-    taken = {name: [] for name in ("generate", "record_run", "replay_run")}
-    bare(loaded, designs[0], n_tokens)
-    out = record_run(loaded, designs[0], sites).values
-    for design in designs:
-        taken["generate"].append(seconds(lambda design=design: bare(loaded, design, n_tokens)))
-        began = time.perf_counter()
-        recording = record_run(loaded, design, sites, out=out)
-        taken["record_run"].append(time.perf_counter() - began)
-        said = recording.tokens["token_id"].to_numpy().reshape(len(design.trials), -1).tolist()
-        began = time.perf_counter()
-        replay_run(loaded, design, sites, said, out=out)
-        taken["replay_run"].append(time.perf_counter() - began)
     norms = weight_norms(loaded, sites)
-    del out, recording
+    taken = {}
     for name, compress in (("record", True), ("record_no_compress", False)):
         with tempfile.TemporaryDirectory() as folder:
             root = Path(folder) / "dataset"
@@ -91,17 +93,35 @@ def main():
                 settings={"compress": compress}, weight_norms=norms,
             )  # fmt: skip
             with writer:
-                began = time.perf_counter()
-                on_disk(writer, root, loaded, designs, sites, scan.t_r)
-                taken[name] = [(time.perf_counter() - began) / len(designs)]
-        taken["generate"] += [seconds(lambda d=d: bare(loaded, d, n_tokens)) for d in designs]
-    median = {name: statistics.median(values) for name, values in taken.items()}
+                both = spent(partial(on_disk, writer, root, loaded, designs, sites, scan.t_r))
+                taken[name] = [tuple(one / len(designs) for one in both)]
+    return taken
+
+
+def main():
+    args = arguments(__doc__, rounds=2)
+    loaded = load_model()
+    sites = select_sites(find_sites(loaded), ["all"])
+    scan = draw_scan(n_participants=1 + args.rounds // 6)
+    designs = scan.designs[: args.rounds]
+    n_tokens = scan.paradigm.tokens_per_prompt + 1
+    taken = in_memory(loaded, designs, sites, n_tokens)
+    taken |= to_disk(loaded, scan, designs, sites)
+    taken["generate"] += [spent(lambda d=d: bare(loaded, d, n_tokens)) for d in designs]
+    median, used = (
+        {name: statistics.median(row[i] for row in rows) for name, rows in taken.items()}
+        for i in (0, 1)
+    )
     ratio = {name: median["generate"] / value for name, value in median.items()}
+    n_prompts, n_volumes = len(designs[0].trials), designs[0].n_volumes
     report(
         {
-            "units": space.n_units,
-            "prompts": len(designs[0].trials),
-            "tokens_per_second": {name: generated / value for name, value in median.items()},
+            "units": sum(site.width for site in sites),
+            "prompts": n_prompts,
+            "tokens_per_second": {
+                name: n_prompts * n_tokens / value for name, value in median.items()
+            },
+            "cpu_ms_per_volume": {name: 1e3 * value / n_volumes for name, value in used.items()},
             "ratio_record_run": ratio["record_run"],
             "ratio_record": ratio["record"],
             "ratio_record_no_compress": ratio["record_no_compress"],

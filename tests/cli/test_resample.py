@@ -27,6 +27,7 @@ def test_a_map_goes_to_index_order_and_back(tiny_model_dir, tmp_path, monkeypatc
     plain = index_space(shuffled.space)
     assert np.array_equal(plain.to_units("one.nii.gz"), shuffled.space.to_units(source))
     assert np.array_equal(plain.voxels, native.space.voxels)
+    assert not list(tmp_path.glob(".one*"))
     there = ["resample", str(source), "--to", str(native.path)]
     assert main(there) == 0
     name = source.name.replace(".nii.gz", "_index.nii.gz")
