@@ -53,8 +53,8 @@ def test_what_is_planned_is_what_is_recorded(
 
 def test_memory_follows_the_longest_run_and_time_the_tokens(bare_config):
     one, many, long = (
-        plan(model=bare_config, n_participants=n, time=n == 1, **{**SMALL, **more})
-        for n, more in ((1, {}), (6, {}), (1, {"tokens_per_prompt": 40}))
+        plan(model=bare_config, n_participants=n, time=n == 2, **{**SMALL, **more})
+        for n, more in ((2, {}), (8, {}), (2, {"tokens_per_prompt": 40}))
     )
     assert one.memory_bytes == many.memory_bytes < long.memory_bytes
     assert many.disk_bytes > 3 * (one.disk_bytes - one.weights.template)
