@@ -63,9 +63,8 @@ class Dither:
         groups = np.random.Generator(np.random.PCG64(np.random.SeedSequence(seed))).integers(
             _PERIOD, size=box.size, dtype=np.uint8
         )
-        drawn = [np.flatnonzero((groups == group) & shaken[box]) for group in range(_PERIOD)]
-        self._groups = [(places, box[places]) for places in drawn]  # in the box, in the volume
-        self._n_words = -(-box.size // 8)
+        self._groups = [box[(groups == group) & shaken[box]] for group in range(_PERIOD)]
+        self._n_words = -(-max(voxels.size for voxels in self._groups) // 8)
         self._seed = np.random.SeedSequence(seed).spawn(1)[0]
         self._steps = _STEPS.astype(dtype) + np.asarray(baseline, dtype=dtype)
 
@@ -83,5 +82,5 @@ class Dither:
         bits = np.random.PCG64(self._seed)
         bits.advance(volume * self._n_words)
         drawn = bits.random_raw(self._n_words).astype("<u8", copy=False).view(np.uint8)
-        places, voxels = self._groups[volume % _PERIOD]
-        out[voxels] = self._steps[drawn[places] & (len(_STEPS) - 1)]
+        voxels = self._groups[volume % _PERIOD]
+        out[voxels] = self._steps[drawn[: voxels.size] & (len(_STEPS) - 1)]

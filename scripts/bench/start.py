@@ -26,7 +26,7 @@ def best(rows):
 
 
 def main():
-    args = arguments(__doc__, rounds=2)
+    args = arguments(__doc__, rounds=4)
     run_child(["-c", START])  # makes the cache where there is none
     helps, starts, bare = [], [], []
     for _ in range(args.rounds):
