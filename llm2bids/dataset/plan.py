@@ -159,9 +159,11 @@ class Plan:
             return None
         start = START_SECONDS + self.outline.weight_bytes / LOADED_PER_SECOND
         start += self.weights.seconds_template
+        cores = max(writing_threads() / 2, 1)  # two processors are often one core
+        writing = self.writing_seconds / cores
         if self.pace.uses_processor:  # both want all processors: writing costs its share
-            return start + generation + self.writing_seconds / writing_threads()
-        return start + max(generation, self.writing_seconds / writing_threads())
+            return start + generation + writing
+        return start + max(generation, writing)
 
     def numbers(self) -> dict[str, Any]:
         """List the figures.

@@ -21,8 +21,11 @@ from llm2bids.recording.draw import Scan
 from llm2bids.recording.record import Recording
 from llm2bids.space.space import Space
 
-_VALUES = 24_000_000
+_VALUES = 48_000_000
 """Values that are simulated at most: a few seconds of encoding and compressing."""
+
+_LONGER = 4
+"""How many times as long the last simulated run is."""
 
 _SERIES = "_bold.nii"
 
@@ -72,7 +75,7 @@ def weigh(space: Space, scan: Scan, settings: Mapping[str, Any]) -> Weights:
     -------
     Weights
         From one run of one participant, and three of another: the first of two has the task's
-        files too, the next its participant's, and the last is twice as long as the one before.
+        files too, the next its participant's, and the last is four times as long as the others.
 
     Raises
     ------
@@ -80,7 +83,7 @@ def weigh(space: Space, scan: Scan, settings: Mapping[str, Any]) -> Weights:
         If the scratch folder cannot be written.
     """
     design = _short(scan.designs[0], space.n_units)
-    n_tokens = design.tokens_per_prompt
+    longer = _LONGER * design.tokens_per_prompt
     with tempfile.TemporaryDirectory(prefix="llm2bids-plan-") as folder:
         root = Path(folder) / "dataset"
         calibration = Calibration(
@@ -101,22 +104,22 @@ def weigh(space: Space, scan: Scan, settings: Mapping[str, Any]) -> Weights:
                 replace(design, participant_label="01", run=1),
                 replace(design, participant_label="02", run=1),
                 replace(design, participant_label="02", run=2),
-                replace(design, participant_label="02", run=3, tokens_per_prompt=2 * n_tokens),
+                replace(design, participant_label="02", run=3, tokens_per_prompt=longer),
             )
             steps = [_write(writer, root, space, run, scan.t_r) for run in runs]
     others, series, seconds = (list(column) for column in zip(*steps, strict=True))
-    added = design.n_volumes
+    added = (_LONGER - 1) * design.n_volumes
     row = max(others[3] - others[2], 0) / added
     per_volume = max(seconds[3] - seconds[2], 0.0) / added
     return Weights(
         template=template,
         task=max(others[0] - others[1], 0),
         participant=max(others[1] - others[2], 0),
-        run=others[2] - row * added,
+        run=others[2] - row * design.n_volumes,
         row=row,
         volume=(series[3] - series[2]) / added,
         seconds_template=seconds_template,
-        seconds_run=max(seconds[2] - per_volume * added, 0.0),
+        seconds_run=max(seconds[2] - per_volume * design.n_volumes, 0.0),
         seconds_volume=per_volume,
     )
 
@@ -124,7 +127,7 @@ def weigh(space: Space, scan: Scan, settings: Mapping[str, Any]) -> Weights:
 def _short(design: RunDesign, n_units: int) -> RunDesign:
     """Cut a design so that the simulated runs stay small."""
     n_tokens = min(2, design.tokens_per_prompt)
-    n_trials = max(2, _VALUES // (5 * n_tokens * n_units))
+    n_trials = max(2, _VALUES // ((3 + _LONGER) * n_tokens * n_units))
     return replace(design, trials=design.trials[:n_trials], tokens_per_prompt=n_tokens)
 
 

@@ -4,24 +4,27 @@ Each round runs, for one run of the paper's paradigm (24 prompts, 12 volumes eac
 model with all sites: bare ``model.generate`` with sampling, `record_run` alone, and the given
 tokens once more by `replay_run`. Then the same runs go through the whole scanner to the disk, as
 ``llm2bids record`` does it (two arrays in turn, written in the background): once as ``.nii.gz``,
-once as ``.nii``. Bare ``generate`` is timed again between them. Figures are ratios within one
-process: machines are noisy.
+once as ``.nii``. Bare ``generate`` is timed again after them. The same once for a run of a model of
+1B's shape (Llama-3.2-1B's width, random weights): wider models compute more for each unit. Figures
+are ratios within one process: machines are noisy.
 
-    .venv/bin/python scripts/bench/recording.py --rounds 3 --output recording.json
+    .venv/bin/python scripts/bench/recording.py --rounds 6 --output recording.json
 """
 
 import statistics
 import tempfile
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 
 import torch
 from measure import arguments, report, spent
-from transformers import GenerationConfig
+from transformers import GenerationConfig, LlamaConfig
 
 from llm2bids.dataset.background import Background
 from llm2bids.dataset.write import DatasetWriter
 from llm2bids.model.load import load_model
+from llm2bids.model.random_weights import random_model
 from llm2bids.model.sites import find_sites, select_sites
 from llm2bids.model.weights import weight_norms
 from llm2bids.recording.buffers import RunBuffers
@@ -31,6 +34,14 @@ from llm2bids.recording.record import record_run
 from llm2bids.recording.replay import replay_run
 from llm2bids.recording.trials import prompt_tokens
 from llm2bids.space.arrange import build_space
+
+WIDE = {
+    "hidden_size": 2048,
+    "intermediate_size": 8192,
+    "num_hidden_layers": 16,
+    "num_attention_heads": 32,
+    "num_key_value_heads": 8,
+}
 
 
 def bare(loaded, design, n_tokens):
@@ -76,8 +87,8 @@ def in_memory(loaded, designs, sites, n_tokens):
     return taken
 
 
-def to_disk(loaded, scan, designs, sites):
-    """Time whole scans, compressed and not, for each run."""
+def to_disk(loaded, scan, designs, sites, ways):
+    """Time whole scans for each run."""
     options = {"tokens_per_prompt": 12, "sampling": scan.paradigm.sampling, "seed": 1}
     calibration = calibrate(loaded, scan.calibration[:8], sites, **options)
     space = build_space(
@@ -85,7 +96,7 @@ def to_disk(loaded, scan, designs, sites):
     )
     norms = weight_norms(loaded, sites)
     taken = {}
-    for name, compress in (("record", True), ("record_no_compress", False)):
+    for name, compress in ways.items():
         with tempfile.TemporaryDirectory() as folder:
             root = Path(folder) / "dataset"
             writer = DatasetWriter.create(
@@ -98,15 +109,41 @@ def to_disk(loaded, scan, designs, sites):
     return taken
 
 
+def wider(loaded, scan):
+    """Time a scan beside bare generation on a wider model with random weights."""
+    config = LlamaConfig(vocab_size=len(loaded.tokenizer), tie_word_embeddings=True, **WIDE)
+    model = random_model(config, seed=0, dtype=loaded.model.dtype).eval().requires_grad_(False)
+    model.generation_config = loaded.model.generation_config
+    loaded = replace(loaded, model=model, random_weights=0)
+    sites = select_sites(find_sites(loaded), ["all"])
+    n_tokens = scan.paradigm.tokens_per_prompt + 1
+    designs = scan.designs[:4]
+    bare(loaded, designs[0], n_tokens)
+    before = spent(lambda: bare(loaded, designs[0], n_tokens))
+    ((one, used),) = to_disk(loaded, scan, designs, sites, {"record": True})["record"]
+    after = spent(lambda: bare(loaded, designs[1], n_tokens))
+    generate = [(a + b) / 2 for a, b in zip(before, after, strict=True)]
+    return {
+        "shape": WIDE,
+        "units": sum(site.width for site in sites),
+        "ratio_record": generate[0] / one,
+        "cpu_ms_per_volume": {
+            "generate": 1e3 * generate[1] / designs[0].n_volumes,
+            "record": 1e3 * used / designs[0].n_volumes,
+        },
+    }
+
+
 def main():
-    args = arguments(__doc__, rounds=2)
+    args = arguments(__doc__, rounds=6)
     loaded = load_model()
     sites = select_sites(find_sites(loaded), ["all"])
-    scan = draw_scan(n_participants=1 + args.rounds // 6)
+    scan = draw_scan(n_participants=-(-args.rounds // 6))
     designs = scan.designs[: args.rounds]
     n_tokens = scan.paradigm.tokens_per_prompt + 1
     taken = in_memory(loaded, designs, sites, n_tokens)
-    taken |= to_disk(loaded, scan, designs, sites)
+    ways = {"record": True, "record_no_compress": False}
+    taken |= to_disk(loaded, scan, designs, sites, ways)
     taken["generate"] += [spent(lambda d=d: bare(loaded, d, n_tokens)) for d in designs]
     median, used = (
         {name: statistics.median(row[i] for row in rows) for name, rows in taken.items()}
@@ -128,6 +165,7 @@ def main():
             "replay_over_record_run": median["record_run"] / median["replay_run"],
             "generate_then_replay_over_record_run": median["record_run"]
             / (median["generate"] + median["replay_run"]),
+            "wider": wider(loaded, scan),
             "rounds": args.rounds,
         },
         args.output,
