@@ -94,7 +94,10 @@ def run(args: argparse.Namespace) -> int:
     )
     text = table.to_csv(sep="\t", index=False, na_rep="n/a", float_format="%.6g")
     if args.output is not None:
-        write_text(args.output, text)
+        if args.output.is_symlink() or (args.output.exists() and not args.output.is_file()):
+            args.output.write_text(text, encoding="utf-8")  # a pipe, say, stays what it is
+        else:
+            write_text(args.output, text)
         sys.stderr.write(f"{len(table)} units written to {args.output}\n")
     if args.summary or args.output is not None:
         summary = summarize(table, dataset.space)

@@ -70,7 +70,7 @@ def scan() -> argparse.ArgumentParser:
         "--batch-size",
         type=int,
         metavar="N",
-        help="prompts at a time, of several runs where they fit (default 32; replay 8)",
+        help="prompts at a time; record: of as many runs as fit (default 32, of one; replay 8)",
     )
     group.add_argument(
         "--keep-first",

@@ -55,8 +55,10 @@ class Plan:
         What the parts of the dataset weigh.
     pace : Pace or None
         How fast this machine generates; None where it was not timed.
+    groups : sequence of tuple of RunDesign
+        Runs that are recorded together.
     batch_size : int
-        Prompts in a batch.
+        Most prompts in a batch.
     keep_first : bool
         Whether the first token of each prompt is recorded.
     """
@@ -66,6 +68,7 @@ class Plan:
     scan: Scan
     weights: Weights
     pace: "Pace | None"
+    groups: "Sequence[tuple[RunDesign, ...]]"
     batch_size: int
     keep_first: bool
 
@@ -109,11 +112,6 @@ class Plan:
         return PROCESS_BYTES + self.outline.weight_bytes + max(self._tables, self._recording)
 
     @property
-    def _groups(self) -> "list[tuple[RunDesign, ...]]":
-        """Runs that are recorded together."""
-        return group_runs(self.scan.designs, batch_size=self.batch_size)
-
-    @property
     def _tables(self) -> int:
         """Memory while the template is written."""
         return BYTES_PER_UNIT * self.space.n_units
@@ -121,7 +119,7 @@ class Plan:
     @property
     def _recording(self) -> int:
         """Memory while runs are recorded and written: values, a batch in the model, volumes."""
-        n_units, groups = self.space.n_units, self._groups
+        n_units, groups = self.space.n_units, self.groups
         longest = max(sum(design.n_volumes for design in group) for group in groups)
         values = min(4 * longest * n_units, LARGEST)
         batch = _largest_batch(groups, self.batch_size)
@@ -141,7 +139,7 @@ class Plan:
         full = self.pace.seconds(n_tokens)
         n_prompts = sum(len(design.trials) for design in self.scan.designs)
         others = len(self.scan.calibration) + len(self.scan.localizer)
-        return full * (n_prompts + others) / _largest_batch(self._groups, self.batch_size)
+        return full * (n_prompts + others) / _largest_batch(self.groups, self.batch_size)
 
     @property
     def writing_seconds(self) -> float:
@@ -318,27 +316,29 @@ def plan(
         "hrf_model": hrf_model,
     }
     weights = weigh(space, scan, settings)
+    groups = group_runs(scan.designs, batch_size=batch_size)
     size = 1 if scan.paradigm.context == "carry" else batch_size or DEFAULT_BATCH_SIZE
-    pace = _pace(outline, chosen, scan, size, device) if time else None
+    n_prompts = _largest_batch(groups, size)
+    pace = _pace(outline, chosen, scan, n_prompts, device) if time else None
     return Plan(
         outline=outline,
         space=space,
         scan=scan,
         weights=weights,
         pace=pace,
+        groups=groups,
         batch_size=size,
         keep_first=keep_first,
     )
 
 
 def _pace(
-    outline: "Outline", sites: Sequence[Any], scan: Scan, batch_size: int, device: str
+    outline: "Outline", sites: Sequence[Any], scan: Scan, n_prompts: int, device: str
 ) -> "Pace":
     """Time a batch of the longest run, its prompts as long as its longest."""
     from llm2bids.model.pace import measure_pace
 
     design = max(scan.designs, key=lambda one: len(one.trials))
-    n_prompts = _largest_batch(group_runs(scan.designs, batch_size=batch_size), batch_size)
     longest = max(len(trial.prompt.text) for trial in design.trials)
     length = math.ceil(longest / CHARACTERS_PER_TOKEN)
     if design.context == "carry":  # what was said before stays: half of it, on average

@@ -100,7 +100,8 @@ def record(
     tokens_per_prompt
         As in :func:`~llm2bids.recording.draw.draw_scan`.
     batch_size : int, optional
-        Prompts that run together.
+        Prompts that run together; 32 by default, of one run. Where it is given, as many runs as
+        fit go through the model together, also of several participants.
     keep_first : bool
         Record the first generated token of each prompt too (it reads the prompt, not the answer).
     volume_dtype : {"int16", "float32"}
@@ -197,7 +198,7 @@ def record(
         return [replay_run(loaded, design, chosen, answers.of_run(design), **options)]
 
     # a replayed run is read in batches of its own
-    groups = group_runs(scan.designs, batch_size=batch_size if answers is None else 1)
+    groups = group_runs(scan.designs, batch_size=batch_size if answers is None else None)
     with _open_writer(
         bids_dir, scan, loaded, chosen, settings, choice=choice, authors=authors,
         batch_size=batch_size, progress=progress, overwrite=overwrite,
@@ -373,10 +374,10 @@ def _write_runs(
     last = {design.participant_label: design for design in scan.designs}
 
     def write(group: Sequence[RunDesign], recordings: Sequence[Recording]) -> None:
-        for recording in recordings:
-            if not writer.has_run(recording.design):
-                writer.write_run(recording, t_r=scan.t_r)
+        made = {id(recording.design): recording for recording in recordings}
         for design in group:
+            if not writer.has_run(design):
+                writer.write_run(made[id(design)], t_r=scan.t_r)
             if last[design.participant_label] is design:
                 writer.finish_participant(design.participant_label)
 

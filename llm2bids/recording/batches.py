@@ -19,6 +19,23 @@ DEFAULT_BATCH_SIZE = 32
 """Prompts in a batch, where the caller names none."""
 
 
+def check_batch_size(batch_size: int | None) -> None:
+    """Refuse a batch without prompts.
+
+    Parameters
+    ----------
+    batch_size : int or None
+        Prompts in a batch; None for the default.
+
+    Raises
+    ------
+    UsageError
+        If it is below 1.
+    """
+    if batch_size is not None and batch_size < 1:
+        raise UsageError(f"batch size {batch_size}: expected 1 or more prompts")
+
+
 def in_batches(
     n_prompts: int,
     work: Callable[[slice, OnToken], Result],
@@ -57,8 +74,7 @@ def in_batches(
     >>> in_batches(5, lambda part, tell: (part.start, part.stop), batch_size=2)
     (2, [(0, 2), (2, 4), (4, 5)])
     """
-    if batch_size is not None and batch_size < 1:
-        raise UsageError(f"batch size {batch_size}: expected 1 or more prompts")
+    check_batch_size(batch_size)
     size = min(batch_size or DEFAULT_BATCH_SIZE, max(n_prompts, 1))
     results: list[Result] = []
     start = told = 0

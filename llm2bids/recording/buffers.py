@@ -9,15 +9,14 @@ import numpy as np
 import numpy.typing as npt
 
 LARGEST = 1 << 30
-"""Bytes of a run's values that are held in memory; those of a longer run lie in a scratch file."""
+"""Bytes of the values of a batch of runs that are held in memory; more lie in a scratch file."""
 
 
 class RunBuffers:
     """Two arrays in turn: handed out for a whole dataset, so that memory is asked for twice only.
 
-    The values of a run longer than `LARGEST` lie in a file without a name in the dataset's
-    folder: the system takes its pages back when memory is short, and the file is gone when the
-    process is, whatever happens.
+    Values beyond `LARGEST` lie in a file without a name in the dataset's folder: the system takes
+    its pages back when memory is short, and the file is gone when the process is, whatever happens.
 
     Parameters
     ----------
@@ -46,7 +45,7 @@ class RunBuffers:
         Parameters
         ----------
         n_volumes, n_units : int
-            Rows and columns of a run.
+            Rows and columns, of a run or of those that are recorded together.
 
         Returns
         -------

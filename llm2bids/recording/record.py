@@ -13,8 +13,8 @@ from llm2bids.exceptions import UsageError
 from llm2bids.model.units import Site
 from llm2bids.paradigm.design import RunDesign
 from llm2bids.recording.batches import (
-    DEFAULT_BATCH_SIZE,
     OnToken,
+    check_batch_size,
     check_finite,
     in_batches,
 )
@@ -95,8 +95,8 @@ def record_run(
     Returns
     -------
     Recording
-        ``design.n_volumes`` volumes. Tokens depend on the design's seed, and neither on
-        `batch_size` nor on the state of any random number generator.
+        ``design.n_volumes`` volumes. Tokens depend on the design's seed and on the state of no
+        random number generator; on `batch_size` only where rounding tips a draw.
 
     Raises
     ------
@@ -191,7 +191,7 @@ def record_runs(
 def group_runs(
     designs: Sequence[RunDesign], *, batch_size: int | None = None
 ) -> list[tuple[RunDesign, ...]]:
-    """Find the runs that are recorded together: as many as fill a batch, and at least one.
+    """Find the runs that are recorded together: with a batch size, as many as fill a batch.
 
     Parameters
     ----------
@@ -199,19 +199,25 @@ def group_runs(
         All runs, in order: groups must not depend on which of them are recorded already, as
         values of another batch differ by rounding.
     batch_size : int, optional
-        Prompts that run together; 32 by default, which is one run of the shipped paradigm.
+        Prompts that run together. Without it each run is by itself: then its values do not depend
+        on which other runs there are, and a fault costs no other run.
 
     Returns
     -------
     list of tuple of RunDesign
         Consecutive runs. Those that carry their context are alone.
+
+    Raises
+    ------
+    UsageError
+        If `batch_size` is below 1.
     """
-    most = batch_size or DEFAULT_BATCH_SIZE
+    check_batch_size(batch_size)
     groups: list[tuple[RunDesign, ...]] = []
     n_prompts = 0
     for design in designs:
         n_prompts += len(design.trials)
-        if groups and n_prompts <= most and design.context != "carry":
+        if groups and n_prompts <= (batch_size or 1) and design.context != "carry":
             groups[-1] += (design,)
         else:
             groups.append((design,))

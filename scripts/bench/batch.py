@@ -22,8 +22,8 @@ from llm2bids.recording.draw import draw_scan
 from llm2bids.recording.record import record_runs
 from llm2bids.recording.trials import prompt_tokens
 
-BATCHES = (1, 24, 96)
 ALONE = 4
+"""Prompts that are run one by one."""
 
 
 def recorded(loaded, scan, sites, rounds):
@@ -37,8 +37,9 @@ def recorded(loaded, scan, sites, rounds):
         size: np.zeros((sum(design.n_volumes for design in designs), width), dtype=np.float32)
         for size, designs in parts.items()
     }
-    record_runs(loaded, [alone], sites, out=outs[1])
-    taken = {size: [] for size in BATCHES}
+    for size, designs in parts.items():
+        record_runs(loaded, designs, sites, batch_size=size, out=outs[size])
+    taken = {size: [] for size in parts}
     for _ in range(rounds):
         for size, designs in parts.items():
             n_tokens = per_prompt * sum(len(design.trials) for design in designs)
@@ -59,6 +60,7 @@ def generated(loaded, scan, rounds):
     n_tokens = scan.paradigm.tokens_per_prompt + 1
     prompts = prompt_tokens(loaded, [t.prompt for t in scan.designs[0].trials], n_tokens=n_tokens)
     batch = loaded.tokenizer.pad({"input_ids": prompts}, return_tensors="pt", padding=True)
+    batch = batch.to(loaded.device)
     plain = {"min_new_tokens": n_tokens, "max_new_tokens": n_tokens, "do_sample": False}
     static = plain | {"cache_implementation": "static"}
     threads = torch.get_num_threads()

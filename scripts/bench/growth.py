@@ -108,7 +108,8 @@ def by_units(scan):
 def small(loaded, **shape):
     """Put a model with random weights in place of the embedded one; its tokenizer stays."""
     config = LlamaConfig(vocab_size=len(loaded.tokenizer), tie_word_embeddings=True, **shape)
-    model = random_model(config, seed=0, dtype=loaded.model.dtype).eval().requires_grad_(False)
+    model = random_model(config, seed=0, dtype=loaded.model.dtype).to(loaded.device).eval()
+    model.requires_grad_(False)
     model.generation_config = loaded.model.generation_config
     return replace(loaded, model=model, random_weights=0)
 

@@ -1,7 +1,7 @@
 """Peak memory of ``llm2bids record`` over runs and participants, on the embedded model.
 
-Each scan is a process of its own: all sites, runs of 6 prompts with 4 volumes each, five of which
-share a batch. The largest number of participants is given; half and a quarter of it are run too.
+Each scan is a process of its own: all sites, runs of 6 prompts with 4 volumes each. The largest
+number of participants is given; half and a quarter of it are run too.
 
     .venv/bin/python scripts/bench/memory.py --participants 8 --output memory.json
 """

@@ -112,7 +112,8 @@ def to_disk(loaded, scan, designs, sites, ways):
 def wider(loaded, scan):
     """Time a scan beside bare generation on a wider model with random weights."""
     config = LlamaConfig(vocab_size=len(loaded.tokenizer), tie_word_embeddings=True, **WIDE)
-    model = random_model(config, seed=0, dtype=loaded.model.dtype).eval().requires_grad_(False)
+    model = random_model(config, seed=0, dtype=loaded.model.dtype).to(loaded.device).eval()
+    model.requires_grad_(False)
     model.generation_config = loaded.model.generation_config
     loaded = replace(loaded, model=model, random_weights=0)
     sites = select_sites(find_sites(loaded), ["all"])

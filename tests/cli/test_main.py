@@ -154,6 +154,12 @@ def test_locate_writes_units_and_a_summary(scanned, tmp_path, capsys):
     assert cli.main([*argv, "--one-sided", "-o", str(tmp_path / "units.tsv")]) == 0
     assert "n_units" in capsys.readouterr().out
     assert len((tmp_path / "units.tsv").read_text().splitlines()) == 1 + 1
+    link = tmp_path / "link.tsv"
+    link.symlink_to("units.tsv")
+    assert cli.main([*argv, "-o", str(link)]) == 0
+    assert link.is_symlink()
+    assert len((tmp_path / "units.tsv").read_text().splitlines()) == 1 + 2
+    capsys.readouterr()
     assert cli.main([*argv, "--summary", "--threshold", "5"]) == 0
     assert len(capsys.readouterr().out.splitlines()) == 1 + 1
 

@@ -103,6 +103,21 @@ def test_more_participants_leave_the_others_as_they_are(changed, scanned, model)
     assert len(open_dataset(changed).runs) == 6
 
 
+@pytest.mark.parametrize("batch_size", [None, 100])
+def test_a_run_is_recorded_again_with_the_same_bytes(batch_size, tmp_path, model):
+    root, options = tmp_path / "one", {**OPTIONS, "batch_size": batch_size}
+    if batch_size is None:  # then participants may be added too
+        record(root, model=model, n_participants=1, **options)
+    record(root, model=model, n_participants=2, **options)
+    before = contents(root)
+    for path in root.rglob("sub-01_*"):
+        path.unlink()
+    record(root, model=model, n_participants=2, overwrite=True, **options)
+    assert contents(root) == before
+    counts = open_dataset(root).participants
+    assert (counts["n_runs"] == 2).all()
+
+
 def test_nothing_is_done_twice(scanned, model, caplog):
     before = {p: p.stat().st_mtime_ns for p in scanned.rglob("*_bold.nii.gz")}
     with caplog.at_level("INFO", "llm2bids"):

@@ -158,7 +158,10 @@ def test_runs_fill_a_batch_and_carried_ones_are_alone(llama, sites, design_of):
     assert [len(group) for group in group_runs(designs, batch_size=2 * n_prompts)] == [2, 2, 1]
     assert [len(group) for group in group_runs(designs, batch_size=2 * n_prompts - 1)] == [1] * 5
     assert [len(group) for group in group_runs(designs, batch_size=1)] == [1] * 5
-    assert sum(group_runs(designs), ()) == tuple(designs)
+    assert sum(group_runs(designs, batch_size=2 * n_prompts), ()) == tuple(designs)
+    assert group_runs(designs) == [(design,) for design in designs]
+    with pytest.raises(UsageError, match="batch size 0: expected 1 or more"):
+        group_runs(designs, batch_size=0)
     carried = [design_of(context="carry", seed=seed) for seed in range(2)]
     assert [len(group) for group in group_runs(carried, batch_size=100)] == [1, 1]
     for mixed in (carried, [designs[0], design_of(tokens_per_prompt=3)]):
