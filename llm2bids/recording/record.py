@@ -169,23 +169,72 @@ def record_runs(
         start = part.stop
         share = len(design.trials) / len(prompts)
         recordings.append(
-            Recording(
-                design=design,
-                sites=tuple(sites),
-                values=values[part].reshape(design.n_volumes, shape[2]),
-                tokens=token_table(loaded, design, answers[part], lengths[part], first),
-                provenance=provenance(
-                    loaded,
-                    method="record",
-                    seed=design.seed,
-                    keep_first=keep_first,
-                    batch_size=size,
-                    n_tokens=len(design.trials) * (n_volumes + first),
-                    seconds=share * seconds,
-                ),
+            make_recording(
+                loaded, design, sites, values[part], answers[part], lengths[part],
+                method="record", first=first, batch_size=size, seconds=share * seconds,
             )
-        )
+        )  # fmt: skip
     return recordings
+
+
+def make_recording(
+    loaded: "LoadedModel",
+    design: RunDesign,
+    sites: Sequence[Site],
+    values: npt.NDArray[np.float32],
+    answers: "Answers",
+    lengths: Sequence[int],
+    *,
+    method: str,
+    first: int,
+    batch_size: int,
+    seconds: float,
+) -> Recording:
+    """Put together what a model gave for one run.
+
+    Parameters
+    ----------
+    loaded : LoadedModel
+        The model.
+    design : RunDesign
+        The run.
+    sites : sequence of Site
+        What was recorded.
+    values : ndarray of float32, shape (n_trials, n_volumes of a trial, n_units)
+        Layer outputs; not copied.
+    answers : Answers
+        Tokens of each trial.
+    lengths : sequence of int
+        Length of each prompt in tokens.
+    method : {"record", "replay"}
+        Whether the model generated the tokens or was given them.
+    first : {0, 1}
+        First token of each answer that was recorded.
+    batch_size : int
+        Prompts in a batch.
+    seconds : float
+        Time that the run took.
+
+    Returns
+    -------
+    Recording
+        The run.
+    """
+    return Recording(
+        design=design,
+        sites=tuple(sites),
+        values=values.reshape(design.n_volumes, values.shape[2]),
+        tokens=token_table(loaded, design, answers, lengths, first),
+        provenance=provenance(
+            loaded,
+            method=method,
+            seed=design.seed,
+            keep_first=first == 0,
+            batch_size=batch_size,
+            n_tokens=answers.token_ids.size,
+            seconds=seconds,
+        ),
+    )
 
 
 def group_runs(

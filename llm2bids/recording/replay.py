@@ -11,8 +11,7 @@ from llm2bids.exceptions import RecordingError
 from llm2bids.model.units import Site
 from llm2bids.paradigm.design import RunDesign
 from llm2bids.recording.batches import OnToken, check_finite, in_batches
-from llm2bids.recording.record import Recording, shaped
-from llm2bids.recording.table import provenance, token_table
+from llm2bids.recording.record import Recording, make_recording, shaped
 from llm2bids.recording.trials import carried_tokens, first_step, trial_tokens
 
 if TYPE_CHECKING:
@@ -93,23 +92,10 @@ def replay_run(
     )
     seconds = time.perf_counter() - began
     check_finite(values, sites, [trial.prompt.prompt_id for trial in design.trials], first)
-    return Recording(
-        design=design,
-        sites=tuple(sites),
-        values=values.reshape(n_trials * n_volumes, n_units),
-        tokens=token_table(
-            loaded, design, Answers.joined(parts), [len(c) for c in contexts], first
-        ),
-        provenance=provenance(
-            loaded,
-            method="replay",
-            seed=design.seed,
-            keep_first=keep_first,
-            batch_size=size,
-            n_tokens=n_trials * (n_volumes + first),
-            seconds=seconds,
-        ),
-    )
+    return make_recording(
+        loaded, design, sites, values, Answers.joined(parts), [len(text) for text in contexts],
+        method="replay", first=first, batch_size=size, seconds=seconds,
+    )  # fmt: skip
 
 
 def answer_tokens(
