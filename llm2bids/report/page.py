@@ -8,6 +8,7 @@ from markupsafe import Markup
 
 from llm2bids import __version__
 from llm2bids.exceptions import UsageError
+from llm2bids.inference.statmap import write_text
 from llm2bids.report.design import design_section
 from llm2bids.report.designs import designs_section
 from llm2bids.report.findings import findings_sections, summary_section, tile
@@ -75,10 +76,7 @@ def write_report(
         )
     path = Path(out_dir) / REPORT_NAME if output is None else Path(output)
     text = build_page(sources, progress=progress)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    staged = path.with_name(f".{path.name}.part")
-    staged.write_text(text, encoding="utf-8")
-    staged.replace(path)
+    write_text(path, text)
     return path
 
 
