@@ -374,10 +374,9 @@ def _write_runs(
     last = {design.participant_label: design for design in scan.designs}
 
     def write(group: Sequence[RunDesign], recordings: Sequence[Recording]) -> None:
-        made = {id(recording.design): recording for recording in recordings}
-        for design in group:
+        for place, design in enumerate(group):
             if not writer.has_run(design):
-                writer.write_run(made[id(design)], t_r=scan.t_r)
+                writer.write_run(recordings[place], t_r=scan.t_r)
             if last[design.participant_label] is design:
                 writer.finish_participant(design.participant_label)
 

@@ -1,5 +1,6 @@
 """The scanner as one verb, on tiny models with random weights."""
 
+import errno
 import hashlib
 import os
 import shutil
@@ -15,6 +16,7 @@ import pytest
 
 from llm2bids import open_dataset, record, replay
 from llm2bids.dataset import scan
+from llm2bids.dataset.write import DatasetWriter
 from llm2bids.exceptions import DatasetError, ModelError, ParadigmError, UsageError
 
 OPTIONS = {
@@ -116,6 +118,23 @@ def test_a_run_is_recorded_again_with_the_same_bytes(batch_size, tmp_path, model
     assert contents(root) == before
     counts = open_dataset(root).participants
     assert (counts["n_runs"] == 2).all()
+
+
+def test_who_is_complete_is_counted_though_another_of_the_batch_failed(
+    tmp_path, model, monkeypatch
+):
+    write_run = DatasetWriter.write_run
+
+    def full_disk(self, recording, **options):
+        if recording.design.participant_label == "02":
+            raise OSError(errno.ENOSPC, "No space left on device")
+        return write_run(self, recording, **options)
+
+    monkeypatch.setattr(DatasetWriter, "write_run", full_disk)
+    with pytest.raises(OSError, match="No space left"):
+        record(tmp_path / "one", model=model, n_participants=2, batch_size=100, **OPTIONS)
+    counts = open_dataset(tmp_path / "one").participants.set_index("participant_id")["n_runs"]
+    assert counts["sub-01"] == 2
 
 
 def test_nothing_is_done_twice(scanned, model, caplog):
