@@ -7,7 +7,7 @@ from typing import Protocol
 from isal import isal_zlib
 
 COMPRESSION_LEVEL = 2
-"""Level of isal's deflate, 0 to 3: at 2 volumes of counts get no larger than with zlib's 9."""
+"""Level of isal's deflate, 0 to 3: at 2 volumes get no larger than nibabel's (zlib's 1)."""
 
 BLOCK = 1 << 20
 """Bytes that are deflated by themselves: shorter blocks give larger files."""
