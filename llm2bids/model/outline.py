@@ -105,7 +105,9 @@ def outline(
         ) from error
     if hasattr(model, "set_experts_implementation"):  # the usual one looks at values
         model.set_experts_implementation("batched_mm")
-    model.config.pad_token_id = None  # a warning about padding would look at values
+    # A warning about padding would look at values. Some configurations refuse None where their own
+    # default is a number (modernbert-decoder), so it is set past their check.
+    vars(model.config)["pad_token_id"] = None
     stored = getattr(config, "dtype", None) or torch.float32
     return Outline(
         name=name,

@@ -17,8 +17,8 @@ from llm2bids.model.units import Site
 N_PROMPTS, N_TOKENS, N_STEPS = 2, 5, 3
 """Size of the probe: prompts, tokens of each, forward passes (prefill and decode steps)."""
 
-_CACHES = ("past_key_values", "cache_params")
-"""Names under which models return what the next step goes on from."""
+_CACHES = ("cache", "past_key_values", "cache_params")
+"""Names under which models return what the next step goes on from (transformers renamed it)."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -135,7 +135,8 @@ def outline_model(model: nn.Module, candidates: Mapping[str, nn.Module]) -> Prob
                 lengths.append(length)
                 given = torch.zeros((N_PROMPTS, length), dtype=torch.long)
                 output = model(input_ids=given, use_cache=True, **state)
-                state = {n: output[n] for n in _CACHES if output.get(n) is not None}
+                # by the names that are there: asking for an old one warns in newer transformers
+                state = {name: value for name, value in output.items() if name in _CACHES}
 
     return _noted(model, candidates, lengths, forward, _outlined)
 
