@@ -10,9 +10,9 @@ from llm2bids.report.draw.flat_layout import FlatLayout, flat_layout
 from llm2bids.report.draw.flat_svg import ROW_PITCH, flat_svg
 from llm2bids.report.flatmap import FULL_COLOR, two_digits
 from llm2bids.report.maps import GroupMap
-from llm2bids.report.profiles import SHARE, network_signs, written_networks
+from llm2bids.report.profiles import SHARE, network_values, written_networks
 from llm2bids.report.section import Missing, Section, missing, render
-from llm2bids.report.sources import Sources, unit_map
+from llm2bids.report.sources import Sources
 from llm2bids.space.space import Space
 
 MOST_MAPS = 12
@@ -79,14 +79,16 @@ def flatmaps_section(sources: Sources, maps: tuple[GroupMap, ...]) -> Section:
 
 
 def _network(sources: Sources, one: GroupMap, layout: FlatLayout) -> FlatNetwork:
-    signs = network_signs(sources, one)
-    values = np.where(signs != 0, unit_map(sources, one.path), np.nan)
+    values = network_values(sources, one)
     limit = two_digits(full_color(values, FULL_COLOR))
-    n_units, n_positive = int(np.count_nonzero(signs)), int(np.count_nonzero(signs > 0))
+    n_units, n_positive = (
+        int(np.count_nonzero(~np.isnan(values))),
+        int(np.count_nonzero(values > 0)),
+    )
     alt = (
         f"Flat map of the network of {one.title}: layers from left to right, one row of panels a "
         f"module. {n_units:,} units, {n_positive:,} of them rise; most lie in "
-        f"{_densest(sources.dataset.space, signs != 0)}."
+        f"{_densest(sources.dataset.space, ~np.isnan(values))}."
     )
     return FlatNetwork(
         title=one.title,

@@ -1,6 +1,7 @@
 """Section: where the networks lie, by layer and role."""
 
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -9,7 +10,7 @@ from markupsafe import Markup
 
 from llm2bids.dataset.path import inside
 from llm2bids.model.units import Site
-from llm2bids.network.network import load_network
+from llm2bids.network.network import Network, load_network
 from llm2bids.network.similarity import top_units
 from llm2bids.report.draw.color import task_color
 from llm2bids.report.draw.svg import element, figure
@@ -82,7 +83,7 @@ def profiles_section(sources: Sources, maps: tuple[GroupMap, ...]) -> Section:
     space = sources.dataset.space
     depth = depth_of(space)
     found = [
-        (profile(space, depth, network_signs(sources, one), title=one.title),
+        (profile(space, depth, network_values(sources, one), title=one.title),
          sources.color(one.title, one.task)) for one in shown
     ]  # fmt: skip
     written = written_networks(sources)
@@ -107,41 +108,32 @@ def written_networks(sources: Sources) -> dict[str, dict[str, Any]]:
     return {str(one["label"]): one for one in networks if one.get("against") == "off"}
 
 
-def network_signs(sources: Sources, one: GroupMap) -> npt.NDArray[np.int8]:
-    """Mark the units of a contrast's network.
+def network_values(sources: Sources, one: GroupMap) -> npt.NDArray[np.float64]:
+    """Give the effects of a contrast's network: (n_units,), NaN outside it.
 
-    Parameters
-    ----------
-    sources : Sources
-        Dataset and analysis.
-    one : GroupMap
-        The contrast.
-
-    Returns
-    -------
-    ndarray of int8, shape (n_units,)
-        1 or -1 in the network (the sign of its effect). It is the one that the group level wrote,
-        or else the `SHARE` of units with the largest absolute effect.
-
-    Raises
-    ------
-    NetworkError
-        If a network's table is damaged.
+    They are those of the table that the group level wrote; without one, of the `SHARE` of units
+    with the largest absolute effect in the group map.
     """
     space = sources.dataset.space
-    values = unit_map(sources, one.path)
+    values = np.full(space.n_units, np.nan)
     about = written_networks(sources).get(one.contrast)
     if about is None or sources.analysis is None:
-        return top_units(values, max(SHARE, 1 / space.n_units))
-    path = (sources.analysis / FINDINGS).parent / str(about["table"])
-    network = load_network(inside(sources.analysis, path))
-    units = network.units(space)
-    signs = np.zeros(space.n_units, dtype=np.int8)
-    signs[units] = np.where(values[units] < 0, -1, 1)
-    return signs
+        effect = unit_map(sources, one.path)
+        units = np.flatnonzero(top_units(effect, max(SHARE, 1 / space.n_units)))
+        values[units] = effect[units]
+        return values
+    network = read_network(sources, about)
+    values[network.units(space)] = network.table["effect"]
+    return values
 
 
-def profile(space: Space, depth: Depth, signs: npt.NDArray[np.int8], *, title: str) -> Profile:
+def read_network(sources: Sources, about: dict[str, Any]) -> Network:
+    """Read the table of one of `written_networks`."""
+    analysis = sources.analysis or Path()
+    return load_network(inside(analysis, (analysis / FINDINGS).parent / str(about["table"])))
+
+
+def profile(space: Space, depth: Depth, values: npt.NDArray[np.float64], *, title: str) -> Profile:
     """Measure how much of each site belongs to a network.
 
     Parameters
@@ -150,8 +142,8 @@ def profile(space: Space, depth: Depth, signs: npt.NDArray[np.int8], *, title: s
         The space.
     depth : Depth
         Its levels.
-    signs : ndarray of int8, shape (n_units,)
-        From `network_signs`.
+    values : ndarray of float64, shape (n_units,)
+        From `network_values`.
     title : str
         What it shows.
 
@@ -161,15 +153,16 @@ def profile(space: Space, depth: Depth, signs: npt.NDArray[np.int8], *, title: s
         By role and level.
     """
     roles = profile_roles(space.sites)
+    in_network = ~np.isnan(values)
     inside = np.zeros((len(roles), len(depth.labels)))
     total = np.zeros_like(inside)
     for number, site in enumerate(space.sites):
         row = roles.index(_row(site)) if _row(site) in roles else len(roles) - 1
         column = depth.of_site[number]
-        inside[row, column] += np.count_nonzero(signs[space.site_slices[site.name]])
+        inside[row, column] += np.count_nonzero(in_network[space.site_slices[site.name]])
         total[row, column] += site.width
     shares = np.divide(inside, total, out=np.full_like(inside, np.nan), where=total > 0)
-    positive = float((signs > 0).sum() / max(np.count_nonzero(signs), 1))
+    positive = float((values > 0).sum() / max(np.count_nonzero(in_network), 1))
     return Profile(title=title, roles=roles, levels=depth.labels, share=shares, positive=positive)
 
 

@@ -12,6 +12,7 @@ from llm2bids.exceptions import NetworkError
 from llm2bids.network.locate import units_at
 from llm2bids.report.draw.color import task_color
 from llm2bids.report.maps import GroupMap
+from llm2bids.report.profiles import read_network, written_networks
 from llm2bids.report.section import Missing, Section, missing, render
 from llm2bids.report.sources import Sources, read_object, unit_map
 from llm2bids.space.space import Space
@@ -98,17 +99,7 @@ def strongest(sources: Sources, one: GroupMap) -> Strongest:
         Units by absolute effect, clusters by absolute z of the peak.
     """
     space = sources.dataset.space
-    effect = unit_map(sources, one.path)
-    top = np.argsort(-np.abs(effect), kind="stable")[:N_UNITS]
-    table = units_at(space, top)
-    columns = {"effect": effect}
-    columns |= {
-        stat: unit_map(sources, one.other(stat))
-        for stat in ("cohensd", "t")
-        if one.other(stat).exists()
-    }
-    for name, values in columns.items():
-        table[name] = values[top]
+    table = strongest_units(sources, one)
     about = read_object(one.other("z").with_name(one.other("z").name.replace(".nii.gz", ".json")))
     control, clusters = _clusters(one)
     peaks = [row for row in _peaks(space, clusters) if row]
@@ -122,6 +113,20 @@ def strongest(sources: Sources, one: GroupMap) -> Strongest:
         clusters=sorted(peaks, key=lambda row: -abs(row["z"]))[:N_CLUSTERS],
         n_clusters=len(peaks),
     )
+
+
+def strongest_units(sources: Sources, one: GroupMap) -> pd.DataFrame:
+    """Give the first rows of the contrast's network, or of the group map where none was written."""
+    about = written_networks(sources).get(one.contrast)
+    if about is not None:
+        return read_network(sources, about).table.head(N_UNITS)
+    effect = unit_map(sources, one.path)
+    top = np.argsort(-np.abs(effect), kind="stable")[:N_UNITS]
+    table = units_at(sources.dataset.space, top).assign(effect=effect[top])
+    for stat in ("cohensd", "t"):
+        if one.other(stat).exists():
+            table[stat] = unit_map(sources, one.other(stat))[top]
+    return table
 
 
 def _clusters(one: GroupMap) -> tuple[str, pd.DataFrame]:

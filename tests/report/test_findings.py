@@ -5,20 +5,22 @@ import re
 import shutil
 from html import unescape
 
+import nibabel as nib
 import numpy as np
 import pytest
 
 from llm2bids.exceptions import NetworkError
 from llm2bids.network.dataset_findings import dataset_findings
 from llm2bids.network.findings_files import write_findings
-from llm2bids.network.network import from_stat_maps
+from llm2bids.network.network import from_stat_maps, load_network
 from llm2bids.network.provenance import Provenance
 from llm2bids.report.findings import findings_sections, pair_matrix, summary_section, tile
 from llm2bids.report.maps import find_maps
 from llm2bids.report.page import write_report
-from llm2bids.report.profiles import network_signs
+from llm2bids.report.profiles import network_values
 from llm2bids.report.results import FINDINGS, read_results
 from llm2bids.report.sources import find_sources
+from llm2bids.report.strongest import strongest
 
 PAIR = {
     "task_a": "cats", "task_b": "dogs", "correlation": 0.625, "correlation_low": 0.5,
@@ -217,11 +219,33 @@ def test_the_summary_says_doubts_and_numbers_escaped(found):
 def test_profiles_take_the_network_that_was_written(found, scanned):
     sources = find_sources(found)
     one = find_maps(sources)[0]
-    signs = network_signs(sources, one)
+    values = network_values(sources, one)
     n_units = sources.dataset.space.n_units
-    assert np.count_nonzero(signs) == int(np.ceil(n_units / 10))
-    without = network_signs(find_sources(scanned), one)
-    assert np.count_nonzero(without) == round(n_units / 20)
+    assert np.count_nonzero(~np.isnan(values)) == int(np.ceil(n_units / 10))
+    without = network_values(find_sources(scanned), one)
+    assert np.count_nonzero(~np.isnan(without)) == round(n_units / 20)
+
+
+def test_signs_and_values_come_from_the_network_and_not_from_the_group_map(found, tmp_path):
+    """A group map that is 0 at the network's units, as outside a mask, changes nothing."""
+    out = tmp_path / "out"
+    shutil.copytree(found, out, symlinks=True)
+    sources = find_sources(out)
+    one = find_maps(sources)[0]
+    before = load_network(
+        (out / "analysis" / FINDINGS).parent / "networks" / f"{one.contrast}_network.tsv"
+    )
+    image = nib.load(one.path)
+    nib.save(nib.Nifti1Image(np.zeros(image.shape, np.float32), None, image.header), one.path)
+    values = network_values(sources, one)
+    effects = before.table["effect"].to_numpy()
+    np.testing.assert_array_equal(values[before.units(sources.dataset.space)], effects)
+    rise = int((effects > 0).sum())
+    assert 0 < rise < len(effects)
+    said = plain(write_report(out, output=tmp_path / "page.html", progress=False).read_text())
+    assert f"{len(effects):,} units, {rise:,} rise" in said
+    assert f"{100 * rise / len(effects):.0f} % of its units rise" in said
+    assert strongest(sources, one).units[0]["address"] == before.table["address"][0]
 
 
 def test_the_page_with_findings_has_no_errors(found, browser, tmp_path):
@@ -286,11 +310,11 @@ def test_reads_what_the_group_level_writes(scanned, browser, tmp_path):
     assert bodies["repeatability"].count("<svg") == 5
     assert len(read_results(out / "analysis").networks) == 4
     for maps in find_maps(sources)[:2]:
-        units = network_signs(sources, maps)
+        values = network_values(sources, maps)
         written = next(
             one for one in read_results(out / "analysis").networks if one["label"] == maps.contrast
         )
-        assert np.count_nonzero(units) == written["n_units"]
+        assert np.count_nonzero(~np.isnan(values)) == written["n_units"]
     assert all(row["measure"] for row in read_results(out / "analysis").table)
     page = write_report(out, progress=False)
     browser.open(page)
