@@ -86,6 +86,11 @@ def _add_first_level(parser: argparse.ArgumentParser) -> None:
         "--smoothing", type=float, metavar="MM", help="smoothing_fwhm; mixes neighbouring units"
     )
     group.add_argument("--mask", type=Path, metavar="IMG", help="model only these voxels")
+    group.add_argument(
+        "--use", choices=("transcript", "events"), default=None,
+        help="which table says what was shown, where a run's events.tsv and its transcript differ "
+        "(refused without)",
+    )  # fmt: skip
 
 
 def _add_group(parser: argparse.ArgumentParser) -> None:
@@ -187,6 +192,7 @@ def run_participant(args: argparse.Namespace) -> int:
             confounds=args.confounds,
             smoothing_fwhm=args.smoothing,
             mask_img=args.mask,
+            use=args.use,
             n_cpus=args.n_cpus,
             mem_gb=args.mem_gb,
             work_dir=args.work_dir,

@@ -5,6 +5,7 @@ Exit codes: 0 done, 1 failed, 2 wrong usage, 130 interrupted.
 
 import argparse
 import importlib
+import io
 import logging
 import os
 import signal
@@ -50,6 +51,13 @@ def _set_up_log(args: argparse.Namespace) -> None:
     logging.getLogger("llm2bids").setLevel(level)
 
 
+def _show_what_the_terminal_cannot() -> None:
+    """Escape characters outside the encoding of stdout and stderr, e.g. in a path, as in Python."""
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="backslashreplace")
+
+
 def _message(error: BaseException) -> str:
     if isinstance(error, OSError) and error.strerror:
         where = f": {error.filename}" if error.filename else ""
@@ -74,6 +82,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     int
         Exit code: 0 done, 1 failed, 2 wrong usage, 130 interrupted.
     """
+    _show_what_the_terminal_cannot()
     args = build_parser().parse_args(argv)
     _set_up_log(args)
     signal.signal(signal.SIGTERM, _terminate)

@@ -35,6 +35,7 @@ from llm2bids.inference.pooled_prompts import pooled_contrast
 from llm2bids.inference.runs import fit_task
 from llm2bids.inference.second_level import checked_size
 from llm2bids.inference.statmap import checked_output, remove_results, start_output
+from llm2bids.inference.trials import Source
 
 log = logging.getLogger(__name__)
 
@@ -102,6 +103,7 @@ def analyze_participants(
     confounds: Sequence[str] = (),
     smoothing_fwhm: float | None = None,
     mask_img: Path | str | None = None,
+    use: Source | None = None,
     n_cpus: int = 1,
     mem_gb: float | None = None,
     work_dir: Path | str | None = None,
@@ -128,6 +130,9 @@ def analyze_participants(
         As in nilearn; see `FirstLevelOptions`.
     mask_img : Path or str, optional
         Model only these voxels; all units by default.
+    use : {"transcript", "events"}, optional
+        Which table says what was shown where a run's ``events.tsv`` and its transcript differ;
+        without, such a run is refused.
     n_cpus : int
         Participants and tasks that are fitted at once.
     mem_gb : float, optional
@@ -162,10 +167,13 @@ def analyze_participants(
         drift_order=drift_order,
         confounds=tuple(confounds),
         smoothing_fwhm=smoothing_fwhm,
+        use=use,
     )
     if n_cpus < 1 or (mem_gb is not None and mem_gb <= 0):
         raise UsageError(f"n_cpus={n_cpus}, mem_gb={mem_gb}: expected at least 1 and above 0")
-    inputs = open_inputs(Path(bids_dir), mask_img=None if mask_img is None else Path(mask_img))
+    inputs = open_inputs(
+        Path(bids_dir), mask_img=None if mask_img is None else Path(mask_img), use=use
+    )
     chosen = inputs.choose(participant_label=participant_label, task=task)
     check_arrangement_prompts(
         inputs,

@@ -14,6 +14,7 @@ from llm2bids.dataset.read import Dataset, Run, open_dataset
 from llm2bids.exceptions import InferenceError, UsageError
 from llm2bids.inference.runs import RunData
 from llm2bids.inference.stream import open_image
+from llm2bids.inference.trials import Source, same_conditions
 from llm2bids.space.grid import UNREADABLE
 from llm2bids.space.header import fingerprint_differs
 from llm2bids.space.space import Space
@@ -146,7 +147,9 @@ def chosen_labels(
     return labels
 
 
-def open_inputs(bids_dir: Path, *, mask_img: Path | None = None) -> Inputs:
+def open_inputs(
+    bids_dir: Path, *, mask_img: Path | None = None, use: Source | None = None
+) -> Inputs:
     """Open a recorded dataset for statistics.
 
     Parameters
@@ -155,6 +158,8 @@ def open_inputs(bids_dir: Path, *, mask_img: Path | None = None) -> Inputs:
         The dataset.
     mask_img : Path, optional
         Model only the units in this image.
+    use : {"transcript", "events"}, optional
+        Which table is right where a run's events and its transcript differ; refused without.
 
     Returns
     -------
@@ -188,7 +193,7 @@ def open_inputs(bids_dir: Path, *, mask_img: Path | None = None) -> Inputs:
         mask=mask,
         entries=entries,
         participants=tuple(sorted({*listed, *(entry.participant_label for entry in entries)})),
-        load=partial(_load_run, dataset, runs, mask),
+        load=partial(_load_run, dataset, runs, mask, use),
     )
 
 
@@ -232,6 +237,7 @@ def _load_run(
     dataset: Dataset,
     runs: Mapping[RunEntry, Run],
     mask: npt.NDArray[np.bool_],
+    use: Source | None,
     entry: RunEntry,
 ) -> RunData:
     run = runs[entry]
@@ -243,6 +249,10 @@ def _load_run(
             f"{run.preproc}: mixed spaces: the image has the fingerprint {other}, the dataset "
             f"{dataset.fingerprint[:16]}; record the run again"
         )
+    t_r = dataset.t_r(run)
+    transcript, events = same_conditions(
+        dataset.transcript(run), dataset.events(run), t_r=t_r, use=use, name=str(run.events)
+    )
     return RunData(
         participant_label=run.participant_label,
         task=run.task,
@@ -250,9 +260,9 @@ def _load_run(
         bold=run.preproc,
         mask=mask,
         affine=dataset.space.affine,
-        t_r=dataset.t_r(run),
-        transcript=dataset.transcript(run),
-        events=dataset.events(run),
+        t_r=t_r,
+        transcript=transcript,
+        events=events,
         confounds=dataset.confounds(run) if run.confounds.exists() else None,
         source=f"bids:llm2bids:{run.preproc.relative_to(dataset.derivative).as_posix()}",
     )

@@ -7,6 +7,7 @@ from typing import Literal
 from llm2bids.exceptions import UsageError
 from llm2bids.inference.first_level import checked_noise_model
 from llm2bids.inference.threshold import HEIGHT_CONTROLS, HeightControl
+from llm2bids.inference.trials import Source
 
 UnitOfAnalysis = Literal["prompt", "token"]
 
@@ -37,6 +38,8 @@ class FirstLevelOptions:
         of the run's confounds table; averaged over each prompt at the prompt level.
     smoothing_fwhm : float, optional
         Millimetres. Smoothing mixes neighbouring units.
+    use : {"transcript", "events"}, optional
+        Which table is right where a run's events and its transcript differ; refused without.
 
     Raises
     ------
@@ -60,12 +63,15 @@ class FirstLevelOptions:
     drift_order: int = 1
     confounds: tuple[str, ...] = ()
     smoothing_fwhm: float | None = None
+    use: Source | None = None
 
     def __post_init__(self) -> None:
         if self.unit_of_analysis not in ("prompt", "token"):
             raise UsageError(
                 f"unit_of_analysis: found {self.unit_of_analysis!r}, expected 'prompt' or 'token'"
             )
+        if self.use not in (None, "transcript", "events"):
+            raise UsageError(f"use: found {self.use!r}, expected 'transcript' or 'events'")
         if self.noise_model is not None:
             checked_noise_model(self.noise_model)
         if self.unit_of_analysis == "prompt":
@@ -103,6 +109,8 @@ class FirstLevelOptions:
             "smoothing_fwhm": self.smoothing_fwhm,
             "confounds": list(self.confounds),
         }
+        if self.use is not None:
+            found["use"] = self.use
         if self.drift_model is not None or self.high_pass is not None:
             cosine = self.drift_model in (None, "cosine")
             found["drift_model"] = self.drift_model or "cosine"

@@ -1,4 +1,6 @@
-"""Trials of a run: which volumes belong to which prompt."""
+"""Trials of a run: which volumes belong to which prompt, and what was shown in them."""
+
+from typing import Literal
 
 import numpy as np
 import numpy.typing as npt
@@ -97,5 +99,95 @@ def trial_table(transcript: pd.DataFrame, n_volumes: int) -> pd.DataFrame:
             "trial_type": trial_type.where(trial_type != "n/a", ""),
             "block": first["block"].astype(int),
             "n_volumes": np.bincount(trials, minlength=len(first)),
+        }
+    )
+
+
+Source = Literal["transcript", "events"]
+"""The table that says what was shown, where the two differ."""
+
+
+def same_conditions(
+    transcript: pd.DataFrame,
+    events: pd.DataFrame,
+    *,
+    t_r: float,
+    use: Source | None,
+    name: str,
+) -> tuple[pd.DataFrame, pd.DataFrame]:
+    """Make transcript and events say the same of every volume, or refuse them.
+
+    Statistics of prompts read the transcript, those of volumes the events: without this, events
+    that somebody edited would count for some of them only. `use` decides which table is right.
+    """
+    volumes = transcript["volume"].dropna().to_numpy(dtype=np.int64)
+    shown = transcript[transcript["volume"].notna()].assign(volume=volumes).sort_values("volume")
+    types = shown["trial_type"].astype("object").where(shown["trial_type"].notna(), "")
+    told = types.replace("n/a", "").to_numpy(dtype=object)
+    kinds, fault = _conditions_of_volumes(events, len(shown), t_r)
+    different = np.flatnonzero(kinds != told)
+    if not fault and not different.size:
+        return transcript, events
+    volume = int(different[0]) if different.size else 0
+    problem = fault or (
+        f"volume {volume} ({volume * t_r:g} s) is {kinds[volume] or 'off'!r} in events.tsv and "
+        f"{told[volume] or 'off'!r} in the transcript ({different.size} of {len(shown)} volumes "
+        "differ)"
+    )
+    if use is None:
+        raise InferenceError(
+            f"{name}: {problem}; expected both tables to say the same; say which is right with "
+            "`--use transcript` or `--use events` (in Python use='events'), or restore the file"
+        )
+    if use == "transcript":
+        return transcript, _events_of(shown.assign(trial_type=told), t_r)
+    if fault:
+        raise InferenceError(f"{name}: {fault}; mend events.tsv, or `--use transcript`")
+    mixed = pd.Series(kinds).groupby(shown["trial"].to_numpy()).nunique()
+    if (mixed > 1).any():
+        trial = mixed.index[mixed > 1][0]
+        prompt = shown["prompt_id"][shown["trial"] == trial].iloc[0]
+        raise InferenceError(
+            f"{name}: events.tsv changes the condition in the middle of prompt {prompt}; expected "
+            "one condition for all volumes of a prompt"
+        )
+    by_trial = dict(zip(shown["trial"], kinds, strict=True))
+    relabelled = transcript["trial"].map(by_trial).replace("", pd.NA).astype("string")
+    return transcript.assign(trial_type=relabelled), events
+
+
+def _conditions_of_volumes(
+    events: pd.DataFrame, n_volumes: int, t_r: float
+) -> tuple[npt.NDArray[np.object_], str]:
+    """Give the trial type of each volume, "" where none is, and what is wrong with the events."""
+    kinds = np.full(n_volumes, "", dtype=object)
+    faults = []
+    for onset, duration, kind in events[["onset", "duration", "trial_type"]].itertuples(
+        index=False
+    ):
+        edges = np.array([onset, onset + duration]) / t_r
+        first, end = np.rint(edges).astype(int)
+        event = f"the event at {onset:g} s for {duration:g} s in events.tsv"
+        if np.abs(edges - [first, end]).max() > 1e-3:
+            faults.append(f"{event} begins or ends within a volume of {t_r:g} s")
+        elif not 0 <= first < end <= n_volumes:
+            faults.append(f"{event} covers no volume, or none of the run's {n_volumes * t_r:g} s")
+        elif (kinds[first:end] != "").any():
+            faults.append(f"{event} overlaps with another")
+        kinds[max(first, 0) : max(end, 0)] = kind
+    return kinds, faults[0] if faults else ""
+
+
+def _events_of(shown: pd.DataFrame, t_r: float) -> pd.DataFrame:
+    """Tabulate the on prompts of a transcript's volumes as events in seconds."""
+    trials = shown.groupby("trial", sort=False).agg(
+        first=("volume", "min"), n_volumes=("volume", "size"), trial_type=("trial_type", "first")
+    )
+    on = trials[trials["trial_type"] != ""]
+    return pd.DataFrame(
+        {
+            "onset": on["first"].to_numpy(dtype=np.float64) * t_r,
+            "duration": on["n_volumes"].to_numpy(dtype=np.float64) * t_r,
+            "trial_type": on["trial_type"].to_numpy(dtype=object),
         }
     )

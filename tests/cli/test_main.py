@@ -1,5 +1,6 @@
 """The command line: exit codes, messages, and what is (not) imported."""
 
+import os
 import subprocess
 import sys
 
@@ -168,3 +169,37 @@ def test_locate_writes_units_and_a_summary(scanned, tmp_path, capsys):
 def test_repetition_times_that_are_none(text):
     with pytest.raises(UsageError, match="--tr"):
         repetition_time(text)
+
+
+ASCII = {"PYTHONIOENCODING": "ascii", "LC_ALL": "C", "PYTHONUTF8": "0", "PYTHONCOERCECLOCALE": "0"}
+
+
+@pytest.mark.slow
+def test_paths_that_the_terminal_cannot_show(model, tmp_path):
+    home = tmp_path / "Müller 脑"
+    home.mkdir()
+    data, out = str(home / "bids"), str(home / "out")
+    stat = "out/sub-01/func/*task-pathology*contrast-pathology_stat-effect_statmap.nii.gz"
+
+    def call(*arguments):
+        command = [sys.executable, "-m", "llm2bids.cli.main", *map(os.fspath, arguments)]
+        environment = {**os.environ, **ASCII}
+        done = subprocess.run(command, capture_output=True, env=environment, timeout=300)
+        text = (done.stdout + done.stderr).decode("ascii")
+        assert "Traceback" not in text
+        assert "Error" not in text
+        return done.returncode, text
+
+    code, text = call("record", data, "--model", model, *OPTIONS)
+    assert code == 0
+    assert "M\\" in text
+    assert call("analyze", data, out, "participant")[0] == 0
+    (image,) = home.glob(stat)
+    assert call("check", data)[0] == 0
+    assert call("report", out, "--dataset", data)[0] == 0
+    for arguments in (
+        ["locate", image, "--dataset", data, "--top-percent", "3"],
+        ["sites", "--model", data],
+    ):
+        assert call(*arguments)[0] in (0, 1)
+    assert call("analyze", home / "nicht da", out, "participant")[0] == 1
