@@ -16,7 +16,7 @@ from llm2bids.report.draw.chart import Estimate, Line, interval_chart, line_char
 from llm2bids.report.draw.color import task_color
 from llm2bids.report.heat import heat_table
 from llm2bids.report.results import COMPARED, Results, read_results
-from llm2bids.report.section import Missing, Section, missing, render
+from llm2bids.report.section import Missing, Section, interval, missing, number, render
 from llm2bids.report.sources import Sources
 
 MEASURES = {"correlation": "Correlation of the group effect maps", "dice": "Dice of the networks"}
@@ -89,9 +89,8 @@ def summary_section(sources: Sources) -> Section | None:
         {
             **row,
             "finding": "" if row["finding"] == last else row["finding"],
-            "shown": "" if row["value"] is None else _number(row["value"]),
-            "range": "" if row.get("low") is None or row.get("high") is None
-            else f"{_number(row['low'])} to {_number(row['high'])}",
+            "shown": number(row["value"]),
+            "range": interval(row.get("low"), row.get("high")),
         }
         for row, last in zip(shown, before, strict=False)
     ]  # fmt: skip
@@ -151,9 +150,8 @@ def _overlap(sources: Sources, results: Results) -> Markup | None:
         "overlap.html",
         tables=tables,
         pairs=ranked.to_dict("records"),
-        interval=_interval,
+        bounds=_bounds,
         about=results.overlap,
-        chance=float(pairs["chance"].mean()) if "chance" in pairs else None,
     )
 
 
@@ -240,20 +238,16 @@ def _curve(table: pd.DataFrame, by: str, chance: float) -> Markup:
     )
 
 
-def _interval(row: Mapping[Any, Any], measure: str) -> str:
+def _bounds(row: Mapping[Any, Any], measure: str) -> str:
     low, high = row.get(f"{measure}_low"), row.get(f"{measure}_high")
     if low is None or high is None or not np.isfinite([float(low), float(high)]).all():
         return ""
-    return f" [{low:.2f}, {high:.2f}]"
-
-
-def _number(value: float) -> str:
-    return f"{value:,.0f}" if abs(value) >= 10 or value == int(value) != 1 else f"{value:.2f}"
+    return f" [{number(low)}, {number(high)}]"
 
 
 def _tips(pairs: pd.DataFrame, tasks: Sequence[str], measure: str) -> list[list[str]]:
     said = {}
     for row in pairs.to_dict("records"):
-        tip = f"{row['task_a']} and {row['task_b']}: {row[measure]:.2f}{_interval(row, measure)}"
+        tip = f"{row['task_a']} and {row['task_b']}: {number(row[measure])}{_bounds(row, measure)}"
         said[row["task_a"], row["task_b"]] = said[row["task_b"], row["task_a"]] = tip
     return [[said.get((first, second), "") for second in tasks] for first in tasks]

@@ -7,7 +7,7 @@ import numpy as np
 import numpy.typing as npt
 from markupsafe import Markup
 
-from llm2bids.report.section import render
+from llm2bids.report.section import number, render
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -67,7 +67,7 @@ def heat_table(
     cells = [
         [
             Cell(
-                text=f"{value:.{digits}f}" if np.isfinite(value) else "",
+                text=number(value, digits),
                 alpha=float(np.clip(value / (limit or 1), 0, 1)) if np.isfinite(value) else 0.0,
                 title=titles[row][column] if titles else "",
             )

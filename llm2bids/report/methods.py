@@ -7,7 +7,8 @@ from typing import Any
 from llm2bids import __version__
 from llm2bids.report.design import about_design
 from llm2bids.report.maps import GroupMap
-from llm2bids.report.section import Section, counted, listed, render
+from llm2bids.report.results import read_results
+from llm2bids.report.section import Section, counted, listed, percent, render
 from llm2bids.report.sources import Sources, read_object
 
 BIBTEX = """@misc{nencka2023functional,
@@ -88,7 +89,8 @@ def recording_sentences(sources: Sources) -> list[str]:
         f"{design['volumes_per_prompt']} volumes, one for each generated token ({first}); tokens "
         f"were {_past(design['sampling'])}.",
         f"Values were scaled with the mean and standard deviation of each unit over a separate "
-        f"resting scan (500 counts for one standard deviation around 10000) and written as BIDS "
+        f"resting scan ({about.get('CountsPerSD')} counts for one standard deviation around "
+        f"{about.get('Baseline')}) and written as BIDS "
         f"{_bids_version(sources)} images with a nominal repetition time of {design['t_r']:g} s."
         f"{convolved}",
     ]
@@ -129,12 +131,37 @@ def analysis_sentences(sources: Sources, maps: tuple[GroupMap, ...]) -> list[str
             maps[0].other("z").with_name(maps[0].other("z").name.replace(".nii.gz", ".json"))
         )
         alpha = thresholds.get("Alpha")
-        level = "" if alpha is None else f", thresholds two-sided at {alpha:g}"
+        level = (
+            ""
+            if alpha is None
+            else (
+                f"; thresholds are two-sided at {alpha:g}: uncorrected, by the false discovery "
+                "rate, and by Bonferroni over the tested units"
+            )
+        )
         sentences += [
             f"Effects of {n} participants were tested with a one-sample second-level model"
             f"{level}; effect sizes are Cohen's d over participants.",
             str(maps[0].about.get("Generalisation", "")),
+            *_findings_sentences(sources),
         ]
+    return sentences
+
+
+def _findings_sentences(sources: Sources) -> list[str]:
+    results = read_results(sources.analysis)
+    sentences = []
+    if results.networks:
+        sentences.append(
+            f"Networks are chosen by {results.networks[0]['criterion']} of the group's mean effect."
+        )
+    one = results.identification
+    if one is not None:
+        sentences.append(
+            f"Tasks were identified by {one.method or 'template correlation'} from maps of "
+            "participants who gave no template, after each participant's mean map over the tasks "
+            f"was taken off: {one.n_correct} of {one.n_tests} (chance {percent(one.chance)})."
+        )
     return sentences
 
 

@@ -94,6 +94,7 @@ def quality_section(sources: Sources, *, progress: bool = True) -> Section:
             tasks=[(task, task_color(sources.color(task))) for task in sources.tasks],
             surprisal=_surprisal(tokens),
             size=_size(found),
+            at_rest=BASELINE / COUNTS_PER_SD,
             first_kept=bool(dataset.settings.get("keep_first")),
         ),
     )  # fmt: skip

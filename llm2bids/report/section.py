@@ -2,6 +2,7 @@
 
 import base64
 import importlib.resources
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cache
@@ -159,6 +160,39 @@ def counted(number: int, name: str) -> str:
     return f"{number:,} {name}{'' if number == 1 else 's'}"
 
 
+def number(value: float, digits: int = 2, *, signed: bool = False) -> str:
+    """Write a number with a true minus sign and never as minus zero; empty for NaN and None.
+
+    >>> number(-0.004), number(-1.5, 1), number(0.25, signed=True), number(12730, 0)
+    ('0.00', '−1.5', '+0.25', '12,730')
+    """
+    if value is None or not math.isfinite(value):
+        return ""
+    value = round(float(value), digits) + 0.0
+    sign = "−" if value < 0 else "+" if signed else ""
+    return f"{sign}{abs(value):,.{digits}f}"
+
+
+def interval(low: float | None, high: float | None, digits: int = 2) -> str:
+    """Write an interval; empty where there is none.
+
+    >>> interval(-0.09, -0.001), interval(None, 1.0)
+    ('−0.09 to 0.00', '')
+    """
+    if low is None or high is None or not math.isfinite(low + high):
+        return ""
+    return f"{number(low, digits)} to {number(high, digits)}"
+
+
+def percent(share: float, digits: int = 0) -> str:
+    r"""Write a share as per cent.
+
+    >>> percent(0.7008), percent(0.0005, 2)
+    ('70\xa0%', '0.05\xa0%')
+    """
+    return f"{number(100 * share, digits)}\N{NO-BREAK SPACE}%"
+
+
 @cache
 def _environment() -> jinja2.Environment:
     environment = jinja2.Environment(
@@ -168,5 +202,8 @@ def _environment() -> jinja2.Environment:
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    environment.filters |= {"listed": listed, "counted": counted}
+    environment.filters |= {
+        function.__name__: function for function in (listed, counted, number, percent)
+    }
+    environment.globals["interval"] = interval
     return environment

@@ -147,7 +147,7 @@ def _median(values: npt.NDArray[np.float64]) -> float:
 
 def _table(table: pd.DataFrame, caption: str) -> Markup:
     return heat_table(
-        table.to_numpy(dtype=np.float64).round(2) + 0.0,  # no -0.00
+        table.to_numpy(dtype=np.float64),
         [str(name) for name in table.index],
         [f"{name} order" for name in table.columns],
         caption=caption,

@@ -1,6 +1,7 @@
 """Section: clusters and strongest units, in model coordinates."""
 
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -20,6 +21,9 @@ from llm2bids.space.space import Space
 N_UNITS, N_CLUSTERS = 12, 10
 """Rows of the tables."""
 
+CONTROLS = {"fpr": "uncorrected", "fdr": "FDR", "bonferroni": "Bonferroni"}
+"""Height controls as the page calls them."""
+
 
 @dataclass(frozen=True, kw_only=True)
 class Strongest:
@@ -33,10 +37,12 @@ class Strongest:
         Address, layer, role, head, effect, d, t.
     thresholds : dict
         By height control: z and number of units above it.
-    alpha : float or None
-        Error rate of the thresholds.
+    alpha : float
+        Level of the thresholds.
     control : str
-        Height control of the clusters.
+        Height control of the clusters, as a key of `thresholds`; empty without clusters.
+    z, least_units : float or None, int
+        Threshold of the clusters' map (None where nothing passes), and least units of a cluster.
     clusters : list of dict
         Address of the peak, layer, role, z, units.
     n_clusters : int
@@ -47,8 +53,10 @@ class Strongest:
     color: str
     units: list[dict[str, Any]]
     thresholds: dict[str, Any]
-    alpha: float | None
+    alpha: float
     control: str
+    z: float | None
+    least_units: int
     clusters: list[dict[str, Any]]
     n_clusters: int
 
@@ -77,6 +85,7 @@ def strongest_section(sources: Sources, maps: tuple[GroupMap, ...]) -> Section:
     body = render(
         "strongest.html",
         contrasts=found,
+        controls=CONTROLS,
         n_participants=maps[0].about.get("NumberOfParticipants", 0),
         arrangement=sources.dataset.space.arrangement,
     )
@@ -100,18 +109,21 @@ def strongest(sources: Sources, one: GroupMap) -> Strongest:
     """
     space = sources.dataset.space
     table = strongest_units(sources, one)
-    about = read_object(one.other("z").with_name(one.other("z").name.replace(".nii.gz", ".json")))
+    about = read_object(_sidecar(one, "z"))
     control, clusters = _clusters(one)
+    cut = read_object(_sidecar(one, f"z_desc-{control}"))
     peaks = [row for row in _peaks(space, clusters) if row]
     return Strongest(
         title=one.title,
         color=task_color(sources.color(one.title, one.task)),
         units=[_plain(row) for row in table.to_dict("records")],
         thresholds=about.get("TwoSidedThresholds", {}),
-        alpha=about.get("Alpha"),
+        alpha=float(about.get("Alpha", np.nan)),
         control=control,
+        z=cut.get("Threshold"),
+        least_units=max(1, int(cut.get("ClusterThreshold", 1))),
         clusters=sorted(peaks, key=lambda row: -abs(row["z"]))[:N_CLUSTERS],
-        n_clusters=len(peaks),
+        n_clusters=int(clusters["Cluster Size (mm3)"].notna().sum()) if len(clusters) else 0,
     )
 
 
@@ -127,6 +139,11 @@ def strongest_units(sources: Sources, one: GroupMap) -> pd.DataFrame:
         if one.other(stat).exists():
             table[stat] = unit_map(sources, one.other(stat))[top]
     return table
+
+
+def _sidecar(one: GroupMap, stat: str) -> Path:
+    image = one.other(stat)
+    return image.with_name(image.name.replace(".nii.gz", ".json"))
 
 
 def _clusters(one: GroupMap) -> tuple[str, pd.DataFrame]:

@@ -20,7 +20,7 @@ from llm2bids.report.page import write_report
 from llm2bids.report.profiles import network_values
 from llm2bids.report.results import FINDINGS, read_results
 from llm2bids.report.sources import find_sources
-from llm2bids.report.strongest import strongest
+from llm2bids.report.strongest import strongest, strongest_section
 
 PAIR = {
     "task_a": "cats", "task_b": "dogs", "correlation": 0.625, "correlation_low": 0.5,
@@ -83,7 +83,8 @@ def found(scanned, tmp_path_factory):
     )  # fmt: skip
     network.save(folder / "networks" / f"{one.contrast}_network.tsv")
     entry = {"label": one.contrast, "task": one.task, "against": "off", "n_units": len(network),
-             "n_fdr": 17, "criterion": network.criterion,
+             "n_fdr": 17, "n_fdr_anywhere": 23, "alpha": 0.05, "top_percent": 10.0,
+             "criterion": network.criterion,
              "table": f"networks/{one.contrast}_network.tsv"}  # fmt: skip
     text = json.dumps({**CONTENTS, "networks": [entry]})
     (folder / "findings.json").write_text(text, encoding="utf-8")
@@ -117,7 +118,7 @@ def test_repeatability_shows_what_was_compared_and_leaves_missing_values_out(bod
 def test_identification_shows_confusion_controls_and_the_curve(bodies):
     said = plain(bodies["identification"])
     assert "5 of 6 maps" in said
-    assert "95 % interval 44 to 97 %" in said
+    assert "95 % Wilson interval 44 to 97 %" in said
     assert "100 random units" in said
     assert "Identification is easy." in said
     assert bodies["identification"].count("<svg") == 1  # one point is no curve
@@ -246,6 +247,35 @@ def test_signs_and_values_come_from_the_network_and_not_from_the_group_map(found
     assert f"{len(effects):,} units, {rise:,} rise" in said
     assert f"{100 * rise / len(effects):.0f} % of its units rise" in said
     assert strongest(sources, one).units[0]["address"] == before.table["address"][0]
+
+
+def test_counts_say_level_correction_and_cluster_size(found, tmp_path):
+    out = tmp_path / "out"
+    shutil.copytree(found, out, symlinks=True)
+    sources = find_sources(out)
+    one = find_maps(sources)[0]
+    for stat, changes in (
+        ("z", {"Alpha": 0.01, "TwoSidedThresholds": {"fpr": {"z": 2.58, "n_units": 2000},
+                                                     "fdr": {"z": 3.1, "n_units": 1532}}}),
+        ("z_desc-fdr", {"Alpha": 0.01, "Threshold": 3.1, "ClusterThreshold": 12}),
+    ):  # fmt: skip
+        path = one.other(stat).with_name(one.other(stat).name.replace(".nii.gz", ".json"))
+        path.write_text(json.dumps({**json.loads(path.read_text()), **changes}))
+    table = next(one.path.parent.glob(f"*contrast-{one.contrast}_desc-fdr_clusters.tsv"))
+    table.write_text("Cluster ID\tX\tY\tZ\tPeak Stat\tCluster Size (mm3)\n")
+    said = plain(str(strongest_section(sources, find_maps(sources)).body))
+    assert "p < 0.01, uncorrected p < 0.01, FDR p < 0.01, Bonferroni" in said
+    assert "clusters, FDR, ≥ 12 units cats 2,000 1,532 – 0" in said
+    assert (
+        "No cluster of 12 units or more passes p < 0.01, FDR: the 1,532 units that pass lie in "
+        "smaller ones." in said
+    )
+
+
+def test_identification_says_what_was_taken_off_and_what_p_is(bodies):
+    said = plain(bodies["identification"])
+    assert "Each participant's mean map over the tasks was taken off first" in said
+    assert "p: share of draws, the data counted in, that do at least as well as the data" in said
 
 
 def test_the_page_with_findings_has_no_errors(found, browser, tmp_path):

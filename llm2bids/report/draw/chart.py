@@ -8,6 +8,7 @@ import numpy as np
 from markupsafe import Markup
 
 from llm2bids.report.draw.svg import element, figure
+from llm2bids.report.section import number
 
 WIDTH = 470.0
 LEFT, RIGHT, TOP, BOTTOM = 58.0, 12.0, 14.0, 44.0
@@ -172,9 +173,7 @@ def interval_chart(
                                  stroke_linecap="round"))  # fmt: skip
         if math.isfinite(row.value):
             parts.append(element("circle", cx=x(row.value), cy=at, r=5, fill=row.color))
-            parts.append(
-                element("text", f"{row.value:.2f}", x=WIDTH - 48, y=at + 4, class_="label")
-            )
+            parts.append(element("text", number(row.value), x=WIDTH - 48, y=at + 4, class_="label"))
     middle = (left + WIDTH - 64) / 2
     parts.append(element("text", x_label, x=middle, y=bottom + 36, class_="tick mid"))
     return figure(parts, width=WIDTH, height=bottom + 44, alt=alt)
@@ -261,4 +260,4 @@ def _finite(values: Sequence[float]) -> list[float]:
 
 
 def _number(value: float) -> str:
-    return f"{value:g}" if abs(value) < 10000 else f"{value:,.0f}"
+    return (f"{value:g}" if abs(value) < 10000 else f"{value:,.0f}").replace("-", "−")

@@ -16,7 +16,10 @@ const placeOf = (unit) => {
   }
   return null;
 };
-const signed = (value) => `${value < 0 ? "−" : "+"}${Math.abs(value).toFixed(2)}`;
+const signed = (value) => {
+  const size = Math.abs(value).toFixed(2);
+  return `${Number(size) === 0 ? "" : value < 0 ? "−" : "+"}${size}`;
+};
 
 // readout ------------------------------------------------------------------------------------------
 const tuning = $("read-tasks");
