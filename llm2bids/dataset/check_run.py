@@ -6,7 +6,6 @@ import zlib
 from collections.abc import Iterator
 from pathlib import PurePosixPath
 
-import nibabel as nib
 import numpy as np
 import pandas as pd
 
@@ -15,8 +14,8 @@ from llm2bids.dataset.names import RunNames, sidecar
 from llm2bids.dataset.read import Dataset, Run
 from llm2bids.dataset.settings import read_json
 from llm2bids.dataset.transcript import stim_series
-from llm2bids.exceptions import Llm2bidsError
-from llm2bids.space.grid import UNREADABLE
+from llm2bids.exceptions import Llm2bidsError, SpaceError
+from llm2bids.space.grid import open_image
 from llm2bids.space.header import FINGERPRINT_DIGITS, read_fingerprint
 
 Found = Iterator[tuple[PurePosixPath, str]]
@@ -66,8 +65,7 @@ def _check_images(
         if place in missing:
             continue
         try:
-            image = nib.load(dataset.path / place)
-            carried = read_fingerprint(image.header)
+            carried = read_fingerprint(open_image(dataset.path / place).header)
             if carried != fingerprint[:FINGERPRINT_DIGITS]:
                 yield (
                     place,
@@ -75,9 +73,7 @@ def _check_images(
                     f"{carried}, the dataset {fingerprint[:FINGERPRINT_DIGITS]}",
                 )
             else:
-                dataset.space.check_grid(image, name=str(place))
-        except UNREADABLE as error:
-            yield place, f"not a readable image ({error})"
+                dataset.space.check_grid(dataset.path / place)
         except Llm2bidsError as error:
             yield place, str(error)
 
@@ -146,16 +142,14 @@ def _check_series(dataset: Dataset, names: RunNames, n_volumes: int, t_r: float)
             f"NumberOfVolumes is {about['NumberOfVolumes']}, the transcript has {n_volumes}",
         )
     try:
-        header = nib.load(dataset.path / names.bold).header
-    except UNREADABLE:
+        image = open_image(dataset.path / names.bold)
+    except SpaceError:
         return  # said already
-    if header.get_data_shape()[3:] != (n_volumes,):
-        yield (
-            names.bold,
-            f"shape {header.get_data_shape()}, the transcript has {n_volumes} volumes",
-        )
-    elif not np.isclose(float(header.get_zooms()[3]), t_r):
-        yield names.bold, f"pixdim[4] is {header.get_zooms()[3]}, RepetitionTime is {t_r}"
+    zooms = image.header.get_zooms()
+    if image.n_volumes != n_volumes:
+        yield names.bold, f"shape {image.shape}, the transcript has {n_volumes} volumes"
+    elif len(zooms) > 3 and not np.isclose(float(zooms[3]), t_r):
+        yield names.bold, f"pixdim[4] is {zooms[3]}, RepetitionTime is {t_r}"
 
 
 def compare_events(events: pd.DataFrame, recorded: pd.DataFrame, t_r: float) -> str | None:

@@ -5,13 +5,11 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import PurePosixPath
 
-import nibabel as nib
-
 from llm2bids.dataset.names import sidecar, template_file
 from llm2bids.dataset.read import Dataset
 from llm2bids.dataset.settings import read_json
-from llm2bids.exceptions import Llm2bidsError
-from llm2bids.space.grid import UNREADABLE
+from llm2bids.exceptions import Llm2bidsError, SpaceError
+from llm2bids.space.grid import open_image
 from llm2bids.space.header import FINGERPRINT_DIGITS, read_fingerprint
 
 
@@ -109,8 +107,8 @@ def common_fingerprint(dataset: Dataset) -> str | None:
     found: Counter[str] = Counter()
     for run in dataset.runs:
         try:
-            carried = read_fingerprint(nib.load(run.bold).header)
-        except UNREADABLE:
+            carried = read_fingerprint(open_image(run.bold).header)
+        except SpaceError:
             continue
         if carried is not None:
             found[carried] += 1
@@ -121,13 +119,10 @@ def _check_image(
     dataset: Dataset, place: PurePosixPath, expected: str
 ) -> Iterator[tuple[PurePosixPath, str]]:
     try:
-        image = nib.load(dataset.path / place)
-        dataset.space.check_grid(image, name=str(place))
+        image = open_image(dataset.path / place, dataset.space)
         carried = read_fingerprint(image.header)
         if carried != expected[:FINGERPRINT_DIGITS]:
             yield place, f"its header has the fingerprint {carried}, the space {expected[:16]}"
-    except UNREADABLE as error:
-        yield place, f"not a readable image ({error})"
     except Llm2bidsError as error:
         yield place, str(error)
     about = sidecar(place)

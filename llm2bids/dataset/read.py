@@ -6,7 +6,6 @@ from functools import cached_property
 from pathlib import Path, PurePosixPath
 from typing import Any
 
-import nibabel as nib
 import numpy as np
 import numpy.typing as npt
 import pandas as pd
@@ -19,13 +18,15 @@ from llm2bids.dataset.reference import read_template
 from llm2bids.dataset.settings import DERIVATIVE, read_json, read_settings, read_sidecar
 from llm2bids.dataset.start import FIELDS
 from llm2bids.dataset.transcript import checked_columns, read_table, read_transcript
-from llm2bids.dataset.volumes import read_volumes
 from llm2bids.exceptions import DatasetError
 from llm2bids.paradigm.prompts import COLUMNS as PROMPT_COLUMNS
 from llm2bids.recording.calibration import Calibration
-from llm2bids.space.grid import UNREADABLE
+from llm2bids.space.grid import GridImage, open_image
 from llm2bids.space.image import decode
 from llm2bids.space.space import Space
+
+RECORD_AGAIN = "delete it and record the dataset again: only this run will be made anew"
+"""What to do about a series that cannot be read."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -153,21 +154,19 @@ class Dataset:
         Returns
         -------
         nibabel.Nifti1Image
-            Counts, shape ``(n_x, n_y, n_z, n_volumes)``; data are read when they are needed.
+            Counts, shape ``(n_x, n_y, n_z, n_volumes)``, in the axes of the space; data are read
+            when they are needed.
 
         Raises
         ------
-        DatasetError
-            If the file is missing or damaged.
+        SpaceError
+            If the file is missing, damaged or not on the grid of the space.
         """
-        path = self._inside(run.bold)
-        try:
-            return nib.load(path)
-        except UNREADABLE as error:
-            raise DatasetError(
-                f"{path}: not a readable image ({error}); delete it and record the dataset again: "
-                "only this run will be made anew"
-            ) from None
+        return self.open_series(run).as_nibabel()
+
+    def open_series(self, run: Run) -> GridImage:
+        """Open a run's series in the axes of the space; refuse one on another grid."""
+        return open_image(self._inside(run.bold), self.space, remedy=RECORD_AGAIN)
 
     def values(self, run: Run) -> npt.NDArray[np.float32]:
         """Read the values of a run in the model's own scale.
@@ -184,23 +183,14 @@ class Dataset:
 
         Raises
         ------
-        DatasetError
-            If the file is missing or damaged.
         SpaceError
-            If it is not on the grid.
+            If the file is missing, damaged or not on the grid of the space.
         """
-        image = self.load_run(run)
-        self.space.check_grid(image, name=str(run.bold))
-        unscaled = image.header.get_slope_inter() in ((None, None), (1.0, 0.0))
-        plain = unscaled and np.array_equal(image.affine, self.space.affine)
-        if not plain:  # another tool wrote the file anew: leave axes and scale to nibabel
-            return decode(image, self.space, self.calibration, name=str(run.bold))
-        values = np.empty((image.shape[3], self.space.n_units), dtype=np.float32)
-        start = 0
-        for block in read_volumes(run.bold, image):
-            rows = slice(start, start + block.shape[3])
-            values[rows] = decode(block, self.space, self.calibration, name=str(run.bold))
-            start = rows.stop
+        image = self.open_series(run)
+        values = np.empty((image.n_volumes, self.space.n_units), dtype=np.float32)
+        for start, block in image.blocks():
+            rows = slice(start, start + len(block))
+            values[rows] = decode(block.T, self.space, self.calibration, name=image.label)
         return values
 
     def events(self, run: Run) -> pd.DataFrame:

@@ -4,7 +4,6 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-import nibabel as nib
 import numpy as np
 import numpy.typing as npt
 
@@ -20,7 +19,7 @@ from llm2bids.dataset.volumes import write_volume
 from llm2bids.exceptions import DatasetError, SpaceError
 from llm2bids.recording.calibration import Calibration
 from llm2bids.space.atlas import Atlas, head_atlas, site_atlas
-from llm2bids.space.grid import UNREADABLE
+from llm2bids.space.grid import open_image
 from llm2bids.space.space import Space
 from llm2bids.space.split_half import Stability
 
@@ -149,13 +148,8 @@ def read_template(root: Path, label: str) -> tuple[Space, Calibration]:
 
 def _read_map(root: Path, space: Space, stat: str) -> npt.NDArray[np.float32]:
     path = root / _boldmap(space.label, stat)
-    try:
-        values = space.to_units(nib.load(path), name=str(path))
-    except UNREADABLE as error:
-        raise DatasetError(
-            f"{path}: not a readable image ({error}); restore it, or record the dataset again"
-        ) from None
-    return values.astype(np.float32)
+    image = open_image(path, space, remedy="restore it, or record the dataset again")
+    return space.to_units(image.volume()).astype(np.float32)
 
 
 def _write_calibration(stage: Staging, space: Space, calibration: Calibration) -> None:

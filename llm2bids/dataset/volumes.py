@@ -2,7 +2,6 @@
 
 import hashlib
 import zlib
-from collections.abc import Iterator
 from pathlib import Path
 from types import TracebackType
 from typing import Any, BinaryIO, Self
@@ -200,50 +199,6 @@ def write_volume(
     header = image_header(space, fingerprint=fingerprint, dtype=data.dtype.name, window=window)
     with VolumeWriter(path, header) as writer:
         writer.write(data)
-
-
-def read_volumes(
-    path: Path, image: Any, *, volumes_per_block: int = 16
-) -> Iterator[npt.NDArray[Any]]:
-    """Read a series block by block, twice as fast as nibabel and without holding it in memory.
-
-    Parameters
-    ----------
-    path : Path
-        A series that `VolumeWriter` wrote.
-    image : nibabel.Nifti1Image
-        This file, opened.
-    volumes_per_block : int
-        Most volumes in a block.
-
-    Yields
-    ------
-    ndarray, shape (n_x, n_y, n_z, n)
-        As stored, not scaled; in file order.
-
-    Raises
-    ------
-    DatasetError
-        If the file ends early or is damaged.
-    """
-    shape, dtype = image.shape, image.header.get_data_dtype()
-    n_volumes = shape[3] if len(shape) == 4 else 1
-    size = int(np.prod(shape[:3])) * dtype.itemsize
-    opened = igzip.open(path) if path.name.endswith(".gz") else path.open("rb")
-    try:
-        with opened as file:
-            file.read(image.dataobj.offset)
-            for start in range(0, n_volumes, volumes_per_block):
-                n = min(volumes_per_block, n_volumes - start)
-                data = file.read(n * size)
-                if len(data) < n * size:
-                    raise EOFError(f"{start + len(data) // size} of {n_volumes} volumes are there")
-                yield np.frombuffer(data, dtype=dtype).reshape(n, *shape[2::-1]).T
-    except (OSError, EOFError, zlib.error) as error:
-        raise DatasetError(
-            f"{path} is damaged or cut off ({error}); delete it and record the dataset again: only "
-            "this run will be made anew"
-        ) from None
 
 
 def damage(path: Path) -> str:

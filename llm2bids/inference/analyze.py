@@ -280,7 +280,7 @@ def analyze_group(
     )
     effects = collect_effects(
         Path(out_dir),
-        inputs.mask,
+        inputs.space,
         participant_label=sorted({label for label, _ in chosen}),
         task=sorted({name for _, name in chosen}),
     )

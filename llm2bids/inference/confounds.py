@@ -4,7 +4,6 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Literal, overload
 
-import nibabel as nib
 import numpy as np
 import numpy.typing as npt
 import pandas as pd
@@ -12,8 +11,8 @@ import pandas as pd
 from llm2bids.dataset.confounds import independent_columns
 from llm2bids.dataset.transcript import read_transcript
 from llm2bids.exceptions import InferenceError
-from llm2bids.inference.stream import masked_volumes, open_image
 from llm2bids.inference.trials import volume_trials
+from llm2bids.space.grid import GridImage, open_image
 
 STRATEGIES = {
     "position": "prompt_position",
@@ -200,12 +199,12 @@ def token_confounds(
     return table
 
 
-def global_signal(bold: Path, mask: npt.NDArray[np.bool_]) -> npt.NDArray[np.float64]:
+def global_signal(series: GridImage, mask: npt.NDArray[np.bool_]) -> npt.NDArray[np.float64]:
     """Average every volume over a mask.
 
     Parameters
     ----------
-    bold : Path
+    series : GridImage
         The series.
     mask : ndarray of bool, shape (n_x, n_y, n_z)
         Voxels to average.
@@ -221,7 +220,7 @@ def global_signal(bold: Path, mask: npt.NDArray[np.bool_]) -> npt.NDArray[np.flo
         If the image is missing or damaged, or has another grid than the mask.
     """
     return np.concatenate(
-        [values.mean(axis=1, dtype=np.float64) for _, values in masked_volumes(bold, mask)]
+        [values.mean(axis=1, dtype=np.float64) for _, values in series.masked(mask)]
     )
 
 
@@ -230,12 +229,14 @@ def _load(
 ) -> Result:
     folder, name = _derived_files(image)
     transcript = read_transcript(folder / f"{name}_desc-transcript_tokens.tsv")
-    n_volumes = int(open_image(image).shape[3])
+    series = open_image(image)
+    n_volumes = series.n_volumes
     trials = volume_trials(transcript, n_volumes)
     told = [column for column in columns if column != "global_signal"]
     table = token_confounds(transcript, n_volumes, told)
     if "global_signal" in columns:
-        table["global_signal"] = global_signal(image, _brain_mask(folder, name))
+        mask = open_image(_brain_mask(folder, name), series)
+        table["global_signal"] = global_signal(series, mask.volume() > 0)
     table = table[list(columns)]
     kept = np.arange(n_volumes)
     if prefill:
@@ -272,11 +273,11 @@ def _derived_files(image: Path) -> tuple[Path, str]:
     )
 
 
-def _brain_mask(folder: Path, name: str) -> npt.NDArray[np.bool_]:
+def _brain_mask(folder: Path, name: str) -> Path:
     found = sorted(folder.glob(f"{name}_space-*_desc-brain_mask.nii.gz"))
     if len(found) != 1:
         raise InferenceError(
             f"{folder}: {len(found)} files {name}_space-*_desc-brain_mask.nii.gz, expected one; "
             "record the run again, or leave global_signal out"
         )
-    return np.asarray(nib.load(found[0]).dataobj) > 0
+    return found[0]

@@ -16,6 +16,8 @@ from llm2bids.inference.contrast import contrast_vector, named_contrasts
 from llm2bids.inference.provenance import Provenance
 from llm2bids.inference.second_level import against_others
 from llm2bids.inference.statmap import map_path, read_json, read_map, sidecar_of
+from llm2bids.space.grid import open_image
+from llm2bids.space.space import Space
 
 Condition = tuple[str, str]
 """Task label and contrast label."""
@@ -43,6 +45,7 @@ class EffectMaps:
     provenance: dict[Condition, dict[str, Provenance]]
     simple: tuple[Condition, ...]
     mask: npt.NDArray[np.bool_]
+    space: Space
     model: dict[str, object]
 
     def values(self, condition: Condition, participant_label: str) -> npt.NDArray[np.float32]:
@@ -60,7 +63,7 @@ class EffectMaps:
         ndarray of float32, shape (n_voxels,)
             In nilearn's order of the mask.
         """
-        return read_map(self.paths[condition][participant_label], self.mask)
+        return read_map(self.paths[condition][participant_label], self.mask, self.space)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -91,7 +94,7 @@ class GroupContrast:
 
 def collect_effects(
     out_dir: Path,
-    mask: npt.NDArray[np.bool_],
+    space: Space,
     *,
     participant_label: Sequence[str] | None = None,
     task: Sequence[str] | None = None,
@@ -102,8 +105,8 @@ def collect_effects(
     ----------
     out_dir : Path
         Output folder of the participant level.
-    mask : ndarray of bool, shape (n_x, n_y, n_z)
-        Units of the space; those that a participant lacks are taken out.
+    space : Space
+        The space; units that a participant lacks are taken out.
     participant_label, task : sequence of str, optional
         Only these.
 
@@ -148,7 +151,8 @@ def collect_effects(
         paths=paths,
         provenance=provenance,
         simple=tuple(simple),
-        mask=reduce(np.logical_and, (_grid(path, mask) for path in masks)),
+        mask=reduce(np.logical_and, (_grid(path, space) for path in masks)),
+        space=space,
         model=model,
     )
 
@@ -322,6 +326,6 @@ def _same_model(
     return found
 
 
-def _grid(path: Path, mask: npt.NDArray[np.bool_]) -> npt.NDArray[np.bool_]:
-    everywhere = read_map(path, np.ones_like(mask)).reshape(mask.shape)
-    return (everywhere > 0) & mask
+def _grid(path: Path, space: Space) -> npt.NDArray[np.bool_]:
+    image = open_image(path, space, remedy="run the participant level again")
+    return np.asarray(image.volume() > 0) & space.grey

@@ -6,16 +6,14 @@ from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 
-import nibabel as nib
 import numpy as np
 import numpy.typing as npt
 
-from llm2bids.dataset.read import Dataset, Run, open_dataset
+from llm2bids.dataset.read import RECORD_AGAIN, Dataset, Run, open_dataset
 from llm2bids.exceptions import InferenceError, UsageError
 from llm2bids.inference.runs import RunData
-from llm2bids.inference.stream import open_image
 from llm2bids.inference.trials import Source, same_conditions
-from llm2bids.space.grid import UNREADABLE
+from llm2bids.space.grid import open_image
 from llm2bids.space.header import fingerprint_differs
 from llm2bids.space.space import Space
 
@@ -214,20 +212,12 @@ def read_mask(path: Path, space: Space) -> npt.NDArray[np.bool_]:
 
     Raises
     ------
+    SpaceError
+        If the file is missing or damaged, or of another grid.
     InferenceError
-        If the file is missing or damaged, of another grid, or without any unit.
+        If it has no unit.
     """
-    try:
-        image = nib.load(path)
-        if image.shape != space.shape or not space.matches(image):
-            raise InferenceError(
-                f"{path}: a mask of another grid ({image.shape}), expected the grid {space.shape} "
-                f"of space {space.label}; resampling would mix units, make the mask from the unit "
-                "table"
-            )
-        voxels = np.asarray(image.dataobj) > 0
-    except UNREADABLE as error:
-        raise InferenceError(f"{path}: cannot be read as a mask ({error})") from None
+    voxels = np.asarray(open_image(path, space).volume() > 0)
     if not (voxels & space.grey).any():
         raise InferenceError(f"{path}: holds no unit of space {space.label}; nothing to model")
     return voxels
@@ -241,9 +231,8 @@ def _load_run(
     entry: RunEntry,
 ) -> RunData:
     run = runs[entry]
-    image = open_image(run.preproc)
-    dataset.space.check_grid(image, name=str(run.preproc))
-    other = fingerprint_differs(image.header, dataset.fingerprint)
+    series = open_image(run.preproc, dataset.space, remedy=RECORD_AGAIN)
+    other = fingerprint_differs(series.header, dataset.fingerprint)
     if other is not None:
         raise InferenceError(
             f"{run.preproc}: mixed spaces: the image has the fingerprint {other}, the dataset "
@@ -257,9 +246,8 @@ def _load_run(
         participant_label=run.participant_label,
         task=run.task,
         run=run.run,
-        bold=run.preproc,
+        series=series,
         mask=mask,
-        affine=dataset.space.affine,
         t_r=t_r,
         transcript=transcript,
         events=events,

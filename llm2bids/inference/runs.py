@@ -5,11 +5,9 @@ from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
-import nibabel as nib
 import numpy as np
 import numpy.typing as npt
 import pandas as pd
-from nilearn.image import get_data, smooth_img
 
 from llm2bids.exceptions import InferenceError
 from llm2bids.inference.blocks import block_edges, prompt_means, transposed
@@ -18,8 +16,9 @@ from llm2bids.inference.contrast import has_contrast, named_contrasts
 from llm2bids.inference.design import chosen_confounds, prompt_design, token_design
 from llm2bids.inference.first_level import FirstLevelFit, ReadBlock, fit_first_level
 from llm2bids.inference.options import FirstLevelOptions
-from llm2bids.inference.stream import masked_volumes, open_image
+from llm2bids.inference.stream import masked_volumes, smoothed
 from llm2bids.inference.trials import trial_table, volume_trials
+from llm2bids.space.grid import GridImage
 from llm2bids.space.image import BASELINE, COUNTS_PER_SD
 
 
@@ -33,12 +32,10 @@ class RunData:
         BIDS labels.
     run : int or None
         Run index.
-    bold : Path
-        The series of volumes.
+    series : GridImage
+        The series of volumes, on the grid of the mask.
     mask : ndarray of bool, shape (n_x, n_y, n_z)
         Voxels to model.
-    affine : ndarray of float64, shape (4, 4)
-        Voxel to world.
     t_r : float
         Repetition time in seconds.
     transcript, events : DataFrame
@@ -46,15 +43,14 @@ class RunData:
     confounds : DataFrame or None
         Covariates, one row for each volume.
     source : str
-        BIDS URI of `bold`.
+        BIDS URI of `series`.
     """
 
     participant_label: str
     task: str
     run: int | None
-    bold: Path
+    series: GridImage
     mask: npt.NDArray[np.bool_]
-    affine: npt.NDArray[np.float64]
     t_r: float
     transcript: pd.DataFrame
     events: pd.DataFrame
@@ -64,7 +60,7 @@ class RunData:
     @property
     def n_volumes(self) -> int:
         """Volumes of the run, from the image's header."""
-        return int(open_image(self.bold).shape[3])
+        return self.series.n_volumes
 
     @property
     def trials(self) -> pd.DataFrame:
@@ -117,14 +113,12 @@ def prompt_series(run: RunData, *, smoothing_fwhm: float | None = None) -> npt.N
     trials = volume_trials(run.transcript, run.n_volumes)
     if smoothing_fwhm is None:
         n_voxels = int(run.mask.sum())
-        means = prompt_means(masked_volumes(run.bold, run.mask), trials, n_voxels)
+        means = prompt_means(masked_volumes(run.series, run.mask), trials, n_voxels)
     else:
         everywhere = np.ones_like(run.mask)
-        whole = prompt_means(masked_volumes(run.bold, everywhere), trials, everywhere.size)
-        image = nib.Nifti1Image(
-            whole.reshape(-1, *run.mask.shape).transpose(1, 2, 3, 0), run.affine
-        )
-        means = np.asarray(get_data(smooth_img(image, smoothing_fwhm))[run.mask].T)
+        whole = prompt_means(masked_volumes(run.series, everywhere), trials, everywhere.size)
+        volumes = whole.reshape(-1, *run.mask.shape).transpose(1, 2, 3, 0)
+        means = np.asarray(smoothed(volumes, run.series.affine, smoothing_fwhm)[run.mask].T)
     return in_sd(means)
 
 
@@ -201,7 +195,7 @@ def _covariates(run: RunData, names: Sequence[str]) -> pd.DataFrame:
     wanted = list(dict.fromkeys(STRATEGIES.get(name, name) for name in names))
     made = [name for name in wanted if name in STRATEGIES.values() and name not in table]
     if "global_signal" in made:
-        table = table.assign(global_signal=global_signal(run.bold, run.mask))
+        table = table.assign(global_signal=global_signal(run.series, run.mask))
         made.remove("global_signal")
     if made:
         told = token_confounds(run.transcript, run.n_volumes, made)
@@ -303,7 +297,7 @@ def _reader(
         scratch = [
             stack.enter_context(
                 transposed(
-                    masked_volumes(run.bold, run.mask, smoothing_fwhm=options.smoothing_fwhm),
+                    masked_volumes(run.series, run.mask, smoothing_fwhm=options.smoothing_fwhm),
                     edges,
                     run.n_volumes,
                     work_dir=work_dir,

@@ -14,6 +14,7 @@ from nilearn.masking import apply_mask, unmask
 from scipy import stats
 
 from llm2bids.exceptions import InferenceError
+from llm2bids.space.grid import open_image
 
 ROUNDING = 1e-6
 """Standard deviation over mean below which effects are equal but for rounding."""
@@ -298,5 +299,5 @@ def smallest_p(n_participants: int) -> float:
 
 def _p_image(p: npt.NDArray[np.float64], mask_img: nib.Nifti1Image) -> nib.Nifti1Image:
     """Put p values on the grid, with 1 (no evidence) outside the mask."""
-    image = unmask(p - 1, mask_img)
-    return nib.Nifti1Image((image.get_fdata() + 1).astype(np.float32), image.affine)
+    image = open_image(unmask(p - 1, mask_img))
+    return nib.Nifti1Image((image.volume() + 1).astype(np.float32), image.affine)

@@ -13,7 +13,6 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-import nibabel as nib
 import numpy as np
 import numpy.typing as npt
 import pandas as pd
@@ -21,7 +20,7 @@ import pandas as pd
 from llm2bids import __version__
 from llm2bids.dataset.volumes import VolumeWriter
 from llm2bids.exceptions import InferenceError
-from llm2bids.space.grid import UNREADABLE
+from llm2bids.space.grid import open_image
 from llm2bids.space.header import image_header
 from llm2bids.space.space import Space
 
@@ -335,38 +334,10 @@ def remove_results(out_dir: Path, *, participant_label: str, task: str) -> None:
         path.unlink()
 
 
-def read_map(path: Path, mask: npt.NDArray[np.bool_]) -> npt.NDArray[np.float32]:
-    """Read the values of a mask's voxels from an image.
-
-    Parameters
-    ----------
-    path : Path
-        A 3D image.
-    mask : ndarray of bool, shape (n_x, n_y, n_z)
-        The voxels.
-
-    Returns
-    -------
-    ndarray of float32, shape (n_voxels,)
-        In nilearn's order.
-
-    Raises
-    ------
-    InferenceError
-        If the image is missing, damaged or of another grid.
-    """
-    try:
-        image = nib.load(path)
-        if image.shape != mask.shape:
-            raise InferenceError(
-                f"{path}: grid {image.shape}, the mask has {mask.shape}; expected one space"
-            )
-        grid = np.asarray(image.dataobj, dtype=np.float32)
-    except UNREADABLE as error:
-        raise InferenceError(
-            f"{path}: cannot be read ({error}); run the participant level again"
-        ) from None
-    return np.asarray(grid[mask])
+def read_map(path: Path, mask: npt.NDArray[np.bool_], space: Space) -> npt.NDArray[np.float32]:
+    """Read a mask's voxels from a map in the space, shape (n_voxels,) in nilearn's order."""
+    image = open_image(path, space, remedy="run the participant level again")
+    return np.asarray(image.volume()[mask], dtype=np.float32)
 
 
 def _relative(target: Path, start: Path) -> str:

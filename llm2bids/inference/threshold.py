@@ -14,6 +14,7 @@ from nilearn.reporting import get_clusters_table
 from scipy import ndimage, stats
 
 from llm2bids.exceptions import InferenceError
+from llm2bids.space.grid import open_image
 
 HeightControl = Literal["fpr", "fdr", "bonferroni"]
 HEIGHT_CONTROLS: tuple[HeightControl, ...] = ("fpr", "fdr", "bonferroni")
@@ -132,12 +133,13 @@ def thresholded(
     image, threshold = threshold_stats_img(
         z_img, mask_img=mask_img, alpha=alpha, height_control=height_control, two_sided=True
     )
-    grid = np.asarray(image.get_fdata(), dtype=np.float32)
+    opened = open_image(image)
+    grid = np.asarray(opened.volume(), dtype=np.float32)
     kept = np.zeros_like(grid)
     for labels, chosen in _clusters(grid, float(threshold), cluster_threshold):
         inside = np.isin(labels, chosen)
         kept[inside] = grid[inside]
-    return nib.Nifti1Image(kept, image.affine), float(threshold)
+    return nib.Nifti1Image(kept, opened.affine), float(threshold)
 
 
 def cluster_table(
@@ -168,7 +170,8 @@ def cluster_table(
     DataFrame
         Columns of nilearn's ``get_clusters_table``; no row where nothing is above the threshold.
     """
-    grid = np.asarray(z_img.get_fdata(), dtype=np.float32)
+    image = open_image(z_img)
+    grid = np.asarray(image.volume(), dtype=np.float32)
     tables = []
     for labels, chosen in _clusters(grid, stat_threshold, cluster_threshold):
         boxes = ndimage.find_objects(labels)
@@ -177,7 +180,7 @@ def cluster_table(
             values = np.pad(np.where(labels[box] == label, grid[box], 0), 1)
             corner = np.eye(4)
             corner[:3, 3] = [axis.start - 1 for axis in box]
-            piece = nib.Nifti1Image(values, z_img.affine @ corner)
+            piece = nib.Nifti1Image(values, image.affine @ corner)
             tables.append((int((values != 0).sum()), _peaks(piece, stat_threshold, min_distance)))
     tables.sort(key=lambda pair: -pair[0])
     for number, (_, table) in enumerate(tables, start=1):

@@ -11,7 +11,7 @@ import pandas as pd
 from nibabel.affines import apply_affine
 
 from llm2bids.exceptions import NetworkError
-from llm2bids.space.grid import open_image, read_voxels
+from llm2bids.space.grid import GridImage, open_image
 from llm2bids.space.header import fingerprint_differs, read_fingerprint
 from llm2bids.space.space import Space
 
@@ -72,7 +72,7 @@ def locate(
     Raises
     ------
     NetworkError
-        If the image has more than one volume or carries another fingerprint, or the threshold
+        If the image carries another fingerprint, or the threshold
         makes no sense.
     SpaceError
         If the file is no image, or the image is on another grid.
@@ -189,20 +189,13 @@ def unit_values(
     Raises
     ------
     NetworkError
-        If the image has more than one volume or carries another fingerprint.
+        If the image carries another fingerprint.
     SpaceError
-        If the file is no image, or the image is on another grid.
+        If the file is no image, or the image is on another grid or has more than one volume.
     """
-    img, name = open_image(stat_img)
-    space.check_grid(img, name=name)
-    if len(img.shape) > 3 and img.shape[3:] != (1,) * (len(img.shape) - 3):
-        raise NetworkError(
-            f"{name} has {math.prod(img.shape[3:])} volumes, expected one; choose one with "
-            "nilearn.image.index_img, or make a statistical map of them first"
-        )
-    _check_fingerprint(img, name, space, fingerprint)
-    volume = read_voxels(img, name=name).reshape(space.shape)
-    return np.asarray(space.to_units(volume, name=name), dtype=np.float64)
+    image = open_image(stat_img, space)
+    _check_fingerprint(image, space, fingerprint)
+    return np.asarray(space.to_units(image.volume()), dtype=np.float64)
 
 
 def summarize(table: pd.DataFrame, space: Space) -> pd.DataFrame:
@@ -282,18 +275,18 @@ def check_threshold(threshold: float | None, top_percent: float | None, *, two_s
 
 
 def _check_fingerprint(
-    img: Any, name: str, space: Space, fingerprint: str | Sequence[str] | None
+    image: GridImage, space: Space, fingerprint: str | Sequence[str] | None
 ) -> None:
     if fingerprint is None:
-        found = read_fingerprint(img.header)
+        found = read_fingerprint(image.header)
         if found is not None and found != space.fingerprint()[: len(found)]:
-            _LOG.info("%s carries fingerprint %s, which was not checked", name, found)
+            _LOG.info("%s carries fingerprint %s, which was not checked", image.label, found)
         return
     expected = (fingerprint,) if isinstance(fingerprint, str) else tuple(fingerprint)
-    found = fingerprint_differs(img.header, *expected)
+    found = fingerprint_differs(image.header, *expected)
     if found is not None:
         raise NetworkError(
-            f"{name} has the fingerprint {found}, but the dataset has "
+            f"{image.label} has the fingerprint {found}, but the dataset has "
             f"{' or '.join(one[:16] for one in expected)}: it was made from another model, other "
             "sites or another calibration; use an image that was made from this dataset"
         )

@@ -13,7 +13,6 @@ from tqdm import tqdm
 from llm2bids.exceptions import NetworkError
 from llm2bids.inference.inputs import Inputs, RunEntry
 from llm2bids.inference.runs import RunData
-from llm2bids.inference.stream import stream_volumes
 from llm2bids.inference.trials import volume_trials
 from llm2bids.network.effects import Floats32, PromptMeans, TaskEffects, task_effects
 from llm2bids.space.image import BASELINE, COUNTS_PER_SD
@@ -266,7 +265,7 @@ def _average(
     """Average the volumes of each prompt into `out`, and its first so many into `early`."""
     done = np.zeros(shown.counts.size, dtype=np.int64)
     out[:] = 0
-    for start, block in stream_volumes(shown.run.bold):
+    for start, block in shown.run.series.blocks():
         volumes = block.reshape(len(block), -1)
         for offset, trial in enumerate(shown.trials[start : start + len(block)]):
             out[trial] += volumes[offset].take(places)

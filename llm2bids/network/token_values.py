@@ -10,7 +10,6 @@ from tqdm import tqdm
 
 from llm2bids.exceptions import NetworkError
 from llm2bids.inference.inputs import Inputs
-from llm2bids.inference.stream import stream_volumes
 from llm2bids.inference.trials import volume_trials
 from llm2bids.network.effects import PromptMeans
 from llm2bids.space.image import BASELINE, COUNTS_PER_SD
@@ -119,7 +118,7 @@ def read_token_values(
                 f"{counts.max()} volumes; expected the same number in all runs; choose other runs"
             )
         values = np.concatenate(
-            [block.reshape(len(block), -1)[:, places] for _, block in stream_volumes(run.bold)]
+            [block.reshape(len(block), -1)[:, places] for _, block in run.series.blocks()]
         )[np.argsort(trials, kind="stable")]
         scaled = (values.astype(np.float32) - np.float32(BASELINE)) / np.float32(COUNTS_PER_SD)
         parts.append(scaled.reshape(counts.size, counts[0], units.size))

@@ -4,12 +4,11 @@ from typing import Any
 
 import nibabel as nib
 import numpy as np
-from nibabel.arrayproxy import ArrayProxy
 
 from llm2bids.exceptions import SpaceError
 from llm2bids.recording.calibration import Calibration
 from llm2bids.space.grid import open_image
-from llm2bids.space.header import fingerprint_differs, image_header, read_fingerprint
+from llm2bids.space.header import XFORM_CODE, fingerprint_differs, image_header, read_fingerprint
 from llm2bids.space.space import Space
 
 
@@ -29,7 +28,7 @@ def resample(
     Parameters
     ----------
     img : nibabel image or path
-        3D or 4D, on the grid of `source`, in its axes.
+        3D or 4D, on the grid of `source`.
     source : Space
         The arrangement that the image is in.
     target : Space
@@ -51,35 +50,31 @@ def resample(
     SpaceError
         If the spaces are of different weights, sites or grids, or the image is not in `source`.
     """
-    img, name = open_image(img, name=name)
+    image = open_image(img, source, name=name)
     _check_spaces(source, target)
     plain = source.fingerprint()
     scaled = plain if calibration is None else source.fingerprint(calibration)
-    found = fingerprint_differs(img.header, plain, scaled)
+    found = fingerprint_differs(image.header, plain, scaled)
     if found is not None:
         raise SpaceError(
-            f"{name} has the fingerprint {found}, but space {source.label} in {source.arrangement} "
-            f"arrangement has {plain[:16]} or {scaled[:16]}; name the dataset that the image was "
-            "made from with --dataset"
+            f"{image.label} has the fingerprint {found}, but space {source.label} in "
+            f"{source.arrangement} arrangement has {plain[:16]} or {scaled[:16]}; name the "
+            "dataset that the image was made from with --dataset"
         )
-    if img.shape[:3] != source.shape or not np.allclose(img.affine, source.affine):
-        raise SpaceError(
-            f"{name} has shape {img.shape} and another affine than space {source.label}, or its "
-            f"axes are flipped; expected {source.shape} and the same affine: use the image as it "
-            "was made"
-        )
-    stored = isinstance(img.dataobj, ArrayProxy)
-    data = np.asarray(img.dataobj.get_unscaled() if stored else img.dataobj)
-    moved = data.copy()
+    data = image.read(scaled=False)
+    moved = data.copy(order="F")
     moved[tuple(target.voxels.T)] = data[tuple(source.voxels.T)]
-    header = img.header.copy()
+    header = image.header.copy()
     carried = read_fingerprint(header)
     if carried is not None:
         new = target.fingerprint(None if carried == plain[: len(carried)] else calibration)
         header["descrip"] = image_header(target, fingerprint=new, dtype="uint8")["descrip"]
-    made = nib.Nifti1Image(moved, img.affine, header)
-    if stored and (img.dataobj.slope, img.dataobj.inter) != (1, 0):
-        made.header.set_slope_inter(img.dataobj.slope, img.dataobj.inter)
+    if image.turned:  # both forms say the axes of the space, whatever the file had
+        header.set_qform(image.affine, code=XFORM_CODE)
+        header.set_sform(image.affine, code=XFORM_CODE)
+    made = nib.Nifti1Image(moved, image.affine, header)
+    if image.scale != (1.0, 0.0):
+        made.header.set_slope_inter(*image.scale)
     return made
 
 

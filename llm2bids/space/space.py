@@ -15,7 +15,7 @@ from llm2bids.exceptions import SpaceError
 from llm2bids.model.units import Site, parse_address
 from llm2bids.recording.calibration import Calibration
 from llm2bids.space.definition import read_grid
-from llm2bids.space.grid import grid_difference, open_image, read_voxels
+from llm2bids.space.grid import grid_difference, open_image
 from llm2bids.space.layout import Layout, read_layout
 from llm2bids.space.table import sites_from_table, unit_table
 
@@ -274,9 +274,12 @@ class Space:
         if isinstance(data, np.ndarray):
             array, name = data, name or "array"
         else:
-            img, name = open_image(data, name=name)
-            self.check_grid(img, name=name)
-            array = read_voxels(img, name=name)
+            image = open_image(data, self, name=name)
+            rows = [
+                np.take(block.reshape(len(block), -1), self.file_index, axis=-1)
+                for _, block in image.blocks()
+            ]
+            return rows[0][0] if len(image.shape) == 3 else np.concatenate(rows)
         if array.ndim not in (3, 4) or array.shape[:3] != self.shape:
             raise SpaceError(
                 f"{name} has shape {array.shape}; space {self.label} needs {self.shape} "
@@ -305,7 +308,7 @@ class Space:
         SpaceError
             If it cannot be read or has fewer than three axes.
         """
-        return not grid_difference(open_image(img)[0], self.shape, self.affine)
+        return not grid_difference(open_image(img), self)
 
     def check_grid(self, img: Any, *, name: str | None = None) -> None:
         """Refuse an image that does not lie on the grid of this space (first three axes).
@@ -322,13 +325,7 @@ class Space:
         SpaceError
             If shape or affine differ; the message says which, and shows both.
         """
-        img, name = open_image(img, name=name)
-        difference = grid_difference(img, self.shape, self.affine)
-        if difference:
-            raise SpaceError(
-                f"{name} is not in space {self.label}: {difference}; use an image that was "
-                "made from this dataset, without resampling"
-            )
+        open_image(img, self, name=name)
 
     def unit_table(self) -> pd.DataFrame:
         """List all units in recording order.

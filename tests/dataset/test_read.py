@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from llm2bids.dataset.read import open_dataset
-from llm2bids.exceptions import DatasetError
+from llm2bids.exceptions import DatasetError, SpaceError
 
 
 def flip(n):
@@ -120,7 +120,7 @@ def test_a_damaged_series_is_named(changed):
     dataset = open_dataset(changed)
     run = dataset.runs[0]
     run.bold.write_bytes(b"no image")
-    with pytest.raises(DatasetError, match=r"sub-01_task-fossils_bold\.nii\.gz: not a readable"):
+    with pytest.raises(SpaceError, match=r"task-fossils_bold\.nii\.gz cannot be read as an image"):
         dataset.load_run(run)
 
 
@@ -129,7 +129,7 @@ def test_a_truncated_series_is_named(changed):
     run = dataset.runs[0]
     whole = run.bold.read_bytes()
     run.bold.write_bytes(whole[: len(whole) // 2])
-    with pytest.raises(DatasetError, match=r"fossils_bold\.nii\.gz is damaged or cut off"):
+    with pytest.raises(SpaceError, match=r"fossils_bold\.nii\.gz is truncated or damaged"):
         dataset.values(run)
 
 

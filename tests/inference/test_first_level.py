@@ -13,6 +13,7 @@ from llm2bids.inference.design import prompt_design, token_design
 from llm2bids.inference.first_level import checked_noise_model, fit_first_level
 from llm2bids.inference.stream import masked_volumes
 from llm2bids.inference.trials import trial_table, volume_trials
+from llm2bids.space.grid import open_image
 
 OUTPUTS = {"effect": "effect_size", "variance": "effect_variance", "t": "stat", "z": "z_score"}
 
@@ -20,7 +21,9 @@ OUTPUTS = {"effect": "effect_size", "variance": "effect_variance", "t": "stat", 
 def prompt_series(run):
     n_voxels = int(run.mask.sum())
     trials = volume_trials(run.transcript, run.counts.shape[3])
-    return prompt_means(masked_volumes(run.path, run.mask, n_volumes=7), trials, n_voxels)
+    return prompt_means(
+        masked_volumes(open_image(run.path), run.mask, n_volumes=7), trials, n_voxels
+    )
 
 
 def fit_prompts(run, *, n_blocks=1):
@@ -114,7 +117,7 @@ def test_token_level_in_blocks_equals_nilearn_on_the_whole_brain(
     for design, theirs in zip(designs, model.design_matrices_, strict=True):
         pd.testing.assert_frame_equal(design, theirs)
     streams = [
-        masked_volumes(run.path, run.mask, smoothing_fwhm=smoothing_fwhm, n_volumes=4)
+        masked_volumes(open_image(run.path), run.mask, smoothing_fwhm=smoothing_fwhm, n_volumes=4)
         for run in runs
     ]
     with (

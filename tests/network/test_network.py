@@ -179,7 +179,7 @@ def test_maps_are_needed_and_have_names_of_their_own(space):
     for maps in ({}, {"unit": image(space, np.zeros(space.n_units))}):
         with pytest.raises(NetworkError, match="network tea: expected one map or more"):
             from_stat_maps(maps, space, label="tea", provenance=Provenance(), threshold=1)
-    with pytest.raises(SpaceError, match="is not in space Tiny"):
+    with pytest.raises(SpaceError, match="is not on the grid of Tiny"):
         from_stat_maps(
             {"d": nib.Nifti1Image(np.zeros((4, 5, 6)), np.eye(4))},
             space,

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from llm2bids import open_dataset
-from llm2bids.exceptions import InferenceError, NetworkError, UsageError
+from llm2bids.exceptions import NetworkError, SpaceError, UsageError
 from llm2bids.inference.inputs import open_inputs
 from llm2bids.network.effects import task_effects
 from llm2bids.network.prompt_means import read_prompt_means, read_samples
@@ -135,7 +135,7 @@ def test_a_truncated_run_is_named(recorded, tmp_path):
         whole = image.read_bytes()
         image.unlink()
         image.write_bytes(whole[: len(whole) // 2])
-    with pytest.raises(InferenceError, match=r"sub-01_task-tea.*truncated or damaged"):
+    with pytest.raises(SpaceError, match=r"sub-01_task-tea.*truncated or damaged"):
         read_prompt_means(open_inputs(path))
 
 

@@ -197,7 +197,7 @@ def test_images_and_spaces_that_do_not_fit_are_refused(dataset, values):
         plot_flatmap(values[:-1], space)
     with pytest.raises(UsageError, match="2 volumes"):
         plot_flatmap(np.zeros((*space.shape, 2)), space)
-    with pytest.raises(SpaceError, match="not in space"):
+    with pytest.raises(SpaceError, match="not on the grid"):
         plot_flatmap(nib.Nifti1Image(np.zeros((4, 5, 6), dtype=np.float32), np.eye(4)), dataset)
     header = image_header(space, fingerprint="f" * 16, dtype="float32")
     foreign = nib.Nifti1Image(space.to_grid(values.astype(np.float32)), space.affine, header)

@@ -14,6 +14,7 @@ from llm2bids.inference.null.units import UnitDraw
 from llm2bids.inference.pooled import pooled_test
 from llm2bids.inference.second_level import fit_second_level, permutation_test
 from llm2bids.paradigm.seed import derive_generator
+from llm2bids.space.grid import open_image
 
 CLUSTER_P = 0.01
 """Cluster-forming p value; 0.001 forms hardly any cluster on a panel of noise."""
@@ -138,7 +139,7 @@ def tally_group(
 
 def _detected(logp: nib.Nifti1Image) -> bool:
     """Tell whether any corrected p is at most 0.05 (nilearn writes negative log10 of p)."""
-    return bool(np.max(logp.get_fdata()) >= -np.log10(FAMILY_ALPHA) - 1e-6)
+    return bool(open_image(logp).volume().max() >= -np.log10(FAMILY_ALPHA) - 1e-6)
 
 
 def _compact(
