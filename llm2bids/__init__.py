@@ -19,8 +19,6 @@ __version__ = "0.1.0.dev0"
 if TYPE_CHECKING:
     from llm2bids.dataset.read import Dataset as Dataset
     from llm2bids.dataset.read import open_dataset as open_dataset
-    from llm2bids.dataset.scan import record as record
-    from llm2bids.dataset.scan import replay as replay
     from llm2bids.dataset.validate import validate as validate
     from llm2bids.exceptions import Llm2bidsError as Llm2bidsError
     from llm2bids.inference.analyze import analyze_group as analyze_group
@@ -33,6 +31,8 @@ if TYPE_CHECKING:
     from llm2bids.report.draw.colormap import register_colormaps as register_colormaps
     from llm2bids.report.flatmap import plot_flatmap as plot_flatmap
     from llm2bids.report.page import write_report as write_report
+    from llm2bids.scan.record import record as record
+    from llm2bids.scan.record import replay as replay
     from llm2bids.space.space import Space as Space
 
 _WHERE = {
@@ -48,9 +48,9 @@ _WHERE = {
     "locate": "llm2bids.network.locate",
     "open_dataset": "llm2bids.dataset.read",
     "plot_flatmap": "llm2bids.report.flatmap",
-    "record": "llm2bids.dataset.scan",
+    "record": "llm2bids.scan.record",
     "register_colormaps": "llm2bids.report.draw.colormap",
-    "replay": "llm2bids.dataset.scan",
+    "replay": "llm2bids.scan.record",
     "validate": "llm2bids.dataset.validate",
     "write_report": "llm2bids.report.page",
 }

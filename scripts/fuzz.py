@@ -39,7 +39,6 @@ import nibabel as nib
 import numpy as np
 
 from llm2bids.cli import main as cli
-from llm2bids.dataset.answers import read_answers
 from llm2bids.dataset.read import open_dataset
 from llm2bids.dataset.write import DatasetWriter
 from llm2bids.exceptions import Llm2bidsError
@@ -48,6 +47,7 @@ from llm2bids.inference.options import FirstLevelOptions
 from llm2bids.inference.runs import run_design
 from llm2bids.paradigm.load import PARADIGMS_FOLDER
 from llm2bids.recording.draw import draw_scan
+from llm2bids.scan.answers import read_answers
 
 SCRIPTS = Path(__file__).parent
 SECONDS = 60

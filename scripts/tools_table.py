@@ -32,7 +32,7 @@ from tools_runs import (
     walk,
 )
 
-from llm2bids.dataset.template import to_json
+from llm2bids.store.json import to_json
 
 PAGE = """# What other projects' tools say of a dataset
 

@@ -52,9 +52,9 @@ def add_parser(subparsers: "argparse._SubParsersAction[argparse.ArgumentParser]"
 
 def run(args: argparse.Namespace) -> int:
     """Record and validate; then analyse, tell the findings and write the page."""
-    from llm2bids.dataset.scan import record
     from llm2bids.dataset.validate import validate
     from llm2bids.exceptions import UsageError
+    from llm2bids.scan.record import record
 
     if not args.no_analysis and args.participants < LEAST_PARTICIPANTS:
         raise UsageError(

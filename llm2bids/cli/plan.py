@@ -29,8 +29,8 @@ def add_parser(subparsers: "argparse._SubParsersAction[argparse.ArgumentParser]"
 
 def run(args: argparse.Namespace) -> int:
     """Print the plan."""
-    from llm2bids.dataset.plan import plan
     from llm2bids.paradigm.prompts import load_banks
+    from llm2bids.scan.plan import plan
 
     ignored = ("authors", "progress", "random_weights")
     known = {name: value for name, value in scan_options(args).items() if name not in ignored}

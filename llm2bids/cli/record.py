@@ -82,7 +82,7 @@ def scan_options(args: argparse.Namespace) -> dict[str, Any]:
 
 def run(args: argparse.Namespace) -> int:
     """Record, then say what was written and where."""
-    from llm2bids.dataset.scan import record
+    from llm2bids.scan.record import record
 
     dataset = record(
         args.bids_dir,

@@ -32,7 +32,7 @@ def add_parser(subparsers: "argparse._SubParsersAction[argparse.ArgumentParser]"
 
 def run(args: argparse.Namespace) -> int:
     """Replay, then say what was written and where."""
-    from llm2bids.dataset.scan import replay
+    from llm2bids.scan.record import replay
 
     dataset = replay(
         args.bids_dir,

@@ -3,12 +3,12 @@
 from collections.abc import Sequence
 from pathlib import Path, PurePosixPath
 
-from llm2bids.dataset.lock import DatasetLock
-from llm2bids.dataset.manifest import FOLDER, list_place, list_text, read_list, sha256_of
-from llm2bids.dataset.path import inside
 from llm2bids.dataset.settings import read_settings
-from llm2bids.dataset.staging import HIDDEN, recover, replace_text
 from llm2bids.exceptions import UsageError
+from llm2bids.store.checksums import FOLDER, list_place, list_text, read_list, sha256_of
+from llm2bids.store.commit import HIDDEN, recover, replace_text
+from llm2bids.store.files import inside
+from llm2bids.store.lock import DatasetLock
 
 
 def accept(bids_dir: str | Path, paths: Sequence[str]) -> tuple[PurePosixPath, ...]:

@@ -10,12 +10,9 @@ import numpy as np
 import numpy.typing as npt
 import pandas as pd
 
-from llm2bids.dataset.names import sidecar, template_file
-from llm2bids.dataset.settings import is_dataset, read_json
-from llm2bids.dataset.staging import Staging
-from llm2bids.dataset.start import FIELDS
-from llm2bids.dataset.template import to_json
-from llm2bids.dataset.transcript import read_table, write_table
+from llm2bids.dataset.first_files import FIELDS
+from llm2bids.dataset.layout import sidecar, template_file
+from llm2bids.dataset.settings import is_dataset
 from llm2bids.exceptions import DatasetError, SpaceError, UsageError
 from llm2bids.recording.localizer import Localizer
 from llm2bids.space.arrange import cells_of, rearrange
@@ -23,7 +20,9 @@ from llm2bids.space.functional import Method, learn_cells, random_cells
 from llm2bids.space.layout import ARRANGEMENTS, Layout, read_layout
 from llm2bids.space.space import Space
 from llm2bids.space.split_half import Stability, split_half_stability
-from llm2bids.space.table import to_numbers
+from llm2bids.store.commit import Staging
+from llm2bids.store.json import read_json, to_json
+from llm2bids.store.tables import read_table, to_numbers, write_table
 
 LOCALIZER_PROMPTS = 16
 """Prompts of each task that are set aside for the localizer, where nobody says how many."""

@@ -11,16 +11,16 @@ from tqdm.auto import tqdm
 
 from llm2bids.dataset.check_run import check_run_files
 from llm2bids.dataset.check_template import check_template, fingerprints
-from llm2bids.dataset.leftovers import list_bolds
-from llm2bids.dataset.manifest import FOLDER, has_manifest, read_manifest, sha256_of
+from llm2bids.dataset.layout import DERIVATIVE, list_bolds, parse_path
 from llm2bids.dataset.participants import PLACE as PARTICIPANTS
 from llm2bids.dataset.participants import counts_of, read_participants
-from llm2bids.dataset.path import inside, parse_path
 from llm2bids.dataset.read import Dataset, open_dataset
-from llm2bids.dataset.settings import DERIVATIVE, is_dataset, read_settings
-from llm2bids.dataset.staging import HIDDEN, read_journal
+from llm2bids.dataset.settings import is_dataset, read_settings
 from llm2bids.dataset.volumes import damage
 from llm2bids.exceptions import Llm2bidsError
+from llm2bids.store.checksums import FOLDER, has_manifest, read_manifest, sha256_of
+from llm2bids.store.commit import HIDDEN, read_journal
+from llm2bids.store.files import inside
 
 
 @dataclass(frozen=True, kw_only=True)

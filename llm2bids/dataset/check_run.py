@@ -10,13 +10,13 @@ import numpy as np
 import pandas as pd
 
 from llm2bids.dataset.check_template import Fingerprints
-from llm2bids.dataset.names import RunNames, sidecar
+from llm2bids.dataset.layout import RunNames, sidecar
 from llm2bids.dataset.read import Dataset, Run
-from llm2bids.dataset.settings import read_json
 from llm2bids.dataset.transcript import stim_series
 from llm2bids.exceptions import Llm2bidsError, SpaceError
 from llm2bids.space.grid import open_image
 from llm2bids.space.header import FINGERPRINT_DIGITS, read_fingerprint
+from llm2bids.store.json import read_json
 
 Found = Iterator[tuple[PurePosixPath, str]]
 

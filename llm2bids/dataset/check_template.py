@@ -5,12 +5,12 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import PurePosixPath
 
-from llm2bids.dataset.names import sidecar, template_file
+from llm2bids.dataset.layout import sidecar, template_file
 from llm2bids.dataset.read import Dataset
-from llm2bids.dataset.settings import read_json
 from llm2bids.exceptions import Llm2bidsError, SpaceError
 from llm2bids.space.grid import open_image
 from llm2bids.space.header import FINGERPRINT_DIGITS, read_fingerprint
+from llm2bids.store.json import read_json
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -8,22 +8,24 @@ import numpy as np
 import numpy.typing as npt
 
 from llm2bids.dataset.confounds import centre_name, confounds_table
-from llm2bids.dataset.names import (
+from llm2bids.dataset.layout import (
+    DERIVATIVE,
     RunNames,
     derived_anatomy,
     raw_anatomy,
     sidecar,
     template_file,
 )
-from llm2bids.dataset.settings import DERIVATIVE
 from llm2bids.dataset.sidecar import image_json
-from llm2bids.dataset.staging import Staging
-from llm2bids.dataset.template import fill_json, to_json
-from llm2bids.dataset.transcript import transcript_table, write_table, write_transcript
+from llm2bids.dataset.static_files import fill_json
+from llm2bids.dataset.transcript import transcript_table, write_transcript
 from llm2bids.dataset.volumes import write_volume
 from llm2bids.recording.record import Recording
 from llm2bids.space.header import BOLD_WINDOW
 from llm2bids.space.space import Space
+from llm2bids.store.commit import Staging
+from llm2bids.store.json import to_json
+from llm2bids.store.tables import write_table
 
 
 def write_derived_run(

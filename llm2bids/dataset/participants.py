@@ -7,11 +7,11 @@ from typing import Any
 
 import pandas as pd
 
-from llm2bids.dataset.path import inside, parse_path
+from llm2bids.dataset.layout import parse_path
 from llm2bids.dataset.settings import read_sidecar
-from llm2bids.dataset.transcript import read_table, write_table
 from llm2bids.exceptions import DatasetError
-from llm2bids.space.table import to_numbers
+from llm2bids.store.files import inside
+from llm2bids.store.tables import read_table, to_numbers, write_table
 
 PLACE = PurePosixPath("participants.tsv")
 """Place of the table."""

@@ -10,20 +10,21 @@ import numpy as np
 import numpy.typing as npt
 import pandas as pd
 
-from llm2bids.dataset.leftovers import list_bolds
-from llm2bids.dataset.names import RunNames, sidecar
+from llm2bids.dataset.first_files import FIELDS
+from llm2bids.dataset.layout import DERIVATIVE, RunNames, list_bolds, parse_path, sidecar
 from llm2bids.dataset.participants import read_participants
-from llm2bids.dataset.path import inside, parse_path
-from llm2bids.dataset.reference import read_template
-from llm2bids.dataset.settings import DERIVATIVE, read_json, read_settings, read_sidecar
-from llm2bids.dataset.start import FIELDS
-from llm2bids.dataset.transcript import checked_columns, read_table, read_transcript
+from llm2bids.dataset.settings import read_settings, read_sidecar
+from llm2bids.dataset.space_template import read_template
+from llm2bids.dataset.transcript import read_transcript
 from llm2bids.exceptions import DatasetError
 from llm2bids.paradigm.prompts import COLUMNS as PROMPT_COLUMNS
 from llm2bids.recording.calibration import Calibration
 from llm2bids.space.grid import GridImage, open_image
 from llm2bids.space.image import decode
 from llm2bids.space.space import Space
+from llm2bids.store.files import inside
+from llm2bids.store.json import read_json
+from llm2bids.store.tables import checked_columns, read_table
 
 RECORD_AGAIN = "delete it and record the dataset again: only this run will be made anew"
 """What to do about a series that cannot be read."""

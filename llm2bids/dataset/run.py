@@ -11,15 +11,13 @@ import numpy.typing as npt
 from joblib import cpu_count
 
 from llm2bids.dataset.derivative import write_anatomy, write_derived_run
+from llm2bids.dataset.first_files import T1W, write_participant_sidecars, write_task_files
 from llm2bids.dataset.hrf import convolve
-from llm2bids.dataset.names import RunNames, raw_anatomy
+from llm2bids.dataset.layout import RunNames, raw_anatomy
 from llm2bids.dataset.participants import PLACE as PARTICIPANTS
 from llm2bids.dataset.participants import read_participants, with_participant, write_participants
 from llm2bids.dataset.sidecar import bold_json, task_bold_json
-from llm2bids.dataset.staging import Staging
-from llm2bids.dataset.start import T1W, write_participant_sidecars, write_task_files
-from llm2bids.dataset.template import to_json
-from llm2bids.dataset.transcript import stim_series, write_table
+from llm2bids.dataset.transcript import stim_series
 from llm2bids.dataset.volumes import VolumeWriter
 from llm2bids.exceptions import DatasetError
 from llm2bids.paradigm.design import RunDesign
@@ -30,6 +28,9 @@ from llm2bids.recording.record import Recording
 from llm2bids.space.header import BOLD_WINDOW, image_header
 from llm2bids.space.image import EncodingCounts, encode_blocks
 from llm2bids.space.space import Space
+from llm2bids.store.commit import Staging
+from llm2bids.store.json import to_json
+from llm2bids.store.tables import write_table
 
 _MOST_THREADS = 16
 """Threads that encode and compress: more wait for what one does (sum, hash, file)."""

@@ -5,15 +5,13 @@ from collections.abc import Mapping
 from pathlib import Path, PurePosixPath
 from typing import Any
 
-from llm2bids.dataset.path import inside
-from llm2bids.dataset.template import to_json
 from llm2bids.exceptions import DatasetError
+from llm2bids.store.files import inside
+from llm2bids.store.json import read_json, to_json
 
 PLACE = PurePosixPath("code/llm2bids_settings.json")
 """Place of the settings; a folder with this file is a dataset of ours."""
 
-DERIVATIVE = PurePosixPath("derivatives/llm2bids")
-"""Place of the derivative."""
 
 COUNTS = {
     *("NumberOfVolumes", "NumberOfUnits", "NumberOfPrompts", "VolumesPerPrompt", "NumberOfSites"),
@@ -121,41 +119,6 @@ def read_settings(path: Path) -> dict[str, Any]:
             "make one with `llm2bids record`"
         )
     return read_json(inside(path, path / PLACE))
-
-
-def read_json(path: Path) -> dict[str, Any]:
-    """Read a JSON file that holds an object.
-
-    Parameters
-    ----------
-    path : Path
-        The file.
-
-    Returns
-    -------
-    dict
-        Its content.
-
-    Raises
-    ------
-    DatasetError
-        If it is missing or damaged.
-    """
-    try:
-        text = path.read_text(encoding="utf-8")
-        content = json.loads(text)
-        if "\\u" in text:  # half of a surrogate pair could not be written again
-            json.dumps(content, ensure_ascii=False).encode("utf-8")
-    except (OSError, ValueError, RecursionError) as error:
-        raise DatasetError(
-            f"{path}: not readable as JSON ({error}); restore it or record the dataset again"
-        ) from None
-    if not isinstance(content, dict):
-        raise DatasetError(
-            f"{path}: found a JSON {type(content).__name__}, expected an object; restore the "
-            "or record the dataset again"
-        )
-    return content
 
 
 def read_sidecar(path: Path) -> dict[str, Any]:

@@ -6,7 +6,7 @@ from pathlib import PurePath
 from typing import Any
 
 from llm2bids import __version__
-from llm2bids.dataset.template import fill_json
+from llm2bids.dataset.static_files import fill_json
 from llm2bids.paradigm.design import RunDesign
 from llm2bids.paradigm.task import Paradigm
 from llm2bids.recording.record import Recording

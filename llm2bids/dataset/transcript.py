@@ -2,14 +2,12 @@
 
 import gzip
 import json
-import zlib
-from collections.abc import Sequence
 from pathlib import Path
 
 import pandas as pd
 
 from llm2bids.exceptions import DatasetError
-from llm2bids.space.table import to_numbers
+from llm2bids.store.tables import checked_columns, read_table, write_table
 
 COLUMNS = (
     "onset",
@@ -121,57 +119,6 @@ def read_transcript(path: Path) -> pd.DataFrame:
     return table
 
 
-def checked_columns(
-    table: pd.DataFrame,
-    path: Path,
-    numbers: Sequence[str],
-    *,
-    text: Sequence[str] = (),
-    missing: Sequence[str] = (),
-) -> pd.DataFrame:
-    """Check that a table has the columns that are going to be read.
-
-    Parameters
-    ----------
-    table : DataFrame
-        From `read_table`.
-    path : Path
-        Its file, for the message.
-    numbers, text : sequence of str
-        Columns of finite numbers, and of texts.
-    missing : sequence of str
-        Those of `numbers` in which cells may be empty.
-
-    Returns
-    -------
-    DataFrame
-        The same table.
-
-    Raises
-    ------
-    DatasetError
-        If a column is not there, or a cell is no finite number.
-    """
-    absent = [name for name in (*numbers, *text) if name not in table]
-    if absent:
-        raise DatasetError(
-            f"{path}: columns {', '.join(absent)} are missing; expected "
-            f"{', '.join((*numbers, *text))}. Restore the file or record the run again"
-        )
-    for name in numbers:
-        found = to_numbers(table[name])
-        wrong = ~(found.abs() < float("inf"))
-        if name in missing:
-            wrong &= table[name].notna()
-        if wrong.any():
-            cell = table.loc[wrong, name].iloc[0]
-            raise DatasetError(
-                f"{path}: column {name} holds {str(cell)[:40]!r}; expected a number. Restore the "
-                "file or record the run again"
-            )
-    return table
-
-
 def stim_series(tokens: pd.DataFrame) -> bytes:
     """Make the stimulus series of a run: one row for each volume, compressed, without header.
 
@@ -193,64 +140,3 @@ def stim_series(tokens: pd.DataFrame) -> bytes:
     table = recorded.rename(columns=_STIM)[list(_STIM.values())]
     text = table.to_csv(sep="\t", index=False, header=False, float_format="%.6g", na_rep="n/a")
     return gzip.compress(text.encode(), mtime=0)
-
-
-def write_table(path: Path, table: pd.DataFrame) -> None:
-    """Write tab-separated values as BIDS has them: UTF-8, ``n/a`` for what is missing.
-
-    Parameters
-    ----------
-    path : Path
-        The file; a name that ends with ``.gz`` is compressed, without time or name in it.
-    table : DataFrame
-        No cell may hold a tab or a line break.
-    """
-    lines = table.to_csv(
-        sep="\t", index=False, na_rep="n/a", float_format="%.9g", quoting=3, lineterminator="\n"
-    ).encode()
-    if path.name.endswith(".gz"):
-        lines = gzip.compress(lines, compresslevel=6, mtime=0)
-    path.write_bytes(lines)
-
-
-def read_table(path: Path, *, text: tuple[str, ...] = ()) -> pd.DataFrame:
-    """Read tab-separated values that `write_table` wrote.
-
-    Parameters
-    ----------
-    path : Path
-        The file.
-    text : tuple of str
-        Columns of texts, in which ``n/a`` is a text like any other.
-
-    Returns
-    -------
-    DataFrame
-        ``n/a`` read as missing, numbers as numbers.
-
-    Raises
-    ------
-    DatasetError
-        If the file is not there or not such a table.
-    """
-    try:
-        table = pd.read_csv(
-            path,
-            sep="\t",
-            quoting=3,
-            keep_default_na=False,
-            dtype=dict.fromkeys(text, "str"),
-            encoding="utf-8",
-            low_memory=False,
-        )
-    except (OSError, EOFError, ValueError, OverflowError, zlib.error) as error:
-        raise DatasetError(
-            f"{path}: not a readable table of tab-separated values ({error}); record it again"
-        ) from None
-    for name in table.columns.difference(list(text)):
-        column = table[name]
-        if column.dtype.kind in "OUT" or isinstance(column.dtype, pd.StringDtype):
-            found = column.mask(column == "n/a")
-            numbers = to_numbers(found)
-            table[name] = numbers if numbers.notna().equals(found.notna()) else found
-    return table

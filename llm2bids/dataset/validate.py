@@ -10,9 +10,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from llm2bids.dataset.settings import DERIVATIVE
-from llm2bids.dataset.template import fill_json, to_json
+from llm2bids.dataset.layout import DERIVATIVE
+from llm2bids.dataset.static_files import fill_json
 from llm2bids.exceptions import DatasetError
+from llm2bids.store.json import to_json
 
 PROGRAM = "bids-validator-deno"
 """Name of the program; `pip install bids-validator-deno` brings it."""

@@ -10,10 +10,10 @@ import numpy as np
 import numpy.typing as npt
 from isal import igzip
 
-from llm2bids.dataset.deflate import BLOCK, GzipStream
 from llm2bids.exceptions import DatasetError
 from llm2bids.space.header import image_header
 from llm2bids.space.space import Space
+from llm2bids.store.gzip import BLOCK, GzipStream
 
 
 class _Hashed:

@@ -11,8 +11,15 @@ from typing import Any, Self
 import numpy as np
 import numpy.typing as npt
 
-from llm2bids.dataset.leftovers import list_bolds
-from llm2bids.dataset.lock import DatasetLock
+from llm2bids.dataset.first_files import (
+    ALL_TASKS_MODEL,
+    FIELDS,
+    TASKS,
+    read_tasks,
+    write_all_tasks_model,
+    write_static_files,
+)
+from llm2bids.dataset.layout import check_label, list_bolds, parse_path
 from llm2bids.dataset.participants import PLACE as PARTICIPANTS
 from llm2bids.dataset.participants import (
     count_runs,
@@ -21,36 +28,12 @@ from llm2bids.dataset.participants import (
     with_participant,
     write_participants,
 )
-from llm2bids.dataset.path import check_label, parse_path
-from llm2bids.dataset.reference import read_template, write_template
 from llm2bids.dataset.resume import check_unchanged, clean, drop_changed_runs, undo_creation
 from llm2bids.dataset.run import Contents, check_run, run_name, stage_run
 from llm2bids.dataset.settings import PLACE as SETTINGS
-from llm2bids.dataset.settings import (
-    compare_settings,
-    is_dataset,
-    normal_settings,
-    read_json,
-    read_settings,
-)
+from llm2bids.dataset.settings import compare_settings, is_dataset, normal_settings, read_settings
 from llm2bids.dataset.sidecar import base_fields
-from llm2bids.dataset.staging import (
-    HIDDEN,
-    Staging,
-    check_space,
-    clear_staging,
-    recover,
-    staging,
-)
-from llm2bids.dataset.start import (
-    ALL_TASKS_MODEL,
-    FIELDS,
-    TASKS,
-    read_tasks,
-    write_all_tasks_model,
-    write_static_files,
-)
-from llm2bids.dataset.template import to_json
+from llm2bids.dataset.space_template import read_template, write_template
 from llm2bids.exceptions import DatasetError
 from llm2bids.paradigm.design import RunDesign
 from llm2bids.paradigm.prompts import load_banks
@@ -59,6 +42,9 @@ from llm2bids.recording.calibration import Calibration
 from llm2bids.recording.record import Recording
 from llm2bids.space.space import Space, VolumeDtype
 from llm2bids.space.split_half import Stability
+from llm2bids.store.commit import HIDDEN, Staging, check_space, clear_staging, recover, staging
+from llm2bids.store.json import read_json, to_json
+from llm2bids.store.lock import DatasetLock
 
 _SMALL_FILES = 2_000_000
 """Bytes allowed for the tables, masks and sidecars of a run."""

@@ -5,10 +5,10 @@ from collections.abc import Iterable
 from pathlib import Path, PurePosixPath
 
 from llm2bids.dataset.check import Check, check_sums, faults_of
-from llm2bids.dataset.manifest import FOLDER, list_place, list_text, sha256_of
-from llm2bids.dataset.staging import replace_text
 from llm2bids.exceptions import InferenceError
 from llm2bids.inference.statmap import checked_output
+from llm2bids.store.checksums import FOLDER, list_place, list_text, sha256_of
+from llm2bids.store.commit import replace_text
 
 _GROUP = ("group/**/*",)
 """What the group's list has. Reports and calibrations come and go, and what lies at the top is

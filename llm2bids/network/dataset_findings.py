@@ -5,13 +5,14 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from llm2bids.dataset.settings import read_json, read_settings
-from llm2bids.dataset.start import TASKS
+from llm2bids.dataset.first_files import TASKS
+from llm2bids.dataset.settings import read_settings
 from llm2bids.inference.inputs import Inputs, open_inputs
 from llm2bids.network.control_analysis import ControlAnalysis, ControlName, compare_dataset
 from llm2bids.network.effects import TaskEffects, task_effects
 from llm2bids.network.findings import Findings, measure_findings
 from llm2bids.network.prompt_means import read_samples
+from llm2bids.store.json import read_json
 
 
 def dataset_findings(

@@ -11,8 +11,6 @@ import numpy as np
 import numpy.typing as npt
 import pandas as pd
 
-from llm2bids.dataset.template import to_json
-from llm2bids.dataset.transcript import read_table, write_table
 from llm2bids.exceptions import DatasetError, NetworkError
 from llm2bids.network.locate import (
     LOCATE_COLUMNS,
@@ -25,6 +23,8 @@ from llm2bids.network.locate import (
 from llm2bids.network.provenance import Provenance
 from llm2bids.space.header import image_header
 from llm2bids.space.space import Space
+from llm2bids.store.json import to_json
+from llm2bids.store.tables import read_table, write_table
 
 UNIT_COLUMNS = LOCATE_COLUMNS[:-1]
 """Columns of a network's table that describe the unit; statistics follow."""

@@ -7,12 +7,12 @@ import numpy as np
 import numpy.typing as npt
 from markupsafe import Markup
 
-from llm2bids.dataset.transcript import checked_columns, read_table
 from llm2bids.report.draw.color import diverging_indices, diverging_palette, task_color
 from llm2bids.report.draw.png import data_address, palette_png
 from llm2bids.report.draw.svg import element, figure
 from llm2bids.report.section import Missing, Section, missing, render
 from llm2bids.report.sources import Sources, read_object
+from llm2bids.store.tables import checked_columns, read_table
 
 MOST = 12
 """Design matrices that are shown."""

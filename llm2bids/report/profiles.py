@@ -8,7 +8,6 @@ import numpy as np
 import numpy.typing as npt
 from markupsafe import Markup
 
-from llm2bids.dataset.path import inside
 from llm2bids.model.units import Site
 from llm2bids.network.network import Network, load_network
 from llm2bids.network.similarity import top_units
@@ -20,6 +19,7 @@ from llm2bids.report.results import FINDINGS, read_results
 from llm2bids.report.section import Missing, Section, missing, render
 from llm2bids.report.sources import Sources, unit_map
 from llm2bids.space.space import Space
+from llm2bids.store.files import inside
 
 SHARE = 0.05
 """Share of the units that make a network here: those with the largest absolute effect."""

@@ -1,7 +1,6 @@
 """The unit table: one row for each unit, with its address, its voxel and its place in the world."""
 
 from collections.abc import Sequence
-from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -10,6 +9,7 @@ from nibabel.affines import apply_affine
 
 from llm2bids.exceptions import SpaceError
 from llm2bids.model.units import Site, unit_addresses
+from llm2bids.store.tables import to_numbers
 
 COLUMNS = ("address", "module", "layer", "role", "head", "unit", "i", "j", "k", "x", "y", "z")
 """Columns of the unit table, in order."""
@@ -128,37 +128,6 @@ def sites_from_table(table: pd.DataFrame) -> tuple[tuple[Site, ...], npt.NDArray
         )
     _refuse_wrong_addresses(table, sites)
     return tuple(sites), voxels.astype(np.int32)
-
-
-def to_numbers(column: "pd.Series[Any]") -> "pd.Series[Any]":
-    """Read numbers out of a column; what is none, or too large for any type, becomes missing.
-
-    Parameters
-    ----------
-    column : Series
-        Of a table that was read.
-
-    Returns
-    -------
-    Series
-        Of a numeric data type.
-
-    Examples
-    --------
-    >>> to_numbers(pd.Series(["1", "x"])).tolist()
-    [1.0, nan]
-    """
-    try:
-        return pd.to_numeric(column, errors="coerce")
-    except OverflowError:  # an integer of hundreds of digits among the cells
-        return pd.to_numeric(column.map(_number), errors="coerce")
-
-
-def _number(cell: Any) -> float:
-    try:
-        return float(cell)
-    except (TypeError, ValueError, OverflowError):
-        return float("nan")
 
 
 def _whole(table: pd.DataFrame, name: str) -> npt.NDArray[np.int64]:

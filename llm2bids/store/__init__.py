@@ -1,1 +1,1 @@
-"""Files that are whole or not there, and files whose content is elsewhere."""
+"""Files that are whole or not there: staging, checksums, the lock, tables and JSON."""

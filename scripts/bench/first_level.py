@@ -16,11 +16,11 @@ import numpy as np
 from measure import arguments, report, run_child
 
 from llm2bids.dataset.read import open_dataset
-from llm2bids.dataset.simulate import simulate_recording
 from llm2bids.dataset.write import DatasetWriter
 from llm2bids.model.units import Site
 from llm2bids.recording.calibration import Calibration
 from llm2bids.recording.draw import draw_scan
+from llm2bids.scan.simulate import simulate_recording
 from llm2bids.space.arrange import build_space
 
 N_SITES = 100

@@ -23,7 +23,6 @@ import numpy as np
 from measure import arguments, report
 from transformers import LlamaConfig
 
-from llm2bids.dataset.simulate import simulate_recording
 from llm2bids.dataset.write import DatasetWriter
 from llm2bids.model.load import load_model
 from llm2bids.model.random_weights import random_model
@@ -32,6 +31,7 @@ from llm2bids.model.units import Site
 from llm2bids.recording.calibration import Calibration
 from llm2bids.recording.draw import draw_scan
 from llm2bids.recording.record import record_run
+from llm2bids.scan.simulate import simulate_recording
 from llm2bids.space.arrange import build_space
 
 UNITS = (16_384, 65_536, 262_144, 1_048_576, 2_097_152)

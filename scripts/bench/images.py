@@ -19,7 +19,6 @@ import nibabel as nib
 import numpy as np
 from measure import arguments, report, spent
 
-from llm2bids.dataset.deflate import COMPRESSION_LEVEL
 from llm2bids.dataset.run import writing_threads
 from llm2bids.dataset.volumes import VolumeWriter
 from llm2bids.model.load import load_model
@@ -30,6 +29,7 @@ from llm2bids.recording.record import record_run
 from llm2bids.space.arrange import build_space
 from llm2bids.space.header import image_header
 from llm2bids.space.image import encode
+from llm2bids.store.gzip import COMPRESSION_LEVEL
 
 
 def recorded_volumes(n_volumes):

@@ -112,12 +112,6 @@ def load_everything() -> None:
     import torch
     import transformers.models.llama.modeling_llama  # noqa: F401
 
-    import llm2bids.dataset.scan
-    import llm2bids.inference.analyze
-    import llm2bids.model.generate
-    import llm2bids.model.load
-    import llm2bids.network.dataset_findings  # noqa: F401
-
     torch.set_num_threads(1)
 
 

@@ -21,7 +21,6 @@ import torch
 from measure import arguments, report, spent
 from transformers import GenerationConfig, LlamaConfig
 
-from llm2bids.dataset.background import Background
 from llm2bids.dataset.write import DatasetWriter
 from llm2bids.model.load import load_model
 from llm2bids.model.random_weights import random_model
@@ -33,6 +32,7 @@ from llm2bids.recording.draw import draw_scan
 from llm2bids.recording.record import record_run
 from llm2bids.recording.replay import replay_run
 from llm2bids.recording.trials import prompt_tokens
+from llm2bids.scan.background import Background
 from llm2bids.space.arrange import build_space
 
 WIDE = {
@@ -56,7 +56,7 @@ def bare(loaded, design, n_tokens):
 
 
 def on_disk(writer, folder, loaded, designs, sites, t_r):
-    """Record runs into a dataset, as `llm2bids.dataset.scan.record` does."""
+    """Record runs into a dataset, as `llm2bids.scan.record.record` does."""
     buffers = RunBuffers(folder, loaded.device)
     n_units = sum(site.width for site in sites)
     with Background() as background:

@@ -6,7 +6,7 @@ import pytest
 
 from llm2bids import record
 from llm2bids.cli.main import main
-from llm2bids.dataset.plan import plan
+from llm2bids.scan.plan import plan
 
 SMALL = {"task_labels": ("pathology", "archeology"), "prompts_per_block": 5, "tokens_per_prompt": 4}
 ARGV = ["--task", "pathology", "--task", "archeology", "--prompts-per-block", "5",

@@ -15,9 +15,9 @@ import pytest
 from llm2bids.cli.main import main
 from llm2bids.dataset.accept import accept
 from llm2bids.dataset.check import check_dataset
-from llm2bids.dataset.manifest import FOLDER, read_manifest
 from llm2bids.dataset.write import DatasetWriter
 from llm2bids.exceptions import DatasetError, UsageError
+from llm2bids.store.checksums import FOLDER, read_manifest
 
 DERIVATIVE = "derivatives/llm2bids"
 BOLD = "sub-01/func/sub-01_task-fossils_bold.nii.gz"

@@ -4,7 +4,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from llm2bids.dataset.path import Entities, build_path, check_label, parse_path
+from llm2bids.dataset.layout import Entities, build_path, check_label, parse_path
 from llm2bids.exceptions import DatasetError
 
 labels = st.text("abzABZ0189", min_size=1, max_size=6)

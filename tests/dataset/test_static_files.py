@@ -7,19 +7,14 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from llm2bids.dataset.models import all_tasks_model, task_model
-from llm2bids.dataset.settings import normal_settings, read_json
-from llm2bids.dataset.template import fill_json, fill_text, template_folder
-from llm2bids.dataset.transcript import (
-    COLUMNS,
-    read_table,
-    read_transcript,
-    transcript_table,
-    write_table,
-    write_transcript,
-)
+from llm2bids.dataset.settings import normal_settings
+from llm2bids.dataset.static_files import fill_json, fill_text, template_folder
+from llm2bids.dataset.stats_models import all_tasks_model, task_model
+from llm2bids.dataset.transcript import COLUMNS, read_transcript, transcript_table, write_transcript
 from llm2bids.dataset.validate import find_validator
 from llm2bids.exceptions import DatasetError
+from llm2bids.store.json import read_json
+from llm2bids.store.tables import read_table, write_table
 
 
 def test_every_json_file_of_the_template_is_json():

@@ -17,11 +17,11 @@ import pandas as pd
 import pytest
 
 from llm2bids.dataset import run as run_module
-from llm2bids.dataset import staging as staging_module
 from llm2bids.dataset.check import check_dataset
 from llm2bids.dataset.read import open_dataset
 from llm2bids.dataset.write import DatasetWriter, estimate_run_bytes
 from llm2bids.exceptions import DatasetError
+from llm2bids.store import commit as commit_module
 
 DERIVATIVE = Path("derivatives/llm2bids")
 STEM = "sub-01_task-fossils"
@@ -81,7 +81,7 @@ def test_without_hard_links_the_series_is_copied(synthetic, tmp_path, monkeypatc
     def refuse(source, target):
         raise OSError(errno.EPERM, "no links here")
 
-    monkeypatch.setattr(staging_module.os, "link", refuse)
+    monkeypatch.setattr(commit_module.os, "link", refuse)
     root = synthetic.write_dataset(tmp_path / "copies", n_participants=1)
     raw = root / f"sub-01/func/{STEM}_bold.nii.gz"
     derived = root / DERIVATIVE / f"sub-01/func/{STEM}_space-Tiny_desc-preproc_bold.nii.gz"
@@ -380,7 +380,7 @@ def test_one_process_at_a_time(changed):
 
 def test_no_space_is_found_before_the_run(changed, synthetic, monkeypatch):
     usage = namedtuple("usage", "total used free")
-    monkeypatch.setattr(staging_module.shutil, "disk_usage", lambda path: usage(1e6, 9e5, 1e5))
+    monkeypatch.setattr(commit_module.shutil, "disk_usage", lambda path: usage(1e6, 9e5, 1e5))
     recording = synthetic.make_recording(synthetic.make_design(3))
     with (
         DatasetWriter.open(changed) as writer,

@@ -14,7 +14,7 @@ import numpy as np
 import pytest
 
 from llm2bids.dataset.read import Dataset, open_dataset
-from llm2bids.dataset.scan import record
+from llm2bids.scan.record import record
 
 TASKS = ("pathology", "archeology")
 N_PARTICIPANTS = 6

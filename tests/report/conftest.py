@@ -5,8 +5,8 @@ from pathlib import Path
 
 import pytest
 
-from llm2bids.dataset.scan import record
 from llm2bids.inference.analyze import analyze_group, analyze_participants
+from llm2bids.scan.record import record
 
 HOSTILE = "Say <script>document.title='hacked'</script> & </script><img src=x onerror=alert(1)>"
 

@@ -29,7 +29,6 @@ from hypothesis import HealthCheck, assume, example, given, settings
 from hypothesis import strategies as st
 
 from llm2bids.cli import main as cli
-from llm2bids.dataset.answers import read_answers
 from llm2bids.dataset.check import check_dataset
 from llm2bids.dataset.read import open_dataset
 from llm2bids.exceptions import Llm2bidsError
@@ -38,6 +37,7 @@ from llm2bids.inference.options import FirstLevelOptions
 from llm2bids.inference.runs import run_design
 from llm2bids.paradigm.prompts import read_bank
 from llm2bids.recording.draw import draw_scan
+from llm2bids.scan.answers import read_answers
 
 ROOT = Path(__file__).parents[2]
 FACTOR = int(os.environ.get("LLM2BIDS_EXAMPLES", "1"))

@@ -13,12 +13,12 @@ import pytest
 
 from llm2bids import open_dataset
 from llm2bids.cli.main import build_parser, main
-from llm2bids.dataset.answers import read_answers
 from llm2bids.dataset.write import DatasetWriter
 from llm2bids.exceptions import DatasetError, ModelError, ParadigmError
 from llm2bids.model.load import load_model
 from llm2bids.paradigm.load import load_paradigm
 from llm2bids.paradigm.prompts import read_bank
+from llm2bids.scan.answers import read_answers
 
 OPTIONS = ["-q", "--device", "cpu", "--task", "pathology", "--prompts-per-block", "2"]
 OPTIONS += ["--tokens-per-prompt", "1", "--participants", "1", "--sites", "residual"]

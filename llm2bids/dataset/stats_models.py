@@ -4,7 +4,7 @@ from collections.abc import Mapping, Sequence
 from itertools import pairwise
 from typing import Any
 
-from llm2bids.dataset.template import fill_json
+from llm2bids.dataset.static_files import fill_json
 from llm2bids.paradigm.task import Task
 
 

@@ -15,9 +15,9 @@ import pandas as pd
 import pytest
 
 from llm2bids import open_dataset, record, replay
-from llm2bids.dataset import scan
 from llm2bids.dataset.write import DatasetWriter
 from llm2bids.exceptions import DatasetError, ModelError, ParadigmError, UsageError
+from llm2bids.scan import record as record_module
 
 OPTIONS = {
     "paradigm": "off_on_off",
@@ -171,7 +171,7 @@ def test_replaying_a_dataset_gives_its_values(scanned, model, tmp_path):
 
 
 def test_replaying_texts(model, tmp_path):
-    drawn = scan.draw_scan(
+    drawn = record_module.draw_scan(
         n_participants=1,
         **{k: v for k, v in OPTIONS.items() if k not in ("progress", "device")},
     )

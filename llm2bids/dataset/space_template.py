@@ -8,13 +8,9 @@ import numpy as np
 import numpy.typing as npt
 
 from llm2bids.dataset.arrangement import check_arrangement, write_arrangement
-from llm2bids.dataset.names import sidecar, template_file
-from llm2bids.dataset.path import Entities, build_path, inside
-from llm2bids.dataset.settings import DERIVATIVE, read_json
+from llm2bids.dataset.layout import DERIVATIVE, Entities, build_path, sidecar, template_file
 from llm2bids.dataset.sidecar import image_json
-from llm2bids.dataset.staging import Staging
-from llm2bids.dataset.template import fill_json, to_json
-from llm2bids.dataset.transcript import read_table, write_table
+from llm2bids.dataset.static_files import fill_json
 from llm2bids.dataset.volumes import write_volume
 from llm2bids.exceptions import DatasetError, SpaceError
 from llm2bids.recording.calibration import Calibration
@@ -22,6 +18,10 @@ from llm2bids.space.atlas import Atlas, head_atlas, site_atlas
 from llm2bids.space.grid import open_image
 from llm2bids.space.space import Space
 from llm2bids.space.split_half import Stability
+from llm2bids.store.commit import Staging
+from llm2bids.store.files import inside
+from llm2bids.store.json import read_json, to_json
+from llm2bids.store.tables import read_table, write_table
 
 _ATLASES = {
     "sites": ("The panel of every recorded module (site) of the model.", site_atlas),

@@ -9,8 +9,8 @@ import re
 from collections.abc import Iterable, Mapping
 from pathlib import Path, PurePosixPath
 
-from llm2bids.dataset.path import inside
 from llm2bids.exceptions import DatasetError
+from llm2bids.store.files import inside
 
 FOLDER = PurePosixPath("code/checksums")
 """Folder of the lists. BIDS leaves what is in ``code/`` to the dataset."""

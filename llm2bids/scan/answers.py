@@ -7,10 +7,10 @@ from pathlib import Path
 
 import pandas as pd
 
-from llm2bids.dataset.path import inside
 from llm2bids.exceptions import DatasetError
 from llm2bids.paradigm.design import RunDesign
-from llm2bids.space.table import to_numbers
+from llm2bids.store.files import inside
+from llm2bids.store.tables import to_numbers
 
 MOST_TOKENS = 2**31 - 1
 """Largest token id, and position, that a table of answers may name."""

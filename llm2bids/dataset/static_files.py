@@ -96,19 +96,6 @@ def fill_json(name: str, fields: Mapping[str, object], **entries: Any) -> dict[s
     return {**filled, **entries}
 
 
-def to_json(value: Mapping[str, Any]) -> str:
-    """Write JSON the way all files of a dataset have it: indented, with a last line break.
-
-    Examples
-    --------
-    >>> print(to_json({"a": "b"}), end="")
-    {
-      "a": "b"
-    }
-    """
-    return json.dumps(value, indent=2, ensure_ascii=False, allow_nan=False) + "\n"
-
-
 def _read(name: str) -> str:
     return (template_folder() / name).read_text(encoding="utf-8")
 

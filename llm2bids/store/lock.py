@@ -4,9 +4,9 @@ from pathlib import Path
 
 from filelock import FileLock, Timeout
 
-from llm2bids.dataset.path import inside
-from llm2bids.dataset.staging import HIDDEN, failed_write
 from llm2bids.exceptions import DatasetError
+from llm2bids.store.commit import HIDDEN, failed_write
+from llm2bids.store.files import inside
 
 _PLACE = HIDDEN / "lock"
 

@@ -8,9 +8,9 @@ from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path, PurePosixPath
 
-from llm2bids.dataset.manifest import is_edited, list_place, read_list, sha256_of, updated_lists
-from llm2bids.dataset.path import inside
 from llm2bids.exceptions import DatasetError
+from llm2bids.store.checksums import is_edited, list_place, read_list, sha256_of, updated_lists
+from llm2bids.store.files import inside
 
 HIDDEN = PurePosixPath(".llm2bids")
 """Hidden folder of the dataset: the lock, and files that are being made."""

@@ -6,15 +6,15 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from llm2bids.dataset.arrange_scan import choose_arrangement
 from llm2bids.dataset.run import writing_threads
-from llm2bids.dataset.simulate import Weights, weigh
 from llm2bids.recording.batches import DEFAULT_BATCH_SIZE
 from llm2bids.recording.buffers import LARGEST
 from llm2bids.recording.calibration import CALIBRATION_BATCH_SIZE
 from llm2bids.recording.draw import Scan, draw_scan
 from llm2bids.recording.record import group_runs
 from llm2bids.recording.trials import first_step
+from llm2bids.scan.arrangement import choose_arrangement
+from llm2bids.scan.simulate import Weights, weigh
 from llm2bids.space.arrange import build_space
 from llm2bids.space.space import Space, VolumeDtype
 
@@ -265,7 +265,7 @@ def plan(
     task_labels, seed, t_r, batch_size, keep_first, allow_shared_prompts, prompts_per_block, \
     tokens_per_prompt, volume_dtype, compress, hrf_model, space_label, arrangement, \
     localizer_prompts, arrangement_method
-        As :func:`llm2bids.dataset.scan.record` takes them.
+        As :func:`llm2bids.scan.record.record` takes them.
     time : bool
         Whether generation is timed.
 

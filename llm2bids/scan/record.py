@@ -9,16 +9,8 @@ from typing import TYPE_CHECKING, Any
 
 from tqdm.auto import tqdm
 
-from llm2bids.dataset.answers import Answers, read_answers
-from llm2bids.dataset.arrange_scan import (
-    Choice,
-    arranged_space,
-    check_localizer,
-    choose_arrangement,
-)
-from llm2bids.dataset.background import Background
 from llm2bids.dataset.read import Dataset, open_dataset
-from llm2bids.dataset.settings import is_dataset, read_json
+from llm2bids.dataset.settings import is_dataset
 from llm2bids.dataset.write import DatasetWriter
 from llm2bids.exceptions import UsageError
 from llm2bids.paradigm.design import RunDesign, share_prompts
@@ -29,8 +21,12 @@ from llm2bids.recording.draw import Scan, draw_scan
 from llm2bids.recording.record import Recording, group_runs, record_runs
 from llm2bids.recording.replay import replay_run
 from llm2bids.recording.trials import first_step, prompt_tokens
+from llm2bids.scan.answers import Answers, read_answers
+from llm2bids.scan.arrangement import Choice, arranged_space, check_localizer, choose_arrangement
+from llm2bids.scan.background import Background
 from llm2bids.space.arrange import build_space
 from llm2bids.space.space import VolumeDtype
+from llm2bids.store.json import read_json
 
 if TYPE_CHECKING:
     from llm2bids.model.load import LoadedModel

@@ -6,14 +6,15 @@ from typing import Any
 
 import pandas as pd
 
-from llm2bids.dataset.models import all_tasks_model, task_model
-from llm2bids.dataset.path import check_label
-from llm2bids.dataset.settings import DERIVATIVE, PLACE, settings_json
+from llm2bids.dataset.layout import DERIVATIVE, check_label
+from llm2bids.dataset.settings import PLACE, settings_json
 from llm2bids.dataset.sidecar import generated_by, task_bold_json, task_events_json
-from llm2bids.dataset.staging import Staging
-from llm2bids.dataset.template import fill_json, fill_text, to_json
+from llm2bids.dataset.static_files import fill_json, fill_text
+from llm2bids.dataset.stats_models import all_tasks_model, task_model
 from llm2bids.exceptions import DatasetError
 from llm2bids.paradigm.task import Paradigm, Prompt, Task
+from llm2bids.store.commit import Staging
+from llm2bids.store.json import to_json
 
 PARADIGM = "code/paradigm.toml"
 """Place of the paradigm's TOML file."""

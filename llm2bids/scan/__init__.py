@@ -1,0 +1,1 @@
+"""The verbs that scan a model: record, replay, plan."""

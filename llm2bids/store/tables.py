@@ -1,0 +1,154 @@
+"""Tables of tab-separated values, as BIDS has them."""
+
+import gzip
+import zlib
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+
+from llm2bids.exceptions import DatasetError
+
+
+def checked_columns(
+    table: pd.DataFrame,
+    path: Path,
+    numbers: Sequence[str],
+    *,
+    text: Sequence[str] = (),
+    missing: Sequence[str] = (),
+) -> pd.DataFrame:
+    """Check that a table has the columns that are going to be read.
+
+    Parameters
+    ----------
+    table : DataFrame
+        From `read_table`.
+    path : Path
+        Its file, for the message.
+    numbers, text : sequence of str
+        Columns of finite numbers, and of texts.
+    missing : sequence of str
+        Those of `numbers` in which cells may be empty.
+
+    Returns
+    -------
+    DataFrame
+        The same table.
+
+    Raises
+    ------
+    DatasetError
+        If a column is not there, or a cell is no finite number.
+    """
+    absent = [name for name in (*numbers, *text) if name not in table]
+    if absent:
+        raise DatasetError(
+            f"{path}: columns {', '.join(absent)} are missing; expected "
+            f"{', '.join((*numbers, *text))}. Restore the file or record the run again"
+        )
+    for name in numbers:
+        found = to_numbers(table[name])
+        wrong = ~(found.abs() < float("inf"))
+        if name in missing:
+            wrong &= table[name].notna()
+        if wrong.any():
+            cell = table.loc[wrong, name].iloc[0]
+            raise DatasetError(
+                f"{path}: column {name} holds {str(cell)[:40]!r}; expected a number. Restore the "
+                "file or record the run again"
+            )
+    return table
+
+
+def write_table(path: Path, table: pd.DataFrame) -> None:
+    """Write tab-separated values as BIDS has them: UTF-8, ``n/a`` for what is missing.
+
+    Parameters
+    ----------
+    path : Path
+        The file; a name that ends with ``.gz`` is compressed, without time or name in it.
+    table : DataFrame
+        No cell may hold a tab or a line break.
+    """
+    lines = table.to_csv(
+        sep="\t", index=False, na_rep="n/a", float_format="%.9g", quoting=3, lineterminator="\n"
+    ).encode()
+    if path.name.endswith(".gz"):
+        lines = gzip.compress(lines, compresslevel=6, mtime=0)
+    path.write_bytes(lines)
+
+
+def read_table(path: Path, *, text: tuple[str, ...] = ()) -> pd.DataFrame:
+    """Read tab-separated values that `write_table` wrote.
+
+    Parameters
+    ----------
+    path : Path
+        The file.
+    text : tuple of str
+        Columns of texts, in which ``n/a`` is a text like any other.
+
+    Returns
+    -------
+    DataFrame
+        ``n/a`` read as missing, numbers as numbers.
+
+    Raises
+    ------
+    DatasetError
+        If the file is not there or not such a table.
+    """
+    try:
+        table = pd.read_csv(
+            path,
+            sep="\t",
+            quoting=3,
+            keep_default_na=False,
+            dtype=dict.fromkeys(text, "str"),
+            encoding="utf-8",
+            low_memory=False,
+        )
+    except (OSError, EOFError, ValueError, OverflowError, zlib.error) as error:
+        raise DatasetError(
+            f"{path}: not a readable table of tab-separated values ({error}); record it again"
+        ) from None
+    for name in table.columns.difference(list(text)):
+        column = table[name]
+        if column.dtype.kind in "OUT" or isinstance(column.dtype, pd.StringDtype):
+            found = column.mask(column == "n/a")
+            numbers = to_numbers(found)
+            table[name] = numbers if numbers.notna().equals(found.notna()) else found
+    return table
+
+
+def to_numbers(column: "pd.Series[Any]") -> "pd.Series[Any]":
+    """Read numbers out of a column; what is none, or too large for any type, becomes missing.
+
+    Parameters
+    ----------
+    column : Series
+        Of a table that was read.
+
+    Returns
+    -------
+    Series
+        Of a numeric data type.
+
+    Examples
+    --------
+    >>> to_numbers(pd.Series(["1", "x"])).tolist()
+    [1.0, nan]
+    """
+    try:
+        return pd.to_numeric(column, errors="coerce")
+    except OverflowError:  # an integer of hundreds of digits among the cells
+        return pd.to_numeric(column.map(_number), errors="coerce")
+
+
+def _number(cell: Any) -> float:
+    try:
+        return float(cell)
+    except (TypeError, ValueError, OverflowError):
+        return float("nan")
