@@ -88,3 +88,20 @@ def test_other_models_sites_and_grids_are_refused(space, other, sites):
         resample(img, space, fewer)
     with pytest.raises(SpaceError, match="its shape is"):
         resample(img.slicer[1:], space, other)
+
+
+@pytest.mark.parametrize("codes", ["LAS", "LPS", "PSR"])
+def test_images_with_other_axes_move_alike(space, other, codes, tmp_path):
+    counts = np.arange(2 * np.prod(space.shape), dtype=np.int16).reshape(*space.shape, 2)
+    img = nib.Nifti1Image(counts, space.affine)
+    turned = img.as_reoriented(
+        nib.orientations.ornt_transform(
+            nib.io_orientation(space.affine), nib.orientations.axcodes2ornt(codes)
+        )
+    )
+    nib.save(turned, tmp_path / "turned.nii.gz")
+    expected, moved = (resample(one, space, other) for one in (img, tmp_path / "turned.nii.gz"))
+    assert np.array_equal(np.asanyarray(moved.dataobj), np.asanyarray(expected.dataobj))
+    np.testing.assert_array_equal(moved.affine, space.affine)
+    nib.save(moved, tmp_path / "moved.nii.gz")
+    np.testing.assert_array_equal(other.to_units(tmp_path / "moved.nii.gz"), space.to_units(img))
