@@ -171,8 +171,9 @@ def _recorded(args: argparse.Namespace) -> "NullSource":
     from llm2bids.inference.null.confounds import checked_confounds
     from llm2bids.inference.null.scan import null_scan
     from llm2bids.inference.null.source import checked_runs, model_source
+    from llm2bids.model.exactness import exact_sites
     from llm2bids.model.load import load_model
-    from llm2bids.model.sites import find_sites, select_sites
+    from llm2bids.model.sites import select_sites
 
     n_runs = 60 if args.runs is None else args.runs
     numbers = {
@@ -184,16 +185,18 @@ def _recorded(args: argparse.Namespace) -> "NullSource":
     }
     checked_confounds(args.confounds, recorded=False)  # refuses before the model is loaded
     null_scan(**numbers)
-    loaded = load_model(
-        args.source,
-        device=args.device or "auto",
-        dtype=args.dtype or "auto",
-        revision=args.revision,
-        trust_remote_code=bool(args.trust_remote_code),
+    loaded, table, _ = exact_sites(
+        load_model(
+            args.source,
+            device=args.device or "auto",
+            dtype=args.dtype or "auto",
+            revision=args.revision,
+            trust_remote_code=bool(args.trust_remote_code),
+        )
     )
     return model_source(
         loaded,
-        select_sites(find_sites(loaded), args.sites or ["all"]),
+        select_sites(table, args.sites or ["all"]),
         n_units=args.units,
         batch_size=args.batch_size,
         confounds=args.confounds,

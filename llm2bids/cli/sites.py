@@ -26,17 +26,19 @@ def run(args: argparse.Namespace) -> int:
     """Print the table of sites."""
     import pandas as pd
 
+    from llm2bids.model.exactness import exact_sites
     from llm2bids.model.load import load_model
-    from llm2bids.model.sites import find_sites, select_sites
+    from llm2bids.model.sites import select_sites
 
-    loaded = load_model(
-        args.model,
-        device=args.device,
-        dtype=args.dtype,
-        revision=args.revision,
-        trust_remote_code=args.trust_remote_code,
+    loaded, table, _ = exact_sites(
+        load_model(
+            args.model,
+            device=args.device,
+            dtype=args.dtype,
+            revision=args.revision,
+            trust_remote_code=args.trust_remote_code,
+        )
     )
-    table = find_sites(loaded)
     if args.skipped:
         skipped = pd.DataFrame(table.skipped, columns=["module", "reason"])
         sys.stdout.write(skipped.to_csv(sep="\t", index=False))

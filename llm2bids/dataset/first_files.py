@@ -28,6 +28,9 @@ TASKS = "code/tasks.json"
 T1W = PurePosixPath("T1w.json")
 """Place of the sidecar of all anatomies."""
 
+EXACTNESS = PurePosixPath("code/exactness.json")
+"""Place of what was compared with a plain forward pass before the scan."""
+
 ALL_TASKS_MODEL = PurePosixPath("code/models/all_smdl.json")
 """Place of the BIDS Stats Model of all tasks."""
 

@@ -13,6 +13,7 @@ import numpy.typing as npt
 
 from llm2bids.dataset.first_files import (
     ALL_TASKS_MODEL,
+    EXACTNESS,
     FIELDS,
     TASKS,
     read_tasks,
@@ -151,6 +152,7 @@ class DatasetWriter:
         authors: Sequence[str] = (),
         banks: Mapping[str, Sequence[Prompt]] | None = None,
         stability: Stability | None = None,
+        exactness: Mapping[str, Any] | None = None,
     ) -> "DatasetWriter":
         """Begin a dataset: all files but those of runs.
 
@@ -175,6 +177,9 @@ class DatasetWriter:
             Prompts of each condition; read from the paradigm's banks by default.
         stability : Stability, optional
             What halves of the localizer agreed on, where the space was arranged by one.
+        exactness : mapping, optional
+            How far the model's values are from a plain forward pass; see
+            `llm2bids.model.exactness.Exactness.metadata`.
 
         Returns
         -------
@@ -214,6 +219,8 @@ class DatasetWriter:
                     stability=stability,
                 )  # fmt: skip
                 stage.text(PurePosixPath(FIELDS), to_json(fields))
+                if exactness is not None:
+                    stage.text(PurePosixPath(EXACTNESS), to_json(exactness))
                 stage.commit(last=SETTINGS)
         except BaseException:
             lock.release()

@@ -58,7 +58,7 @@ class Answers:
             }
         )
 
-    def __getitem__(self, prompts: slice) -> "Answers":
+    def __getitem__(self, prompts: "slice | npt.NDArray[np.int64]") -> "Answers":
         """Take the answers of some prompts."""
         return Answers(
             token_ids=self.token_ids[prompts],

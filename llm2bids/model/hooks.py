@@ -13,8 +13,9 @@ import numpy.typing as npt
 import torch
 from torch import Tensor, nn
 
-from llm2bids.exceptions import ModelError
-from llm2bids.model.units import Site
+from llm2bids.exceptions import Llm2bidsError, ModelError
+from llm2bids.model.load import LoadedModel
+from llm2bids.model.units import Site, SiteError
 
 Hook = Callable[[nn.Module, Any, Any], Any]
 """A forward hook; what it returns other than None replaces the module's output."""
@@ -22,22 +23,7 @@ Hook = Callable[[nn.Module, Any, Any], Any]
 
 @contextmanager
 def hooked(model: nn.Module, sites: Sequence[Site], make: Callable[[int], Hook]) -> Iterator[None]:
-    """Put hooks on the modules of some sites for the length of a ``with`` block.
-
-    Parameters
-    ----------
-    model : torch.nn.Module
-        The model.
-    sites : sequence of Site
-        Where to hook.
-    make : callable
-        Given the index of a site, makes its hook.
-
-    Raises
-    ------
-    ModelError
-        If the model has no module of a site's name.
-    """
+    """Put hooks on the modules of some sites for the length of a ``with`` block."""
     handles = []
     try:
         for index, site in enumerate(sites):
@@ -55,19 +41,52 @@ def hooked(model: nn.Module, sites: Sequence[Site], make: Callable[[int], Hook])
             handle.remove()
 
 
+@contextmanager
+def forward_errors(loaded: LoadedModel) -> Iterator[None]:
+    """Turn whatever a forward pass raises into one message, or into ``MemoryError``."""
+    try:
+        yield
+    except Llm2bidsError:
+        raise
+    except Exception as error:  # every model raises what it likes
+        if is_memory_error(error):
+            if torch.cuda.is_available():
+                torch.cuda.empty_cache()
+            raise MemoryError(first_line(error)) from None
+        raise ModelError(
+            f"model {loaded.name}: {raising_module(loaded.model, error)} raised "
+            f"{type(error).__name__} in a forward pass ({first_line(error)}); it cannot be "
+            "recorded as it is: check its configuration, or try another version of transformers"
+        ) from error
+
+
+def is_memory_error(error: BaseException) -> bool:
+    """Tell whether an error says that memory ran out, on any device."""
+    if isinstance(error, torch.OutOfMemoryError | MemoryError):
+        return True
+    return isinstance(error, RuntimeError) and "allocate memory" in str(error)
+
+
+def raising_module(model: nn.Module, error: BaseException) -> str:
+    """Name the innermost module in whose forward pass an error was raised, with its class."""
+    names = {id(module): name for name, module in model.named_modules()}
+    described = type(model).__name__
+    frames = error.__traceback__
+    while frames is not None:
+        module = frames.tb_frame.f_locals.get("self")
+        if isinstance(module, nn.Module) and names.get(id(module)):
+            described = f"module {names[id(module)]} ({type(module).__name__})"
+        frames = frames.tb_next
+    return described
+
+
+def first_line(error: BaseException) -> str:
+    """Say what an error says, in one line."""
+    return str(error).strip().split("\n")[0] or "no message"
+
+
 def first_tensor(output: Any) -> Tensor | None:
-    """Take the tensor that counts as a module's output.
-
-    Parameters
-    ----------
-    output : Tensor, tuple or mapping
-        What a module returned.
-
-    Returns
-    -------
-    Tensor or None
-        The tensor itself, or the first one in a tuple or ``ModelOutput``.
-    """
+    """Take what counts as a module's output: itself, or the first tensor of a tuple or mapping."""
     if isinstance(output, Tensor):
         return output
     parts = output.values() if hasattr(output, "values") else output
@@ -79,72 +98,33 @@ def first_tensor(output: Any) -> Tensor | None:
 
 
 def required_tensor(output: Any, site: Site) -> Tensor:
-    """Take the tensor that counts as a site's output.
-
-    Parameters
-    ----------
-    output : Tensor, tuple or mapping
-        What the module returned.
-    site : Site
-        Where it came from, for the message.
-
-    Returns
-    -------
-    Tensor
-        See :func:`first_tensor`.
-
-    Raises
-    ------
-    ModelError
-        If there is none.
-    """
+    """Take what counts as a site's output, or refuse the site."""
     tensor = first_tensor(output)
     if tensor is None:
-        raise ModelError(
-            f"site {site.name}: the module returned {type(output).__name__} without a tensor; "
-            "leave it out with --sites"
-        )
+        raise SiteError(site, f"its module returned {type(output).__name__} without a tensor")
     return tensor
 
 
 def by_token(output: Tensor, site: Site, n_prompts: int) -> Tensor:
-    """View a module's output as prompts, tokens, units.
-
-    Parameters
-    ----------
-    output : Tensor
-        Output with the token axis of the site.
-    site : Site
-        Where it came from.
-    n_prompts : int
-        Prompts in the batch.
-
-    Returns
-    -------
-    Tensor, shape (n_prompts, n_tokens, width)
-        The same values; a batch axis of length 1 is expanded.
-    """
-    if site.token_axis == 0:
+    """View an output as (n_prompts, n_tokens, width); a prompt axis of length 1 is expanded."""
+    if site.token_axis == 0 and site.prompt_axis == 0:  # prompts and tokens are one axis
+        if len(output) % n_prompts or output[0].numel() != site.width:
+            raise SiteError(site, _unlike(output, n_prompts))
         return output.reshape(n_prompts, -1, site.width)
-    moved = output.movedim(site.token_axis, 1)
+    moved = output.movedim((site.prompt_axis, site.token_axis), (0, 1))
+    if moved.shape[0] not in (1, n_prompts) or moved.shape[2:].numel() != site.width:
+        raise SiteError(site, _unlike(output, n_prompts))
     return moved.reshape(moved.shape[0], moved.shape[1], site.width).expand(n_prompts, -1, -1)
 
 
+def _unlike(output: Tensor, n_prompts: int) -> str:
+    return (
+        f"an output of shape {tuple(output.shape)} for {n_prompts} prompts is not split by prompt"
+    )
+
+
 def new_values(shape: tuple[int, ...], device: str) -> npt.NDArray[np.float32]:
-    """Allocate the array that values are written to.
-
-    Parameters
-    ----------
-    shape : tuple of int
-        Its shape.
-    device : str
-        Device of the model: for cuda the memory is pinned, so that copies run beside the model.
-
-    Returns
-    -------
-    ndarray of float32
-        Not initialised.
-    """
+    """Allocate the array that values are written to."""
     pinned = torch.device(device).type == "cuda"
     values: npt.NDArray[np.float32] = torch.empty(
         shape, dtype=torch.float32, pin_memory=pinned
@@ -160,17 +140,6 @@ class StepReader:
     to the host are queued without waiting (call :meth:`wait` before the values are used). Outputs
     that the model changes in place after the hook are found in the first step, by the version
     counter of autograd, and copied at once from then on.
-
-    Parameters
-    ----------
-    sites : sequence of Site
-        What to read.
-    values : ndarray of float32, shape (n_prompts, n_steps, n_units)
-        Where to write; float16 and bfloat16 outputs are widened.
-    device : str
-        Device of the model.
-    deferred : bool, optional
-        Whether to read at the end of a step; by default on any device but the CPU.
     """
 
     def __init__(
@@ -193,25 +162,13 @@ class StepReader:
         self._at_once: set[int] | None = None
 
     def open(self, step: int | None) -> None:
-        """Begin a forward pass.
-
-        Parameters
-        ----------
-        step : int or None
-            Index along the second axis of `values`; None does not read this pass.
-        """
+        """Begin a forward pass."""
         self._reading = step is not None
         if step is not None and not self.deferred:
             self._targets = torch.split(self._values[:, step : step + 1], self._widths, dim=2)
 
     def close(self, step: int) -> None:
-        """End a forward pass that was read: on another device than the CPU, send it off.
-
-        Parameters
-        ----------
-        step : int
-            Index along the second axis of `values`.
-        """
+        """End a forward pass that was read: on another device than the CPU, send it off."""
         self._reading = False
         if not self.deferred:
             return
@@ -234,18 +191,7 @@ class StepReader:
             torch.accelerator.synchronize()
 
     def hook(self, index: int) -> Hook:
-        """Make the hook of one site.
-
-        Parameters
-        ----------
-        index : int
-            Index in `sites`.
-
-        Returns
-        -------
-        callable
-            A forward hook that leaves the output as it is.
-        """
+        """Make the hook of one site."""
         return self._defer(index) if self.deferred else self._copy(index)
 
     def _copy(self, index: int) -> Hook:
@@ -282,19 +228,7 @@ class StepReader:
 
 
 class PositionReader:
-    """Reads chosen positions of one forward pass over whole texts into an array.
-
-    Parameters
-    ----------
-    sites : sequence of Site
-        What to read.
-    values : ndarray of float32, shape (n_prompts, n_positions, n_units)
-        Where to write.
-    positions : ndarray of int64, shape (n_prompts, n_positions)
-        Positions of each text, counted from 0.
-    device : str
-        Device of the model.
-    """
+    """Reads chosen positions of one forward pass over whole texts into an array."""
 
     def __init__(
         self,
@@ -312,18 +246,7 @@ class PositionReader:
         self._rows = torch.arange(self._n_prompts, device=device)[:, None]
 
     def hook(self, index: int) -> Hook:
-        """Make the hook of one site.
-
-        Parameters
-        ----------
-        index : int
-            Index in `sites`.
-
-        Returns
-        -------
-        callable
-            A forward hook that leaves the output as it is.
-        """
+        """Make the hook of one site."""
         site = self.sites[index]
 
         def read(module: nn.Module, args: Any, output: Any) -> None:

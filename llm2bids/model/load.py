@@ -5,7 +5,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import torch
 
@@ -32,6 +32,9 @@ END_TOKENS = frozenset(("<|endoftext|>", "<|end_of_text|>", "</s>", "<eos>"))
 
 TOKENIZER_FILES = ("tokenizer*", "vocab*", "*.model", "merges.txt", "*.tiktoken")
 """Names of the files that a tokenizer can be read from."""
+
+Batching = Literal["padded", "equal", "single"]
+"""Which prompts may run together: of any length, of one length, or none."""
 
 NO_LIMIT = 2**31 - 1
 """`LoadedModel.max_length` of a model that states no longest context (e.g. Mamba)."""
@@ -69,6 +72,11 @@ class LoadedModel:
         Whether code that came with the weights was allowed to run.
     random_weights : int or None
         Seed of weights that were drawn at random in place of the trained ones.
+    batching : {"padded", "equal", "single"}
+        Which prompts run together: of any length, of one length, or each by itself; settled by
+        :func:`llm2bids.model.exactness.exact_sites`, as `shortest_prompt` is.
+    shortest_prompt : int
+        Tokens that a prompt needs at least.
     """
 
     model: Any = field(repr=False)
@@ -83,6 +91,8 @@ class LoadedModel:
     max_length: int
     trust_remote_code: bool
     random_weights: int | None = None
+    batching: Batching = "padded"
+    shortest_prompt: int = 1
 
     @property
     def pad_token_id(self) -> int:

@@ -4,18 +4,19 @@ from collections import defaultdict
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import partial
+from itertools import chain, count
 from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor, nn
 
-from llm2bids.model.hooks import first_tensor, hooked
+from llm2bids.model.hooks import first_tensor, forward_errors, hooked
 from llm2bids.model.load import LoadedModel
 from llm2bids.model.units import Site
 
-N_PROMPTS, N_TOKENS, N_STEPS = 2, 5, 3
-"""Size of the probe: prompts, tokens of each, forward passes (prefill and decode steps)."""
+N_TOKENS, N_STEPS = 5, 3
+"""Size of the probe: tokens of each prompt, forward passes (prefill and decode steps)."""
 
 _CACHES = ("cache", "past_key_values", "cache_params")
 """Names under which models return what the next step goes on from (transformers renamed it)."""
@@ -23,27 +24,13 @@ _CACHES = ("cache", "past_key_values", "cache_params")
 
 @dataclass(frozen=True, kw_only=True)
 class Call:
-    """What one call of a module returned.
-
-    Parameters
-    ----------
-    shape : tuple of int
-        Shape of the output.
-    floating : bool
-        Whether it is floating point.
-    alike : bool
-        Whether both prompts have the same values.
-    constant : bool
-        Whether all values are the same.
-    tensor : Tensor
-        The output itself: a freed tensor's address could be another one's a moment later.
-    """
+    """What one call of a module returned."""
 
     shape: tuple[int, ...]
     floating: bool
-    alike: bool
-    constant: bool
-    tensor: Tensor
+    alike: bool  # all prompts have the same values
+    constant: bool  # all values are the same
+    tensor: Tensor  # kept: a freed tensor's address could be another one's a moment later
 
 
 Calls = dict[int, list[Call | None]]
@@ -52,39 +39,40 @@ Calls = dict[int, list[Call | None]]
 
 @dataclass(frozen=True, kw_only=True)
 class Probe:
-    """Calls of all modules.
-
-    Parameters
-    ----------
-    calls : mapping of str to Calls
-        Calls by module name, in the order in which the modules first ran.
-    lengths : list of int
-        Positions that each forward pass was given.
-    """
+    """Calls by module, in the order in which the modules first ran."""
 
     calls: Mapping[str, Calls]
-    lengths: list[int]
+    n_prompts: int
+    lengths: list[int]  # positions that each forward pass was given
+
+
+def count_prompts(model: nn.Module) -> int:
+    """Choose how many prompts probe a model: no number of its configuration.
+
+    An output's axis of prompts is known by its length, and could be one of heads, streams or
+    experts as well.
+    """
+    numbers: set[int] = set()
+    config: Any = getattr(model, "config", None)
+    pending: list[Any] = [config.to_dict()] if config is not None else []
+    while pending:
+        value = pending.pop()
+        if isinstance(value, dict):
+            pending.extend(value.values())
+        elif isinstance(value, list | tuple):
+            pending.extend(value)
+        elif isinstance(value, int):
+            numbers.add(value)
+    return next(number for number in chain((5, 7, 3), count(11, 2)) if number not in numbers)
 
 
 def probe_model(loaded: LoadedModel, candidates: Mapping[str, nn.Module]) -> Probe:
-    """Generate a few tokens and note what every candidate returns in each forward pass.
-
-    Parameters
-    ----------
-    loaded : LoadedModel
-        The model.
-    candidates : mapping of str to Module
-        Modules to note, by name.
-
-    Returns
-    -------
-    Probe
-        Their calls.
-    """
+    """Generate a few tokens and note what every candidate returns in each forward pass."""
     from transformers import GenerationConfig
 
+    n_prompts = count_prompts(loaded.model)
     lengths: list[int] = []
-    tokens = _probe_tokens(loaded)
+    tokens = plain_tokens(loaded, n_prompts, N_TOKENS + N_STEPS)
 
     def begin(module: nn.Module, args: Any, kwargs: dict[str, Any]) -> None:
         lengths.append(_sequence_length(args, kwargs))
@@ -104,28 +92,21 @@ def probe_model(loaded: LoadedModel, candidates: Mapping[str, nn.Module]) -> Pro
         finally:
             start.remove()
 
-    return _noted(loaded.model, candidates, lengths, generate, lambda module, t: _describe(t))
+    with forward_errors(loaded):
+        calls = _noted(
+            loaded.model, candidates, lengths, generate, lambda module, t: _describe(t, n_prompts)
+        )
+    return Probe(calls=calls, n_prompts=n_prompts, lengths=lengths)
 
 
 def outline_model(model: nn.Module, candidates: Mapping[str, nn.Module]) -> Probe:
     """Work out what every candidate would return, on a model that lies on the meta device.
 
     Nothing is computed: the forward passes of prefill and decode steps run on shapes alone.
-    Positions are given once for both prompts, so that a module that only looks at positions
+    Positions are given once for all prompts, so that a module that only looks at positions
     shows by its batch axis of length 1.
-
-    Parameters
-    ----------
-    model : Module
-        A causal language model on the meta device.
-    candidates : mapping of str to Module
-        Modules to note, by name.
-
-    Returns
-    -------
-    Probe
-        Their calls.
     """
+    n_prompts = count_prompts(model)
     lengths: list[int] = []
 
     def forward() -> None:
@@ -133,12 +114,13 @@ def outline_model(model: nn.Module, candidates: Mapping[str, nn.Module]) -> Prob
         with torch.no_grad(), torch.device("meta"):
             for length in (N_TOKENS, *[1] * (N_STEPS - 1)):
                 lengths.append(length)
-                given = torch.zeros((N_PROMPTS, length), dtype=torch.long)
+                given = torch.zeros((n_prompts, length), dtype=torch.long)
                 output = model(input_ids=given, use_cache=True, **state)
                 # by the names that are there: asking for an old one warns in newer transformers
                 state = {name: value for name, value in output.items() if name in _CACHES}
 
-    return _noted(model, candidates, lengths, forward, _outlined)
+    calls = _noted(model, candidates, lengths, forward, partial(_outlined, n_prompts))
+    return Probe(calls=calls, n_prompts=n_prompts, lengths=lengths)
 
 
 def _noted(
@@ -147,7 +129,7 @@ def _noted(
     lengths: list[int],
     run: Callable[[], None],
     describe: Callable[[nn.Module, Tensor | None], Call | None],
-) -> Probe:
+) -> dict[str, Calls]:
     """Run something under hooks that note what the candidates return."""
     names = list(candidates)
     calls: dict[str, Calls] = defaultdict(lambda: defaultdict(list))
@@ -158,7 +140,7 @@ def _noted(
     sites = [Site(name=name, layer=None, role=name, width=1) for name in names]
     with hooked(model, sites, lambda index: partial(note, names[index])):
         run()
-    return Probe(calls=dict(calls), lengths=lengths)
+    return dict(calls)
 
 
 def _sequence_length(args: Any, kwargs: dict[str, Any]) -> int:
@@ -177,35 +159,36 @@ def _processors(process: Any) -> Any:
     return LogitsProcessorList([process])
 
 
-def _probe_tokens(loaded: LoadedModel) -> Tensor:
-    """Draw the probe's tokens: none special, no two prompts alike at any position."""
+def plain_tokens(loaded: LoadedModel, n_prompts: int, n_tokens: int) -> Tensor:
+    """Draw tokens (n_prompts, n_tokens): none special, no two prompts alike at any position."""
     vocabulary = min(len(loaded.tokenizer), loaded.model.get_input_embeddings().num_embeddings)
     special = {*loaded.tokenizer.all_special_ids, *loaded.end_token_ids, loaded.pad_token_id}
     plain = [token for token in range(vocabulary) if token not in special]
     drawn = np.random.default_rng(0).permutation(plain)
-    wanted = N_PROMPTS * (N_TOKENS + N_STEPS)
-    drawn = np.resize(drawn, wanted).reshape(N_PROMPTS, -1)
+    drawn = np.resize(drawn, n_prompts * n_tokens).reshape(n_prompts, n_tokens)
     return torch.from_numpy(drawn).to(loaded.device)
 
 
-def _describe(tensor: Tensor | None) -> Call | None:
+def _describe(tensor: Tensor | None, n_prompts: int) -> Call | None:
     if tensor is None or tensor.dim() == 0:
         return None
+    axis = tensor.shape.index(n_prompts) if n_prompts in tensor.shape else None
+    first = None if axis is None else tensor.narrow(axis, 0, 1)
     return Call(
         shape=tuple(tensor.shape),
         floating=tensor.is_floating_point(),
-        alike=len(tensor) == N_PROMPTS and bool((tensor[0] == tensor[1]).all()),
+        alike=first is not None and bool((tensor == first).all()),
         constant=tensor.numel() > 0 and bool((tensor == tensor.flatten()[0]).all()),
         tensor=tensor,
     )
 
 
-def _outlined(module: nn.Module, tensor: Tensor | None) -> Call | None:
+def _outlined(n_prompts: int, module: nn.Module, tensor: Tensor | None) -> Call | None:
     if tensor is None or tensor.dim() == 0:
         return None
     if len(tensor) == 1 and next(module.parameters(), None) is not None:
         # learned positions: generation gives every prompt its own
-        tensor = tensor.expand(N_PROMPTS, *tensor.shape[1:])
+        tensor = tensor.expand(n_prompts, *tensor.shape[1:])
     return Call(
         shape=tuple(tensor.shape),
         floating=tensor.is_floating_point(),

@@ -5,10 +5,12 @@ every candidate: modules without children, modules that hold weights of their ow
 and the decoder layers (the residual stream). What a candidate returned decides.
 """
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from difflib import get_close_matches
 from fnmatch import fnmatchcase
+from itertools import permutations
 from typing import Any
 
 import numpy as np
@@ -16,8 +18,9 @@ from torch import Tensor, nn
 
 from llm2bids.exceptions import ModelError
 from llm2bids.model.heads import split_heads
+from llm2bids.model.hooks import first_line, raising_module
 from llm2bids.model.load import LoadedModel
-from llm2bids.model.probe import N_PROMPTS, Calls, Probe, outline_model, probe_model
+from llm2bids.model.probe import Calls, Probe, outline_model, probe_model
 from llm2bids.model.units import Site
 
 RESIDUAL = "residual"
@@ -26,17 +29,7 @@ RESIDUAL = "residual"
 
 @dataclass(frozen=True, kw_only=True)
 class SiteTable:
-    """What can be recorded from a model, and what cannot.
-
-    Parameters
-    ----------
-    sites : tuple of Site
-        In the order in which the modules run.
-    skipped : tuple of (str, str)
-        Module name and the reason, in words.
-    head : tuple of Site
-        The vocabulary head: recorded only when a pattern names it.
-    """
+    """What can be recorded from a model, and what cannot."""
 
     sites: tuple[Site, ...]
     skipped: tuple[tuple[str, str], ...]
@@ -49,56 +42,22 @@ class SiteTable:
 
 
 def find_sites(loaded: LoadedModel) -> SiteTable:
-    """Find every module output that can be recorded.
-
-    Parameters
-    ----------
-    loaded : LoadedModel
-        The model.
-
-    Returns
-    -------
-    SiteTable
-        Sites in running order; skipped modules with reasons; the vocabulary head apart.
-
-    Raises
-    ------
-    ModelError
-        If no module output can be recorded.
-    """
+    """Find every module output that can be recorded."""
     model = loaded.model
     candidates, skipped = _candidates(model)
     return _judge_all(model, loaded.name, candidates, skipped, probe_model(loaded, candidates))
 
 
 def outline_sites(model: Any, name: str) -> SiteTable:
-    """Find what could be recorded from a model that has a configuration and no weights.
-
-    Parameters
-    ----------
-    model : transformers.PreTrainedModel
-        On the meta device.
-    name : str
-        Its name, for messages.
-
-    Returns
-    -------
-    SiteTable
-        The same sites as `find_sites` gives with weights.
-
-    Raises
-    ------
-    ModelError
-        If no module output can be recorded, or the architecture cannot run on shapes alone.
-    """
+    """Find what could be recorded from a model that has a configuration and no weights."""
     candidates, skipped = _candidates(model)
     try:
         probe = outline_model(model, candidates)
-    except (RuntimeError, NotImplementedError, TypeError, ValueError) as error:
-        reason = str(error).strip().split("\n")[0]
+    except Exception as error:  # shapes alone do not suffice for every model
         raise ModelError(
-            f"model {name}: {type(model).__name__} cannot be planned from its configuration "
-            f"({type(error).__name__}: {reason}); `llm2bids sites` finds its sites with weights"
+            f"model {name}: {raising_module(model, error)} cannot be planned from its "
+            f"configuration ({type(error).__name__}: {first_line(error)}); `llm2bids sites` finds "
+            "its sites with weights"
         ) from error
     return _judge_all(model, name, candidates, skipped, probe)
 
@@ -141,17 +100,21 @@ def _judge_all(
     }
     for name in [*calls, *(name for name in candidates if name not in calls)]:
         module = candidates[name]
-        verdict = _judge(module, calls.get(name, {}), probe.lengths, is_head=module is head)
+        verdict = _judge(module, calls.get(name, {}), probe, is_head=module is head)
         if isinstance(verdict, str):
             skipped.append((name, verdict))
             continue
-        width, axis, shape = verdict
+        prompt_axis, token_axis, shape = verdict
+        width = math.prod(shape)
         twin = None if name in leaves or name in names else _twin(calls[name], leaves)
         if twin is not None:
             skipped.append((name, f"passes on the output of {twin}"))
             continue
         layer, role = _place(name, layers_name, names)
-        site = Site(name=name, layer=layer, role=role, width=width, token_axis=axis)
+        site = Site(
+            name=name, layer=layer, role=role, width=width,
+            token_axis=token_axis, prompt_axis=prompt_axis,
+        )  # fmt: skip
         if module is head:
             heads = (site,)
             continue
@@ -163,27 +126,11 @@ def _judge_all(
 
 
 def find_layers(model: nn.Module) -> tuple[str, nn.ModuleList]:
-    """Find the list of decoder layers.
-
-    Parameters
-    ----------
-    model : torch.nn.Module
-        A causal language model.
-
-    Returns
-    -------
-    tuple of (str, ModuleList)
-        Name and module: of the module lists with ``config.num_hidden_layers`` elements (of all
-        lists, where none has that length) the one with the most weights.
-
-    Raises
-    ------
-    ModelError
-        If the model has no list of modules.
-    """
+    """Find the list of decoder layers."""
     config: Any = getattr(model, "config", None)
     depth = getattr(config.get_text_config(), "num_hidden_layers", None) if config else None
     lists = [(n, m) for n, m in model.named_modules() if isinstance(m, nn.ModuleList) and len(m)]
+    lists = _beside_embedding(model, lists)
     if not lists:
         raise ModelError(
             f"model {type(model).__name__}: no list of layers in its modules; expected a decoder "
@@ -193,29 +140,23 @@ def find_layers(model: nn.Module) -> tuple[str, nn.ModuleList]:
     return max(fitting, key=lambda item: sum(p.numel() for p in item[1].parameters()))
 
 
+def _beside_embedding(
+    model: nn.Module, lists: list[tuple[str, nn.ModuleList]]
+) -> list[tuple[str, nn.ModuleList]]:
+    """Leave the lists that lie in one module with the token embedding: towers for images do not."""
+    get: Any = getattr(model, "get_input_embeddings", None)
+    embedding = None if get is None else get()
+    parent = next((name for name, module in model.named_modules() if module is embedding), "")
+    while parent:
+        parent = parent.rpartition(".")[0]
+        near = [item for item in lists if item[0].startswith(parent + ".")] if parent else lists
+        if near:
+            return near
+    return lists
+
+
 def select_sites(table: SiteTable, patterns: Sequence[str]) -> tuple[Site, ...]:
-    """Choose sites by presets and patterns.
-
-    Parameters
-    ----------
-    table : SiteTable
-        What the model offers.
-    patterns : sequence of str
-        Each one or several, with commas between: ``all`` (everything but the vocabulary head),
-        ``residual``, ``attention``, ``mlp``, or a shell pattern on the module's name or role
-        (``*.down_proj``, ``model.layers.[0-3].*``). A leading ``!`` takes sites away:
-        ``all,!residual``.
-
-    Returns
-    -------
-    tuple of Site
-        In the order of the table, each once.
-
-    Raises
-    ------
-    ModelError
-        If a pattern matches nothing, or nothing remains.
-    """
+    """Choose sites by presets and patterns."""
     wanted = [part.strip() for pattern in patterns for part in pattern.split(",") if part.strip()]
     if all(pattern.startswith("!") for pattern in wanted):
         wanted.insert(0, "all")
@@ -287,9 +228,10 @@ def _place(name: str, layers_name: str, layers: dict[str, int]) -> tuple[int | N
 
 
 def _judge(
-    module: nn.Module, calls: Calls, lengths: list[int], *, is_head: bool
+    module: nn.Module, calls: Calls, probe: Probe, *, is_head: bool
 ) -> tuple[int, int, tuple[int, ...]] | str:
-    """Decide on one module: width, token axis and shape of one token, or the reason against it."""
+    """Decide on one module: axes of prompts and tokens and one token's shape, or the reason."""
+    lengths = probe.lengths
     counts = [len(calls.get(step, [])) for step in range(len(lengths))]
     if counts[0] != 1 or len(set(counts)) > 1:
         if not any(counts):
@@ -305,7 +247,7 @@ def _judge(
         return "output is not floating point"
     if is_head:  # generation asks for the last position's logits only
         lengths = [call.shape[1] for call in seen]
-    found = _find_axes([call.shape for call in seen], lengths)
+    found = _find_axes([call.shape for call in seen], lengths, probe.n_prompts)
     if isinstance(found, str):
         return found
     owns = next(module.parameters(), None) is not None
@@ -316,29 +258,27 @@ def _judge(
 
 
 def _find_axes(
-    shapes: list[tuple[int, ...]], lengths: list[int]
+    shapes: list[tuple[int, ...]], lengths: list[int], n_prompts: int
 ) -> tuple[int, int, tuple[int, ...]] | str:
-    """Find the token axis that leaves the same shape behind in every forward pass."""
+    """Find the axes of prompts and tokens that leave one shape behind in every forward pass."""
     if len({len(shape) for shape in shapes}) > 1:
         return f"number of axes varies: {shapes[0]} then {shapes[-1]}"
-    for axis in range(1, len(shapes[0])):
-        rest = {shape[1:axis] + shape[axis + 1 :] for shape in shapes}
+    for prompts, tokens in permutations(range(len(shapes[0])), 2):
+        rest = {tuple(np.delete(np.array(shape, dtype=int), (prompts, tokens))) for shape in shapes}
         fits = all(
-            shape[0] == N_PROMPTS and shape[axis] == length
+            shape[prompts] == n_prompts and shape[tokens] == length
             for shape, length in zip(shapes, lengths, strict=True)
         )
         if fits and len(rest) == 1:
-            token = rest.pop()
-            return int(np.prod(token, dtype=int)), axis, token
+            return prompts, tokens, tuple(map(int, rest.pop()))
     flat = {shape[1:] for shape in shapes}
     joined = all(
-        shape[0] == N_PROMPTS * length for shape, length in zip(shapes, lengths, strict=True)
+        shape[0] == n_prompts * length for shape, length in zip(shapes, lengths, strict=True)
     )
     if joined and len(flat) == 1:
-        token = flat.pop()
-        return int(np.prod(token, dtype=int)), 0, token
-    if all(shape[0] != N_PROMPTS for shape in shapes) and not joined:
-        return f"output has no axis of prompts: {shapes[0]} for {N_PROMPTS} prompts"
+        return 0, 0, flat.pop()
+    if all(n_prompts not in shape for shape in shapes) and not joined:
+        return f"output has no axis of prompts: {shapes[0]} for {n_prompts} prompts"
     return f"width varies or no axis of tokens: {shapes[0]} then {shapes[-1]}"
 
 

@@ -9,51 +9,31 @@ from llm2bids.exceptions import ModelError
 
 @dataclass(frozen=True, kw_only=True)
 class Site:
-    """One hooked module output.
+    """One hooked module output; a decoder layer itself is the residual stream after that layer."""
 
-    Parameters
-    ----------
-    name : str
-        Dotted module name as in ``model.named_modules()``, e.g. ``model.layers.5.mlp.down_proj``.
-        A decoder layer itself (``model.layers.5``) is the residual stream after that layer.
-    layer : int or None
-        Index of the decoder layer, None for modules outside the layers.
-    role : str
-        Module path within its layer (``mlp.down_proj``), ``residual`` for the layer itself, the
-        whole name for modules outside the layers.
-    width : int
-        Number of units.
-    n_heads : int or None
-        Number of attention heads that the width splits into, None without heads.
-    head_size : int or None
-        Units per head; ``n_heads * head_size == width``.
-    token_axis : int
-        Axis of the tokens in the module's output: 1 for (prompts, tokens, units), 2 for (prompts,
-        heads, tokens, units), 0 where prompts and tokens are one axis. Not part of the site's
-        identity: a site read back from a dataset equals the one found in the model.
-    """
-
-    name: str
-    layer: int | None
-    role: str
+    name: str  # as in model.named_modules(), e.g. model.layers.5.mlp.down_proj
+    layer: int | None  # None outside the decoder layers
+    role: str  # module path within its layer; "residual" for a layer; the whole name outside
     width: int
     n_heads: int | None = None
-    head_size: int | None = None
+    head_size: int | None = None  # n_heads * head_size == width
+    # Axes of the output, found by the probe: (prompts, tokens, units) is 0 and 1, (prompts, heads,
+    # tokens, units) 0 and 2; where both are 0, prompts and tokens are one axis. No part of the
+    # site's identity: a site read back from a dataset equals the one of the model.
     token_axis: int = field(default=1, compare=False, repr=False)
+    prompt_axis: int = field(default=0, compare=False, repr=False)
+
+
+class SiteError(ModelError):
+    """One site cannot be read; the others may."""
+
+    def __init__(self, site: Site, reason: str) -> None:
+        super().__init__(f"site {site.name}: {reason}; leave it out with --sites")
+        self.site, self.reason = site, reason
 
 
 def unit_addresses(sites: Sequence[Site]) -> list[str]:
-    """List the address of every unit in recording order.
-
-    Parameters
-    ----------
-    sites : sequence of Site
-        Sites in recording order.
-
-    Returns
-    -------
-    list of str
-        Length ``n_units``, e.g. ``["model.embed_tokens[0]", ...]``.
+    """List the address of every unit in recording order, shape (n_units,).
 
     Examples
     --------
@@ -64,22 +44,7 @@ def unit_addresses(sites: Sequence[Site]) -> list[str]:
 
 
 def parse_address(address: str) -> tuple[str, int]:
-    """Split a unit's address into module name and index.
-
-    Parameters
-    ----------
-    address : str
-        E.g. ``model.layers.5.mlp.down_proj[123]``.
-
-    Returns
-    -------
-    tuple of (str, int)
-        Module name and index of the unit in its output.
-
-    Raises
-    ------
-    ModelError
-        If the text is no address.
+    """Split a unit's address into module name and index in the module's output.
 
     Examples
     --------

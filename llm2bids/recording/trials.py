@@ -176,6 +176,11 @@ def check_length(loaded: "LoadedModel", what: str, n_prompt: int, n_tokens: int)
     RecordingError
         If both together are longer than the model's context.
     """
+    if n_prompt < loaded.shortest_prompt:
+        raise RecordingError(
+            f"prompt {what}: {n_prompt} token; {loaded.name} goes on from the text before it where "
+            f"a prompt has fewer than {loaded.shortest_prompt}: make it longer"
+        )
     if n_prompt + n_tokens > loaded.max_length:
         raise RecordingError(
             f"prompt {what}: {n_prompt} tokens and {n_tokens} to generate exceed the context of "

@@ -29,6 +29,7 @@ from llm2bids.space.space import VolumeDtype
 from llm2bids.store.json import read_json
 
 if TYPE_CHECKING:
+    from llm2bids.model.exactness import Exactness
     from llm2bids.model.load import LoadedModel
     from llm2bids.model.units import Site
 
@@ -154,7 +155,7 @@ def record(
     if share_prompts(scan.designs).between_participants:
         log.warning("%s", SHARED_PROMPTS)
     DatasetWriter.check_target(bids_dir)
-    loaded, chosen = _load(
+    loaded, chosen, exactness = _load(
         model,
         sites=sites,
         revision=revision,
@@ -175,6 +176,8 @@ def record(
         hrf_model=hrf_model,
         space_label=space_label or loaded.label,
         answers_sha256=answers.sha256 if answers else None,
+        # no entry where prompts of any length run together: older datasets have none
+        **({} if loaded.batching == "padded" else {"batching": loaded.batching}),
         **choice.settings,
     )
 
@@ -196,7 +199,7 @@ def record(
     # a replayed run is read in batches of its own
     groups = group_runs(scan.designs, batch_size=batch_size if answers is None else None)
     with _open_writer(
-        bids_dir, scan, loaded, chosen, settings, choice=choice, authors=authors,
+        bids_dir, scan, loaded, chosen, settings, exactness, choice=choice, authors=authors,
         batch_size=batch_size, progress=progress, overwrite=overwrite,
     ) as writer:  # fmt: skip
         _write_runs(writer, scan, groups, take, progress=progress)
@@ -231,13 +234,14 @@ def replay(bids_dir: str | Path, *, transcripts: str | Path, **options: Any) -> 
 
 def _load(
     model: str | Path, *, sites: Sequence[str], **options: Any
-) -> tuple["LoadedModel", tuple["Site", ...]]:
+) -> tuple["LoadedModel", tuple["Site", ...], "Exactness"]:
+    from llm2bids.model.exactness import exact_sites
     from llm2bids.model.load import load_model
-    from llm2bids.model.sites import find_sites, select_sites
+    from llm2bids.model.sites import select_sites
 
     began = time.perf_counter()
-    loaded = load_model(str(model), **options)
-    chosen = select_sites(find_sites(loaded), sites)
+    loaded, table, exactness = exact_sites(load_model(str(model), **options))
+    chosen = select_sites(table, sites)
     n_units = sum(site.width for site in chosen)
     log.info(
         "%s on %s (%s): %d sites, %s units, loaded in %.1f s",
@@ -248,7 +252,7 @@ def _load(
         f"{n_units:,}",
         time.perf_counter() - began,
     )
-    return loaded, chosen
+    return loaded, chosen, exactness
 
 
 def _check_lengths(loaded: "LoadedModel", scan: Scan, *, keep_first: bool) -> None:
@@ -290,6 +294,7 @@ def _open_writer(
     loaded: "LoadedModel",
     sites: Sequence["Site"],
     settings: Mapping[str, Any],
+    exactness: "Exactness",
     *,
     choice: Choice,
     authors: Sequence[str],
@@ -340,6 +345,7 @@ def _open_writer(
         weight_norms=weight_norms(loaded, sites),
         authors=authors,
         stability=stability,
+        exactness=exactness.metadata(),
     )
 
 

@@ -160,7 +160,7 @@ def test_first_tensor():
     assert first_tensor((None, tensor)) is tensor
     assert first_tensor(BaseModelOutput(last_hidden_state=tensor)) is tensor
     assert first_tensor(None) is first_tensor((1, "a")) is None
-    with pytest.raises(ModelError, match="site plain: the module returned NoneType"):
+    with pytest.raises(ModelError, match="site plain: its module returned NoneType"):
         required_tensor(None, SITES[0])
 
 

@@ -1,0 +1,181 @@
+"""Recorded values are those of plain hooks on a plain forward pass, whatever the architecture."""
+
+import json
+from functools import cache
+
+import numpy as np
+import pytest
+import torch
+
+from llm2bids.exceptions import ModelError, RecordingError
+from llm2bids.model.exactness import exact_sites
+from llm2bids.model.load import load_model
+from llm2bids.model.sites import find_sites
+from llm2bids.model.text import encode
+from llm2bids.recording.record import record_run
+from llm2bids.recording.replay import replay_run
+from tests.architectures import save_architecture
+from tests.recording.conftest import PROMPTS, make_design
+
+pytestmark = pytest.mark.filterwarnings("ignore")  # the libraries' own, of old architectures
+
+
+@pytest.fixture(scope="module")
+def checked(tmp_path_factory):
+    """Load a model of some architecture and check it, once."""
+
+    @cache
+    def check(name, **changes):
+        folder = save_architecture(name, tmp_path_factory.mktemp("models") / name, **changes)
+        return exact_sites(load_model(folder, device="cpu"))
+
+    return check
+
+
+def plain_values(model, tokens, sites):
+    """Outputs of some modules over one text, (n_tokens, n_units): hooks and nothing else.
+
+    The axis of tokens is the one of the text's length; all others are units.
+    """
+    outputs = {}
+
+    def keep(name):
+        def hook(module, args, output):
+            first = output if torch.is_tensor(output) else output[0]
+            outputs[name] = first.clone()  # some models change it in place afterwards
+
+        return hook
+
+    handles = [
+        model.get_submodule(site.name).register_forward_hook(keep(site.name)) for site in sites
+    ]
+    with torch.no_grad():
+        model(input_ids=torch.tensor([tokens]), use_cache=False)
+    for handle in handles:
+        handle.remove()
+    columns = []
+    for site in sites:
+        output = outputs[site.name]
+        axis = output.shape.index(len(tokens))
+        columns.append(output.movedim(axis, 0).reshape(len(tokens), site.width).float())
+    return torch.cat(columns, dim=1).numpy()
+
+
+def largest_error(loaded, sites, recording):
+    """Largest difference from plain values, as a share of each site's largest value."""
+    errors, largest = np.zeros(len(sites)), np.zeros(len(sites))
+    starts = np.cumsum([0, *[site.width for site in sites][:-1]])
+    for index, rows in recording.tokens.groupby("trial"):
+        prompt = encode(loaded, recording.design.trials[index].prompt.text)
+        text = [*prompt, *rows["token_id"]][:-1]
+        plain = plain_values(loaded.model, text, sites)[len(prompt) :]
+        own = recording.values[rows["volume"].dropna().astype(int)]
+        for worst, values in ((errors, own - plain), (largest, plain)):
+            worst[:] = np.maximum(worst, np.maximum.reduceat(np.abs(values).max(axis=0), starts))
+    return (errors / largest).max()
+
+
+@pytest.mark.parametrize(
+    ("name", "batching"),
+    [
+        ("recurrent_gemma", "equal"),
+        ("minimax", "equal"),
+        ("rwkv", "single"),
+        ("mixtral_top1", "padded"),
+        ("bert_decoder", "padded"),
+        ("gemma3n", "padded"),
+        ("qwen3_next", "padded"),
+    ],
+)
+def test_every_value_is_that_of_a_plain_forward_pass(name, batching, checked):
+    loaded, table, exactness = checked(name)
+    assert loaded.batching == exactness.batching == batching
+    design = make_design([text for text in PROMPTS if len(text) > 3])
+    recording = record_run(loaded, design, table.sites)
+    answers = recording.tokens.groupby("trial")["token_id"].apply(list).tolist()
+    assert largest_error(loaded, table.sites, recording) < 1e-3
+    replayed = replay_run(loaded, design, table.sites, answers)
+    assert largest_error(loaded, table.sites, replayed) < 1e-3
+
+
+@pytest.mark.parametrize("name", ["recurrent_gemma", "rwkv", "mixtral_top1"])
+def test_tokens_are_those_of_each_prompt_alone(name, checked):
+    loaded, table, _ = checked(name)
+    design = make_design([text for text in PROMPTS if len(text) > 3])
+    together, alone = (
+        record_run(loaded, design, table.sites[:1], batch_size=size).tokens["token_id"]
+        for size in (5, 1)
+    )
+    assert together.tolist() == alone.tolist()
+
+
+def test_a_prompt_of_one_token_is_refused_where_it_goes_on_from_the_last_text(checked):
+    loaded, table, _ = checked("recurrent_gemma")
+    with pytest.raises(RecordingError, match="prompt p0: 1 token; recurrent_gemma goes on from"):
+        record_run(loaded, make_design(), table.sites[:1])
+    assert checked("rwkv")[0].shortest_prompt == checked("minimax")[0].shortest_prompt == 1
+
+
+def test_rows_that_are_sorted_by_expert_are_left_out(checked):
+    _, table, exactness = checked("mixtral_top1")
+    skipped = dict(table.skipped)
+    assert "model.layers.0.mlp.experts.act_fn" in skipped
+    assert "model.layers.0.mlp.experts" in {site.name for site in table.sites}
+    assert max(exactness.errors.values()) < 1e-4
+
+
+def test_a_bidirectional_model_is_refused(checked):
+    with pytest.raises(ModelError, match="not causal: what it computes at a token changes"):
+        checked("bert_bidirectional")
+
+
+def test_positions_that_differ_in_generation_are_refused(checked):
+    with pytest.raises(ModelError, match="token by token, with its cache, is not what a plain"):
+        checked("roberta_decoder")
+
+
+def test_what_a_forward_pass_raises_is_one_message(checked):
+    with pytest.raises(
+        ModelError, match=r"module backbone\.blocks\.0\.\S+ \(xLSTMBackend\) raised ValueError"
+    ):
+        checked("xlstm")
+
+
+def test_what_a_run_raises_names_the_module(tiny_model_dir):
+    loaded, table, _ = exact_sites(load_model(tiny_model_dir("llama"), device="cpu"))
+
+    def fail(module, args, output):
+        raise ZeroDivisionError("at last")
+
+    handle = loaded.model.model.layers[1].mlp.register_forward_hook(fail)
+    with pytest.raises(ModelError, match=r"model\.layers\.1\.mlp \(LlamaMLP\) raised ZeroDiv"):
+        record_run(loaded, make_design(), table.sites)
+    handle.remove()
+    record_run(loaded, make_design(), table.sites)
+
+
+def test_gemma3n_records_its_four_streams(checked):
+    _, table, _ = checked("gemma3n")
+    residual = [site for site in table.sites if site.role == "residual"]
+    assert [site.width for site in residual] == [4 * 32] * 4
+
+
+def test_an_axis_of_two_streams_is_not_taken_for_prompts(checked):
+    _, table, _ = checked("gemma3n", altup_num_inputs=2)
+    assert {site.width for site in table.sites if site.role == "residual"} == {2 * 32}
+
+
+@pytest.mark.parametrize("streams", [3, 5, 7])
+def test_no_number_of_streams_is_taken_for_prompts(streams, checked):
+    _, table, _ = checked("gemma3n", altup_num_inputs=streams)
+    assert {site.width for site in table.sites if site.role == "residual"} == {streams * 32}
+
+
+def test_nothing_is_left_out_of_a_right_model(tiny_loaded):
+    loaded, table, exactness = exact_sites(tiny_loaded("llama"))
+    assert table == find_sites(loaded)
+    assert exactness.batching == "padded"
+    metadata = json.loads(json.dumps(exactness.metadata()))
+    assert metadata["LargestError"]["residual"] < 1e-5
+    assert metadata["PromptLengths"] == [[3, 5, 8, 13, 21]]
+    assert metadata["LeftOut"] == metadata["RefusedBatching"] == {}
