@@ -12,28 +12,7 @@ from llm2bids.store.lock import DatasetLock
 
 
 def accept(bids_dir: str | Path, paths: Sequence[str]) -> tuple[PurePosixPath, ...]:
-    """Write the checksums of files anew, as they are now.
-
-    Parameters
-    ----------
-    bids_dir : str or Path
-        The dataset.
-    paths : sequence of str
-        Files, or folders with all that is in them, relative to the dataset; ``.`` for all. What
-        is in the lists and no longer there is taken out.
-
-    Returns
-    -------
-    tuple of PurePosixPath
-        Files whose entry has changed, sorted.
-
-    Raises
-    ------
-    UsageError
-        If a path is neither there nor in the lists.
-    DatasetError
-        If the folder is not a dataset of ours, another process writes it, or a path leads out.
-    """
+    """Write the checksums of files anew, as they are now."""
     root = Path(bids_dir)
     read_settings(root)
     lock = DatasetLock(root)

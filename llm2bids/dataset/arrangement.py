@@ -35,36 +35,16 @@ log = logging.getLogger(__name__)
 
 
 def arrangement_file(label: str) -> PurePosixPath:
-    """Place the table of an arrangement.
-
-    Examples
-    --------
-    >>> arrangement_file("Tiny").name
-    'tpl-Tiny_arrangement.tsv.gz'
-    """
+    """Place the table of an arrangement."""
     return template_file(label, "arrangement", extension=".tsv.gz", datatype=None)
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class Given:
-    """An arrangement that was read from a file.
-
-    Parameters
-    ----------
-    path : Path
-        The table.
-    table : DataFrame
-        Columns ``address`` and ``cell``.
-    arrangement : str
-        What it is.
-    layout : Layout
-        What it was learned from.
-    stability : Stability or None
-        What halves of its localizer agreed on, where that was measured.
-    """
+    """An arrangement that was read from a file."""
 
     path: Path
-    table: pd.DataFrame
+    table: pd.DataFrame  # columns ``address`` and ``cell``
     arrangement: str
     layout: Layout
     stability: Stability | None = None
@@ -76,23 +56,7 @@ class Given:
         return hashlib.sha256(text.encode()).hexdigest()
 
     def apply(self, space: Space) -> Space:
-        """Arrange a space as the table says.
-
-        Parameters
-        ----------
-        space : Space
-            In index arrangement.
-
-        Returns
-        -------
-        Space
-            Rearranged.
-
-        Raises
-        ------
-        DatasetError
-            If the table is of other units, or no permutation.
-        """
+        """Arrange a space as the table says."""
         addresses = space.unit_table()["address"].to_numpy(dtype=object)
         if not np.array_equal(self.table["address"].to_numpy(dtype=object), addresses):
             raise DatasetError(
@@ -110,25 +74,7 @@ class Given:
 
 
 def read_given(path: Path) -> Given:
-    """Read an arrangement: a dataset's, or a table with its sidecar.
-
-    Parameters
-    ----------
-    path : Path
-        A dataset of ours, or its ``tpl-<S>_arrangement.tsv.gz``.
-
-    Returns
-    -------
-    Given
-        Not yet applied.
-
-    Raises
-    ------
-    UsageError
-        If there is nothing there, or the dataset is in index arrangement.
-    DatasetError
-        If table or sidecar are damaged.
-    """
+    """Read an arrangement: a dataset's, or a table with its sidecar."""
     file = path
     if is_dataset(path):
         file = path / arrangement_file(str(read_json(path / FIELDS).get("space_label")))
@@ -167,33 +113,7 @@ def learned_space(
     method: Method = "components",
     n_jobs: int = 1,
 ) -> tuple[Space, Stability | None]:
-    """Arrange a space by the responses to a localizer.
-
-    Parameters
-    ----------
-    space : Space
-        In index arrangement.
-    localizer : Localizer
-        Its responses.
-    baseline : str
-        Condition of the off prompts.
-    method : {"components", "ward", "tsne"}
-        How units are placed.
-    n_jobs : int
-        Processes.
-
-    Returns
-    -------
-    Space
-        In functional arrangement.
-    Stability or None
-        What the halves of the localizer agree on; None where they are too short.
-
-    Raises
-    ------
-    SpaceError
-        As `llm2bids.space.functional.learn_cells`.
-    """
+    """Arrange a space by the responses to a localizer."""
     how: dict[str, Any] = {"baseline": baseline, "method": method, "n_jobs": n_jobs}
     order = learn_cells(space, localizer.means, localizer.conditions, **how)
     constant = np.flatnonzero(order.constant)
@@ -215,36 +135,13 @@ def learned_space(
 
 
 def shuffled_space(space: Space, *, seed: int) -> Space:
-    """Shuffle the units of each panel of a space.
-
-    Parameters
-    ----------
-    space : Space
-        In index arrangement.
-    seed : int
-        Of the shuffles.
-
-    Returns
-    -------
-    Space
-        In random arrangement.
-    """
+    """Shuffle the units of each panel of a space."""
     cells = random_cells(space, seed=seed)
     return rearrange(space, cells, arrangement="random", layout=Layout(method="random"))
 
 
 def write_arrangement(stage: Staging, space: Space, stability: Stability | None = None) -> None:
-    """Stage the table of an arrangement and its sidecar; nothing in index arrangement.
-
-    Parameters
-    ----------
-    stage : Staging
-        Where files are made.
-    space : Space
-        The space.
-    stability : Stability, optional
-        What halves of the localizer agreed on, where that was measured.
-    """
+    """Stage the table of an arrangement and its sidecar; nothing in index arrangement."""
     if space.layout is None:
         return
     place = arrangement_file(space.label)
@@ -270,25 +167,7 @@ def write_arrangement(stage: Staging, space: Space, stability: Stability | None 
 
 
 def read_stability(root: Path, space: Space) -> Stability | None:
-    """Read what the halves of a localizer agreed on.
-
-    Parameters
-    ----------
-    root : Path
-        The raw dataset.
-    space : Space
-        Its space.
-
-    Returns
-    -------
-    Stability or None
-        None where it was not measured.
-
-    Raises
-    ------
-    DatasetError
-        If the sidecar of the arrangement is damaged.
-    """
+    """Read what the halves of a localizer agreed on."""
     if space.layout is None:
         return None
     path = root / sidecar(arrangement_file(space.label))
@@ -314,20 +193,7 @@ def _stability(content: dict[str, Any], path: Path) -> Stability | None:
 
 
 def check_arrangement(root: Path, space: Space) -> None:
-    """Compare the table of an arrangement with the space that was read.
-
-    Parameters
-    ----------
-    root : Path
-        The raw dataset.
-    space : Space
-        From its template.
-
-    Raises
-    ------
-    DatasetError
-        If the table is missing, damaged, no permutation, or another one.
-    """
+    """Compare the table of an arrangement with the space that was read."""
     if space.layout is None:
         return
     path = root / arrangement_file(space.label)

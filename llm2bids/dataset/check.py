@@ -25,15 +25,7 @@ from llm2bids.store.files import inside
 
 @dataclass(frozen=True, kw_only=True)
 class Fault:
-    """Something in a dataset that is not as it was written.
-
-    Parameters
-    ----------
-    file : PurePosixPath
-        Place in the dataset.
-    found : str
-        What is wrong with it.
-    """
+    """Something in a dataset that is not as it was written."""
 
     file: PurePosixPath
     found: str
@@ -41,19 +33,7 @@ class Fault:
 
 @dataclass(frozen=True, kw_only=True)
 class Check:
-    """What a check of a dataset found.
-
-    Parameters
-    ----------
-    path : Path
-        The dataset.
-    faults : tuple of Fault
-        Sorted by file.
-    n_files : int
-        Files whose checksums were compared.
-    n_runs : int
-        Runs whose contents were compared.
-    """
+    """What a check of a dataset found."""
 
     path: Path
     faults: tuple[Fault, ...]
@@ -82,29 +62,10 @@ class Check:
 
 
 def check_dataset(bids_dir: str | Path, *, progress: bool = False) -> Check:
-    """Compare a dataset with its checksums, and its files with one another.
-
-    Checksums find every change of a byte. The rest finds what does not fit although the
-    checksums may have been made anew: events that are not those of the transcript, images of
-    another space, a calibration that the series were not scaled with.
-
-    Parameters
-    ----------
-    bids_dir : str or Path
-        The dataset. Nothing in it is changed.
-    progress : bool
-        Show a progress bar on the standard error stream.
-
-    Returns
-    -------
-    Check
-        All faults.
-
-    Raises
-    ------
-    DatasetError
-        If the folder is missing or is not a dataset of ours.
-    """
+    """Compare a dataset with its checksums, and its files with one another."""
+    # checksums find every changed byte; the rest finds what does not fit although the checksums may
+    # have
+    # been made anew (events, images of another space, another calibration)
     root = Path(bids_dir)
     read_settings(root)
     found: dict[PurePosixPath, list[str]] = defaultdict(list)
@@ -132,18 +93,7 @@ def check_dataset(bids_dir: str | Path, *, progress: bool = False) -> Check:
 
 
 def faults_of(found: Mapping[PurePosixPath, Sequence[str]]) -> tuple[Fault, ...]:
-    """List what was found, sorted by file, each text once for a file.
-
-    Parameters
-    ----------
-    found : mapping of PurePosixPath to sequence of str
-        Texts by file.
-
-    Returns
-    -------
-    tuple of Fault
-        All of them.
-    """
+    """List what was found, sorted by file, each text once for a file."""
     return tuple(
         Fault(file=place, found=text)
         for place in sorted(found)
@@ -152,22 +102,7 @@ def faults_of(found: Mapping[PurePosixPath, Sequence[str]]) -> tuple[Fault, ...]
 
 
 def check_sums(root: Path, found: dict[PurePosixPath, list[str]], *, progress: bool) -> int:
-    """Compare all files of a folder with its lists of checksums.
-
-    Parameters
-    ----------
-    root : Path
-        A dataset, or the output folder of `analyze`.
-    found : dict of PurePosixPath to list of str
-        Faults by file; those that are found are added.
-    progress : bool
-        Show a progress bar on the standard error stream.
-
-    Returns
-    -------
-    int
-        Number of files in the lists.
-    """
+    """Compare all files of a folder with its lists of checksums."""
     if read_journal(root) is not None:
         place = PurePosixPath(HIDDEN)
         found[place].append("a process was killed while it put a run in place")

@@ -22,22 +22,7 @@ Found = Iterator[tuple[PurePosixPath, str]]
 
 
 def check_run_files(dataset: Dataset, run: Run, expected: Fingerprints) -> Found:
-    """Compare the files of a run with one another and with the space.
-
-    Parameters
-    ----------
-    dataset : Dataset
-        The dataset.
-    run : Run
-        One of its runs.
-    expected : Fingerprints
-        From `llm2bids.dataset.check_template.fingerprints`.
-
-    Yields
-    ------
-    tuple of (PurePosixPath, str)
-        Place in the dataset, and what is wrong there.
-    """
+    """Compare the files of a run with one another and with the space."""
     names = _names(dataset, run)
     missing = [place for place in names.all() if not (dataset.path / place).is_file()]
     for place in missing:
@@ -153,22 +138,7 @@ def _check_series(dataset: Dataset, names: RunNames, n_volumes: int, t_r: float)
 
 
 def compare_events(events: pd.DataFrame, recorded: pd.DataFrame, t_r: float) -> str | None:
-    """Compare a run's events with the tokens of its transcript.
-
-    Parameters
-    ----------
-    events : DataFrame
-        ``onset``, ``duration``, ``trial_type``.
-    recorded : DataFrame
-        Rows of the transcript that have a volume.
-    t_r : float
-        Seconds from volume to volume.
-
-    Returns
-    -------
-    str or None
-        What differs first; None if nothing does.
-    """
+    """Compare a run's events with the tokens of its transcript."""
     shown = recorded[recorded["trial_type"].notna()]
     by_trial = shown.groupby("trial", sort=True)
     expected = pd.DataFrame(

@@ -15,37 +15,15 @@ from llm2bids.store.json import read_json
 
 @dataclass(frozen=True, kw_only=True)
 class Fingerprints:
-    """What the headers and sidecars of a dataset have to carry.
+    """What the headers and sidecars of a dataset have to carry."""
 
-    Parameters
-    ----------
-    space : str
-        Of the space: templates and masks.
-    calibrated : str
-        Of space and calibration as the template has them.
-    series : str
-        What series carry: `calibrated`, unless most of them agree on another one; then these
-        (its first 16 digits), and the calibration is what is wrong.
-    """
-
-    space: str
-    calibrated: str
-    series: str
+    space: str  # of the space: templates and masks
+    calibrated: str  # of space and calibration as the template has them
+    series: str  # what series carry: `calibrated`, unless most of them agree on another one
 
 
 def fingerprints(dataset: Dataset) -> Fingerprints:
-    """Find out what the headers and sidecars of a dataset have to carry.
-
-    Parameters
-    ----------
-    dataset : Dataset
-        The dataset.
-
-    Returns
-    -------
-    Fingerprints
-        All three.
-    """
+    """Find out what the headers and sidecars of a dataset have to carry."""
     calibrated = dataset.fingerprint
     common = common_fingerprint(dataset)
     agree = common in (None, calibrated[:FINGERPRINT_DIGITS])
@@ -57,20 +35,7 @@ def fingerprints(dataset: Dataset) -> Fingerprints:
 
 
 def check_template(dataset: Dataset, expected: Fingerprints) -> Iterator[tuple[PurePosixPath, str]]:
-    """Compare the template's fingerprints with one another and with the series'.
-
-    Parameters
-    ----------
-    dataset : Dataset
-        The dataset.
-    expected : Fingerprints
-        From `fingerprints`.
-
-    Yields
-    ------
-    tuple of (PurePosixPath, str)
-        Place in the dataset, and what is wrong there.
-    """
+    """Compare the template's fingerprints with one another and with the series'."""
     label = dataset.space.label
     if expected.series != expected.calibrated:
         for stat in ("mean", "std"):
@@ -92,18 +57,7 @@ def check_template(dataset: Dataset, expected: Fingerprints) -> Iterator[tuple[P
 
 
 def common_fingerprint(dataset: Dataset) -> str | None:
-    """Give the fingerprint that most series carry.
-
-    Parameters
-    ----------
-    dataset : Dataset
-        The dataset.
-
-    Returns
-    -------
-    str or None
-        First 16 hexadecimal digits; None if no series carries one.
-    """
+    """Give the fingerprint that most series carry."""
     found: Counter[str] = Counter()
     for run in dataset.runs:
         try:

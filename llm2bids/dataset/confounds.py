@@ -5,39 +5,10 @@ import pandas as pd
 
 
 def confounds_table(tokens: pd.DataFrame, *, tokens_per_prompt: int) -> pd.DataFrame:
-    """Make the confounds of a run.
-
-    Plain surprisal, entropy, prompt length or the mean over all units follow the blocks of a run
-    (random strings are surprising), so that as regressors they would take the task's variance.
-    Deviations from the mean of each prompt sum to 0 within it: against a boxcar they are
-    orthogonal, against a convolved one nearly so. With one volume for each prompt the deviation is
-    taken from the mean of its condition instead.
-
-    Parameters
-    ----------
-    tokens : DataFrame
-        As `llm2bids.recording.record.Recording.tokens`; rows without a volume are left out.
-    tokens_per_prompt : int
-        Volumes of each prompt.
-
-    Returns
-    -------
-    DataFrame
-        One row for each volume, those of ``prompt_position`` (int), ``surprisal_deviation`` and
-        ``entropy_deviation`` (float64, bit) that vary, all others having been dropped.
-
-    Examples
-    --------
-    >>> tokens = pd.DataFrame({"volume": [0, 1, 2, 3], "trial": [0, 0, 1, 1],
-    ...     "trial_type": [pd.NA, pd.NA, "a", "a"], "position": [1, 2, 1, 2],
-    ...     "surprisal": [1.0, 3.0, 5.0, 6.0], "entropy": [2.0, 2.0, 2.0, 2.0]})
-    >>> confounds_table(tokens, tokens_per_prompt=2)
-       prompt_position  surprisal_deviation
-    0                1                 -1.0
-    1                2                  1.0
-    2                1                 -0.5
-    3                2                  0.5
-    """
+    """Make the confounds of a run."""
+    # plain surprisal, entropy, prompt length or the mean over units follow the blocks of a run and
+    # would
+    # take the task's variance; deviations from each prompt's mean sum to 0 within it
     recorded = tokens[tokens["volume"].notna()].sort_values("volume").reset_index(drop=True)
     by = "trial" if tokens_per_prompt > 1 else "trial_type"
     groups = recorded.groupby(by, dropna=False)
@@ -49,35 +20,12 @@ def confounds_table(tokens: pd.DataFrame, *, tokens_per_prompt: int) -> pd.DataF
 
 
 def centre_name(tokens_per_prompt: int) -> str:
-    """Say what deviations were taken from, for the sidecar.
-
-    Examples
-    --------
-    >>> centre_name(12)
-    'its prompt'
-    """
+    """Say what deviations were taken from, for the sidecar."""
     return "its prompt" if tokens_per_prompt > 1 else "its condition"
 
 
 def independent_columns(table: pd.DataFrame) -> pd.DataFrame:
-    """Keep columns that vary and are no mixture of a constant and the columns before them.
-
-    Parameters
-    ----------
-    table : DataFrame
-        One row for each observation, numbers only.
-
-    Returns
-    -------
-    DataFrame
-        The columns that are kept, in their order.
-
-    Examples
-    --------
-    >>> table = pd.DataFrame({"a": [1, 2, 4], "b": [2, 4, 8], "c": [3, 3, 3]})
-    >>> list(independent_columns(table))
-    ['a']
-    """
+    """Keep columns that vary and are no mixture of a constant and the columns before them."""
     kept: list[str] = []
     basis = np.ones((len(table), 1))
     for name in table:

@@ -41,31 +41,7 @@ def write_derived_run(
     t_r: float,
     inherited: Mapping[str, Any],
 ) -> None:
-    """Stage the derivative's files of a run.
-
-    Parameters
-    ----------
-    stage : Staging
-        Where files are made.
-    root : Path
-        The raw dataset, whose template is there.
-    names : RunNames
-        Places of the files.
-    recording : Recording
-        The run.
-    bold : Path
-        The staged raw series.
-    mean_counts : ndarray of float64, shape (n_z, n_y, n_x)
-        Mean of the series over time, in file order.
-    space : Space
-        The space.
-    fingerprint : str
-        Of space and calibration.
-    t_r : float
-        Seconds from volume to volume.
-    inherited : mapping
-        What the raw series inherits, from `llm2bids.dataset.sidecar.task_bold_json`.
-    """
+    """Stage the derivative's files of a run; mean_counts (n_z, n_y, n_x), in file order."""
     task = {"TaskName": recording.design.task}
     timing = {"RepetitionTime": t_r, "StartTime": 0.0}
     source = {"Sources": [f"bids:raw:{names.bold}"]}
@@ -116,19 +92,7 @@ def _write_tables(stage: Staging, names: RunNames, recording: Recording, *, t_r:
 
 
 def write_anatomy(stage: Staging, root: Path, participant_label: str, space: Space) -> None:
-    """Stage a participant's anatomy, raw and derived: links to the template's.
-
-    Parameters
-    ----------
-    stage : Staging
-        Where files are made.
-    root : Path
-        The raw dataset, whose template is there.
-    participant_label : str
-        BIDS label.
-    space : Space
-        The space.
-    """
+    """Stage a participant's anatomy, raw and derived: links to the template's."""
     anatomy = template_file(space.label, "T1w")
     brain = template_file(space.label, "mask", desc="brain")
     raw = raw_anatomy(participant_label)

@@ -44,23 +44,7 @@ def write_static_files(
     authors: Sequence[str],
     fields: Mapping[str, Any],
 ) -> None:
-    """Stage what does not depend on runs or on the space.
-
-    Parameters
-    ----------
-    stage : Staging
-        Where files are made.
-    settings : mapping
-        Settings of the dataset.
-    paradigm : Paradigm
-        What is shown.
-    banks : mapping
-        Prompts of each condition.
-    authors : sequence of str
-        Authors of the dataset; none are invented.
-    fields : mapping
-        From `llm2bids.dataset.sidecar.base_fields`.
-    """
+    """Stage what does not depend on runs or on the space."""
     root, derivative = PurePosixPath(), DERIVATIVE
     source = _source_dataset(settings)
     raw = fill_json(
@@ -91,15 +75,7 @@ def write_static_files(
 
 
 def write_participant_sidecars(stage: Staging, fields: Mapping[str, Any]) -> None:
-    """Stage what all participants share, with the first of them: alone it would not be valid.
-
-    Parameters
-    ----------
-    stage : Staging
-        Where files are made.
-    fields : mapping
-        From `llm2bids.dataset.sidecar.base_fields`.
-    """
+    """Stage what all participants share, with the first of them: alone it would not be valid."""
     stage.text(
         PurePosixPath("participants.json"), to_json(fill_json("raw/participants.json", fields))
     )
@@ -108,19 +84,7 @@ def write_participant_sidecars(stage: Staging, fields: Mapping[str, Any]) -> Non
 
 
 def write_task_files(stage: Staging, task: Task, *, t_r: float, fields: Mapping[str, Any]) -> None:
-    """Stage what all runs of a task inherit, with its first run.
-
-    Parameters
-    ----------
-    stage : Staging
-        Where files are made.
-    task : Task
-        The task and its conditions.
-    t_r : float
-        Seconds from volume to volume.
-    fields : mapping
-        From `llm2bids.dataset.sidecar.base_fields`.
-    """
+    """Stage what all runs of a task inherit, with its first run."""
     name = f"task-{task.label}"
     bold = task_bold_json(task.label, task.conditions, fields)
     stage.text(PurePosixPath(f"{name}_bold.json"), to_json(bold))
@@ -134,23 +98,7 @@ def write_task_files(stage: Staging, task: Task, *, t_r: float, fields: Mapping[
 
 
 def write_all_tasks_model(stage: Staging, tasks: Sequence[Task], fields: Mapping[str, Any]) -> bool:
-    """Stage the BIDS Stats Model of all tasks, if they have two conditions or more together.
-
-    Parameters
-    ----------
-    stage : Staging
-        Where files are made.
-    tasks : sequence of Task
-        Tasks that were recorded or are going to be: pybids and FitLins refuse a model that names
-        a task without runs.
-    fields : mapping
-        From `llm2bids.dataset.sidecar.base_fields`.
-
-    Returns
-    -------
-    bool
-        Whether there is such a model.
-    """
+    """Stage the BIDS Stats Model of all tasks, if they have two conditions or more together."""
     names = {name for task in tasks for name, _ in task.conditions}
     if len(names) < 2:
         return False
@@ -159,25 +107,7 @@ def write_all_tasks_model(stage: Staging, tasks: Sequence[Task], fields: Mapping
 
 
 def read_tasks(about: Mapping[str, Any], *, name: str) -> dict[str, Task]:
-    """Read the tasks of a dataset.
-
-    Parameters
-    ----------
-    about : mapping
-        Content of `TASKS`.
-    name : str
-        What messages call it.
-
-    Returns
-    -------
-    dict
-        Tasks by label.
-
-    Raises
-    ------
-    DatasetError
-        If it is not what was written.
-    """
+    """Read the tasks of a dataset."""
     try:
         return {
             check_label(label, what=f"{name}: task"): Task(

@@ -24,42 +24,8 @@ def convolve(
     *,
     baseline: npt.NDArray[np.float32] | None = None,
 ) -> npt.NDArray[np.float32]:
-    """Convolve values along time with a haemodynamic response.
-
-    Parameters
-    ----------
-    values : ndarray of float32, shape (n_tokens, n_units)
-        Values of a run, one row for each volume.
-    t_r : float
-        Seconds from volume to volume.
-    hrf_model : {"spm", "glover"} or None
-        The response; None gives `values` back as they are.
-    baseline : ndarray of float32, shape (n_units,), optional
-        Level before the run begins, e.g. the mean of the calibration; the run's mean by default.
-
-    Returns
-    -------
-    ndarray of float32, shape (n_tokens, n_units)
-        Of the same level: the response sums to 1.
-
-    Raises
-    ------
-    DatasetError
-        If the model's name is not known or `t_r` is not above 0.
-
-    References
-    ----------
-    Glover 1999, NeuroImage 9:416, and SPM's difference of gamma functions, both as in
-    `nilearn.glm.first_level`.
-
-    Examples
-    --------
-    >>> impulse = np.zeros((40, 1), dtype=np.float32)
-    >>> impulse[0] = 1
-    >>> response = convolve(impulse, 1.0, "glover", baseline=np.zeros(1, dtype=np.float32))
-    >>> int(response.argmax())
-    6
-    """
+    """Convolve values (n_tokens, n_units) along time; baseline (n_units,) or their mean."""
+    # Glover 1999, NeuroImage 9:416, and SPM's difference of gamma functions, as in nilearn
     if hrf_model is None:
         return values
     if hrf_model not in get_args(HrfModel):

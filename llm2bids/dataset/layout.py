@@ -15,34 +15,7 @@ _PARTS = {"datatype", "suffix", "extension"}
 
 
 def check_label(label: str, *, what: str) -> str:
-    """Return a BIDS label as it is, or say what to write instead.
-
-    Parameters
-    ----------
-    label : str
-        Label of a participant, task, space, ...
-    what : str
-        What the label is for, used in the message.
-
-    Returns
-    -------
-    str
-        The same label.
-
-    Raises
-    ------
-    DatasetError
-        If the label has anything but the letters A to Z, a to z and the digits 0 to 9.
-
-    Notes
-    -----
-    BIDS 1.11, common principles, "Filenames": labels are alphanumeric.
-
-    Examples
-    --------
-    >>> check_label("medimaging", what="task")
-    'medimaging'
-    """
+    """Return a BIDS label as it is, or say what to write instead."""
     if re.fullmatch(r"[A-Za-z0-9]+", label):
         return label
     words = re.findall(r"[A-Za-z0-9]+", label)
@@ -55,31 +28,11 @@ def check_label(label: str, *, what: str) -> str:
 
 @dataclass(frozen=True, kw_only=True)
 class Entities:
-    """What a BIDS file name says.
-
-    Parameters
-    ----------
-    suffix : str
-        Last part of the name, e.g. ``bold``.
-    extension : str
-        With its dot, e.g. ``.nii.gz``.
-    datatype : str or None
-        Folder within the participant or template: ``func``, ``anat``; None for files that have
-        none (inherited sidecars at the top, tables of the template).
-    sub, tpl, task, space, atlas, label, desc, stat : str or None
-        Labels.
-    run : int or None
-        Index from 1.
-
-    Raises
-    ------
-    DatasetError
-        If a label is not alphanumeric, `run` is below 1, or both `sub` and `tpl` are given.
-    """
+    """What a BIDS file name says."""
 
     suffix: str
     extension: str
-    datatype: str | None = None
+    datatype: str | None = None  # folder within the participant or template: ``func``, ``anat``
     sub: str | None = None
     tpl: str | None = None
     task: str | None = None
@@ -109,42 +62,15 @@ class Entities:
             )
 
     def labels(self) -> dict[str, str]:
-        """List the entities that are there, in the order of BIDS.
-
-        Returns
-        -------
-        dict
-            Entity key -> label, e.g. ``{"sub": "01", "task": "rest"}``.
-        """
+        """List the entities that are there, in the order of BIDS."""
         return {
             key: str(value) for key in _ORDER if (value := getattr(self, key, None)) is not None
         }
 
 
 def build_path(entities: Entities) -> PurePosixPath:
-    """Write entities as a path relative to the dataset.
-
-    Parameters
-    ----------
-    entities : Entities
-        What the name is to say.
-
-    Returns
-    -------
-    PurePosixPath
-        E.g. ``sub-01/func/sub-01_task-rest_bold.nii.gz``.
-
-    Notes
-    -----
-    Entities come in the order of the BIDS schema (1.11); ``stat``, which the schema does not know
-    yet, comes last.
-
-    Examples
-    --------
-    >>> bold = Entities(sub="01", task="a", run=2, datatype="func", suffix="bold", extension=".nii")
-    >>> str(build_path(bold))
-    'sub-01/func/sub-01_task-a_run-2_bold.nii'
-    """
+    """Write entities as a path relative to the dataset."""
+    # order of the BIDS schema (1.11); `stat`, which it does not know yet, comes last
     parts = [f"{key}-{label}" for key, label in entities.labels().items()]
     name = "_".join([*parts, entities.suffix]) + entities.extension
     folders = [part for part in parts[:1] if part.startswith(("sub-", "tpl-"))]
@@ -154,28 +80,7 @@ def build_path(entities: Entities) -> PurePosixPath:
 
 
 def parse_path(path: PurePosixPath | str) -> Entities:
-    """Read the entities of a path relative to the dataset.
-
-    Parameters
-    ----------
-    path : PurePosixPath or str
-        E.g. ``sub-01/func/sub-01_task-rest_bold.nii.gz``.
-
-    Returns
-    -------
-    Entities
-        ``build_path`` gives the same path again.
-
-    Raises
-    ------
-    DatasetError
-        If the path is not one that `build_path` writes.
-
-    Examples
-    --------
-    >>> parse_path("sub-01/func/sub-01_task-rest_bold.nii.gz").task
-    'rest'
-    """
+    """Read the entities of a path relative to the dataset."""
     path = PurePosixPath(path)
     stem, dot, extension = path.name.partition(".")
     *pairs, suffix = stem.split("_")
@@ -213,24 +118,7 @@ IMAGE = ".nii.gz"
 
 
 class RunNames:
-    """Places of the files of one run, relative to the raw dataset.
-
-    Parameters
-    ----------
-    participant_label, task : str
-        BIDS labels.
-    run : int or None
-        Run index.
-    space : str
-        Label of the space.
-    extension : {".nii.gz", ".nii"}
-        Of the series.
-
-    Examples
-    --------
-    >>> str(RunNames("01", "rest", None, space="Tiny").events)
-    'sub-01/func/sub-01_task-rest_events.tsv'
-    """
+    """Places of the files of one run, relative to the raw dataset."""
 
     def __init__(
         self,
@@ -313,26 +201,14 @@ class RunNames:
 
 
 def raw_anatomy(participant_label: str) -> PurePosixPath:
-    """Place a participant's anatomy in the raw dataset.
-
-    Examples
-    --------
-    >>> str(raw_anatomy("01"))
-    'sub-01/anat/sub-01_T1w.nii.gz'
-    """
+    """Place a participant's anatomy in the raw dataset."""
     return build_path(
         Entities(sub=participant_label, datatype="anat", suffix="T1w", extension=IMAGE)
     )
 
 
 def derived_anatomy(participant_label: str, space: str, *, desc: str, suffix: str) -> PurePosixPath:
-    """Place an anatomical image of a participant in the derivative.
-
-    Examples
-    --------
-    >>> derived_anatomy("01", "Tiny", desc="brain", suffix="mask").name
-    'sub-01_space-Tiny_desc-brain_mask.nii.gz'
-    """
+    """Place an anatomical image of a participant in the derivative."""
     return DERIVATIVE / build_path(
         Entities(
             sub=participant_label,
@@ -356,13 +232,7 @@ def template_file(
     atlas: str | None = None,
     stat: str | None = None,
 ) -> PurePosixPath:
-    """Place a file of the template.
-
-    Examples
-    --------
-    >>> template_file("Tiny", "mask", label="GM").name
-    'tpl-Tiny_label-GM_mask.nii.gz'
-    """
+    """Place a file of the template."""
     return DERIVATIVE / build_path(
         Entities(
             tpl=space,
@@ -378,13 +248,7 @@ def template_file(
 
 
 def sidecar(place: PurePosixPath) -> PurePosixPath:
-    """Place the sidecar of a file.
-
-    Examples
-    --------
-    >>> str(sidecar(PurePosixPath("a_bold.nii.gz")))
-    'a_bold.json'
-    """
+    """Place the sidecar of a file."""
     return place.with_name(place.name.partition(".")[0] + ".json")
 
 
@@ -393,18 +257,7 @@ RunKey = tuple[str, str, int | None]
 
 
 def list_bolds(root: Path) -> tuple[PurePosixPath, ...]:
-    """List the raw series of a dataset; a run is there if and only if its raw series is.
-
-    Parameters
-    ----------
-    root : Path
-        The dataset.
-
-    Returns
-    -------
-    tuple of PurePosixPath
-        Relative to it, sorted.
-    """
+    """List the raw series of a dataset; a run is there if and only if its raw series is."""
     found = [
         PurePosixPath(path.relative_to(root).as_posix())
         for path in root.glob("sub-*/func/sub-*_bold.nii*")

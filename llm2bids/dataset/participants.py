@@ -23,24 +23,7 @@ _COUNTS = ("n_runs", "n_prompts", "n_volumes")
 
 
 def read_participants(root: Path) -> pd.DataFrame:
-    """Read the participants table.
-
-    Parameters
-    ----------
-    root : Path
-        The dataset.
-
-    Returns
-    -------
-    DataFrame
-        Columns `COLUMNS`, sorted by ``participant_id`` (with ``sub-``); counts are Int64, missing
-        until `counted` has filled them in. Empty if there is no participant yet.
-
-    Raises
-    ------
-    DatasetError
-        If a column is missing, or a count is no whole number.
-    """
+    """Read the participants table."""
     path = inside(root, root / PLACE)
     if not path.exists():
         return _typed(pd.DataFrame(columns=list(COLUMNS)))
@@ -70,37 +53,14 @@ def read_participants(root: Path) -> pd.DataFrame:
 
 
 def write_participants(path: Path, table: pd.DataFrame) -> None:
-    """Write the participants table.
-
-    Parameters
-    ----------
-    path : Path
-        The file, staged or in place.
-    table : DataFrame
-        Columns `COLUMNS`.
-    """
+    """Write the participants table."""
     write_table(path, table.sort_values("participant_id"))
 
 
 def with_participant(
     table: pd.DataFrame, participant_label: str, settings: Mapping[str, Any]
 ) -> pd.DataFrame:
-    """Add a participant whose runs are not counted yet.
-
-    Parameters
-    ----------
-    table : DataFrame
-        From `read_participants`.
-    participant_label : str
-        BIDS label.
-    settings : mapping
-        Settings of the dataset; ``model`` and ``seed`` are the participant's.
-
-    Returns
-    -------
-    DataFrame
-        The same with this participant, with missing counts.
-    """
+    """Add a participant whose runs are not counted yet."""
     name = f"sub-{participant_label}"
     row = {
         "participant_id": name,
@@ -113,45 +73,14 @@ def with_participant(
 
 
 def count_runs(table: pd.DataFrame) -> dict[str, int]:
-    """Give the number of runs of each participant whose row has all counts.
-
-    Parameters
-    ----------
-    table : DataFrame
-        From `read_participants`.
-
-    Returns
-    -------
-    dict of str to int
-        Label without ``sub-`` to number of runs.
-    """
+    """Give the number of runs of each participant whose row has all counts."""
     full = table.dropna(subset=list(_COUNTS))
     names = full["participant_id"].str.removeprefix("sub-")
     return dict(zip(names.tolist(), full["n_runs"].astype(int).tolist(), strict=True))
 
 
 def counts_of(participant_label: str, root: Path, bolds: Iterable[PurePosixPath]) -> dict[str, int]:
-    """Count a participant's runs, prompts and volumes from the sidecars of its series.
-
-    Parameters
-    ----------
-    participant_label : str
-        BIDS label.
-    root : Path
-        The dataset.
-    bolds : iterable of PurePosixPath
-        Raw series; those of others do not count.
-
-    Returns
-    -------
-    dict of str to int
-        ``n_runs``, ``n_prompts``, ``n_volumes``.
-
-    Raises
-    ------
-    DatasetError
-        If the participant has no runs, or a run's sidecar is damaged.
-    """
+    """Count a participant's runs, prompts and volumes from the sidecars of its series."""
     mine = [place for place in bolds if parse_path(place).sub == participant_label]
     if not mine:
         raise DatasetError(
@@ -169,25 +98,7 @@ def counts_of(participant_label: str, root: Path, bolds: Iterable[PurePosixPath]
 def counted(
     table: pd.DataFrame, participant_label: str, root: Path, bolds: Iterable[PurePosixPath]
 ) -> pd.DataFrame:
-    """Fill in a participant's counts.
-
-    Parameters
-    ----------
-    table : DataFrame
-        From `read_participants`.
-    participant_label, root, bolds
-        As `counts_of` takes them.
-
-    Returns
-    -------
-    DataFrame
-        The same with the counts.
-
-    Raises
-    ------
-    DatasetError
-        If the participant has no runs, or a run's sidecar is damaged.
-    """
+    """Fill in a participant's counts."""
     row = table["participant_id"] == f"sub-{participant_label}"
     filled = table.copy()
     for name, count in counts_of(participant_label, root, bolds).items():

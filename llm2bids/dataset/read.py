@@ -32,19 +32,7 @@ RECORD_AGAIN = "delete it and record the dataset again: only this run will be ma
 
 @dataclass(frozen=True, kw_only=True)
 class Run:
-    """One run of a dataset; all paths are in the dataset.
-
-    Parameters
-    ----------
-    participant_label, task : str
-        BIDS labels.
-    run : int or None
-        Run index.
-    bold, events : Path
-        Raw series and events.
-    preproc, mask, boldref, confounds, transcript : Path
-        Files of the derivative.
-    """
+    """One run of a dataset; all paths are in the dataset."""
 
     participant_label: str
     task: str

@@ -40,20 +40,7 @@ log = logging.getLogger(__name__)
 
 
 def clean(root: Path, *, overwrite: bool = False) -> None:
-    """Finish a commit that was cut off, and remove what a killed process left of others.
-
-    Parameters
-    ----------
-    root : Path
-        The dataset, locked.
-    overwrite : bool
-        Remove also what was changed after llm2bids wrote it.
-
-    Raises
-    ------
-    DatasetError
-        If a file that would go was changed after llm2bids wrote it.
-    """
+    """Finish a commit that was cut off, and remove what a killed process left of others."""
     recover(root)
     clear_staging(root)
     remove_leftovers(root, overwrite=overwrite)
@@ -67,13 +54,7 @@ def clean(root: Path, *, overwrite: bool = False) -> None:
 
 
 def undo_creation(root: Path) -> None:
-    """Remove what a killed process put in place of a dataset that has not begun yet.
-
-    Parameters
-    ----------
-    root : Path
-        The folder, locked; no dataset of ours.
-    """
+    """Remove what a killed process put in place of a dataset that has not begun yet."""
     journal = read_journal(root)
     if journal is not None:
         for place in journal["put"]:
@@ -83,21 +64,7 @@ def undo_creation(root: Path) -> None:
 
 
 def check_unchanged(root: Path, *, overwrite: bool) -> None:
-    """Refuse to go on where files were changed that the next runs depend on, or replace.
-
-    Parameters
-    ----------
-    root : Path
-        The dataset, locked.
-    overwrite : bool
-        Whether files that are written anew may have been changed. What runs are made from (the
-        settings, the template with its calibration) never may.
-
-    Raises
-    ------
-    DatasetError
-        If there is such a file; the message has its name.
-    """
+    """Refuse to go on where files were changed that the next runs depend on, or replace."""
     known = read_list(root / list_place(PARTICIPANTS))
     source = [place for place in known if _is_source(place)]
     for place in source:
@@ -113,20 +80,7 @@ def check_unchanged(root: Path, *, overwrite: bool) -> None:
 
 
 def drop_changed_runs(root: Path, space_label: str) -> tuple[PurePosixPath, ...]:
-    """Remove the series of runs of which a file was changed or is gone: they are recorded anew.
-
-    Parameters
-    ----------
-    root : Path
-        The dataset, locked.
-    space_label : str
-        Label of the space.
-
-    Returns
-    -------
-    tuple of PurePosixPath
-        The series that were removed.
-    """
+    """Remove the series of runs of which a file was changed or is gone: they are recorded anew."""
     if not has_manifest(root):
         return ()
     known = read_manifest(root)
@@ -161,25 +115,7 @@ _BOLD = ("_bold.nii", "_bold")
 
 
 def remove_leftovers(root: Path, *, overwrite: bool = False) -> tuple[PurePosixPath, ...]:
-    """Remove files of runs, participants and tasks that have no raw series.
-
-    Parameters
-    ----------
-    root : Path
-        The dataset.
-    overwrite : bool
-        Remove also what was changed after llm2bids wrote it.
-
-    Returns
-    -------
-    tuple of PurePosixPath
-        What was removed. Files whose names are not ours are left alone.
-
-    Raises
-    ------
-    DatasetError
-        If one was changed after llm2bids wrote it, and is not to be overwritten.
-    """
+    """Remove files of runs, participants and tasks that have no raw series."""
     found = _leftovers(root)
     lists = {list_place(place) for place in found} | _lists_of_missing_runs(root)
     known = {place: text for name in lists for place, text in read_list(root / name).items()}

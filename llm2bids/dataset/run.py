@@ -41,29 +41,13 @@ _PIECE = 1 << 16
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class Contents:
-    """What a dataset has besides its runs.
-
-    Parameters
-    ----------
-    root : Path
-        The raw dataset.
-    space : Space
-        The space.
-    calibration : Calibration
-        Mean and standard deviation of each unit.
-    settings : mapping
-        Settings, with the defaults.
-    fields : mapping
-        From `llm2bids.dataset.sidecar.base_fields`.
-    tasks : mapping of str to Task
-        Tasks by label.
-    """
+    """What a dataset has besides its runs."""
 
     root: Path
     space: Space
     calibration: Calibration
     settings: Mapping[str, Any]
-    fields: Mapping[str, Any]
+    fields: Mapping[str, Any]  # from `llm2bids.dataset.sidecar.base_fields`
     tasks: Mapping[str, Task]
 
     @cached_property
@@ -89,22 +73,7 @@ def run_name(design: RunDesign) -> str:
 
 
 def check_run(contents: Contents, recording: Recording, *, t_r: float) -> None:
-    """Refuse a run that does not fit the dataset.
-
-    Parameters
-    ----------
-    contents : Contents
-        The dataset.
-    recording : Recording
-        The run.
-    t_r : float
-        Seconds from volume to volume.
-
-    Raises
-    ------
-    DatasetError
-        If repetition time, task, sites or the number of volumes differ.
-    """
+    """Refuse a run that does not fit the dataset."""
     design, space = recording.design, contents.space
     name = run_name(design)
     known = contents.settings["t_r"]
@@ -134,19 +103,7 @@ def writing_threads() -> int:
 
 
 def stage_run(stage: Staging, contents: Contents, recording: Recording, *, t_r: float) -> None:
-    """Stage all files of a run, raw and derived, and its participant's where they are new.
-
-    Parameters
-    ----------
-    stage : Staging
-        Where files are made.
-    contents : Contents
-        The dataset.
-    recording : Recording
-        The run.
-    t_r : float
-        Seconds from volume to volume.
-    """
+    """Stage all files of a run, raw and derived, and its participant's where they are new."""
     design = recording.design
     names = contents.names(design)
     task = contents.tasks[design.task]

@@ -39,44 +39,12 @@ DEFAULTS: Mapping[str, Any] = {
 
 
 def is_dataset(path: Path) -> bool:
-    """Tell whether a folder is a dataset of ours.
-
-    Parameters
-    ----------
-    path : Path
-        Any path.
-
-    Returns
-    -------
-    bool
-        True if it has our settings.
-    """
+    """Tell whether a folder is a dataset of ours."""
     return (path / PLACE).is_file()
 
 
 def normal_settings(settings: Mapping[str, Any]) -> dict[str, Any]:
-    """Bring settings into the form that JSON gives back, with the defaults.
-
-    Parameters
-    ----------
-    settings : mapping
-        Names to values that JSON can hold; tuples become lists.
-
-    Returns
-    -------
-    dict
-        Equal to what `read_settings` reads after writing.
-
-    Raises
-    ------
-    DatasetError
-        If a value cannot be written as JSON.
-
-    Examples
-    --------
-    >>> normal_settings({"sites": ("all",)})["sites"]
-    ['all']
-    """
+    """Bring settings into the form that JSON gives back, with the defaults."""
     try:
         normal: dict[str, Any] = json.loads(json.dumps({**DEFAULTS, **settings}, allow_nan=False))
     except (TypeError, ValueError) as error:
@@ -87,23 +55,7 @@ def normal_settings(settings: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def read_settings(path: Path) -> dict[str, Any]:
-    """Read the settings of a dataset.
-
-    Parameters
-    ----------
-    path : Path
-        The dataset.
-
-    Returns
-    -------
-    dict
-        Names to values.
-
-    Raises
-    ------
-    DatasetError
-        If the folder is missing, is not a BIDS dataset, is not ours, or the file is damaged.
-    """
+    """Read the settings of a dataset."""
     if not path.is_dir():
         raise DatasetError(
             f"{path}: no such folder; expected a dataset that `llm2bids record` wrote"
@@ -122,23 +74,7 @@ def read_settings(path: Path) -> dict[str, Any]:
 
 
 def read_sidecar(path: Path) -> dict[str, Any]:
-    """Read the sidecar of a series, and check the numbers in it that are counted with.
-
-    Parameters
-    ----------
-    path : Path
-        The file.
-
-    Returns
-    -------
-    dict
-        Its content.
-
-    Raises
-    ------
-    DatasetError
-        If it is missing or damaged, or a number in it is none.
-    """
+    """Read the sidecar of a series, and check the numbers in it that are counted with."""
     about = read_json(path)
     for name in COUNTS & about.keys():
         if isinstance(about[name], bool) or not isinstance(about[name], int) or about[name] < 0:
@@ -167,20 +103,7 @@ def settings_json(settings: Mapping[str, Any]) -> str:
 
 
 def compare_settings(path: Path, settings: Mapping[str, Any]) -> None:
-    """Refuse to go on with other settings than the dataset has.
-
-    Parameters
-    ----------
-    path : Path
-        The dataset.
-    settings : mapping
-        What is asked for now.
-
-    Raises
-    ------
-    DatasetError
-        If any differ; the message lists each with both values.
-    """
+    """Refuse to go on with other settings than the dataset has."""
     old, new = read_settings(path), normal_settings(settings)
     names = sorted(old.keys() | new.keys())
     differing = [

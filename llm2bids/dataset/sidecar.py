@@ -36,22 +36,7 @@ _TISSUE = (
 
 
 def base_fields(space: Space, *, settings: Mapping[str, Any], paradigm: Paradigm) -> dict[str, Any]:
-    """List the values of the blanks in the static files.
-
-    Parameters
-    ----------
-    space : Space
-        The space.
-    settings : mapping
-        Settings of the dataset.
-    paradigm : Paradigm
-        What was shown.
-
-    Returns
-    -------
-    dict
-        Names as in ``bids_template``.
-    """
+    """List the values of the blanks in the static files."""
     return {
         "version": __version__,
         "model_name": settings.get("model", space.model_name),
@@ -67,24 +52,7 @@ def base_fields(space: Space, *, settings: Mapping[str, Any], paradigm: Paradigm
 def generated_by(
     about: Mapping[str, Any], settings: Mapping[str, Any], fields: Mapping[str, Any]
 ) -> list[dict[str, Any]]:
-    """Say in a dataset's description what made it, and from what.
-
-    Parameters
-    ----------
-    about : mapping
-        The description with ``GeneratedBy`` as the template has it.
-    settings : mapping
-        Settings of the dataset.
-    fields : mapping
-        From `base_fields`.
-
-    Returns
-    -------
-    list of dict
-        The entries of ``GeneratedBy``: name, version and description, then the model with the
-        hash of its weights, data type, device, seed, the paradigm's hash, the space's fingerprint
-        (without calibration) and the versions of what it ran on.
-    """
+    """Say in a dataset's description what made it, and from what."""
     known = {
         _camel(key): settings[key]
         for key in (*_ORIGIN, *_PARADIGM)
@@ -103,33 +71,8 @@ def bold_json(
     settings: Mapping[str, Any],
     counts: EncodingCounts,
 ) -> dict[str, Any]:
-    """Make the sidecar of a run's raw image.
-
-    Parameters
-    ----------
-    recording : Recording
-        The run.
-    t_r : float
-        Seconds from volume to volume.
-    space : Space
-        The space.
-    fingerprint : str
-        Of space and calibration.
-    settings : mapping
-        Settings of the dataset.
-    counts : EncodingCounts
-        What encoding could not keep.
-
-    Returns
-    -------
-    dict
-        BIDS keys first; then ours, in the same spelling.
-
-    Notes
-    -----
-    ``RepetitionTime`` and ``StartTime`` are repeated for each run, as nilearn does not follow the
-    inheritance principle.
-    """
+    """Make the sidecar of a run's raw image."""
+    # RepetitionTime and StartTime are repeated for each run: nilearn does not follow inheritance
     design = recording.design
     known = {
         _camel(name): _without_folder(value) if name == "source" else value
@@ -182,22 +125,7 @@ def _design_entries(design: RunDesign) -> dict[str, Any]:
 def task_bold_json(
     task: str, conditions: Sequence[tuple[str, str]], fields: Mapping[str, Any]
 ) -> dict[str, Any]:
-    """Make the sidecar that all runs of a task inherit.
-
-    Parameters
-    ----------
-    task : str
-        BIDS label.
-    conditions : sequence of (str, str)
-        Trial types and the banks that they show.
-    fields : mapping
-        From `base_fields`.
-
-    Returns
-    -------
-    dict
-        Task, and "n/a" for the MR fields that accept it.
-    """
+    """Make the sidecar that all runs of a task inherit."""
     shown = ", ".join(trial_type for trial_type, _ in conditions)
     return {
         **fill_json("raw/task_bold.json", {**fields, "task": task, "conditions": shown}),
@@ -208,20 +136,7 @@ def task_bold_json(
 def task_events_json(
     conditions: Sequence[tuple[str, str]], fields: Mapping[str, Any]
 ) -> dict[str, Any]:
-    """Make the sidecar of a task's events, with all levels of ``trial_type``.
-
-    Parameters
-    ----------
-    conditions : sequence of (str, str)
-        Trial types and the banks that they show.
-    fields : mapping
-        From `base_fields`.
-
-    Returns
-    -------
-    dict
-        With HED tags for each level.
-    """
+    """Make the sidecar of a task's events, with all levels of ``trial_type``."""
     events = fill_json("raw/task_events.json", fields)
     about = events["trial_type"]
     about["Levels"] = {
@@ -238,24 +153,7 @@ def task_events_json(
 def image_json(
     space: Space, description: str, *, fingerprint: str, **entries: Any
 ) -> dict[str, Any]:
-    """Make the sidecar of an image of the derivative.
-
-    Parameters
-    ----------
-    space : Space
-        The space.
-    description : str
-        What the image is.
-    fingerprint : str
-        That its header carries.
-    **entries
-        More keys.
-
-    Returns
-    -------
-    dict
-        With the keys that BIDS asks of every derivative image.
-    """
+    """Make the sidecar of an image of the derivative."""
     return {
         "Description": description,
         "SpatialReference": template_uri(space),
@@ -265,41 +163,18 @@ def image_json(
 
 
 def template_uri(space: Space) -> str:
-    """Name the T1w of the template, which is the space's reference, as a BIDS URI.
-
-    Parameters
-    ----------
-    space : Space
-        The space.
-
-    Returns
-    -------
-    str
-        Within the derivative.
-    """
+    """Name the T1w of the template, which is the space's reference, as a BIDS URI."""
     return f"bids::tpl-{space.label}/anat/tpl-{space.label}_T1w.nii.gz"
 
 
 def _without_folder(source: object) -> str:
-    """Leave out where on someone's disk a model lies.
-
-    Examples
-    --------
-    >>> _without_folder("/home/ada/models/tiny"), _without_folder("facebook/opt-125m")
-    ('tiny', 'facebook/opt-125m')
-    """
+    """Leave out where on someone's disk a model lies."""
     path = PurePath(str(source))
     return path.name if path.is_absolute() else str(source)
 
 
 def _camel(name: str) -> str:
-    """Spell a name as BIDS spells keys.
-
-    Examples
-    --------
-    >>> _camel("end_of_text_suppressed"), _camel("weights_sha256"), _camel("model")
-    ('EndOfTextSuppressed', 'WeightsSHA256', 'ModelName')
-    """
+    """Spell a name as BIDS spells keys."""
     special = {
         "model": "ModelName",
         "revision": "ModelRevision",

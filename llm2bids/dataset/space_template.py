@@ -38,28 +38,7 @@ def write_template(
     fields: Mapping[str, Any],
     stability: Stability | None = None,
 ) -> None:
-    """Stage the files of the template.
-
-    Parameters
-    ----------
-    stage : Staging
-        Where files are made.
-    space : Space
-        The space.
-    calibration : Calibration
-        Mean and standard deviation of each unit.
-    weight_norms : ndarray of float32, shape (n_units,)
-        Norm of the weights that produce each unit.
-    fields : mapping
-        From `llm2bids.dataset.sidecar.base_fields`.
-    stability : Stability, optional
-        What halves of the localizer agreed on, where that was measured.
-
-    Raises
-    ------
-    DatasetError
-        If the norms are not one for each unit, or not finite.
-    """
+    """Stage the files of the template; weight_norms (n_units,)."""
     _check_norms(weight_norms, space)
     top = float(np.percentile(weight_norms, 98)) or 1.0
     _image(
@@ -96,25 +75,7 @@ def write_template(
 
 
 def read_template(root: Path, label: str) -> tuple[Space, Calibration]:
-    """Rebuild space and calibration from the files of the template.
-
-    Parameters
-    ----------
-    root : Path
-        The raw dataset.
-    label : str
-        Label of the space.
-
-    Returns
-    -------
-    tuple of (Space, Calibration)
-        Equal to those that were written.
-
-    Raises
-    ------
-    DatasetError
-        If a file is missing, lies outside the dataset, or does not fit the others.
-    """
+    """Rebuild space and calibration from the files of the template."""
     needed = (_definition(label), _units(label), _boldmap(label, "mean"), _boldmap(label, "std"))
     missing = [str(place) for place in needed if not inside(root, root / place).is_file()]
     if missing:

@@ -12,18 +12,7 @@ from llm2bids.exceptions import DatasetError
 
 
 def template_folder() -> Traversable:
-    """Find ``bids_template``: in the installed package, else in the checkout.
-
-    Returns
-    -------
-    Traversable
-        The folder.
-
-    Raises
-    ------
-    DatasetError
-        If neither is there.
-    """
+    """Find ``bids_template``: in the installed package, else in the checkout."""
     package = files("llm2bids")
     installed = package / "bids_template"
     if installed.is_dir():
@@ -38,60 +27,12 @@ def template_folder() -> Traversable:
 
 
 def fill_text(name: str, fields: Mapping[str, object]) -> str:
-    """Read a text file of the template and fill in its blanks.
-
-    Parameters
-    ----------
-    name : str
-        Path within ``bids_template``, e.g. ``"raw/README.md"``.
-    fields : mapping
-        Value of each ``${name}``.
-
-    Returns
-    -------
-    str
-        The text.
-
-    Raises
-    ------
-    DatasetError
-        If the file needs a field that is not given.
-
-    Examples
-    --------
-    >>> fill_text("raw/CHANGES", {"version": "1.2"}).splitlines()[1]
-    ' - Recorded with llm2bids 1.2.'
-    """
+    """Read a text file of the template and fill in its blanks."""
     return _substitute(_read(name), name=name, fields=fields)
 
 
 def fill_json(name: str, fields: Mapping[str, object], **entries: Any) -> dict[str, Any]:
-    """Read a JSON file of the template, fill in the blanks of its texts and set entries.
-
-    Parameters
-    ----------
-    name : str
-        Path within ``bids_template``, e.g. ``"raw/T1w.json"``.
-    fields : mapping
-        Value of each ``${name}`` in keys and texts.
-    **entries
-        Entries at the top that replace those of the file or come after them.
-
-    Returns
-    -------
-    dict
-        In the order of the file.
-
-    Raises
-    ------
-    DatasetError
-        If the file needs a field that is not given.
-
-    Examples
-    --------
-    >>> fill_json("raw/task_stim.json", {"task": "a"}, SamplingFrequency=4.0)["SamplingFrequency"]
-    4.0
-    """
+    """Read a JSON file of the template, fill in the blanks of its texts and set entries."""
     filled = _fill(json.loads(_read(name)), name=name, fields=fields)
     return {**filled, **entries}
 

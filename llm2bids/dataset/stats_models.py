@@ -9,44 +9,15 @@ from llm2bids.paradigm.task import Task
 
 
 def task_model(task: Task, fields: Mapping[str, Any]) -> dict[str, Any]:
-    """Make the model of one task: run -> dataset.
-
-    Parameters
-    ----------
-    task : Task
-        The task and its conditions.
-    fields : mapping
-        From `llm2bids.dataset.sidecar.base_fields`.
-
-    Returns
-    -------
-    dict
-        A BIDS Stats Model.
-
-    References
-    ----------
-    BIDS Stats Models specification 1.0: https://bids-standard.github.io/stats-models/
-    """
+    """Make the model of one task: run -> dataset."""
+    # https://bids-standard.github.io/stats-models/, version 1.0
     model = fill_json("models/task_smdl.json", {**fields, "task": task.label})
     _fill_run_node(model["Nodes"][0], [name for name, _ in task.conditions])
     return model
 
 
 def all_tasks_model(tasks: Sequence[Task], fields: Mapping[str, Any]) -> dict[str, Any]:
-    """Make the model of all tasks: run -> subject -> dataset, with differences of conditions.
-
-    Parameters
-    ----------
-    tasks : sequence of Task
-        Tasks that have at least two conditions together.
-    fields : mapping
-        From `llm2bids.dataset.sidecar.base_fields`.
-
-    Returns
-    -------
-    dict
-        A BIDS Stats Model. Its subject level has each condition, and each against the next.
-    """
+    """Make the model of all tasks: run -> subject -> dataset, with differences of conditions."""
     names = list(dict.fromkeys(name for task in tasks for name, _ in task.conditions))
     model = fill_json("models/all_smdl.json", fields)
     model["Input"]["task"] = [task.label for task in tasks]

@@ -39,20 +39,7 @@ _STIM = {
 
 
 def transcript_table(tokens: pd.DataFrame, *, t_r: float) -> pd.DataFrame:
-    """Give every generated token its time.
-
-    Parameters
-    ----------
-    tokens : DataFrame
-        As `llm2bids.recording.record.Recording.tokens`.
-    t_r : float
-        Seconds from volume to volume.
-
-    Returns
-    -------
-    DataFrame
-        Columns `COLUMNS`; ``onset`` and ``duration`` in seconds, missing for tokens without volume.
-    """
+    """Give every generated token its time."""
     volume = tokens["volume"].astype("Int64")
     onset = (volume.astype("Float64") * t_r).round(6)
     duration = pd.Series(t_r, index=tokens.index, dtype="Float64").where(volume.notna())
@@ -61,38 +48,13 @@ def transcript_table(tokens: pd.DataFrame, *, t_r: float) -> pd.DataFrame:
 
 
 def write_transcript(path: Path, table: pd.DataFrame) -> None:
-    """Write a transcript as tab-separated values.
-
-    Parameters
-    ----------
-    path : Path
-        The file.
-    table : DataFrame
-        From `transcript_table`. Texts of tokens are escaped as in JSON, so that a tab or a line
-        break in a token is no tab or line break of the table.
-    """
+    """Write a transcript as tab-separated values."""
     escaped = [json.dumps(str(token), ensure_ascii=False)[1:-1] for token in table["token"]]
     write_table(path, table.assign(token=escaped))
 
 
 def read_transcript(path: Path) -> pd.DataFrame:
-    """Read a transcript back.
-
-    Parameters
-    ----------
-    path : Path
-        Written by `write_transcript`.
-
-    Returns
-    -------
-    DataFrame
-        As it was given to `write_transcript`.
-
-    Raises
-    ------
-    DatasetError
-        If a column is missing or a token is not escaped text.
-    """
+    """Read a transcript back."""
     table = read_table(path, text=("token", "prompt_id"))
     missing = [name for name in COLUMNS if name not in table]
     if missing:
@@ -120,22 +82,8 @@ def read_transcript(path: Path) -> pd.DataFrame:
 
 
 def stim_series(tokens: pd.DataFrame) -> bytes:
-    """Make the stimulus series of a run: one row for each volume, compressed, without header.
-
-    Parameters
-    ----------
-    tokens : DataFrame
-        As `llm2bids.recording.record.Recording.tokens`.
-
-    Returns
-    -------
-    bytes
-        Content of ``*_stim.tsv.gz``; its columns are in the inherited ``*_stim.json``.
-
-    Notes
-    -----
-    BIDS 1.11, "Physiological and other continuous recordings".
-    """
+    """Make the stimulus series of a run: one row for each volume, compressed, without header."""
+    # BIDS 1.11, "Physiological and other continuous recordings"
     recorded = tokens[tokens["volume"].notna()].sort_values("volume")
     table = recorded.rename(columns=_STIM)[list(_STIM.values())]
     text = table.to_csv(sep="\t", index=False, header=False, float_format="%.6g", na_rep="n/a")

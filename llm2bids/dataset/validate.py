@@ -21,24 +21,10 @@ PROGRAM = "bids-validator-deno"
 
 @dataclass(frozen=True, kw_only=True)
 class Issue:
-    """One thing that the validator found.
+    """One thing that the validator found."""
 
-    Parameters
-    ----------
-    dataset : str
-        ``raw`` or ``derivative``.
-    severity : str
-        ``error`` or ``warning``.
-    code : str
-        The validator's code, with its sub-code after a colon where there is one.
-    file : str
-        Path in the dataset.
-    message : str
-        What the validator says.
-    """
-
-    dataset: str
-    severity: str
+    dataset: str  # ``raw`` or ``derivative``
+    severity: str  # ``error`` or ``warning``
     code: str
     file: str
     message: str
@@ -46,17 +32,7 @@ class Issue:
 
 @dataclass(frozen=True, kw_only=True)
 class Validation:
-    """What the validator found in a dataset and its derivative.
-
-    Parameters
-    ----------
-    path : Path
-        The raw dataset.
-    issues : tuple of Issue
-        Errors and warnings.
-    n_files : tuple of (str, int)
-        Files that were checked in each dataset.
-    """
+    """What the validator found in a dataset and its derivative."""
 
     path: Path
     issues: tuple[Issue, ...]
@@ -73,13 +49,7 @@ class Validation:
         return sum(issue.severity == "warning" for issue in self.issues)
 
     def counts(self) -> dict[tuple[str, str, str], int]:
-        """Count issues by dataset, severity and code.
-
-        Returns
-        -------
-        dict
-            ``(dataset, severity, code)`` to number.
-        """
+        """Count issues by dataset, severity and code."""
         return dict(Counter((one.dataset, one.severity, one.code) for one in self.issues))
 
     def describe(self) -> str:
@@ -139,18 +109,7 @@ def validate(bids_dir: str | Path) -> Validation:
 
 
 def find_validator() -> str:
-    """Find the validator beside this Python, or on the path of programs.
-
-    Returns
-    -------
-    str
-        Path of the program.
-
-    Raises
-    ------
-    DatasetError
-        If it is not installed.
-    """
+    """Find the validator beside this Python, or on the path of programs."""
     beside = Path(sys.executable).with_name(PROGRAM)
     found = str(beside) if beside.exists() else shutil.which(PROGRAM)
     if found is None:

@@ -33,40 +33,11 @@ class _Hashed:
 
 
 class VolumeWriter:
-    """A NIfTI file that volumes are appended to.
+    """Append volumes (n_x, n_y, n_z) or (n_x, n_y, n_z, n); in Fortran order without a copy."""
 
-    The file grows under a temporary name beside `path` and takes its name when all volumes are
-    there; when anything fails nothing is left. The same volumes give the same bytes, whatever the
-    blocks in which they come and the number of threads.
-
-    Parameters
-    ----------
-    path : Path
-        Ends with ``.nii.gz`` (compressed by isal) or ``.nii`` (not compressed).
-    header : nibabel.Nifti1Header
-        From `llm2bids.space.header.image_header`, with the final shape.
-    n_jobs : int
-        Threads that compress.
-
-    Raises
-    ------
-    DatasetError
-        If the extension is another one.
-
-    Examples
-    --------
-    >>> import tempfile
-    >>> import nibabel as nib
-    >>> header = nib.Nifti1Header()
-    >>> header.set_data_dtype(np.int16)
-    >>> header.set_data_shape((2, 3, 4, 5))
-    >>> header["vox_offset"] = 352
-    >>> path = Path(tempfile.mkdtemp()) / "a.nii.gz"
-    >>> with VolumeWriter(path, header) as writer:
-    ...     writer.write(np.ones((2, 3, 4, 5), dtype=np.int16))
-    >>> nib.load(path).shape
-    (2, 3, 4, 5)
-    """
+    # It grows under a temporary name and takes its own when all volumes are there. The same volumes
+    # give
+    # the same bytes, whatever the blocks in which they come and the number of threads.
 
     def __init__(self, path: Path, header: Any, *, n_jobs: int = 1) -> None:
         if not path.name.endswith((".nii.gz", ".nii")):
@@ -100,19 +71,7 @@ class VolumeWriter:
         return self
 
     def write(self, block: npt.NDArray[Any]) -> None:
-        """Append volumes.
-
-        Parameters
-        ----------
-        block : ndarray, shape (n_x, n_y, n_z) or (n_x, n_y, n_z, n)
-            One or more volumes of the header's data type. In file order (Fortran's, as
-            ``encode(...)[0].T`` is) they are written without a copy.
-
-        Raises
-        ------
-        DatasetError
-            If shape or data type differ from the header's, or there are more volumes than it says.
-        """
+        """Append volumes."""
         if block.ndim not in (3, 4) or block.shape[:3] != self._volume_shape:
             raise DatasetError(
                 f"{self._path.name}: a block of shape {block.shape} does not fit volumes of "
@@ -175,26 +134,7 @@ def write_volume(
     fingerprint: str,
     window: tuple[float, float] | None = None,
 ) -> None:
-    """Write one volume in a space.
-
-    Parameters
-    ----------
-    path : Path
-        Ends with ``.nii.gz`` or ``.nii``; its folder is made.
-    data : ndarray, shape (n_x, n_y, n_z)
-        Voxels; their data type is the file's.
-    space : Space
-        Grid and label.
-    fingerprint : str
-        That the header carries, from `Space.fingerprint`.
-    window : tuple of float, optional
-        What a viewer shows as black and as white.
-
-    Raises
-    ------
-    DatasetError
-        If the shape is not the space's.
-    """
+    """Write one volume (n_x, n_y, n_z) in a space; its data type is the file's."""
     path.parent.mkdir(parents=True, exist_ok=True)
     header = image_header(space, fingerprint=fingerprint, dtype=data.dtype.name, window=window)
     with VolumeWriter(path, header) as writer:
@@ -202,18 +142,7 @@ def write_volume(
 
 
 def damage(path: Path) -> str:
-    """Say whether a compressed file can be read to its end.
-
-    Parameters
-    ----------
-    path : Path
-        Ends with ``.gz``.
-
-    Returns
-    -------
-    str
-        Empty if it can be read, and its own checksum fits.
-    """
+    """Say whether a compressed file can be read to its end."""
     try:
         with igzip.open(path) as file:
             while file.read(BLOCK):

@@ -54,24 +54,7 @@ _SMALL_FILES = 2_000_000
 def estimate_run_bytes(
     space: Space, n_volumes: int, *, volume_dtype: VolumeDtype = "int16", compress: bool = True
 ) -> int:
-    """Estimate the disk space that a run needs, on the safe side.
-
-    Parameters
-    ----------
-    space : Space
-        The space.
-    n_volumes : int
-        Volumes of the run.
-    volume_dtype : {"int16", "float32"}
-        How volumes are stored.
-    compress : bool
-        Whether they are compressed: values of units hardly are, white matter is to a quarter.
-
-    Returns
-    -------
-    int
-        Bytes of the series and all files that go with it.
-    """
+    """Estimate the disk space that a run needs, on the safe side."""
     item = np.dtype(volume_dtype).itemsize
     n_voxels = float(np.prod(space.shape))
     if compress:
@@ -95,16 +78,12 @@ class _Bolds:
 
 
 class DatasetWriter:
-    """A dataset that runs are added to, by one process at a time.
+    """A dataset that runs are added to, by one process at a time."""
 
-    A run is there if and only if its raw series is: all files of a run are made in a hidden
-    folder and renamed, the raw series last. What a killed process left is finished or removed
-    when the dataset is opened. Files that were changed after they were written are not
-    overwritten unless that is asked for. The dataset is locked until `close`, or the end of a
-    ``with`` block; the lock of a dead process does not hold.
-
-    Make one with `create` or `open`.
-    """
+    # A run is there if and only if its raw series is: all its files are made in a hidden folder and
+    # renamed, the raw series last. Files that were changed since they were written are not
+    # overwritten
+    # unless that is asked for.
 
     def __init__(self, contents: Contents, lock: DatasetLock, *, overwrite: bool = False) -> None:
         self._contents = contents
@@ -114,18 +93,7 @@ class DatasetWriter:
 
     @staticmethod
     def check_target(bids_dir: Path | str) -> None:
-        """Refuse a folder that is neither new, nor empty, nor a dataset of ours.
-
-        Parameters
-        ----------
-        bids_dir : Path or str
-            Where a dataset is to be written.
-
-        Raises
-        ------
-        DatasetError
-            If there is something else.
-        """
+        """Refuse a folder that is neither new, nor empty, nor a dataset of ours."""
         root = Path(bids_dir)
         if root.exists() and not root.is_dir():
             raise DatasetError(f"{root} is a file; expected a folder: name another one")
@@ -154,44 +122,7 @@ class DatasetWriter:
         stability: Stability | None = None,
         exactness: Mapping[str, Any] | None = None,
     ) -> "DatasetWriter":
-        """Begin a dataset: all files but those of runs.
-
-        Parameters
-        ----------
-        bids_dir : Path or str
-            New or empty folder.
-        space : Space
-            The space.
-        calibration : Calibration
-            Mean and standard deviation of each unit.
-        paradigm : Paradigm
-            What is shown.
-        settings : mapping
-            All that must not change within the dataset, values as JSON has them; see
-            `llm2bids.dataset.settings.DEFAULTS` for what writing reads from it.
-        weight_norms : ndarray of float32, shape (n_units,)
-            The anatomy: norm of the weights that produce each unit.
-        authors : sequence of str
-            Authors of the dataset.
-        banks : mapping of str to sequence of Prompt, optional
-            Prompts of each condition; read from the paradigm's banks by default.
-        stability : Stability, optional
-            What halves of the localizer agreed on, where the space was arranged by one.
-        exactness : mapping, optional
-            How far the model's values are from a plain forward pass; see
-            `llm2bids.model.exactness.Exactness.metadata`.
-
-        Returns
-        -------
-        DatasetWriter
-            Holding the lock.
-
-        Raises
-        ------
-        DatasetError
-            If the folder has something else or a dataset already, is being written by another
-            process, a label is not allowed, or the disk is full.
-        """
+        """Begin a dataset: all files but those of runs; weight_norms (n_units,)."""
         root = Path(bids_dir)
         cls.check_target(root)
         if is_dataset(root):
@@ -245,30 +176,7 @@ class DatasetWriter:
         settings: Mapping[str, Any] | None = None,
         overwrite: bool = False,
     ) -> "DatasetWriter":
-        """Open a dataset of ours to add runs; what a killed process left is finished or removed.
-
-        Parameters
-        ----------
-        bids_dir : Path or str
-            The dataset.
-        settings : mapping, optional
-            What the dataset has to have been recorded with.
-        overwrite : bool
-            Replace files that were changed after llm2bids wrote them, and drop runs of which a
-            file was changed or is gone: they are to be recorded anew.
-
-        Returns
-        -------
-        DatasetWriter
-            Holding the lock.
-
-        Raises
-        ------
-        DatasetError
-            If the folder is not a dataset of ours, is being written by another process, lacks a
-            part, was recorded with other settings (the message lists them), or holds changed files
-            that would be overwritten.
-        """
+        """Open a dataset of ours to add runs; what a killed process left is finished or removed."""
         root = Path(bids_dir)
         stored = read_settings(root)
         if settings is not None:
@@ -313,18 +221,7 @@ class DatasetWriter:
         return dict(self._contents.settings)
 
     def has_run(self, design: RunDesign) -> bool:
-        """Tell whether a run is in the dataset.
-
-        Parameters
-        ----------
-        design : RunDesign
-            The run.
-
-        Returns
-        -------
-        bool
-            True if its raw series is there.
-        """
+        """Tell whether a run is in the dataset."""
         return (self._root / self._contents.names(design).bold).is_file()
 
     def run_bytes(self, design: RunDesign) -> int:
@@ -338,20 +235,7 @@ class DatasetWriter:
         )
 
     def write_run(self, recording: Recording, *, t_r: float) -> None:
-        """Add a run, raw and derived.
-
-        Parameters
-        ----------
-        recording : Recording
-            The run.
-        t_r : float
-            Seconds from volume to volume.
-
-        Raises
-        ------
-        DatasetError
-            If the run is there already, does not fit the dataset, or the disk has no room.
-        """
+        """Add a run, raw and derived."""
         design = recording.design
         name = run_name(design)
         self._lock.check()
@@ -371,21 +255,7 @@ class DatasetWriter:
             raise
 
     def finish_participant(self, participant_label: str) -> None:
-        """Count a participant's runs, prompts and volumes in ``participants.tsv``.
-
-        The BIDS Stats Model of all tasks is written anew for those that have runs by now. Nothing
-        is written where all runs of the participant have been counted.
-
-        Parameters
-        ----------
-        participant_label : str
-            BIDS label.
-
-        Raises
-        ------
-        DatasetError
-            If the participant has no runs.
-        """
+        """Count a participant's runs, prompts and volumes in ``participants.tsv``."""
         self._lock.check()
         mine = sorted(self._bolds.of_participant[participant_label])
         if mine and self._n_counted.get(participant_label) == len(mine):

@@ -23,56 +23,25 @@ from llm2bids.paradigm.task import Context, Paradigm, Prompt, Sampling, Task
 
 @dataclass(frozen=True, kw_only=True)
 class Trial:
-    """One presentation of a prompt.
-
-    Parameters
-    ----------
-    prompt : Prompt
-        What is shown.
-    trial_type : str or None
-        Label of the event, None for the off prompts (the implicit baseline).
-    block : int
-        Index of the block in the run, from 0.
-    """
+    """One presentation of a prompt."""
 
     prompt: Prompt
-    trial_type: str | None
-    block: int
+    trial_type: str | None  # label of the event, None for the off prompts (the implicit baseline)
+    block: int  # index of the block in the run, from 0
 
 
 @dataclass(frozen=True, kw_only=True)
 class RunDesign:
-    """Everything that decides a run before the model is asked.
-
-    Parameters
-    ----------
-    participant_label : str
-        BIDS label without ``sub-``, e.g. ``"01"``.
-    task : str
-        BIDS task label.
-    run : int or None
-        Run index from 1, None where the paradigm has one run of each task.
-    trials : tuple of Trial
-        In the order of presentation.
-    tokens_per_prompt : int
-        Volumes that each trial gives; the run has ``len(trials) * tokens_per_prompt`` volumes.
-    context : {"fresh", "carry"}
-        Whether each prompt starts a context of its own.
-    sampling : Sampling
-        How tokens are drawn.
-    seed : int
-        Seed of the run's sampling (and of its dither), from participant, task, run and the
-        dataset's seed.
-    """
+    """Everything that decides a run before the model is asked."""
 
     participant_label: str
     task: str
-    run: int | None
+    run: int | None  # run index from 1, None where the paradigm has one run of each task
     trials: tuple[Trial, ...]
     tokens_per_prompt: int
     context: Context
     sampling: Sampling
-    seed: int
+    seed: int  # of sampling and dither; from participant, task, run and the dataset's seed
 
     @property
     def n_volumes(self) -> int:
@@ -82,17 +51,7 @@ class RunDesign:
 
 @dataclass(frozen=True, kw_only=True)
 class PromptSharing:
-    """Which prompts are shown more than once in a set of runs; to be recorded with the dataset.
-
-    Parameters
-    ----------
-    n_prompts : int
-        Number of distinct prompts.
-    between_participants : tuple of str
-        Identifiers of the prompts that more than one participant sees, sorted.
-    within_participants : tuple of str
-        Identifiers of the prompts that one participant sees more than once, sorted.
-    """
+    """Which prompts are shown more than once in a set of runs; to be recorded with the dataset."""
 
     n_prompts: int
     between_participants: tuple[str, ...]
@@ -105,103 +64,24 @@ class PromptSharing:
 
 
 def participant_label(participant: int) -> str:
-    """Give the BIDS label of a participant.
-
-    Parameters
-    ----------
-    participant : int
-        Number of the participant, from 1.
-
-    Returns
-    -------
-    str
-        The number with two digits at least.
-
-    Raises
-    ------
-    UsageError
-        If ``participant`` is below 1.
-
-    Examples
-    --------
-    >>> participant_label(1), participant_label(100)
-    ('01', '100')
-    """
+    """Give the BIDS label of a participant."""
     if participant < 1:
         raise UsageError(f"participant: found {participant}, expected 1 or more.")
     return f"{participant:02d}"
 
 
 def max_participants(paradigm: Paradigm, banks: Banks) -> int:
-    """Count the participants that the banks serve with disjoint prompts.
-
-    Parameters
-    ----------
-    paradigm : Paradigm
-        The paradigm.
-    banks : mapping of str to tuple of Prompt
-        The prompts of each condition.
-
-    Returns
-    -------
-    int
-        That of the smallest bank; 0 if it does not even serve one.
-    """
+    """Count the participants that the banks serve with disjoint prompts."""
     return min(count_participants(paradigm, banks).values())
 
 
 def draw_calibration(paradigm: Paradigm, banks: Banks, *, seed: int) -> tuple[Prompt, ...]:
-    """Draw the prompts of the calibration scan, which are in no run of any participant.
-
-    Parameters
-    ----------
-    paradigm : Paradigm
-        The paradigm.
-    banks : mapping of str to tuple of Prompt
-        The prompts of each condition.
-    seed : int
-        Seed of the dataset.
-
-    Returns
-    -------
-    tuple of Prompt
-        ``paradigm.calibration_prompts`` prompts of the baseline bank.
-
-    Raises
-    ------
-    ParadigmError
-        If the bank is too small.
-    UsageError
-        If ``seed`` is negative.
-    """
+    """Draw the prompts of the calibration scan, which are in no run of any participant."""
     return permute_bank(paradigm, banks, paradigm.baseline, seed=seed)[1]
 
 
 def draw_localizer(paradigm: Paradigm, banks: Banks, *, seed: int) -> tuple[Prompt, ...]:
-    """Draw the prompts of the localizer, from which a functional arrangement is learned.
-
-    Parameters
-    ----------
-    paradigm : Paradigm
-        The paradigm; ``localizer_prompts`` says how many each task's bank gives.
-    banks : mapping of str to tuple of Prompt
-        The prompts of each condition.
-    seed : int
-        Seed of the dataset.
-
-    Returns
-    -------
-    tuple of Prompt
-        The off prompts of the calibration, and those that are set aside of each task's bank; no
-        run shows them.
-
-    Raises
-    ------
-    ParadigmError
-        If a bank is too small.
-    UsageError
-        If ``seed`` is negative.
-    """
+    """Draw the prompts of the localizer, from which a functional arrangement is learned."""
     conditions = prompts_per_participant(paradigm)
     ordered = [paradigm.baseline, *(name for name in conditions if name != paradigm.baseline)]
     drawn = [permute_bank(paradigm, banks, name, seed=seed)[1] for name in ordered]
@@ -218,44 +98,10 @@ def draw_runs(
     task_labels: Collection[str] | None = None,
     shuffled: dict[str, tuple[Prompt, ...]] | None = None,
 ) -> tuple[RunDesign, ...]:
-    """Draw the runs of one participant.
-
-    Each bank is shuffled once for the dataset; the participant takes a part of its own and each
-    run a slice of that part. The draw depends on ``seed`` and on the participant's number, not on
-    how many participants or which tasks are recorded.
-
-    Parameters
-    ----------
-    paradigm : Paradigm
-        The paradigm.
-    banks : mapping of str to tuple of Prompt
-        The prompts of each condition.
-    participant : int
-        Number of the participant, from 1.
-    seed : int
-        Seed of the dataset.
-    allow_shared_prompts : bool, default=False
-        Begin a bank anew where it ends, so that participants, and with a very small bank the runs
-        of a participant, share prompts. No run shows a prompt twice. Draws that the bank serves
-        without sharing are the same with and without.
-    task_labels : collection of str, optional
-        Tasks to draw; all by default.
-    shuffled : dict of str to tuple of Prompt, optional
-        Banks that were shuffled for another participant of the same paradigm, banks and seed; what
-        is missing is added. With it a thousand participants do not shuffle each bank again.
-
-    Returns
-    -------
-    tuple of RunDesign
-        In the order of the paradigm's tasks and of runs.
-
-    Raises
-    ------
-    ParadigmError
-        If a bank is too small.
-    UsageError
-        If ``participant`` is below 1, ``seed`` negative, or a task is not in the paradigm.
-    """
+    """Draw the runs of one participant."""
+    # Each bank is shuffled once for the dataset; a participant takes a part of its own. The draw
+    # depends
+    # on seed and participant, not on how many participants or which tasks are recorded.
     label = participant_label(participant)
     tasks = _select_tasks(paradigm, task_labels)
     if not allow_shared_prompts:
@@ -286,18 +132,7 @@ def draw_runs(
 
 
 def share_prompts(designs: Iterable[RunDesign]) -> PromptSharing:
-    """Find the prompts that a set of runs shows more than once.
-
-    Parameters
-    ----------
-    designs : iterable of RunDesign
-        The runs of a dataset.
-
-    Returns
-    -------
-    PromptSharing
-        Empty tuples where every prompt is shown once.
-    """
+    """Find the prompts that a set of runs shows more than once."""
     shown: dict[str, list[str]] = {}
     for design in designs:
         for trial in design.trials:
@@ -316,20 +151,7 @@ def share_prompts(designs: Iterable[RunDesign]) -> PromptSharing:
 
 
 def paradigm_hash(paradigm: Paradigm, banks: Banks) -> str:
-    """Hash all that decides what is shown: the paradigm's values and the prompts of its banks.
-
-    Parameters
-    ----------
-    paradigm : Paradigm
-        The paradigm. Its name, description, file paths and comments do not count.
-    banks : mapping of str to tuple of Prompt
-        The prompts of each condition, whose order counts.
-
-    Returns
-    -------
-    str
-        SHA-256 in 64 hexadecimal digits.
-    """
+    """Hash all that decides what is shown: the paradigm's values and the prompts of its banks."""
     content = dataclasses.asdict(paradigm)
     for key in ("name", "description", "banks", "source"):
         del content[key]

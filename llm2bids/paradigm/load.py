@@ -33,47 +33,12 @@ _KEYS = (
 
 
 def shipped_paradigms() -> tuple[str, ...]:
-    """Name the paradigms that come with the package.
-
-    Returns
-    -------
-    tuple of str
-        In alphabetical order.
-
-    Examples
-    --------
-    >>> shipped_paradigms()
-    ('interleaved', 'multi_task', 'null', 'off_on_off')
-    """
+    """Name the paradigms that come with the package."""
     return tuple(sorted(file.stem for file in PARADIGMS_FOLDER.glob("*.toml")))
 
 
 def load_paradigm(name_or_path: str | Path) -> Paradigm:
-    """Read a paradigm and check all of it.
-
-    Parameters
-    ----------
-    name_or_path : str or Path
-        Name of a shipped paradigm (see :func:`shipped_paradigms`) or a TOML file, whose keys
-        ``docs/reference/paradigm.md`` lists. The name of a shipped paradigm goes first.
-
-    Returns
-    -------
-    Paradigm
-        Its name is that of the file without ``.toml``. Banks of the user's own are named by
-        absolute paths, shipped ones by bare file names.
-
-    Raises
-    ------
-    ParadigmError
-        Naming file and key, if anything is missing, unknown, of a wrong type or out of range.
-
-    Examples
-    --------
-    >>> paradigm = load_paradigm("off_on_off")
-    >>> paradigm.order, len(paradigm.tasks), paradigm.prompts_per_block
-    ('off_on_off', 6, 8)
-    """
+    """Read a paradigm and check all of it."""
     path = _find(name_or_path)
     source = _read_text(path)
     try:

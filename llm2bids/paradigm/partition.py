@@ -14,46 +14,18 @@ Banks = Mapping[str, tuple[Prompt, ...]]
 
 @dataclass(frozen=True, kw_only=True)
 class Slice:
-    """The prompts of one trial type in one run, as a place in a participant's part of a bank.
-
-    Parameters
-    ----------
-    condition : str
-        The bank.
-    task : str
-        Task label.
-    run : int
-        Run index from 1.
-    trial_type : str or None
-        Label of the event, None for the off prompts.
-    start : int
-        First place in the participant's part, from 0.
-    n_prompts : int
-        Number of prompts.
-    """
+    """The prompts of one trial type in one run, as a place in a participant's part of a bank."""
 
     condition: str
     task: str
     run: int
-    trial_type: str | None
-    start: int
+    trial_type: str | None  # label of the event, None for the off prompts
+    start: int  # first place in the participant's part, from 0
     n_prompts: int
 
 
 def slice_banks(paradigm: Paradigm) -> tuple[Slice, ...]:
-    """Cut each bank's part of a participant into slices, one for each run and trial type.
-
-    Parameters
-    ----------
-    paradigm : Paradigm
-        The paradigm; all of its tasks count, so that a draw does not depend on which are recorded.
-
-    Returns
-    -------
-    tuple of Slice
-        In the order of tasks, runs and trial types; the slices of one bank follow one another
-        without gap or overlap.
-    """
+    """Cut each bank's part of a participant into slices, one for each run and trial type."""
     slices: list[Slice] = []
     used: dict[str, int] = {}
     for task in paradigm.tasks:
@@ -79,18 +51,7 @@ def slice_banks(paradigm: Paradigm) -> tuple[Slice, ...]:
 
 
 def prompts_per_participant(paradigm: Paradigm) -> dict[str, int]:
-    """Count the prompts that one participant takes from each bank.
-
-    Parameters
-    ----------
-    paradigm : Paradigm
-        The paradigm.
-
-    Returns
-    -------
-    dict of str to int
-        Number of prompts for each bank condition.
-    """
+    """Count the prompts that one participant takes from each bank."""
     totals: dict[str, int] = {}
     for part in slice_banks(paradigm):
         totals[part.condition] = totals.get(part.condition, 0) + part.n_prompts
@@ -100,30 +61,7 @@ def prompts_per_participant(paradigm: Paradigm) -> dict[str, int]:
 def permute_bank(
     paradigm: Paradigm, banks: Banks, condition: str, *, seed: int
 ) -> tuple[tuple[Prompt, ...], tuple[Prompt, ...]]:
-    """Shuffle a bank, once for the whole dataset, and part it.
-
-    Parameters
-    ----------
-    paradigm : Paradigm
-        The paradigm.
-    banks : mapping of str to tuple of Prompt
-        The prompts of each condition.
-    condition : str
-        The bank.
-    seed : int
-        Seed of the dataset.
-
-    Returns
-    -------
-    run_prompts, kept_prompts : tuple of Prompt
-        The prompts that are kept from the runs are the last of the shuffled bank: those of the
-        calibration in the baseline bank, those of the localizer in the others.
-
-    Raises
-    ------
-    ParadigmError
-        If the bank is not there, or is too small for the calibration and a single run.
-    """
+    """Shuffle a bank, once for the whole dataset, and part it."""
     if condition not in banks:
         raise ParadigmError(
             f"banks: found {', '.join(sorted(banks)) or 'none'}, expected '{condition}' among "
@@ -147,20 +85,7 @@ def permute_bank(
 
 
 def count_participants(paradigm: Paradigm, banks: Banks) -> dict[str, int]:
-    """Count the participants that each bank serves with prompts of their own.
-
-    Parameters
-    ----------
-    paradigm : Paradigm
-        The paradigm.
-    banks : mapping of str to tuple of Prompt
-        The prompts of each condition.
-
-    Returns
-    -------
-    dict of str to int
-        Number of participants for each bank condition, 0 where it serves none.
-    """
+    """Count the participants that each bank serves with prompts of their own."""
     return {
         condition: max(0, len(banks.get(condition, ())) - _count_kept(paradigm, condition))
         // n_prompts
@@ -175,27 +100,7 @@ def check_participants(
     *,
     conditions: Collection[str] | None = None,
 ) -> None:
-    """Refuse more participants than the banks serve with prompts of their own.
-
-    Parameters
-    ----------
-    paradigm : Paradigm
-        The paradigm.
-    banks : mapping of str to tuple of Prompt
-        The prompts of each condition.
-    n_participants : int
-        Participants of the whole dataset.
-    conditions : collection of str, optional
-        Banks to check; all that the paradigm draws from by default.
-
-    Raises
-    ------
-    UsageError
-        If ``n_participants`` is below 1.
-    ParadigmError
-        If a bank is too small, saying how many participants it serves, how many prompts are
-        needed and how many are there.
-    """
+    """Refuse more participants than the banks serve with prompts of their own."""
     if n_participants < 1:
         raise UsageError(f"participants: found {n_participants}, expected 1 or more.")
     served = {

@@ -18,30 +18,7 @@ COLUMNS = ("prompt_id", "condition", "topic", "text")
 
 
 def read_bank(path: str | Path) -> tuple[Prompt, ...]:
-    """Read a prompt bank.
-
-    A bank is a table of tab-separated values in UTF-8 whose first line names the columns
-    ``prompt_id``, ``condition``, ``topic`` and ``text``. A cell that holds a tab, a line break or a
-    leading quote mark is put in double quotes, with quote marks within it doubled (what spreadsheet
-    programs and :func:`pandas.DataFrame.to_csv` write).
-
-    Parameters
-    ----------
-    path : str or Path
-        The file.
-
-    Returns
-    -------
-    tuple of Prompt
-        In the order of the file. One file may hold several conditions.
-
-    Raises
-    ------
-    ParadigmError
-        Naming file and line, if the file is missing or not UTF-8, a column is missing or there
-        twice, a row has another number of cells, a quote is not closed, an identifier or a text is
-        empty or there twice, or a condition is not a BIDS label.
-    """
+    """Read a prompt bank."""
     file = Path(path)
     rows = _read_rows(file)
     _, header = next(rows, (1, []))
@@ -62,24 +39,7 @@ def read_bank(path: str | Path) -> tuple[Prompt, ...]:
 
 
 def load_banks(paradigm: Paradigm) -> dict[str, tuple[Prompt, ...]]:
-    """Read the banks that a paradigm draws from.
-
-    Parameters
-    ----------
-    paradigm : Paradigm
-        As :func:`llm2bids.paradigm.load.load_paradigm` gives it.
-
-    Returns
-    -------
-    dict of str to tuple of Prompt
-        The prompts of each condition, in the order of the file.
-
-    Raises
-    ------
-    ParadigmError
-        If a bank cannot be read, holds no prompt of its condition, or shares an identifier or a
-        text with another bank.
-    """
+    """Read the banks that a paradigm draws from."""
     files = {name: _locate(name) for _, name in paradigm.banks}
     tables = {file: read_bank(file) for file in dict.fromkeys(files.values())}
     banks: dict[str, tuple[Prompt, ...]] = {}

@@ -8,33 +8,8 @@ from llm2bids.exceptions import UsageError
 
 
 def derive_seed(seed: int, *parts: str | int) -> int:
-    """Derive the seed of one thing from the seed of the whole and the names of the thing.
-
-    Python's ``hash`` of a text differs between processes, so that texts enter through SHA-256; the
-    mixing is that of :class:`numpy.random.SeedSequence`, which NumPy keeps stable.
-
-    Parameters
-    ----------
-    seed : int
-        The one seed that everything follows from, 0 or larger.
-    *parts : str or int
-        What the seed is for, e.g. ``"run", "01", "pathology", 1``. An integer is 0 or larger.
-
-    Returns
-    -------
-    int
-        In ``[0, 2**32)``, so that any generator takes it.
-
-    Raises
-    ------
-    UsageError
-        If ``seed`` is negative.
-
-    Examples
-    --------
-    >>> derive_seed(0, "run", "01", "pathology", 1)
-    1357716233
-    """
+    """Derive the seed of one thing from the seed of the whole and the names of the thing."""
+    # Python's hash of a text differs between processes: texts enter through SHA-256
     if seed < 0:
         raise UsageError(f"seed: found {seed}, expected an integer of 0 or larger.")
     entropy = [seed, *(_as_integer(part) for part in parts)]
@@ -42,25 +17,7 @@ def derive_seed(seed: int, *parts: str | int) -> int:
 
 
 def derive_generator(seed: int, *parts: str | int) -> np.random.Generator:
-    """Give the random generator of one thing; see :func:`derive_seed`.
-
-    Parameters
-    ----------
-    seed : int
-        The one seed that everything follows from, 0 or larger.
-    *parts : str or int
-        What the generator is for.
-
-    Returns
-    -------
-    numpy.random.Generator
-        A PCG64 generator, named because NumPy may change its default.
-
-    Examples
-    --------
-    >>> int(derive_generator(0, "bank", "offtopic").integers(1000))
-    141
-    """
+    """Give the random generator of one thing; see :func:`derive_seed`."""
     return np.random.Generator(np.random.PCG64(derive_seed(seed, *parts)))
 
 

@@ -19,52 +19,18 @@ LARGEST = 1_000_000
 
 @dataclass(frozen=True, kw_only=True)
 class Table:
-    """A TOML table that knows its file and its place in it.
-
-    Parameters
-    ----------
-    path : Path
-        The file, named in every error.
-    prefix : str
-        Dotted name of the table in the file with a final dot, empty for the whole file.
-    values : mapping
-        The table's keys and values.
-    """
+    """A TOML table that knows its file and its place in it."""
 
     path: Path
-    prefix: str
+    prefix: str  # dotted name of the table in the file with a final dot, empty for the whole file
     values: Mapping[str, Any]
 
     def error(self, key: str, problem: str) -> ParadigmError:
-        """Make the error that names file and key.
-
-        Parameters
-        ----------
-        key : str
-            The key in this table.
-        problem : str
-            What was found, what was expected, what to do.
-
-        Returns
-        -------
-        ParadigmError
-            To be raised.
-        """
+        """Make the error that names file and key."""
         return ParadigmError(f"{self.path}: key '{self.prefix}{key}': {problem}")
 
     def check_keys(self, known: Iterable[str]) -> None:
-        """Refuse keys that have no meaning.
-
-        Parameters
-        ----------
-        known : iterable of str
-            The keys that have one.
-
-        Raises
-        ------
-        ParadigmError
-            Naming the first unknown key and the nearest known one.
-        """
+        """Refuse keys that have no meaning."""
         names = list(known)
         for key in self.values:
             if key not in names:
@@ -73,26 +39,7 @@ class Table:
     def integer(
         self, key: str, default: int | None = None, *, minimum: int, maximum: int = LARGEST
     ) -> int:
-        """Read an integer.
-
-        Parameters
-        ----------
-        key : str
-            The key in this table.
-        default : int, optional
-            Taken where the key is missing; without it the key is required.
-        minimum, maximum : int
-            The smallest and the largest allowed value.
-
-        Returns
-        -------
-        int
-
-        Raises
-        ------
-        ParadigmError
-            If it is missing, no integer, too small or too large.
-        """
+        """Read an integer."""
         expected = f"an integer of {minimum} or more"
         value = self._get(key, default, expected)
         if isinstance(value, bool) or not isinstance(value, int) or value < minimum:
@@ -102,26 +49,7 @@ class Table:
         return value
 
     def number(self, key: str, default: float, *, above: float, maximum: float) -> float:
-        """Read a number in ``(above, maximum]``.
-
-        Parameters
-        ----------
-        key : str
-            The key in this table.
-        default : float
-            Taken where the key is missing.
-        above, maximum : float
-            Exclusive lower and inclusive upper limit; ``math.inf`` for any finite number.
-
-        Returns
-        -------
-        float
-
-        Raises
-        ------
-        ParadigmError
-            If it is no number, not finite, or out of the range.
-        """
+        """Read a number in ``(above, maximum]``."""
         value = self._get(key, default, "a number")
         limit = "" if math.isinf(maximum) else f" and up to {maximum:g}"
         expected = f"a number above {above:g}{limit}"
@@ -136,74 +64,21 @@ class Table:
         return number
 
     def boolean(self, key: str, default: bool) -> bool:
-        """Read true or false.
-
-        Parameters
-        ----------
-        key : str
-            The key in this table.
-        default : bool
-            Taken where the key is missing.
-
-        Returns
-        -------
-        bool
-
-        Raises
-        ------
-        ParadigmError
-            If it is anything else.
-        """
+        """Read true or false."""
         value = self._get(key, default, "true or false")
         if not isinstance(value, bool):
             raise self._found(key, value, "true or false")
         return value
 
     def text(self, key: str, default: str | None = None) -> str:
-        """Read a text.
-
-        Parameters
-        ----------
-        key : str
-            The key in this table.
-        default : str, optional
-            Taken where the key is missing; without it the key is required.
-
-        Returns
-        -------
-        str
-
-        Raises
-        ------
-        ParadigmError
-            If it is missing or no text.
-        """
+        """Read a text."""
         value = self._get(key, default, "a text")
         if not isinstance(value, str):
             raise self._found(key, value, "a text")
         return value
 
     def choice(self, key: str, choices: Iterable[str], default: str | None = None) -> str:
-        """Read one of a few words.
-
-        Parameters
-        ----------
-        key : str
-            The key in this table.
-        choices : iterable of str
-            The allowed words.
-        default : str, optional
-            Taken where the key is missing; without it the key is required.
-
-        Returns
-        -------
-        str
-
-        Raises
-        ------
-        ParadigmError
-            If it is missing or another word.
-        """
+        """Read one of a few words."""
         words = list(choices)
         value = self._get(key, default, f"one of {', '.join(words)}")
         if value not in words:
@@ -211,48 +86,14 @@ class Table:
         return str(value)
 
     def label(self, key: str, value: object) -> str:
-        """Check that a name is a BIDS label.
-
-        Parameters
-        ----------
-        key : str
-            The key in this table that the name comes from.
-        value : object
-            The name.
-
-        Returns
-        -------
-        str
-
-        Raises
-        ------
-        ParadigmError
-            If it is no text or holds anything but letters A-Z, a-z and digits.
-        """
+        """Check that a name is a BIDS label."""
         if not isinstance(value, str) or not LABEL.fullmatch(value):
             expected = "a BIDS label: letters A-Z, a-z and digits only, no space or underscore"
             raise self._found(key, value, expected)
         return value
 
     def table(self, key: str, *, required: bool = False) -> "Table":
-        """Read a table within this one.
-
-        Parameters
-        ----------
-        key : str
-            The key in this table.
-        required : bool, default=False
-            Whether it is an error if the key is missing; else it reads as empty.
-
-        Returns
-        -------
-        Table
-
-        Raises
-        ------
-        ParadigmError
-            If it is missing though required, or no table.
-        """
+        """Read a table within this one."""
         value = self._get(key, None if required else {}, f"a table [{self.prefix}{key}]")
         if not isinstance(value, Mapping):
             raise self._found(key, value, f"a table [{self.prefix}{key}]")
@@ -279,25 +120,7 @@ def _short(value: object) -> str:
 
 
 def suggest(word: str, known: Iterable[str]) -> str:
-    """Say which known word comes nearest, and all known ones.
-
-    Parameters
-    ----------
-    word : str
-        What was found.
-    known : iterable of str
-        What could have been meant.
-
-    Returns
-    -------
-    str
-        One or two sentences for an error message.
-
-    Examples
-    --------
-    >>> suggest("odrer", ["order", "tasks"])
-    "Did you mean 'order'? Expected one of: order, tasks."
-    """
+    """Say which known word comes nearest, and all known ones."""
     names = sorted(known)
     by_folded = {name.casefold(): name for name in names}
     near = difflib.get_close_matches(word.casefold(), by_folded, n=1, cutoff=0.5)

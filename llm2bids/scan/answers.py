@@ -18,40 +18,15 @@ MOST_TOKENS = 2**31 - 1
 
 @dataclass(frozen=True, kw_only=True)
 class Answers:
-    """An answer to each prompt.
+    """An answer to each prompt."""
 
-    Parameters
-    ----------
-    by_prompt : mapping of str to str or tuple of int
-        Text, or token ids, of the answer to each prompt.
-    sha256 : str
-        Hash of the table, kept with the dataset.
-    source : str
-        Name of the file, for messages.
-    """
-
+    # text, or token ids, of the answer to each prompt
     by_prompt: Mapping[str, str | tuple[int, ...]]
     sha256: str
     source: str
 
     def of_run(self, design: RunDesign) -> list[str] | list[Sequence[int]]:
-        """Give the answers to the trials of a run, in order.
-
-        Parameters
-        ----------
-        design : RunDesign
-            The run.
-
-        Returns
-        -------
-        list
-            One text, or one sequence of token ids, for each trial.
-
-        Raises
-        ------
-        DatasetError
-            If a prompt has no answer.
-        """
+        """Give the answers to the trials of a run, in order."""
         ids = [trial.prompt.prompt_id for trial in design.trials]
         missing = [prompt_id for prompt_id in ids if prompt_id not in self.by_prompt]
         if missing:
@@ -64,26 +39,7 @@ class Answers:
 
 
 def read_answers(path: Path) -> Answers:
-    """Read a table of answers.
-
-    Parameters
-    ----------
-    path : Path
-        Tab-separated, UTF-8, with a header: ``prompt_id`` and ``answer`` (text), or ``prompt_id``,
-        ``position`` and ``token_id`` (one row for each token, as in the transcripts of a dataset of
-        ours). A folder: all transcripts of the dataset in it.
-
-    Returns
-    -------
-    Answers
-        The answers.
-
-    Raises
-    ------
-    DatasetError
-        If there is no such file, it is not such a table, or it answers a prompt twice in different
-        words.
-    """
+    """Read a table of answers."""
     files = sorted(path.glob("derivatives/llm2bids/sub-*/func/*_desc-transcript_*.tsv"))
     if not path.is_dir():
         files = [path]

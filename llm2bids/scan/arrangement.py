@@ -40,22 +40,10 @@ MOST_PROCESSES = 4
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class Choice:
-    """The arrangement that a scan is to have.
+    """The arrangement that a scan is to have."""
 
-    Parameters
-    ----------
-    name : str
-        ``index``, ``functional`` or ``random``; ``given`` where it comes from a file.
-    localizer_prompts : int or None
-        Prompts of each task's bank in the localizer; None without localizer.
-    method : {"components", "ward", "tsne"}
-        How units are placed in functional arrangement.
-    given : Given or None
-        What the file holds.
-    """
-
-    name: str
-    localizer_prompts: int | None = None
+    name: str  # ``index``, ``functional`` or ``random``
+    localizer_prompts: int | None = None  # prompts of each task's bank in the localizer
     method: Method = "components"
     given: Given | None = None
 
@@ -77,31 +65,7 @@ class Choice:
 def choose_arrangement(
     arrangement: str | Path, localizer_prompts: int | None, method: str | None = None
 ) -> Choice:
-    """Read what was asked for.
-
-    Parameters
-    ----------
-    arrangement : str or Path
-        ``"index"``, ``"functional"``, ``"random"``, a dataset of ours or an arrangement's table.
-    localizer_prompts : int, optional
-        Prompts of each task's bank in the localizer.
-    method : {"components", "ward", "tsne"}, optional
-        How units are placed in functional arrangement; ``"components"`` by
-        default.
-
-    Returns
-    -------
-    Choice
-        With what the file holds.
-
-    Raises
-    ------
-    UsageError
-        If there is no such arrangement or method, or a number of localizer prompts or a method
-        without localizer.
-    DatasetError
-        If the file is damaged.
-    """
+    """Read what was asked for."""
     if arrangement != "functional" and localizer_prompts is not None:
         raise UsageError(
             f"localizer_prompts (--localizer-prompts) is {localizer_prompts} in {arrangement} "
@@ -127,24 +91,7 @@ def choose_arrangement(
 
 
 def check_localizer(choice: Choice, scan: Scan, sites: Sequence["Site"]) -> None:
-    """Refuse a localizer that cannot serve before anything is recorded.
-
-    Parameters
-    ----------
-    choice : Choice
-        The arrangement.
-    scan : Scan
-        The draw.
-    sites : sequence of Site
-        What is recorded.
-
-    Raises
-    ------
-    UsageError
-        If the localizer has too few prompts; the message says how many tokens it needs.
-    SpaceError
-        If a site is too wide.
-    """
+    """Refuse a localizer that cannot serve before anything is recorded."""
     if choice.name != "functional":
         return
     n_prompts, n_tokens = len(scan.localizer), scan.paradigm.tokens_per_prompt
@@ -171,33 +118,7 @@ def arranged_space(
     batch_size: int | None,
     on_token: OnToken | None = None,
 ) -> tuple[Space, Stability | None]:
-    """Arrange the space of a new dataset.
-
-    Parameters
-    ----------
-    space : Space
-        In index arrangement.
-    choice : Choice
-        What it is to be.
-    scan : Scan
-        With the localizer's prompts.
-    loaded : LoadedModel
-        The model.
-    keep_first, batch_size, on_token
-        As for :func:`llm2bids.recording.localizer.scan_localizer`.
-
-    Returns
-    -------
-    Space
-        In the arrangement that was chosen.
-    Stability or None
-        What halves of the localizer agree on, where that was measured.
-
-    Raises
-    ------
-    Llm2bidsError
-        If the localizer cannot be scanned, or the file does not fit.
-    """
+    """Arrange the space of a new dataset."""
     if choice.given is not None:
         return choice.given.apply(space), choice.given.stability
     if choice.name == "random":

@@ -41,34 +41,14 @@ LOADED_PER_SECOND = 1e9
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class Plan:
-    """What a scan will take.
-
-    Parameters
-    ----------
-    outline : Outline
-        The model.
-    space : Space
-        Where its units will lie.
-    scan : Scan
-        The runs.
-    weights : Weights
-        What the parts of the dataset weigh.
-    pace : Pace or None
-        How fast this machine generates; None where it was not timed.
-    groups : sequence of tuple of RunDesign
-        Runs that are recorded together.
-    batch_size : int
-        Most prompts in a batch.
-    keep_first : bool
-        Whether the first token of each prompt is recorded.
-    """
+    """What a scan will take."""
 
     outline: "Outline"
     space: Space
     scan: Scan
     weights: Weights
     pace: "Pace | None"
-    groups: "Sequence[tuple[RunDesign, ...]]"
+    groups: "Sequence[tuple[RunDesign, ...]]"  # runs that are recorded together
     batch_size: int
     keep_first: bool
 
@@ -164,13 +144,7 @@ class Plan:
         return start + max(generation, writing)
 
     def numbers(self) -> dict[str, Any]:
-        """List the figures.
-
-        Returns
-        -------
-        dict
-            Names in snake_case with their units; None for what was not timed.
-        """
+        """List the figures."""
         return {
             "model": self.outline.name,
             "dtype": self.outline.dtype,
@@ -192,13 +166,7 @@ class Plan:
         }
 
     def describe(self) -> str:
-        """Say it in a few lines.
-
-        Returns
-        -------
-        str
-            Model, paradigm, disk, memory, time.
-        """
+        """Say it in a few lines."""
         outline, scan = self.outline, self.scan
         shape = " x ".join(map(str, self.space.shape))
         per_task = sorted({design.n_volumes for design in scan.designs})
@@ -253,32 +221,7 @@ def plan(
     arrangement_method: str | None = None,
     time: bool = True,
 ) -> Plan:
-    """Work out what a scan will take, without the model's weights.
-
-    Units, volumes and the grid are those of the scan. Bytes come from a few simulated runs that
-    are written to a scratch folder and weighed; time from a batch on random weights, of a few
-    layers where the model is large.
-
-    Parameters
-    ----------
-    model, revision, trust_remote_code, device, dtype, sites, paradigm, n_participants, \
-    task_labels, seed, t_r, batch_size, keep_first, allow_shared_prompts, prompts_per_block, \
-    tokens_per_prompt, volume_dtype, compress, hrf_model, space_label, arrangement, \
-    localizer_prompts, arrangement_method
-        As :func:`llm2bids.scan.record.record` takes them.
-    time : bool
-        Whether generation is timed.
-
-    Returns
-    -------
-    Plan
-        The figures.
-
-    Raises
-    ------
-    UsageError, ParadigmError, ModelError, DatasetError
-        If an argument, the paradigm, the model or the scratch folder is not usable.
-    """
+    """Work out what a scan will take, without the model's weights."""
     from llm2bids.model.outline import outline as outline_of
     from llm2bids.model.sites import select_sites
 

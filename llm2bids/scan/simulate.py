@@ -32,56 +32,21 @@ _SERIES = "_bold.nii"
 
 @dataclass(frozen=True, kw_only=True)
 class Weights:
-    """What the parts of a dataset weigh.
+    """What the parts of a dataset weigh."""
 
-    Parameters
-    ----------
-    template : int
-        Bytes that are there before the first run.
-    task, participant, run : float
-        Bytes that each task, participant and run adds, without what follows.
-    row : float
-        Bytes that each volume adds to the tables of a run.
-    volume : float
-        Bytes of one volume of a series.
-    seconds_template, seconds_run, seconds_volume : float
-        Processor time of writing the template, a run, and each volume of it.
-    """
-
-    template: int
-    task: float
-    participant: float
-    run: float
-    row: float
-    volume: float
+    template: int  # bytes that are there before the first run
+    task: float  # bytes that each adds, without what follows
+    participant: float  # bytes that each adds, without what follows
+    run: float  # bytes that each adds, without what follows
+    row: float  # bytes that each volume adds to the tables of a run
+    volume: float  # bytes of one volume of a series
     seconds_template: float
     seconds_run: float
     seconds_volume: float
 
 
 def weigh(space: Space, scan: Scan, settings: Mapping[str, Any]) -> Weights:
-    """Write a few simulated runs and weigh them.
-
-    Parameters
-    ----------
-    space : Space
-        The space.
-    scan : Scan
-        What is to be recorded.
-    settings : mapping
-        Settings of the dataset, as `DatasetWriter.create` takes them.
-
-    Returns
-    -------
-    Weights
-        From one run of one participant, and three of another: the first of two has the task's
-        files too, the next its participant's, and the last is four times as long as the others.
-
-    Raises
-    ------
-    DatasetError
-        If the scratch folder cannot be written.
-    """
+    """Write a few simulated runs and weigh them."""
     design = _short(scan.designs[0], space.n_units)
     longer = _LONGER * design.tokens_per_prompt
     with tempfile.TemporaryDirectory(prefix="llm2bids-plan-") as folder:
@@ -146,20 +111,7 @@ def _write(
 
 
 def simulate_recording(space: Space, design: RunDesign) -> Recording:
-    """Make up the recording of a run.
-
-    Parameters
-    ----------
-    space : Space
-        The space.
-    design : RunDesign
-        The run.
-
-    Returns
-    -------
-    Recording
-        Standard normal values, the prompts' own words for tokens.
-    """
+    """Make up the recording of a run."""
     rng = np.random.default_rng(design.seed)
     n_trials, n_volumes = len(design.trials), design.tokens_per_prompt
     n_tokens = n_volumes + 1

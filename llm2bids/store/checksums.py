@@ -19,25 +19,7 @@ _LINE = re.compile(r"([0-9a-f]{64})  (.+)")
 
 
 def list_place(place: PurePosixPath) -> PurePosixPath:
-    """Name the list that a file belongs to.
-
-    Parameters
-    ----------
-    place : PurePosixPath
-        Place of the file in the dataset.
-
-    Returns
-    -------
-    PurePosixPath
-        Place of the list.
-
-    Examples
-    --------
-    >>> str(list_place(PurePosixPath("derivatives/llm2bids/sub-01/anat/a.nii.gz")))
-    'code/checksums/sub-01.sha256'
-    >>> str(list_place(PurePosixPath("participants.tsv")))
-    'code/checksums/dataset.sha256'
-    """
+    """Name the list that a file belongs to."""
     owner = next((part for part in place.parts[:-1] if part.startswith("sub-")), "dataset")
     return FOLDER / f"{owner}.sha256"
 
@@ -48,23 +30,7 @@ def has_manifest(root: Path) -> bool:
 
 
 def read_list(path: Path) -> dict[PurePosixPath, str]:
-    """Read a list of checksums.
-
-    Parameters
-    ----------
-    path : Path
-        The file.
-
-    Returns
-    -------
-    dict
-        Place in the dataset to sha256, 64 hexadecimal digits. Empty if there is no such file.
-
-    Raises
-    ------
-    DatasetError
-        If a line is not a checksum and a place within the dataset.
-    """
+    """Read a list of checksums."""
     try:
         lines = path.read_text(encoding="utf-8").splitlines()
     except FileNotFoundError:
@@ -86,23 +52,7 @@ def read_list(path: Path) -> dict[PurePosixPath, str]:
 
 
 def read_manifest(root: Path) -> dict[PurePosixPath, str]:
-    """Read all lists of a dataset.
-
-    Parameters
-    ----------
-    root : Path
-        The dataset.
-
-    Returns
-    -------
-    dict
-        Place in the dataset to sha256.
-
-    Raises
-    ------
-    DatasetError
-        If a list is damaged, or is not in the dataset.
-    """
+    """Read all lists of a dataset."""
     found: dict[PurePosixPath, str] = {}
     for path in sorted((root / FOLDER).glob("*.sha256")):
         found |= read_list(inside(root, path))
@@ -110,13 +60,7 @@ def read_manifest(root: Path) -> dict[PurePosixPath, str]:
 
 
 def list_text(entries: Mapping[PurePosixPath, str]) -> str:
-    """Write a list as ``sha256sum`` does, sorted by place.
-
-    Examples
-    --------
-    >>> list_text({PurePosixPath("b"): "0" * 64, PurePosixPath("a"): "1" * 64}).split()[1::2]
-    ['a', 'b']
-    """
+    """Write a list as ``sha256sum`` does, sorted by place."""
     lines = sorted((str(place), digest) for place, digest in entries.items())
     return "".join(f"{digest}  {place}\n" for place, digest in lines)
 
@@ -127,22 +71,7 @@ def updated_lists(
     *,
     removed: Iterable[PurePosixPath] = (),
 ) -> dict[PurePosixPath, str]:
-    """Write the lists anew that a change concerns.
-
-    Parameters
-    ----------
-    root : Path
-        The dataset.
-    digests : mapping
-        sha256 of files that are new or have changed.
-    removed : iterable of PurePosixPath
-        Files that are gone.
-
-    Returns
-    -------
-    dict
-        Place of each list that changes to its text; the text of a list without entries is empty.
-    """
+    """Write the lists anew that a change concerns."""
     removed = set(removed)
     texts = {}
     for name in sorted({list_place(place) for place in (*digests, *removed)}):
@@ -155,38 +84,12 @@ def updated_lists(
 
 
 def sha256_of(path: Path) -> str:
-    """Hash a file.
-
-    Parameters
-    ----------
-    path : Path
-        The file.
-
-    Returns
-    -------
-    str
-        64 hexadecimal digits.
-    """
+    """Hash a file."""
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def is_edited(root: Path, place: PurePosixPath, known: Mapping[PurePosixPath, str]) -> bool:
-    """Tell whether a file differs from its checksum.
-
-    Parameters
-    ----------
-    root : Path
-        The dataset.
-    place : PurePosixPath
-        Place of the file.
-    known : mapping
-        From `read_list` or `read_manifest`.
-
-    Returns
-    -------
-    bool
-        False if the file is not there, or has no checksum.
-    """
+    """Tell whether a file differs from its checksum."""
     path = root / place
     return place in known and path.is_file() and sha256_of(path) != known[place]

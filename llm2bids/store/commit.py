@@ -23,27 +23,10 @@ JOURNAL = HIDDEN / "commit.json"
 
 
 class Staging:
-    """Files of one step that appear in a dataset together, with their checksums.
+    """Files of one step that appear in a dataset together, with their checksums."""
 
-    Parameters
-    ----------
-    root : Path
-        The dataset.
-    overwrite : bool
-        Replace files that were changed after llm2bids wrote them.
-
-    Raises
-    ------
-    DatasetError
-        If the dataset's folder is not there.
-
-    Notes
-    -----
-    A file system renames one file at a time. So `commit` first writes down what is to be renamed
-    and removed; a step that is cut off between two renames is finished by `recover`. The disk has
-    all files before it has the journal, and all names before the journal goes: a power cut costs
-    what a kill costs.
-    """
+    # A file system renames one file at a time: `commit` first writes down what is to be renamed and
+    # removed, so that a step that is cut off between two renames is finished by `recover`.
 
     def __init__(self, root: Path, *, overwrite: bool = False) -> None:
         self._root = root
@@ -56,23 +39,7 @@ class Staging:
         self._digests: dict[PurePosixPath, str] = {}
 
     def path(self, place: PurePosixPath) -> Path:
-        """Name the file under which to make what belongs to `place`.
-
-        Parameters
-        ----------
-        place : PurePosixPath
-            Place in the dataset, relative to it.
-
-        Returns
-        -------
-        Path
-            Place in the hidden folder; its parent exists.
-
-        Raises
-        ------
-        DatasetError
-            If the dataset's folder has vanished.
-        """
+        """Name the file under which to make what belongs to `place`."""
         if place not in self._staged:
             self._check_there()
             self._staged.append(place)
@@ -81,40 +48,16 @@ class Staging:
         return path
 
     def text(self, place: PurePosixPath, text: str) -> None:
-        """Stage a text file in UTF-8.
-
-        Parameters
-        ----------
-        place : PurePosixPath
-            Place in the dataset.
-        text : str
-            Content.
-        """
+        """Stage a text file in UTF-8."""
         self.path(place).write_text(text, encoding="utf-8", newline="\n")
 
     def link(self, place: PurePosixPath, source: Path) -> None:
-        """Stage a hard link, or a copy where links cannot be.
-
-        Parameters
-        ----------
-        place : PurePosixPath
-            Place in the dataset.
-        source : Path
-            An existing file, staged or in place.
-        """
+        """Stage a hard link, or a copy where links cannot be."""
         link_or_copy(inside(self._root, source), self.path(place))
         self._sources[place] = source
 
     def hashed(self, place: PurePosixPath, digest: str) -> None:
-        """Give the checksum of a staged file that was hashed while it was written.
-
-        Parameters
-        ----------
-        place : PurePosixPath
-            Place in the dataset.
-        digest : str
-            sha256, 64 hexadecimal digits.
-        """
+        """Give the checksum of a staged file that was hashed while it was written."""
         self._digests[place] = digest
 
     def remove(self, place: PurePosixPath) -> None:
@@ -126,19 +69,7 @@ class Staging:
         return tuple(self._staged)
 
     def commit(self, *, last: PurePosixPath) -> None:
-        """Put all staged files in place, and their checksums in the lists.
-
-        Parameters
-        ----------
-        last : PurePosixPath
-            Staged file that is put in place after all others.
-
-        Raises
-        ------
-        DatasetError
-            If `last` is not staged, the dataset's folder has vanished, or a file in the way was
-            changed after llm2bids wrote it and is not to be overwritten.
-        """
+        """Put all staged files in place, and their checksums in the lists."""
         if last not in self._staged:
             raise DatasetError(f"{last} was not made; nothing was put in place")
         digests = {place: self._digest(place) for place in self._staged}
@@ -196,27 +127,7 @@ class Staging:
 
 @contextmanager
 def staging(root: Path, *, doing: str, overwrite: bool = False) -> Iterator[Staging]:
-    """Stage files; the hidden folder is gone afterwards, whatever happens.
-
-    Parameters
-    ----------
-    root : Path
-        The dataset.
-    doing : str
-        What is being done, for the message, e.g. ``"writing sub-01 task-rest"``.
-    overwrite : bool
-        Replace files that were changed after llm2bids wrote them.
-
-    Yields
-    ------
-    Staging
-        Where files are made. Without `Staging.commit` nothing of them stays.
-
-    Raises
-    ------
-    DatasetError
-        If the disk is full, the folder cannot be written, or has vanished.
-    """
+    """Stage files; the hidden folder is gone afterwards, whatever happens."""
     try:
         stage = Staging(root, overwrite=overwrite)
         clear_staging(root)
@@ -228,18 +139,7 @@ def staging(root: Path, *, doing: str, overwrite: bool = False) -> Iterator[Stag
 
 
 def recover(root: Path) -> None:
-    """Finish a commit that was cut off between two renames, if there is one.
-
-    Parameters
-    ----------
-    root : Path
-        The dataset, locked.
-
-    Raises
-    ------
-    DatasetError
-        If the journal is damaged, or the folder cannot be written.
-    """
+    """Finish a commit that was cut off between two renames, if there is one."""
     journal = read_journal(root)
     if journal is None:
         return
@@ -260,23 +160,7 @@ def recover(root: Path) -> None:
 
 
 def read_journal(root: Path) -> dict[str, list[str]] | None:
-    """Read what a commit that was cut off was about to do.
-
-    Parameters
-    ----------
-    root : Path
-        The dataset.
-
-    Returns
-    -------
-    dict or None
-        Places to ``put`` and to ``remove``, in order; None if no commit was cut off.
-
-    Raises
-    ------
-    DatasetError
-        If the file is damaged.
-    """
+    """Read what a commit that was cut off was about to do."""
     try:
         journal = json.loads((root / JOURNAL).read_text(encoding="utf-8"))
         return {name: [str(place) for place in journal[name]] for name in ("put", "remove")}
@@ -290,32 +174,13 @@ def read_journal(root: Path) -> dict[str, list[str]] | None:
 
 
 def clear_staging(root: Path) -> None:
-    """Remove what a killed process left in the hidden folder, unless `recover` needs it.
-
-    Parameters
-    ----------
-    root : Path
-        The dataset.
-    """
+    """Remove what a killed process left in the hidden folder, unless `recover` needs it."""
     if not (root / JOURNAL).exists():
         shutil.rmtree(inside(root, root / STAGED), ignore_errors=True)
 
 
 def refuse_edited(root: Path, edited: Sequence[PurePosixPath]) -> None:
-    """Refuse to overwrite files that were changed after llm2bids wrote them.
-
-    Parameters
-    ----------
-    root : Path
-        The dataset.
-    edited : sequence of PurePosixPath
-        Those files.
-
-    Raises
-    ------
-    DatasetError
-        If there is one; the message has its name.
-    """
+    """Refuse to overwrite files that were changed after llm2bids wrote them."""
     if edited:
         more = f" and {len(edited) - 1} more" if len(edited) > 1 else ""
         raise DatasetError(
@@ -326,22 +191,7 @@ def refuse_edited(root: Path, edited: Sequence[PurePosixPath]) -> None:
 
 
 def failed_write(root: Path, error: OSError, *, doing: str) -> DatasetError:
-    """Say why something could not be written, and what to do.
-
-    Parameters
-    ----------
-    root : Path
-        The dataset.
-    error : OSError
-        What the system said.
-    doing : str
-        What was being done.
-
-    Returns
-    -------
-    DatasetError
-        To be raised.
-    """
+    """Say why something could not be written, and what to do."""
     again = "and call the command again: it goes on where it stopped"
     if error.errno in (errno.ENOSPC, errno.EDQUOT):
         return DatasetError(
@@ -377,15 +227,7 @@ def _vanished(root: Path) -> DatasetError:
 
 
 def replace_text(path: Path, text: str) -> None:
-    """Write a text file anew in one step, or remove it where the text is empty.
-
-    Parameters
-    ----------
-    path : Path
-        The file; its folder is made.
-    text : str
-        Content.
-    """
+    """Write a text file anew in one step, or remove it where the text is empty."""
     if not text:
         path.unlink(missing_ok=True)
         return
@@ -396,14 +238,7 @@ def replace_text(path: Path, text: str) -> None:
 
 
 def to_disk(paths: Iterable[Path]) -> None:
-    """Wait until the disk has files, or the names in folders.
-
-    Parameters
-    ----------
-    paths : iterable of Path
-        Files and folders; what is not there is passed over, and so are folders where the system
-        cannot open them (Windows).
-    """
+    """Wait until the disk has files, or the names in folders."""
     for path in paths:
         try:
             opened = os.open(path, os.O_RDONLY)
@@ -422,15 +257,7 @@ def _folders(paths: Iterable[Path], root: Path) -> list[Path]:
 
 
 def link_or_copy(source: Path, target: Path) -> None:
-    """Make a hard link, or a copy where links cannot be.
-
-    Parameters
-    ----------
-    source : Path
-        An existing file.
-    target : Path
-        The new name, on any file system.
-    """
+    """Make a hard link, or a copy where links cannot be."""
     target.unlink(missing_ok=True)
     try:
         os.link(source, target)
@@ -441,22 +268,7 @@ def link_or_copy(source: Path, target: Path) -> None:
 
 
 def check_space(root: Path, *, needed: int, doing: str) -> None:
-    """Refuse to begin what the disk has no room for.
-
-    Parameters
-    ----------
-    root : Path
-        The dataset.
-    needed : int
-        Bytes.
-    doing : str
-        What needs them, for the message.
-
-    Raises
-    ------
-    DatasetError
-        If there is less room; the message has both figures.
-    """
+    """Refuse to begin what the disk has no room for."""
     free = shutil.disk_usage(root).free
     if free < needed:
         raise DatasetError(

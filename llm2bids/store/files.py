@@ -6,25 +6,7 @@ from llm2bids.exceptions import DatasetError
 
 
 def inside(root: Path, path: Path) -> Path:
-    """Refuse a path that leads out of the dataset, by ``..`` or a symbolic link.
-
-    Parameters
-    ----------
-    root : Path
-        The dataset.
-    path : Path
-        A path in it.
-
-    Returns
-    -------
-    Path
-        The same path.
-
-    Raises
-    ------
-    DatasetError
-        If it leads out.
-    """
+    """Refuse a path that leads out of the dataset, by ``..`` or a symbolic link."""
     resolved = path.resolve()
     if not resolved.is_relative_to(root.resolve()):
         raise DatasetError(
@@ -34,10 +16,7 @@ def inside(root: Path, path: Path) -> Path:
 
 
 def data_files(folder: Path, pattern: str) -> list[Path]:
-    """List files and links that match a pattern, sorted; what begins with a dot is never data.
-
-    macOS writes a ``._name`` beside each file on disks of other systems.
-    """
+    """List files and links that match a pattern, sorted; what begins with a dot is never data."""
     return sorted(
         path
         for path in folder.glob(pattern)

@@ -25,30 +25,13 @@ class Target(Protocol):
 
 
 class GzipStream:
-    """A gzip file of one member, written from front to back.
+    """A gzip file of one member, written from front to back."""
 
-    The data are cut into blocks at fixed places, each is deflated without knowledge of the others,
-    and the results are joined (as pigz does with ``--independent``). So neither the pieces in
-    which data come nor the number of threads change a byte. isal's own threaded writer hands its
-    tables from block to block, and was seen to give other bytes for the same data.
-
-    Parameters
-    ----------
-    file : Target
-        Opened for binary writing; stays open.
-    n_jobs : int
-        Threads that deflate.
-
-    Examples
-    --------
-    >>> import gzip, io
-    >>> file = io.BytesIO()
-    >>> stream = GzipStream(file, n_jobs=2)
-    >>> stream.write(memoryview(b"counts" * 1000))
-    >>> stream.close()
-    >>> gzip.decompress(file.getvalue()) == b"counts" * 1000
-    True
-    """
+    # Blocks at fixed places are deflated without knowledge of one another and joined (as pigz does
+    # with
+    # --independent): neither the pieces in which data come nor the threads change a byte. isal's
+    # own
+    # threaded writer does not give the same bytes twice.
 
     def __init__(self, file: Target, *, n_jobs: int) -> None:
         self._file = file
@@ -59,13 +42,7 @@ class GzipStream:
         file.write(_HEADER)
 
     def write(self, data: memoryview) -> None:
-        """Append data; they may be changed as soon as this returns.
-
-        Parameters
-        ----------
-        data : memoryview
-            Bytes, of any number.
-        """
+        """Append data; they may be changed as soon as this returns."""
         self._crc = isal_zlib.crc32(data, self._crc)
         self._n_bytes += len(data)
         for packed in self._pool.map(_deflate, self._whole_blocks(data)):

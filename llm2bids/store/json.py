@@ -9,23 +9,7 @@ from llm2bids.exceptions import DatasetError
 
 
 def read_json(path: Path) -> dict[str, Any]:
-    """Read a JSON file that holds an object.
-
-    Parameters
-    ----------
-    path : Path
-        The file.
-
-    Returns
-    -------
-    dict
-        Its content.
-
-    Raises
-    ------
-    DatasetError
-        If it is missing or damaged.
-    """
+    """Read a JSON file that holds an object."""
     try:
         text = path.read_text(encoding="utf-8")
         content = json.loads(text)
@@ -44,13 +28,5 @@ def read_json(path: Path) -> dict[str, Any]:
 
 
 def to_json(value: Mapping[str, Any]) -> str:
-    """Write JSON the way all files of a dataset have it: indented, with a last line break.
-
-    Examples
-    --------
-    >>> print(to_json({"a": "b"}), end="")
-    {
-      "a": "b"
-    }
-    """
+    """Write JSON the way all files of a dataset have it: indented, with a last line break."""
     return json.dumps(value, indent=2, ensure_ascii=False, allow_nan=False) + "\n"

@@ -12,23 +12,9 @@ _PLACE = HIDDEN / "lock"
 
 
 class DatasetLock:
-    """The lock of a dataset, held from now on.
+    """The lock of a dataset, held from now on."""
 
-    Parameters
-    ----------
-    root : Path
-        The dataset; it is made if it is not there.
-
-    Raises
-    ------
-    DatasetError
-        If another process has it, or the folder cannot be written.
-
-    Notes
-    -----
-    The operating system holds the lock for the process and takes it back when the process ends,
-    however it ends: a lock file that is left over locks nothing.
-    """
+    # the operating system takes a lock back when its process ends, however it ends
 
     def __init__(self, root: Path) -> None:
         self._root = root
@@ -47,13 +33,7 @@ class DatasetLock:
             raise failed_write(root, error, doing="locking the dataset") from error
 
     def check(self) -> None:
-        """Refuse to go on when the lock does not protect the folder that is there.
-
-        Raises
-        ------
-        DatasetError
-            If the lock was released, or the dataset's folder was removed, moved or replaced.
-        """
+        """Refuse to go on when the lock does not protect the folder that is there."""
         if not self._lock.is_locked:
             raise DatasetError(f"{self._root}: the dataset was closed; open it again to write")
         if _identity(self._root / _PLACE) != self._identity:

@@ -19,29 +19,7 @@ def checked_columns(
     text: Sequence[str] = (),
     missing: Sequence[str] = (),
 ) -> pd.DataFrame:
-    """Check that a table has the columns that are going to be read.
-
-    Parameters
-    ----------
-    table : DataFrame
-        From `read_table`.
-    path : Path
-        Its file, for the message.
-    numbers, text : sequence of str
-        Columns of finite numbers, and of texts.
-    missing : sequence of str
-        Those of `numbers` in which cells may be empty.
-
-    Returns
-    -------
-    DataFrame
-        The same table.
-
-    Raises
-    ------
-    DatasetError
-        If a column is not there, or a cell is no finite number.
-    """
+    """Check that a table has the columns that are going to be read."""
     absent = [name for name in (*numbers, *text) if name not in table]
     if absent:
         raise DatasetError(
@@ -63,15 +41,7 @@ def checked_columns(
 
 
 def write_table(path: Path, table: pd.DataFrame) -> None:
-    """Write tab-separated values as BIDS has them: UTF-8, ``n/a`` for what is missing.
-
-    Parameters
-    ----------
-    path : Path
-        The file; a name that ends with ``.gz`` is compressed, without time or name in it.
-    table : DataFrame
-        No cell may hold a tab or a line break.
-    """
+    """Write tab-separated values as BIDS has them: UTF-8, ``n/a`` for what is missing."""
     lines = table.to_csv(
         sep="\t", index=False, na_rep="n/a", float_format="%.9g", quoting=3, lineterminator="\n"
     ).encode()
@@ -81,25 +51,7 @@ def write_table(path: Path, table: pd.DataFrame) -> None:
 
 
 def read_table(path: Path, *, text: tuple[str, ...] = ()) -> pd.DataFrame:
-    """Read tab-separated values that `write_table` wrote.
-
-    Parameters
-    ----------
-    path : Path
-        The file.
-    text : tuple of str
-        Columns of texts, in which ``n/a`` is a text like any other.
-
-    Returns
-    -------
-    DataFrame
-        ``n/a`` read as missing, numbers as numbers.
-
-    Raises
-    ------
-    DatasetError
-        If the file is not there or not such a table.
-    """
+    """Read tab-separated values that `write_table` wrote."""
     try:
         table = pd.read_csv(
             path,
@@ -124,23 +76,7 @@ def read_table(path: Path, *, text: tuple[str, ...] = ()) -> pd.DataFrame:
 
 
 def to_numbers(column: "pd.Series[Any]") -> "pd.Series[Any]":
-    """Read numbers out of a column; what is none, or too large for any type, becomes missing.
-
-    Parameters
-    ----------
-    column : Series
-        Of a table that was read.
-
-    Returns
-    -------
-    Series
-        Of a numeric data type.
-
-    Examples
-    --------
-    >>> to_numbers(pd.Series(["1", "x"])).tolist()
-    [1.0, nan]
-    """
+    """Read numbers out of a column; what is none, or too large for any type, becomes missing."""
     try:
         return pd.to_numeric(column, errors="coerce")
     except OverflowError:  # an integer of hundreds of digits among the cells
