@@ -3,6 +3,7 @@
 import hashlib
 import json
 import os
+import time
 from collections.abc import Sequence
 from contextlib import suppress
 from pathlib import Path
@@ -13,14 +14,15 @@ CACHE_VARIABLE = "LLM2BIDS_CACHE"
 """Environment variable that names the cache folder."""
 
 
+_SETTLED = 2.0
+"""Seconds after which a file's times show that it was written again: its clock is coarse."""
+
+
 def cache_folder() -> Path:
     """Locate the cache folder, without making it.
 
-    Returns
-    -------
-    Path
-        ``$LLM2BIDS_CACHE``, else ``$XDG_CACHE_HOME/llm2bids``, else ``~/.cache/llm2bids``
-        (XDG Base Directory Specification 0.8).
+    ``$LLM2BIDS_CACHE``, else ``$XDG_CACHE_HOME/llm2bids``, else ``~/.cache/llm2bids``
+    (XDG Base Directory Specification 0.8).
     """
     own = os.environ.get(CACHE_VARIABLE)
     if own:
@@ -31,18 +33,7 @@ def cache_folder() -> Path:
 
 
 def file_sha256(path: Path) -> str:
-    """Hash a file.
-
-    Parameters
-    ----------
-    path : Path
-        File to read.
-
-    Returns
-    -------
-    str
-        SHA-256, 64 hexadecimal digits.
-    """
+    """Hash a file: SHA-256, 64 hexadecimal digits."""
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
@@ -50,40 +41,34 @@ def file_sha256(path: Path) -> str:
 def weights_sha256(paths: Sequence[Path]) -> str:
     """Hash a model's weights: the identity of the model in every image.
 
-    Parameters
-    ----------
-    paths : sequence of Path
-        Weight files.
-
-    Returns
-    -------
-    str
-        SHA-256 of the file; of several files, the SHA-256 of their ``sha256sum`` lines sorted by
-        file name. Hashes are remembered in the cache folder by path, size and time of change.
+    SHA-256 of the file; of several files, the SHA-256 of their ``sha256sum`` lines sorted by file
+    name. Hashes are remembered in the cache folder.
     """
-    lines = [f"{_remembered_sha256(path)}  {path.name}\n" for path in sorted(paths, key=_name)]
+    ordered = sorted(paths, key=lambda path: path.name)
+    lines = [f"{_remembered_sha256(path)}  {path.name}\n" for path in ordered]
     if len(lines) == 1:
         return lines[0].split()[0]
     return hashlib.sha256("".join(lines).encode()).hexdigest()
 
 
-def _name(path: Path) -> str:
-    return path.name
-
-
 def _remembered_sha256(path: Path) -> str:
     real = path.resolve()
     stat = real.stat()
-    key = f"{real}|{stat.st_size}|{stat.st_mtime_ns}"
+    # The time of change (ctime) is the system's own: tar, rsync and image layers set the time of
+    # modification back, and bytes of the same size would have the hash of the bytes before.
+    times = (stat.st_mtime_ns, stat.st_ctime_ns)
+    identity = "|".join(map(str, (stat.st_dev, stat.st_ino, stat.st_size, *times)))
     memory = cache_folder() / "weights_sha256.json"
-    known = _read_memory(memory)
-    if key in known:
-        return known[key]
+    remembered, _, digest = _read_memory(memory).get(str(real), "").rpartition(" ")
+    if remembered == identity:
+        return digest
     digest = file_sha256(real)
+    if time.time() - stat.st_ctime < _SETTLED:
+        return digest  # could be written once more within the same tick of the file's clock
     with suppress(OSError):  # an unwritable cache costs time, not the run
         memory.parent.mkdir(parents=True, exist_ok=True)
         with FileLock(memory.with_suffix(".lock")):
-            known = _read_memory(memory) | {key: digest}
+            known = _read_memory(memory) | {str(real): f"{identity} {digest}"}
             part = memory.with_suffix(".part")
             part.write_text(json.dumps(known, indent=1), encoding="utf-8")
             part.replace(memory)
@@ -95,4 +80,5 @@ def _read_memory(memory: Path) -> dict[str, str]:
         known = json.loads(memory.read_text(encoding="utf-8"))
     except (OSError, ValueError):
         return {}
-    return known if isinstance(known, dict) else {}
+    texts = isinstance(known, dict) and all(isinstance(entry, str) for entry in known.values())
+    return known if texts else {}

@@ -1,6 +1,7 @@
 """Loading a causal language model by hub name, folder, GGUF file, or the embedded default."""
 
 import gc
+import re
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -11,7 +12,14 @@ import torch
 
 from llm2bids.exceptions import ModelError, UsageError
 from llm2bids.model.cache import weights_sha256
-from llm2bids.model.place import EMBEDDED, OFFER, WAY_ROUND, Place, locate_model
+from llm2bids.model.place import (
+    EMBEDDED,
+    OFFER,
+    WAY_ROUND,
+    Place,
+    checkpoint_files,
+    locate_model,
+)
 from llm2bids.model.random_weights import (
     check_seed,
     random_label,
@@ -153,7 +161,7 @@ def load_model(
     where, chosen = check_device(device), check_dtype(dtype)
     if random_weights is not None:
         check_seed(random_weights)
-    place = locate_model(str(name_or_path), revision, trust_remote_code)
+    place = locate_model(str(name_or_path), revision, trust_remote_code, dtype=dtype)
     is_on_hub = place.weights is None and place.known_sha256 is None
     if revision is not None and not is_on_hub:
         raise UsageError(
@@ -330,8 +338,7 @@ def _load_tokenizer(place: Place) -> Any:
     from transformers import AutoTokenizer
 
     folder = Path(place.path)
-    in_folder = place.weights is not None and "gguf_file" not in place.keywords
-    if in_folder and not any(list(folder.glob(name)) for name in TOKENIZER_FILES):
+    if place.weights is not None and not any(list(folder.glob(name)) for name in TOKENIZER_FILES):
         # some versions of transformers make one up that knows a few special tokens
         raise ModelError(
             f"model {place.source}: no usable tokenizer (no file of one); expected tokenizer.json "
@@ -361,11 +368,8 @@ def _load_tokenizer(place: Place) -> Any:
 def _load_weights(place: Place, dtype: torch.dtype | str) -> Any:
     from transformers import AutoModelForCausalLM
 
-    keywords = dict(place.keywords)
-    if "gguf_file" not in keywords:
-        keywords["use_safetensors"] = True
     model, info = AutoModelForCausalLM.from_pretrained(
-        place.path, dtype=dtype, output_loading_info=True, **keywords
+        place.path, dtype=dtype, output_loading_info=True, use_safetensors=True, **place.keywords
     )
     missing = sorted(info["missing_keys"])
     if missing:
@@ -373,7 +377,37 @@ def _load_weights(place: Place, dtype: torch.dtype | str) -> Any:
             f"model {place.source}: {len(missing)} weights are not in the checkpoint (first "
             f"{missing[0]}) and would be random; expected all weights of {type(model).__name__}"
         )
+    left_out = sorted(name for name in info["unexpected_keys"] if not _can_be_left_out(name, model))
+    if left_out:
+        raise ModelError(
+            f"model {place.source}: the checkpoint has {len(left_out)} weights that "
+            f"{type(model).__name__} does not take with this configuration ("
+            f"{', '.join(left_out[:5])}{' ...' if len(left_out) > 5 else ''}); what would be "
+            "recorded is another model: expected the config.json that was saved with the weights"
+        )
     return model
+
+
+def _can_be_left_out(name: str, model: Any) -> bool:
+    """Tell weights that a model makes itself, so that nothing is lost where it does not take them.
+
+    What an architecture leaves out on purpose (heads that draft several tokens, for instance) it
+    says itself: transformers does not report those.
+    """
+    module = name.rpartition(".")[0]
+    if re.search(r"(^|\.)rotary\w*\.(inv_freq|cos_cached|sin_cached)$|\.rotary_emb\.", name):
+        return True  # from the configuration
+    if re.search(r"\.attn\.(masked_bias|bias)$|\.attention\.(masked_bias|bias)$", name):
+        return not _has_biases(model, module)  # GPT-2's and NeoX's causal mask, kept in old files
+    return name == "lm_head.weight" and bool(model.config.get_text_config().tie_word_embeddings)
+
+
+def _has_biases(model: Any, module: str) -> bool:
+    """Whether an attention module computes by a linear layer of its own, so with a bias."""
+    try:
+        return isinstance(model.get_submodule(module), torch.nn.Linear)
+    except AttributeError:
+        return True
 
 
 def _neutral_generation(model: Any, tokenizer: Any) -> None:
@@ -423,7 +457,7 @@ def _weight_files(place: Place) -> tuple[tuple[Path, ...], str | None]:
             place.path,
             revision=place.keywords["revision"],
             local_files_only=True,
-            allow_patterns=["*.safetensors"],
+            allow_patterns=["*.safetensors", "*.json"],
         )
     )
-    return tuple(sorted(folder.glob("*.safetensors"))), folder.name
+    return checkpoint_files(folder), folder.name

@@ -9,8 +9,10 @@ import torch
 
 from llm2bids.exceptions import ModelError
 from llm2bids.model import embedded
+from llm2bids.model.cache import weights_sha256
+from llm2bids.model.dequantize import cached_folder, gguf_config
 from llm2bids.model.load import DTYPES, check_dtype
-from llm2bids.model.place import EMBEDDED, OFFER, model_label
+from llm2bids.model.place import EMBEDDED, OFFER, check_gguf, is_gguf, model_label
 from llm2bids.model.sites import SiteTable, outline_sites
 
 
@@ -128,15 +130,16 @@ def _read_config(name: str, revision: str | None, trust_remote_code: bool) -> tu
     path = Path(name).expanduser()
     try:
         if name == EMBEDDED:
-            folder = embedded.cached_folder()
+            folder = cached_folder(embedded.NAME, embedded.GGUF_SHA256)
             if folder is not None:
                 return AutoConfig.from_pretrained(folder, **local), embedded.NAME
-            gguf = embedded.find_gguf()
-            config = AutoConfig.from_pretrained(gguf.parent, gguf_file=gguf.name, **local)
-            return config, embedded.NAME
-        if path.suffix == ".gguf" and path.is_file():
-            config = AutoConfig.from_pretrained(path.parent, gguf_file=path.name, **local)
-            return config, path.name
+            return gguf_config(embedded.find_gguf()), embedded.NAME
+        if is_gguf(path):
+            check_gguf(path)
+            folder = cached_folder(path.stem, weights_sha256([path]))
+            if folder is not None:
+                return AutoConfig.from_pretrained(folder, **local), path.name
+            return gguf_config(path), path.name
         if path.is_dir():
             return AutoConfig.from_pretrained(path, **local), path.resolve().name
         keywords: dict[str, Any] = {"trust_remote_code": trust_remote_code}

@@ -8,6 +8,9 @@ from typing import Any
 
 from llm2bids.exceptions import ModelError
 from llm2bids.model import embedded
+from llm2bids.model.cache import weights_sha256
+from llm2bids.model.dequantize import dequantized_folder
+from llm2bids.store.pointers import missing_content
 
 EMBEDDED = "embedded"
 """Name under which the model that comes with llm2bids is asked for."""
@@ -27,21 +30,7 @@ WAY_ROUND = (
 
 @dataclass(frozen=True, kw_only=True)
 class Place:
-    """Where a model is: the first argument and the keywords of ``from_pretrained``.
-
-    Parameters
-    ----------
-    name, label, source : str
-        As in :class:`llm2bids.model.load.LoadedModel`.
-    path : str
-        First argument of ``from_pretrained``.
-    keywords : dict
-        Its keywords.
-    weights : tuple of Path or None
-        Local weight files, None on the hub.
-    known_sha256 : str or None
-        Hash of the weights, where it is known beforehand.
-    """
+    """Where a model is: the first argument and the keywords of ``from_pretrained``."""
 
     name: str
     label: str
@@ -49,24 +38,14 @@ class Place:
     source: str
     keywords: dict[str, Any]
     weights: tuple[Path, ...] | None = None
+    """Local weight files, whose hash is the model's; None on the hub."""
     known_sha256: str | None = None
+    """Hash of the weights, where it is known beforehand."""
 
 
 def model_label(name: str) -> str:
-    """Make a BIDS label (letters and digits) from a model's name.
+    """Make a BIDS label (letters and digits) from a hub name, a folder or a file.
 
-    Parameters
-    ----------
-    name : str
-        Hub name, folder or file.
-
-    Returns
-    -------
-    str
-        The last part of the name without what BIDS forbids in a label.
-
-    Examples
-    --------
     >>> model_label("facebook/galactica-125m")
     'galactica125m'
     >>> model_label("embedded")
@@ -74,58 +53,52 @@ def model_label(name: str) -> str:
     """
     if name == EMBEDDED:
         return embedded.LABEL
-    last = Path(name).name.removesuffix(".gguf")
+    last = Path(name).stem if is_gguf(name) else Path(name).name
     return re.sub(r"[^A-Za-z0-9]", "", last) or "model"
 
 
-def locate_model(name: str, revision: str | None, trust_remote_code: bool) -> Place:
-    """Decide what a name means, checking local paths before anything is read.
+def is_gguf(name: str | Path) -> bool:
+    """Tell a GGUF file by its name, in capitals or not."""
+    return Path(name).suffix.lower() == ".gguf"
 
-    Parameters
-    ----------
-    name : str
-        ``"embedded"``, a folder, a ``.gguf`` file or a hub name.
-    revision : str or None
-        Branch, tag or commit on the hub.
-    trust_remote_code : bool
-        Whether code that comes with the weights may run.
 
-    Returns
-    -------
-    Place
-        Where to load from.
+def locate_model(
+    name: str, revision: str | None, trust_remote_code: bool, *, dtype: str = "auto"
+) -> Place:
+    """Decide what a name means; local paths are checked before anything is read.
 
-    Raises
-    ------
-    ModelError
-        If it is none of these, or a folder without safetensors weights.
+    `dtype` is the type that a GGUF file is dequantized to.
     """
     label = model_label(name)
     local: dict[str, Any] = {"local_files_only": True, "trust_remote_code": trust_remote_code}
     if name == EMBEDDED:
-        folder = str(embedded.embedded_folder())
+        folder = dequantized_folder(
+            embedded.NAME, embedded.GGUF_SHA256, embedded.find_gguf, dtype=dtype
+        )
         return Place(
             name=embedded.NAME,
             label=label,
-            path=folder,
+            path=str(folder),
             source=f"{embedded.DISTRIBUTION} (GGUF Q4_1, dequantized to float32)",
             keywords=local,
             known_sha256=embedded.GGUF_SHA256,
         )
     path = Path(name).expanduser()
-    if path.suffix == ".gguf":
-        if not path.is_file():
-            raise ModelError(f"{name}: no such GGUF file; check the path")
+    if is_gguf(path):
+        check_gguf(path)
+        digest = weights_sha256([path])
+        folder = dequantized_folder(path.stem, digest, lambda: path, dtype=dtype)
         return Place(
             name=path.name,
             label=label,
-            path=str(path.parent),
+            path=str(folder),
             source=str(path),
-            keywords=local | {"gguf_file": path.name},
+            keywords=local,
             weights=(path,),
+            known_sha256=digest,
         )
     if path.is_dir():
-        weights = _check_folder(path)
+        weights = checkpoint_files(path)
         return Place(
             name=path.resolve().name,
             label=model_label(str(path.resolve())),
@@ -144,34 +117,102 @@ def locate_model(name: str, revision: str | None, trust_remote_code: bool) -> Pl
     return Place(name=name, label=label, path=name, source=name, keywords=keywords)
 
 
-def _check_folder(folder: Path) -> tuple[Path, ...]:
+def check_gguf(path: Path) -> None:
+    """Refuse what is no GGUF file, by its name, by its content, or for want of it."""
+    reason = missing_content(path)
+    if reason:
+        raise ModelError(f"{path}: {reason}")
+    if not path.is_file():
+        raise ModelError(f"{path}: no such GGUF file; check the path")
+    with path.open("rb") as file:
+        magic = file.read(4)
+    if magic != b"GGUF":
+        raise ModelError(
+            f"{path}: begins with {magic!r}, not with b'GGUF'; it is damaged or no GGUF file"
+        )
+
+
+def checkpoint_files(folder: Path) -> tuple[Path, ...]:
+    """List the weight files that transformers loads from a folder, as it chooses them itself."""
+    for path in sorted(folder.iterdir()):
+        relevant = path.suffix in (".json", ".safetensors", ".txt", ".model")
+        reason = missing_content(path) if relevant and not path.name.startswith(".") else ""
+        if reason:
+            raise ModelError(f"{path}: {reason}")
+    _refuse_adapter(folder)
     if not (folder / "config.json").is_file():
         raise ModelError(
             f"{folder}: no config.json in it; expected a model folder as `save_pretrained` writes"
         )
-    weights = tuple(sorted(folder.glob("*.safetensors")))
-    if weights:
-        _check_index(folder)
-        return weights
-    pickles = sorted(p.name for p in folder.iterdir() if p.suffix in PICKLES)
-    if pickles:
-        raise ModelError(f"{folder}: weights only as pickle ({pickles[0]}), {WAY_ROUND}")
-    raise ModelError(f"{folder}: no *.safetensors weights in it; expected at least one")
-
-
-def _check_index(folder: Path) -> None:
-    """Refuse an index of shards that names anything but safetensors files of the folder."""
-    for path in sorted(folder.glob("*.safetensors.index.json")):
-        try:
-            named = set(json.loads(path.read_text(encoding="utf-8"))["weight_map"].values())
-        except (OSError, ValueError, RecursionError, KeyError, TypeError, AttributeError) as error:
+    single = folder / (_named_weights(folder) or "model.safetensors")
+    index = single if single.name.endswith(".index.json") else folder / f"{single.name}.index.json"
+    if index != single and single.is_file():
+        if index.is_file():
             raise ModelError(
-                f"{path}: not an index of weights ({type(error).__name__}: {error}); expected what "
-                "`save_pretrained` writes"
-            ) from None
-        for name in sorted(map(str, named)):
-            if Path(name).name != name or not name.endswith(".safetensors"):
-                raise ModelError(
-                    f"{path}: names {name!r}; expected *.safetensors files beside it: pickles can "
-                    "run code when opened, and other folders are not the model's"
-                )
+                f"{folder}: two checkpoints, {single.name} and the shards of {index.name}; "
+                "expected one: remove the other"
+            )
+        return (single,)
+    if index.is_file():
+        return _shards(index)
+    others = sorted(p.name for p in folder.iterdir() if p.suffix in (*PICKLES, ".safetensors"))
+    others = [name for name in others if not name.startswith(".")]
+    pickles = [name for name in others if not name.endswith(".safetensors")]
+    if pickles and len(pickles) == len(others):
+        raise ModelError(f"{folder}: weights only as pickle ({pickles[0]}), {WAY_ROUND}")
+    raise ModelError(
+        f"{folder}: no weights in it that transformers reads (found {', '.join(others) or 'none'})"
+        "; expected model.safetensors, or model.safetensors.index.json with its shards: no "
+        "*.safetensors weights of another name"
+    )
+
+
+def _named_weights(folder: Path) -> str | None:
+    """Read the file name that a configuration asks for in place of transformers' usual one."""
+    try:
+        config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
+        name = config.get("transformers_weights")
+    except (OSError, ValueError, RecursionError, AttributeError):
+        return None  # reading the configuration says what is wrong with it
+    if name is None:
+        return None
+    if Path(str(name)).name != name or not str(name).endswith((".safetensors", ".index.json")):
+        raise ModelError(
+            f"{folder / 'config.json'}: transformers_weights is {name!r}; expected a *.safetensors "
+            "file, or an index of some, beside it"
+        )
+    return str(name)
+
+
+def _refuse_adapter(folder: Path) -> None:
+    if (folder / "adapter_config.json").is_file():
+        raise ModelError(
+            f"{folder}: holds an adapter (adapter_config.json), which would not be part of the "
+            "model; merge it into its base model with peft (`merge_and_unload`) and save that, or "
+            "take the adapter out of the folder to scan the base model"
+        )
+
+
+def _shards(index: Path) -> tuple[Path, ...]:
+    """List the shards of an index; anything but safetensors files beside it is refused."""
+    try:
+        named = set(json.loads(index.read_text(encoding="utf-8"))["weight_map"].values())
+    except (OSError, ValueError, RecursionError, KeyError, TypeError, AttributeError) as error:
+        raise ModelError(
+            f"{index}: not an index of weights ({type(error).__name__}: {error}); expected what "
+            "`save_pretrained` writes"
+        ) from None
+    for name in sorted(map(str, named)):
+        if Path(name).name != name or not name.endswith(".safetensors"):
+            raise ModelError(
+                f"{index}: names {name!r}; expected *.safetensors files beside it: pickles can "
+                "run code when opened, and other folders are not the model's"
+            )
+    files = tuple(index.with_name(str(name)) for name in sorted(map(str, named)))
+    absent = [path.name for path in files if not path.is_file()]
+    if absent:
+        raise ModelError(
+            f"{index}: {', '.join(absent)} of its {len(files)} shards are not in the folder; copy "
+            "them there"
+        )
+    return files

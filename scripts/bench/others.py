@@ -24,8 +24,8 @@ import numpy as np
 from measure import arguments, report, seconds
 
 from llm2bids.model.cache import cache_folder
-from llm2bids.model.embedded import embedded_folder
 from llm2bids.model.load import load_model
+from llm2bids.model.place import EMBEDDED, locate_model
 from llm2bids.model.sites import find_sites, select_sites
 from llm2bids.recording.draw import draw_scan
 from llm2bids.recording.record import record_runs
@@ -129,7 +129,11 @@ def main():
         for way, (_, beside) in WAYS.items():
             task = Path(folder) / f"{way}.json"
             names = [site.name for site in sites[beside]]
-            about = {"folder": str(embedded_folder()), "n_tokens": n_tokens, "sites": names}
+            about = {
+                "folder": locate_model(EMBEDDED, None, False).path,
+                "n_tokens": n_tokens,
+                "sites": names,
+            }
             task.write_text(json.dumps(about | {"prompts": prompts}))
             row = compare(way, task, rates[beside], n_tokens)
             rows[way] = row | {"scanner_records": beside}

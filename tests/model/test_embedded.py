@@ -1,12 +1,8 @@
-"""The embedded model and its cache."""
+"""The embedded model: its wheel, and what comes out of it."""
 
 import json
-import os
-import subprocess
-import sys
 import time
 from importlib import metadata
-from pathlib import Path
 
 import numpy as np
 import pytest
@@ -14,81 +10,12 @@ import pytest
 from llm2bids.exceptions import ModelError
 from llm2bids.model import embedded
 from llm2bids.model.cache import file_sha256
+from llm2bids.model.dequantize import cached_folder
 from llm2bids.model.load import load_model
 from llm2bids.model.sites import find_sites, select_sites
 from llm2bids.model.weights import weight_norms
 from llm2bids.paradigm.design import RunDesign, Trial
 from llm2bids.paradigm.task import Prompt, Sampling
-
-
-@pytest.fixture
-def small(tmp_path, monkeypatch, tiny_model_dir):
-    """The cache's workings with a small file in place of the dequantized model."""
-    made = []
-
-    def make(gguf: Path, folder: Path) -> None:
-        made.append(folder)
-        (folder / "config.json").write_text("{}")
-        (folder / "model.safetensors").write_bytes(b"weights" * 100)
-
-    monkeypatch.setenv("LLM2BIDS_CACHE", str(tmp_path))
-    monkeypatch.setattr(embedded, "dequantize", make)
-    monkeypatch.setattr(embedded, "find_gguf", lambda: Path("model.gguf"))
-    return made
-
-
-def test_made_once(small):
-    folder = embedded.embedded_folder()
-    assert embedded.embedded_folder() == folder
-    assert len(small) == 1
-    assert sorted(path.name for path in folder.parent.iterdir() if path.is_dir()) == [folder.name]
-
-
-@pytest.mark.parametrize("damage", ["truncate", "alter", "remove", "record", "empty record"])
-def test_damage_is_found_and_mended(small, damage):
-    folder = embedded.embedded_folder()
-    weights = folder / "model.safetensors"
-    if damage == "truncate":
-        weights.write_bytes(weights.read_bytes()[:-1])
-    elif damage == "alter":
-        weights.write_bytes(b"W" + weights.read_bytes()[1:])
-    elif damage == "remove":
-        weights.unlink()
-    elif damage == "record":
-        (folder / "complete.json").write_text("{")
-    else:
-        (folder / "complete.json").write_text("{}")
-    assert embedded.embedded_folder() == folder
-    assert weights.read_bytes() == b"weights" * 100
-    assert len(small) == 2
-
-
-def test_copied_cache_is_accepted_by_its_hash(small):
-    weights = embedded.embedded_folder() / "model.safetensors"
-    os.utime(weights, (1, 1))
-    embedded.embedded_folder()
-    assert len(small) == 1
-
-
-def test_a_failure_leaves_nothing_behind(small, monkeypatch):
-    def fail(gguf: Path, folder: Path) -> None:
-        (folder / "model.safetensors").write_bytes(b"half")
-        raise OSError(28, "No space left on device")
-
-    monkeypatch.setattr(embedded, "dequantize", fail)
-    with pytest.raises(ModelError, match=r"No space left on device.*set LLM2BIDS_CACHE"):
-        embedded.embedded_folder()
-    left = [p for p in (embedded.cache_folder() / "embedded").iterdir() if p.suffix != ".lock"]
-    assert left == []
-
-
-def test_reader_that_lacks_a_package(small, monkeypatch):
-    def fail(gguf: Path, folder: Path) -> None:
-        raise ValueError("accelerate is required when loading a GGUF file")
-
-    monkeypatch.setattr(embedded, "dequantize", fail)
-    with pytest.raises(ModelError, match=r"model\.gguf: transformers cannot read it .accelerate"):
-        embedded.embedded_folder()
 
 
 def test_wheel_is_not_installed(monkeypatch):
@@ -112,31 +39,6 @@ def test_another_file_is_refused(monkeypatch):
         embedded.find_gguf()
 
 
-def test_two_processes_at_once(tmp_path):
-    """Both get a whole folder; it is made once."""
-    program = """
-import sys, time
-from pathlib import Path
-from llm2bids.model import embedded
-def make(gguf, folder):
-    time.sleep(0.5)
-    (folder / "config.json").write_text("{}")
-    (folder / "model.safetensors").write_bytes(b"weights")
-    with open(sys.argv[1], "a") as log:
-        log.write("made\\n")
-embedded.dequantize, embedded.find_gguf = make, lambda: Path("x")
-embedded.embedded_folder()
-"""
-    environment = {**os.environ, "LLM2BIDS_CACHE": str(tmp_path / "cache")}
-    log = tmp_path / "log"
-    running = [
-        subprocess.Popen([sys.executable, "-c", program, str(log)], env=environment)
-        for _ in range(2)
-    ]
-    assert [process.wait(60) for process in running] == [0, 0]
-    assert log.read_text() == "made\n"
-
-
 @pytest.fixture(scope="module")
 def smollm2():
     """The real thing, in the user's own cache folder: made by whoever comes first."""
@@ -156,7 +58,7 @@ def test_load(smollm2):
 
 @pytest.mark.slow
 def test_cached_weights_have_their_hash(smollm2):
-    folder = embedded.embedded_folder()
+    folder = cached_folder(embedded.NAME, embedded.GGUF_SHA256)
     record = json.loads((folder / "complete.json").read_text())
     assert file_sha256(folder / "model.safetensors") == record["model.safetensors"]["sha256"]
 

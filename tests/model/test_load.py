@@ -48,6 +48,8 @@ def test_the_weights_hash_of_several_files_and_its_memory(folder, monkeypatch):
     both = cache.weights_sha256([folder / "model.safetensors", other])
     assert both == cache.weights_sha256([other, folder / "model.safetensors"])
     assert both != cache.weights_sha256([other])
+    monkeypatch.setattr(cache, "_SETTLED", -1)
+    assert both == cache.weights_sha256([folder / "model.safetensors", other])
     monkeypatch.setattr(cache, "file_sha256", None)  # from now on only from memory
     assert both == cache.weights_sha256([folder / "model.safetensors", other])
 
@@ -59,6 +61,78 @@ def test_changed_weights_have_another_hash(folder):
         {k: v + 1 for k, v in tensors.items()}, folder / "model.safetensors", {"format": "pt"}
     )
     assert load_model(folder).weights_sha256 != before
+
+
+def test_other_bytes_with_the_same_time_and_size_have_another_hash(folder, monkeypatch):
+    monkeypatch.setattr(cache, "_SETTLED", -1)
+    path = folder / "model.safetensors"
+    before, times = load_model(folder).weights_sha256, path.stat()
+    content = bytearray(path.read_bytes())
+    content[-1] ^= 1
+    path.write_bytes(content)  # in place, as rsync --inplace does
+    os.utime(path, ns=(times.st_atime_ns, times.st_mtime_ns))
+    in_place = load_model(folder).weights_sha256
+    assert in_place == cache.file_sha256(path) != before
+    content[-2] ^= 1
+    (folder / "new").write_bytes(content)  # and put in its place, as tar and rsync do
+    os.utime(folder / "new", ns=(times.st_atime_ns, times.st_mtime_ns))
+    (folder / "new").replace(path)
+    assert load_model(folder).weights_sha256 == cache.file_sha256(path) != in_place
+
+
+def test_a_file_that_was_just_written_is_not_remembered(folder, tmp_path):
+    load_model(folder)
+    assert not (tmp_path / "llm2bids-cache" / "weights_sha256.json").exists()
+
+
+def test_only_files_that_are_loaded_count(folder):
+    before = load_model(folder).weights_sha256
+    other = load_file(folder / "model.safetensors")
+    save_file(other, folder / "consolidated.safetensors", {"format": "pt"})
+    (folder / "._model.safetensors").write_bytes(b"\0\5\26\7")
+    (folder / "._config.json").write_bytes(b"\0\5\26\7")
+    assert load_model(folder).weights_sha256 == before
+
+
+def test_shards(folder):
+    tensors = load_file(folder / "model.safetensors")
+    names = sorted(tensors)
+    single = load_model(folder)
+    (folder / "model.safetensors").unlink()
+    weight_map = {}
+    for number, part in enumerate((names[:7], names[7:]), 1):
+        file = f"model-{number:05d}-of-00002.safetensors"
+        save_file({name: tensors[name] for name in part}, folder / file, {"format": "pt"})
+        weight_map |= dict.fromkeys(part, file)
+    index = folder / "model.safetensors.index.json"
+    index.write_text(json.dumps({"metadata": {}, "weight_map": weight_map}))
+    loaded = load_model(folder)
+    assert len(loaded.weights_sha256) == 64 != single.weights_sha256
+    shutil.copy(folder / file, folder / "model.safetensors")
+    with pytest.raises(ModelError, match="two checkpoints"):
+        load_model(folder)
+    (folder / "model.safetensors").unlink()
+    (folder / file).unlink()
+    with pytest.raises(ModelError, match=f"{file} of its 2 shards are not in the folder"):
+        load_model(folder)
+
+
+LFS = "version https://git-lfs.github.com/spec/v1\noid sha256:00\nsize 12\n"
+
+
+@pytest.mark.parametrize("name", ["model.safetensors", "config.json", "tokenizer.json"])
+def test_pointers_are_named(folder, name):
+    path = folder / name
+    path.write_text(LFS)
+    with pytest.raises(ModelError, match=rf"{name}: is a pointer of Git LFS.*git lfs pull"):
+        load_model(folder)
+    path.write_text("/annex/objects/SHA256E-s12--00.safetensors\n")
+    with pytest.raises(ModelError, match=rf"{name}: is a pointer of git-annex.*datalad get"):
+        load_model(folder)
+    path.unlink()
+    path.symlink_to(".git/annex/objects/aa/bb/c")
+    with pytest.raises(ModelError, match=rf"{name}: is a link of git-annex.*datalad get"):
+        load_model(folder)
 
 
 def test_spoiled_memory_of_hashes_is_ignored(folder, tmp_path):
@@ -126,7 +200,7 @@ def test_no_such_gguf_file(tmp_path):
 
 def test_damaged_gguf_file(tmp_path):
     (tmp_path / "model.gguf").write_bytes(b"GGUF" + bytes(64))
-    with pytest.raises(ModelError, match=r"model\.gguf: cannot be loaded"):
+    with pytest.raises(ModelError, match=r"model\.gguf: its header cannot be read"):
         load_model(tmp_path / "model.gguf")
 
 
@@ -171,6 +245,50 @@ def test_weights_that_are_missing_are_not_made_up(folder):
     del tensors["model.layers.1.mlp.up_proj.weight"]
     save_file(tensors, folder / "model.safetensors", {"format": "pt"})
     with pytest.raises(ModelError, match=r"1 weights are not in the checkpoint .first model\.lay"):
+        load_model(folder)
+
+
+def test_weights_that_the_configuration_does_not_take(folder):
+    tensors = load_file(folder / "model.safetensors")
+    extra = {"model.layers.0.self_attn.q_proj.bias": tensors["model.norm.weight"].clone()}
+    save_file(tensors | extra, folder / "model.safetensors", {"format": "pt"})
+    with pytest.raises(ModelError, match=r"has 1 weights that LlamaForCausalLM .*q_proj\.bias"):
+        load_model(folder)
+    save_file(tensors, folder / "model.safetensors", {"format": "pt"})
+    config = json.loads((folder / "config.json").read_text())
+    shorter = config | {"num_hidden_layers": config["num_hidden_layers"] - 1}
+    (folder / "config.json").write_text(json.dumps(shorter))
+    with pytest.raises(ModelError, match=r"has 9 weights that .*model\.layers\.2\."):
+        load_model(folder)
+
+
+def test_a_configuration_of_another_size(folder):
+    config = json.loads((folder / "config.json").read_text())
+    (folder / "config.json").write_text(json.dumps(config | {"intermediate_size": 48}))
+    with pytest.raises(ModelError, match=r"(?s)cannot be loaded.*(size|shape)"):
+        load_model(folder)
+
+
+def test_weights_that_a_model_makes_itself_may_be_there(tiny_model_dir, tmp_path):
+    for kind, extra in (
+        ("llama", "model.layers.0.self_attn.rotary_emb.inv_freq"),
+        ("gpt2", "transformer.h.0.attn.bias"),
+        ("gpt2", "transformer.h.0.attn.masked_bias"),
+    ):
+        copy = shutil.copytree(tiny_model_dir(kind), tmp_path / extra)
+        tensors = load_file(copy / "model.safetensors")
+        made = {extra: tensors[next(iter(tensors))].clone()}
+        save_file(tensors | made, copy / "model.safetensors", {"format": "pt"})
+        load_model(copy)
+
+
+@pytest.mark.parametrize("alone", [False, True])
+def test_an_adapter_is_named(folder, alone):
+    (folder / "adapter_config.json").write_text(json.dumps({"peft_type": "LORA"}))
+    if alone:
+        (folder / "config.json").unlink()
+        (folder / "model.safetensors").rename(folder / "adapter_model.safetensors")
+    with pytest.raises(ModelError, match=r"holds an adapter.*merge"):
         load_model(folder)
 
 
