@@ -15,7 +15,7 @@ ROOT = Path(__file__).parents[2]
 def checkout(tmp_path) -> Path:
     """The scripts without an environment."""
     shutil.copytree(ROOT / "scripts", tmp_path / "scripts")
-    for name in ("pyproject.toml", "constraints.txt"):
+    for name in ("pyproject.toml", "lock.txt"):
         shutil.copy(ROOT / name, tmp_path)
     return tmp_path
 
