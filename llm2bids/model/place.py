@@ -146,15 +146,16 @@ def checkpoint_files(folder: Path) -> tuple[Path, ...]:
         )
     single = folder / (_named_weights(folder) or "model.safetensors")
     index = single if single.name.endswith(".index.json") else folder / f"{single.name}.index.json"
+    shards = _shards(index) if index.is_file() else ()
     if index != single and single.is_file():
-        if index.is_file():
+        if shards:
             raise ModelError(
                 f"{folder}: two checkpoints, {single.name} and the shards of {index.name}; "
                 "expected one: remove the other"
             )
         return (single,)
-    if index.is_file():
-        return _shards(index)
+    if shards:
+        return shards
     others = sorted(p.name for p in folder.iterdir() if p.suffix in (*PICKLES, ".safetensors"))
     others = [name for name in others if not name.startswith(".")]
     pickles = [name for name in others if not name.endswith(".safetensors")]
