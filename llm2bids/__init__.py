@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Any
 __version__ = "0.1.0.dev0"
 
 if TYPE_CHECKING:
+    from llm2bids.dataset.locate import locate as locate
     from llm2bids.dataset.read import Dataset as Dataset
     from llm2bids.dataset.read import open_dataset as open_dataset
     from llm2bids.dataset.validate import validate as validate
@@ -25,7 +26,6 @@ if TYPE_CHECKING:
     from llm2bids.inference.analyze import analyze_participants as analyze_participants
     from llm2bids.inference.confounds import load_confounds as load_confounds
     from llm2bids.network.dataset_findings import dataset_findings as dataset_findings
-    from llm2bids.network.locate import locate as locate
     from llm2bids.network.network import Network as Network
     from llm2bids.network.network import load_network as load_network
     from llm2bids.report.draw.colormap import register_colormaps as register_colormaps
@@ -45,7 +45,7 @@ _WHERE = {
     "dataset_findings": "llm2bids.network.dataset_findings",
     "load_confounds": "llm2bids.inference.confounds",
     "load_network": "llm2bids.network.network",
-    "locate": "llm2bids.network.locate",
+    "locate": "llm2bids.dataset.locate",
     "open_dataset": "llm2bids.dataset.read",
     "plot_flatmap": "llm2bids.report.flatmap",
     "record": "llm2bids.scan.record",

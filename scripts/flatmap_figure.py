@@ -23,13 +23,13 @@ from llm2bids import plot_flatmap
 from llm2bids.dataset.read import Dataset, open_dataset
 from llm2bids.inference.inputs import open_inputs
 from llm2bids.network.effects import PromptMeans
-from llm2bids.network.locate import unit_values
 from llm2bids.network.prompt_means import read_prompt_means
 from llm2bids.space.arrange import rearrange
 from llm2bids.space.functional import METHODS, Method, learn_cells
 from llm2bids.space.layout import Layout
 from llm2bids.space.smoothness import morans_i
 from llm2bids.space.space import Space
+from llm2bids.space.stat_map import unit_values
 
 OFF = "off"
 

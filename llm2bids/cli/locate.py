@@ -76,9 +76,10 @@ def find_dataset(stat_img: Path) -> Path:
 
 def run(args: argparse.Namespace) -> int:
     """Print or write the table of units."""
+    from llm2bids.dataset.locate import locate
     from llm2bids.dataset.read import open_dataset
     from llm2bids.inference.statmap import write_text
-    from llm2bids.network.locate import locate, summarize
+    from llm2bids.space.stat_map import summarize
 
     threshold = args.threshold
     if threshold is None and args.top_percent is None:
@@ -86,11 +87,10 @@ def run(args: argparse.Namespace) -> int:
     dataset = open_dataset(args.dataset or find_dataset(args.stat_img))
     table = locate(
         args.stat_img,
-        dataset.space,
+        dataset,
         threshold=threshold,
         top_percent=args.top_percent,
         two_sided=not args.one_sided,
-        fingerprint=(dataset.fingerprint, dataset.space.fingerprint()),
     )
     text = table.to_csv(sep="\t", index=False, na_rep="n/a", float_format="%.6g")
     if args.output is not None:

@@ -12,7 +12,10 @@ import numpy.typing as npt
 import pandas as pd
 
 from llm2bids.exceptions import DatasetError, NetworkError
-from llm2bids.network.locate import (
+from llm2bids.network.provenance import Provenance
+from llm2bids.space.header import image_header
+from llm2bids.space.space import Space
+from llm2bids.space.stat_map import (
     LOCATE_COLUMNS,
     check_threshold,
     select_units,
@@ -20,9 +23,6 @@ from llm2bids.network.locate import (
     unit_values,
     units_at,
 )
-from llm2bids.network.provenance import Provenance
-from llm2bids.space.header import image_header
-from llm2bids.space.space import Space
 from llm2bids.store.json import to_json
 from llm2bids.store.tables import read_table, write_table
 
@@ -160,7 +160,7 @@ class Network:
         Returns
         -------
         DataFrame
-            As `llm2bids.network.locate.summarize`, of the first statistic.
+            As `llm2bids.space.stat_map.summarize`, of the first statistic.
 
         Raises
         ------
@@ -248,7 +248,7 @@ def from_stat_maps(
     provenance : Provenance
         Participants, runs and prompts that the maps come from.
     top_percent, threshold, two_sided
-        As for `llm2bids.network.locate.locate`: exactly one of the first two.
+        As for `llm2bids.locate`: exactly one of the first two.
     mask_img : nibabel image or path, optional
         Only units that are neither 0 nor NaN in it are taken, e.g. a map after false discovery
         rate control. `top_percent` still counts all units of the space.

@@ -8,9 +8,8 @@ from typing import TYPE_CHECKING, Any, Literal
 import numpy as np
 import numpy.typing as npt
 
-from llm2bids.dataset.read import Dataset, open_dataset
+from llm2bids.dataset.locate import space_of
 from llm2bids.exceptions import UsageError
-from llm2bids.network.locate import unit_values
 from llm2bids.report.draw.color import full_color
 from llm2bids.report.draw.colormap import Theme, register_colormaps
 from llm2bids.report.draw.flat_figure import (
@@ -22,6 +21,7 @@ from llm2bids.report.draw.flat_figure import (
 )
 from llm2bids.report.section import counted
 from llm2bids.space.space import Space
+from llm2bids.space.stat_map import unit_values
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -46,7 +46,7 @@ UNITS = {
 
 def plot_flatmap(
     stat_img: Any,
-    space_or_dataset: Any,
+    dataset: Any,
     *,
     threshold: float | None = None,
     title: str | None = None,
@@ -70,7 +70,7 @@ def plot_flatmap(
         One value for each unit. Several are drawn below one another on one colour scale; a single
         one with several spaces is drawn in each of them. An array of shape ``(n_units,)`` is in
         recording order, so it can be shown in every arrangement of the same units.
-    space_or_dataset : Space, Dataset or path of a dataset; or a sequence
+    dataset : Dataset, path of a dataset, or Space; or a sequence
         Where each unit lies. With a dataset, an image that carries another fingerprint is refused.
     threshold : float, optional
         Units up to this absolute value are not shown.
@@ -104,17 +104,16 @@ def plot_flatmap(
     UsageError
         If numbers of images, spaces and labels do not fit, an option makes no sense, or the file
         has another ending.
-    NetworkError
-        If an image has more than one volume or carries another fingerprint.
     SpaceError
-        If an image is on another grid or cannot be read, or an array has another shape.
+        If an image is on another grid, cannot be read, has more than one volume or carries another
+        fingerprint, or an array has another shape.
     DatasetError
         If there is no dataset at a path.
     """
     register_colormaps()
     _check_options(threshold, vmax, theme, symmetric_cbar, output_file)
     _check_colormap(cmap)
-    maps = _maps(_listed(stat_img), _listed(space_or_dataset), labels)
+    maps = _maps(_listed(stat_img), _listed(dataset), labels)
     scale = color_scale(
         [one.values for one in maps],
         threshold=threshold,
@@ -281,24 +280,10 @@ def _maps(images: list[Any], places: list[Any], labels: Sequence[str] | None) ->
     ]
 
 
-def _read(image: Any, place: Any) -> tuple[Space, npt.NDArray[np.float64]]:
+def _read(image: Any, dataset: Any) -> tuple[Space, npt.NDArray[np.float64]]:
     """Find the space, and one value for each of its units."""
-    dataset = open_dataset(place) if isinstance(place, str | Path) else place
-    if isinstance(dataset, Dataset):
-        space, fingerprint = dataset.space, (dataset.fingerprint, dataset.space.fingerprint())
-    elif isinstance(dataset, Space):
-        space, fingerprint = dataset, None
-    else:
-        raise UsageError(
-            f"space_or_dataset is a {type(place).__name__}; expected a Space, a Dataset or the "
-            "path of a dataset"
-        )
-    if isinstance(image, np.ndarray):
-        values = image if image.shape == (space.n_units,) else space.to_units(image)
-        if values.shape != (space.n_units,):
-            raise UsageError(f"array has {len(values)} volumes; expected one")
-        return space, values.astype(np.float64)
-    return space, unit_values(image, space, fingerprint=fingerprint)
+    space, fingerprints = space_of(dataset)
+    return space, unit_values(image, space, fingerprint=fingerprints)
 
 
 def _stat_label(stat_img: Any) -> str:

@@ -154,7 +154,7 @@ def unit_map(sources: Sources, image: Path) -> npt.NDArray[np.float32]:
     NetworkError, SpaceError
         If the image is damaged, on another grid or carries another fingerprint.
     """
-    from llm2bids.network.locate import unit_values
+    from llm2bids.space.stat_map import unit_values
 
     dataset = sources.dataset
     fingerprints = (dataset.fingerprint, dataset.space.fingerprint())

@@ -9,13 +9,13 @@ import numpy.typing as npt
 import pandas as pd
 
 from llm2bids.exceptions import NetworkError
-from llm2bids.network.locate import units_at
 from llm2bids.report.draw.color import task_color
 from llm2bids.report.maps import GroupMap
 from llm2bids.report.profiles import read_network, written_networks
 from llm2bids.report.section import Missing, Section, missing, render
 from llm2bids.report.sources import Sources, read_object, unit_map
 from llm2bids.space.space import Space
+from llm2bids.space.stat_map import units_at
 from llm2bids.store.tables import checked_columns
 
 N_UNITS, N_CLUSTERS = 12, 10

@@ -9,7 +9,7 @@ from nilearn.glm.first_level import first_level_from_bids
 
 from llm2bids import open_dataset
 from llm2bids.cli.main import main
-from llm2bids.network.locate import locate
+from llm2bids.dataset.locate import locate
 
 pytestmark = pytest.mark.slow
 

@@ -10,8 +10,8 @@ import nibabel as nib
 import numpy as np
 import pytest
 
+from llm2bids.dataset.locate import locate
 from llm2bids.inference.analyze import analyze_group, analyze_participants
-from llm2bids.network.locate import locate
 
 pytestmark = [pytest.mark.interop, pytest.mark.slow]
 

@@ -9,7 +9,7 @@ import pytest
 from nilearn.glm import save_glm_to_bids
 from nilearn.glm.first_level import first_level_from_bids
 
-from llm2bids.network.locate import locate
+from llm2bids.dataset.locate import locate
 
 pytestmark = pytest.mark.interop
 

@@ -9,7 +9,7 @@ from nilearn.glm.first_level import first_level_from_bids
 from nilearn.glm.second_level import SecondLevelModel, non_parametric_inference
 from nilearn.reporting import get_clusters_table
 
-from llm2bids.network.locate import locate
+from llm2bids.dataset.locate import locate
 
 pytestmark = pytest.mark.interop
 

@@ -6,12 +6,12 @@ import numpy as np
 import pytest
 from nilearn.glm.first_level import first_level_from_bids
 
+from llm2bids.dataset.locate import locate
 from llm2bids.dataset.read import open_dataset
 from llm2bids.dataset.settings import is_dataset
 from llm2bids.dataset.write import DatasetWriter
 from llm2bids.model.sites import find_sites, select_sites
 from llm2bids.model.weights import weight_norms
-from llm2bids.network.locate import locate
 from llm2bids.recording.calibration import calibrate
 from llm2bids.recording.draw import draw_scan
 from llm2bids.recording.record import record_run

@@ -5,9 +5,9 @@ import numpy as np
 import pandas as pd
 import pytest
 
+from llm2bids.dataset.locate import locate
 from llm2bids.exceptions import NetworkError, SpaceError
 from llm2bids.model.units import Site
-from llm2bids.network.locate import locate
 from llm2bids.network.network import UNIT_COLUMNS, Network, from_stat_maps, load_network
 from llm2bids.network.provenance import Provenance
 from llm2bids.space.arrange import build_space
@@ -117,7 +117,7 @@ def test_the_image_and_back(space, tea):
     img = tea.to_img(space, statistic="d")
     assert img.get_data_dtype() == np.float32
     assert read_fingerprint(img.header) == tea.fingerprint[:16]
-    table = locate(img, space, threshold=0, fingerprint=tea.fingerprint)
+    table = locate(img, space, threshold=0)
     pd.testing.assert_frame_equal(table.rename(columns={"value": "d"}), tea.table.drop(columns="t"))
     binary = tea.to_img(space)
     assert binary.get_data_dtype() == np.uint8

@@ -13,7 +13,7 @@ from matplotlib.colors import to_rgb
 
 from llm2bids.cli.main import main
 from llm2bids.dataset.read import open_dataset
-from llm2bids.exceptions import NetworkError, SpaceError, UsageError
+from llm2bids.exceptions import SpaceError, UsageError
 from llm2bids.report.draw.colormap import colormap
 from llm2bids.report.draw.flat_figure import PALETTES, bar_ticks
 from llm2bids.report.draw.flat_layout import flat_layout
@@ -195,13 +195,13 @@ def test_images_and_spaces_that_do_not_fit_are_refused(dataset, values):
         plot_flatmap(values, 3)
     with pytest.raises(SpaceError, match="needs"):
         plot_flatmap(values[:-1], space)
-    with pytest.raises(UsageError, match="2 volumes"):
+    with pytest.raises(SpaceError, match="2 volumes"):
         plot_flatmap(np.zeros((*space.shape, 2)), space)
     with pytest.raises(SpaceError, match="not on the grid"):
         plot_flatmap(nib.Nifti1Image(np.zeros((4, 5, 6), dtype=np.float32), np.eye(4)), dataset)
     header = image_header(space, fingerprint="f" * 16, dtype="float32")
     foreign = nib.Nifti1Image(space.to_grid(values.astype(np.float32)), space.affine, header)
-    with pytest.raises(NetworkError, match="fingerprint ffffffffffffffff"):
+    with pytest.raises(SpaceError, match="fingerprint ffffffffffffffff"):
         plot_flatmap(foreign, dataset)
 
 

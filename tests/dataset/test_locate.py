@@ -6,13 +6,14 @@ import pandas as pd
 import pytest
 from nilearn.glm.first_level import FirstLevelModel
 
-from llm2bids.exceptions import NetworkError, SpaceError
+from llm2bids.dataset.locate import locate
+from llm2bids.exceptions import SpaceError
 from llm2bids.model.units import Site
-from llm2bids.network.locate import LOCATE_COLUMNS, locate, summarize, unit_values, units_at
 from llm2bids.recording.calibration import Calibration
 from llm2bids.space.arrange import build_space
 from llm2bids.space.header import image_header
 from llm2bids.space.image import encode
+from llm2bids.space.stat_map import LOCATE_COLUMNS, summarize, unit_values, units_at
 
 
 @pytest.fixture(scope="module")
@@ -166,14 +167,22 @@ def test_a_series_is_refused_with_advice(space):
 def test_another_fingerprint_is_refused(space, tmp_path):
     path = tmp_path / "z.nii"
     nib.save(stat_map(space, FOUND, fingerprint="1" * 64), path)
-    with pytest.raises(NetworkError, match=r"z\.nii has the fingerprint 1{16}.* has 2{16} or 3"):
-        locate(path, space, threshold=1, fingerprint=["2" * 64, "3" * 64])
-    assert len(locate(path, space, threshold=1, fingerprint="1" * 64)) == 4
-    assert len(locate(path, space, threshold=1, fingerprint=["2" * 64, "1" * 64])) == 4
+    with pytest.raises(SpaceError, match=r"z\.nii has the fingerprint 1{16}.* has 2{16} or 3"):
+        unit_values(path, space, fingerprint=["2" * 64, "3" * 64])
+    assert unit_values(path, space, fingerprint="1" * 64).max() == 4.5
+    assert (
+        np.count_nonzero(np.abs(unit_values(path, space, fingerprint=["2" * 64, "1" * 64])) > 1)
+        == 4
+    )
 
 
 def test_an_image_without_a_fingerprint_is_accepted_by_its_grid(space):
-    assert len(locate(stat_map(space, FOUND), space, threshold=1, fingerprint="1" * 64)) == 4
+    assert (
+        np.count_nonzero(
+            np.abs(unit_values(stat_map(space, FOUND), space, fingerprint="1" * 64)) > 1
+        )
+        == 4
+    )
 
 
 def test_a_fingerprint_that_was_not_checked_is_in_the_log(space, caplog):
@@ -194,7 +203,7 @@ def test_a_fingerprint_that_was_not_checked_is_in_the_log(space, caplog):
     ],
 )
 def test_thresholds_that_make_no_sense_are_refused(space, options, message):
-    with pytest.raises(NetworkError, match=message):
+    with pytest.raises(SpaceError, match=message):
         locate(stat_map(space, FOUND), space, **options)
 
 
@@ -240,7 +249,7 @@ def test_a_planted_effect_is_found_by_nilearn_and_named_by_locate(space):
     model.fit(img, events)
     assert np.all(space.to_units(model.masker_.mask_img_) == 1)
     z_map = model.compute_contrast("planted")
-    table = locate(z_map, space, threshold=5, fingerprint=space.fingerprint(calibration))
+    table = locate(z_map, space, threshold=5)
     assert table["address"].tolist() == [planted]
     assert np.unravel_index(z_map.get_fdata().argmax(), space.shape) == tuple(
         space.voxels[space.unit_of(planted)]
