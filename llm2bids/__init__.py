@@ -28,7 +28,7 @@ if TYPE_CHECKING:
     from llm2bids.network.dataset_findings import dataset_findings as dataset_findings
     from llm2bids.network.network import Network as Network
     from llm2bids.network.network import load_network as load_network
-    from llm2bids.report.draw.colormap import register_colormaps as register_colormaps
+    from llm2bids.report.draw.color import register_colormaps as register_colormaps
     from llm2bids.report.flatmap import plot_flatmap as plot_flatmap
     from llm2bids.report.page import write_report as write_report
     from llm2bids.scan.record import record as record
@@ -49,7 +49,7 @@ _WHERE = {
     "open_dataset": "llm2bids.dataset.read",
     "plot_flatmap": "llm2bids.report.flatmap",
     "record": "llm2bids.scan.record",
-    "register_colormaps": "llm2bids.report.draw.colormap",
+    "register_colormaps": "llm2bids.report.draw.color",
     "replay": "llm2bids.scan.record",
     "validate": "llm2bids.dataset.validate",
     "write_report": "llm2bids.report.page",

@@ -107,7 +107,7 @@ def save_architecture(name: str, folder: Path, **changes: Any) -> Path:
     import torch
     from transformers import AutoConfig, AutoModelForCausalLM
 
-    from tests.synthetic import save_tiny_tokenizer
+    from tests.conftest import save_tiny_tokenizer
 
     kind, differing = CONFIGS[name]
     config = type(AutoConfig.for_model(kind))(**{**BASE, **differing, **changes})

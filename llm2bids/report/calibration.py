@@ -33,42 +33,14 @@ NOT_CALIBRATED = (
 
 
 def calibration_command(sources: Sources) -> str:
-    """Give the command that measures the rates.
-
-    Parameters
-    ----------
-    sources : Sources
-        Dataset and analysis.
-
-    Returns
-    -------
-    str
-        ``llm2bids null ...``, for the model that was recorded.
-    """
+    """Give the ``llm2bids null`` that measures the rates of the model that was recorded."""
     model = str(sources.dataset.settings.get("model"))
     name = "embedded" if model == "SmolLM2-135M-Instruct" else model
     return f"llm2bids null {name} {sources.analysis_dir.name}"
 
 
 def calibration_body(sources: Sources) -> Markup | None:
-    """Show the measured rates of every pipeline.
-
-    Parameters
-    ----------
-    sources : Sources
-        Dataset and analysis.
-
-    Returns
-    -------
-    Markup or None
-        Table of rates, intervals and verdicts, and what they do not hold for; None where nothing
-        was measured.
-
-    Raises
-    ------
-    NetworkError
-        If the file is not what ``llm2bids null`` writes.
-    """
+    """Show the measured rates of every pipeline with their verdicts, where any were measured."""
     if sources.analysis is None:
         return None
     path = sources.analysis / CALIBRATION
@@ -93,22 +65,8 @@ def calibration_body(sources: Sources) -> Markup | None:
 
 
 def differences(about: Mapping[str, Any], settings: Mapping[str, Any]) -> list[str]:
-    """Say in what the null runs differ from the dataset.
+    """Say in what the null runs differ from the dataset; empty where the rates hold for it.
 
-    Parameters
-    ----------
-    about : mapping
-        What the rates were measured on.
-    settings : mapping
-        Settings of the dataset.
-
-    Returns
-    -------
-    list of str
-        Empty where the rates hold for the dataset's model and design.
-
-    Examples
-    --------
     >>> differences({"model": "a", "prompts_on": 8}, {"model": "a", "prompts_per_block": 6})
     ['8 prompts per block instead of 6']
     """

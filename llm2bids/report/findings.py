@@ -15,7 +15,7 @@ from llm2bids.report.calibration import (
 from llm2bids.report.draw.chart import Estimate, Line, interval_chart, line_chart
 from llm2bids.report.draw.color import task_color
 from llm2bids.report.heat import heat_table
-from llm2bids.report.results import COMPARED, Results, read_results
+from llm2bids.report.results import COMPARED, Results
 from llm2bids.report.section import Missing, Section, interval, missing, number, render
 from llm2bids.report.sources import Sources
 
@@ -23,20 +23,8 @@ MEASURES = {"correlation": "Correlation of the group effect maps", "dice": "Dice
 
 
 def findings_sections(sources: Sources) -> list[Section]:
-    """Show what was found about the networks.
-
-    Parameters
-    ----------
-    sources : Sources
-        Dataset and analysis.
-
-    Returns
-    -------
-    list of Section
-        Overlap, repeatability, identification, controls, false positives; each says so where it was
-        not computed.
-    """
-    results = read_results(sources.analysis)
+    """Show overlap, repeatability, identification, controls and false positives."""
+    results = sources.results
     command = sources.command("group")
     few = "was not computed: it takes two tasks and three participants who did every one."
     parts = [
@@ -68,19 +56,8 @@ def findings_sections(sources: Sources) -> list[Section]:
 
 
 def summary_section(sources: Sources) -> Section | None:
-    """Put the findings in short.
-
-    Parameters
-    ----------
-    sources : Sources
-        Dataset and analysis.
-
-    Returns
-    -------
-    Section or None
-        The small table, with doubts; None where nothing was computed.
-    """
-    results = read_results(sources.analysis)
+    """Put the findings in short, with doubts; None where nothing was computed."""
+    results = sources.results
     if not results.table:
         return None
     shown = [row for row in results.table if row["finding"] != "networks"]  # have their section
@@ -100,27 +77,12 @@ def summary_section(sources: Sources) -> Section | None:
 
 def tile(sources: Sources) -> list[tuple[str, str]]:
     """Give the number for the top of the page: the share of maps identified."""
-    one = read_results(sources.analysis).identification
+    one = sources.results.identification
     return [] if one is None else [(f"{one.accuracy:.0%}", "tasks identified")]
 
 
 def pair_matrix(pairs: pd.DataFrame, tasks: Sequence[str], measure: str) -> pd.DataFrame:
-    """Put a measure of pairs into a symmetric matrix.
-
-    Parameters
-    ----------
-    pairs : DataFrame
-        ``task_a``, ``task_b`` and the measure.
-    tasks : sequence of str
-        Rows and columns.
-    measure : str
-        Column.
-
-    Returns
-    -------
-    DataFrame
-        NaN on the diagonal.
-    """
+    """Put a measure of pairs into a symmetric matrix, NaN on the diagonal."""
     values = np.full((len(tasks), len(tasks)), np.nan)
     place = {task: number for number, task in enumerate(tasks)}
     for row in pairs.to_dict("records"):

@@ -10,8 +10,7 @@ import numpy.typing as npt
 
 from llm2bids.dataset.locate import space_of
 from llm2bids.exceptions import UsageError
-from llm2bids.report.draw.color import full_color
-from llm2bids.report.draw.colormap import Theme, register_colormaps
+from llm2bids.report.draw.color import Theme, full_color, register_colormaps
 from llm2bids.report.draw.flat_figure import (
     PALETTES,
     ColorScale,
@@ -125,7 +124,7 @@ def plot_flatmap(
     )
     figure = flat_figure(maps, scale, title=title or "", note=_note(maps, threshold), theme=theme)
     if output_file is not None:
-        save_figure(figure, Path(output_file))
+        _save_figure(figure, Path(output_file))
     return figure
 
 
@@ -139,22 +138,7 @@ def color_scale(
     label: str,
     theme: Theme,
 ) -> ColorScale:
-    """Choose how values become colours.
-
-    Parameters
-    ----------
-    values : sequence of ndarray of float64, shape (n_units,)
-        All maps of the figure.
-    threshold, cmap, vmax, symmetric_cbar, theme
-        As for `plot_flatmap`.
-    label : str
-        What the values are.
-
-    Returns
-    -------
-    ColorScale
-        The same for all maps.
-    """
+    """Choose how the values of all maps of a figure, each (n_units,), become colours."""
     together = np.concatenate(values)
     shown = together[shown_units(together, threshold)]
     low, high = (float(shown.min()), float(shown.max())) if shown.size else (0.0, 0.0)
@@ -181,24 +165,14 @@ def color_scale(
 def two_digits(value: float) -> float:
     """Round a positive number to two digits.
 
-    Examples
-    --------
     >>> two_digits(0.9772), two_digits(14.2)
     (0.98, 14.0)
     """
     return float(f"{value:.1e}")
 
 
-def save_figure(figure: "Figure", path: Path) -> None:
-    """Write a figure, whole or not at all.
-
-    Parameters
-    ----------
-    figure : Figure
-        From `plot_flatmap`.
-    path : Path
-        File; its ending is one of `FORMATS`. Its folder is made.
-    """
+def _save_figure(figure: "Figure", path: Path) -> None:
+    """Write a figure, whole or not at all, in a format of `FORMATS`; its folder is made."""
     from matplotlib import rc_context
 
     path.parent.mkdir(parents=True, exist_ok=True)

@@ -12,21 +12,11 @@ from llm2bids.space.space import Space
 
 @dataclass(frozen=True, kw_only=True)
 class Depth:
-    """Levels of a model from input to output.
+    """Levels of a model from input to output."""
 
-    Parameters
-    ----------
-    labels : tuple of str
-        ``"in"`` for modules before the layers, the number of each layer, ``"out"`` for those after.
-    of_site : ndarray of int64, shape (n_sites,)
-        Level of each site.
-    of_unit : ndarray of int64, shape (n_units,)
-        Level of each unit.
-    """
-
-    labels: tuple[str, ...]
-    of_site: npt.NDArray[np.int64]
-    of_unit: npt.NDArray[np.int64]
+    labels: tuple[str, ...]  # "in" before the layers, the number of each layer, "out" after them
+    of_site: npt.NDArray[np.int64]  # (n_sites,)
+    of_unit: npt.NDArray[np.int64]  # (n_units,)
 
     def ticks(self, most: int = 12) -> dict[float, str]:
         """Choose levels to label on an axis."""
@@ -40,18 +30,7 @@ class Depth:
 
 
 def depth_of(space: Space) -> Depth:
-    """Order the sites of a space by depth.
-
-    Parameters
-    ----------
-    space : Space
-        The space.
-
-    Returns
-    -------
-    Depth
-        Levels with at least one site.
-    """
+    """Order the sites of a space by depth: levels with at least one site."""
     keys = _keys(space.sites)
     order = sorted(set(keys))
     place = {key: n for n, key in enumerate(order)}

@@ -1,59 +1,55 @@
-"""Section: group maps, as mosaics and as a map to explore."""
+"""Sections: group maps, as mosaics and to explore; clusters and strongest units."""
 
 import json
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
+import pandas as pd
 from markupsafe import Markup
+from nibabel.affines import apply_affine
 
+from llm2bids.exceptions import NetworkError
 from llm2bids.inference.circular import circularity_caution
 from llm2bids.report.draw.color import full_color, task_color
-from llm2bids.report.draw.mosaic import mosaic_figure
-from llm2bids.report.draw.packed import pack_layout, quantise
-from llm2bids.report.section import Missing, Section, missing, packed, render
-from llm2bids.report.sources import Sources, read_object, unit_map
+from llm2bids.report.draw.mosaic import mosaic_figure, pack_layout, packed, quantise
+from llm2bids.report.section import Missing, Section, missing, render
+from llm2bids.report.sources import Sources, sidecar
+from llm2bids.space.space import Space
+from llm2bids.space.stat_map import units_at
+from llm2bids.store.tables import checked_columns
 
 MOST_BYTES = 6_000_000
 """Units times maps that the page may hold; it grows by four bytes for each three."""
 
 MOST_MOSAICS = 12
 
+N_UNITS, N_CLUSTERS = 12, 10
+"""Rows of the tables of strongest units and clusters."""
+
 STATS = {"effect": "effect (rest sd)", "cohensd": "Cohen's d"}
 """Statistics that can be explored, and what they are called."""
+
+CONTROLS = {"fpr": "uncorrected", "fdr": "FDR", "bonferroni": "Bonferroni"}
+"""Height controls as the page calls them."""
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class GroupMap:
-    """A group map of one contrast.
-
-    Parameters
-    ----------
-    contrast : str
-        Label of the contrast.
-    task : str
-        Label of its task; empty for contrasts between tasks.
-    path : Path
-        The effect map.
-    about : dict
-        Its sidecar.
-    """
+    """The group's effect map of one contrast."""
 
     contrast: str
-    task: str
+    task: str  # empty for contrasts between tasks
     path: Path
-    about: dict[str, Any]
+    about: dict[str, Any]  # its sidecar
 
     @property
     def is_against_off(self) -> bool:
         """Whether it is one condition against the off prompts."""
         return len(self.about.get("ContrastWeights", {})) == 1
-
-    def other(self, stat: str) -> Path:
-        """Give the path of another statistic's map."""
-        return self.path.with_name(self.path.name.replace("_stat-effect_", f"_stat-{stat}_"))
 
     @property
     def is_against_others(self) -> bool:
@@ -65,27 +61,17 @@ class GroupMap:
         """What the map shows, in words."""
         return self.contrast.removesuffix("VsOthers") if self.is_against_others else self.contrast
 
+    def other(self, stat: str) -> Path:
+        """Give the path of another statistic's map."""
+        return self.path.with_name(self.path.name.replace("_stat-effect_", f"_stat-{stat}_"))
+
 
 def find_maps(sources: Sources) -> tuple[GroupMap, ...]:
-    """List the group's effect maps.
-
-    Parameters
-    ----------
-    sources : Sources
-        The analysis.
-
-    Returns
-    -------
-    tuple of GroupMap
-        Contrasts against the off prompts first, in the order of the tasks; empty without group
-        level.
-    """
-    if sources.analysis is None:
-        return ()
-    found = []
-    for path in sorted((sources.analysis / "group").glob("*_stat-effect_statmap.nii.gz")):
-        about = read_object(path.with_name(path.name.replace(".nii.gz", ".json")))
-        found.append(
+    """List the group's effect maps: those against the off prompts first, in the tasks' order."""
+    maps = []
+    for path in sources.files("group/*_stat-effect_statmap.nii.gz"):
+        about = sidecar(path)
+        maps.append(
             GroupMap(
                 contrast=str(about.get("ContrastLabel", path.name)),
                 task=str(about.get("TaskLabel") or ""),
@@ -95,36 +81,32 @@ def find_maps(sources: Sources) -> tuple[GroupMap, ...]:
         )
     order = {task: place for place, task in enumerate(sources.tasks)}
     return tuple(
-        sorted(found, key=lambda one: (not one.is_against_off, order.get(one.task, len(order))))
+        sorted(maps, key=lambda one: (not one.is_against_off, order.get(one.task, len(order))))
     )
 
 
+def against_off(maps: tuple[GroupMap, ...]) -> list[GroupMap]:
+    """Choose the maps of one condition against the off prompts; all maps where there is none."""
+    return [one for one in maps if one.is_against_off] or list(maps)
+
+
+def color_of(sources: Sources, one: GroupMap) -> str:
+    """Give the colour of a map's task."""
+    return task_color(sources.color(one.title, one.task))
+
+
 def maps_section(sources: Sources, maps: tuple[GroupMap, ...]) -> Section:
-    """Show the group maps.
-
-    Parameters
-    ----------
-    sources : Sources
-        Dataset and analysis.
-    maps : tuple of GroupMap
-        From `find_maps`.
-
-    Returns
-    -------
-    Section
-        A map to explore, and a mosaic for each contrast against the off prompts.
-    """
+    """Show a map to explore, and a mosaic for each contrast against the off prompts."""
     title = "Group maps"
     if not maps:
         return Section(name="maps", title=title, body=_nothing(sources))
-    simple = [one for one in maps if one.is_against_off] or list(maps)
     data, left_out = packed_maps(sources, maps)
     mosaics = []
-    for one in simple[:MOST_MOSAICS]:
-        values = unit_map(sources, one.path)
+    for one in against_off(maps)[:MOST_MOSAICS]:
+        values = sources.unit_map(one.path)
         limit = full_color(values)
-        drawing = _mosaic(sources, one, values, limit)
-        mosaics.append((one, task_color(sources.color(one.title, one.task)), limit, drawing))
+        drawing = _mosaic(sources.dataset.space, one, values, limit)
+        mosaics.append((one, color_of(sources, one), limit, drawing))
     body = render(
         "maps.html",
         data=script_json(data),
@@ -133,9 +115,153 @@ def maps_section(sources: Sources, maps: tuple[GroupMap, ...]) -> Section:
         n_participants=maps[0].about.get("NumberOfParticipants"),
         generalisation=maps[0].about.get("Generalisation", ""),
         cautions=_cautions(sources, maps),
-        space=sources.dataset.space,
-    )  # fmt: skip
+        n_masked=int(np.count_nonzero(~sources.analysed)),
+    )
     return Section(name="maps", title=title, body=body)
+
+
+def packed_maps(sources: Sources, maps: tuple[GroupMap, ...]) -> tuple[dict[str, Any], list[str]]:
+    """Pack the layout and as many maps as the page may hold; name those that did not fit."""
+    wanted = [(one, "effect") for one in maps]
+    wanted += [(one, "cohensd") for one in maps if one.is_against_off]
+    room = max(1, MOST_BYTES // sources.dataset.space.n_units)
+    entries = []
+    for one, stat in wanted[:room]:
+        path = one.path if stat == "effect" else one.other(stat)
+        if path.exists():
+            values = sources.unit_map(path)
+            small = quantise(values)
+            entries.append(
+                {
+                    "title": one.title,
+                    "versus": one.is_against_others,
+                    "stat": stat,
+                    "unit": STATS[stat],
+                    "limit": small.limit,
+                    "show": full_color(values),
+                    "color": color_of(sources, one),
+                    "data": packed(small.steps),
+                }
+            )
+    left_out = [f"{one.contrast} ({STATS[stat]})" for one, stat in wanted[room:]]
+    return {**pack_layout(sources.dataset.space), "maps": entries}, left_out
+
+
+def script_json(data: object) -> Markup:
+    r"""Write JSON that cannot end the script element that it stands in.
+
+    >>> str(script_json({"a": "</script>"}))
+    '{"a":"\\u003c/script\\u003e"}'
+    """
+    text = json.dumps(data, separators=(",", ":"), allow_nan=False)
+    for sign in "<>&":
+        text = text.replace(sign, f"\\u{ord(sign):04x}")
+    return Markup(text)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Strongest:
+    """Strongest units and clusters of a contrast."""
+
+    title: str
+    color: str
+    units: list[dict[str, Any]]  # address, layer, role, head, effect, cohensd, t
+    thresholds: dict[str, Any]  # by height control: z, and units beyond it
+    alpha: float  # of the thresholds
+    control: str  # height control of the clusters; empty without clusters
+    z: float | None  # threshold of the clusters, None where no unit passes
+    least_units: int  # of a cluster
+    clusters: list[dict[str, Any]]  # address of the peak, layer, role, z, n_units
+    n_clusters: int
+
+
+def strongest_section(sources: Sources, maps: tuple[GroupMap, ...]) -> Section:
+    """List strongest units and clusters of each contrast against the off prompts."""
+    title = "Clusters and strongest units"
+    if not maps:
+        part = Missing(what="Tables come with the group maps.", command=sources.command("group"))
+        return Section(name="strongest", title=title, body=missing(part))
+    body = render(
+        "strongest.html",
+        contrasts=[strongest(sources, one) for one in against_off(maps)],
+        controls=CONTROLS,
+        n_participants=maps[0].about.get("NumberOfParticipants", 0),
+        arrangement=sources.dataset.space.arrangement,
+    )
+    return Section(name="strongest", title=title, body=body)
+
+
+def strongest(sources: Sources, one: GroupMap) -> Strongest:
+    """List a contrast's units by absolute effect, and its clusters by absolute z of the peak."""
+    about = sidecar(one.other("z"))
+    tables = sources.files(f"group/{one.path.name.partition('_stat-')[0]}_desc-*_clusters.tsv")
+    control, cut, clusters = "", {}, pd.DataFrame()
+    if tables:
+        control = tables[0].name.partition("_desc-")[2].partition("_")[0]
+        cut = sidecar(one.other(f"z_desc-{control}"))
+        clusters = _whole_clusters(tables[0])
+    peaks = _peaks(sources.dataset.space, clusters)
+    return Strongest(
+        title=one.title,
+        color=color_of(sources, one),
+        units=[_plain(row) for row in _strongest_units(sources, one).to_dict("records")],
+        thresholds=about.get("TwoSidedThresholds", {}),
+        alpha=float(about.get("Alpha", np.nan)),
+        control=control,
+        z=cut.get("Threshold"),
+        least_units=max(1, int(cut.get("ClusterThreshold", 1))),
+        clusters=sorted(peaks, key=lambda row: -abs(row["z"]))[:N_CLUSTERS],
+        n_clusters=len(clusters),
+    )
+
+
+def _strongest_units(sources: Sources, one: GroupMap) -> pd.DataFrame:
+    """Take the first rows of the contrast's network, or of the map where none was written."""
+    written = sources.networks.get(one.contrast)
+    if written is not None:
+        return written.network.table.head(N_UNITS)
+    effect = np.nan_to_num(sources.unit_map(one.path))
+    top = np.argsort(-np.abs(effect), kind="stable")[:N_UNITS]
+    table = units_at(sources.dataset.space, top).assign(effect=effect[top])
+    for stat in ("cohensd", "t"):
+        if one.other(stat).exists():
+            table[stat] = sources.unit_map(one.other(stat))[top]
+    return table
+
+
+def _whole_clusters(path: Path) -> pd.DataFrame:
+    """Read the first row of each cluster; rows of further peaks have no size."""
+    try:  # nilearn leaves the size of further peaks empty
+        table = pd.read_csv(path, sep="\t", dtype={"Cluster ID": "str"}, na_values="n/a")
+    except (OSError, ValueError) as error:
+        raise NetworkError(
+            f"{path}: not a readable table ({error}); run the group level again"
+        ) from None
+    numbers = ("X", "Y", "Z", "Peak Stat", "Cluster Size (mm3)")
+    table = checked_columns(table, path, numbers, missing=numbers)
+    return table.loc[table["Cluster Size (mm3)"].notna()]
+
+
+def _peaks(space: Space, clusters: pd.DataFrame) -> list[dict[str, Any]]:
+    """Put the peaks of clusters into model coordinates, where they are units."""
+    if clusters.empty:
+        return []
+    world = clusters[["X", "Y", "Z"]].to_numpy(dtype=np.float64)
+    voxels = np.rint(apply_affine(np.linalg.inv(space.affine), world)).astype(np.intp)
+    units = space.unit_of_voxel[tuple(np.clip(voxels, 0, np.array(space.shape) - 1).T)]
+    volume = float(abs(np.linalg.det(space.affine[:3, :3])))
+    rows = []
+    for unit, cluster in zip(units.tolist(), clusters.to_dict("records"), strict=True):
+        if unit >= 0:
+            row = _plain(units_at(space, [unit]).to_dict("records")[0])
+            row["z"] = float(cluster["Peak Stat"])
+            row["n_units"] = round(float(cluster["Cluster Size (mm3)"]) / volume)
+            rows.append(row)
+    return rows
+
+
+def _plain(row: Mapping[Any, Any]) -> dict[str, Any]:
+    return {str(key): None if pd.isna(value) else value for key, value in row.items()}
 
 
 def _cautions(sources: Sources, maps: tuple[GroupMap, ...]) -> list[str]:
@@ -146,100 +272,8 @@ def _cautions(sources: Sources, maps: tuple[GroupMap, ...]) -> list[str]:
     return [str(text) for text in (*circular, *others) if text]
 
 
-def packed_maps(sources: Sources, maps: tuple[GroupMap, ...]) -> tuple[dict[str, Any], list[str]]:
-    """Pack as many maps as the page may hold.
-
-    Parameters
-    ----------
-    sources : Sources
-        Dataset and analysis.
-    maps : tuple of GroupMap
-        Most important first.
-
-    Returns
-    -------
-    tuple of (dict, list of str)
-        Layout and maps for the script; names of those that did not fit.
-    """
-    wanted = [(one, "effect") for one in maps]
-    wanted += [(one, "cohensd") for one in maps if one.is_against_off]
-    room = max(1, MOST_BYTES // sources.dataset.space.n_units)
-    entries = []
-    for one, stat in wanted[:room]:
-        path = one.path if stat == "effect" else one.other(stat)
-        if path.exists():
-            values = unit_map(sources, path)
-            color = task_color(sources.color(one.title, one.task))
-            entry = map_entry(one.title, stat, values, show=full_color(values), color=color)
-            entries.append({**entry, "versus": one.is_against_others})
-    left_out = [f"{one.contrast} ({STATS[stat]})" for one, stat in wanted[room:]]
-    return {**pack_layout(sources.dataset.space), "maps": entries}, left_out
-
-
-def map_entry(
-    title: str, stat: str, values: npt.NDArray[np.floating[Any]], *, show: float, color: str
-) -> dict[str, Any]:
-    """Pack one map.
-
-    Parameters
-    ----------
-    title : str
-        What it shows.
-    stat : str
-        Key of `STATS`.
-    values : ndarray of float, shape (n_units,)
-        The map.
-    show : float
-        Absolute value of full colour.
-    color : str
-        Colour of its task.
-
-    Returns
-    -------
-    dict
-        For the page's script.
-    """
-    small = quantise(values)
-    return {
-        "title": title,
-        "stat": stat,
-        "unit": STATS[stat],
-        "limit": small.limit,
-        "show": show,
-        "color": color,
-        "data": packed(small.steps),
-    }
-
-
-def script_json(data: object) -> Markup:
-    r"""Write JSON that cannot end the script element that it stands in.
-
-    Parameters
-    ----------
-    data : object
-        What `json` can write.
-
-    Returns
-    -------
-    Markup
-        JSON with ``<``, ``>`` and ``&`` as escape sequences.
-
-    Examples
-    --------
-    >>> str(script_json({"a": "</script>"}))
-    '{"a":"\\u003c/script\\u003e"}'
-    """
-    text = json.dumps(data, separators=(",", ":"), allow_nan=False)
-    for sign in "<>&":
-        text = text.replace(sign, f"\\u{ord(sign):04x}")
-    return Markup(text)
-
-
-def _mosaic(
-    sources: Sources, one: GroupMap, values: npt.NDArray[np.float32], limit: float
-) -> Markup:
-    space = sources.dataset.space
-    peak = int(np.abs(values).argmax())
+def _mosaic(space: Space, one: GroupMap, values: npt.NDArray[np.float32], limit: float) -> Markup:
+    peak = int(np.abs(np.nan_to_num(values)).argmax())
     alt = (
         f"Mosaic of the group effect of {one.title} in all layers; largest at "
         f"{space.address_of(peak)}: {values[peak]:.2f} rest sd."

@@ -7,9 +7,8 @@ from typing import Any
 from llm2bids import __version__
 from llm2bids.report.design import about_design
 from llm2bids.report.maps import GroupMap
-from llm2bids.report.results import read_results
 from llm2bids.report.section import Section, counted, listed, percent, render
-from llm2bids.report.sources import Sources, read_object
+from llm2bids.report.sources import Sources, read_object, sidecar
 
 BIBTEX = """@misc{nencka2023functional,
   title         = {On Functional Activations in Deep Neural Networks},
@@ -23,20 +22,7 @@ BIBTEX = """@misc{nencka2023functional,
 
 
 def methods_section(sources: Sources, maps: tuple[GroupMap, ...]) -> Section:
-    """Write the methods paragraph.
-
-    Parameters
-    ----------
-    sources : Sources
-        Dataset and analysis.
-    maps : tuple of GroupMap
-        Group maps, possibly none.
-
-    Returns
-    -------
-    Section
-        A paragraph that says what was done and with which versions, and references.
-    """
+    """Write a paragraph that says what was done and with which versions, and references."""
     sentences = [*recording_sentences(sources), *analysis_sentences(sources, maps)]
     return Section(
         name="methods",
@@ -46,18 +32,7 @@ def methods_section(sources: Sources, maps: tuple[GroupMap, ...]) -> Section:
 
 
 def recording_sentences(sources: Sources) -> list[str]:
-    """Say how the dataset was recorded.
-
-    Parameters
-    ----------
-    sources : Sources
-        The dataset.
-
-    Returns
-    -------
-    list of str
-        Sentences in the past tense.
-    """
+    """Say how the dataset was recorded."""
     dataset = sources.dataset
     design = about_design(sources)
     run = sources.first_runs()[0]
@@ -97,20 +72,7 @@ def recording_sentences(sources: Sources) -> list[str]:
 
 
 def analysis_sentences(sources: Sources, maps: tuple[GroupMap, ...]) -> list[str]:
-    """Say how the dataset was analysed.
-
-    Parameters
-    ----------
-    sources : Sources
-        Dataset and analysis.
-    maps : tuple of GroupMap
-        Group maps, possibly none.
-
-    Returns
-    -------
-    list of str
-        Sentences; one that says so where nothing was analysed.
-    """
+    """Say how the dataset was analysed, or that it was not."""
     about = _first_level(sources)
     if not about:
         return ["No statistics were computed on these data yet."]
@@ -127,10 +89,7 @@ def analysis_sentences(sources: Sources, maps: tuple[GroupMap, ...]) -> list[str
     ]
     if maps:
         n = maps[0].about.get("NumberOfParticipants")
-        thresholds = read_object(
-            maps[0].other("z").with_name(maps[0].other("z").name.replace(".nii.gz", ".json"))
-        )
-        alpha = thresholds.get("Alpha")
+        alpha = sidecar(maps[0].other("z")).get("Alpha")
         level = (
             ""
             if alpha is None
@@ -149,7 +108,7 @@ def analysis_sentences(sources: Sources, maps: tuple[GroupMap, ...]) -> list[str
 
 
 def _findings_sentences(sources: Sources) -> list[str]:
-    results = read_results(sources.analysis)
+    results = sources.results
     sentences = []
     if results.networks:
         sentences.append(
@@ -166,18 +125,7 @@ def _findings_sentences(sources: Sources) -> list[str]:
 
 
 def software(sources: Sources) -> list[tuple[str, str]]:
-    """List the versions that recorded, analysed and reported.
-
-    Parameters
-    ----------
-    sources : Sources
-        Dataset and analysis.
-
-    Returns
-    -------
-    list of (str, str)
-        Purpose and packages with versions.
-    """
+    """List packages with versions, by what they were used for."""
     recorded: Counter[str] = Counter()
     for run in sources.dataset.runs:
         versions = sources.dataset.sidecar(run).get("Versions", {})
@@ -194,10 +142,8 @@ def software(sources: Sources) -> list[tuple[str, str]]:
 
 
 def _first_level(sources: Sources) -> dict[str, Any]:
-    if sources.analysis is None:
-        return {}
-    paths = sorted(sources.analysis.glob("sub-*/func/*_stat-effect_statmap.json"))
-    return read_object(paths[0]) if paths else {}
+    paths = sources.files("sub-*/func/*_stat-effect_statmap.nii.gz")
+    return sidecar(paths[0]) if paths else {}
 
 
 def _bids_version(sources: Sources) -> str:

@@ -9,19 +9,16 @@ from markupsafe import Markup
 from llm2bids import __version__
 from llm2bids.exceptions import UsageError
 from llm2bids.inference.statmap import write_text
-from llm2bids.report.design import design_section
-from llm2bids.report.designs import designs_section
+from llm2bids.report.design import design_section, designs_section
 from llm2bids.report.findings import findings_sections, summary_section, tile
-from llm2bids.report.flatmaps import flatmaps_section
-from llm2bids.report.maps import find_maps, maps_section
+from llm2bids.report.maps import find_maps, maps_section, strongest_section
 from llm2bids.report.methods import methods_section
-from llm2bids.report.profiles import profiles_section
+from llm2bids.report.networks import networks_sections
 from llm2bids.report.quality import quality_section
 from llm2bids.report.recorded import recorded_section
 from llm2bids.report.section import Section, counted, read_asset, render
 from llm2bids.report.smoothness import smoothness_section
 from llm2bids.report.sources import REPORT_NAME, Sources, find_sources
-from llm2bids.report.strongest import strongest_section
 
 SCRIPTS = ("copy.js", "map.js", "explore.js")
 """Scripts of the page, in the order in which they run."""
@@ -81,21 +78,9 @@ def write_report(
 
 
 def build_page(sources: Sources, *, progress: bool = True) -> str:
-    """Put the page together.
-
-    Parameters
-    ----------
-    sources : Sources
-        Dataset and analysis.
-    progress : bool
-        Show a progress bar on stderr.
-
-    Returns
-    -------
-    str
-        HTML. Its content security policy allows this script alone, and no address.
-    """
+    """Put the page together; its security policy allows this script alone, and no address."""
     maps = find_maps(sources)
+    flat_maps, profiles = networks_sections(sources, maps)
     sections: list[Section] = [
         design_section(sources),
         recorded_section(sources),
@@ -103,9 +88,9 @@ def build_page(sources: Sources, *, progress: bool = True) -> str:
         designs_section(sources),
         maps_section(sources, maps),
         strongest_section(sources, maps),
-        flatmaps_section(sources, maps),
+        flat_maps,
         smoothness_section(sources, maps),
-        profiles_section(sources, maps),
+        profiles,
         *findings_sections(sources),
         methods_section(sources, maps),
     ]

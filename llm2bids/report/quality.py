@@ -1,7 +1,7 @@
 """Section: quality of the recording."""
 
-import logging
 import sys
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -11,110 +11,74 @@ from markupsafe import Markup
 from tqdm import tqdm
 
 from llm2bids.dataset.read import Run
-from llm2bids.report.carpet import carpet_figure, carpet_units
 from llm2bids.report.draw.chart import Line, line_chart
-from llm2bids.report.draw.color import task_color
+from llm2bids.report.draw.color import diverging_indices, diverging_palette, task_color
+from llm2bids.report.draw.svg import drawing, element, palette_png
 from llm2bids.report.layers import Depth, depth_of
 from llm2bids.report.section import Section, render
 from llm2bids.report.sources import Sources
 from llm2bids.space.image import BASELINE, COUNTS_PER_SD
 
-log = logging.getLogger(__name__)
+MOST_RUNS, MOST_CARPETS = 12, 6
+"""Runs whose volumes are read, spread over tasks and participants, and those that are drawn."""
 
-MOST_RUNS = 12
-"""Runs whose volumes are read, spread over tasks and participants."""
+N_ROWS, LIMIT = 300, 2.5
+"""Units in a carpet, about, and standard deviations of full colour."""
 
 _BLOCK = 32_768
 """Units that are summed up at once."""
+
+_LEFT, _WIDTH, _TOP, _HEIGHT = 42.0, 340.0, 16.0, 230.0
 
 Floats = npt.NDArray[np.float64]
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class RunQuality:
-    """What the volumes of a run tell.
-
-    Parameters
-    ----------
-    run : Run
-        The run.
-    tsnr : ndarray of float64, shape (n_levels,)
-        Median over the units of each level of mean over standard deviation in time.
-    spread : ndarray of float64, shape (n_levels,)
-        Median over the units of the standard deviation in time, in calibration sd.
-    positions : DataFrame
-        ``position``, ``is_on``, ``rms``: size of the values by position in the answer, as root
-        mean square over units in calibration sd.
-    carpet : Markup
-        The carpet plot.
-    """
+    """What the volumes of a run tell: medians over the units of each level, (n_levels,)."""
 
     run: Run
-    tsnr: Floats
-    spread: Floats
-    positions: pd.DataFrame
+    tsnr: Floats  # mean over standard deviation in time, in stored counts
+    spread: Floats  # standard deviation in time, in calibration sd
+    positions: pd.DataFrame  # position in the answer, is_on, rms over units in calibration sd
     carpet: Markup = field(repr=False)
 
 
 def quality_section(sources: Sources, *, progress: bool = True) -> Section:
-    """Judge the recording.
-
-    Parameters
-    ----------
-    sources : Sources
-        The dataset.
-    progress : bool
-        Show a progress bar on stderr.
-
-    Returns
-    -------
-    Section
-        Clipped values, effect of the first token, carpet plots, temporal signal-to-noise.
-    """
+    """Show clipped values, carpet plots, signal-to-noise, and what the first token does."""
     dataset, depth = sources.dataset, depth_of(sources.dataset.space)
     chosen = spread_runs(sources)
     bar = tqdm(chosen, desc="quality", file=sys.stderr, disable=not progress)
-    found = [run_quality(sources, run, depth) for run in bar]
+    read = [run_quality(sources, run, depth) for run in bar]
     tokens = pd.concat([dataset.transcript(run) for run in dataset.runs], ignore_index=True)
+    tokens["is_on"] = tokens["trial_type"].fillna("").astype(str) != ""
     clipped = clipped_table(sources)
-    return Section(
-        name="quality",
-        title="Quality",
-        body=render(
-            "quality.html",
-            clipped=clipped,
-            worst=float(np.nanmax(clipped.to_numpy())),
-            constant=sum(int(dataset.sidecar(run).get("NumberOfConstantUnits", 0))
-                         for run in dataset.runs),
-            carpets=[(one.run, one.carpet) for one in found],
-            n_read=len(found),
-            n_runs=len(dataset.runs),
-            tsnr=_by_layer(sources, found, depth, "tsnr"),
-            spread=_by_layer(sources, found, depth, "spread"),
-            tasks=[(task, task_color(sources.color(task))) for task in sources.tasks],
-            surprisal=_surprisal(tokens),
-            size=_size(found),
-            at_rest=BASELINE / COUNTS_PER_SD,
-            first_kept=bool(dataset.settings.get("keep_first")),
+    body = render(
+        "quality.html",
+        clipped=clipped,
+        worst=float(np.nanmax(clipped.to_numpy())),
+        constant=sum(
+            int(dataset.sidecar(run).get("NumberOfConstantUnits", 0)) for run in dataset.runs
         ),
+        carpets=[(one.run, one.carpet) for one in read[:MOST_CARPETS]],
+        n_read=len(read),
+        n_runs=len(dataset.runs),
+        tsnr=_by_layer(sources, read, depth, "tsnr"),
+        spread=_by_layer(sources, read, depth, "spread"),
+        tasks=[(task, task_color(sources.color(task))) for task in sources.tasks],
+        surprisal=_by_position(tokens, "surprisal", "surprisal (bit)", "Mean surprisal"),
+        size=_by_position(
+            pd.concat([one.positions for one in read]), "rms", "size (rest sd)",
+            "Root mean square of the recorded values",
+        ),
+        at_rest=BASELINE / COUNTS_PER_SD,
+        first_kept=bool(dataset.settings.get("keep_first")),
     )  # fmt: skip
+    return Section(name="quality", title="Quality", body=body)
 
 
 def spread_runs(sources: Sources, most: int = MOST_RUNS) -> list[Run]:
-    """Choose runs to read: every task in turn, each time from the next participant.
-
-    Parameters
-    ----------
-    sources : Sources
-        The dataset.
-    most : int
-        Largest number of runs.
-
-    Returns
-    -------
-    list of Run
-        At least one of each task where `most` allows.
-    """
+    """Choose runs to read: every task in turn, each time from the next participant."""
     by_task = {
         task: [run for run in sources.dataset.runs if run.task == task] for task in sources.tasks
     }
@@ -127,22 +91,7 @@ def spread_runs(sources: Sources, most: int = MOST_RUNS) -> list[Run]:
 
 
 def run_quality(sources: Sources, run: Run, depth: Depth) -> RunQuality:
-    """Read the volumes of a run and sum them up.
-
-    Parameters
-    ----------
-    sources : Sources
-        The dataset.
-    run : Run
-        The run.
-    depth : Depth
-        Levels of the space.
-
-    Returns
-    -------
-    RunQuality
-        By level and by position in the answer.
-    """
+    """Read the volumes of a run and sum them up, by level and by position in the answer."""
     dataset = sources.dataset
     values = dataset.values(run)
     calibration = dataset.calibration
@@ -164,37 +113,19 @@ def run_quality(sources: Sources, run: Run, depth: Depth) -> RunQuality:
     )
     tokens = dataset.transcript(run).dropna(subset=["volume"])
     is_on = tokens["trial_type"].fillna("").astype(str) != ""
-    positions = pd.DataFrame(
-        {
-            "position": tokens["position"].to_numpy(),
-            "is_on": is_on.to_numpy(),
-            "rms": np.sqrt(squares / n_units)[tokens["volume"].to_numpy(dtype=np.intp)],
-        }
-    )
-    rows = carpet_units(depth)
+    rms = np.sqrt(squares / n_units)[tokens["volume"].to_numpy(dtype=np.intp)]
+    units = carpet_units(depth)
     return RunQuality(
         run=run,
         tsnr=_medians(tsnr, depth),
         spread=_medians(sd, depth),
-        positions=positions,
-        carpet=carpet_figure(sources, run, values[:, rows], depth, rows),
+        positions=pd.DataFrame({"position": tokens["position"], "is_on": is_on, "rms": rms}),
+        carpet=carpet_drawing(sources, run, values[:, units], depth, units),
     )
 
 
 def clipped_table(sources: Sources) -> pd.DataFrame:
-    """Count clipped values, from the sidecars of all runs.
-
-    Parameters
-    ----------
-    sources : Sources
-        The dataset.
-
-    Returns
-    -------
-    DataFrame
-        Clipped values in a million, float64; rows are participants, columns tasks; NaN without
-        run.
-    """
+    """Count clipped values in a million, participants by tasks, from the runs' sidecars."""
     counts: dict[tuple[str, str], list[int]] = {}
     for run in sources.dataset.runs:
         about = sources.dataset.sidecar(run)
@@ -206,73 +137,110 @@ def clipped_table(sources: Sources) -> pd.DataFrame:
     return table.reindex(columns=list(sources.tasks))
 
 
+def carpet_units(depth: Depth, n_rows: int = N_ROWS) -> npt.NDArray[np.intp]:
+    """Choose units evenly from every level, in order of depth."""
+    each = max(2, n_rows // len(depth.labels))
+    chosen = []
+    for level in range(len(depth.labels)):
+        units = np.flatnonzero(depth.of_unit == level)
+        at = np.linspace(0, len(units) - 1, min(each, len(units)))
+        chosen.append(units[np.rint(at).astype(np.intp)])
+    return np.concatenate(chosen).astype(np.intp)
+
+
+def carpet_drawing(
+    sources: Sources,
+    run: Run,
+    values: npt.NDArray[np.float32],
+    depth: Depth,
+    units: npt.NDArray[np.intp],
+) -> Markup:
+    """Draw values, (n_volumes, n_rows), of some units over time, each by its mean and sd."""
+    sd = values.std(axis=0)
+    scaled = (values - values.mean(axis=0)) / np.where(sd > 0, sd, 1)
+    png = palette_png(diverging_indices(scaled.T, LIMIT), diverging_palette())
+    n_volumes = len(values)
+    width = _WIDTH - _LEFT - 4
+    parts = [
+        element("rect", x=_LEFT, y=_TOP, width=width, height=_HEIGHT, fill="var(--panel)"),
+        element("image", href=png, x=_LEFT, y=_TOP, width=width, height=_HEIGHT,
+                preserveAspectRatio="none", class_="pixels"),
+    ]  # fmt: skip
+    tokens = sources.dataset.transcript(run).dropna(subset=["volume"])
+    tokens["kind"] = tokens["trial_type"].fillna("").astype(str)
+    for (_, kind), block in tokens.groupby(["block", "kind"]):
+        first, last = int(block["volume"].min()), int(block["volume"].max()) + 1
+        parts.append(
+            element("rect", x=_LEFT + first / n_volumes * width, y=_TOP - 11,
+                    width=(last - first) / n_volumes * width - 1, height=8,
+                    fill=sources.trial_color(str(kind)))
+        )  # fmt: skip
+    levels = depth.of_unit[units]
+    for level, label in depth.ticks(8).items():
+        rows = np.flatnonzero(levels == int(level))
+        at = _TOP + (rows.mean() + 0.5) / len(units) * _HEIGHT
+        parts.append(element("text", label, x=_LEFT - 6, y=at + 4, class_="tick end"))
+    below = _TOP + _HEIGHT + 16
+    parts.append(element("text", "volumes", x=_LEFT + width / 2, y=below, class_="tick mid"))
+    alt = (
+        f"Carpet plot of sub-{run.participant_label} {run.task}: {len(units)} units from input "
+        f"(top) to output (bottom) over {n_volumes} volumes."
+    )
+    return drawing(parts, width=_WIDTH, height=_TOP + _HEIGHT + 24, alt=alt)
+
+
 def _medians(values: Floats, depth: Depth) -> Floats:
-    return np.array(
-        [np.nanmedian(values[depth.of_unit == level]) if np.isfinite(
-            values[depth.of_unit == level]).any() else np.nan for level in range(len(depth.labels))]
-    )  # fmt: skip
+    medians = np.full(len(depth.labels), np.nan)
+    for level in range(len(depth.labels)):
+        there = values[(depth.of_unit == level) & np.isfinite(values)]
+        if there.size:
+            medians[level] = np.median(there)
+    return medians
 
 
-def _by_layer(sources: Sources, found: list[RunQuality], depth: Depth, name: str) -> Markup:
-    lines = []
-    for task in sources.tasks:
-        levels = [getattr(one, name) for one in found if one.run.task == task]
-        if levels:
-            lines.append(
-                Line(
-                    name=task,
-                    x=list(range(len(depth.labels))),
-                    y=np.mean(levels, axis=0).tolist(),
-                    color=task_color(sources.color(task)),
-                )
-            )
-    what = {
+def _by_layer(sources: Sources, read: Sequence[RunQuality], depth: Depth, name: str) -> Markup:
+    """Draw the mean over runs of ``tsnr`` or ``spread`` by layer, one line a task."""
+    lines = [
+        Line(
+            name=task,
+            x=list(range(len(depth.labels))),
+            y=np.mean(
+                [getattr(one, name) for one in read if one.run.task == task], axis=0
+            ).tolist(),
+            color=task_color(sources.color(task)),
+        )
+        for task in sources.tasks
+        if any(one.run.task == task for one in read)
+    ]
+    label, title = {
         "tsnr": ("mean over sd in time", "Temporal signal-to-noise by layer"),
         "spread": ("sd in time, in rest sd", "Standard deviation in time by layer"),
     }[name]
     values = np.concatenate([line.y for line in lines])
-    alt = f"{what[1]}, one line a task: {np.nanmin(values):.1f} to {np.nanmax(values):.1f}."
-    return line_chart(lines, x_label="layer", y_label=what[0], alt=alt, x_ticks=depth.ticks())
+    alt = f"{title}, one line a task: {np.nanmin(values):.1f} to {np.nanmax(values):.1f}."
+    return line_chart(lines, x_label="layer", y_label=label, alt=alt, x_ticks=depth.ticks())
 
 
-def _surprisal(tokens: pd.DataFrame) -> Markup | None:
-    """Draw how unexpected tokens are by their position, which shows what the first one is."""
-    if tokens["position"].nunique() < 2:
-        return None
-    is_on = tokens["trial_type"].fillna("").astype(str) != ""
-    lines = []
-    for kind, color, dashed in ((True, "var(--accent)", False), (False, "var(--mute)", True)):
-        mean = tokens[is_on == kind].groupby("position")["surprisal"].mean()
-        if len(mean):
-            lines.append(Line(name="on" if kind else "off", x=mean.index.tolist(),
-                              y=mean.tolist(), color=color, dashed=dashed))  # fmt: skip
-    first = {line.name: line.y[0] for line in lines}
-    alt = "Mean surprisal by position in the answer; first token: " + ", ".join(
-        f"{name} {value:.1f} bit" for name, value in first.items()
-    )
-    return _positions(lines, y_label="surprisal (bit)", alt=alt)
-
-
-def _size(found: list[RunQuality]) -> Markup | None:
-    """Draw the size of the recorded values by position in the answer."""
-    every = pd.concat([one.positions for one in found])
-    if every["position"].nunique() < 2:
+def _by_position(table: pd.DataFrame, column: str, y_label: str, title: str) -> Markup | None:
+    """Draw the mean of a column by position in the answer, on and off prompts."""
+    if table["position"].nunique() < 2:
         return None
     lines = []
-    for kind, color, dashed in ((True, "var(--accent)", False), (False, "var(--mute)", True)):
-        mean = every[every["is_on"] == kind].groupby("position")["rms"].mean()
+    for is_on, name, color in ((True, "on", "var(--accent)"), (False, "off", "var(--mute)")):
+        mean = table[table["is_on"] == is_on].groupby("position")[column].mean()
         if len(mean):
-            lines.append(Line(name="on" if kind else "off", x=mean.index.tolist(),
-                              y=mean.tolist(), color=color, dashed=dashed))  # fmt: skip
-    alt = "Root mean square of the recorded values by position in the answer, on and off prompts."
-    return _positions(lines, y_label="size (rest sd)", alt=alt)
-
-
-def _positions(lines: list[Line], *, y_label: str, alt: str) -> Markup:
-    ticks = {float(n): str(n) for line in lines for n in line.x}
-    step = max(1, len(ticks) // 12)
-    ticks = {n: label for n, label in ticks.items() if n % step == 0}
+            lines.append(
+                Line(name=name, x=mean.index.tolist(), y=mean.tolist(), color=color,
+                     dashed=not is_on)
+            )  # fmt: skip
+    positions = sorted({float(n) for line in lines for n in line.x})
+    step = max(1, len(positions) // 12)
+    first = ", ".join(f"{line.name} {line.y[0]:.1f}" for line in lines)
     return line_chart(
-        lines, x_label="position in the answer", y_label=y_label,
-        alt=alt, x_ticks=ticks, height=200,
-    )  # fmt: skip
+        lines,
+        x_label="position in the answer",
+        y_label=y_label,
+        alt=f"{title} by position in the answer; at the first one: {first}.",
+        x_ticks={n: f"{n:g}" for n in positions if n % step == 0},
+        height=200,
+    )

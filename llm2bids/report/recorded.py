@@ -10,61 +10,34 @@ from llm2bids.space.space import Space
 
 
 def recorded_section(sources: Sources) -> Section:
-    """Describe model, space and recording.
-
-    Parameters
-    ----------
-    sources : Sources
-        The dataset.
-
-    Returns
-    -------
-    Section
-        Facts, and the sites by role.
-    """
+    """Describe model, space and recording, and list the sites by role."""
     dataset = sources.dataset
+    space = dataset.space
     about = dataset.sidecar(sources.first_runs()[0])
-    return Section(
-        name="recorded",
-        title="What was recorded",
-        body=render(
-            "recorded.html",
-            space=dataset.space,
-            about=about,
-            roles=role_table(dataset.space),
-            n_layers=len({site.layer for site in dataset.space.sites} - {None}),
-            n_runs=len(dataset.runs),
-            n_volumes=sum(int(dataset.sidecar(run).get("NumberOfVolumes", 0))
-                          for run in dataset.runs),
-            fingerprint=dataset.fingerprint,
-            clip=(32767 - about.get("Baseline", 10000)) / about.get("CountsPerSD", 500),
-        ),
-    )  # fmt: skip
+    body = render(
+        "recorded.html",
+        space=space,
+        about=about,
+        roles=role_table(space),
+        n_layers=len({site.layer for site in space.sites} - {None}),
+        n_runs=len(dataset.runs),
+        n_volumes=sum(int(dataset.sidecar(run).get("NumberOfVolumes", 0)) for run in dataset.runs),
+        fingerprint=dataset.fingerprint,
+        highest=(32767 - about["Baseline"]) / about["CountsPerSD"],
+        lowest=(-32768 - about["Baseline"]) / about["CountsPerSD"],
+    )
+    return Section(name="recorded", title="What was recorded", body=body)
 
 
 def role_table(space: Space) -> list[dict[str, Any]]:
-    """Sum the sites up by role.
-
-    Parameters
-    ----------
-    space : Space
-        The space.
-
-    Returns
-    -------
-    list of dict
-        ``role``, ``color``, ``n_sites``, ``width`` (of one site, a range where it varies),
-        ``heads``, ``n_units``, ``share`` (of all units), in recording order; modules outside the
-        layers come one by one.
-    """
+    """Sum the sites up by role, in recording order; modules outside the layers come one by one."""
     colors = role_colors(site.role for site in space.sites)
     inside = roles_of(space)
-    order = list(dict.fromkeys(site.role for site in space.sites))
     rows = []
-    for role in order:
+    for role in dict.fromkeys(site.role for site in space.sites):
         sites = [site for site in space.sites if site.role == role]
         widths = sorted({site.width for site in sites})
-        heads = sorted({f"{s.n_heads} × {s.head_size}" for s in sites if s.n_heads})
+        heads = sorted({f"{site.n_heads} × {site.head_size}" for site in sites if site.n_heads})
         n_units = sum(site.width for site in sites)
         rows.append(
             {

@@ -28,36 +28,18 @@ POINT = ("n_tokens", "n_prompts", "accuracy", "low", "high")
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class Identified:
-    """How well tasks are identified.
-
-    Parameters
-    ----------
-    n_correct, n_tests : int
-        Held-out maps.
-    low, high : float
-        95 % interval of the accuracy.
-    chance : float
-        Accuracy of guessing.
-    method, note : str
-        What identified, and what that means.
-    confusion : DataFrame
-        Counts, task shown by task identified.
-    controls : list of dict
-        ``name``, ``mean``, ``low``, ``high``, ``n_draws``, ``p_value``.
-    curves : dict of str to DataFrame
-        As `AccuracyCurve.table`; by ``"prompts"`` and ``"tokens"``.
-    """
+    """How well tasks are identified."""
 
     n_correct: int
     n_tests: int
-    low: float
+    low: float  # 95 % interval of the accuracy
     high: float
     chance: float
     method: str
     note: str
-    confusion: pd.DataFrame
+    confusion: pd.DataFrame  # counts, task shown by task identified
     controls: list[dict[str, Any]]
-    curves: dict[str, pd.DataFrame]
+    curves: dict[str, pd.DataFrame]  # by "prompts" and "tokens"
 
     @property
     def accuracy(self) -> float:
@@ -67,32 +49,7 @@ class Identified:
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class Results:
-    """What was found; None or empty where it was not computed.
-
-    Parameters
-    ----------
-    warnings : tuple of str
-        Doubts that belong on the page.
-    table : list of dict
-        The findings in short: ``finding``, ``measure``, ``value``, ``low``, ``high``, ``text``.
-    networks : list of dict
-        ``label``, ``task``, ``against``, ``n_units``, ``n_fdr``, ``criterion``, ``table``.
-    overlap : dict
-        Facts of the overlap: ``share``, ``confidence``, ``n_participants``.
-    pairs : DataFrame or None
-        As `Overlap.pairs`.
-    repeatability : dict of str to DataFrame
-        By what was compared (keys of `COMPARED`); ``task``, ``r``, ``dice`` with intervals.
-    icc : dict
-        ``kind``, ``targets``, ``measurements``, ``quantiles`` over units.
-    identification : Identified or None
-        By template correlation.
-    controls : list of dict
-        ``control``, ``measure``, ``text``, ``real``, ``value``, ``low``, ``high``, ``p_value``,
-        ``n_draws``.
-    control_about : dict of str to str
-        What each control does.
-    """
+    """What was found; None or empty where it was not computed."""
 
     warnings: tuple[str, ...] = ()
     table: list[dict[str, Any]] = field(default_factory=list)
@@ -107,23 +64,7 @@ class Results:
 
 
 def read_results(analysis: Path | None) -> Results:
-    """Read the findings of an analysis.
-
-    Parameters
-    ----------
-    analysis : Path or None
-        The folder.
-
-    Returns
-    -------
-    Results
-        Empty where there are none.
-
-    Raises
-    ------
-    NetworkError
-        If the file is there but is not what it should be.
-    """
+    """Read the findings of an analysis; empty where there are none."""
     if analysis is None:
         return Results()
     path = analysis / FINDINGS
@@ -142,7 +83,16 @@ def _results(found: Mapping[str, Any]) -> Results:
     return Results(
         warnings=tuple(str(warning) for warning in found.get("warnings", [])),
         table=_rows(found.get("table"), "finding", "measure", "value"),
-        networks=_rows(found.get("networks"), "label", "n_units", "criterion", "table"),
+        networks=_rows(
+            found.get("networks"),
+            "label",
+            "against",
+            "n_fdr",
+            "n_fdr_anywhere",
+            "alpha",
+            "top_percent",
+            "table",
+        ),
         overlap={key: overlap.get(key) for key in ("share", "confidence", "n_participants")},
         pairs=pd.DataFrame(_rows(overlap["pairs"], *PAIR)) if overlap else None,
         repeatability=_compared(repeatability),

@@ -13,7 +13,7 @@ from llm2bids.report.heat import heat_table
 from llm2bids.report.layers import roles_of
 from llm2bids.report.maps import GroupMap
 from llm2bids.report.section import Missing, Section, missing, render
-from llm2bids.report.sources import Sources, unit_map
+from llm2bids.report.sources import Sources
 from llm2bids.space.arrange import index_space, rearrange
 from llm2bids.space.functional import random_cells
 from llm2bids.space.layout import Layout
@@ -28,20 +28,7 @@ FULL_COLOR = 0.5
 
 
 def smoothness_section(sources: Sources, maps: tuple[GroupMap, ...]) -> Section:
-    """Show how smooth the group maps are in this order of units, in native and in random order.
-
-    Parameters
-    ----------
-    sources : Sources
-        Dataset and analysis.
-    maps : tuple of GroupMap
-        From `llm2bids.report.maps.find_maps`.
-
-    Returns
-    -------
-    Section
-        Moran's I by module, and the correlation of units against their distance on the grid.
-    """
+    """Show how smooth the group maps are in this order of units, in native and in random order."""
     title = "Do neighbours respond alike?"
     shown = [one for one in maps if one.is_against_off]
     stability = stability_part(sources.dataset)
@@ -49,7 +36,7 @@ def smoothness_section(sources: Sources, maps: tuple[GroupMap, ...]) -> Section:
         part = Missing(what="It takes the group maps.", command=sources.command("group"))
         body = missing(part) + stability
         return Section(name="smoothness", title=title, body=body)
-    values = np.stack([unit_map(sources, one.path) for one in shown]).astype(np.float64)
+    values = np.stack([sources.unit_map(one.path) for one in shown]).astype(np.float64)
     orders = space_orders(sources.dataset.space)
     by_role = moran_table(values, orders)
     tables = [_table(by_role, "Moran's I: median over tasks and layers")]
@@ -70,18 +57,7 @@ def smoothness_section(sources: Sources, maps: tuple[GroupMap, ...]) -> Section:
 
 
 def stability_part(dataset: Dataset) -> Markup:
-    """Show how much orders from the halves of the localizer agree.
-
-    Parameters
-    ----------
-    dataset : Dataset
-        The dataset; the figures were measured when its arrangement was learned.
-
-    Returns
-    -------
-    Markup
-        A table; a sentence where nothing was measured; nothing where nothing was learned.
-    """
+    """Show how much orders from the halves of the localizer agree, where one was learned."""
     layout = dataset.space.layout
     if layout is None or dataset.space.arrangement != "functional":
         return Markup()
@@ -94,18 +70,7 @@ def stability_part(dataset: Dataset) -> Markup:
 
 
 def space_orders(space: Space) -> dict[str, Space]:
-    """Arrange the units of a space as they are, natively, and at random.
-
-    Parameters
-    ----------
-    space : Space
-        In any arrangement.
-
-    Returns
-    -------
-    dict of str to Space
-        By the name of the arrangement; the space itself comes first.
-    """
+    """Arrange the units of a space as they are, natively, and at random."""
     plain = space if space.arrangement == "index" else index_space(space)
     shuffled = rearrange(
         plain, random_cells(plain, seed=0), arrangement="random", layout=Layout(method="random")
@@ -114,20 +79,7 @@ def space_orders(space: Space) -> dict[str, Space]:
 
 
 def moran_table(values: npt.NDArray[np.float64], orders: Mapping[str, Space]) -> pd.DataFrame:
-    """Measure Moran's I of maps in several orders of the same units.
-
-    Parameters
-    ----------
-    values : ndarray of float64, shape (n_maps, n_units)
-        Maps.
-    orders : mapping of str to Space
-        From `space_orders`.
-
-    Returns
-    -------
-    DataFrame
-        A row for all panels and one for each role, a column for each order: medians.
-    """
+    """Give the median Moran's I of maps, (n_maps, n_units): a row a role, a column an order."""
     space = next(iter(orders.values()))
     roles = np.array([site.role for site in space.sites])
     found = {name: morans_i(values, one) for name, one in orders.items()}

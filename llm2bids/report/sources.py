@@ -1,7 +1,7 @@
 """Finding what a report is made from: the dataset and the analysis of a folder."""
 
-import json
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +11,14 @@ import numpy.typing as npt
 from llm2bids.dataset.read import Dataset, Run, open_dataset
 from llm2bids.dataset.settings import is_dataset
 from llm2bids.exceptions import UsageError
+from llm2bids.inference.statmap import sidecar_of
+from llm2bids.network.network import load_network
+from llm2bids.network.task_networks import TaskNetwork
+from llm2bids.report.draw.color import task_color
+from llm2bids.report.results import FINDINGS, Results, read_results
+from llm2bids.space.stat_map import unit_values
+from llm2bids.store.files import data_files, inside
+from llm2bids.store.json import read_json
 
 REPORT_NAME = "report.html"
 """File name of the page in the folder that it is made from."""
@@ -18,40 +26,38 @@ REPORT_NAME = "report.html"
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class Sources:
-    """What a report is made from.
-
-    Parameters
-    ----------
-    dataset : Dataset
-        The recording.
-    analysis : Path or None
-        Results of ``llm2bids analyze``; None where there are none.
-    analysis_dir : Path
-        Where the analysis is, or would be: for the commands that the page names.
-    """
+    """What a report is made from."""
 
     dataset: Dataset
-    analysis: Path | None
-    analysis_dir: Path
+    analysis: Path | None  # results of `llm2bids analyze`, where there are any
+    analysis_dir: Path  # where they are, or would be: for the commands that the page names
 
-    @property
+    @cached_property
     def tasks(self) -> tuple[str, ...]:
         """Tasks in the paradigm's order, so that a task has one colour on the whole page."""
-        listed = _read(self.dataset.path / "code" / "tasks.json")
-        known = [task for task in listed if task in self.dataset.tasks]
+        known = [task for task in self._trial_types if task in self.dataset.tasks]
         return (*known, *(task for task in self.dataset.tasks if task not in known))
+
+    @cached_property
+    def trial_types(self) -> tuple[str, ...]:
+        """Trial types of tasks with several, which take colours after the tasks."""
+        kinds = [kind for task in self.tasks for kind in self._trial_types.get(task, {})]
+        return tuple(kind for kind in dict.fromkeys(kinds) if kind not in self.tasks)
+
+    @cached_property
+    def _trial_types(self) -> dict[str, Any]:
+        return read_object(self.dataset.path / "code" / "tasks.json")
 
     def color(self, *names: str) -> int:
         """Give the number of the colour of the first name that is a task or a trial type."""
         known = [*self.tasks, *self.trial_types]
         return next((known.index(name) for name in names if name in known), len(self.tasks))
 
-    @property
-    def trial_types(self) -> tuple[str, ...]:
-        """Trial types of tasks with several, which take colours after the tasks."""
-        listed = _read(self.dataset.path / "code" / "tasks.json")
-        kinds = [kind for task in self.tasks for kind in listed.get(task, {})]
-        return tuple(kind for kind in dict.fromkeys(kinds) if kind not in self.tasks)
+    def trial_color(self, trial_type: object) -> str:
+        """Give the style variable of a trial type's colour, grey for off prompts (no text)."""
+        if not isinstance(trial_type, str) or trial_type == "":
+            return "var(--off)"
+        return task_color(self.color(trial_type))
 
     def first_runs(self) -> tuple[Run, ...]:
         """List the runs of the first participant, in the order of the tasks."""
@@ -63,34 +69,52 @@ class Sources:
         """Give the command that makes a part of the analysis, without folders of someone's disk."""
         return f"llm2bids analyze {self.dataset.path.name} {self.analysis_dir.name} {verb}"
 
+    def files(self, pattern: str) -> list[Path]:
+        """List the files of the analysis that match; none without analysis."""
+        return [] if self.analysis is None else data_files(self.analysis, pattern)
+
+    @cached_property
+    def analysed(self) -> npt.NDArray[np.bool_]:
+        """Units in the mask of every participant, (n_units,)."""
+        pattern = "sub-*/func/*_desc-brain_mask.nii.gz"
+        masks = {path.read_bytes(): path for path in self.files(pattern)}  # most are alike
+        analysed = np.ones(self.dataset.space.n_units, dtype=bool)
+        for path in masks.values():
+            analysed &= self._values(path) > 0
+        return analysed
+
+    def unit_map(self, image: Path) -> npt.NDArray[np.float32]:
+        """Read a map of the analysis: (n_units,), NaN outside the mask, where the image has 0."""
+        return np.where(self.analysed, self._values(image), np.nan).astype(np.float32)
+
+    @cached_property
+    def results(self) -> Results:
+        """What was found about the networks; empty where nothing was."""
+        return read_results(self.analysis)
+
+    @cached_property
+    def networks(self) -> dict[str, TaskNetwork]:
+        """The networks against the off prompts that the group level wrote, by label."""
+        networks = {}
+        for one in self.results.networks:
+            if one["against"] == "off" and self.analysis is not None:
+                path = (self.analysis / FINDINGS).parent / str(one["table"])
+                names = ("task", "against", "top_percent", "alpha", "n_fdr", "n_fdr_anywhere")
+                networks[str(one["label"])] = TaskNetwork(
+                    network=load_network(inside(self.analysis, path)),
+                    **{name: one[name] for name in names},
+                )
+        return networks
+
+    def _values(self, image: Path) -> npt.NDArray[np.float64]:
+        prints = (self.dataset.fingerprint, self.dataset.space.fingerprint())
+        return unit_values(image, self.dataset.space, fingerprint=prints)
+
 
 def find_sources(
     out_dir: Path, *, bids_dir: Path | None = None, analysis_dir: Path | None = None
 ) -> Sources:
-    """Find dataset and analysis.
-
-    Parameters
-    ----------
-    out_dir : Path
-        A folder with ``dataset`` and ``analysis`` in it (as ``llm2bids demo`` makes), an output
-        folder of ``llm2bids analyze``, or a dataset.
-    bids_dir : Path, optional
-        The dataset, where it lies elsewhere.
-    analysis_dir : Path, optional
-        The analysis, where it lies elsewhere.
-
-    Returns
-    -------
-    Sources
-        What is there.
-
-    Raises
-    ------
-    UsageError
-        If there is no dataset.
-    DatasetError
-        If it is damaged.
-    """
+    """Find dataset and analysis, in a folder as `write_report` takes it or where they are named."""
     if not out_dir.is_dir():
         raise UsageError(
             f"{out_dir}: is not a folder; expected one that `llm2bids demo` or `llm2bids analyze` "
@@ -102,7 +126,6 @@ def find_sources(
             f"{analysis_dir}: holds no results of llm2bids analyze; run "
             f"`llm2bids analyze BIDS_DIR {analysis_dir} participant` first"
         )
-    found = is_analysis(analysis)
     candidates = [bids_dir] if bids_dir else [out_dir, out_dir / "dataset", *_linked(analysis)]
     for candidate in candidates:
         if is_dataset(candidate):
@@ -118,59 +141,30 @@ def find_sources(
             f"{dataset.path}: the dataset has no run to report on; record one with "
             f"`llm2bids record {dataset.path}`"
         )
-    return Sources(dataset=dataset, analysis=analysis if found else None, analysis_dir=analysis)
+    return Sources(
+        dataset=dataset, analysis=analysis if is_analysis(analysis) else None, analysis_dir=analysis
+    )
 
 
 def is_analysis(folder: Path) -> bool:
     """Tell whether a folder holds results of ``llm2bids analyze``."""
-    tools = _read(folder / "dataset_description.json").get("GeneratedBy")
+    tools = read_object(folder / "dataset_description.json").get("GeneratedBy")
     return isinstance(tools, list) and any(
         isinstance(tool, dict) and tool.get("Description") == "llm2bids analyze" for tool in tools
     )
 
 
-def read_object(path: Path) -> dict[str, Any]:
-    """Read a JSON object; an empty one where the file is missing or holds none."""
-    return _read(path)
-
-
-def unit_map(sources: Sources, image: Path) -> npt.NDArray[np.float32]:
-    """Read a map of the analysis.
-
-    Parameters
-    ----------
-    sources : Sources
-        Its dataset.
-    image : Path
-        The image.
-
-    Returns
-    -------
-    ndarray of float32, shape (n_units,)
-        Values in recording order.
-
-    Raises
-    ------
-    NetworkError, SpaceError
-        If the image is damaged, on another grid or carries another fingerprint.
-    """
-    from llm2bids.space.stat_map import unit_values
-
-    dataset = sources.dataset
-    fingerprints = (dataset.fingerprint, dataset.space.fingerprint())
-    values = unit_values(image, dataset.space, fingerprint=fingerprints)
-    return np.nan_to_num(values).astype(np.float32)
-
-
 def _linked(analysis: Path) -> list[Path]:
-    links = _read(analysis / "dataset_description.json").get("DatasetLinks")
+    links = read_object(analysis / "dataset_description.json").get("DatasetLinks")
     raw = links.get("raw") if isinstance(links, dict) else None
     return [analysis / raw] if isinstance(raw, str) and "://" not in raw else []
 
 
-def _read(path: Path) -> dict[str, Any]:
-    try:
-        contents = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError):
-        return {}
-    return contents if isinstance(contents, dict) else {}
+def read_object(path: Path) -> dict[str, Any]:
+    """Read a JSON object; an empty one where there is no file."""
+    return read_json(path) if path.exists() else {}
+
+
+def sidecar(path: Path) -> dict[str, Any]:
+    """Read what the sidecar of an image or a table says."""
+    return read_json(sidecar_of(path))

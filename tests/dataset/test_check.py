@@ -36,7 +36,7 @@ def other(synthetic, tmp_path_factory) -> Path:
     calibration = synthetic.make_calibration()
     patched = replace(calibration, mean=calibration.mean + 1)
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(type(synthetic), "make_calibration", lambda self: patched)
+        patch.setattr(synthetic, "make_calibration", lambda: patched)
         return synthetic.write_dataset(tmp_path_factory.mktemp("other") / "ds", n_participants=1)
 
 
@@ -247,7 +247,7 @@ def test_edited_files_are_not_overwritten_unless_asked(changed, written, synthet
         DatasetWriter.open(changed)
     assert contents(changed) == before
     with DatasetWriter.open(changed, overwrite=True) as writer:
-        writer.write_run(synthetic.make_recording(synthetic.make_design(3)), t_r=synthetic.t_r)
+        writer.write_run(synthetic.make_recording(synthetic.make_design(3)), t_r=synthetic.T_R)
         writer.finish_participant("03")
     assert (changed / file).read_text() != edited
     assert check_dataset(changed).faults == ()
@@ -258,7 +258,7 @@ def test_an_edit_while_the_dataset_is_being_written(changed, synthetic):
         (changed / "participants.tsv").write_text("participant_id\tage\n")
         edited = contents(changed)
         with pytest.raises(DatasetError, match=r"participants\.tsv"):
-            writer.write_run(synthetic.make_recording(synthetic.make_design(3)), t_r=synthetic.t_r)
+            writer.write_run(synthetic.make_recording(synthetic.make_design(3)), t_r=synthetic.T_R)
     assert contents(changed) == edited
 
 
@@ -288,7 +288,7 @@ def test_overwrite_makes_faulty_runs_anew(changed, written, other, synthetic, pl
     with DatasetWriter.open(changed, overwrite=True) as writer:
         assert not writer.has_run(design)
         assert writer.has_run(synthetic.make_design(1, "votes"))
-        writer.write_run(synthetic.make_recording(design), t_r=synthetic.t_r)
+        writer.write_run(synthetic.make_recording(design), t_r=synthetic.T_R)
         writer.finish_participant("01")
     assert check_dataset(changed).faults == ()
     assert contents(changed) == contents(written)
@@ -299,7 +299,7 @@ def test_without_the_series_a_run_is_made_anew(changed, written, synthetic):
     flipped(changed, None)
     (changed / BOLD).unlink()
     with DatasetWriter.open(changed) as writer:
-        writer.write_run(synthetic.make_recording(synthetic.make_design(1)), t_r=synthetic.t_r)
+        writer.write_run(synthetic.make_recording(synthetic.make_design(1)), t_r=synthetic.T_R)
         writer.finish_participant("01")
     assert contents(changed) == contents(written)
 

@@ -8,7 +8,7 @@ import pytest
 from llm2bids.exceptions import ModelError, UsageError
 from llm2bids.model.outline import outline
 from llm2bids.model.sites import find_sites
-from tests.synthetic import CONFIGS
+from tests.conftest import CONFIGS
 
 
 @pytest.mark.parametrize("architecture", sorted(CONFIGS))

@@ -1,10 +1,15 @@
 """A tiny model's dataset with a hostile prompt, its analysis, and a browser."""
 
+import importlib.util
+from pathlib import Path
+
+import nibabel as nib
+import numpy as np
 import pytest
 
+from llm2bids.dataset.read import open_dataset
 from llm2bids.inference.analyze import analyze_group, analyze_participants
 from llm2bids.scan.record import record
-from tests.report.browser import Browser, find_chromium
 
 HOSTILE = "Say <script>document.title='hacked'</script> & </script><img src=x onerror=alert(1)>"
 
@@ -57,6 +62,23 @@ def scanned(tiny_model_dir, tmp_path_factory):
 
 
 @pytest.fixture(scope="session")
+def masked(scanned, tmp_path_factory):
+    """The same dataset analysed within the MLPs only, and which units these are."""
+    dataset = open_dataset(scanned / "dataset")
+    space = dataset.space
+    inside = np.repeat(
+        ["mlp" in site.role for site in space.sites], [site.width for site in space.sites]
+    )
+    folder = tmp_path_factory.mktemp("masked")
+    mask = folder / "mask.nii.gz"
+    nib.save(nib.Nifti1Image(space.to_grid(inside.astype(np.uint8)), space.affine), mask)
+    out = folder / "analysis"
+    analyze_participants(scanned / "dataset", out, mask_img=mask, progress=False)
+    analyze_group(scanned / "dataset", out, progress=False)
+    return out, inside
+
+
+@pytest.fixture(scope="session")
 def page(scanned, tmp_path_factory):
     """The report of ``scanned``."""
     from llm2bids.report.page import write_report
@@ -66,10 +88,21 @@ def page(scanned, tmp_path_factory):
 
 
 @pytest.fixture(scope="session")
-def browser():
+def browser_module():
+    """The module that drives Chromium (`browser.py` beside this file)."""
+    spec = importlib.util.spec_from_file_location(
+        "report_browser", Path(__file__).with_name("browser.py")
+    )
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+@pytest.fixture(scope="session")
+def browser(browser_module):
     """A headless Chromium."""
-    executable = find_chromium()
+    executable = browser_module.find_chromium()
     if executable is None:
         pytest.skip("no Chromium on this machine: install it (Debian: apt install chromium)")
-    with Browser(executable) as opened:
+    with browser_module.Browser(executable) as opened:
         yield opened

@@ -15,12 +15,12 @@ from llm2bids.network.findings_files import write_findings
 from llm2bids.network.network import from_stat_maps, load_network
 from llm2bids.network.provenance import Provenance
 from llm2bids.report.findings import findings_sections, pair_matrix, summary_section, tile
-from llm2bids.report.maps import find_maps
+from llm2bids.report.layers import depth_of
+from llm2bids.report.maps import find_maps, strongest, strongest_section
+from llm2bids.report.networks import group_network
 from llm2bids.report.page import write_report
-from llm2bids.report.profiles import network_values
 from llm2bids.report.results import FINDINGS, read_results
 from llm2bids.report.sources import find_sources
-from llm2bids.report.strongest import strongest, strongest_section
 
 PAIR = {
     "task_a": "cats", "task_b": "dogs", "correlation": 0.625, "correlation_low": 0.5,
@@ -94,6 +94,11 @@ def found(scanned, tmp_path_factory):
 @pytest.fixture(scope="module")
 def bodies(found):
     return {one.name: str(one.body) for one in findings_sections(find_sources(found))}
+
+
+def values_of(sources, one):
+    """Effects of the units of a contrast's network, NaN elsewhere."""
+    return group_network(sources, one, depth_of(sources.dataset.space)).values
 
 
 def plain(text):
@@ -220,10 +225,10 @@ def test_the_summary_says_doubts_and_numbers_escaped(found):
 def test_profiles_take_the_network_that_was_written(found, scanned):
     sources = find_sources(found)
     one = find_maps(sources)[0]
-    values = network_values(sources, one)
+    values = values_of(sources, one)
     n_units = sources.dataset.space.n_units
     assert np.count_nonzero(~np.isnan(values)) == int(np.ceil(n_units / 10))
-    without = network_values(find_sources(scanned), one)
+    without = values_of(find_sources(scanned), one)
     assert np.count_nonzero(~np.isnan(without)) == round(n_units / 20)
 
 
@@ -238,7 +243,7 @@ def test_signs_and_values_come_from_the_network_and_not_from_the_group_map(found
     )
     image = nib.load(one.path)
     nib.save(nib.Nifti1Image(np.zeros(image.shape, np.float32), None, image.header), one.path)
-    values = network_values(sources, one)
+    values = values_of(sources, one)
     effects = before.table["effect"].to_numpy()
     np.testing.assert_array_equal(values[before.units(sources.dataset.space)], effects)
     rise = int((effects > 0).sum())
@@ -340,7 +345,7 @@ def test_reads_what_the_group_level_writes(scanned, browser, tmp_path):
     assert bodies["repeatability"].count("<svg") == 5
     assert len(read_results(out / "analysis").networks) == 4
     for maps in find_maps(sources)[:2]:
-        values = network_values(sources, maps)
+        values = values_of(sources, maps)
         written = next(
             one for one in read_results(out / "analysis").networks if one["label"] == maps.contrast
         )

@@ -14,14 +14,13 @@ from matplotlib.colors import to_rgb
 from llm2bids.cli.main import main
 from llm2bids.dataset.read import open_dataset
 from llm2bids.exceptions import SpaceError, UsageError
-from llm2bids.report.draw.colormap import colormap
+from llm2bids.report.draw.color import colormap
 from llm2bids.report.draw.flat_figure import PALETTES, bar_ticks
 from llm2bids.report.draw.flat_layout import flat_layout
-from llm2bids.report.draw.flat_svg import flat_indices, scale_palette
 from llm2bids.report.flatmap import color_scale, plot_flatmap
-from llm2bids.report.flatmaps import flatmaps_section
+from llm2bids.report.layers import depth_of
 from llm2bids.report.maps import find_maps
-from llm2bids.report.profiles import network_values
+from llm2bids.report.networks import flat_drawing, group_network, networks_sections
 from llm2bids.report.sources import find_sources
 from llm2bids.space.header import image_header
 
@@ -230,37 +229,48 @@ def test_the_command_refuses_what_is_not_of_the_dataset(scanned, tmp_path, capsy
     assert not (tmp_path / "x.png").exists()
 
 
+def pictures(body):
+    """Decode the pictures of flat maps, which alternate between the light and the dark page."""
+    found = re.findall(r'href="data:image/png;base64,([^"]+)" class="(light|dark)-page"', body)
+    return [
+        (theme, matplotlib.image.imread(io.BytesIO(base64.b64decode(png)), format="png"))
+        for png, theme in found
+    ]
+
+
 def test_the_page_shows_each_network_in_the_colours_of_both_pages(scanned):
     sources = find_sources(scanned)
     maps = [one for one in find_maps(sources) if one.is_against_off]
-    body = str(flatmaps_section(sources, find_maps(sources)).body)
-    addresses = re.findall(r'href="data:image/png;base64,([^"]+)"', body)
-    assert len(addresses) == 2 * len(maps) == 4
-    assert body.count('role="img" aria-label="Flat map of the network of ') == len(maps)
+    body = str(networks_sections(sources, find_maps(sources))[0].body)
+    assert [theme for theme, _ in pictures(body)] == ["light", "dark"] * len(maps)
+    assert body.count('role="img" aria-label="Flat map of the network of ') == len(maps) == 2
+    space = sources.dataset.space
     for number, one in enumerate(maps):
-        values = network_values(sources, one)
-        for theme, address in zip(("light", "dark"), addresses[2 * number :], strict=False):
-            png = io.BytesIO(base64.b64decode(address))
-            picture = matplotlib.image.imread(png, format="png")
-            assert np.count_nonzero(picture[..., 3]) == np.count_nonzero(~np.isnan(values))
-            shown = picture[..., :3][picture[..., 3] > 0]
-            middle = to_rgb(PALETTES[theme].panel)
-            assert np.abs(shown - middle).max() > 0.4
+        network = group_network(sources, one, depth_of(space))
+        for theme, picture in pictures(body)[2 * number : 2 * number + 2]:
+            assert np.count_nonzero(picture[..., 3]) == network.n_units
+            layout = next(
+                layout
+                for pitch in range(200)
+                if (layout := flat_layout(space, least_pitch=pitch)).height == len(picture)
+            )
+            x, y = layout.at.T
+            inside = ~np.isnan(network.values)
+            np.testing.assert_array_equal(picture[y, x, 3] > 0, inside)
+            cmap = colormap("llm2bids" if theme == "light" else "llm2bids_dark")
+            scaled = np.clip(network.values[inside] / network.limit, -1, 1) / 2 + 0.5
+            np.testing.assert_allclose(
+                picture[y, x, :3][inside], cmap(scaled)[:, :3], atol=1.5 / 255
+            )
 
 
-def test_indices_come_back_as_values(dataset, values):
-    some = values.copy()
-    some[::3] = np.nan
-    layout = flat_layout(dataset.space)
-    indices = flat_indices(layout, some, 4.0)[layout.at[:, 1], layout.at[:, 0]].astype(float)
-    np.testing.assert_array_equal(indices == 0, np.isnan(some))
-    there = ~np.isnan(some)
-    np.testing.assert_allclose(
-        (indices[there] - 128) / 127 * 4, np.clip(some[there], -4, 4), atol=0.017
-    )
-    palette = scale_palette("llm2bids")
-    assert palette[0, 3] == 0
-    assert (palette[1:, 3] == 255).all()
+def test_a_network_without_units_is_an_empty_map(scanned):
+    sources = find_sources(scanned)
+    space = sources.dataset.space
+    one = group_network(sources, find_maps(sources)[0], depth_of(space))
+    body = str(flat_drawing(space, replace(one, values=np.full(space.n_units, np.nan))))
+    assert "0 units, 0 of them rise" in body
+    assert not any(picture[..., 3].any() for _, picture in pictures(body))
 
 
 def test_the_browser_shows_one_of_the_two_pictures(browser, page):

@@ -7,9 +7,10 @@ import pytest
 
 from llm2bids.dataset.read import open_dataset
 from llm2bids.report.draw.color import full_color
-from llm2bids.report.draw.packed import quantise
+from llm2bids.report.draw.mosaic import quantise
 from llm2bids.report.maps import find_maps
-from llm2bids.report.sources import find_sources, unit_map
+from llm2bids.report.page import write_report
+from llm2bids.report.sources import find_sources
 
 SIZES = [(1280, "light"), (1280, "dark"), (390, "light")]
 
@@ -173,7 +174,7 @@ def check_places(scanned, found):
 def check_colors(scanned, found):
     """Where the page names a unit, it has drawn that unit's value."""
     sources = find_sources(scanned)
-    values = unit_map(sources, find_maps(sources)[0].path)
+    values = sources.unit_map(find_maps(sources)[0].path)
     limit = full_color(values)
     agree = []
     for one in found:
@@ -191,7 +192,7 @@ def check_readout(browser, scanned, address):
     space = sources.dataset.space
     unit = space.unit_of(address)
     row = space.unit_table().iloc[unit]
-    value = quantise(unit_map(sources, find_maps(sources)[0].path)).values()[unit]
+    value = quantise(sources.unit_map(find_maps(sources)[0].path)).values()[unit]
     said = {
         name: browser.evaluate(f"document.getElementById('read-{name}').textContent")
         for name in ("address", "layer", "role", "head", "unit", "value")
@@ -204,3 +205,29 @@ def check_readout(browser, scanned, address):
         "unit": str(row["unit"]),
         "value": f"{'−' if value < 0 else '+'}{abs(value):.2f} rest sd",
     }
+
+
+def test_units_outside_the_mask_have_no_value_and_no_rank(browser, masked, tmp_path):
+    analysis, inside = masked
+    page = write_report(analysis, output=tmp_path / "masked.html", progress=False)
+    sources = find_sources(analysis)
+    values = sources.unit_map(find_maps(sources)[0].path)
+    np.testing.assert_array_equal(np.isfinite(values), inside)
+    text = page.read_text(encoding="utf-8")
+    assert f"{np.count_nonzero(~inside):,} units lie outside the mask" in text
+    space = sources.dataset.space
+    strength = np.argsort(-np.abs(np.nan_to_num(values)))
+    middle = strength[np.count_nonzero(inside) // 2]
+    shown = {}
+    for unit in (int(np.flatnonzero(~inside)[0]), int(strength[0]), int(middle)):
+        browser.open(page, fragment=f"#unit={space.address_of(unit)}")
+        browser.settle()
+        assert browser.errors == []
+        shown[unit] = [
+            browser.evaluate(f"document.getElementById('read-{name}').textContent")
+            for name in ("address", "value", "rank")
+        ]
+    outside, strongest, median = shown.values()
+    assert outside == [space.address_of(int(np.flatnonzero(~inside)[0])), "outside the mask", "–"]
+    assert strongest[2].startswith("top 0.")
+    assert median[2] in {f"top {share} %" for share in (48, 49, 50, 51, 52)}

@@ -1,15 +1,16 @@
-"""Flat maps as a matplotlib figure: panels, values, labels, colour bar, on a light or dark page."""
+"""Flat maps as a matplotlib figure: for a light or dark page, or for a page that is either."""
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import numpy.typing as npt
 
-from llm2bids.report.draw.colormap import Theme
+from llm2bids.report.draw.color import Theme
 from llm2bids.report.draw.flat_layout import FlatLayout, flat_layout, map_width
+from llm2bids.report.draw.svg import stand_in
 from llm2bids.space.space import Space
 
 if TYPE_CHECKING:
@@ -40,22 +41,14 @@ FONTS = (
 
 @dataclass(frozen=True, kw_only=True)
 class Palette:
-    """Colours of the page.
-
-    Parameters
-    ----------
-    page, panel, edge : str
-        Behind everything, a panel without values, its border.
-    ink, mute, accent : str
-        Titles and role names, everything said in passing, the residual stream.
-    """
+    """Colours of a page, and the end of the names of its colour maps."""
 
     page: str
-    panel: str
-    edge: str
-    ink: str
-    mute: str
-    accent: str
+    panel: str  # without values
+    edge: str  # of a panel
+    ink: str  # titles and names of roles
+    mute: str  # all that is said in passing
+    accent: str  # the residual stream
 
 
 PALETTES: dict[Theme, Palette] = {
@@ -69,75 +62,57 @@ PALETTES: dict[Theme, Palette] = {
     ),
 }  # fmt: skip
 
+STYLED = Palette(
+    page="none",
+    **{
+        name: stand_in(f"var(--{variable})")
+        for name, variable in {
+            "panel": "flat-panel",
+            "edge": "flat-edge",
+            "ink": "ink",
+            "mute": "mute",
+            "accent": "stream",
+        }.items()
+    },
+)
+"""Of a drawing in the report, where the style sheet chooses between light and dark."""
+
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class FlatMap:
-    """One map of a figure.
-
-    Parameters
-    ----------
-    space : Space
-        Where each unit lies.
-    values : ndarray of float64, shape (n_units,)
-        NaN where nothing is shown.
-    label : str
-        What stands above it; may be empty.
-    """
+    """One map of a figure; `values` are (n_units,), NaN where nothing is shown."""
 
     space: Space
     values: npt.NDArray[np.float64]
-    label: str
+    label: str  # stands above it; may be empty
 
 
 @dataclass(frozen=True, kw_only=True)
 class ColorScale:
-    """How values become colours.
-
-    Parameters
-    ----------
-    cmap : str or matplotlib Colormap
-        The map.
-    vmin, vmax : float
-        Values of its first and last colour.
-    bar : tuple of float
-        The part of the scale that the colour bar shows.
-    threshold : float or None
-        Absolute values up to it are not shown.
-    clipped : tuple of bool
-        Whether values go on below `vmin`, above `vmax`.
-    label : str
-        What the values are, with their unit.
-    """
+    """How values become colours."""
 
     cmap: Any
     vmin: float
     vmax: float
-    bar: tuple[float, float]
-    threshold: float | None
-    clipped: tuple[bool, bool]
-    label: str
+    bar: tuple[float, float]  # what of the scale the colour bar shows
+    threshold: float | None  # absolute values up to it are not shown
+    clipped: tuple[bool, bool]  # whether values go on below `vmin`, above `vmax`
+    label: str  # what the values are, with their unit
 
 
 def flat_figure(
-    maps: Sequence[FlatMap], scale: ColorScale, *, title: str, note: str, theme: Theme
+    maps: Sequence[FlatMap],
+    scale: ColorScale,
+    *,
+    title: str = "",
+    note: str = "",
+    theme: Theme | None = None,
 ) -> "Figure":
     """Draw flat maps below one another, so that their layers line up.
 
-    Parameters
-    ----------
-    maps : sequence of FlatMap
-        From top to bottom.
-    scale : ColorScale
-        Of all of them.
-    title, note : str
-        Heading, and what stands in small type below it; may be empty.
-    theme : {"light", "dark"}
-        The page.
-
-    Returns
-    -------
-    Figure
-        Not known to pyplot. Its dpi is such that a unit fills whole pixels.
+    Without a theme the figure is for `llm2bids.report.draw.svg.figure_svg`: without heading and
+    colour bar, and with the values in the colours of both pages. Its dpi is such that a unit fills
+    whole pixels; pyplot does not know it.
     """
     from matplotlib.figure import Figure
 
@@ -152,26 +127,29 @@ def flat_figure(
 
     heading = 0.2 if any(one.label for one in maps) else 0.06
     tops, used = [], TOP if title or note else TOP - 0.12
+    if theme is None:
+        used = 0.04
     for layout in layouts:
         tops.append(pixels(used + heading))
         used = tops[-1] + layout.height * unit + 0.34
     width = pixels(LEFT + max(columns * unit, 2.6) + RIGHT)
-    height = pixels(used - 0.1 + BOTTOM)
-    palette = PALETTES[theme]
+    height = pixels(used - 0.1 + (BOTTOM if theme else 0.0))
+    palette = PALETTES[theme] if theme else STYLED
     figure = Figure(figsize=(width, height), dpi=dpi, facecolor=palette.page)
     for one, layout, top in zip(maps, layouts, tops, strict=True):
         box = (pixels(LEFT), height - top - layout.height * unit)
         size = (layout.width * unit, layout.height * unit)
         axes = figure.add_axes((box[0] / width, box[1] / height, size[0] / width, size[1] / height))
-        pen = Pen(axes=axes, palette=palette, unit=unit, font=font_name())
-        draw_map(pen, one, layout, scale)
-    draw_heading(figure, title, note, palette)
-    draw_color_bar(figure, scale, palette)
+        pen = _Pen(axes=axes, palette=palette, unit=unit, font=_font_name())
+        _draw_map(pen, one, layout, scale, themes=() if theme else ("light", "dark"))
+    if theme:
+        _draw_heading(figure, title, note, palette)
+        _draw_color_bar(figure, scale, palette)
     return figure
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
-class Pen:
+class _Pen:
     """Axes in units from the top left, and what to draw with: inches of a unit, type face."""
 
     axes: "Axes"
@@ -189,7 +167,7 @@ class Pen:
         self.axes.text(x, y, text, family=self.font, clip_on=False, **(given | style))
 
 
-def font_name() -> str:
+def _font_name() -> str:
     """Choose the first of `FONTS` that matplotlib finds on this machine."""
     from matplotlib.font_manager import fontManager
 
@@ -197,58 +175,36 @@ def font_name() -> str:
     return next((name for name in FONTS if name in there), FONTS[-1])
 
 
-def draw_map(pen: Pen, one: FlatMap, layout: FlatLayout, scale: ColorScale) -> None:
-    """Draw one map with its labels.
-
-    Parameters
-    ----------
-    pen : Pen
-        Axes of the map's size.
-    one : FlatMap
-        What to show.
-    layout : FlatLayout
-        Where.
-    scale : ColorScale
-        In which colours.
-    """
+def _draw_map(
+    pen: _Pen, one: FlatMap, layout: FlatLayout, scale: ColorScale, *, themes: Sequence[Theme]
+) -> None:
+    """Draw one map with its labels; with themes, its values once in the colours of each page."""
     axes = pen.axes
     axes.set_xlim(0, layout.width)
     axes.set_ylim(layout.height, 0)
     axes.axis("off")
     _stream(pen, layout)
     _panels(pen, layout)
-    axes.imshow(
-        unit_colors(layout, one.values, scale),
-        extent=(0, layout.width, layout.height, 0),
-        interpolation="nearest",
-        aspect="auto",
-        zorder=3,
-    )
+    for theme in themes or (None,):
+        cmap = f"{scale.cmap}_dark" if theme == "dark" else scale.cmap
+        axes.imshow(
+            _unit_colors(layout, one.values, replace(scale, cmap=cmap)),
+            extent=(0, layout.width, layout.height, 0),
+            interpolation="none" if theme else "nearest",  # "none" stores a pixel a unit
+            aspect="auto",
+            zorder=3,
+            gid=theme and f"{theme}-page",
+        )
     _row_labels(pen, layout)
     _column_labels(pen, layout)
     if one.label:
         pen.write(one.label, 0, -pen.inches(0.1), fontsize=PLAIN + 0.8, weight="bold", va="bottom")
 
 
-def unit_colors(
+def _unit_colors(
     layout: FlatLayout, values: npt.NDArray[np.float64], scale: ColorScale
 ) -> npt.NDArray[np.uint8]:
-    """Colour every unit that is shown.
-
-    Parameters
-    ----------
-    layout : FlatLayout
-        Where each unit lies.
-    values : ndarray of float64, shape (n_units,)
-        Those that are NaN, or up to the threshold, stay transparent.
-    scale : ColorScale
-        Colours.
-
-    Returns
-    -------
-    ndarray of uint8, shape (height, width, 4)
-        Red, green, blue, opacity.
-    """
+    """Colour the units that are shown: (height, width, 4), transparent elsewhere."""
     from matplotlib import colormaps
 
     cmap = colormaps[scale.cmap] if isinstance(scale.cmap, str) else scale.cmap
@@ -267,7 +223,7 @@ def shown_units(values: npt.NDArray[np.float64], threshold: float | None) -> npt
     return there if threshold is None else there & (np.abs(values) > threshold)
 
 
-def _stream(pen: Pen, layout: FlatLayout) -> None:
+def _stream(pen: _Pen, layout: FlatLayout) -> None:
     """Draw the residual stream as a thread through its panels, with its direction."""
     if layout.midline < 0:
         return
@@ -289,7 +245,7 @@ def _stream(pen: Pen, layout: FlatLayout) -> None:
     )
 
 
-def _panels(pen: Pen, layout: FlatLayout) -> None:
+def _panels(pen: _Pen, layout: FlatLayout) -> None:
     from matplotlib.collections import PatchCollection
     from matplotlib.patches import Rectangle
 
@@ -304,7 +260,7 @@ def _panels(pen: Pen, layout: FlatLayout) -> None:
     pen.axes.add_collection(panels)
 
 
-def _row_labels(pen: Pen, layout: FlatLayout) -> None:
+def _row_labels(pen: _Pen, layout: FlatLayout) -> None:
     """Name roles at the left, and their groups with a bracket."""
     for number, row in enumerate(layout.rows):
         color = pen.palette.accent if number == layout.midline else pen.palette.ink
@@ -319,7 +275,7 @@ def _row_labels(pen: Pen, layout: FlatLayout) -> None:
                   rotation=90, color=pen.palette.mute)  # fmt: skip
 
 
-def _column_labels(pen: Pen, layout: FlatLayout) -> None:
+def _column_labels(pen: _Pen, layout: FlatLayout) -> None:
     """Write layers' numbers below, and upright names of what lies before and after them."""
     below = layout.height + pen.inches(0.05)
     layers = [column for column in layout.columns if column.is_layer]
@@ -342,10 +298,10 @@ def _column_labels(pen: Pen, layout: FlatLayout) -> None:
                       rotation=90, color=pen.palette.accent)  # fmt: skip
 
 
-def draw_heading(figure: "Figure", title: str, note: str, palette: Palette) -> None:
+def _draw_heading(figure: "Figure", title: str, note: str, palette: Palette) -> None:
     """Write title and note at the top left."""
     width, height = figure.get_size_inches()
-    font = font_name()
+    font = _font_name()
     left = 0.16 / width
     if title:
         figure.text(left, 1 - 0.17 / height, title, family=font, fontsize=LARGE, weight="bold",
@@ -355,12 +311,12 @@ def draw_heading(figure: "Figure", title: str, note: str, palette: Palette) -> N
                     va="top", color=palette.mute)  # fmt: skip
 
 
-def draw_color_bar(figure: "Figure", scale: ColorScale, palette: Palette) -> None:
+def _draw_color_bar(figure: "Figure", scale: ColorScale, palette: Palette) -> None:
     """Draw the colour bar at the top right: what is hidden is empty, ends say what they clip."""
     from matplotlib import colormaps
 
     width, height = figure.get_size_inches()
-    font, long, thick = font_name(), 1.75, 0.075
+    font, long, thick = _font_name(), 1.75, 0.075
     axes = figure.add_axes(
         ((width - RIGHT - long) / width, 1 - 0.3 / height, long / width, thick / height)
     )
@@ -386,33 +342,20 @@ def draw_color_bar(figure: "Figure", scale: ColorScale, palette: Palette) -> Non
 
 
 def bar_ticks(scale: ColorScale) -> dict[float, str]:
-    """Choose the ticks of a colour bar: its ends, the threshold, and zero without one.
-
-    Parameters
-    ----------
-    scale : ColorScale
-        The scale.
-
-    Returns
-    -------
-    dict of float to str
-        Value -> label.
-    """
+    """Label the ends of a colour bar, and the threshold, or zero without one."""
     low, high = scale.bar
     middle = (-scale.threshold, scale.threshold) if scale.threshold else (0.0,)
-    ticks = {low: ("≤ " if scale.clipped[0] else "") + number(low)}
+    ticks = {low: ("≤ " if scale.clipped[0] else "") + three_digits(low)}
     room = 0.12 * (high - low)
-    ticks |= {tick: number(tick) for tick in middle if low + room < tick < high - room}
-    ticks[high] = ("≥ " if scale.clipped[1] else "") + number(high)
+    ticks |= {tick: three_digits(tick) for tick in middle if low + room < tick < high - room}
+    ticks[high] = ("≥ " if scale.clipped[1] else "") + three_digits(high)
     return ticks
 
 
-def number(value: float) -> str:
+def three_digits(value: float) -> str:
     """Write a number with three digits and a true minus sign.
 
-    Examples
-    --------
-    >>> number(-3.1), number(0.01234), number(0)
+    >>> three_digits(-3.1), three_digits(0.01234), three_digits(0)
     ('−3.1', '0.0123', '0')
     """
     return f"{value:.3g}".replace("-", "−")

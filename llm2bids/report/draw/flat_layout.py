@@ -33,20 +33,10 @@ RESIDUAL = "residual"
 
 @dataclass(frozen=True, kw_only=True)
 class Row:
-    """A row of panels.
+    """A row of panels, in units from the top of the map."""
 
-    Parameters
-    ----------
-    role : str
-        Role of its sites; empty for a midline without residual stream.
-    group : str
-        First part of the role's name where it has several (``"mlp"``), else empty.
-    top, height : int
-        First unit from the top of the map, and units.
-    """
-
-    role: str
-    group: str
+    role: str  # empty for a midline without residual stream
+    group: str  # first part of the role's name where it has several ("mlp"), else empty
     top: int
     height: int
 
@@ -58,17 +48,7 @@ class Row:
 
 @dataclass(frozen=True, kw_only=True)
 class Column:
-    """A column of panels: a layer, or a module before or after the layers.
-
-    Parameters
-    ----------
-    label : str
-        Number of the layer, or name of the module.
-    is_layer : bool
-        Whether it is a layer.
-    left, width : int
-        First unit from the left of the map, and units.
-    """
+    """A column of panels: a layer, or a module before or after the layers."""
 
     label: str
     is_layer: bool
@@ -88,31 +68,15 @@ class Panel:
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class FlatLayout:
-    """A flat map without values.
-
-    Parameters
-    ----------
-    width, height : int
-        Size in units.
-    rows : tuple of Row
-        From top to bottom.
-    columns : tuple of Column
-        From input to output.
-    midline : int
-        Which row is the residual stream; -1 where there is none.
-    panels : tuple of Panel
-        In recording order; a site that goes through several slices has several.
-    at : ndarray of int64, shape (n_units, 2)
-        Column and row of each unit, from the top left.
-    """
+    """A flat map without values; sizes are in units."""
 
     width: int
     height: int
     rows: tuple[Row, ...]
     columns: tuple[Column, ...]
-    midline: int
-    panels: tuple[Panel, ...]
-    at: npt.NDArray[np.int64]
+    midline: int  # number of the row of the residual stream, -1 without one
+    panels: tuple[Panel, ...]  # in recording order, several of a site in several slices
+    at: npt.NDArray[np.int64]  # (n_units, 2): column and row of each, from the top left
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -133,19 +97,9 @@ class _Patch:
 
 
 def flat_layout(space: Space, *, least_pitch: int = 0) -> FlatLayout:
-    """Lay out the sites of a space on a flat map.
+    """Give every unit of a space a place of its own on a flat map.
 
-    Parameters
-    ----------
-    space : Space
-        Its sites, and where the units of a site lie within their panel.
-    least_pitch : int
-        Least units from one row's middle to the next one's, so that their labels have room.
-
-    Returns
-    -------
-    FlatLayout
-        With a place of its own for every unit.
+    `least_pitch`: units from one row's middle to the next one's, so that labels have room.
     """
     patches = [_patch(space, site) for site in space.sites]
     columns, column_of = _columns(space, patches)
@@ -181,21 +135,11 @@ def map_width(space: Space) -> int:
 
 
 def role_groups(roles: Sequence[str]) -> list[list[str]]:
-    """Part the roles of a layer into groups: the modules of one part of the layer.
+    """Part the roles of a layer (without the residual stream) by the part of the layer.
 
-    Parameters
-    ----------
-    roles : sequence of str
-        In recording order, without the residual stream.
+    Single modules, such as norms, stand with what follows them, and at the end with what comes
+    before.
 
-    Returns
-    -------
-    list of list of str
-        Roles that begin with the same part (``"mlp."``) stand together; single modules, such as
-        norms, stand with what follows them, and at the end with what comes before.
-
-    Examples
-    --------
     >>> role_groups(["ln_1", "attn.c_attn", "attn.c_proj", "ln_2", "mlp.c_fc", "dropout"])
     [['ln_1', 'attn.c_attn', 'attn.c_proj'], ['ln_2', 'mlp.c_fc', 'dropout']]
     """

@@ -1,34 +1,45 @@
-"""SVG elements as escaped markup.
+"""Drawings of the page: SVG elements, pictures within them, and matplotlib's figures.
 
 Text and attributes are escaped, so that prompts and labels cannot become markup. Colours are the
-page's style variables (``var(--ink)``): a figure follows the page into dark mode.
+page's style variables (``var(--ink)``): a drawing follows the page into dark mode.
 """
 
+import base64
+import io
+import re
+import struct
+import zlib
 from collections.abc import Iterable
+from typing import TYPE_CHECKING
 
+import numpy as np
+import numpy.typing as npt
 from markupsafe import Markup, escape
 
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
 
-def element(name: str, /, *content: object, **attributes: object) -> Markup:
-    """Build one element.
+TICK, LABEL = 11.0, 12.5
+"""Sizes of type that the style sheet knows as classes, larger on small screens."""
 
-    Parameters
-    ----------
-    name : str
-        Tag.
-    *content : object
-        Children: markup as it is, all else as escaped text.
-    **attributes : object
-        Attributes; ``_`` becomes ``-``, a trailing ``_`` is dropped (``class_``), None leaves one
-        out, floats are rounded to hundredths.
+# matplotlib takes no style variable for a colour: each has a colour in its place
+_VARIABLES = ("ink", "mute", "rule", "accent", "flat-panel", "flat-edge", "stream",
+              *(f"c{index}" for index in range(8)))  # fmt: skip
+_STAND_INS = {f"var(--{name})": f"#0a{index:02x}f1" for index, name in enumerate(_VARIABLES)}
+_CLASSES = {f"{TICK:g}": "tick", f"{LABEL:g}": "label"}
 
-    Returns
-    -------
-    Markup
-        The element.
 
-    Examples
-    --------
+def stand_in(color: str) -> str:
+    """Give the colour that stands for a style variable in a figure, e.g. for ``"var(--ink)"``."""
+    return _STAND_INS[color]
+
+
+def element(name: str, *content: object, **attributes: object) -> Markup:
+    """Write an element: markup as it is, other content and attributes as escaped text.
+
+    ``_`` in a name becomes ``-``, one at its end goes, None leaves an attribute out, and floats
+    are rounded to hundredths.
+
     >>> str(element("text", "a < b", x=1.23456, text_anchor="end", class_="tick"))
     '<text x="1.23" text-anchor="end" class="tick">a &lt; b</text>'
     """
@@ -41,23 +52,8 @@ def element(name: str, /, *content: object, **attributes: object) -> Markup:
     return Markup("<{0}{1}>{2}</{0}>").format(Markup(name), written, inside)
 
 
-def figure(content: Iterable[Markup], *, width: float, height: float, alt: str) -> Markup:
-    """Put elements into a drawing that scales with the page.
-
-    Parameters
-    ----------
-    content : iterable of Markup
-        Elements.
-    width, height : float
-        Size of the drawing's own coordinates.
-    alt : str
-        What the figure shows, for those who do not see it.
-
-    Returns
-    -------
-    Markup
-        The ``svg`` element.
-    """
+def drawing(content: Iterable[Markup], *, width: float, height: float, alt: str) -> Markup:
+    """Put elements into a drawing that scales with the page; `alt` says what it shows."""
     return element(
         "svg",
         element("title", alt),
@@ -66,6 +62,58 @@ def figure(content: Iterable[Markup], *, width: float, height: float, alt: str) 
         role="img",
         aria_label=alt,
     )
+
+
+def figure_svg(figure: "Figure", *, alt: str) -> Markup:
+    """Turn a matplotlib figure into a drawing of the page: a point is a unit, text stays text."""
+    from matplotlib import rc_context
+
+    width, height = figure.get_size_inches() * 72
+    written = io.StringIO()
+    # the salt parts the names that drawings of one page give to clip paths and marks
+    with rc_context({"svg.fonttype": "none", "svg.hashsalt": alt, "image.composite_image": False}):
+        names = ("Date", "Creator", "Format", "Type")
+        figure.savefig(written, format="svg", transparent=True, metadata=dict.fromkeys(names))
+    body = re.search(r"<svg[^>]*>\s*<defs>.*?</defs>(.*)</svg>", written.getvalue(), re.S)
+    text = body[1] if body else ""
+    text = re.sub(r' id="(?!p[0-9a-f]{10}"|m[0-9a-f]{10}"|C)(\w+-page)?[^"]*"',
+                  lambda found: f' class="{found[1]}"' if found[1] else "", text)  # fmt: skip
+    text = re.sub(r' style="image-rendering[^"]*"', "", text)  # shrunk, it would drop pixels
+    text = re.sub(r" font-family: [^;]*;", "", text)
+    text = re.sub(r'<text style="font-size: ([\d.]+)px;', _classed, text)
+    text = (
+        re.sub(r"\s*\n\s*", " ", text).replace("base64, ", "base64,").replace("xlink:href", "href")
+    )
+    for variable, color in _STAND_INS.items():
+        text = text.replace(color, variable)
+    return drawing([Markup(text)], width=float(width), height=float(height), alt=alt)
+
+
+def palette_png(indices: npt.NDArray[np.uint8], palette: npt.NDArray[np.uint8]) -> str:
+    """Encode an image of palette indices, (height, width), as the ``data:`` address of a PNG.
+
+    The palette is (n_colours, 4): red, green, blue, opacity. See https://www.w3.org/TR/png-3/
+    """
+    height, width = indices.shape
+    rows = np.zeros((height, width + 1), dtype=np.uint8)  # each row starts with its filter, none
+    rows[:, 1:] = indices
+    chunks = (
+        (b"IHDR", struct.pack(">IIBBBBB", width, height, 8, 3, 0, 0, 0)),
+        (b"PLTE", palette[:, :3].tobytes()),
+        (b"tRNS", palette[:, 3].tobytes()),
+        (b"IDAT", zlib.compress(rows.tobytes(), 9)),
+        (b"IEND", b""),
+    )
+    png = b"\x89PNG\r\n\x1a\n" + b"".join(
+        struct.pack(">I", len(data)) + name + data + struct.pack(">I", zlib.crc32(name + data))
+        for name, data in chunks
+    )
+    return f"data:image/png;base64,{base64.b64encode(png).decode()}"
+
+
+def _classed(found: re.Match[str]) -> str:
+    name = _CLASSES.get(found[1])
+    return f'<text class="{name}" style="' if name else found[0]
 
 
 def _short(value: object) -> str:

@@ -31,10 +31,13 @@ const read = (unit) => {
   $("read-role").textContent = site.role;
   $("read-head").textContent = site.headSize ? Math.floor(index / site.headSize) : "–";
   $("read-unit").textContent = index;
-  $("read-value").textContent = `${signed(value)} ${map.stat === "effect" ? "rest sd" : ""}`;
-  const rank = (nUnits - map.below[Math.abs(map.steps[unit])]) / nUnits * 100;
-  $("read-rank").textContent = `top ${rank < 1 ? rank.toPrecision(1) : rank.toFixed(0)} %`;
-  const same = data.maps.filter((other) => other.stat === map.stat && other.versus === map.versus);
+  const rank = (map.count - map.below[Math.abs(map.steps[unit])]) / map.count * 100;
+  $("read-value").textContent = Number.isNaN(value) ? "outside the mask"
+    : `${signed(value)} ${map.stat === "effect" ? "rest sd" : ""}`;
+  $("read-rank").textContent = Number.isNaN(value) ? "–"
+    : `top ${rank < 1 ? rank.toPrecision(1) : rank.toFixed(0)} %`;
+  const same = data.maps.filter((other) => other.stat === map.stat
+    && other.versus === map.versus && other.steps[unit] !== NONE);
   const most = Math.max(...same.map((other) => Math.abs(valueOf(other, unit))), map.show);
   tuning.replaceChildren(...same.map((other) => {
     const row = document.createElement("li"), name = document.createElement("span");
@@ -103,7 +106,7 @@ const drawKey = () => {
 };
 const refresh = () => {
   const share = SHARES[Number($("map-top").value)];
-  const hide = nUnits * (1 - share / 100);
+  const hide = map.count * (1 - share / 100);
   cutoff = 0;
   while (cutoff < STEPS && map.below[cutoff + 1] <= hide) cutoff += 1;
   if (share === 100) cutoff = 0;
@@ -221,8 +224,8 @@ new ResizeObserver(() => {
 readTheme();
 layAll();
 const strongest = map.steps.reduce((best, step, unit) =>
-  (Math.abs(step) > Math.abs(map.steps[best]) ? unit : best), 0);
-showSlice(placeOf(strongest).piece.slice);
+  (step !== NONE && !(Math.abs(step) <= Math.abs(map.steps[best])) ? unit : best), -1);
+showSlice((placeOf(strongest) ?? { piece: pieces[0] }).piece.slice);
 refresh();
 hold(strongest, false);
 fromHash();

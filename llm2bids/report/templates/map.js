@@ -1,7 +1,7 @@
 const source = $("map-data");
 if (!source) return;
 const data = JSON.parse(source.textContent);
-const STEPS = 127, GAP = 7, LABEL = 15;
+const STEPS = 127, NONE = -128, GAP = 7, LABEL = 15;
 
 const bytes = (text) => Uint8Array.from(atob(text), (sign) => sign.charCodeAt(0));
 const grids = data.grids.map((text) => {
@@ -13,19 +13,20 @@ const sites = data.sites.map(([name, layer, role, width, headSize, first]) =>
 const pieces = data.pieces.map(([site, slice, x, y, w, h, grid]) =>
   ({ site: sites[site], slice, x, y, w, h, grid: grids[grid] }));
 const bySlice = data.slices.map((_, n) => pieces.filter((piece) => piece.slice === n));
-const nUnits = sites.reduce((sum, site) => sum + site.width, 0);
 const byName = new Map(sites.map((site) => [site.name, site]));
 
 for (const map of data.maps) {
   map.steps = new Int8Array(bytes(map.data).buffer);
   map.data = null;
   const counts = new Uint32Array(STEPS + 1);
-  for (const step of map.steps) counts[Math.abs(step)] += 1;
+  for (const step of map.steps) if (step >= -STEPS) counts[Math.abs(step)] += 1;
   map.below = new Uint32Array(STEPS + 2);
   for (let n = 0; n <= STEPS; n += 1) map.below[n + 1] = map.below[n] + counts[n];
+  map.count = map.below[STEPS + 1];
 }
 const valueOf = (map, unit) => {
   const step = map.steps[unit];
+  if (step === NONE) return NaN;
   return Math.sign(step) * (step / STEPS) ** 2 * map.limit;
 };
 
@@ -86,7 +87,7 @@ const drawSheet = () => {
   const context = sheet.getContext("2d");
   const image = context.createImageData(sheet.width, sheet.height);
   for (let at = 0; at < unitAt.length; at += 1) {
-    if (unitAt[at] < 0) continue;
+    if (unitAt[at] < 0 || map.steps[unitAt[at]] === NONE) continue;
     const from = 4 * (map.steps[unitAt[at]] + STEPS);
     for (let n = 0; n < 4; n += 1) image.data[4 * at + n] = colors[from + n];
   }
@@ -169,7 +170,7 @@ const drawOne = (context) => {
     for (let row = 0; row < piece.h; row += 1) {
       for (let column = 0; column < piece.w; column += 1) {
         const number = piece.grid[row * piece.w + column];
-        if (!number) continue;
+        if (!number || map.steps[piece.site.first + number - 1] === NONE) continue;
         context.fillStyle = css(map.steps[piece.site.first + number - 1]);
         context.fillRect(left + column * stepX, top + row * stepY, stepX + 0.35, stepY + 0.35);
       }

@@ -4,7 +4,7 @@ import matplotlib
 import numpy as np
 import pytest
 
-from llm2bids.report.draw.colormap import (
+from llm2bids.report.draw.color import (
     ARMS,
     N_COLORS,
     arm_colors,

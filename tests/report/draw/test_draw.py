@@ -1,7 +1,9 @@
 """Charts, pictures and packed maps, against what they were made from."""
 
+import base64
 import io
 import math
+import re
 
 import matplotlib.image
 import numpy as np
@@ -11,18 +13,18 @@ from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 from markupsafe import Markup
 
-from llm2bids.report.draw.chart import Estimate, Line, interval_chart, line_chart, round_ticks
+from llm2bids.report.draw.chart import Estimate, Line, interval_chart, line_chart
 from llm2bids.report.draw.color import diverging_indices, diverging_palette, full_color
-from llm2bids.report.draw.packed import quantise
-from llm2bids.report.draw.png import palette_png
-from llm2bids.report.draw.svg import element, figure
+from llm2bids.report.draw.mosaic import mosaic_columns, quantise
+from llm2bids.report.draw.svg import drawing, element, palette_png
 
 
 def test_png_is_read_back_by_another_reader():
     rng = np.random.default_rng(0)
     indices = rng.integers(0, 255, (7, 11), dtype=np.uint8)
     palette = diverging_palette()
-    image = matplotlib.image.imread(io.BytesIO(palette_png(indices, palette)), format="png")
+    png = base64.b64decode(palette_png(indices, palette).partition(",")[2])
+    image = matplotlib.image.imread(io.BytesIO(png), format="png")
     np.testing.assert_allclose(image * 255, palette[indices], atol=0.51)
 
 
@@ -54,50 +56,74 @@ def test_full_color_ignores_a_few_outliers_and_empty_maps():
 
 def test_text_and_attributes_are_escaped():
     hostile = "</text><script>alert('x')</script>"
-    drawing = figure(
+    drawn = drawing(
         [element("text", hostile, data_x=f'"{hostile}')], width=3, height=5, alt=hostile
     )
-    assert isinstance(drawing, Markup)
-    assert "<script" not in drawing
-    assert drawing.count("&lt;script&gt;") == 4
+    assert isinstance(drawn, Markup)
+    assert "<script" not in drawn
+    assert drawn.count("&lt;script&gt;") == 4
 
 
-@given(st.floats(-1e4, 1e4), st.floats(0.001, 1e4))
-def test_ticks_are_round_and_inside(low, span):
-    ticks = round_ticks(low, low + span)
-    assert 1 <= len(ticks) <= 8
-    assert all(low - span * 1e-6 <= tick <= low + span * (1 + 1e-6) for tick in ticks)
-    steps = np.diff(ticks)
-    if len(steps):
-        assert np.allclose(steps, steps[0])
-        digits = steps[0] / 10.0 ** math.floor(math.log10(steps[0]) + 1e-9)
-        assert round(digits, 6) in (1, 2, 5, 10)
+def line_points(chart, color):
+    """Read the path of a line back, one list of points for each of its parts."""
+    path = re.search(rf'<path d="([^"]*)"[^>]*fill: none; stroke: {re.escape(color)}', chart)[1]
+    numbers = [[float(n) for n in point.split()] for point in re.split("[ML]", path)[1:]]
+    return path.count("M"), np.array(numbers)
 
 
-def test_lines_are_parted_where_values_are_missing():
-    line = Line(name="a", x=[0, 1, 2, 3], y=[1.0, 2.0, math.nan, 4.0], color="red")
-    chart = line_chart([line], x_label="x", y_label="y", alt="one line")
-    path = chart.partition(' d="')[2].partition('"')[0]
-    assert path.count("M") == 2
+def test_lines_stand_where_their_values_are_and_are_parted_where_these_are_missing():
+    y = [1.0, 2.0, math.nan, 4.0, 3.5]
+    line = Line(name="a", x=[0, 1, 2, 3, 4], y=y, color="var(--c1)")
+    chart = line_chart([line], x_label="x", y_label="y", alt="one line", y_range=(0.0, 5.0))
+    n_parts, points = line_points(chart, "var(--c1)")
+    assert n_parts == 2
+    shown = np.array([0, 1, 3, 4])
+    slope, _ = np.polyfit(shown, points[:, 0], 1)
+    assert slope > 0
+    np.testing.assert_allclose(np.diff(points[:, 0]), slope * np.diff(shown), rtol=1e-4)
+    there = np.array(y)[shown]
+    down, offset = np.polyfit(there, points[:, 1], 1)
+    assert down < 0
+    np.testing.assert_allclose(points[:, 1], down * there + offset, atol=0.01)
     assert "nan" not in chart
+
+
+def test_charts_take_their_colours_from_the_style_sheet_and_have_nothing_to_clash():
+    line = Line(name="a", x=[0, 1], y=[-1.0, 2.0], color="var(--c0)", low=[-2, 0], high=[0, 3])
+    charts = [
+        line_chart([line], x_label="<x>", y_label="y", alt=alt, references={"chance": 0.5})
+        for alt in ("first", "second")
+    ]
+    for chart in charts:
+        assert not re.findall(r"#[0-9a-f]{6}", chart)
+        assert "var(--c0)" in chart
+        assert "font-family" not in chart
+        assert "<style" not in chart
+        assert "<x>" not in chart
+        assert ">−2<" in chart
+        assert 'class="tick"' in chart
+    names = [set(re.findall(r' id="([^"]+)"', chart)) for chart in charts]
+    assert names[0]
+    assert not names[0] & names[1]
 
 
 def test_an_interval_that_is_missing_leaves_the_estimate():
     rows = [
-        Estimate(name="tea", value=0.5, low=0.25, high=0.75, color="red"),
-        Estimate(name="milk", value=0.8, low=math.nan, high=math.nan, color="blue"),
+        Estimate(name="tea", value=0.5, low=0.25, high=0.75, color="var(--c0)"),
+        Estimate(name="milk", value=0.8, low=math.nan, high=math.nan, color="var(--c1)"),
     ]
-    chart = interval_chart(rows, x_label="r", alt="two rows", references={"chance": 0.1})
-    assert chart.count("<circle") == 2
-    assert chart.count("stroke-linecap") == 1
-    assert "nan" not in chart
-    assert "chance" in chart
+    chart = interval_chart(rows, x_label="r", alt="two rows")
+    for name, value in (("tea", "0.50"), ("milk", "0.80")):
+        assert f">{name}<" in chart
+        assert f">{value}<" in chart
+    _, ends = line_points(chart, "var(--c0)")
+    assert ends.shape == (2, 2)
+    assert ends[0, 0] < ends[1, 0]
+    assert "nan" not in chart.lower()
 
 
 @pytest.mark.parametrize("n_slices", [1, 2, 14, 32, 80])
 def test_mosaics_are_wider_than_high(n_slices):
-    from llm2bids.report.draw.mosaic import mosaic_columns
-
     columns = mosaic_columns(n_slices, 112, 110)
     assert 1 <= columns <= n_slices
     assert columns >= -(-n_slices // columns)
