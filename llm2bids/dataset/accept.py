@@ -7,7 +7,7 @@ from llm2bids.dataset.settings import read_settings
 from llm2bids.exceptions import UsageError
 from llm2bids.store.checksums import FOLDER, list_place, list_text, read_list, sha256_of
 from llm2bids.store.commit import HIDDEN, recover, replace_text
-from llm2bids.store.files import inside
+from llm2bids.store.files import data_files, inside, walk_files
 from llm2bids.store.lock import DatasetLock
 
 
@@ -35,7 +35,7 @@ def accept(bids_dir: str | Path, paths: Sequence[str]) -> tuple[PurePosixPath, .
 
 
 def _read_lists(root: Path) -> dict[PurePosixPath, dict[PurePosixPath, str]]:
-    paths = sorted((root / FOLDER).glob("*.sha256"))
+    paths = data_files(root / FOLDER, "*.sha256")
     return {FOLDER / path.name: read_list(inside(root, path)) for path in paths}
 
 
@@ -52,7 +52,7 @@ def _chosen(
         wanted = PurePosixPath(path.relative_to(root).as_posix())
         there = {
             PurePosixPath(file.relative_to(root).as_posix())
-            for file in ([path] if path.is_file() else path.rglob("*"))
+            for file in ([path] if path.is_file() else walk_files(path))
             if file.is_file()
         }
         found = there | {place for place in listed if place.is_relative_to(wanted)}

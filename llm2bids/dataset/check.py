@@ -6,21 +6,20 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 
-import pandas as pd
 from tqdm.auto import tqdm
 
 from llm2bids.dataset.check_run import check_run_files
 from llm2bids.dataset.check_template import check_template, fingerprints
-from llm2bids.dataset.layout import DERIVATIVE, list_bolds, parse_path
+from llm2bids.dataset.layout import DERIVATIVE, list_bolds
 from llm2bids.dataset.participants import PLACE as PARTICIPANTS
-from llm2bids.dataset.participants import counts_of, read_participants
+from llm2bids.dataset.participants import disagreement
 from llm2bids.dataset.read import Dataset, open_dataset
 from llm2bids.dataset.settings import is_dataset, read_settings
 from llm2bids.dataset.volumes import damage
 from llm2bids.exceptions import Llm2bidsError
 from llm2bids.store.checksums import FOLDER, has_manifest, read_manifest, sha256_of
 from llm2bids.store.commit import HIDDEN, read_journal
-from llm2bids.store.files import inside
+from llm2bids.store.files import data_files, inside
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -87,8 +86,7 @@ def check_dataset(bids_dir: str | Path, *, progress: bool = False) -> Check:
         for run in dataset.runs:
             for place, text in check_run_files(dataset, run, expected):
                 found[place].append(text)
-        for place, text in _check_participants(dataset):
-            found[place].append(text)
+        found[PARTICIPANTS] += _check_participants(dataset)
     return Check(path=root, faults=faults_of(found), n_files=n_files, n_runs=len(runs))
 
 
@@ -148,33 +146,18 @@ def _all_files(root: Path) -> list[PurePosixPath]:
     """List the files of participants; what else lies in a dataset may be its owner's."""
     places = []
     for folder in (root, root / DERIVATIVE):
-        for path in folder.glob("sub-*/**/*"):
-            place = PurePosixPath(path.relative_to(root).as_posix())
-            if path.is_file() and not path.name.startswith("."):
-                places.append(place)
+        files = data_files(folder, "sub-*/**/*")
+        places += [PurePosixPath(path.relative_to(root).as_posix()) for path in files]
     return places
 
 
-def _check_participants(dataset: Dataset) -> list[tuple[PurePosixPath, str]]:
+def _check_participants(dataset: Dataset) -> list[str]:
     """Compare ``participants.tsv`` with the runs."""
     try:
-        table = read_participants(dataset.path)
-        bolds = list_bolds(dataset.path)
-        of_label: dict[str, list[PurePosixPath]] = defaultdict(list)
-        for place in bolds:
-            of_label[str(parse_path(place).sub)].append(place)
-        listed = {str(name).removeprefix("sub-") for name in table["participant_id"]}
-        if wrong := sorted(of_label.keys() ^ listed):
-            return [(PARTICIPANTS, f"sub-{wrong[0]} is in the table or has runs, but not both")]
-        finished = table.dropna(subset=["n_runs"])
-        for row in finished.to_dict("records"):
-            label = str(row["participant_id"]).removeprefix("sub-")
-            found = counts_of(label, dataset.path, of_label[label])
-            if any(pd.isna(row[name]) or row[name] != count for name, count in found.items()):
-                return [(PARTICIPANTS, f"the counts of sub-{label} are not those of its runs")]
+        text = disagreement(dataset.path, list_bolds(dataset.path), dataset.settings)
     except Llm2bidsError as error:
-        return [(PARTICIPANTS, str(error))]
-    return []
+        return [str(error)]
+    return [text] if text else []
 
 
 def _place_in(root: Path, message: str) -> PurePosixPath:

@@ -10,6 +10,7 @@ from llm2bids.dataset.read import Dataset
 from llm2bids.exceptions import Llm2bidsError, SpaceError
 from llm2bids.space.grid import open_image
 from llm2bids.space.header import FINGERPRINT_DIGITS, read_fingerprint
+from llm2bids.store.files import data_files
 from llm2bids.store.json import read_json
 
 
@@ -51,7 +52,7 @@ def check_template(dataset: Dataset, expected: Fingerprints) -> Iterator[tuple[P
             template_file(label, "space", extension=".json", datatype=None),
             f"weights {dataset.space.weights_sha256[:12]}..., the settings have {known[:12]}...",
         )
-    for path in sorted((dataset.derivative / f"tpl-{label}").rglob("*.nii.gz")):
+    for path in data_files(dataset.derivative, f"tpl-{label}/**/*.nii.gz"):
         place = PurePosixPath(path.relative_to(dataset.path).as_posix())
         yield from _check_image(dataset, place, expected.space)
 

@@ -24,7 +24,6 @@ from llm2bids.recording.record import Recording
 from llm2bids.space.header import BOLD_WINDOW
 from llm2bids.space.space import Space
 from llm2bids.store.commit import Staging
-from llm2bids.store.json import to_json
 from llm2bids.store.tables import write_table
 
 
@@ -45,6 +44,7 @@ def write_derived_run(
     task = {"TaskName": recording.design.task}
     timing = {"RepetitionTime": t_r, "StartTime": 0.0}
     source = {"Sources": [f"bids:raw:{names.bold}"]}
+    stage.path(names.preproc, merged=True)  # the raw series by another name: gone with it
     stage.link(names.preproc, bold)
     _sidecar(
         stage,
@@ -116,4 +116,4 @@ def write_anatomy(stage: Staging, root: Path, participant_label: str, space: Spa
 
 
 def _sidecar(stage: Staging, place: PurePosixPath, about: Mapping[str, Any]) -> None:
-    stage.text(sidecar(place), to_json(about))
+    stage.json(sidecar(place), about)

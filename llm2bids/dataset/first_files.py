@@ -6,7 +6,7 @@ from typing import Any
 
 import pandas as pd
 
-from llm2bids.dataset.layout import DERIVATIVE, check_label
+from llm2bids.dataset.layout import DERIVATIVE, check_label, task_files
 from llm2bids.dataset.settings import PLACE, settings_json
 from llm2bids.dataset.sidecar import generated_by, task_bold_json, task_events_json
 from llm2bids.dataset.static_files import fill_json, fill_text
@@ -14,7 +14,7 @@ from llm2bids.dataset.stats_models import all_tasks_model, task_model
 from llm2bids.exceptions import DatasetError
 from llm2bids.paradigm.task import Paradigm, Prompt, Task
 from llm2bids.store.commit import Staging
-from llm2bids.store.json import to_json
+from llm2bids.store.json import read_json, to_json
 
 PARADIGM = "code/paradigm.toml"
 """Place of the paradigm's TOML file."""
@@ -76,33 +76,38 @@ def write_static_files(
 
 def write_participant_sidecars(stage: Staging, fields: Mapping[str, Any]) -> None:
     """Stage what all participants share, with the first of them: alone it would not be valid."""
-    stage.text(
-        PurePosixPath("participants.json"), to_json(fill_json("raw/participants.json", fields))
+    stage.json(
+        PurePosixPath("participants.json"), fill_json("raw/participants.json", fields), once=True
     )
     anatomy = fill_json("raw/T1w.json", fields) | fill_json("raw/mr_fields.json", fields)
-    stage.text(T1W, to_json(anatomy))
+    stage.json(T1W, anatomy, once=True)
 
 
 def write_task_files(stage: Staging, task: Task, *, t_r: float, fields: Mapping[str, Any]) -> None:
     """Stage what all runs of a task inherit, with its first run."""
-    name = f"task-{task.label}"
-    bold = task_bold_json(task.label, task.conditions, fields)
-    stage.text(PurePosixPath(f"{name}_bold.json"), to_json(bold))
-    stage.text(
-        PurePosixPath(f"{name}_events.json"), to_json(task_events_json(task.conditions, fields))
-    )
     stim = fill_json(
         "raw/task_stim.json", {**fields, "task": task.label}, SamplingFrequency=1 / t_r
     )
-    stage.text(PurePosixPath(f"{name}_stim.json"), to_json(stim))
+    contents = (
+        task_bold_json(task.label, task.conditions, fields),
+        task_events_json(task.conditions, fields),
+        stim,
+    )
+    for place, content in zip(task_files(task.label), contents, strict=True):
+        stage.json(place, content, once=True)
 
 
 def write_all_tasks_model(stage: Staging, tasks: Sequence[Task], fields: Mapping[str, Any]) -> bool:
-    """Stage the BIDS Stats Model of all tasks, if they have two conditions or more together."""
-    names = {name for task in tasks for name, _ in task.conditions}
-    if len(names) < 2:
+    """Stage the BIDS Stats Model of these tasks, if they have two conditions or more together."""
+    # of recorded tasks only: pybids and FitLins refuse a model that names a task without runs
+    if len({name for task in tasks for name, _ in task.conditions}) < 2:
         return False
-    stage.text(ALL_TASKS_MODEL, to_json(all_tasks_model(tasks, fields)))
+    model = all_tasks_model(tasks, fields)
+    present: Mapping[str, Any] = {}
+    if (stage.root / ALL_TASKS_MODEL).is_file():
+        present = read_json(stage.root / ALL_TASKS_MODEL)
+    if stage.overwrite or present.get("Input") != model["Input"]:
+        stage.json(ALL_TASKS_MODEL, model)
     return True
 
 

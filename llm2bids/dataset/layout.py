@@ -6,6 +6,7 @@ from pathlib import Path, PurePosixPath
 from typing import Any
 
 from llm2bids.exceptions import DatasetError
+from llm2bids.store.files import data_files
 
 DERIVATIVE = PurePosixPath("derivatives/llm2bids")
 """Place of the derivative."""
@@ -200,6 +201,18 @@ class RunNames:
         return DERIVATIVE / build_path(replace(self._raw, **changes))  # type: ignore[arg-type]
 
 
+def run_names(bold: PurePosixPath, space: str) -> RunNames:
+    """Name the files of the run that has this raw series."""
+    entities = parse_path(bold)
+    return RunNames(
+        str(entities.sub),
+        str(entities.task),
+        entities.run,
+        space=space,
+        extension=entities.extension,
+    )
+
+
 def raw_anatomy(participant_label: str) -> PurePosixPath:
     """Place a participant's anatomy in the raw dataset."""
     return build_path(
@@ -219,6 +232,20 @@ def derived_anatomy(participant_label: str, space: str, *, desc: str, suffix: st
             extension=IMAGE,
         )
     )
+
+
+def anatomy_files(participant_label: str, space: str) -> tuple[PurePosixPath, ...]:
+    """Place all anatomical files of a participant."""
+    derived = (
+        derived_anatomy(participant_label, space, desc="preproc", suffix="T1w"),
+        derived_anatomy(participant_label, space, desc="brain", suffix="mask"),
+    )
+    return (raw_anatomy(participant_label), *derived, *(sidecar(place) for place in derived))
+
+
+def task_files(task: str) -> tuple[PurePosixPath, ...]:
+    """Place the sidecars that all runs of a task inherit: of series, events and stimuli."""
+    return tuple(PurePosixPath(f"task-{task}_{kind}.json") for kind in ("bold", "events", "stim"))
 
 
 def template_file(
@@ -260,7 +287,7 @@ def list_bolds(root: Path) -> tuple[PurePosixPath, ...]:
     """List the raw series of a dataset; a run is there if and only if its raw series is."""
     found = [
         PurePosixPath(path.relative_to(root).as_posix())
-        for path in root.glob("sub-*/func/sub-*_bold.nii*")
+        for path in data_files(root, "sub-*/func/sub-*_bold.nii*")
     ]
     return tuple(sorted(place for place in found if run_of(place) is not None))
 

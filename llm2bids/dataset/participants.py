@@ -1,33 +1,35 @@
 """The participants table: one row for each replicate."""
 
 import re
-from collections.abc import Iterable, Mapping
+from bisect import bisect
+from collections import defaultdict
+from collections.abc import Collection, Iterable, Mapping
 from pathlib import Path, PurePosixPath
 from typing import Any
 
 import pandas as pd
 
-from llm2bids.dataset.layout import parse_path
+from llm2bids.dataset.layout import parse_path, sidecar
 from llm2bids.dataset.settings import read_sidecar
 from llm2bids.exceptions import DatasetError
 from llm2bids.store.files import inside
-from llm2bids.store.tables import read_table, to_numbers, write_table
+from llm2bids.store.tables import read_table, to_numbers
 
 PLACE = PurePosixPath("participants.tsv")
-"""Place of the table."""
 
 COLUMNS = ("participant_id", "model", "seed", "n_runs", "n_prompts", "n_volumes")
-"""Its columns; ``participants.json`` describes them."""
+"""Our columns, which ``participants.json`` describes; others are their owner's, and stay."""
 
 _COUNTS = ("n_runs", "n_prompts", "n_volumes")
 
 
 def read_participants(root: Path) -> pd.DataFrame:
-    """Read the participants table."""
+    """Read the participants table; columns that are not ours as text, rows in their order."""
     path = inside(root, root / PLACE)
-    if not path.exists():
+    if not path.exists() and not path.is_symlink():
         return _typed(pd.DataFrame(columns=list(COLUMNS)))
-    table = read_table(path, text=("participant_id",))
+    header = read_table(path, n_rows=0).columns
+    table = read_table(path, text=("participant_id", *header.difference(list(COLUMNS))))
     missing = [name for name in COLUMNS if name not in table]
     if missing:
         raise DatasetError(
@@ -52,24 +54,30 @@ def read_participants(root: Path) -> pd.DataFrame:
     return _typed(table)
 
 
-def write_participants(path: Path, table: pd.DataFrame) -> None:
-    """Write the participants table."""
-    write_table(path, table.sort_values("participant_id"))
-
-
 def with_participant(
     table: pd.DataFrame, participant_label: str, settings: Mapping[str, Any]
 ) -> pd.DataFrame:
-    """Add a participant whose runs are not counted yet."""
+    """Add a participant whose runs are not counted yet, or take back the counts of one."""
     name = f"sub-{participant_label}"
-    row = {
-        "participant_id": name,
+    names = table["participant_id"].tolist()
+    rows: list[dict[Any, Any]] = table.to_dict("records")
+    if name not in names:
+        place = bisect(names, name) if names == sorted(names) else len(names)
+        rows.insert(place, {"participant_id": name})
+        names.insert(place, name)
+    rows[names.index(name)] |= {
         "model": settings.get("model"),
         "seed": settings.get("seed"),
         **dict.fromkeys(_COUNTS, pd.NA),
     }
-    others = table[table["participant_id"] != name]
-    return _typed(pd.DataFrame([*others.to_dict("records"), row], columns=list(COLUMNS)))
+    return _typed(pd.DataFrame(rows, columns=table.columns))
+
+
+def without_participants(table: pd.DataFrame, recorded: Collection[str]) -> pd.DataFrame:
+    """Leave out participants that have no runs, unless somebody wrote something about them."""
+    names = table["participant_id"].str.removeprefix("sub-")
+    own = table.drop(columns=list(COLUMNS))
+    return table[names.isin(recorded) | (own.notna() & (own != "n/a")).any(axis=1)]
 
 
 def count_runs(table: pd.DataFrame) -> dict[str, int]:
@@ -86,12 +94,11 @@ def counts_of(participant_label: str, root: Path, bolds: Iterable[PurePosixPath]
         raise DatasetError(
             f"{root}: sub-{participant_label} has no runs; record one before it is finished"
         )
-    about = [read_sidecar(root / str(place).replace("_bold.nii.gz", "_bold.json")
-                       .replace("_bold.nii", "_bold.json")) for place in mine]  # fmt: skip
+    metadata = [read_sidecar(root / sidecar(place)) for place in mine]
     return {
         "n_runs": len(mine),
-        "n_prompts": sum(int(one.get("NumberOfPrompts", 0)) for one in about),
-        "n_volumes": sum(int(one.get("NumberOfVolumes", 0)) for one in about),
+        "n_prompts": sum(int(entries.get("NumberOfPrompts", 0)) for entries in metadata),
+        "n_volumes": sum(int(entries.get("NumberOfVolumes", 0)) for entries in metadata),
     }
 
 
@@ -106,7 +113,31 @@ def counted(
     return filled
 
 
+def disagreement(root: Path, bolds: Iterable[PurePosixPath], settings: Mapping[str, Any]) -> str:
+    """Say where the table does not fit the runs and the settings; empty if it does."""
+    table = read_participants(root)
+    of_label: dict[str, list[PurePosixPath]] = defaultdict(list)
+    for place in bolds:
+        of_label[str(parse_path(place).sub)].append(place)
+    listed = table["participant_id"].str.removeprefix("sub-")
+    if wrong := sorted(of_label.keys() ^ set(listed)):
+        return f"sub-{wrong[0]} is in the table or has runs, but not both"
+    if listed.duplicated().any():
+        return f"sub-{listed[listed.duplicated()].iloc[0]} is in the table twice"
+    for row in table.dropna(subset=["n_runs"]).to_dict("records"):
+        label = str(row["participant_id"]).removeprefix("sub-")
+        counts = counts_of(label, root, of_label[label])
+        if any(pd.isna(row[name]) or row[name] != count for name, count in counts.items()):
+            return f"the counts of sub-{label} are not those of its runs"
+        for name in ("model", "seed"):
+            expected = settings.get(name)
+            if pd.isna(row[name]) != (expected is None) or (
+                expected is not None and str(row[name]).removesuffix(".0") != str(expected)
+            ):
+                return f"{name} of sub-{label} is {row[name]}, the dataset has {expected}"
+    return ""
+
+
 def _typed(table: pd.DataFrame) -> pd.DataFrame:
     counts = {name: table[name].astype("Int64") for name in _COUNTS}
-    typed = table.assign(participant_id=table["participant_id"].astype("str"), **counts)
-    return typed.sort_values("participant_id", ignore_index=True)[list(COLUMNS)]
+    return table.assign(participant_id=table["participant_id"].astype("str"), **counts)

@@ -22,7 +22,7 @@ from llm2bids.recording.calibration import Calibration
 from llm2bids.space.grid import GridImage, open_image
 from llm2bids.space.image import decode
 from llm2bids.space.space import Space
-from llm2bids.store.files import inside
+from llm2bids.store.files import data_files, inside, walk_files
 from llm2bids.store.json import read_json
 from llm2bids.store.tables import checked_columns, read_table
 
@@ -217,7 +217,7 @@ class Dataset:
     @cached_property
     def prompts(self) -> pd.DataFrame:
         """All prompts of ``stimuli/``: ``prompt_id``, ``condition``, ``topic``, ``text``."""
-        files = sorted((self.path / "stimuli").glob("*.tsv"))
+        files = data_files(self.path / "stimuli", "*.tsv")
         if not files:
             raise DatasetError(f"{self.path / 'stimuli'}: no prompts; restore the folder")
         tables = [_read_prompts(self._inside(file)) for file in files]
@@ -244,8 +244,8 @@ class Dataset:
 
     def describe(self) -> str:
         """Say in a few lines what is in the dataset."""
-        size = sum(file.stat().st_size for file in {f.stat().st_ino: f for f in
-                   self.path.rglob("*") if f.is_file()}.values())  # fmt: skip
+        files = {file.stat().st_ino: file for file in walk_files(self.path) if file.is_file()}
+        size = sum(file.stat().st_size for file in files.values())
         n_participants = len({run.participant_label for run in self.runs})
         return "\n".join(
             [

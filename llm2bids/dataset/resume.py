@@ -1,19 +1,33 @@
 """Opening a dataset to write on: what was cut off is finished or removed, edits are respected."""
 
 import logging
+from collections.abc import Mapping
 from pathlib import Path, PurePosixPath
+from typing import Any
+
+import pandas as pd
 
 from llm2bids.dataset.first_files import ALL_TASKS_MODEL, FIELDS, TASKS
 from llm2bids.dataset.layout import (
     DERIVATIVE,
+    IMAGE,
     RunNames,
+    anatomy_files,
     entities_of,
     list_bolds,
     parse_path,
+    run_names,
     run_of,
+    task_files,
 )
 from llm2bids.dataset.participants import PLACE as PARTICIPANTS
-from llm2bids.dataset.participants import read_participants, write_participants
+from llm2bids.dataset.participants import (
+    counted,
+    disagreement,
+    read_participants,
+    with_participant,
+    without_participants,
+)
 from llm2bids.dataset.settings import PLACE as SETTINGS
 from llm2bids.exceptions import DatasetError
 from llm2bids.store.checksums import (
@@ -23,34 +37,23 @@ from llm2bids.store.checksums import (
     list_place,
     read_list,
     read_manifest,
-    updated_lists,
 )
 from llm2bids.store.commit import (
     JOURNAL,
+    Staging,
     clear_staging,
     read_journal,
-    recover,
     refuse_edited,
-    replace_text,
     staging,
 )
-from llm2bids.store.files import inside
+from llm2bids.store.files import data_files, inside
+from llm2bids.store.json import read_json
+from llm2bids.store.pointers import refuse_missing
+from llm2bids.store.tables import write_table
 
 log = logging.getLogger(__name__)
 
-
-def clean(root: Path, *, overwrite: bool = False) -> None:
-    """Finish a commit that was cut off, and remove what a killed process left of others."""
-    recover(root)
-    clear_staging(root)
-    remove_leftovers(root, overwrite=overwrite)
-    table = read_participants(root)
-    there = {f"sub-{parse_path(place).sub}" for place in list_bolds(root)}
-    kept = table[table["participant_id"].isin(there)]
-    if len(kept) < len(table):
-        with staging(root, doing="writing participants.tsv", overwrite=overwrite) as stage:
-            write_participants(stage.path(PARTICIPANTS), kept)
-            stage.commit(last=PARTICIPANTS)
+_NOT_HERE = ". Nothing was recorded: which runs are whole cannot be told without it"
 
 
 def undo_creation(root: Path) -> None:
@@ -63,41 +66,113 @@ def undo_creation(root: Path) -> None:
     clear_staging(root)
 
 
+def refuse_missing_content(root: Path) -> None:
+    """Refuse a dataset of which files are links or pointers to content that is not here."""
+    for path in data_files(root, f"{FOLDER}/*.sha256"):
+        refuse_missing(path, doing=_NOT_HERE)
+    for place in (*list_bolds(root), *read_manifest(root)):
+        refuse_missing(root / place, doing=_NOT_HERE)
+
+
 def check_unchanged(root: Path, *, overwrite: bool) -> None:
-    """Refuse to go on where files were changed that the next runs depend on, or replace."""
+    """Refuse to go on where files were changed that the next runs are made from, or replace."""
     known = read_list(root / list_place(PARTICIPANTS))
-    source = [place for place in known if _is_source(place)]
-    for place in source:
-        if is_edited(root, place, known):
+    for place in known:
+        if _is_source(place) and is_edited(root, place, known):
             raise DatasetError(
                 f"{root / place}: changed after llm2bids wrote it (its sha256 is not the one in "
                 f"{list_place(place)}), and new runs would be made with it. Restore the file, or "
                 "record into another folder"
             )
-    if not overwrite:
-        written = [place for place in known if _is_written_anew(place)]
-        refuse_edited(root, [place for place in written if is_edited(root, place, known)])
+    if overwrite:
+        return
+    leftovers = [p for p in _leftovers(root) if p.suffix != ".json"]
+    # the derivative's series is the raw one by another name, and that was taken away
+    replaced = [p for p in leftovers if not p.name.endswith(("_bold.nii.gz", "_bold.nii"))]
+    lists = {list_place(place) for place in replaced}
+    listed = {place: text for name in lists for place, text in read_list(root / name).items()}
+    refuse_edited(root, [place for place in replaced if is_edited(root, place, listed)])
+    if is_edited(root, ALL_TASKS_MODEL, known) and len(_tasks(root)) < len(_planned_tasks(root)):
+        refuse_edited(root, [ALL_TASKS_MODEL])
 
 
-def drop_changed_runs(root: Path, space_label: str) -> tuple[PurePosixPath, ...]:
-    """Remove the series of runs of which a file was changed or is gone: they are recorded anew."""
+def changed_runs(root: Path, space_label: str) -> set[PurePosixPath]:
+    """List the series of runs of which a file was changed or is gone: they are recorded anew."""
     if not has_manifest(root):
-        return ()
+        return set()
     known = read_manifest(root)
-    dropped = []
+    changed = set()
     for bold in list_bolds(root):
-        found = parse_path(bold)
-        names = RunNames(
-            str(found.sub), str(found.task), found.run, space=space_label,
-            extension=found.extension,
-        )  # fmt: skip
-        files = [place for place in names.all() if place in known]
+        files = [place for place in run_names(bold, space_label).all() if place in known]
         wrong = [p for p in files if not (root / p).is_file() or is_edited(root, p, known)]
         if wrong:
             log.warning("%s: not as it was written; the run is recorded anew", root / wrong[0])
-            inside(root, root / bold).unlink()
-            dropped.append(bold)
-    return tuple(dropped)
+            changed.add(bold)
+    return changed
+
+
+def participants_to_extend(
+    root: Path, settings: Mapping[str, Any], *, overwrite: bool
+) -> pd.DataFrame:
+    """Read the participants; what was added stays, what no longer fits the runs is refused."""
+    table = read_participants(root)
+    if not is_edited(root, PARTICIPANTS, read_list(root / list_place(PARTICIPANTS))):
+        return table
+    bolds = list_bolds(root)
+    if not disagreement(root, bolds, settings):
+        return table
+    if not overwrite:
+        refuse_edited(root, [PARTICIPANTS])
+    for label in sorted({str(parse_path(place).sub) for place in bolds}):
+        table = counted(with_participant(table, label, settings), label, root, bolds)
+    return table
+
+
+def mend_participants(root: Path, settings: Mapping[str, Any], *, overwrite: bool) -> None:
+    """Refuse a table that was changed and no longer fits the runs, or make it fit."""
+    table = participants_to_extend(root, settings, overwrite=overwrite)
+    if not table.equals(read_participants(root)):
+        with staging(root, doing="writing participants.tsv", overwrite=True) as stage:
+            stage_participants(stage, table)
+            stage.commit()
+
+
+def stage_participants(stage: Staging, table: pd.DataFrame) -> None:
+    """Stage ``participants.tsv``, made from `participants_to_extend`."""
+    write_table(stage.path(PARTICIPANTS, merged=True), table)
+
+
+def remove_leftovers(root: Path, *, overwrite: bool = False) -> None:
+    """Remove our files of runs, participants and tasks that have no raw series.
+
+    A run whose series is gone may be recorded anew, and then keeps what was added to its sidecars:
+    this is the last step of writing, not the first. Files of other names are never touched.
+    """
+    known = read_manifest(root)
+    leftovers = [
+        place
+        for place in _leftovers(root)
+        if overwrite or place.suffix != ".json" or not is_edited(root, place, known)
+    ]
+    gone = [place for place in known if not (root / place).exists()]
+    table = read_participants(root)
+    kept = without_participants(table, {str(parse_path(place).sub) for place in list_bolds(root)})
+    if leftovers or gone or len(kept) < len(table):
+        with staging(root, doing="removing files of runs that are gone", overwrite=True) as stage:
+            for place in (*leftovers, *gone):
+                stage.remove(place)
+            if len(kept) < len(table):
+                stage_participants(stage, kept)
+            stage.commit()
+    for base in (root, root / DERIVATIVE):
+        _remove_empty(base)
+    if leftovers:
+        log.warning(
+            "%s: removed %d files of runs that are gone, e.g. %s",
+            root,
+            len(leftovers),
+            leftovers[0],
+        )
 
 
 def _is_source(place: PurePosixPath) -> bool:
@@ -105,69 +180,46 @@ def _is_source(place: PurePosixPath) -> bool:
     return template or place in (SETTINGS, PurePosixPath(FIELDS), PurePosixPath(TASKS))
 
 
-def _is_written_anew(place: PurePosixPath) -> bool:
-    inherited = len(place.parts) == 1 and place.name.startswith("task-")
-    return inherited or place in (PARTICIPANTS, ALL_TASKS_MODEL)
+def _tasks(root: Path) -> set[str]:
+    return {str(parse_path(place).task) for place in list_bolds(root)}
 
 
-_BOLD = ("_bold.nii", "_bold")
-"""Ends of the names of series without their last extension."""
-
-
-def remove_leftovers(root: Path, *, overwrite: bool = False) -> tuple[PurePosixPath, ...]:
-    """Remove files of runs, participants and tasks that have no raw series."""
-    found = _leftovers(root)
-    lists = {list_place(place) for place in found} | _lists_of_missing_runs(root)
-    known = {place: text for name in lists for place, text in read_list(root / name).items()}
-    if not overwrite:
-        # the derivative's series is the raw one by another name, and that was taken away
-        kept = [place for place in found if not place.name.endswith(("_bold.nii.gz", "_bold.nii"))]
-        refuse_edited(root, [place for place in kept if is_edited(root, place, known)])
-    gone = [*found, *(place for place in known if not (root / place).exists())]
-    for name, text in updated_lists(root, {}, removed=gone).items():
-        replace_text(root / name, text)
-    for place in found:
-        inside(root, root / place).unlink()
-    for base in (root, root / DERIVATIVE):
-        _remove_empty(base)
-    if found:
-        log.warning(
-            "%s: removed %d files of runs that were cut off, e.g. %s", root, len(found), found[0]
-        )
-    return tuple(found)
+def _planned_tasks(root: Path) -> set[str]:
+    return set(read_json(root / TASKS))
 
 
 def _leftovers(root: Path) -> list[PurePosixPath]:
-    """List files of runs, participants and tasks that have no raw series."""
-    there = {run_of(place) for place in list_bolds(root)}
-    participants = {key[0] for key in there if key}
-    found = []
+    """List our files of runs, participants and tasks that have no raw series."""
+    bolds = list_bolds(root)
+    runs = {run_of(place) for place in bolds}
+    participants = {str(parse_path(place).sub) for place in bolds}
+    tasks = _tasks(root)
+    leftovers = []
     for base in (root, root / DERIVATIVE):
-        for path in sorted(base.glob("sub-*/*/*")):
-            place = PurePosixPath(path.relative_to(base).as_posix())
-            entities = entities_of(place)
-            if entities is None or entities.sub is None or not (path.is_file()):
+        for path in data_files(base, "sub-*/*/*"):
+            entities = entities_of(PurePosixPath(path.relative_to(base).as_posix()))
+            if entities is None or entities.sub is None:
                 continue
-            key = run_of(place)
-            if (key is not None and key not in there) or entities.sub not in participants:
-                found.append(PurePosixPath(path.relative_to(root).as_posix()))
-    tasks = {key[1] for key in there if key}
-    for path in sorted(root.glob("task-*.json")):
+            place = PurePosixPath(path.relative_to(root).as_posix())
+            space = entities.space or "none"
+            if entities.task is None:
+                gone = entities.sub not in participants
+                ours = place in anatomy_files(entities.sub, space)
+            else:
+                gone = (entities.sub, entities.task, entities.run) not in runs
+                extension = entities.extension if entities.suffix == "bold" else IMAGE
+                extension = IMAGE if extension == ".json" else extension
+                names = RunNames(
+                    entities.sub, entities.task, entities.run, space=space, extension=extension
+                )
+                ours = place in names.all()
+            if gone and ours:
+                leftovers.append(place)
+    for path in data_files(root, "task-*.json"):
         entities = entities_of(PurePosixPath(path.name))
-        if entities is not None and entities.task not in tasks:
-            found.append(PurePosixPath(path.name))
-    return found
-
-
-def _lists_of_missing_runs(root: Path) -> set[PurePosixPath]:
-    """Name the lists of checksums of participants whose runs, or some of them, are gone."""
-    lists = set()
-    for path in (root / FOLDER).glob("sub-*.sha256"):
-        place = PurePosixPath(path.relative_to(root).as_posix())
-        raw = [p for p in read_list(path) if p.parts[0] == path.stem and p.stem.endswith(_BOLD)]
-        if not raw or not all((root / p).is_file() for p in raw):
-            lists.add(place)
-    return lists
+        if entities is not None and entities.task is not None and entities.task not in tasks:
+            leftovers += [p for p in task_files(entities.task) if p.name == path.name]
+    return leftovers
 
 
 def _remove_empty(base: Path) -> None:

@@ -11,11 +11,11 @@ import numpy.typing as npt
 from joblib import cpu_count
 
 from llm2bids.dataset.derivative import write_anatomy, write_derived_run
-from llm2bids.dataset.first_files import T1W, write_participant_sidecars, write_task_files
+from llm2bids.dataset.first_files import write_participant_sidecars, write_task_files
 from llm2bids.dataset.hrf import convolve
 from llm2bids.dataset.layout import RunNames, raw_anatomy
-from llm2bids.dataset.participants import PLACE as PARTICIPANTS
-from llm2bids.dataset.participants import read_participants, with_participant, write_participants
+from llm2bids.dataset.participants import with_participant
+from llm2bids.dataset.resume import participants_to_extend, stage_participants
 from llm2bids.dataset.sidecar import bold_json, task_bold_json
 from llm2bids.dataset.transcript import stim_series
 from llm2bids.dataset.volumes import VolumeWriter
@@ -29,7 +29,6 @@ from llm2bids.space.header import BOLD_WINDOW, image_header
 from llm2bids.space.image import EncodingCounts, encode_blocks
 from llm2bids.space.space import Space
 from llm2bids.store.commit import Staging
-from llm2bids.store.json import to_json
 from llm2bids.store.tables import write_table
 
 _MOST_THREADS = 16
@@ -116,7 +115,7 @@ def stage_run(stage: Staging, contents: Contents, recording: Recording, *, t_r: 
         settings=contents.settings,
         counts=counts,
     )
-    stage.text(names.bold_json, to_json(about))
+    stage.json(names.bold_json, about)
     write_table(stage.path(names.events), events_table(design, t_r))
     stage.path(names.stim).write_bytes(stim_series(recording.tokens))
     write_task_files(stage, task, t_r=t_r, fields=contents.fields)
@@ -138,12 +137,10 @@ def stage_run(stage: Staging, contents: Contents, recording: Recording, *, t_r: 
 def _stage_participant(stage: Staging, contents: Contents, label: str) -> None:
     if not (contents.root / raw_anatomy(label)).exists():
         write_anatomy(stage, contents.root, label, contents.space)
-    if not (contents.root / T1W).exists():
-        write_participant_sidecars(stage, contents.fields)
-    table = read_participants(contents.root)
+    write_participant_sidecars(stage, contents.fields)
+    table = participants_to_extend(contents.root, contents.settings, overwrite=stage.overwrite)
     if f"sub-{label}" not in set(table["participant_id"]):
-        table = with_participant(table, label, contents.settings)
-        write_participants(stage.path(PARTICIPANTS), table)
+        stage_participants(stage, with_participant(table, label, contents.settings))
 
 
 def _write_bold(

@@ -27,9 +27,17 @@ from llm2bids.dataset.participants import (
     counted,
     read_participants,
     with_participant,
-    write_participants,
 )
-from llm2bids.dataset.resume import check_unchanged, clean, drop_changed_runs, undo_creation
+from llm2bids.dataset.resume import (
+    changed_runs,
+    check_unchanged,
+    mend_participants,
+    participants_to_extend,
+    refuse_missing_content,
+    remove_leftovers,
+    stage_participants,
+    undo_creation,
+)
 from llm2bids.dataset.run import Contents, check_run, run_name, stage_run
 from llm2bids.dataset.settings import PLACE as SETTINGS
 from llm2bids.dataset.settings import compare_settings, is_dataset, normal_settings, read_settings
@@ -46,6 +54,7 @@ from llm2bids.space.split_half import Stability
 from llm2bids.store.commit import HIDDEN, Staging, check_space, clear_staging, recover, staging
 from llm2bids.store.json import read_json, to_json
 from llm2bids.store.lock import DatasetLock
+from llm2bids.store.pointers import refuse_missing
 
 _SMALL_FILES = 2_000_000
 """Bytes allowed for the tables, masks and sidecars of a run."""
@@ -85,11 +94,20 @@ class DatasetWriter:
     # overwritten
     # unless that is asked for.
 
-    def __init__(self, contents: Contents, lock: DatasetLock, *, overwrite: bool = False) -> None:
+    def __init__(
+        self,
+        contents: Contents,
+        lock: DatasetLock,
+        *,
+        overwrite: bool = False,
+        changed: Iterable[PurePosixPath] = (),
+    ) -> None:
         self._contents = contents
         self._root = contents.root
         self._lock = lock
         self._overwrite = overwrite
+        self._changed = set(changed)
+        self._failed = False
 
     @staticmethod
     def check_target(bids_dir: Path | str) -> None:
@@ -97,9 +115,12 @@ class DatasetWriter:
         root = Path(bids_dir)
         if root.exists() and not root.is_dir():
             raise DatasetError(f"{root} is a file; expected a folder: name another one")
+        if is_dataset(root):
+            refuse_missing_content(root)  # before a model is loaded
         if not root.exists() or is_dataset(root) or (root / HIDDEN).is_dir():
             return
-        found = sorted(path.name for path in root.iterdir())
+        refuse_missing(root / SETTINGS)
+        found = sorted(path.name for path in root.iterdir() if not path.name.startswith("."))
         if found:
             raise DatasetError(
                 f"{root} is not empty and not a dataset that llm2bids wrote; found {found[0]}"
@@ -183,13 +204,14 @@ class DatasetWriter:
             compare_settings(root, settings)
         lock = DatasetLock(root)
         try:
+            refuse_missing_content(root)
             recover(root)
+            clear_staging(root)
             check_unchanged(root, overwrite=overwrite)
             fields = read_json(root / FIELDS)
             label = str(fields.get("space_label"))
-            if overwrite:
-                drop_changed_runs(root, label)
-            clean(root, overwrite=overwrite)
+            changed = changed_runs(root, label) if overwrite else set()
+            mend_participants(root, stored, overwrite=overwrite)
             space, calibration = read_template(root, label)
             tasks = read_tasks(read_json(root / TASKS), name=str(root / TASKS))
         except BaseException:
@@ -203,7 +225,7 @@ class DatasetWriter:
             fields=fields,
             tasks=tasks,
         )
-        return cls(contents, lock, overwrite=overwrite)
+        return cls(contents, lock, overwrite=overwrite, changed=changed)
 
     @property
     def space(self) -> Space:
@@ -221,8 +243,9 @@ class DatasetWriter:
         return dict(self._contents.settings)
 
     def has_run(self, design: RunDesign) -> bool:
-        """Tell whether a run is in the dataset."""
-        return (self._root / self._contents.names(design).bold).is_file()
+        """Tell whether a run is in the dataset, and is not to be recorded anew."""
+        bold = self._contents.names(design).bold
+        return bold not in self._changed and (self._root / bold).is_file()
 
     def run_bytes(self, design: RunDesign) -> int:
         """Estimate the disk space that a run needs; see `estimate_run_bytes`."""
@@ -238,21 +261,24 @@ class DatasetWriter:
         """Add a run, raw and derived."""
         design = recording.design
         name = run_name(design)
+        self._failed = True  # until it is written
         self._lock.check()
         if self.has_run(design):
             raise DatasetError(f"{name} is in {self._root} already; remove it to record it anew")
         check_run(self._contents, recording, t_r=t_r)
         check_space(self._root, needed=self.run_bytes(design), doing=name)
+        bold = self._contents.names(design).bold
         try:
             with self._staging(f"writing {name}") as stage:
                 stage_run(stage, self._contents, recording, t_r=t_r)
-                stage.commit(last=self._contents.names(design).bold)
-            self._bolds.add(self._contents.names(design).bold)
+                stage.commit(last=bold)
         except BaseException:
-            if not self.has_run(design):
-                with suppress(OSError, DatasetError):  # the first error is the one to tell
-                    clean(self._root, overwrite=self._overwrite)
+            with suppress(OSError, DatasetError):  # the first error is the one to tell
+                recover(self._root)
             raise
+        self._bolds.add(bold)
+        self._changed.discard(bold)
+        self._failed = False
 
     def finish_participant(self, participant_label: str) -> None:
         """Count a participant's runs, prompts and volumes in ``participants.tsv``."""
@@ -260,13 +286,14 @@ class DatasetWriter:
         mine = sorted(self._bolds.of_participant[participant_label])
         if mine and self._n_counted.get(participant_label) == len(mine):
             return
-        table = read_participants(self._root)
-        table = with_participant(table, participant_label, self._contents.settings)
+        settings = self._contents.settings
+        table = participants_to_extend(self._root, settings, overwrite=self._overwrite)
+        table = with_participant(table, participant_label, settings)
         table = counted(table, participant_label, self._root, mine)
         recorded = self._bolds.tasks
         tasks = [task for task in self._contents.tasks.values() if task.label in recorded]
         with self._staging("writing participants.tsv") as stage:
-            write_participants(stage.path(PARTICIPANTS), table)
+            stage_participants(stage, table)
             if not write_all_tasks_model(stage, tasks, self._contents.fields):
                 stage.remove(ALL_TASKS_MODEL)
             stage.commit(last=PARTICIPANTS)
@@ -299,4 +326,8 @@ class DatasetWriter:
         error: BaseException | None,
         traceback: TracebackType | None,
     ) -> None:
-        self.close()
+        try:
+            if kind is None and not self._failed:
+                remove_leftovers(self._root, overwrite=self._overwrite)
+        finally:
+            self.close()

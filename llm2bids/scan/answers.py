@@ -9,7 +9,7 @@ import pandas as pd
 
 from llm2bids.exceptions import DatasetError
 from llm2bids.paradigm.design import RunDesign
-from llm2bids.store.files import inside
+from llm2bids.store.files import data_files, inside
 from llm2bids.store.tables import to_numbers
 
 MOST_TOKENS = 2**31 - 1
@@ -40,7 +40,7 @@ class Answers:
 
 def read_answers(path: Path) -> Answers:
     """Read a table of answers."""
-    files = sorted(path.glob("derivatives/llm2bids/sub-*/func/*_desc-transcript_*.tsv"))
+    files = data_files(path, "derivatives/llm2bids/sub-*/func/*_desc-transcript_*.tsv")
     if not path.is_dir():
         files = [path]
     elif not files:

@@ -10,7 +10,7 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path, PurePosixPath
 
 from llm2bids.exceptions import DatasetError
-from llm2bids.store.files import inside
+from llm2bids.store.files import data_files, inside
 
 FOLDER = PurePosixPath("code/checksums")
 """Folder of the lists. BIDS leaves what is in ``code/`` to the dataset."""
@@ -54,7 +54,7 @@ def read_list(path: Path) -> dict[PurePosixPath, str]:
 def read_manifest(root: Path) -> dict[PurePosixPath, str]:
     """Read all lists of a dataset."""
     found: dict[PurePosixPath, str] = {}
-    for path in sorted((root / FOLDER).glob("*.sha256")):
+    for path in data_files(root / FOLDER, "*.sha256"):
         found |= read_list(inside(root, path))
     return found
 

@@ -4,13 +4,15 @@ import errno
 import json
 import os
 import shutil
-from collections.abc import Iterable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
 from pathlib import Path, PurePosixPath
+from typing import Any
 
 from llm2bids.exceptions import DatasetError
 from llm2bids.store.checksums import is_edited, list_place, read_list, sha256_of, updated_lists
 from llm2bids.store.files import inside
+from llm2bids.store.json import is_kept, read_json, to_json, with_own_keys
 
 HIDDEN = PurePosixPath(".llm2bids")
 """Hidden folder of the dataset: the lock, and files that are being made."""
@@ -29,20 +31,23 @@ class Staging:
     # removed, so that a step that is cut off between two renames is finished by `recover`.
 
     def __init__(self, root: Path, *, overwrite: bool = False) -> None:
-        self._root = root
-        self._overwrite = overwrite
+        self.root = root
+        self.overwrite = overwrite
         self._folder = root / STAGED
         self._identity = _identity(root)
         self._staged: list[PurePosixPath] = []
         self._removed: list[PurePosixPath] = []
+        self._merged: set[PurePosixPath] = set()
         self._sources: dict[PurePosixPath, Path] = {}
         self._digests: dict[PurePosixPath, str] = {}
 
-    def path(self, place: PurePosixPath) -> Path:
-        """Name the file under which to make what belongs to `place`."""
+    def path(self, place: PurePosixPath, *, merged: bool = False) -> Path:
+        """Name the file to make for `place`; `merged` if it has all that is in the present one."""
         if place not in self._staged:
             self._check_there()
             self._staged.append(place)
+        if merged:
+            self._merged.add(place)
         path = self._folder / place
         path.parent.mkdir(parents=True, exist_ok=True)
         return path
@@ -51,9 +56,20 @@ class Staging:
         """Stage a text file in UTF-8."""
         self.path(place).write_text(text, encoding="utf-8", newline="\n")
 
+    def json(self, place: PurePosixPath, content: Mapping[str, Any], *, once: bool = False) -> None:
+        """Stage a JSON file; keys that were added to the present one stay; `once`: if new."""
+        path = self.root / place
+        if once and path.is_file() and not self.overwrite:
+            return
+        old: Mapping[str, Any] = {}
+        with suppress(DatasetError):  # what cannot be read has no keys to keep
+            old = read_json(inside(self.root, path))
+        self.path(place, merged=is_kept(content, old))
+        self.text(place, to_json(with_own_keys(content, old)))
+
     def link(self, place: PurePosixPath, source: Path) -> None:
         """Stage a hard link, or a copy where links cannot be."""
-        link_or_copy(inside(self._root, source), self.path(place))
+        link_or_copy(inside(self.root, source), self.path(place))
         self._sources[place] = source
 
     def hashed(self, place: PurePosixPath, digest: str) -> None:
@@ -68,32 +84,33 @@ class Staging:
         """List the places of all staged files, in the order of staging."""
         return tuple(self._staged)
 
-    def commit(self, *, last: PurePosixPath) -> None:
+    def commit(self, *, last: PurePosixPath | None = None) -> None:
         """Put all staged files in place, and their checksums in the lists."""
-        if last not in self._staged:
+        if last is not None and last not in self._staged:
             raise DatasetError(f"{last} was not made; nothing was put in place")
         digests = {place: self._digest(place) for place in self._staged}
         self._refuse_edited()
-        lists = updated_lists(self._root, digests, removed=self._removed)
+        lists = updated_lists(self.root, digests, removed=self._removed)
         for name, text in lists.items():
             if text:
                 self.text(name, text)
             else:
                 self._removed.append(name)
-        places = [*(place for place in self._staged if place != last), last]
+        places = sorted(self._staged, key=lambda place: place == last)
         for place in places:
-            inside(self._root, self._root / place)
+            inside(self.root, self.root / place)
         for place in places:
-            (self._root / place).parent.mkdir(parents=True, exist_ok=True)
+            (self.root / place).parent.mkdir(parents=True, exist_ok=True)
         self._check_there()
         journal = {"put": [str(p) for p in places], "remove": [str(p) for p in self._removed]}
+        self._folder.mkdir(parents=True, exist_ok=True)  # nothing is staged where files only go
         written = self._folder / "journal.json"
         written.write_text(json.dumps(journal), encoding="utf-8")
         staged = [self._folder / place for place in places]
-        to_disk([*staged, written, *_folders(staged, self._root)])
-        written.replace(self._root / JOURNAL)
-        to_disk([self._root / HIDDEN])
-        recover(self._root)
+        to_disk([*staged, written, *_folders(staged, self.root)])
+        written.replace(self.root / JOURNAL)
+        to_disk([self.root / HIDDEN])
+        recover(self.root)
         self._staged.clear()
 
     def _digest(self, place: PurePosixPath) -> str:
@@ -107,22 +124,22 @@ class Staging:
     def _known_digest(self, source: Path) -> str | None:
         if source.is_relative_to(self._folder):
             return self._digest(PurePosixPath(source.relative_to(self._folder).as_posix()))
-        place = PurePosixPath(source.relative_to(self._root).as_posix())
-        return read_list(self._root / list_place(place)).get(place)
+        place = PurePosixPath(source.relative_to(self.root).as_posix())
+        return read_list(self.root / list_place(place)).get(place)
 
     def _refuse_edited(self) -> None:
         """Refuse to replace or remove what somebody has changed."""
-        if self._overwrite:
+        if self.overwrite:
             return
-        concerned = [*self._staged, *self._removed]
+        concerned = [p for p in (*self._staged, *self._removed) if p not in self._merged]
         known: dict[PurePosixPath, str] = {}
         for name in {list_place(place) for place in concerned}:
-            known |= read_list(self._root / name)
-        refuse_edited(self._root, [p for p in concerned if is_edited(self._root, p, known)])
+            known |= read_list(self.root / name)
+        refuse_edited(self.root, [p for p in concerned if is_edited(self.root, p, known)])
 
     def _check_there(self) -> None:
-        if _identity(self._root) != self._identity:
-            raise _vanished(self._root)
+        if _identity(self.root) != self._identity:
+            raise _vanished(self.root)
 
 
 @contextmanager

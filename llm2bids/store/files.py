@@ -1,25 +1,47 @@
-"""Files of a folder: which are data, whether their content is there, and whether they lie in it."""
+"""Files of a folder: which of them are data, and whether a path stays within it."""
 
+import os
+from collections.abc import Iterator
 from pathlib import Path
 
 from llm2bids.exceptions import DatasetError
+
+_ANNEX = (".git", "annex", "objects")
+"""Where git-annex keeps the content of its links, in the dataset's repository or one around it."""
+
+
+def data_files(folder: Path, pattern: str) -> list[Path]:
+    """List files and links that match a pattern, sorted; what begins with a dot is never data."""
+    # macOS writes a ``._name`` beside each file on disks of other systems
+    return [
+        path
+        for path in sorted(folder.glob(pattern))
+        if not any(part.startswith(".") for part in path.relative_to(folder).parts)
+        and (path.is_symlink() or path.is_file())
+    ]
+
+
+def walk_files(folder: Path) -> Iterator[Path]:
+    """List all files and links of a folder, without what begins with a dot."""
+    for parent, folders, names in os.walk(folder):
+        folders[:] = sorted(name for name in folders if not name.startswith("."))
+        yield from (Path(parent, name) for name in sorted(names) if not name.startswith("."))
 
 
 def inside(root: Path, path: Path) -> Path:
     """Refuse a path that leads out of the dataset, by ``..`` or a symbolic link."""
     resolved = path.resolve()
-    if not resolved.is_relative_to(root.resolve()):
-        raise DatasetError(
-            f"{path} leads out of the dataset, to {resolved}; replace it by the file itself"
-        )
-    return path
-
-
-def data_files(folder: Path, pattern: str) -> list[Path]:
-    """List files and links that match a pattern, sorted; what begins with a dot is never data."""
-    return sorted(
-        path
-        for path in folder.glob(pattern)
-        if not any(part.startswith(".") for part in path.relative_to(folder).parts)
-        and (path.is_symlink() or path.is_file())
+    if resolved.is_relative_to(root.resolve()) or _is_annexed(path, resolved):
+        return path
+    raise DatasetError(
+        f"{path} leads out of the dataset, to {resolved}; replace it by the file itself"
     )
+
+
+def _is_annexed(path: Path, resolved: Path) -> bool:
+    """Tell whether a link leads to git-annex' store of a repository that holds the dataset."""
+    parts = resolved.parts
+    for start in range(len(parts) - len(_ANNEX)):
+        if parts[start : start + len(_ANNEX)] == _ANNEX:
+            return path.parent.resolve().is_relative_to(Path(*parts[:start]))
+    return False

@@ -2,8 +2,13 @@
 
 from pathlib import Path
 
+from llm2bids.exceptions import DatasetError
+
 _ANNEX = b"/annex/objects/"
 _LFS = b"version https://git-lfs.github.com/spec/"
+
+_MOST_BYTES = 4096
+"""Larger files are no pointers, and need not be opened."""
 
 
 def missing_content(path: str | Path) -> str:
@@ -19,6 +24,8 @@ def missing_content(path: str | Path) -> str:
     if not path.is_file():
         return ""
     try:
+        if path.stat().st_size > _MOST_BYTES:
+            return ""
         with path.open("rb") as file:
             head = file.read(len(_LFS))
     except OSError:
@@ -28,3 +35,9 @@ def missing_content(path: str | Path) -> str:
     if head.startswith(_ANNEX):
         return f"is a pointer of git-annex, not the file itself; run `datalad get {path}`"
     return ""
+
+
+def refuse_missing(path: Path, *, doing: str = "") -> None:
+    """Refuse a file whose content is not here, before it is read or taken for another."""
+    if reason := missing_content(path):
+        raise DatasetError(f"{path}: {reason}{doing}")

@@ -9,6 +9,7 @@ from typing import Any
 import pandas as pd
 
 from llm2bids.exceptions import DatasetError
+from llm2bids.store.pointers import refuse_missing
 
 
 def checked_columns(
@@ -50,8 +51,11 @@ def write_table(path: Path, table: pd.DataFrame) -> None:
     path.write_bytes(lines)
 
 
-def read_table(path: Path, *, text: tuple[str, ...] = ()) -> pd.DataFrame:
+def read_table(
+    path: Path, *, text: tuple[str, ...] = (), n_rows: int | None = None
+) -> pd.DataFrame:
     """Read tab-separated values that `write_table` wrote."""
+    refuse_missing(path)
     try:
         table = pd.read_csv(
             path,
@@ -59,8 +63,9 @@ def read_table(path: Path, *, text: tuple[str, ...] = ()) -> pd.DataFrame:
             quoting=3,
             keep_default_na=False,
             dtype=dict.fromkeys(text, "str"),
-            encoding="utf-8",
+            encoding="utf-8-sig",  # spreadsheets write a mark at the beginning
             low_memory=False,
+            nrows=n_rows,
         )
     except (OSError, EOFError, ValueError, OverflowError, zlib.error) as error:
         raise DatasetError(

@@ -236,19 +236,31 @@ def test_accepting_what_was_changed_on_purpose(changed):
         accept(changed, ["../other"])
 
 
-@pytest.mark.parametrize(
-    "file", ["participants.tsv", "task-fossils_bold.json", "code/models/all_smdl.json"]
-)
-def test_edited_files_are_not_overwritten_unless_asked(changed, written, synthetic, file):
-    edited = (changed / file).read_text() + "\n"
-    (changed / file).write_text(edited)
+def test_a_changed_participant_is_not_overwritten_unless_asked(changed, synthetic):
+    path = changed / "participants.tsv"
+    path.write_text(path.read_text().replace("sub-01\t", "sub-01\tanother-", 1))
     before = contents(changed)
-    with pytest.raises(DatasetError, match=rf"{file}: changed after llm2bids wrote it"):
+    with pytest.raises(DatasetError, match=r"participants\.tsv: changed after llm2bids wrote it"):
         DatasetWriter.open(changed)
     assert contents(changed) == before
     with DatasetWriter.open(changed, overwrite=True) as writer:
         writer.write_run(synthetic.make_recording(synthetic.make_design(3)), t_r=synthetic.T_R)
         writer.finish_participant("03")
+    assert "another-" not in path.read_text()
+    assert check_dataset(changed).faults == ()
+
+
+@pytest.mark.parametrize("file", ["task-fossils_bold.json", "code/models/all_smdl.json"])
+def test_edited_sidecars_stay_unless_overwriting_is_asked_for(changed, synthetic, file):
+    edited = (changed / file).read_text().replace(": [", ": [ ", 1).replace("{", "{ ", 1)
+    (changed / file).write_text(edited)
+    with DatasetWriter.open(changed) as writer:
+        writer.write_run(synthetic.make_recording(synthetic.make_design(3)), t_r=synthetic.T_R)
+        writer.finish_participant("03")
+    assert (changed / file).read_text() == edited
+    with DatasetWriter.open(changed, overwrite=True) as writer:
+        writer.write_run(synthetic.make_recording(synthetic.make_design(4)), t_r=synthetic.T_R)
+        writer.finish_participant("04")
     assert (changed / file).read_text() != edited
     assert check_dataset(changed).faults == ()
 

@@ -288,7 +288,8 @@ def test_leftovers_of_a_killed_run_are_removed(changed):
     staged = changed / ".llm2bids/staging/sub-01/func/half.nii.gz"
     staged.parent.mkdir(parents=True)
     staged.touch()
-    DatasetWriter.open(changed).close()
+    with DatasetWriter.open(changed):
+        pass
     left = [name for name in all_files(changed) if "sub-" in name]
     assert [name for name in left if "sub-01" in name] == ["sub-01/anat/notes.txt"]
     assert not [name for name in left if "task-votes" in name]
