@@ -2,9 +2,10 @@
 
 from typing import Any
 
+from llm2bids.dataset.first_files import EXACTNESS
 from llm2bids.report.layers import roles_of
 from llm2bids.report.section import Section, render
-from llm2bids.report.sources import Sources
+from llm2bids.report.sources import Sources, read_object
 from llm2bids.space.atlas import role_colors
 from llm2bids.space.space import Space
 
@@ -24,6 +25,7 @@ def recorded_section(sources: Sources) -> Section:
         n_volumes=sum(int(dataset.sidecar(run).get("NumberOfVolumes", 0)) for run in dataset.runs),
         fingerprint=dataset.fingerprint,
         highest=(32767 - about["Baseline"]) / about["CountsPerSD"],
+        exactness=read_object(dataset.path / EXACTNESS),
         lowest=(-32768 - about["Baseline"]) / about["CountsPerSD"],
     )
     return Section(name="recorded", title="What was recorded", body=body)

@@ -137,3 +137,23 @@ def test_a_map_of_another_dataset_is_refused(scanned, tmp_path):
 def test_says_what_is_missing(scanned, tmp_path, make, message):
     with pytest.raises(UsageError, match=message):
         write_report(**make(scanned, tmp_path), progress=False)
+
+
+def test_the_page_says_how_exact_the_recording_is(text, scanned):
+    record = json.loads((scanned / "dataset" / "code" / "exactness.json").read_text())
+    largest = max(record["LargestError"].values())
+    assert f"sites differ by at most\n  {largest:.1g} of their largest value" in text
+    assert record["BatchingDescription"] in text
+    assert not record["LeftOut"]
+    assert "left out, because batched generation" not in text
+
+
+def test_sites_that_were_left_out_are_named(scanned, tmp_path):
+    shutil.copytree(scanned / "dataset", tmp_path / "dataset")
+    path = tmp_path / "dataset" / "code" / "exactness.json"
+    record = json.loads(path.read_text())
+    path.write_text(json.dumps({**record, "LeftOut": {"model.mixer": "differs <by> 0.3"}}))
+    page = write_report(tmp_path, progress=False).read_text(encoding="utf-8")
+    assert "<code>model.mixer</code> (differs &lt;by&gt; 0.3)" in page
+    path.unlink()  # a dataset of an earlier version
+    assert "<dt>exactness</dt>" not in write_report(tmp_path, progress=False).read_text("utf-8")
