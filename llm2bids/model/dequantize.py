@@ -13,6 +13,7 @@ import logging
 import math
 import shutil
 import tempfile
+from collections import Counter
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from functools import cache
@@ -27,6 +28,8 @@ from llm2bids.model.cache import cache_folder, file_sha256
 logger = logging.getLogger(__name__)
 
 _RECORD = "complete.json"
+
+_TYPES = "gguf_types.json"
 
 _NUMBERS = {
     "attn_logit_softcapping": "attn_logit_softcapping",
@@ -67,6 +70,12 @@ def cached_folder(name: str, sha256: str) -> Path | None:
     return next((folder for folder in folders if (folder / "config.json").is_file()), None)
 
 
+def read_quantization(folder: Path) -> str:
+    """Read what types the weights of a dequantized GGUF file had, e.g. ``GGUF F32, Q4_1``."""
+    types = json.loads((folder / _TYPES).read_text(encoding="utf-8"))
+    return "GGUF " + ", ".join(sorted(types))
+
+
 def gguf_config(path: Path) -> Any:
     """Read a GGUF file's configuration: from the cache, or from its header."""
     with _header_once(path) as header:
@@ -93,7 +102,7 @@ def _is_whole(folder: Path) -> bool:
         return False
     except (ValueError, KeyError, TypeError, AttributeError):
         return _say_damaged(folder / _RECORD)
-    return "model.safetensors" in record and "config.json" in record
+    return {"model.safetensors", "config.json", _TYPES} <= set(record)
 
 
 def _say_damaged(path: Path) -> bool:
@@ -168,6 +177,8 @@ def dequantize(path: Path, folder: Path, dtype: str = "auto") -> None:
     config.save_pretrained(folder)
     model.generation_config.save_pretrained(folder)
     tokenizer.save_pretrained(folder)
+    types = dict(Counter(tensor.tensor_type.name for tensor in header.tensors))
+    (folder / _TYPES).write_text(json.dumps(types), encoding="utf-8")
 
 
 @contextmanager

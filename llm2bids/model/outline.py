@@ -9,39 +9,26 @@ import torch
 
 from llm2bids.exceptions import ModelError
 from llm2bids.model import embedded
+from llm2bids.model.architecture import auto_class
 from llm2bids.model.cache import weights_sha256
 from llm2bids.model.dequantize import cached_folder, gguf_config
 from llm2bids.model.load import DTYPES, check_dtype
-from llm2bids.model.place import EMBEDDED, OFFER, check_gguf, is_gguf, model_label
+from llm2bids.model.place import EMBEDDED, OFFER, check_gguf, is_gguf, model_label, resolve_adapter
 from llm2bids.model.sites import SiteTable, outline_sites
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class Outline:
-    """What a model is before its weights are there.
-
-    Parameters
-    ----------
-    name, label : str
-        As in :class:`llm2bids.model.load.LoadedModel`.
-    config : transformers.PreTrainedConfig
-        Its configuration.
-    sites : SiteTable
-        What can be recorded.
-    dtype : str
-        Type that it would run in.
-    n_parameters : int
-        Numbers in its weights, tied ones once.
-    n_vocabulary : int
-        Rows of its vocabulary.
-    """
+    """What a model is before its weights are there."""
 
     name: str
     label: str
     config: Any = field(repr=False)
     sites: SiteTable = field(repr=False)
     dtype: str
+    """Type that it would run in."""
     n_parameters: int
+    """Numbers in its weights, tied ones once."""
     n_vocabulary: int
 
     @property
@@ -56,44 +43,26 @@ def outline(
     dtype: str = "auto",
     revision: str | None = None,
     trust_remote_code: bool = False,
+    adapter: str | Path | None = None,
 ) -> Outline:
     """Work out what a model records, from its configuration alone.
 
-    Parameters
-    ----------
-    name_or_path : str or Path
-        As :func:`llm2bids.model.load.load_model` takes it; of a hub model only ``config.json`` is
-        fetched, of a GGUF file only the header is read, a folder needs no weights.
-    dtype : {"auto", "float32", "float16", "bfloat16"}
-        Type that it would run in.
-    revision : str, optional
-        Branch, tag or commit on the hub.
-    trust_remote_code : bool
-        Whether code that comes with the model may run.
-
-    Returns
-    -------
-    Outline
-        Sites, number of parameters, configuration.
-
-    Raises
-    ------
-    UsageError
-        If `dtype` is unknown.
-    ModelError
-        If there is no such model, it is no causal language model, or its architecture cannot run
-        on shapes alone.
+    Of a hub model only ``config.json`` is fetched, of a GGUF file only the header is read, a folder
+    needs no weights, and an adapter changes nothing.
     """
-    from transformers import AutoModelForCausalLM
-
     chosen = check_dtype(dtype)
-    config, name = _read_config(str(name_or_path), revision, trust_remote_code)
+    base, base_revision, merged = resolve_adapter(str(name_or_path), adapter)
+    config, name = _read_config(base, base_revision or revision, trust_remote_code)
+    label = model_label(base)
+    if merged is not None:
+        name, label = merged.name_of(name), merged.label_of(label)
     config = copy.deepcopy(config)
+    auto = auto_class(config, base, trust_remote_code=trust_remote_code)
     if hasattr(config, "quantization_config"):  # a property of the weights' file
         del config.quantization_config
     try:
         with torch.device("meta"):
-            model = AutoModelForCausalLM.from_config(
+            model = auto.from_config(
                 config,
                 dtype=torch.float32,
                 attn_implementation="eager",  # the fast ones look at values of the mask
@@ -113,7 +82,7 @@ def outline(
     stored = getattr(config, "dtype", None) or torch.float32
     return Outline(
         name=name,
-        label=model_label(str(name_or_path)),
+        label=label,
         config=config,
         sites=outline_sites(model, name),
         dtype=str(stored if isinstance(chosen, str) else chosen).removeprefix("torch."),

@@ -2,14 +2,15 @@
 
 import json
 import re
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 from llm2bids.exceptions import ModelError
 from llm2bids.model import embedded
+from llm2bids.model.adapter import CONFIG, Adapter, check_peft, read_adapter
 from llm2bids.model.cache import weights_sha256
-from llm2bids.model.dequantize import dequantized_folder
+from llm2bids.model.dequantize import dequantized_folder, read_quantization
 from llm2bids.store.pointers import missing_content
 
 EMBEDDED = "embedded"
@@ -41,6 +42,15 @@ class Place:
     """Local weight files, whose hash is the model's; None on the hub."""
     known_sha256: str | None = None
     """Hash of the weights, where it is known beforehand."""
+    adapter: Adapter | None = None
+    """What is merged into the weights."""
+    quantization: str | None = None
+    """What a GGUF file's weights were before they were dequantized."""
+
+    @property
+    def is_on_hub(self) -> bool:
+        """Whether the model is a repository of the hub, which has revisions."""
+        return self.weights is None and self.known_sha256 is None
 
 
 def model_label(name: str) -> str:
@@ -63,12 +73,65 @@ def is_gguf(name: str | Path) -> bool:
 
 
 def locate_model(
-    name: str, revision: str | None, trust_remote_code: bool, *, dtype: str = "auto"
+    name: str,
+    revision: str | None,
+    trust_remote_code: bool,
+    *,
+    dtype: str = "auto",
+    adapter: str | Path | None = None,
 ) -> Place:
     """Decide what a name means; local paths are checked before anything is read.
 
     `dtype` is the type that a GGUF file is dequantized to.
     """
+    base, base_revision, chosen = resolve_adapter(name, adapter)
+    if chosen is not None:
+        check_peft(chosen)
+    place = _locate_base(base, base_revision or revision, trust_remote_code, dtype)
+    if chosen is None:
+        return place
+    if revision is not None and base != name:
+        raise ModelError(
+            f"{name}: an adapter, whose base model {base} has its revision in {CONFIG}; leave "
+            "--revision out, or give the base model with --model and the adapter with --adapter"
+        )
+    return replace(
+        place,
+        name=chosen.name_of(place.name),
+        label=chosen.label_of(place.label),
+        source=f"{place.source} with adapter {chosen.folder}",
+        adapter=chosen,
+    )
+
+
+def resolve_adapter(
+    name: str, adapter: str | Path | None = None
+) -> tuple[str, str | None, Adapter | None]:
+    """Tell the base model of a name, its revision, and the adapter that goes into it, if any.
+
+    An adapter is asked for by its folder (`adapter`), lies beside the weights in the model's own
+    folder, or is the whole of it: then its configuration names the base model.
+    """
+    folder = Path(name).expanduser()
+    inside = read_adapter(folder) if (folder / CONFIG).is_file() and name != EMBEDDED else None
+    if adapter is not None:
+        if inside is not None:
+            raise ModelError(
+                f"{folder}: has an adapter already ({CONFIG}); expected a model without one beside "
+                "--adapter"
+            )
+        return name, None, read_adapter(Path(adapter).expanduser())
+    if inside is None or (folder / "config.json").is_file():
+        return name, None, inside
+    if inside.base is None:
+        raise ModelError(
+            f"{folder}: an adapter ({inside.method}) whose {CONFIG} names no base model; give the "
+            "base model with --model, and the adapter with --adapter"
+        )
+    return inside.base, inside.base_revision, inside
+
+
+def _locate_base(name: str, revision: str | None, trust_remote_code: bool, dtype: str) -> Place:
     label = model_label(name)
     local: dict[str, Any] = {"local_files_only": True, "trust_remote_code": trust_remote_code}
     if name == EMBEDDED:
@@ -82,6 +145,7 @@ def locate_model(
             source=f"{embedded.DISTRIBUTION} (GGUF Q4_1, dequantized to float32)",
             keywords=local,
             known_sha256=embedded.GGUF_SHA256,
+            quantization=read_quantization(folder),
         )
     path = Path(name).expanduser()
     if is_gguf(path):
@@ -96,6 +160,7 @@ def locate_model(
             keywords=local,
             weights=(path,),
             known_sha256=digest,
+            quantization=read_quantization(folder),
         )
     if path.is_dir():
         weights = checkpoint_files(path)
@@ -139,7 +204,6 @@ def checkpoint_files(folder: Path) -> tuple[Path, ...]:
         reason = missing_content(path) if relevant and not path.name.startswith(".") else ""
         if reason:
             raise ModelError(f"{path}: {reason}")
-    _refuse_adapter(folder)
     if not (folder / "config.json").is_file():
         raise ModelError(
             f"{folder}: no config.json in it; expected a model folder as `save_pretrained` writes"
@@ -183,15 +247,6 @@ def _named_weights(folder: Path) -> str | None:
             "file, or an index of some, beside it"
         )
     return str(name)
-
-
-def _refuse_adapter(folder: Path) -> None:
-    if (folder / "adapter_config.json").is_file():
-        raise ModelError(
-            f"{folder}: holds an adapter (adapter_config.json), which would not be part of the "
-            "model; merge it into its base model with peft (`merge_and_unload`) and save that, or "
-            "take the adapter out of the folder to scan the base model"
-        )
 
 
 def _shards(index: Path) -> tuple[Path, ...]:

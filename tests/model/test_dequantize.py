@@ -30,6 +30,7 @@ def small(tmp_path, monkeypatch, tiny_model_dir):
     def make(gguf: Path, folder: Path, dtype: str) -> None:
         made.append(folder)
         (folder / "config.json").write_text("{}")
+        (folder / "gguf_types.json").write_text("{}")
         (folder / "model.safetensors").write_bytes(b"weights" * 100)
 
     monkeypatch.setenv("LLM2BIDS_CACHE", str(tmp_path))
@@ -101,6 +102,7 @@ from pathlib import Path
 from llm2bids.model import dequantize
 def make(gguf, folder, dtype):
     time.sleep(0.5)
+    (folder / "gguf_types.json").write_text("{}")
     (folder / "config.json").write_text("{}")
     (folder / "model.safetensors").write_bytes(b"weights")
     with open(sys.argv[1], "a") as log:

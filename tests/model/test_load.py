@@ -282,16 +282,6 @@ def test_weights_that_a_model_makes_itself_may_be_there(tiny_model_dir, tmp_path
         load_model(copy)
 
 
-@pytest.mark.parametrize("alone", [False, True])
-def test_an_adapter_is_named(folder, alone):
-    (folder / "adapter_config.json").write_text(json.dumps({"peft_type": "LORA"}))
-    if alone:
-        (folder / "config.json").unlink()
-        (folder / "model.safetensors").rename(folder / "adapter_model.safetensors")
-    with pytest.raises(ModelError, match=r"holds an adapter.*merge"):
-        load_model(folder)
-
-
 def test_no_tokenizer(folder):
     for path in folder.glob("tokenizer*"):
         path.unlink()

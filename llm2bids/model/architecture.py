@@ -1,0 +1,46 @@
+"""Which class of transformers a configuration is loaded with: causal models, alone or wrapped."""
+
+from typing import Any
+
+from llm2bids.exceptions import ModelError
+
+
+def auto_class(config: Any, source: str, *, trust_remote_code: bool = False) -> Any:
+    """Choose the auto class that makes a configuration's model; what is not causal is refused.
+
+    A model of text and images (Gemma 3, Qwen2.5-VL, Llava, ...) is made whole: given text alone,
+    its language model runs as its own code runs it, and its vision tower is never called.
+    """
+    from transformers import AutoModelForCausalLM, AutoModelForImageTextToText
+    from transformers.models.auto import modeling_auto as names
+
+    remote = getattr(config, "auto_map", None) or {}
+    if trust_remote_code and "AutoModelForCausalLM" in remote:
+        return AutoModelForCausalLM
+    stored = set(getattr(config, "architectures", None) or [])
+    what = ", ".join(sorted(stored)) or type(config).__name__
+    wrappers = set(names.MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING_NAMES.values())
+    if getattr(config, "is_encoder_decoder", False):
+        raise ModelError(_refusal(source, what))
+    # A checkpoint trained without a causal head (BertForMaskedLM) must not be given one.
+    is_causal = not stored or stored & set(names.MODEL_FOR_CAUSAL_LM_MAPPING_NAMES.values())
+    if is_causal and type(config) in AutoModelForCausalLM._model_mapping:
+        masked = config.model_type in names.MODEL_FOR_MASKED_LM_MAPPING_NAMES
+        if masked and getattr(config, "is_decoder", None) is False:
+            raise ModelError(
+                f"model {source}: {what} with is_decoder false reads in both directions, so each "
+                "token would see those after it; expected a causal language model (its own "
+                "configuration says is_decoder true)"
+            )
+        return AutoModelForCausalLM
+    is_wrapper = not stored or stored & wrappers
+    if is_wrapper and type(config) in AutoModelForImageTextToText._model_mapping:
+        return AutoModelForImageTextToText
+    raise ModelError(_refusal(source, what))
+
+
+def _refusal(source: str, what: str) -> str:
+    return (
+        f"model {source}: {what} has no causal head, so it cannot generate text token by token; "
+        "expected a causal language model (Llama, GPT-2, OPT, Mamba, ...)"
+    )

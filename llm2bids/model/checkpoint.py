@@ -1,0 +1,73 @@
+"""The weights of a checkpoint: all that a model takes, and nothing that it leaves out."""
+
+import re
+from typing import Any
+
+import torch
+
+from llm2bids.exceptions import ModelError
+from llm2bids.model.adapter import merge_adapter
+from llm2bids.model.place import Place
+from llm2bids.model.quantization import quantization_of
+
+
+def load_weights(
+    place: Place, auto: Any, config: Any, *, dtype: torch.dtype | str, device: torch.device
+) -> Any:
+    """Load a model's weights, and merge an adapter into them."""
+    keywords: dict[str, Any] = {}
+    if quantization_of(config) is not None:  # packed weights cannot be moved everywhere later
+        keywords["device_map"] = {"": device}
+    model, info = auto.from_pretrained(
+        place.path,
+        dtype=dtype,
+        output_loading_info=True,
+        use_safetensors=True,
+        # With peft installed, transformers would put an adapter that it sees on top of the modules,
+        # which hides their outputs; it is made to look elsewhere, and the adapter is merged below.
+        adapter_kwargs={"subfolder": "no-adapter"},
+        **keywords,
+        **place.keywords,
+    )
+    _check_complete(place, model, info)
+    return model if place.adapter is None else merge_adapter(model, place.adapter)
+
+
+def _check_complete(place: Place, model: Any, info: dict[str, Any]) -> None:
+    """Refuse weights that are missing, and those that the model would leave out."""
+    missing = sorted(info["missing_keys"])
+    if missing:
+        raise ModelError(
+            f"model {place.source}: {len(missing)} weights are not in the checkpoint (first "
+            f"{missing[0]}) and would be random; expected all weights of {type(model).__name__}"
+        )
+    left_out = sorted(name for name in info["unexpected_keys"] if not _can_be_left_out(name, model))
+    if left_out:
+        raise ModelError(
+            f"model {place.source}: the checkpoint has {len(left_out)} weights that "
+            f"{type(model).__name__} does not take with this configuration ("
+            f"{', '.join(left_out[:5])}{' ...' if len(left_out) > 5 else ''}); what would be "
+            "recorded is another model: expected the config.json that was saved with the weights"
+        )
+
+
+def _can_be_left_out(name: str, model: Any) -> bool:
+    """Tell weights that a model makes itself, so that nothing is lost where it does not take them.
+
+    What an architecture leaves out on purpose (heads that draft several tokens, for instance) it
+    says itself: transformers does not report those.
+    """
+    module = name.rpartition(".")[0]
+    if re.search(r"(^|\.)rotary\w*\.(inv_freq|cos_cached|sin_cached)$|\.rotary_emb\.", name):
+        return True  # from the configuration
+    if re.search(r"\.attn\.(masked_bias|bias)$|\.attention\.(masked_bias|bias)$", name):
+        return not _has_biases(model, module)  # GPT-2's and NeoX's causal mask, kept in old files
+    return name == "lm_head.weight" and bool(model.config.get_text_config().tie_word_embeddings)
+
+
+def _has_biases(model: Any, module: str) -> bool:
+    """Whether an attention module computes by a linear layer of its own, so with a bias."""
+    try:
+        return isinstance(model.get_submodule(module), torch.nn.Linear)
+    except AttributeError:
+        return True
