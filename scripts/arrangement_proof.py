@@ -33,8 +33,8 @@ from llm2bids.inference.inputs import open_inputs
 from llm2bids.network.effects import PromptMeans
 from llm2bids.network.prompt_means import read_prompt_means
 from llm2bids.space.arrange import build_space, rearrange
-from llm2bids.space.functional import learn_cells, random_cells
-from llm2bids.space.layout import Layout
+from llm2bids.space.definition import Layout
+from llm2bids.space.functional import METHOD, learn_cells, random_space
 from llm2bids.space.smoothness import arrangement_stability, morans_i, neighbour_correlation
 from llm2bids.space.space import Space
 
@@ -136,11 +136,9 @@ def arranged(
         used = pick(means, np.isin(means.participants, people))
         conditions = np.where(used.trial_types == OFF, "off", used.trial_types).tolist()
         order = learn_cells(index, used.values, conditions, baseline="off")
-        layout = Layout(method="components", prompt_ids=tuple(used.prompt_ids.tolist()))
+        layout = Layout(method=METHOD, prompt_ids=tuple(used.prompt_ids.tolist()))
         spaces[name] = rearrange(index, order.cells, arrangement="functional", layout=layout)
-    spaces["random"] = rearrange(
-        index, random_cells(index, seed=1), arrangement="random", layout=Layout(method="random")
-    )
+    spaces["random"] = random_space(index, seed=1)
     return spaces, learned[:n_learn]
 
 

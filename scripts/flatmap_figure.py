@@ -25,8 +25,8 @@ from llm2bids.inference.inputs import open_inputs
 from llm2bids.network.effects import PromptMeans
 from llm2bids.network.prompt_means import read_prompt_means
 from llm2bids.space.arrange import rearrange
-from llm2bids.space.functional import METHODS, Method, learn_cells
-from llm2bids.space.layout import Layout
+from llm2bids.space.definition import Layout
+from llm2bids.space.functional import METHOD, learn_cells
 from llm2bids.space.smoothness import morans_i
 from llm2bids.space.space import Space
 from llm2bids.space.stat_map import unit_values
@@ -45,7 +45,6 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--task", default="pathology", help="default pathology")
     parser.add_argument("--title", help="default: the task's label")
     parser.add_argument("--learn-from", type=int, default=2, metavar="N", help="participants")
-    parser.add_argument("--arrangement-method", choices=METHODS, default=METHODS[0])
     args = parser.parse_args(arguments)
     dataset = open_dataset(args.dataset)
     labels = sorted({run.participant_label for run in dataset.runs})
@@ -55,7 +54,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return 1
     values = mean_effect(dataset, args.analysis, args.task, shown)
     means = read_prompt_means(open_inputs(args.dataset), participant_label=held_out, progress=True)
-    functional = functional_space(dataset.space, means, args.arrangement_method)
+    functional = functional_space(dataset.space, means)
     spaces = {"Index order": dataset.space, "Functional order": functional}
     for name, space in spaces.items():
         print(f"{name}: Moran's I {np.nanmedian(morans_i([values], space)):.3f}, median of panels")
@@ -82,12 +81,12 @@ def mean_effect(
     return np.asarray(np.mean(maps, axis=0))
 
 
-def functional_space(space: Space, means: PromptMeans, method: Method) -> Space:
+def functional_space(space: Space, means: PromptMeans) -> Space:
     """Arrange the units by their responses to these prompts."""
     conditions = [kind or OFF for kind in means.trial_types]
-    order = learn_cells(space, means.values, conditions, baseline=OFF, method=method)
+    order = learn_cells(space, means.values, conditions, baseline=OFF)
     layout = Layout(
-        method=method,
+        method=METHOD,
         prompt_ids=tuple(map(str, means.prompt_ids)),
         n_constant=int(order.constant.sum()),
     )

@@ -117,12 +117,6 @@ def scan() -> argparse.ArgumentParser:
         help="with --arrangement functional: prompts of each task set aside for learning (16); 0 "
         "learns from off prompts alone",
     )
-    volumes.add_argument(
-        "--arrangement-method",
-        metavar="METHOD",
-        help="with --arrangement functional: components (of the responses, over columns "
-        "and rows; default), ward (tree along a space-filling curve) or tsne (embedding, slow)",
-    )
     volumes.add_argument("--space-label", metavar="LABEL", help="default: from the model's name")
     volumes.add_argument(
         "--author",

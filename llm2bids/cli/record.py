@@ -74,7 +74,6 @@ def scan_options(args: argparse.Namespace) -> dict[str, Any]:
         "space_label": args.space_label,
         "arrangement": args.arrangement,
         "localizer_prompts": args.localizer_prompts,
-        "arrangement_method": args.arrangement_method,
         "authors": tuple(args.author or ()),
         "progress": not args.quiet,
     }

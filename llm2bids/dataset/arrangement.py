@@ -16,10 +16,10 @@ from llm2bids.dataset.settings import is_dataset
 from llm2bids.exceptions import DatasetError, SpaceError, UsageError
 from llm2bids.recording.localizer import Localizer
 from llm2bids.space.arrange import cells_of, rearrange
-from llm2bids.space.functional import Method, learn_cells, random_cells
-from llm2bids.space.layout import ARRANGEMENTS, Layout, read_layout
+from llm2bids.space.definition import ARRANGEMENTS, Layout, read_layout
+from llm2bids.space.functional import METHOD, learn_cells
+from llm2bids.space.smoothness import Stability, split_half_stability
 from llm2bids.space.space import Space
-from llm2bids.space.split_half import Stability, split_half_stability
 from llm2bids.store.commit import Staging
 from llm2bids.store.json import read_json, to_json
 from llm2bids.store.tables import read_table, to_numbers, write_table
@@ -110,11 +110,10 @@ def learned_space(
     localizer: Localizer,
     *,
     baseline: str,
-    method: Method = "components",
     n_jobs: int = 1,
 ) -> tuple[Space, Stability | None]:
     """Arrange a space by the responses to a localizer."""
-    how: dict[str, Any] = {"baseline": baseline, "method": method, "n_jobs": n_jobs}
+    how: dict[str, Any] = {"baseline": baseline, "n_jobs": n_jobs}
     order = learn_cells(space, localizer.means, localizer.conditions, **how)
     constant = np.flatnonzero(order.constant)
     if constant.size:
@@ -125,19 +124,13 @@ def learned_space(
             " ..." if constant.size > MOST_NAMED else "",
         )
     layout = Layout(
-        method=method,
+        method=METHOD,
         prompt_ids=localizer.prompt_ids,
         n_tokens=localizer.n_tokens,
         n_constant=constant.size,
     )
     made = rearrange(space, order.cells, arrangement="functional", layout=layout)
     return made, split_half_stability(space, localizer.means, localizer.conditions, **how)
-
-
-def shuffled_space(space: Space, *, seed: int) -> Space:
-    """Shuffle the units of each panel of a space."""
-    cells = random_cells(space, seed=seed)
-    return rearrange(space, cells, arrangement="random", layout=Layout(method="random"))
 
 
 def write_arrangement(stage: Staging, space: Space, stability: Stability | None = None) -> None:

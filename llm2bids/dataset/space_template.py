@@ -16,8 +16,8 @@ from llm2bids.exceptions import DatasetError, SpaceError
 from llm2bids.recording.calibration import Calibration
 from llm2bids.space.atlas import Atlas, head_atlas, site_atlas
 from llm2bids.space.grid import open_image
+from llm2bids.space.smoothness import Stability
 from llm2bids.space.space import Space
-from llm2bids.space.split_half import Stability
 from llm2bids.store.commit import Staging
 from llm2bids.store.files import inside
 from llm2bids.store.json import read_json, to_json

@@ -49,8 +49,8 @@ from llm2bids.paradigm.prompts import load_banks
 from llm2bids.paradigm.task import Paradigm, Prompt
 from llm2bids.recording.calibration import Calibration
 from llm2bids.recording.record import Recording
+from llm2bids.space.smoothness import Stability
 from llm2bids.space.space import Space, VolumeDtype
-from llm2bids.space.split_half import Stability
 from llm2bids.store.commit import HIDDEN, Staging, check_space, clear_staging, recover, staging
 from llm2bids.store.json import read_json, to_json
 from llm2bids.store.lock import DatasetLock

@@ -14,9 +14,8 @@ from llm2bids.report.layers import roles_of
 from llm2bids.report.maps import GroupMap
 from llm2bids.report.section import Missing, Section, missing, render
 from llm2bids.report.sources import Sources
-from llm2bids.space.arrange import index_space, rearrange
-from llm2bids.space.functional import random_cells
-from llm2bids.space.layout import Layout
+from llm2bids.space.arrange import index_space
+from llm2bids.space.functional import random_space
 from llm2bids.space.smoothness import morans_i, neighbour_correlation
 from llm2bids.space.space import Space
 
@@ -72,10 +71,7 @@ def stability_part(dataset: Dataset) -> Markup:
 def space_orders(space: Space) -> dict[str, Space]:
     """Arrange the units of a space as they are, natively, and at random."""
     plain = space if space.arrangement == "index" else index_space(space)
-    shuffled = rearrange(
-        plain, random_cells(plain, seed=0), arrangement="random", layout=Layout(method="random")
-    )
-    return {space.arrangement: space, "index": plain} | {"random": shuffled}
+    return {space.arrangement: space, "index": plain, "random": random_space(plain, seed=0)}
 
 
 def moran_table(values: npt.NDArray[np.float64], orders: Mapping[str, Space]) -> pd.DataFrame:

@@ -13,17 +13,17 @@ from llm2bids.dataset.arrangement import (
     Given,
     learned_space,
     read_given,
-    shuffled_space,
 )
-from llm2bids.exceptions import UsageError
+from llm2bids.dataset.settings import is_dataset, read_settings
+from llm2bids.exceptions import DatasetError, UsageError
 from llm2bids.paradigm.seed import derive_seed
 from llm2bids.recording.batches import OnToken
 from llm2bids.recording.draw import Scan
 from llm2bids.recording.localizer import scan_localizer
-from llm2bids.space.functional import FEWEST_PROMPTS, METHODS, Method, check_widths
-from llm2bids.space.layout import ARRANGEMENTS
+from llm2bids.space.definition import ARRANGEMENTS
+from llm2bids.space.functional import FEWEST_PROMPTS, METHOD, check_widths, random_space
+from llm2bids.space.smoothness import Stability
 from llm2bids.space.space import Space
-from llm2bids.space.split_half import Stability
 
 if TYPE_CHECKING:
     from llm2bids.model.load import LoadedModel
@@ -35,7 +35,7 @@ PARALLEL_FROM = 50_000
 """Units from which on panels are arranged in several processes; fewer are done in one sooner."""
 
 MOST_PROCESSES = 4
-"""Processes that arrange panels: with Ward's tree each may hold 2 GB."""
+"""Processes that arrange panels."""
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -44,7 +44,6 @@ class Choice:
 
     name: str  # ``index``, ``functional`` or ``random``
     localizer_prompts: int | None = None  # prompts of each task's bank in the localizer
-    method: Method = "components"
     given: Given | None = None
 
     @property
@@ -56,38 +55,36 @@ class Choice:
         if self.localizer_prompts is not None:
             entries["localizer_prompts"] = self.localizer_prompts
         if self.name == "functional":
-            entries["arrangement_method"] = self.method
+            entries["arrangement_method"] = METHOD
         if self.given is not None:
             entries["arrangement_sha256"] = self.given.sha256
         return entries
 
 
-def choose_arrangement(
-    arrangement: str | Path, localizer_prompts: int | None, method: str | None = None
-) -> Choice:
+def choose_arrangement(arrangement: str | Path, localizer_prompts: int | None) -> Choice:
     """Read what was asked for."""
     if arrangement != "functional" and localizer_prompts is not None:
         raise UsageError(
             f"localizer_prompts (--localizer-prompts) is {localizer_prompts} in {arrangement} "
             "arrangement, which has no localizer; leave it out, or take --arrangement functional"
         )
-    if arrangement != "functional" and method is not None:
-        raise UsageError(
-            f"arrangement_method (--arrangement-method) is {method} in {arrangement} arrangement, "
-            "in which nothing is learned; leave it out, or take --arrangement functional"
-        )
-    chosen = next((name for name in METHODS if name == (method or "components")), None)
-    if chosen is None:
-        raise UsageError(
-            f"arrangement_method (--arrangement-method) is {method}; expected "
-            f"{' or '.join(METHODS)}"
-        )
     if arrangement == "functional":
         number = LOCALIZER_PROMPTS if localizer_prompts is None else localizer_prompts
-        return Choice(name="functional", localizer_prompts=number, method=chosen)
+        return Choice(name="functional", localizer_prompts=number)
     if arrangement in ARRANGEMENTS:
         return Choice(name=str(arrangement))
     return Choice(name="given", given=read_given(Path(arrangement)))
+
+
+def refuse_old_method(bids_dir: Path) -> None:
+    """Refuse to record on in an order that older versions learned by another method."""
+    method = read_settings(bids_dir).get("arrangement_method") if is_dataset(bids_dir) else None
+    if method not in (None, METHOD):
+        raise DatasetError(
+            f"{bids_dir}: its functional arrangement was learned by {method}, which is no longer "
+            "offered; it can be read and analysed, but not recorded on: record a new dataset "
+            f"(--arrangement {bids_dir} takes the same order)"
+        )
 
 
 def check_localizer(choice: Choice, scan: Scan, sites: Sequence["Site"]) -> None:
@@ -105,7 +102,7 @@ def check_localizer(choice: Choice, scan: Scan, sites: Sequence["Site"]) -> None
             "with 2 or more off prompts and none or 2 of each task: raise calibration_prompts in "
             "the paradigm or --localizer-prompts"
         )
-    check_widths(sites, choice.method)
+    check_widths(sites)
 
 
 def arranged_space(
@@ -122,7 +119,7 @@ def arranged_space(
     if choice.given is not None:
         return choice.given.apply(space), choice.given.stability
     if choice.name == "random":
-        return shuffled_space(space, seed=derive_seed(scan.seed, "arrangement")), None
+        return random_space(space, seed=derive_seed(scan.seed, "arrangement")), None
     if choice.name == "index":
         return space, None
     localizer = scan_localizer(
@@ -136,14 +133,12 @@ def arranged_space(
         keep_first=keep_first,
         on_token=on_token,
     )
-    slow = choice.method == "tsne" or space.n_units > PARALLEL_FROM
     began = time.perf_counter()
     made, stability = learned_space(
         space,
         localizer,
         baseline=scan.paradigm.baseline,
-        method=choice.method,
-        n_jobs=min(os.cpu_count() or 1, MOST_PROCESSES) if slow else 1,
+        n_jobs=min(os.cpu_count() or 1, MOST_PROCESSES) if space.n_units > PARALLEL_FROM else 1,
     )
     log.info("arranged %s units in %.1f s", f"{space.n_units:,}", time.perf_counter() - began)
     return made, stability

@@ -218,14 +218,13 @@ def plan(
     space_label: str | None = None,
     arrangement: str | Path = "index",
     localizer_prompts: int | None = None,
-    arrangement_method: str | None = None,
     time: bool = True,
 ) -> Plan:
     """Work out what a scan will take, without the model's weights."""
     from llm2bids.model.outline import outline as outline_of
     from llm2bids.model.sites import select_sites
 
-    choice = choose_arrangement(arrangement, localizer_prompts, arrangement_method)
+    choice = choose_arrangement(arrangement, localizer_prompts)
     scan = draw_scan(
         paradigm,
         n_participants=n_participants,

@@ -22,7 +22,13 @@ from llm2bids.recording.record import Recording, group_runs, record_runs
 from llm2bids.recording.replay import replay_run
 from llm2bids.recording.trials import first_step, prompt_tokens
 from llm2bids.scan.answers import Answers, read_answers
-from llm2bids.scan.arrangement import Choice, arranged_space, check_localizer, choose_arrangement
+from llm2bids.scan.arrangement import (
+    Choice,
+    arranged_space,
+    check_localizer,
+    choose_arrangement,
+    refuse_old_method,
+)
 from llm2bids.scan.background import Background
 from llm2bids.space.arrange import build_space
 from llm2bids.space.space import VolumeDtype
@@ -73,7 +79,6 @@ def record(
     overwrite: bool = False,
     arrangement: str | Path = "index",
     localizer_prompts: int | None = None,
-    arrangement_method: str | None = None,
 ) -> Dataset:
     """Scan a model: write a BIDS dataset, go on with one, or add participants to it.
 
@@ -124,9 +129,6 @@ def record(
     localizer_prompts : int, optional
         Prompts of each task's bank that are set aside for learning, 16 by default; 0 learns from
         off prompts alone.
-    arrangement_method : {"components", "ward", "tsne"}, optional
-        How functional arrangement places units: by principal components (default), a tree along a
-        space-filling curve, or a t-SNE embedding, which is slow.
 
     Returns
     -------
@@ -140,7 +142,7 @@ def record(
         finished before stay.
     """
     bids_dir = Path(bids_dir)
-    choice = choose_arrangement(arrangement, localizer_prompts, arrangement_method)
+    choice = choose_arrangement(arrangement, localizer_prompts)
     scan = draw_scan(
         paradigm,
         n_participants=n_participants,
@@ -155,6 +157,7 @@ def record(
     if share_prompts(scan.designs).between_participants:
         log.warning("%s", SHARED_PROMPTS)
     DatasetWriter.check_target(bids_dir)
+    refuse_old_method(bids_dir)
     loaded, chosen, exactness = _load(
         model,
         sites=sites,

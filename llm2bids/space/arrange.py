@@ -11,7 +11,7 @@ import numpy.typing as npt
 
 from llm2bids.exceptions import SpaceError
 from llm2bids.model.units import Site
-from llm2bids.space.layout import Layout
+from llm2bids.space.definition import Layout
 from llm2bids.space.panels import Box, pack, panel_box, panel_offsets, shelve
 from llm2bids.space.space import GREY, WHITE, Space
 

@@ -1,6 +1,7 @@
-"""The grid that metadata of a space describe, checked before anything is made of it."""
+"""What metadata of a space say, checked before anything is made of it: its grid and arrangement."""
 
 from collections.abc import Mapping
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -8,42 +9,74 @@ import numpy.typing as npt
 
 from llm2bids.exceptions import SpaceError
 
-MOST_VOXELS = 1000
+ARRANGEMENTS = ("index", "functional", "random")
+"""Arrangements that a space can have: native order, by responses, shuffled within each panel."""
+
+_MOST_VOXELS = 1000
 """Most voxels for each unit, beside a million: metadata that claim more are refused unread."""
 
-NEEDED = ("label", "shape", "affine", "brain_box", "arrangement", "model_name", "weights_sha256")
-"""Entries that metadata of a space must have."""
+_NEEDED = ("label", "shape", "affine", "brain_box", "arrangement", "model_name", "weights_sha256")
 
 Shape = tuple[int, int, int]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Layout:
+    """How the units of a space came to their voxels, where it is not native order."""
+
+    method: str  # ``components`` or ``random``; ``ward`` or ``tsne`` in older datasets
+    prompt_ids: tuple[str, ...] = ()  # the localizer's; maps of the same prompts are circular
+    n_tokens: int = 0  # of the localizer
+    n_constant: int = 0  # units that did not vary in the localizer
+
+    def metadata(self) -> dict[str, Any]:
+        """Say it in JSON's types."""
+        return {
+            "method": self.method,
+            "prompt_ids": list(self.prompt_ids),
+            "n_tokens": self.n_tokens,
+            "n_constant": self.n_constant,
+        }
+
+
+def read_layout(arrangement: str, about: object) -> Layout | None:
+    """Read what `Layout.metadata` wrote; None in index arrangement."""
+    if arrangement not in ARRANGEMENTS:
+        raise SpaceError(f"arrangement {arrangement!r}: expected one of {', '.join(ARRANGEMENTS)}")
+    if about is None and arrangement == "index":
+        return None
+    if not isinstance(about, Mapping) or arrangement == "index":
+        raise SpaceError(
+            f"metadata of the space: layout is a {type(about).__name__} in {arrangement} "
+            "arrangement; expected an object with the method and the prompts that it was learned "
+            "from, and none in index arrangement: restore the metadata"
+        )
+    ids = about.get("prompt_ids")
+    counts = [about.get("n_tokens"), about.get("n_constant")]
+    if (
+        not isinstance(about.get("method"), str)
+        or not isinstance(ids, list)
+        or not all(isinstance(name, str) for name in ids)
+        or any(isinstance(n, bool) or not isinstance(n, int) or n < 0 for n in counts)
+    ):
+        raise SpaceError(
+            f"metadata of the space: layout has {', '.join(map(str, about)) or 'nothing'}; "
+            "expected method (text), prompt_ids (list of texts), n_tokens and n_constant (whole "
+            "numbers): restore the metadata"
+        )
+    return Layout(
+        method=about["method"],
+        prompt_ids=tuple(ids),
+        n_tokens=about["n_tokens"],
+        n_constant=about["n_constant"],
+    )
 
 
 def read_grid(
     metadata: Mapping[str, Any], *, n_units: int
 ) -> tuple[Shape, tuple[slice, ...], npt.NDArray[np.float64]]:
-    """Read shape, brain box and affine.
-
-    Parameters
-    ----------
-    metadata : mapping
-        As from `llm2bids.space.space.Space.metadata`.
-    n_units : int
-        Units of the space.
-
-    Returns
-    -------
-    shape : tuple of int
-        The grid.
-    box : tuple of slice
-        The brain on each axis.
-    affine : ndarray of float64, shape (4, 4)
-        Voxel to world in millimetres.
-
-    Raises
-    ------
-    SpaceError
-        If an entry is missing, is no number, or no arrangement makes such a grid.
-    """
-    missing = [key for key in NEEDED if key not in metadata]
+    """Read the shape of the grid, the box of the brain and the affine (4, 4)."""
+    missing = [key for key in _NEEDED if key not in metadata]
     if missing:
         raise SpaceError(f"metadata of the space lack {', '.join(missing)}; write them anew")
     try:
@@ -55,7 +88,7 @@ def read_grid(
             f"shape, affine or brain_box of space {metadata['label']} are not numbers of a "
             f"three-dimensional grid ({error}); write the metadata anew"
         ) from None
-    if min(n_x, n_y, n_z) < 1 or n_x * n_y * n_z > 1_000_000 + MOST_VOXELS * n_units:
+    if min(n_x, n_y, n_z) < 1 or n_x * n_y * n_z > 1_000_000 + _MOST_VOXELS * n_units:
         raise SpaceError(
             f"space {metadata['label']} has the grid {(n_x, n_y, n_z)} for {n_units} "
             "units; no arrangement makes that: write the metadata anew"

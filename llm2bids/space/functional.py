@@ -1,56 +1,51 @@
 """A functional arrangement: units whose responses are alike lie side by side in their panel."""
 
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from typing import Final, Literal, get_args
+from typing import Final
 
 import numpy as np
 import numpy.typing as npt
 from joblib import Parallel, delayed
-from scipy.cluster.hierarchy import leaves_list, linkage
 
 from llm2bids.exceptions import SpaceError
 from llm2bids.model.units import Site
-from llm2bids.space.curve import hilbert_cells
-from llm2bids.space.embedding import planar_order
+from llm2bids.space.arrange import rearrange
+from llm2bids.space.definition import Layout
 from llm2bids.space.space import Space
 
-Method = Literal["components", "ward", "tsne"]
-"""Principal components over columns and rows; leaves of Ward's tree along a Hilbert curve; a t-SNE
-embedding assigned to the cells."""
-
-METHODS: Final[tuple[Method, ...]] = get_args(Method)
+METHOD: Final = "components"
+"""Name of the method in settings and layouts; datasets of older versions have ``ward`` or ``tsne``
+too, and stay readable."""
 
 FEWEST_PROMPTS: Final = 16
 """Prompts that a localizer must have. From fewer, chance likeness decides the order."""
 
-FEWEST_TASKS: Final = 2
+_FEWEST_TASKS: Final = 2
 """Conditions besides the baseline from which on contrasts are what units are compared by."""
 
-WIDEST: Final[dict[Method, int]] = {"components": 262_144, "ward": 16_384, "tsne": 4_096}
-"""Units of the widest panel: distances of all pairs take 2 GB with ward, and time goes with the
-cube of the width with tsne."""
+_WIDEST: Final = 262_144
+"""Units of the widest panel: up to here a panel takes seconds."""
+
+_ROUNDS: Final = 200
+"""Rounds of swaps, fewer for fewer units. In each, every cell of one colour of the chessboard is
+offered one swap."""
+
+_REACH: Final = 8
+"""Cells on a side of the squares within which swaps are offered."""
 
 Cells = npt.NDArray[np.int32]
 Floats = npt.NDArray[np.float32]
+_Step = tuple[int, int]
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class LearnedOrder:
-    """Where a localizer puts every unit.
+    """Where a localizer puts every unit."""
 
-    Parameters
-    ----------
-    cells : ndarray of int32, shape (n_units,)
-        The unit in whose voxel of index order each unit lies: a permutation within each site, and
-        within each head.
-    constant : ndarray of bool, shape (n_units,)
-        Units that did not vary over the localizer's prompts; they come last on the curve.
-    """
-
-    cells: Cells
-    constant: npt.NDArray[np.bool_]
+    cells: Cells  # (n_units,): the unit in whose voxel of index order each unit lies
+    constant: npt.NDArray[np.bool_]  # (n_units,): did not vary in the localizer, and come last
 
 
 def learn_cells(
@@ -59,57 +54,18 @@ def learn_cells(
     conditions: Sequence[str],
     *,
     baseline: str,
-    method: Method = "components",
     n_jobs: int = 1,
 ) -> LearnedOrder:
-    """Give units with similar responses neighbouring cells, within each panel.
+    """Place units by responses (n_prompts, n_units): alike side by side, within panel or head.
 
-    With ``components``, the units of a panel are sorted into columns by the first principal
-    component of their responses, and within columns by the second; with ``tsne``, they are embedded
-    in the plane and assigned to cells; swaps of two units follow in both, see
-    `llm2bids.space.embedding.planar_order`. With ``ward``, they are sorted by the leaves of Ward's
-    tree over their responses, and laid along a Hilbert curve through the panel.
-
-    A unit's responses are the contrasts of each condition against the baseline, in standard
-    deviations within conditions; with fewer than `FEWEST_TASKS` conditions besides the baseline,
-    its standardised prompt means.
-
-    Attention heads stay rectangles in their place, so that head atlas and labels hold: units are
-    arranged within each head. The residual stream has one order for all layers, learned from all
-    of them together: depth lines up, and a column of voxels is one coordinate of the stream.
-
-    Parameters
-    ----------
-    space : Space
-        In index arrangement.
-    responses : ndarray of float32, shape (n_prompts, n_units)
-        Mean response of each unit to each prompt of the localizer.
-    conditions : sequence of str, length n_prompts
-        Condition of each prompt.
-    baseline : str
-        The condition of the off prompts.
-    method : {"components", "ward", "tsne"}
-        How units are placed.
-    n_jobs : int
-        Processes.
-
-    Returns
-    -------
-    LearnedOrder
-        A permutation within each site.
-
-    Raises
-    ------
-    SpaceError
-        If the space is not in index arrangement, the localizer is too short or not finite, or a
-        panel is too wide.
-
-    References
-    ----------
-    Ward (1963), Journal of the American Statistical Association 58:236.
+    A unit is described by the contrast of each condition with the baseline, in standard deviations
+    within conditions; with fewer than two conditions besides the baseline, by its standardised
+    prompt means. Heads stay rectangles in their place, so that head atlas and labels hold. The
+    residual stream has one order for all layers, learned from all: depth lines up, and a column of
+    voxels is one coordinate of the stream.
     """
     _check(space, responses, conditions, baseline)
-    check_widths(space.sites, method)
+    check_widths(space.sites)
     tasks = [
         (first, size, [space.site_slices[site.name].start for site in group])
         for group in _groups(space.sites)
@@ -122,7 +78,6 @@ def learn_cells(
             np.concatenate([features[:, start + first : start + first + size] for start in starts]),
             space.voxels[starts[0] + first : starts[0] + first + size],
             np.all([constant[start + first : start + first + size] for start in starts], axis=0),
-            method,
         )
         for first, size, starts in tasks
     )
@@ -134,22 +89,7 @@ def learn_cells(
 
 
 def random_cells(space: Space, *, seed: int) -> Cells:
-    """Shuffle the units of each panel, and of each head: the control for what an order does.
-
-    The residual stream has one order for all layers, as in the functional arrangement.
-
-    Parameters
-    ----------
-    space : Space
-        In index arrangement.
-    seed : int
-        Of the shuffles.
-
-    Returns
-    -------
-    ndarray of int32, shape (n_units,)
-        As `LearnedOrder.cells`.
-    """
+    """Shuffle the units of each panel, and of each head: the control for what an order does."""
     rng = np.random.default_rng(seed)
     cells = np.arange(space.n_units, dtype=np.int32)
     for group in _groups(space.sites):
@@ -159,6 +99,23 @@ def random_cells(space: Space, *, seed: int) -> Cells:
                 start = space.site_slices[site.name].start + first
                 cells[start : start + size] = start + order
     return cells
+
+
+def random_space(space: Space, *, seed: int) -> Space:
+    """Arrange a space in index arrangement at random."""
+    cells = random_cells(space, seed=seed)
+    return rearrange(space, cells, arrangement="random", layout=Layout(method="random"))
+
+
+def check_widths(sites: Sequence[Site]) -> None:
+    """Refuse panels that are too wide, before a localizer is scanned."""
+    for site in sites:
+        if max(size for _, size in _blocks(site)) > _WIDEST:
+            raise SpaceError(
+                f"site {site.name} has {site.width:,} units; a functional arrangement takes up to "
+                f"{_WIDEST:,} in a panel: leave the site out with --sites, or record in index "
+                "arrangement"
+            )
 
 
 def _check(space: Space, responses: Floats, conditions: Sequence[str], baseline: str) -> None:
@@ -184,31 +141,6 @@ def _check(space: Space, responses: Floats, conditions: Sequence[str], baseline:
     if not np.isfinite(responses).all():
         unit = int(np.flatnonzero(~np.isfinite(responses).all(axis=0))[0])
         raise SpaceError(f"localizer: responses of {space.address_of(unit)} are not finite")
-
-
-def check_widths(sites: Sequence[Site], method: Method = "components") -> None:
-    """Refuse panels that are too wide, before a localizer is scanned.
-
-    Parameters
-    ----------
-    sites : sequence of Site
-        What is to be arranged.
-    method : {"components", "ward", "tsne"}
-        How units are placed.
-
-    Raises
-    ------
-    SpaceError
-        If a panel (or head) has more units than the method takes; the message names the site.
-    """
-    for site in sites:
-        if max(size for _, size in _blocks(site)) > WIDEST[method]:
-            raise SpaceError(
-                f"site {site.name} has {site.width:,} units; a functional arrangement by {method} "
-                f"takes up to {WIDEST[method]:,} in a panel: leave the site out with --sites, "
-                f"{'' if method == 'components' else 'take --arrangement-method components, '}or "
-                "record in index arrangement"
-            )
 
 
 def _groups(sites: Sequence[Site]) -> list[list[Site]]:
@@ -237,7 +169,7 @@ def _features(
     for name in names:
         within[conditions == name] -= means[name]
     tasks = [name for name in names if name != baseline]
-    contrasts = len(tasks) >= FEWEST_TASKS
+    contrasts = len(tasks) >= _FEWEST_TASKS
     spread = within if contrasts else responses - responses.mean(axis=0)
     sd = np.sqrt(np.einsum("ij,ij->j", spread, spread) / len(responses))
     size = np.abs(responses).max(axis=0)
@@ -247,25 +179,16 @@ def _features(
 
 
 def _place_block(
-    features: Floats,
-    voxels: npt.NDArray[np.int32],
-    constant: npt.NDArray[np.bool_],
-    method: Method,
+    features: Floats, voxels: npt.NDArray[np.int32], constant: npt.NDArray[np.bool_]
 ) -> Cells:
-    """Give each unit of a block the cell of a unit."""
-    curve = curve_order(voxels)
+    """Give each unit of a block the cell of a unit, from features (n_features, n_units)."""
+    walk = _curve_order(voxels)
     order = np.empty(len(voxels), dtype=np.int32)
     varying = np.flatnonzero(~constant)
-    order[constant] = curve[varying.size :]
-    free = curve[: varying.size]
-    if method != "ward" and varying.size:
-        places = _unfolded(voxels[free])
-        order[varying] = free[planar_order(features[:, varying].T, places, method=method)]
-        return order
-    if varying.size > 2:
-        tree = linkage(features[:, varying].T, method="ward")
-        varying = varying[leaves_list(tree)]
-    order[varying] = free
+    order[constant] = walk[varying.size :]
+    free = walk[: varying.size]
+    if varying.size:
+        order[varying] = free[_planar_order(features[:, varying].T, _unfolded(voxels[free]))]
     return order
 
 
@@ -276,23 +199,124 @@ def _unfolded(voxels: npt.NDArray[np.int32]) -> npt.NDArray[np.int32]:
     return np.asarray(places[:, :2])
 
 
-def curve_order(voxels: npt.NDArray[np.int32]) -> npt.NDArray[np.int32]:
-    """Order the voxels of a panel along a Hilbert curve, slice after slice.
+def _planar_order(features: Floats, places: npt.NDArray[np.int32]) -> Cells:
+    """Give each unit a cell by features (n_units, n_features), places (n_units, 2) of the cells.
 
-    Parameters
-    ----------
-    voxels : ndarray of int32, shape (n_units, 3)
-        Voxels of a panel or of a head.
+    By principal components first; then swaps of two units lower the squared feature distance
+    between neighbouring cells, as long as they can.
+    """
+    if len(features) < 4 or not np.ptp(features, axis=0).any():  # no map to make
+        return np.arange(len(features), dtype=np.int32)
+    return _refined(_by_components(features, places), features, places)
 
-    Returns
-    -------
-    ndarray of int32, shape (n_units,)
-        Indices into `voxels` in the order of the walk.
+
+def _by_components(features: Floats, places: npt.NDArray[np.int32]) -> Cells:
+    """Sort units into columns by the first principal component, within columns by the second."""
+    centred = features.astype(np.float64) - features.mean(axis=0, dtype=np.float64)
+    _, vectors = np.linalg.eigh(centred.T @ centred)  # ascending; features are few, units many
+    axes = vectors[:, :-3:-1]
+    axes *= np.sign(axes[np.abs(axes).argmax(axis=0), np.arange(axes.shape[1])])
+    points = centred @ axes
+    cells_in_order = np.lexsort((places[:, 1], places[:, 0]))
+    units_in_order = np.argsort(points[:, 0], kind="stable")
+    column = np.empty(len(places), dtype=np.int32)
+    column[units_in_order] = places[cells_in_order, 0]
+    order = np.empty(len(places), dtype=np.int32)
+    order[np.lexsort((points[:, -1], column))] = cells_in_order
+    return order
+
+
+def _refined(cells: Cells, features: Floats, places: npt.NDArray[np.int32]) -> Cells:
+    """Swap units of cells of one colour of the chessboard, which never are neighbours.
+
+    What surrounds these cells does not change in a round, so all swaps that are gains by
+    themselves are gains together, and the cost falls from round to round.
+    """
+    rng = np.random.default_rng(0)
+    unit_at = np.empty_like(cells)
+    unit_at[cells] = np.arange(len(cells), dtype=np.int32)
+    around = _neighbours(places)
+    n_around = (around >= 0).sum(axis=1)
+    color = places.sum(axis=1) % 2
+    nobody = np.zeros((1, features.shape[1]), dtype=features.dtype)
+    there = np.concatenate([features[unit_at], nobody])  # around is -1, the last row, at an edge
+    for number in range(min(_ROUNDS, len(cells))):
+        chosen = np.flatnonzero(color == number % 2)
+        squares = (places[chosen] + rng.integers(0, _REACH, 2)) // _REACH
+        chosen = chosen[np.lexsort((rng.random(chosen.size), squares[:, 0], squares[:, 1]))]
+        one, two = chosen[: chosen.size // 2 * 2].reshape(-1, 2).T
+        change = there[two] - there[one]
+        pull = there[around[one]].sum(axis=1) - there[around[two]].sum(axis=1)
+        squared = (there[two] ** 2).sum(axis=1) - (there[one] ** 2).sum(axis=1)
+        crowd = n_around[one] - n_around[two]
+        gains = crowd * squared - 2 * (change * pull).sum(axis=1) < -1e-6
+        one, two = one[gains], two[gains]
+        unit_at[one], unit_at[two] = unit_at[two], unit_at[one]
+        there[one], there[two] = there[two], there[one]
+    refined = np.empty_like(cells)
+    refined[unit_at] = np.arange(len(cells), dtype=np.int32)
+    return refined
+
+
+def _neighbours(places: npt.NDArray[np.int32]) -> npt.NDArray[np.int32]:
+    """List the cells that share an edge with each, shape (n_cells, 4); -1 where there is none."""
+    columns, rows = places.max(axis=0) + 1
+    board = np.full((columns + 2, rows + 2), -1, dtype=np.int32)
+    x, y = (places + 1).T
+    board[x, y] = np.arange(len(places), dtype=np.int32)
+    return np.stack([board[x - 1, y], board[x + 1, y], board[x, y - 1], board[x, y + 1]], axis=1)
+
+
+def _curve_order(voxels: npt.NDArray[np.int32]) -> npt.NDArray[np.int32]:
+    """List the voxels of a panel along a Hilbert curve, slice after slice.
+
+    Constant units take the end of the curve, and swaps are drawn in its order: another numbering
+    would serve, but give other bytes for the same seed.
     """
     corner = voxels.min(axis=0)
     columns, rows, depth = (voxels.max(axis=0) - corner + 1).tolist()
-    walk = hilbert_cells(columns, rows)
+    along, across = (columns, 0), (0, rows)
+    steps = _walk((0, 0), along, across) if columns >= rows else _walk((0, 0), across, along)
+    walk = np.array(list(steps), dtype=np.int32)
     at = np.full((columns, rows, depth), -1, dtype=np.int32)
     at[tuple((voxels - corner).T)] = np.arange(len(voxels), dtype=np.int32)
     order = at[walk[:, 0], walk[:, 1]].T.reshape(-1)
     return np.asarray(order[order >= 0], dtype=np.int32)
+
+
+def _walk(start: _Step, along: _Step, across: _Step) -> Iterator[_Step]:
+    """Walk the rectangle that two vectors span along a generalised Hilbert curve (Cerveny 2018)."""
+    width, height = abs(sum(along)), abs(sum(across))
+    forward, sideways = _unit(along), _unit(across)
+    if height == 1:
+        yield from (_add(start, forward, times=n) for n in range(width))
+        return
+    if width == 1:
+        yield from (_add(start, sideways, times=n) for n in range(height))
+        return
+    half, flank = _half(along), _half(across)
+    if 2 * width > 3 * height:  # long: two pieces, one after the other
+        if abs(sum(half)) % 2 and width > 2:
+            half = _add(half, forward)
+        yield from _walk(start, half, across)
+        yield from _walk(_add(start, half), _add(along, half, times=-1), across)
+        return
+    if abs(sum(flank)) % 2 and height > 2:
+        flank = _add(flank, sideways)
+    yield from _walk(start, flank, half)  # up, along, down
+    yield from _walk(_add(start, flank), along, _add(across, flank, times=-1))
+    corner = _add(_add(start, _add(along, forward, times=-1)), _add(flank, sideways, times=-1))
+    rest = _add(along, half, times=-1)
+    yield from _walk(corner, (-flank[0], -flank[1]), (-rest[0], -rest[1]))
+
+
+def _unit(vector: _Step) -> _Step:
+    return (vector[0] > 0) - (vector[0] < 0), (vector[1] > 0) - (vector[1] < 0)
+
+
+def _half(vector: _Step) -> _Step:
+    return vector[0] // 2, vector[1] // 2
+
+
+def _add(one: _Step, other: _Step, *, times: int = 1) -> _Step:
+    return one[0] + times * other[0], one[1] + times * other[1]

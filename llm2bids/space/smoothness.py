@@ -1,33 +1,37 @@
-"""How smooth maps are on the grid, and how alike two arrangements are."""
+"""How smooth maps are on the grid, and how much two arrangements agree."""
 
+from collections import Counter
 from collections.abc import Sequence
+from dataclasses import dataclass
 
 import numpy as np
 import numpy.typing as npt
 import pandas as pd
 
 from llm2bids.exceptions import SpaceError
+from llm2bids.space.arrange import rearrange
+from llm2bids.space.definition import Layout
+from llm2bids.space.functional import FEWEST_PROMPTS, METHOD, learn_cells, random_space
 from llm2bids.space.space import Space
 
 Pairs = tuple[npt.NDArray[np.intp], npt.NDArray[np.intp]]
 
 
-def grid_pairs(space: Space, distance: int = 1) -> Pairs:
-    """List the pairs of units that lie some voxels apart along x or y.
+@dataclass(frozen=True, kw_only=True)
+class Stability:
+    """How much arrangements that were learned from the halves of a localizer agree.
 
-    Parameters
-    ----------
-    space : Space
-        The space.
-    distance : int, default=1
-        Voxels; 1 lists neighbours that share a face.
-
-    Returns
-    -------
-    tuple of ndarray of int, each shape (n_pairs,)
-        First and second unit. Both are of the same site: panels are apart, but a longer step
-        would reach the next one.
+    By role, and of all panels: the correlation of pairwise grid distances (median over panels) of
+    the order from one half with that from the other (``functional``), and, for comparison, of
+    native and of random order with that from the other.
     """
+
+    n_prompts: tuple[int, int]  # of the two halves
+    correlation: dict[str, dict[str, float]]
+
+
+def grid_pairs(space: Space, distance: int = 1) -> Pairs:
+    """List pairs of units of one site that lie some voxels apart along x or y, twice (n_pairs,)."""
     site = np.repeat(np.arange(len(space.sites)), [site.width for site in space.sites])
     firsts, seconds = [], []
     for axis in range(2):
@@ -42,32 +46,11 @@ def grid_pairs(space: Space, distance: int = 1) -> Pairs:
 
 
 def morans_i(values: npt.ArrayLike, space: Space) -> npt.NDArray[np.float64]:
-    """Measure the spatial autocorrelation of maps within each panel: Moran's I.
+    """Measure Moran's I (1950) of maps (n_maps, n_units) within each panel: (n_maps, n_sites).
 
-    Neighbours share a face and a panel; all weights are 1. Without autocorrelation the expected
-    value is ``-1 / (width - 1)``. Values are centred within each panel, so that differences between
-    panels do not count.
-
-    Parameters
-    ----------
-    values : array_like, shape (n_maps, n_units)
-        Maps, units in recording order.
-    space : Space
-        Their space.
-
-    Returns
-    -------
-    ndarray of float64, shape (n_maps, n_sites)
-        NaN where a map is constant in a panel, or a panel has no neighbours.
-
-    Raises
-    ------
-    SpaceError
-        If the last axis is not the units.
-
-    References
-    ----------
-    Moran (1950), Biometrika 37:17.
+    Neighbours share a face and a panel; without autocorrelation ``-1 / (width - 1)`` is expected.
+    Values are centred in each panel, so that differences between panels do not count. NaN where a
+    map is constant or a panel has no neighbours.
     """
     maps = _checked(values, space)
     site = np.repeat(np.arange(len(space.sites)), [site.width for site in space.sites])
@@ -87,27 +70,9 @@ def morans_i(values: npt.ArrayLike, space: Space) -> npt.NDArray[np.float64]:
 def neighbour_correlation(
     responses: npt.ArrayLike, space: Space, distances: Sequence[int] = (1, 2, 4, 8)
 ) -> pd.DataFrame:
-    """Correlate the responses of units that lie some voxels apart.
+    """Correlate responses (n_observations, n_units) of units that lie some voxels apart.
 
-    Parameters
-    ----------
-    responses : array_like, shape (n_observations, n_units)
-        E.g. means of prompts that the arrangement was not learned from.
-    space : Space
-        Their space.
-    distances : sequence of int
-        Voxels along x or y.
-
-    Returns
-    -------
-    DataFrame
-        ``distance`` (int), ``n_pairs`` (int), ``correlation`` (float, mean over pairs of varying
-        units).
-
-    Raises
-    ------
-    SpaceError
-        If the last axis is not the units, or there are fewer than three observations.
+    Columns ``distance``, ``n_pairs`` and ``correlation`` (mean over pairs of varying units).
     """
     maps = _checked(responses, space)
     if len(maps) < 3:
@@ -132,28 +97,9 @@ def neighbour_correlation(
 def arrangement_stability(
     one: Space, other: Space, *, n_pairs: int = 2000, seed: int = 0
 ) -> npt.NDArray[np.float64]:
-    """Tell how much two arrangements of a model agree on which units are near.
+    """Correlate the distances of random pairs of units in two arrangements, (n_sites,).
 
-    Parameters
-    ----------
-    one, other : Space
-        Spaces of the same sites.
-    n_pairs : int
-        Pairs of units that are drawn in each panel, within a head where there are heads: these do
-        not move.
-    seed : int
-        Of the draw.
-
-    Returns
-    -------
-    ndarray of float64, shape (n_sites,)
-        Correlation of the pairs' distances on the grids; NaN in a panel (or head) of fewer than
-        three units.
-
-    Raises
-    ------
-    SpaceError
-        If the sites differ.
+    Pairs are within a head where there are heads, as these do not move; NaN below three units.
     """
     if one.sites != other.sites:
         raise SpaceError(
@@ -176,6 +122,55 @@ def arrangement_stability(
         ]
         found[index] = np.corrcoef(*distances)[0, 1]
     return found
+
+
+def split_half_stability(
+    space: Space,
+    responses: npt.NDArray[np.float32],
+    conditions: Sequence[str],
+    *,
+    baseline: str,
+    n_jobs: int = 1,
+) -> Stability | None:
+    """Learn the arrangement from each half of a localizer, and compare; None if too short."""
+    labels = np.asarray(conditions)
+    seen: Counter[str] = Counter()
+    place = np.empty(len(labels), dtype=np.int64)
+    for row, name in enumerate(labels.tolist()):
+        place[row] = seen[name]
+        seen[name] += 1
+    halves = [np.flatnonzero(place % 2 == rest) for rest in (0, 1)]
+    if min(map(len, halves)) < FEWEST_PROMPTS or min(seen.values()) < 4:
+        return None
+    learned = (
+        learn_cells(
+            space, responses[half], labels[half].tolist(), baseline=baseline, n_jobs=n_jobs
+        ).cells
+        for half in halves
+    )
+    layout = Layout(method=METHOD)
+    one, two = (
+        rearrange(space, cells, arrangement="functional", layout=layout) for cells in learned
+    )
+    others = {"functional": one, "index": space, "random": random_space(space, seed=0)}
+    found = {name: arrangement_stability(other, two) for name, other in others.items()}
+    return Stability(n_prompts=(len(halves[0]), len(halves[1])), correlation=_by_role(space, found))
+
+
+def _by_role(
+    space: Space, found: dict[str, npt.NDArray[np.float64]]
+) -> dict[str, dict[str, float]]:
+    """Take medians over panels; roles whose panels are too small are left out."""
+    roles = np.array([site.role for site in space.sites])
+    parts = {"all panels": np.ones(len(roles), dtype=bool)}
+    parts |= {role: roles == role for role in dict.fromkeys(roles.tolist())}
+    return {
+        name: {
+            order: round(float(np.nanmedian(values[part])), 4) for order, values in found.items()
+        }
+        for name, part in parts.items()
+        if all(np.isfinite(values[part]).any() for values in found.values())
+    }
 
 
 def _checked(values: npt.ArrayLike, space: Space) -> npt.NDArray[np.float64]:

@@ -14,9 +14,8 @@ import pandas as pd
 from llm2bids.exceptions import SpaceError
 from llm2bids.model.units import Site, parse_address
 from llm2bids.recording.calibration import Calibration
-from llm2bids.space.definition import read_grid
+from llm2bids.space.definition import Layout, read_grid, read_layout
 from llm2bids.space.grid import grid_difference, open_image
-from llm2bids.space.layout import Layout, read_layout
 from llm2bids.space.table import sites_from_table, unit_table
 
 OUTSIDE, WHITE, GREY = 0, 1, 2

@@ -102,19 +102,18 @@ def test_what_halves_of_the_localizer_agree_on_is_kept(scanned, tmp_path):
             read_stability(path, dataset.space)
 
 
-@pytest.mark.slow
-def test_the_method_is_part_of_the_dataset(scanned, tiny_model_dir, tmp_path):
-    options = {**OPTIONS, "task_labels": ("pathology",), "localizer_prompts": 2}
-    for method in ("ward", "tsne"):
-        made = record(
-            tmp_path / method, model=tiny_model_dir("llama"), arrangement="functional",
-            arrangement_method=method, **options,
-        )  # fmt: skip
-        assert made.space.layout.method == method
-        assert made.space.layout.prompt_ids != ()
-        assert sorted(cells_of(made.space)) == list(range(made.space.n_units))
-        assert made.settings["arrangement_method"] == method
-        assert made.fingerprint != scanned["functional"].fingerprint
+def test_an_order_that_an_older_version_learned_is_read_and_not_recorded_on(
+    scanned, tiny_model_dir, tmp_path
+):
+    path = tmp_path / "dataset"
+    shutil.copytree(scanned["functional"].path, path)
+    settings = path / "code/llm2bids_settings.json"
+    settings.write_text(settings.read_text().replace('"components"', '"ward"'))
+    opened = open_dataset(path)
+    assert opened.fingerprint == scanned["functional"].fingerprint
+    options = {**OPTIONS, "arrangement": "functional", "localizer_prompts": 4}
+    with pytest.raises(DatasetError, match="was learned by ward, which is no longer offered"):
+        record(path, model=tiny_model_dir("llama"), **options)
 
 
 def test_constant_units_are_named_in_the_log(scanned, caplog):
@@ -147,9 +146,6 @@ def test_recording_goes_on_in_the_same_arrangement_only(scanned, tiny_model_dir,
         record(path, model=model, **more)
     with pytest.raises(DatasetError, match="localizer_prompts"):
         record(path, model=model, arrangement="functional", localizer_prompts=5, **more)
-    options = {"arrangement": "functional", "localizer_prompts": 4, "arrangement_method": "ward"}
-    with pytest.raises(DatasetError, match="arrangement_method"):
-        record(path, model=model, **options, **more)
 
 
 def test_the_arrangement_of_another_dataset_is_taken(scanned, tiny_model_dir, tmp_path):
@@ -193,8 +189,6 @@ def test_a_spoiled_table_is_refused(scanned, tiny_model_dir, tmp_path, change, m
     [
         ({"arrangement": "sorted"}, "--arrangement sorted: found no arrangement"),
         ({"localizer_prompts": 3}, "has no localizer"),
-        ({"arrangement_method": "ward"}, "in which nothing is learned"),
-        ({"arrangement": "functional", "arrangement_method": "umap"}, "components or ward or tsne"),
         ({"arrangement": "functional", "localizer_prompts": 1}, "needs 48 tokens or more"),
         ({"arrangement": "functional", "localizer_prompts": -1}, "expected 0 to"),
     ],

@@ -2,34 +2,28 @@
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from llm2bids.exceptions import SpaceError
 from llm2bids.model.units import Site
 from llm2bids.space.arrange import build_space, cells_of, index_space, rearrange
-from llm2bids.space.curve import hilbert_cells
-from llm2bids.space.embedding import planar_order
+from llm2bids.space.definition import Layout
 from llm2bids.space.functional import (
     FEWEST_PROMPTS,
-    METHODS,
-    curve_order,
+    check_widths,
     learn_cells,
     random_cells,
+    random_space,
 )
-from llm2bids.space.layout import Layout
 from llm2bids.space.smoothness import (
     arrangement_stability,
     grid_pairs,
     morans_i,
     neighbour_correlation,
+    split_half_stability,
 )
 from llm2bids.space.space import Space
-from llm2bids.space.split_half import split_half_stability
-
-METHODS_EACH = pytest.mark.parametrize(
-    "method", [pytest.param(one, marks=[pytest.mark.slow] * (one == "tsne")) for one in METHODS]
-)
 
 LAYOUT = Layout(method="ward", prompt_ids=("p1", "p2"), n_tokens=24, n_constant=1)
 
@@ -48,7 +42,7 @@ def responses(space):
 
 def learned_cells(space, responses, **options):
     """Learn from the first 24 prompts: 6 off prompts, then tasks a, b and c in turn."""
-    conditions = ["off"] * 6 + ["a", "b", "c"] * 6
+    conditions = options.pop("conditions", ["off"] * 6 + ["a", "b", "c"] * 6)
     return learn_cells(space, responses, conditions[: len(responses)], baseline="off", **options)
 
 
@@ -57,29 +51,8 @@ def functional(space, responses, **options):
     return rearrange(space, learned.cells, arrangement="functional", layout=LAYOUT)
 
 
-@given(columns=st.integers(1, 40), rows=st.integers(1, 40))
-def test_curve_passes_through_every_cell_once_from_neighbour_to_neighbour(columns, rows):
-    walk = hilbert_cells(columns, rows)
-    assert sorted(map(tuple, walk.tolist())) == [
-        (c, r) for c in range(columns) for r in range(rows)
-    ]
-    steps = np.abs(np.diff(walk, axis=0)).sum(axis=1)
-    longer, shorter = max(columns, rows), min(columns, rows)
-    odd = longer % 2 == 1 and shorter % 2 == 0
-    assert np.count_nonzero(steps > 1) <= odd
-    assert steps.max(initial=1) <= 2
-
-
-def test_curve_goes_on_in_the_slices_of_a_panel_that_fills_several():
-    voxels = np.array([(i, j, k) for k in (4, 5) for j in (7, 8, 9) for i in (2, 3)])[:-1]
-    order = curve_order(voxels)
-    assert sorted(order.tolist()) == list(range(11))
-    assert voxels[order, 2].tolist() == [4] * 6 + [5] * 5
-
-
-@METHODS_EACH
-def test_units_stay_in_their_panel_and_head_and_every_voxel_is_used(space, responses, method):
-    made = functional(space, responses, method=method)
+def test_units_stay_in_their_panel_and_head_and_every_voxel_is_used(space, responses):
+    made = functional(space, responses)
     for site in space.sites:
         units = space.site_slices[site.name]
         size = site.head_size or site.width
@@ -96,9 +69,8 @@ def test_two_processes_give_the_same_as_one(space, responses):
     assert np.array_equal(one, two)
 
 
-@METHODS_EACH
-def test_the_residual_stream_has_one_order_for_all_layers(space, responses, method):
-    learned = learned_cells(space, responses, method=method)
+def test_the_residual_stream_has_one_order_for_all_layers(space, responses):
+    learned = learned_cells(space, responses)
     for cells in (learned.cells, random_cells(space, seed=5)):
         stream = [space.site_slices[site.name] for site in space.sites if site.role == "residual"]
         orders = [cells[units] - units.start for units in stream]
@@ -106,25 +78,24 @@ def test_the_residual_stream_has_one_order_for_all_layers(space, responses, meth
         assert all(np.array_equal(order, orders[0]) for order in orders[1:])
 
 
-@METHODS_EACH
-def test_constant_units_come_last_on_the_curve(space, responses, method):
+def test_constant_units_come_last(space, responses):
     units = space.site_slices["model.layers.1.mlp.act_fn"]
     still = [units.start + 3, units.start + 20]
     responses[:, still] = 7.5
-    learned = learned_cells(space, responses, method=method)
+    learned = learned_cells(space, responses)
     assert np.flatnonzero(learned.constant).tolist() == still
-    walk = units.start + curve_order(space.voxels[units])
-    assert set(learned.cells[still]) == set(walk[-2:])
+    column = int(np.ptp(space.voxels[units], axis=0)[0])
+    last = {(column, 0), (column, 1)}  # where the curve through the panel ends
+    corner = space.voxels[units].min(axis=0)
+    cells = space.voxels[learned.cells[still]] - corner
+    assert set(map(tuple, cells[:, :2].tolist())) == last
 
 
-@METHODS_EACH
-def test_held_out_maps_are_smooth_in_functional_order_alone(space, responses, method):
+def test_held_out_maps_are_smooth_in_functional_order_alone(space, responses):
     train, test = responses[:21], responses[21:]
     wide = [place for place, site in enumerate(space.sites) if site.width == 37]
-    shuffled = rearrange(
-        space, random_cells(space, seed=1), arrangement="random", layout=Layout(method="random")
-    )
-    smooth = morans_i(test, functional(space, train, method=method))[:, wide]
+    shuffled = random_space(space, seed=1)
+    smooth = morans_i(test, functional(space, train))[:, wide]
     assert smooth.mean() > 0.5
     assert abs(morans_i(test, space)[:, wide].mean()) < 0.15
     assert abs(morans_i(test, shuffled)[:, wide].mean()) < 0.15
@@ -159,9 +130,7 @@ def test_stability_is_one_with_itself_and_none_with_a_shuffle(space, responses):
     heads = np.array([site.head_size is not None for site in space.sites])
     assert heads.any() and not heads.all()
     assert np.allclose(arrangement_stability(made, made), 1)
-    shuffled = rearrange(
-        space, random_cells(space, seed=1), arrangement="random", layout=Layout(method="random")
-    )
+    shuffled = random_space(space, seed=1)
     assert abs(np.mean(arrangement_stability(made, shuffled))) < 0.3
 
 
@@ -214,48 +183,53 @@ def test_localizers_that_do_not_serve_are_refused(space, responses, change, mess
         learned_cells(space, change(responses))
 
 
-@pytest.mark.parametrize(
-    ("method", "width", "message"),
-    [
-        ("ward", 16_385, r"site lm_head has 16,385 units.*by ward takes up to 16,384.*--sites"),
-        (
-            "tsne",
-            4_097,
-            r"has 4,097 units.*by tsne takes up to 4,096.*--arrangement-method components",
-        ),
-    ],
-)
-def test_a_panel_that_is_too_wide_is_refused_by_name(method, width, message):
-    site = Site(name="lm_head", layer=None, role="lm_head", width=width)
+def test_a_panel_that_is_too_wide_is_refused_by_name():
+    site = Site(name="lm_head", layer=None, role="lm_head", width=262_145)
+    with pytest.raises(SpaceError, match=r"site lm_head has 262,145 units.*262,144.*--sites"):
+        check_widths([site])
+
+
+@settings(max_examples=40, deadline=None)
+@given(width=st.integers(1, 90), head=st.sampled_from([None, 1, 5, 6]), seed=st.integers(0, 99))
+def test_every_panel_is_a_permutation(width, head, seed):
+    """Of any width, flat or with heads: each unit has a voxel of its own panel (and head)."""
+    heads = {} if head is None else {"n_heads": width, "head_size": head}
+    site = Site(name="a", layer=None, role="a", width=width * (head or 1), **heads)
     space = build_space([site], label="A", model_name="a", weights_sha256="0" * 64)
-    with pytest.raises(SpaceError, match=message):
-        learned_cells(space, np.zeros((24, width), dtype=np.float32), method=method)
+    rows = np.random.default_rng(seed).standard_normal((24, space.n_units)).astype(np.float32)
+    rows[:, seed % space.n_units] = 3  # one constant unit
+    cells = learned_cells(space, rows).cells
+    size = head or space.n_units
+    for first in range(0, space.n_units, size):
+        assert sorted(cells[first : first + size]) == list(range(first, first + size))
 
 
-@pytest.mark.parametrize("method", ["components", pytest.param("tsne", marks=pytest.mark.slow)])
-def test_like_units_come_together(method):
+def test_like_units_come_together():
+    """Responses that are a shuffled map of the panel itself are laid out as that map again."""
+    site = Site(name="a", layer=None, role="a", width=144)
+    space = build_space([site], label="A", model_name="a", weights_sha256="0" * 64)
     rng = np.random.default_rng(0)
-    x, y = (part.ravel() for part in np.meshgrid(np.arange(11), np.arange(13)))
-    places = np.stack([x, y], axis=1).astype(np.int32)
-    features = np.stack([x, y], axis=1)[rng.permutation(x.size)].astype(np.float32)
-    cells = planar_order(features, places, method=method)
-    assert sorted(cells.tolist()) == list(range(x.size))
-    on_board = np.empty((11, 13, 2), dtype=np.float32)
-    on_board[tuple(places[cells].T)] = features
-    steps = np.concatenate([
-        np.abs(np.diff(on_board, axis=axis)).sum(axis=-1).ravel() for axis in (0, 1)
-    ])  # fmt: skip
+    x, y = np.divmod(rng.permutation(144), 12)
+    noise = np.tile([[1.0], [-1.0]], (12, 1))  # the same for all units, as sd are taken off
+    means = np.concatenate([np.zeros((6, 144)), np.repeat([2 * x, y], 9, axis=0)])
+    learned = learned_cells(
+        space,
+        (means + noise).astype(np.float32),
+        conditions=["off"] * 6 + ["a"] * 9 + ["b"] * 9,
+    )
+    made = rearrange(space, learned.cells, arrangement="functional", layout=LAYOUT)
+    first, second = grid_pairs(made)
+    steps = np.abs(x[first] - x[second]) + np.abs(y[first] - y[second])
     assert np.median(steps) == 1  # what were neighbours are neighbours again, shuffled: 8
 
 
-@METHODS_EACH
 @pytest.mark.parametrize("width", [1, 2, 3, 5])
-def test_units_without_a_map_stay_a_permutation(width, method):
+def test_units_without_a_map_stay_a_permutation(width):
     site = Site(name="a", layer=None, role="a", width=width)
     space = build_space([site], label="A", model_name="a", weights_sha256="0" * 64)
     rows = np.random.default_rng(1).standard_normal((24, 1)).repeat(width, axis=1)
     for values in (rows, np.zeros_like(rows)):
-        learned = learned_cells(space, values.astype(np.float32), method=method)
+        learned = learned_cells(space, values.astype(np.float32))
         assert sorted(learned.cells.tolist()) == list(range(width))
 
 

@@ -9,10 +9,9 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from llm2bids.exceptions import SpaceError
-from llm2bids.space.arrange import build_space, rearrange
-from llm2bids.space.functional import random_cells
+from llm2bids.space.arrange import build_space
+from llm2bids.space.functional import random_space
 from llm2bids.space.header import image_header, read_fingerprint
-from llm2bids.space.layout import Layout
 from llm2bids.space.resample import resample
 
 
@@ -22,9 +21,7 @@ def other(space):
 
 
 def shuffled(space, seed):
-    return rearrange(
-        space, random_cells(space, seed=seed), arrangement="random", layout=Layout(method="random")
-    )
+    return random_space(space, seed=seed)
 
 
 @settings(max_examples=20, deadline=None, suppress_health_check=[HealthCheck.too_slow])
