@@ -18,12 +18,12 @@ from llm2bids.space.space import GREY, WHITE, Space
 VOXEL_SIZE = 2.0
 """Edge of a voxel in millimetres, as in the usual brain templates."""
 
-WHITE_MARGIN = 3
+_WHITE_MARGIN = 3
 """Least white voxels around all units. An opening by 2 must not reach a unit, and a unit whose
 mean lies below a mask's threshold must be a hole in the mask that its closing fills, not a notch
 in the rim: with 2, masks of runs with many such units lost some."""
 
-OUTSIDE_MARGIN = 2
+_OUTSIDE_MARGIN = 2
 """Least background voxels around the brain: a closing by 2 must not be cut off at the border."""
 
 OUTSIDE_SHARE = (0.26, 0.68)
@@ -32,14 +32,14 @@ OUTSIDE_SHARE = (0.26, 0.68)
 _AFTER = re.compile(r"lm_head|embed_out|head|project_out|final|ln_f\b|norm_f\b")
 _BEFORE = re.compile(r"emb|wte|wpe|project_in")
 
-Offsets = npt.NDArray[np.int32]
+_Offsets = npt.NDArray[np.int32]
 
 
 @dataclass(frozen=True)
 class _Slab:
     """Panels that share slices: voxels of each site from the slab's own corner, and its depth."""
 
-    panels: dict[int, Offsets]
+    panels: dict[int, _Offsets]
     depth: int
 
 
@@ -50,42 +50,16 @@ def build_space(
     model_name: str,
     weights_sha256: str,
 ) -> Space:
-    """Give every unit of the sites a voxel.
+    """Give every unit of the sites a voxel, in index arrangement (native order in each panel).
 
     Panels, one for each site, tile an axial slice (x columns, y rows); slices follow depth from
-    input (bottom) to output (top), one slice a layer. Modules outside the layers have slices below
-    or above. A role has its panel at the same place in every layer. A panel of a module outside
-    the layers that is larger than a layer's slice goes on in the slices above.
+    input (bottom) to output (top), one slice a layer, and a role has its panel at the same place in
+    every layer. Modules outside the layers have slices below or above; a panel of theirs that is
+    larger than a layer's slice goes on in the slices above. At least one white voxel lies between
+    two panels, one white slice between two layers, and three or more white voxels around
+    everything; outside there is background enough for automatic masks. Voxels of 2 mm, RAS+, world
+    origin at the brain's centre.
 
-    At least one white voxel lies between two panels, one white slice between two layers, and three
-    or more white voxels around everything. Outside there is background: enough for automatic
-    masks, which look for it between 20 % and 85 % of the grid.
-
-    Parameters
-    ----------
-    sites : sequence of Site
-        Sites in recording order.
-    label : str
-        BIDS label of the space, letters and digits only.
-    model_name : str
-        Name of the model.
-    weights_sha256 : str
-        Hash of the model's weights.
-
-    Returns
-    -------
-    Space
-        In index arrangement (units of a panel in native order; `rearrange` makes others). Voxels
-        of 2 mm, RAS+, world origin at the centre of the brain.
-
-    Raises
-    ------
-    SpaceError
-        If there are no sites, a name comes twice, a site has no units or heads that do not add
-        up, or the label is not alphanumeric.
-
-    Examples
-    --------
     >>> norm = Site(name="model.norm", layer=None, role="model.norm", width=6)
     >>> space = build_space([norm], label="Tiny", model_name="tiny", weights_sha256="0" * 64)
     >>> space.shape, space.unit_table()[["i", "j", "k"]].values.tolist()[:2]
@@ -122,29 +96,7 @@ def build_space(
 
 
 def rearrange(space: Space, cells: npt.ArrayLike, *, arrangement: str, layout: Layout) -> Space:
-    """Permute the units of each panel over the voxels of the panel.
-
-    Parameters
-    ----------
-    space : Space
-        In index arrangement.
-    cells : array_like of int, shape (n_units,)
-        The unit in whose voxel each unit is to lie.
-    arrangement : {"functional", "random"}
-        What it is.
-    layout : Layout
-        Where it comes from.
-
-    Returns
-    -------
-    Space
-        On the same grid.
-
-    Raises
-    ------
-    SpaceError
-        If the cells are not a permutation within each site, or the space is rearranged already.
-    """
+    """Permute units within panels: `cells` (n_units,) name the unit in whose voxel each lies."""
     order = np.asarray(cells)
     if space.arrangement != "index":
         raise SpaceError(f"space {space.label} is in {space.arrangement} arrangement already")
@@ -163,23 +115,7 @@ def rearrange(space: Space, cells: npt.ArrayLike, *, arrangement: str, layout: L
 
 
 def index_space(space: Space) -> Space:
-    """Make the space of the same units in index arrangement.
-
-    Parameters
-    ----------
-    space : Space
-        In any arrangement.
-
-    Returns
-    -------
-    Space
-        On the same grid.
-
-    Raises
-    ------
-    SpaceError
-        If the grid is not one that `build_space` makes of these sites.
-    """
+    """Make the space of the same units in index arrangement, on the same grid."""
     plain = build_space(
         space.sites,
         label=space.label,
@@ -195,23 +131,7 @@ def index_space(space: Space) -> Space:
 
 
 def cells_of(space: Space) -> npt.NDArray[np.int32]:
-    """Tell in whose voxel of index arrangement each unit lies.
-
-    Parameters
-    ----------
-    space : Space
-        In any arrangement.
-
-    Returns
-    -------
-    ndarray of int32, shape (n_units,)
-        ``rearrange(index_space(space), cells_of(space), ...)`` is the space again.
-
-    Raises
-    ------
-    SpaceError
-        As `index_space`.
-    """
+    """Tell in whose voxel of index arrangement each unit lies, (n_units,), for `rearrange`."""
     return np.asarray(index_space(space).unit_of_voxel[tuple(space.voxels.T)], dtype=np.int32)
 
 
@@ -269,7 +189,7 @@ def _split_by_depth(sites: Sequence[Site]) -> tuple[list[int], list[int], list[i
 
 
 def _layer_slabs(
-    sites: Sequence[Site], offsets: Sequence[Offsets], inside: Sequence[int]
+    sites: Sequence[Site], offsets: Sequence[_Offsets], inside: Sequence[int]
 ) -> tuple[list[_Slab], Box]:
     """One slice a layer; a role has the same corner in all of them."""
     by_layer: dict[int, dict[tuple[str, int], int]] = {}
@@ -291,7 +211,7 @@ def _layer_slabs(
     return slabs, extent
 
 
-def _outer_slabs(group: Sequence[int], offsets: Sequence[Offsets], extent: Box) -> list[_Slab]:
+def _outer_slabs(group: Sequence[int], offsets: Sequence[_Offsets], extent: Box) -> list[_Slab]:
     """Slices for modules outside the layers: as many panels as fit, or a panel in many slices."""
     slabs: list[_Slab] = []
     page: list[int] = []
@@ -315,7 +235,7 @@ def _fits(boxes: Sequence[Box], extent: Box) -> bool:
     return shelve(boxes, extent[0])[1][1] <= extent[1]
 
 
-def _page(page: Sequence[int], offsets: Sequence[Offsets], extent: Box) -> _Slab:
+def _page(page: Sequence[int], offsets: Sequence[_Offsets], extent: Box) -> _Slab:
     corners, _ = shelve([panel_box(offsets[index]) for index in page], extent[0])
     return _Slab({i: _lift(offsets[i], corner) for i, corner in zip(page, corners, strict=True)}, 1)
 
@@ -327,7 +247,7 @@ def _tower(index: int, width: int, extent: Box) -> _Slab:
     return _Slab({index: voxels.astype(np.int32)}, int(level[-1]) + 1)
 
 
-def _lift(offsets: Offsets, corner: Box) -> Offsets:
+def _lift(offsets: _Offsets, corner: Box) -> _Offsets:
     """Columns and rows of a panel at its corner, with a depth of 0."""
     lifted = np.zeros((len(offsets), 3), dtype=np.int32)
     lifted[:, :2] = offsets + np.array(corner, dtype=np.int32)
@@ -345,7 +265,7 @@ def _margins(content: npt.NDArray[np.int32]) -> tuple[int, int]:
         return 1 - float(np.prod(brain / (brain + 2 * outside)))
 
     least, most = OUTSIDE_SHARE
-    white, outside = WHITE_MARGIN, OUTSIDE_MARGIN
+    white, outside = _WHITE_MARGIN, _OUTSIDE_MARGIN
     while outside_share(white, outside) > most:
         white += 1
     while outside_share(white, outside) < least:

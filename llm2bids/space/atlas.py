@@ -14,26 +14,10 @@ from llm2bids.model.units import Site
 from llm2bids.space.space import Space
 
 PALETTE = (
-    "#4E79A7",
-    "#F28E2B",
-    "#59A14F",
-    "#E15759",
-    "#76B7B2",
-    "#EDC948",
-    "#B07AA1",
-    "#FF9DA7",
-    "#9C755F",
-    "#2F6B4F",
-    "#8CD17D",
-    "#D37295",
-    "#86BCB6",
-    "#B6992D",
-    "#A0CBE8",
-    "#D4A6C8",
-    "#D7B5A6",
-    "#5B5EA6",
-    "#FFBE7D",
-    "#499894",
+    *("#4E79A7", "#F28E2B", "#59A14F", "#E15759", "#76B7B2"),
+    *("#EDC948", "#B07AA1", "#FF9DA7", "#9C755F", "#2F6B4F"),
+    *("#8CD17D", "#D37295", "#86BCB6", "#B6992D", "#A0CBE8"),
+    *("#D4A6C8", "#D7B5A6", "#5B5EA6", "#FFBE7D", "#499894"),
 )
 """Colours of roles, in order of their first appearance; told apart on white and on black."""
 
@@ -43,40 +27,14 @@ ATLAS_COLUMNS = ("index", "name", "color", "layer", "module", "role", "head")
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class Atlas:
-    """Labelled voxels and what the labels mean.
+    """Labelled voxels and what the labels mean, as BIDS discrete segmentations have them."""
 
-    Parameters
-    ----------
-    labels : ndarray of int16 or int32, shape (n_x, n_y, n_z)
-        Index of the region of each voxel, 0 where there is none.
-    table : DataFrame
-        One row for each region, without the background: ``index`` (int64, from 1), ``name`` (str,
-        letters and digits, unique), ``color`` (str, ``#RRGGBB``), ``layer`` (Int64, <NA> outside
-        layers), ``module`` and ``role`` (str), ``head`` (Int64, <NA> for whole sites).
-
-    References
-    ----------
-    BIDS, common derivatives, discrete segmentations:
-    https://bids-specification.readthedocs.io/en/stable/derivatives/imaging.html
-    """
-
-    labels: npt.NDArray[Any]
-    table: pd.DataFrame
+    labels: npt.NDArray[Any]  # (n_x, n_y, n_z) int16 or int32: 0 is background
+    table: pd.DataFrame  # a row a region: `ATLAS_COLUMNS`; layer and head are Int64
 
 
 def site_atlas(space: Space) -> Atlas:
-    """Label the panel of every site.
-
-    Parameters
-    ----------
-    space : Space
-        Any space.
-
-    Returns
-    -------
-    Atlas
-        One region for each site, in recording order from 1.
-    """
+    """Label the panel of every site, in recording order from 1."""
     regions = [(site, None) for site in space.sites]
     widths = [site.width for site in space.sites]
     of_unit = np.repeat(np.arange(1, len(regions) + 1), widths)
@@ -84,23 +42,7 @@ def site_atlas(space: Space) -> Atlas:
 
 
 def head_atlas(space: Space) -> Atlas:
-    """Label every attention head; units of sites without heads are background.
-
-    Parameters
-    ----------
-    space : Space
-        A space with at least one site that has heads.
-
-    Returns
-    -------
-    Atlas
-        One region for each head of each site, in recording order from 1.
-
-    Raises
-    ------
-    SpaceError
-        If no site has heads.
-    """
+    """Label every attention head from 1; units of sites without heads are background."""
     regions: list[tuple[Site, int | None]] = []
     of_unit = np.zeros(space.n_units, dtype=np.int64)
     for site in space.sites:
@@ -118,24 +60,7 @@ def head_atlas(space: Space) -> Atlas:
 
 
 def role_colors(roles: Iterable[str]) -> dict[str, str]:
-    """Give each role its colour.
-
-    Parameters
-    ----------
-    roles : iterable of str
-        Roles; repetitions are allowed.
-
-    Returns
-    -------
-    dict
-        Colour ``#RRGGBB`` by role, in order of first appearance; after `PALETTE` is used up, it
-        begins again.
-
-    Examples
-    --------
-    >>> role_colors(["mlp.up_proj", "residual", "mlp.up_proj"])
-    {'mlp.up_proj': '#4E79A7', 'residual': '#F28E2B'}
-    """
+    """Give each role its colour ``#RRGGBB``, in order of first appearance."""
     unique = dict.fromkeys(roles)
     return {role: PALETTE[number % len(PALETTE)] for number, role in enumerate(unique)}
 

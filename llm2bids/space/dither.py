@@ -24,22 +24,10 @@ Seed = int | Sequence[int]
 class Dither:
     """Volumes of white matter alone, each of which is made without the others.
 
-    In each volume every voxel of one in eight random groups takes a random sign and a random
-    size, 2 or 3: no voxel rests longer than that, the signs make the series uncorrelated, and
-    sparse volumes compress to half the size of ones in which every voxel is drawn anew.
-
-    Parameters
-    ----------
-    space : Space
-        The space.
-    seed : int or sequence of int
-        Of the run.
-    dtype : {"int16", "float32"}
-        Data type of the volumes.
-    baseline : int
-        Count that the dither is added to.
-    units : ndarray of int, shape (n,)
-        Units whose voxels take the dither too; those of all others are left at the baseline.
+    In each volume every voxel of one in eight random groups takes a random sign and a random size,
+    2 or 3: no voxel rests longer than that, the signs make the series uncorrelated, and sparse
+    volumes compress to half the size of ones in which every voxel is drawn anew. `units` take it
+    too.
     """
 
     def __init__(
@@ -69,15 +57,7 @@ class Dither:
         self._steps = _STEPS.astype(dtype) + np.asarray(baseline, dtype=dtype)
 
     def write(self, volume: int, out: npt.NDArray[Any]) -> None:
-        """Write one volume.
-
-        Parameters
-        ----------
-        volume : int
-            Its place in the run, from 0.
-        out : ndarray, shape (n_x * n_y * n_z,)
-            The volume in file order, of the dither's data type; overwritten.
-        """
+        """Write one volume of the run to `out` (n_x * n_y * n_z,), in file order."""
         out[:] = self._rest
         bits = np.random.PCG64(self._seed)
         bits.advance(volume * self._n_words)

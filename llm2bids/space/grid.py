@@ -32,7 +32,7 @@ _UNREADABLE = (
 )
 """What is raised where a file is damaged or no image; MemoryError where it claims a size."""
 
-AFFINE_TOLERANCE = 1e-3
+_AFFINE_TOLERANCE = 1e-3
 """Millimetres by which the affine of an image may differ (headers hold float32)."""
 
 _FORMS_TOLERANCE = 1e-2
@@ -189,7 +189,7 @@ def grid_difference(image: Grid, grid: Grid) -> str:
     """Say how an image's grid differs from another; empty if it does not."""
     if tuple(image.shape[:3]) != tuple(grid.shape[:3]):
         return f"its shape is {tuple(image.shape[:3])}, expected {tuple(grid.shape[:3])}"
-    if not np.allclose(image.affine, grid.affine, rtol=0, atol=AFFINE_TOLERANCE):
+    if not np.allclose(image.affine, grid.affine, rtol=0, atol=_AFFINE_TOLERANCE):
         return (
             f"its affine is {np.round(image.affine, 3).tolist()}, "
             f"expected {np.round(grid.affine, 3).tolist()}"

@@ -17,7 +17,7 @@ for templates make viewers draw coordinates and labels of the human brain."""
 BOLD_WINDOW: Final = (BASELINE - 3 * COUNTS_PER_SD, BASELINE + 3 * COUNTS_PER_SD)
 """Counts from black to white in a viewer: three standard deviations around the mean."""
 
-MASK_WINDOW: Final = (0.0, 1.0)
+_MASK_WINDOW: Final = (0.0, 1.0)
 """Values from black to white of a mask."""
 
 FINGERPRINT_DIGITS: Final = 16
@@ -36,37 +36,10 @@ def image_header(
     t_r: float | None = None,
     window: tuple[float, float] | None = None,
 ) -> nib.Nifti1Header:
-    """Make the header of a single-file NIfTI-1 image in a space.
+    """Make the header of a single-file NIfTI-1 image in a space; a series with n_volumes and t_r.
 
-    Parameters
-    ----------
-    space : Space
-        Grid and label.
-    fingerprint : str
-        From `Space.fingerprint`, with the calibration for images that were scaled with it.
-    dtype : str
-        Data type, e.g. ``"int16"``.
-    n_volumes : int, optional
-        Length of the fourth axis; a 3D image without.
-    t_r : float, optional
-        Seconds from volume to volume; needed with `n_volumes`.
-    window : tuple of float, optional
-        ``cal_min`` and ``cal_max``, what a viewer shows as black and as white (`BOLD_WINDOW`).
-        Without, 0 and 1 for ``uint8`` (masks), and 0 and 0 for the rest: the viewer chooses.
-
-    Returns
-    -------
-    Nifti1Header
-        With shape, zooms in mm and seconds, qform and sform, slope 1, and the data at byte 352.
-
-    Raises
-    ------
-    SpaceError
-        If only one of `n_volumes` and `t_r` is given, or `t_r` is not positive.
-
-    References
-    ----------
-    NIfTI-1 header: https://nifti.nimh.nih.gov/nifti-1/documentation/nifti1fields
+    `window` is what viewers show as black and white: 0 and 1 for masks (uint8), else theirs to
+    choose.
     """
     if (n_volumes is None) != (t_r is None) or (t_r is not None and not t_r > 0):
         raise SpaceError(
@@ -84,7 +57,7 @@ def image_header(
     header.set_slope_inter(1, 0)
     header["vox_offset"] = 352
     if window is None and header.get_data_dtype() == np.uint8:
-        window = MASK_WINDOW
+        window = _MASK_WINDOW
     if window is not None:
         header["cal_min"], header["cal_max"] = window
     label = space.label[:_LABEL_LENGTH]
@@ -93,19 +66,7 @@ def image_header(
 
 
 def read_fingerprint(header: Any) -> str | None:
-    """Read the fingerprint that an image carries.
-
-    Parameters
-    ----------
-    header : nibabel header
-        Of any image.
-
-    Returns
-    -------
-    str or None
-        First 16 hexadecimal digits; None where there is no such description (most tools drop or
-        replace it in what they write).
-    """
+    """Read the 16 digits of the fingerprint in a header; None where tools dropped them."""
     try:
         text = bytes(np.asarray(header["descrip"]).item()).decode("ascii", errors="ignore")
     except (KeyError, ValueError, TypeError):
@@ -115,20 +76,7 @@ def read_fingerprint(header: Any) -> str | None:
 
 
 def fingerprint_differs(header: Any, *fingerprints: str) -> str | None:
-    """Compare the fingerprint that an image carries with those that it may have.
-
-    Parameters
-    ----------
-    header : nibabel header
-        Of any image.
-    *fingerprints : str
-        From `Space.fingerprint`, e.g. with and without calibration.
-
-    Returns
-    -------
-    str or None
-        The image's fingerprint if it is none of these; None if it is, or the image has none.
-    """
+    """Give the fingerprint that a header carries if it is none of these; None otherwise."""
     found = read_fingerprint(header)
     if found is None or found in {f[:FINGERPRINT_DIGITS] for f in fingerprints}:
         return None

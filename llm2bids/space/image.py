@@ -30,18 +30,10 @@ Float32 = npt.NDArray[np.float32]
 
 @dataclass(frozen=True, kw_only=True)
 class EncodingCounts:
-    """What encoding could not keep.
+    """What encoding could not keep."""
 
-    Parameters
-    ----------
-    clipped : int
-        Values beyond the range of the stored type, set to its border; sums up over blocks.
-    constant : int
-        Units that do not vary within the run and take the dither.
-    """
-
-    clipped: int
-    constant: int
+    clipped: int  # values beyond the range of the stored type, set to its border
+    constant: int  # units that do not vary in the run and take the dither
 
 
 def constant_units(
@@ -50,22 +42,7 @@ def constant_units(
     *,
     dtype: VolumeDtype = "int16",
 ) -> npt.NDArray[np.bool_]:
-    """Find the units whose stored counts do not vary within a run.
-
-    Parameters
-    ----------
-    values : ndarray of float32, shape (n_tokens, n_units)
-        All values of the run.
-    calibration : Calibration
-        Mean and standard deviation of each unit.
-    dtype : {"int16", "float32"}, default="int16"
-        How counts will be stored: whole numbers may not vary where values do.
-
-    Returns
-    -------
-    ndarray of bool, shape (n_units,)
-        True where all counts of the run are the same; nowhere in a run of a single volume.
-    """
+    """Find units (n_units,) whose stored counts do not vary in values (n_tokens, n_units)."""
     if len(values) < 2:
         return np.zeros(values.shape[1:], dtype=np.bool_)
     gain = _gain(calibration)
@@ -85,39 +62,10 @@ def encode(
     first_volume: int = 0,
     constant: npt.NDArray[np.bool_] | None = None,
 ) -> tuple[npt.NDArray[Any], EncodingCounts]:
-    """Turn values into volumes of counts.
+    """Turn values (n_tokens, n_units) into volumes (n_tokens, n_z, n_y, n_x) of counts, x fastest.
 
-    Parameters
-    ----------
-    values : ndarray of float32, shape (n_tokens, n_units)
-        Values in the model's own scale; a whole run, or a block of its rows.
-    space : Space
-        Where each unit lies.
-    calibration : Calibration
-        Mean and standard deviation of each unit.
-    seed : int or sequence of int
-        Of the run's dither. Blocks of a run take the same seed and give the same volumes as the
-        run in one piece.
-    dtype : {"int16", "float32"}, default="int16"
-        Counts rounded to whole numbers, or not rounded.
-    first_volume : int, default=0
-        Volume of the run that the first row is.
-    constant : ndarray of bool, shape (n_units,), optional
-        Units that take the dither, from `constant_units` over the whole run; found in `values`
-        when left out, which then has to be the whole run.
-
-    Returns
-    -------
-    volumes : ndarray of int16 or float32, shape (n_tokens, n_z, n_y, n_x)
-        In file order: x is fastest, each volume is contiguous. ``volumes.T`` is the array that
-        nibabel takes.
-    counts : EncodingCounts
-        Clipped values and constant units.
-
-    Raises
-    ------
-    SpaceError
-        If shapes do not fit the space, or a value is not finite.
+    Blocks of a run (`first_volume`, and `constant` of the whole run) give the volumes that the run
+    gives in one piece. ``volumes.T`` is the array that nibabel takes.
     """
     _check_shapes(values, space, calibration)
     if constant is None:
@@ -137,29 +85,9 @@ def encode_blocks(
     volumes_per_block: int = 16,
     n_jobs: int = 1,
 ) -> Iterator[tuple[npt.NDArray[Any], EncodingCounts]]:
-    """Turn the values of a whole run into volumes, block by block, to keep memory low.
+    """Turn the values of a whole run into volumes as `encode`, block by block in `n_jobs` threads.
 
-    Parameters
-    ----------
-    values : ndarray of float32, shape (n_tokens, n_units)
-        All values of the run.
-    space, calibration, seed, dtype
-        As for `encode`.
-    volumes_per_block : int, default=16
-        Most volumes in a block.
-    n_jobs : int, default=1
-        Threads that share the volumes of a block.
-
-    Yields
-    ------
-    tuple of (ndarray, EncodingCounts)
-        As from `encode`, for consecutive blocks of rows. The array of volumes is the same one
-        each time: the next block overwrites it.
-
-    Raises
-    ------
-    SpaceError
-        As `encode`.
+    The array of volumes is the same one each time: the next block overwrites it.
     """
     _check_shapes(values, space, calibration)
     constant = constant_units(values, calibration, dtype=dtype)
@@ -231,29 +159,10 @@ class _Encoder:
 def decode(
     data: Any, space: Space, calibration: Calibration, *, name: str | None = None
 ) -> Float32:
-    """Turn counts back into values in the model's own scale: the inverse of `encode`.
+    """Turn counts (image, path or array) back into values (n_volumes, n_units): `encode`'s inverse.
 
-    Parameters
-    ----------
-    data : nibabel image, path or ndarray, of shape (n_x, n_y, n_z) or with n_volumes last
-        Counts, e.g. a bold image or ``volumes.T`` from `encode`.
-    space : Space
-        The space that the image is in.
-    calibration : Calibration
-        The one that the image was encoded with.
-    name : str, optional
-        What messages call the image; its path without.
-
-    Returns
-    -------
-    ndarray of float32, shape (n_units,) or (n_volumes, n_units)
-        Values. From int16 within half a step (0.001 sd), from float32 within float rounding of
-        the counts; clipped values excepted, and constant units, which carry the dither.
-
-    Raises
-    ------
-    SpaceError
-        If the image is not on the grid, or the calibration is of another number of units.
+    From int16 within half a step, from float32 within float rounding; not clipped values, nor
+    constant units, which carry the dither.
     """
     counts = space.to_units(data, name=name)
     _check_calibration(space, calibration)

@@ -15,7 +15,7 @@ from llm2bids.model.units import Site
 GAP = 1
 """White voxels between two panels of a slice."""
 
-LONGEST = 1.5
+_LONGEST = 1.5
 """Longer over shorter side of a slice, where panels can be packed so."""
 
 Box = tuple[int, int]
@@ -23,47 +23,13 @@ Box = tuple[int, int]
 
 
 def head_box(head_size: int) -> Box:
-    """Find the most nearly square rectangle that a head fills exactly.
-
-    Parameters
-    ----------
-    head_size : int
-        Units of one head.
-
-    Returns
-    -------
-    tuple of int
-        Columns and rows, columns >= rows.
-
-    Examples
-    --------
-    >>> head_box(64), head_box(80), head_box(7)
-    ((8, 8), (10, 8), (7, 1))
-    """
+    """Find the most nearly square rectangle (columns, rows) that a head fills exactly."""
     rows = next(r for r in range(math.isqrt(head_size), 0, -1) if head_size % r == 0)
     return head_size // rows, rows
 
 
 def head_columns(n_heads: int, box: Box) -> int:
-    """Choose in how many columns heads are tiled: the shortest outline, then the fewest gaps.
-
-    Parameters
-    ----------
-    n_heads : int
-        Number of heads.
-    box : tuple of int
-        Columns and rows of one head.
-
-    Returns
-    -------
-    int
-        Heads side by side; the last row of heads may be partly empty.
-
-    Examples
-    --------
-    >>> head_columns(9, (8, 8)), head_columns(3, (8, 8)), head_columns(71, (8, 8))
-    (3, 3, 9)
-    """
+    """Choose in how many columns heads are tiled: the shortest outline, then the fewest gaps."""
 
     def cost(columns: int) -> tuple[int, int, int]:
         rows = -(-n_heads // columns)
@@ -74,30 +40,10 @@ def head_columns(n_heads: int, box: Box) -> int:
 
 
 def panel_offsets(site: Site) -> npt.NDArray[np.int32]:
-    """Lay out the units of a site in its panel, in native order.
+    """Lay out the units of a site in its panel in native order: columns and rows, (width, 2).
 
     A head is a filled rectangle and heads lie side by side without gaps. Without heads, units fill
     the rows of a near square; the end of the last row may be empty.
-
-    Parameters
-    ----------
-    site : Site
-        Width and heads count.
-
-    Returns
-    -------
-    ndarray of int32, shape (width, 2)
-        Column and row of each unit, from (0, 0).
-
-    Raises
-    ------
-    SpaceError
-        If the site has no units, or its heads do not add up to its width.
-
-    Examples
-    --------
-    >>> panel_offsets(Site(name="a", layer=None, role="a", width=5)).tolist()
-    [[0, 0], [1, 0], [2, 0], [0, 1], [1, 1]]
     """
     if site.width < 1:
         raise SpaceError(
@@ -121,44 +67,17 @@ def panel_offsets(site: Site) -> npt.NDArray[np.int32]:
 
 
 def panel_box(offsets: npt.NDArray[np.int32]) -> Box:
-    """Measure the rectangle around a panel.
-
-    Parameters
-    ----------
-    offsets : ndarray of int32, shape (width, 2)
-        From `panel_offsets`.
-
-    Returns
-    -------
-    tuple of int
-        Columns and rows.
-    """
+    """Measure the columns and rows of the rectangle around a panel (width, 2)."""
     columns, rows = (offsets.max(axis=0) + 1).tolist()
     return columns, rows
 
 
 def shelve(boxes: Sequence[Box], width: int) -> tuple[list[tuple[int, int]], Box]:
-    """Place rectangles in order on shelves, from left to right, shelf upon shelf.
+    """Place rectangles in order on shelves of a width; give first columns and rows, and the extent.
 
-    A rectangle that fits on top of the one before, within the height that the shelf has already,
-    is put there.
+    One that fits on top of the one before, within the height that the shelf has already, is put
+    there.
 
-    Parameters
-    ----------
-    boxes : sequence of tuple of int
-        Columns and rows of each rectangle; none wider than `width`.
-    width : int
-        Columns available.
-
-    Returns
-    -------
-    corners : list of tuple of int
-        First column and first row of each rectangle; at least `GAP` voxels lie between two.
-    extent : tuple of int
-        Columns and rows in use.
-
-    Examples
-    --------
     >>> shelve([(4, 5), (4, 2), (4, 2), (6, 3)], width=9)
     ([(0, 0), (5, 0), (5, 3), (0, 6)], (9, 9))
     """
@@ -181,27 +100,10 @@ def shelve(boxes: Sequence[Box], width: int) -> tuple[list[tuple[int, int]], Box
 
 
 def pack(boxes: Sequence[Box]) -> tuple[list[tuple[int, int]], Box]:
-    """Place rectangles in order in a nearly square slice that wastes little.
+    """Place rectangles in order in a nearly square slice that wastes little, as `shelve`.
 
     Of all widths, the one with the least area is taken among those whose longer side is at most
-    `LONGEST` times the shorter; where there is none, the most nearly square one.
-
-    Parameters
-    ----------
-    boxes : sequence of tuple of int
-        Columns and rows of each rectangle.
-
-    Returns
-    -------
-    corners : list of tuple of int
-        First column and first row of each rectangle; at least `GAP` voxels lie between two.
-    extent : tuple of int
-        Columns and rows in use.
-
-    Examples
-    --------
-    >>> pack([(4, 4), (4, 4), (4, 4), (4, 4)])[1]
-    (9, 9)
+    `_LONGEST` times the shorter; where there is none, the most nearly square one.
     """
     area = sum((columns + GAP) * (rows + GAP) for columns, rows in boxes)
     widest = max(columns for columns, _ in boxes)
@@ -211,6 +113,6 @@ def pack(boxes: Sequence[Box]) -> tuple[list[tuple[int, int]], Box]:
     def cost(packing: tuple[list[tuple[int, int]], Box]) -> tuple[float, int]:
         columns, rows = packing[1]
         ratio = max(columns, rows) / min(columns, rows)
-        return (0 if ratio <= LONGEST else ratio), columns * rows
+        return (0 if ratio <= _LONGEST else ratio), columns * rows
 
     return min(packings, key=cost)

@@ -20,35 +20,10 @@ def resample(
     calibration: Calibration | None = None,
     name: str | None = None,
 ) -> nib.Nifti1Image:
-    """Move an image from one arrangement of a model's units to another.
+    """Move an image from one arrangement of a model's units to another: exact, a permutation.
 
-    Every unit takes its value along; voxels without a unit keep theirs. Data type and scale stay,
-    so nothing is rounded, and moving back gives the same image.
-
-    Parameters
-    ----------
-    img : nibabel image or path
-        3D or 4D, on the grid of `source`.
-    source : Space
-        The arrangement that the image is in.
-    target : Space
-        Another arrangement of the same weights and sites.
-    calibration : Calibration, optional
-        What images of the source were scaled with; images that carry the fingerprint of space and
-        calibration are known by it.
-    name : str, optional
-        What messages call the image.
-
-    Returns
-    -------
-    Nifti1Image
-        To be saved: data as stored in the file, with their scale in the header. On the same grid,
-        with the fingerprint of the target if the image had that of the source.
-
-    Raises
-    ------
-    SpaceError
-        If the spaces are of different weights, sites or grids, or the image is not in `source`.
+    Voxels without a unit keep what they have; data type and scale stay, so nothing is rounded, and
+    moving back gives the same image. With the fingerprint of the target, if it had the source's.
     """
     image = open_image(img, source, name=name)
     _check_spaces(source, target)

@@ -110,13 +110,7 @@ class Space:
 
     @cached_property
     def brain_box(self) -> tuple[slice, slice, slice]:
-        """The box that the brain fills, one slice for each of x, y and z.
-
-        Raises
-        ------
-        SpaceError
-            If the brain is not a box.
-        """
+        """The box that the brain fills, one slice for each of x, y and z."""
         brain = self.brain
         box = []
         for axis in range(3):
@@ -137,17 +131,7 @@ class Space:
         return units
 
     def unit_at(self, i: int, j: int, k: int) -> int | None:
-        """Look up the unit in a voxel.
-
-        Parameters
-        ----------
-        i, j, k : int
-            Voxel.
-
-        Returns
-        -------
-        int or None
-            Unit in recording order; None in white matter and outside.
+        """Look up the unit in a voxel: its number in recording order, None where there is none.
 
         Raises
         ------
@@ -196,17 +180,7 @@ class Space:
         return int(units.start) + index
 
     def address_of(self, unit: int) -> str:
-        """Name a unit.
-
-        Parameters
-        ----------
-        unit : int
-            Unit in recording order.
-
-        Returns
-        -------
-        str
-            Its address.
+        """Name a unit, given by its number in recording order.
 
         Raises
         ------
@@ -290,17 +264,7 @@ class Space:
         return np.ascontiguousarray(array[tuple(self.voxels.T)].T)
 
     def matches(self, img: Any) -> bool:
-        """Tell whether an image lies on the grid of this space (first three axes).
-
-        Parameters
-        ----------
-        img : nibabel image or path
-            Any image.
-
-        Returns
-        -------
-        bool
-            True if shape and affine are the space's.
+        """Tell whether an image or path lies on the grid of this space: shape and affine.
 
         Raises
         ------
@@ -310,14 +274,7 @@ class Space:
         return not grid_difference(open_image(img), self)
 
     def check_grid(self, img: Any, *, name: str | None = None) -> None:
-        """Refuse an image that does not lie on the grid of this space (first three axes).
-
-        Parameters
-        ----------
-        img : nibabel image or path
-            Any image.
-        name : str, optional
-            What the message calls it; its path without.
+        """Refuse an image or path that does not lie on the grid of this space.
 
         Raises
         ------
@@ -332,21 +289,14 @@ class Space:
         Returns
         -------
         DataFrame
-            Columns ``address, module, layer, role, head, unit, i, j, k, x, y, z``, see
-            `llm2bids.space.table.unit_table`.
+            ``address``, ``module``, ``role`` (str), ``layer``, ``head`` (Int64, <NA> where there is
+            none), ``unit`` (int64, in the module), ``i``, ``j``, ``k`` (int32, voxel),
+            ``x``, ``y``, ``z`` (float64, mm).
         """
         return unit_table(self.sites, self.voxels, self.affine)
 
     def metadata(self) -> dict[str, Any]:
-        """Say in JSON's types what the unit table does not: the rest of the space.
-
-        Returns
-        -------
-        dict
-            ``label``, ``shape``, ``affine``, ``brain_box`` (first and last voxel + 1 on each
-            axis), ``arrangement``, ``model_name``, ``weights_sha256``, ``layout`` (not in index
-            arrangement), ``fingerprint`` (without calibration).
-        """
+        """Say in JSON's types what the unit table does not: all that `from_table` needs."""
         return {
             "label": self.label,
             "shape": list(self.shape),

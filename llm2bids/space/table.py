@@ -20,23 +20,9 @@ def unit_table(
     voxels: npt.NDArray[np.int32],
     affine: npt.NDArray[np.float64],
 ) -> pd.DataFrame:
-    """List all units in recording order.
+    """List all units in recording order: columns `COLUMNS`, <NA> outside layers and heads.
 
-    Parameters
-    ----------
-    sites : sequence of Site
-        Sites in recording order.
-    voxels : ndarray of int32, shape (n_units, 3)
-        Voxel of each unit.
-    affine : ndarray of float64, shape (4, 4)
-        Voxel to world in millimetres.
-
-    Returns
-    -------
-    DataFrame
-        Columns `COLUMNS`: ``address``, ``module`` and ``role`` (str), ``layer`` and ``head``
-        (Int64, <NA> outside layers or heads), ``unit`` (int64, index in the module's output),
-        ``i``, ``j``, ``k`` (int32, voxel), ``x``, ``y``, ``z`` (float64, mm).
+    ``unit`` is the index in the module's output, ``i, j, k`` the voxel, ``x, y, z`` are in mm.
     """
     widths = [site.width for site in sites]
     world = apply_affine(affine, voxels)
@@ -67,27 +53,7 @@ def unit_table(
 
 
 def sites_from_table(table: pd.DataFrame) -> tuple[tuple[Site, ...], npt.NDArray[np.int32]]:
-    """Read sites and voxels back out of a unit table.
-
-    Parameters
-    ----------
-    table : DataFrame
-        As from `unit_table`; rows in recording order. ``x``, ``y``, ``z`` are not read.
-
-    Returns
-    -------
-    sites : tuple of Site
-        Sites in recording order.
-    voxels : ndarray of int32, shape (n_units, 3)
-        Voxel of each unit.
-
-    Raises
-    ------
-    SpaceError
-        If a column is missing, a number is not whole, the units of a module are not 0, 1, 2 ...
-        in one run of rows, a module has two layers or roles, heads are of different sizes, an
-        address does not name its module and unit, or two units share a voxel.
-    """
+    """Read sites and voxels (n_units, 3) back out of a unit table; x, y, z are not read."""
     missing = [name for name in COLUMNS[:9] if name not in table]
     if missing:
         raise SpaceError(
