@@ -1,123 +1,190 @@
-"""Tiny random models of many architectures: their configurations, and how they are saved."""
+"""Tiny random models of every causal architecture of transformers, and how they are saved."""
 
 from pathlib import Path
 from typing import Any
 
-_IDS = {"pad_token_id": 1, "bos_token_id": 0, "eos_token_id": 2}
-
-BASE: dict[str, Any] = {
+SIZES: dict[str, Any] = {
     "vocab_size": 331,
-    "hidden_size": 32,
-    "intermediate_size": 48,
-    "num_hidden_layers": 2,
-    "num_attention_heads": 4,
+    "vocab_size_per_layer_input": 331,
+    "pad_token_id": 1,
+    "bos_token_id": 0,
+    "eos_token_id": 2,
+    # widths
+    **dict.fromkeys(("hidden_size", "d_model", "n_embd", "emb_dim", "embedding_dim"), 32),
+    **dict.fromkeys(("word_embed_proj_dim", "embedding_size", "dim_model", "lru_width"), 32),
+    **dict.fromkeys(("attention_hidden_size", "ple_embed_dim"), 32),
+    **dict.fromkeys(("intermediate_size", "ffn_dim", "d_inner", "dff", "dim_ff"), 48),
+    **dict.fromkeys(("decoder_ffn_dim", "encoder_ffn_dim", "feed_forward_size"), 48),
+    **dict.fromkeys(("ffn_hidden_size", "intermediate_size_mlp"), 48),
+    # depth
+    **dict.fromkeys(("num_hidden_layers", "n_layer", "n_layers", "num_layers", "num_blocks"), 2),
+    **dict.fromkeys(("encoder_layers", "decoder_layers"), 2),
+    # heads
+    **dict.fromkeys(("num_attention_heads", "n_head", "n_heads", "num_heads"), 4),
+    **dict.fromkeys(("encoder_attention_heads", "decoder_attention_heads"), 4),
     "num_key_value_heads": 2,
-    "max_position_embeddings": 256,
-    "head_dim": 8,
-    **_IDS,
-}
-"""Sizes that every configuration is given; it takes those that it knows."""
-
-_GPT = {"n_embd": 32, "n_layer": 2, "n_head": 4, "n_positions": 256}
-_EXPERTS = {"num_local_experts": 4, "num_experts_per_tok": 2}
-_MAMBA = {
-    "mamba_n_heads": 8,
-    "mamba_d_head": 8,
-    "mamba_d_state": 8,
+    **dict.fromkeys(("head_dim", "dim_head", "attention_head_size", "v_head_dim"), 8),
+    **dict.fromkeys(("qk_nope_head_dim", "swa_head_dim", "swa_v_head_dim"), 8),
+    **dict.fromkeys(("q_lora_rank", "kv_lora_rank", "o_lora_rank"), 8),
+    "qk_rope_head_dim": 4,
+    # lengths
+    **dict.fromkeys(("max_position_embeddings", "n_positions", "max_seq_len"), 256),
+    **dict.fromkeys(("context_length", "max_sequence_length"), 256),
+    **dict.fromkeys(("sliding_window", "window_size", "attention_window_size"), 8),
+    **dict.fromkeys(("attention_chunk_size", "chunk_size", "block_size", "mamba_chunk_size"), 8),
+    # experts
+    **dict.fromkeys(("num_experts", "num_local_experts", "n_routed_experts"), 4),
+    **dict.fromkeys(("num_experts_per_tok", "moe_top_k", "moe_topk", "moe_k"), 2),
+    **dict.fromkeys(("moe_intermediate_size", "shared_expert_intermediate_size"), 16),
+    **dict.fromkeys(("shared_intermediate_size", "expert_ffn_hidden_size"), 16),
+    **dict.fromkeys(("n_group", "topk_group", "n_shared_experts", "moe_num_shared_experts"), 1),
+    "first_k_dense_replace": 1,
+    # states
+    **dict.fromkeys(("state_size", "ssm_state_size", "mamba_d_state", "mamba_d_head"), 8),
+    **dict.fromkeys(("mamba_n_heads", "mamba_num_heads", "mamba_head_dim", "mamba_headdim"), 8),
     "mamba_n_groups": 1,
-}
-_LINEAR = {
-    "num_hidden_layers": 4,
+    "is_decoder": True,
     "linear_num_value_heads": 4,
     "linear_num_key_heads": 2,
-    "linear_key_head_dim": 8,
-    "linear_value_head_dim": 8,
+    **dict.fromkeys(("linear_key_head_dim", "linear_value_head_dim"), 8),
+    # what needs compiled code
+    "use_mamba_kernels": False,
 }
-_LATENT = {
-    "q_lora_rank": 8,
-    "kv_lora_rank": 8,
-    "qk_rope_head_dim": 4,
-    "qk_nope_head_dim": 8,
-    "v_head_dim": 8,
-    "head_dim": 4,
-    "num_key_value_heads": 4,
-}
-_DEEPSEEK = {
-    **_LATENT,
-    "n_routed_experts": 4,
-    "num_experts_per_tok": 2,
-    "n_group": 1,
-    "topk_group": 1,
-    "first_k_dense_replace": 1,
-    "moe_intermediate_size": 16,
-}
-_WINDOW = {"sliding_window": 8}
+"""Sizes under all the names that configurations give them; each takes those that it knows."""
 
-CONFIGS: dict[str, tuple[str, dict[str, Any]]] = {
-    "recurrent_gemma": (
-        "recurrent_gemma",
+_FULL = {"layer_types": ["sliding_attention", "full_attention"] * 2, "num_hidden_layers": 4}
+
+_DEEP = {"num_hidden_layers": 4}
+
+DIFFERING: dict[str, dict[str, Any]] = {
+    **dict.fromkeys(("qwen3_next", "qwen3_5_text", "qwen3_5_moe_text"), _DEEP),
+    **dict.fromkeys(("olmo_hybrid", "lfm3"), _DEEP),
+    "bailing_hybrid": {"layer_group_size": 2},
+    "granitemoehybrid": {"layer_types": ["mamba", "attention"]},
+    "jamba": {"attn_layer_period": 2, "attn_layer_offset": 1},
+    "kimi_linear": {"layer_types": ["linear_attention", "full_attention"]},
+    "bamba": {"attn_layer_indices": [1]},
+    "blt": {"encoder_hash_byte_group_vocab": 97, "encoder_hash_byte_group_size": [3, 4]},
+    "cohere_compass_text": _FULL,
+    "dbrx": {"d_model": 32, "n_heads": 4},
+    "dory": _DEEP,
+    "codegen": {"rotary_dim": 4},
+    "gptj": {"rotary_dim": 4},
+    "falcon": {"num_kv_heads": 2},
+    "falcon_h1": {"mamba_d_ssm": 64},
+    "gemma4_text": {**_FULL, "hidden_size_per_layer_input": 8, "num_kv_shared_layers": 0},
+    "gemma3n_text": {
+        **_FULL,
+        "hidden_size_per_layer_input": 8,
+        "laurel_rank": 4,
+        "num_kv_shared_layers": 0,
+        "intermediate_size": [48] * 4,
+        "activation_sparsity_pattern": [0.0] * 4,
+        "altup_num_inputs": 4,
+    },
+    "gpt_neo": {"attention_types": [[["global", "local"], 1]]},
+    "lfm2": {"layer_types": ["conv", "full_attention"], "block_auto_adjust_ff_dim": False},
+    "lfm2_moe": {"layer_types": ["conv", "full_attention"], "num_dense_layers": 1},
+    "mamba2": {"num_heads": 8, "n_groups": 2},
+    "minimax": {"layer_types": ["linear_attention", "full_attention"], "sliding_window": None},
+    "moshi": {"sliding_window": 256},
+    "recurrent_gemma": {
+        "num_hidden_layers": 3,
+        "block_types": ["recurrent", "recurrent", "attention"],
+    },
+    "reformer": {
+        "axial_pos_shape": [16, 16],
+        "axial_pos_embds_dim": [16, 16],
+        "local_attn_chunk_length": 8,
+        "lsh_attn_chunk_length": 8,
+        "attn_layers": ["local", "local"],
+        "num_buckets": 4,
+    },
+    "zamba": {
+        "num_hidden_layers": 4,
+        "attention_hidden_size": 64,
+        "attention_head_dim": 16,
+        "n_mamba_heads": 2,
+        "layer_types": ["mamba", "hybrid", "mamba", "hybrid"],
+    },
+    "zamba2": {
+        "num_hidden_layers": 4,
+        "attention_hidden_size": 64,
+        "n_mamba_heads": 8,
+        "layer_types": ["mamba", "hybrid", "mamba", "hybrid"],
+        "attention_head_dim": 16,
+        "num_mem_blocks": 1,
+    },
+    "xlm": {"causal": True},
+    "zaya": {"num_experts_per_tok": 1},
+}
+"""What a type of model needs beside `SIZES`."""
+
+OTHERS: dict[str, tuple[str, dict[str, Any]]] = {
+    "bert-bidirectional": ("bert", {"is_decoder": False}),
+    "mixtral-top1": ("mixtral", {"num_experts_per_tok": 1}),
+    "opt-galactica-125m": (
+        "opt",
         {
-            "num_hidden_layers": 3,
-            "lru_width": 32,
-            "attention_window_size": 8,
-            "block_types": ["recurrent", "recurrent", "attention"],
-        },
-    ),
-    "minimax": (
-        "minimax",
-        {**_EXPERTS, "layer_types": ["linear_attention", "full_attention"], "block_size": 8},
-    ),
-    "rwkv": ("rwkv", {"attention_hidden_size": 32, "context_length": 256}),
-    "mixtral_top1": ("mixtral", {"num_local_experts": 4, "num_experts_per_tok": 1}),
-    "bert_decoder": ("bert", {"is_decoder": True}),
-    "bert_bidirectional": ("bert", {}),
-    "roberta_decoder": ("roberta", {"is_decoder": True}),
-    "xlstm": ("xlstm", {"embedding_dim": 32, "num_heads": 4, "num_blocks": 2, "chunk_size": 8}),
-    "gemma3n": (
-        "gemma3n_text",
-        {
-            **_WINDOW,
-            "num_hidden_layers": 4,
-            "hidden_size_per_layer_input": 8,
-            "vocab_size_per_layer_input": 331,
-            "laurel_rank": 4,
-            "num_kv_shared_layers": 0,
-            "layer_types": ["sliding_attention", "full_attention"] * 2,
-            "intermediate_size": [48] * 4,
-            "activation_sparsity_pattern": [0.0] * 4,
-            "altup_num_inputs": 4,
-        },
-    ),
-    "qwen3_next": (
-        "qwen3_next",
-        {
-            **_LINEAR,
-            "num_experts": 4,
-            "num_experts_per_tok": 2,
-            "moe_intermediate_size": 16,
-            "shared_expert_intermediate_size": 16,
+            "vocab_size": 50000,
+            "hidden_size": 768,
+            "word_embed_proj_dim": 768,
+            "ffn_dim": 3072,
+            "num_hidden_layers": 12,
+            "num_attention_heads": 12,
+            "max_position_embeddings": 2048,
+            "activation_function": "gelu",
+            "enable_bias": False,
+            "layer_norm_elementwise_affine": False,
         },
     ),
 }
-"""Name of a test model -> its type in transformers, and what differs from `BASE`."""
+"""More shapes of some types: name -> type, and what differs."""
+
+
+def tiny_config(kind: str, **changes: Any) -> Any:
+    """Configure a small model of a type; in a model of several parts, each part is small."""
+    from transformers import AutoConfig
+
+    return _small(type(AutoConfig.for_model(kind)), {**DIFFERING.get(kind, {}), **changes})
+
+
+def _small(cls: Any, changes: dict[str, Any]) -> Any:
+    default = cls()
+    written = default.to_dict()
+    computed = {key for key in dir(cls) if isinstance(getattr(cls, key, None), property)}
+    sizes = {k: v for k, v in SIZES.items() if (k in written or k in cls.attribute_map)}
+    sizes = {k: v for k, v in sizes.items() if k not in computed}
+    if "kv_lora_rank" in written:  # keys and values are latent: the head is the rotated part
+        sizes |= {"num_key_value_heads": 4, "head_dim": 4}
+    for part in getattr(cls, "sub_configs", {}):
+        nested = getattr(default, part, None)
+        if nested is not None and part not in changes:
+            kind = getattr(nested, "model_type", "")
+            sizes[part] = _small(type(nested), DIFFERING.get(kind, {})).to_dict()
+    return cls(**{**sizes, **changes})
 
 
 def save_architecture(name: str, folder: Path, **changes: Any) -> Path:
     """Save a model with random weights, made from a seed, and the tests' tokenizer."""
     import torch
-    from transformers import AutoConfig, AutoModelForCausalLM
+    from transformers import AutoModelForCausalLM
 
     from tests.conftest import save_tiny_tokenizer
 
-    kind, differing = CONFIGS[name]
-    config = type(AutoConfig.for_model(kind))(**{**BASE, **differing, **changes})
+    kind, differing = OTHERS.get(name, (name, {}))
+    config = tiny_config(kind, **{**differing, **changes})
+    with torch.device("meta"):
+        n_parameters = sum(p.numel() for p in AutoModelForCausalLM.from_config(config).parameters())
+    if n_parameters > 200_000_000:
+        raise ValueError(f"{name} has {n_parameters} parameters; SIZES names none of its sizes")
     with torch.random.fork_rng():
         torch.manual_seed(0)
         model = AutoModelForCausalLM.from_config(config, dtype=torch.float32)
         with torch.no_grad():  # values that matter everywhere, so that mistakes show
             for path, parameter in model.named_parameters():
                 if parameter.dim() >= 2:
-                    parameter.normal_(0, 0.25)
+                    parameter.normal_(0, 8 / (32 * parameter.shape[-1]) ** 0.5)
                 elif "bias" in path or not parameter.any():
                     parameter.normal_(0, 0.1)
     model.save_pretrained(folder)

@@ -1,38 +1,27 @@
-"""Which outputs are made of attention heads. No torch in this file."""
+"""Which outputs are made of attention heads, from what names and sizes mean. No torch here.
 
-import re
+A width that happens to be a multiple of the head size is no head: where the configuration does not
+say how an output is laid out, it has no heads.
+"""
+
 from typing import Any
 
-_SEPARATE = re.compile(r"(^|_)(q|k|v|query|key|value)(_|$|proj|norm|lin)", re.IGNORECASE)
-_FUSED = re.compile(r"c_attn|qkv|query_key_value|in_proj|att_proj", re.IGNORECASE)
+_QUERY = {"q_proj", "q_b_proj", "q_norm", "q_layernorm", "q_ln", "q_lin", "query", "wq"}
+_SHARED = {
+    *("k_proj", "k_norm", "k_layernorm", "k_ln", "k_lin", "key", "wk"),
+    *("v_proj", "v_norm", "v_lin", "value", "wv"),
+}
+_FUSED = {"c_attn", "qkv", "qkv_proj", "query_key_value", "wqkv", "att_proj"}
 
 
 def split_heads(
-    config: Any, role: str, width: int, shape: tuple[int, ...]
+    config: Any, role: str, width: int, shape: tuple[int, ...], attention: Any = None
 ) -> tuple[int | None, int | None]:
-    """Split an output's width into attention heads.
+    """Split one token's output of some shape into heads: their number and size, or None twice.
 
-    An output that comes with an axis of heads (Qwen3's ``q_norm``) is split as it is. Projections
-    to queries, keys or values, separate or fused, are split where the width is the number of heads
-    (of key-value heads; of both, for a fused one) times the head size that the configuration
-    states. A fused output keeps its own order: GPT-2 has all query heads first, GPT-NeoX has query,
-    key and value of the first head first. The output projection mixes heads, so it has none.
-
-    Parameters
-    ----------
-    config : transformers.PreTrainedConfig
-        The text configuration.
-    role : str
-        Module path within its layer.
-    width : int
-        Number of units.
-    shape : tuple of int
-        Shape of one token's output.
-
-    Returns
-    -------
-    tuple of (int or None, int or None)
-        Number of heads and units per head, both None without heads.
+    `attention` is the module that the output belongs to: it knows its own sizes where they differ
+    from layer to layer. A fused output keeps its own order (GPT-2 has all query heads first,
+    GPT-NeoX has query, key and value of the first head first). The output projection mixes heads.
 
     Examples
     --------
@@ -43,23 +32,54 @@ def split_heads(
     >>> split_heads(config, "self_attn.o_proj", 576, (576,))
     (None, None)
     """
-    parents, _, last = role.rpartition(".")
-    attention = "attn" in parents.lower() or "attention" in parents.lower()
-    if not attention:
+    parents, _, last = role.lower().rpartition(".")
+    n_heads = _number(attention, "num_heads", "num_attention_heads") or _number(
+        config, "num_attention_heads"
+    )
+    if ("attn" not in parents and "attention" not in parents) or not n_heads:
         return None, None
-    if len(shape) == 2:
-        return shape[0], shape[1]
-    n_heads = getattr(config, "num_attention_heads", None)
-    if not isinstance(n_heads, int) or n_heads < 1:
+    n_shared = _shared_heads(config, n_heads, attention)
+    counts = {
+        **dict.fromkeys(_QUERY, n_heads),
+        **dict.fromkeys(_SHARED, n_shared),
+        **dict.fromkeys(_FUSED, n_heads + 2 * n_shared),
+    }
+    count, size = counts.get(last), _head_size(config, n_heads, attention, last)
+    if count is None or width != count * size or shape not in ((width,), (count, size)):
         return None, None
-    size = getattr(config, "head_dim", None) or getattr(config, "hidden_size", 0) // n_heads
-    n_shared = getattr(config, "num_key_value_heads", None) or n_heads
-    if getattr(config, "multi_query", False):  # Falcon, GPTBigCode
-        n_shared = 1
-    fused = bool(_FUSED.search(last))
-    counts = {n_heads + 2 * n_shared, 3 * n_heads} if fused else {n_heads, n_shared}
-    if (fused or _SEPARATE.search(last)) and size and width % size == 0:
-        count = width // size
-        if count in counts:
-            return count, size
-    return None, None
+    return count, size
+
+
+def _shared_heads(config: Any, n_heads: int, attention: Any) -> int:
+    """Heads of keys and values."""
+    groups = _number(attention, "num_key_value_groups")
+    if groups:
+        return n_heads // groups
+    if _number(config, "new_decoder_architecture"):  # Falcon
+        return _number(config, "num_kv_heads") or n_heads
+    if _number(config, "multi_query"):  # Falcon, GPTBigCode
+        return 1
+    return _number(config, "num_key_value_heads") or n_heads
+
+
+def _head_size(config: Any, n_heads: int, attention: Any, last: str) -> int:
+    latent = _number(config, "qk_nope_head_dim"), _number(config, "qk_rope_head_dim")
+    if all(latent):  # DeepSeek: queries have a part with positions and one without
+        return sum(latent) if last in ("q_proj", "q_b_proj") else 0
+    return (
+        _number(attention, "head_dim", "attention_head_size")
+        or _number(config, "head_dim")
+        or _number(config, "hidden_size") // n_heads
+    )
+
+
+def _number(holder: Any, *names: str) -> int:
+    """Read the first attribute that is a number; 0 without."""
+    for name in names:
+        try:
+            value = getattr(holder, name, None)
+        except Exception:  # a configuration may refuse what differs from layer to layer
+            continue
+        if isinstance(value, int):
+            return int(value)
+    return 0

@@ -1,5 +1,6 @@
 """What the modules of a model return: noted in a short generation, or worked out on shapes."""
 
+import inspect
 from collections import defaultdict
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -93,9 +94,7 @@ def probe_model(loaded: LoadedModel, candidates: Mapping[str, nn.Module]) -> Pro
             start.remove()
 
     with forward_errors(loaded):
-        calls = _noted(
-            loaded.model, candidates, lengths, generate, lambda module, t: _describe(t, n_prompts)
-        )
+        calls = _noted(loaded.model, candidates, lengths, generate, partial(_described, n_prompts))
     return Probe(calls=calls, n_prompts=n_prompts, lengths=lengths)
 
 
@@ -109,17 +108,20 @@ def outline_model(model: nn.Module, candidates: Mapping[str, nn.Module]) -> Prob
     n_prompts = count_prompts(model)
     lengths: list[int] = []
 
+    accepted = inspect.signature(model.forward).parameters
+    last = {"logits_to_keep": 1} if "logits_to_keep" in accepted else {}  # as generation asks
+
     def forward() -> None:
         state: dict[str, Any] = {}
         with torch.no_grad(), torch.device("meta"):
             for length in (N_TOKENS, *[1] * (N_STEPS - 1)):
                 lengths.append(length)
                 given = torch.zeros((n_prompts, length), dtype=torch.long)
-                output = model(input_ids=given, use_cache=True, **state)
+                output = model(input_ids=given, use_cache=True, **last, **state)
                 # by the names that are there: asking for an old one warns in newer transformers
                 state = {name: value for name, value in output.items() if name in _CACHES}
 
-    calls = _noted(model, candidates, lengths, forward, partial(_outlined, n_prompts))
+    calls = _noted(model, candidates, lengths, forward, partial(_described, n_prompts))
     return Probe(calls=calls, n_prompts=n_prompts, lengths=lengths)
 
 
@@ -169,30 +171,23 @@ def plain_tokens(loaded: LoadedModel, n_prompts: int, n_tokens: int) -> Tensor:
     return torch.from_numpy(drawn).to(loaded.device)
 
 
-def _describe(tensor: Tensor | None, n_prompts: int) -> Call | None:
-    if tensor is None or tensor.dim() == 0:
-        return None
-    axis = tensor.shape.index(n_prompts) if n_prompts in tensor.shape else None
-    first = None if axis is None else tensor.narrow(axis, 0, 1)
-    return Call(
-        shape=tuple(tensor.shape),
-        floating=tensor.is_floating_point(),
-        alike=first is not None and bool((tensor == first).all()),
-        constant=tensor.numel() > 0 and bool((tensor == tensor.flatten()[0]).all()),
-        tensor=tensor,
-    )
-
-
-def _outlined(n_prompts: int, module: nn.Module, tensor: Tensor | None) -> Call | None:
+def _described(n_prompts: int, module: nn.Module, tensor: Tensor | None) -> Call | None:
+    """Describe an output (of a shape alone, on the meta device)."""
     if tensor is None or tensor.dim() == 0:
         return None
     if len(tensor) == 1 and next(module.parameters(), None) is not None:
-        # learned positions: generation gives every prompt its own
-        tensor = tensor.expand(n_prompts, *tensor.shape[1:])
+        tensor = tensor.expand(n_prompts, *tensor.shape[1:])  # learned positions, alike in all
+    if tensor.is_meta:  # rotary positions
+        alike = any("inv_freq" in name for name, _ in module.named_buffers())
+        constant = False
+    else:
+        axis = tensor.shape.index(n_prompts) if n_prompts in tensor.shape else None
+        alike = axis is not None and bool((tensor == tensor.narrow(axis, 0, 1)).all())
+        constant = tensor.numel() > 0 and bool((tensor == tensor.flatten()[0]).all())
     return Call(
         shape=tuple(tensor.shape),
         floating=tensor.is_floating_point(),
-        alike=False,
-        constant=False,
+        alike=alike,
+        constant=constant,
         tensor=tensor,
     )

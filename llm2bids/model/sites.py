@@ -6,6 +6,7 @@ and the decoder layers (the residual stream). What a candidate returned decides.
 """
 
 import math
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from difflib import get_close_matches
@@ -68,7 +69,13 @@ def _candidates(model: nn.Module) -> tuple[dict[str, nn.Module], list[tuple[str,
     names = {f"{layers_name}.{index}" for index in range(len(layers))}
     skipped: list[tuple[str, str]] = []
     candidates: dict[str, nn.Module] = {}
+    experts = ""
     for name, module in model.named_modules():
+        if experts and name.startswith(experts):
+            skipped.append((name, "runs on the tokens of each expert, in the experts' order"))
+            continue
+        if "expert" in name and any(p.dim() == 3 for p in module.parameters(recurse=False)):
+            experts = name + "."  # one module for all experts, with their weights stacked
         leaf = next(module.children(), None) is None
         weighted = next(module.parameters(recurse=False), None) is not None
         if not name or not (leaf or weighted or name in names):
@@ -118,10 +125,16 @@ def _judge_all(
         if module is head:
             heads = (site,)
             continue
-        n_heads, head_size = split_heads(model.config.get_text_config(), role, width, shape)
+        parent = model.get_submodule(name.rpartition(".")[0])
+        config = model.config.get_text_config()
+        n_heads, head_size = split_heads(config, role, width, shape, parent)
         found.append(replace(site, n_heads=n_heads, head_size=head_size))
     if not found:
-        raise ModelError(f"model {model_name}: no module output could be recorded: {skipped[:5]}")
+        reasons = Counter(reason for _, reason in skipped if not reason.startswith("passes its"))
+        raise ModelError(
+            f"model {model_name}: none of its {len(skipped)} modules with an output can be "
+            f"recorded; most often: {', '.join(r for r, _ in reasons.most_common(1))}"
+        )
     return SiteTable(sites=tuple(found), skipped=tuple(skipped), head=heads)
 
 

@@ -100,10 +100,16 @@ def _answers(file: Path) -> dict[str, str | tuple[int, ...]]:
             position=_whole(file, table, "position"), token_id=_whole(file, table, "token_id")
         )
         ordered = table.sort_values(["prompt_id", "position"], kind="stable")
-        if ordered.duplicated(["prompt_id", "position"]).any():
-            twice = ordered.loc[ordered.duplicated(["prompt_id", "position"]), "prompt_id"].iloc[0]
-            raise DatasetError(f"{file}: prompt {twice} has two tokens at one position")
         grouped = ordered.groupby("prompt_id")["token_id"]
+        # A token is fed at the place that its position names, so none may be missing before it.
+        wrong = ordered[ordered["position"] != grouped.cumcount()]
+        if len(wrong):
+            prompt_id, position = wrong.iloc[0][["prompt_id", "position"]]
+            expected = int(grouped.cumcount()[wrong.index[0]])
+            raise DatasetError(
+                f"{file}: prompt {prompt_id} has a token at position {position} where "
+                f"{expected} comes next; expected the whole answer, each position once from 0"
+            )
         return {str(prompt_id): tuple(map(int, tokens)) for prompt_id, tokens in grouped}
     if {"prompt_id", "answer"} <= set(table.columns):
         twice = table.loc[table["prompt_id"].duplicated(), "prompt_id"]

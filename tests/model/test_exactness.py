@@ -3,18 +3,16 @@
 import json
 from functools import cache
 
-import numpy as np
 import pytest
-import torch
 
 from llm2bids.exceptions import ModelError, RecordingError
 from llm2bids.model.exactness import exact_sites
 from llm2bids.model.load import load_model
 from llm2bids.model.sites import find_sites
-from llm2bids.model.text import encode
 from llm2bids.recording.record import record_run
 from llm2bids.recording.replay import replay_run
 from tests.architectures import save_architecture
+from tests.plain import site_errors
 from tests.recording.conftest import PROMPTS, make_design
 
 pytestmark = pytest.mark.filterwarnings("ignore")  # the libraries' own, of old architectures
@@ -32,58 +30,16 @@ def checked(tmp_path_factory):
     return check
 
 
-def plain_values(model, tokens, sites):
-    """Outputs of some modules over one text, (n_tokens, n_units): hooks and nothing else.
-
-    The axis of tokens is the one of the text's length; all others are units.
-    """
-    outputs = {}
-
-    def keep(name):
-        def hook(module, args, output):
-            first = output if torch.is_tensor(output) else output[0]
-            outputs[name] = first.clone()  # some models change it in place afterwards
-
-        return hook
-
-    handles = [
-        model.get_submodule(site.name).register_forward_hook(keep(site.name)) for site in sites
-    ]
-    with torch.no_grad():
-        model(input_ids=torch.tensor([tokens]), use_cache=False)
-    for handle in handles:
-        handle.remove()
-    columns = []
-    for site in sites:
-        output = outputs[site.name]
-        axis = output.shape.index(len(tokens))
-        columns.append(output.movedim(axis, 0).reshape(len(tokens), site.width).float())
-    return torch.cat(columns, dim=1).numpy()
-
-
-def largest_error(loaded, sites, recording):
-    """Largest difference from plain values, as a share of each site's largest value."""
-    errors, largest = np.zeros(len(sites)), np.zeros(len(sites))
-    starts = np.cumsum([0, *[site.width for site in sites][:-1]])
-    for index, rows in recording.tokens.groupby("trial"):
-        prompt = encode(loaded, recording.design.trials[index].prompt.text)
-        text = [*prompt, *rows["token_id"]][:-1]
-        plain = plain_values(loaded.model, text, sites)[len(prompt) :]
-        own = recording.values[rows["volume"].dropna().astype(int)]
-        for worst, values in ((errors, own - plain), (largest, plain)):
-            worst[:] = np.maximum(worst, np.maximum.reduceat(np.abs(values).max(axis=0), starts))
-    return (errors / largest).max()
-
-
 @pytest.mark.parametrize(
     ("name", "batching"),
     [
         ("recurrent_gemma", "equal"),
         ("minimax", "equal"),
         ("rwkv", "single"),
-        ("mixtral_top1", "padded"),
-        ("bert_decoder", "padded"),
-        ("gemma3n", "padded"),
+        ("bart", "equal"),
+        ("mixtral-top1", "padded"),
+        ("bert", "padded"),
+        ("gemma3n_text", "padded"),
         ("qwen3_next", "padded"),
     ],
 )
@@ -93,12 +49,12 @@ def test_every_value_is_that_of_a_plain_forward_pass(name, batching, checked):
     design = make_design([text for text in PROMPTS if len(text) > 3])
     recording = record_run(loaded, design, table.sites)
     answers = recording.tokens.groupby("trial")["token_id"].apply(list).tolist()
-    assert largest_error(loaded, table.sites, recording) < 1e-3
+    assert site_errors(loaded, table.sites, recording).max() < 1e-3
     replayed = replay_run(loaded, design, table.sites, answers)
-    assert largest_error(loaded, table.sites, replayed) < 1e-3
+    assert site_errors(loaded, table.sites, replayed).max() < 1e-3
 
 
-@pytest.mark.parametrize("name", ["recurrent_gemma", "rwkv", "mixtral_top1"])
+@pytest.mark.parametrize("name", ["recurrent_gemma", "rwkv", "mixtral-top1"])
 def test_tokens_are_those_of_each_prompt_alone(name, checked):
     loaded, table, _ = checked(name)
     design = make_design([text for text in PROMPTS if len(text) > 3])
@@ -117,7 +73,7 @@ def test_a_prompt_of_one_token_is_refused_where_it_goes_on_from_the_last_text(ch
 
 
 def test_rows_that_are_sorted_by_expert_are_left_out(checked):
-    _, table, exactness = checked("mixtral_top1")
+    _, table, exactness = checked("mixtral-top1")
     skipped = dict(table.skipped)
     assert "model.layers.0.mlp.experts.act_fn" in skipped
     assert "model.layers.0.mlp.experts" in {site.name for site in table.sites}
@@ -126,12 +82,12 @@ def test_rows_that_are_sorted_by_expert_are_left_out(checked):
 
 def test_a_bidirectional_model_is_refused(checked):
     with pytest.raises(ModelError, match="not causal: what it computes at a token changes"):
-        checked("bert_bidirectional")
+        checked("bert-bidirectional")
 
 
 def test_positions_that_differ_in_generation_are_refused(checked):
     with pytest.raises(ModelError, match="token by token, with its cache, is not what a plain"):
-        checked("roberta_decoder")
+        checked("roberta")
 
 
 def test_what_a_forward_pass_raises_is_one_message(checked):
@@ -155,19 +111,19 @@ def test_what_a_run_raises_names_the_module(tiny_model_dir):
 
 
 def test_gemma3n_records_its_four_streams(checked):
-    _, table, _ = checked("gemma3n")
+    _, table, _ = checked("gemma3n_text")
     residual = [site for site in table.sites if site.role == "residual"]
     assert [site.width for site in residual] == [4 * 32] * 4
 
 
 def test_an_axis_of_two_streams_is_not_taken_for_prompts(checked):
-    _, table, _ = checked("gemma3n", altup_num_inputs=2)
+    _, table, _ = checked("gemma3n_text", altup_num_inputs=2)
     assert {site.width for site in table.sites if site.role == "residual"} == {2 * 32}
 
 
 @pytest.mark.parametrize("streams", [3, 5, 7])
 def test_no_number_of_streams_is_taken_for_prompts(streams, checked):
-    _, table, _ = checked("gemma3n", altup_num_inputs=streams)
+    _, table, _ = checked("gemma3n_text", altup_num_inputs=streams)
     assert {site.width for site in table.sites if site.role == "residual"} == {streams * 32}
 
 

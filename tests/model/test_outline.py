@@ -6,8 +6,11 @@ from pathlib import Path
 import pytest
 
 from llm2bids.exceptions import ModelError, UsageError
+from llm2bids.model.exactness import exact_sites
+from llm2bids.model.load import load_model
 from llm2bids.model.outline import outline
 from llm2bids.model.sites import find_sites
+from tests.architectures import save_architecture
 from tests.conftest import CONFIGS
 
 
@@ -26,6 +29,16 @@ def test_sites_are_those_of_the_model(architecture, tiny_loaded, tiny_model_dir,
     assert found.sites.head == table.head
     assert found.n_parameters == sum(p.numel() for p in loaded.model.parameters())
     assert found.dtype == loaded.dtype
+
+
+@pytest.mark.filterwarnings("ignore")  # the libraries' own, of old architectures
+@pytest.mark.parametrize(
+    "name", ["bart", "bert", "modernbert-decoder", "mixtral-top1", "qwen3_5_text", "gemma4_text"]
+)
+def test_units_are_those_of_the_record(name, tmp_path):
+    folder = save_architecture(name, tmp_path / name)
+    _, table, _ = exact_sites(load_model(folder, device="cpu"))
+    assert outline(folder).sites.sites == table.sites
 
 
 def test_dtype_decides_the_bytes_of_the_weights(tiny_model_dir):

@@ -1,11 +1,14 @@
 """Sites come from running the model."""
 
+from types import SimpleNamespace
+
 import numpy as np
 import pytest
 import torch
 from torch import nn
 
 from llm2bids.exceptions import ModelError
+from llm2bids.model.heads import split_heads
 from llm2bids.model.sites import SiteTable, find_layers, find_sites, select_sites
 from llm2bids.model.units import Site
 from llm2bids.model.weights import weight_norms
@@ -62,6 +65,60 @@ def test_heads(architecture, role, n_heads, head_size, tiny_loaded):
     site = roles(find_sites(tiny_loaded(architecture)), layer=1)[role]
     assert (site.n_heads, site.head_size) == (n_heads, head_size)
     assert n_heads is None or n_heads * head_size == site.width
+
+
+@pytest.mark.parametrize(
+    ("configuration", "role", "width", "heads"),
+    [
+        # 12288 / 256 is 3 * 16 by chance: the output is 16 groups of 768
+        ({"num_attention_heads": 16, "head_dim": 256}, "linear_attn.in_proj_qkvz", 12288, None),
+        # query and gate of each head in turn
+        ({"num_attention_heads": 16, "head_dim": 256}, "self_attn.q_proj", 8192, None),
+        # a latent of 1024 is not two heads of 512
+        (
+            {"num_attention_heads": 64, "num_key_value_heads": 2, "head_dim": 512},
+            "self_attn.q_a_proj",
+            1024,
+            None,
+        ),
+        ({"num_attention_heads": 64, "head_dim": 512}, "self_attn.q_b_proj", 32768, (64, 512)),
+        (
+            {"num_attention_heads": 8, "qk_nope_head_dim": 128, "qk_rope_head_dim": 64},
+            "self_attn.q_b_proj",
+            1536,
+            (8, 192),
+        ),
+        (  # Falcon-40B: 8 groups of 16 queries, a key and a value
+            {
+                "num_attention_heads": 128,
+                "num_kv_heads": 8,
+                "hidden_size": 8192,
+                "multi_query": True,
+                "new_decoder_architecture": True,
+            },
+            "self_attention.query_key_value",
+            9216,
+            (144, 64),
+        ),
+        (
+            {"num_attention_heads": 71, "hidden_size": 4544, "multi_query": True},
+            "self_attention.query_key_value",
+            4672,
+            (73, 64),
+        ),
+        ({"num_attention_heads": 12, "hidden_size": 768}, "attn.c_attn", 2304, (36, 64)),
+        # fewer keys than queries, and a width of 3 * heads: another layout than q, k, v
+        (
+            {"num_attention_heads": 12, "num_key_value_heads": 4, "hidden_size": 768},
+            "self_attn.qkv_proj",
+            2304,
+            None,
+        ),
+    ],
+)
+def test_heads_come_from_what_a_configuration_means(configuration, role, width, heads):
+    split = split_heads(SimpleNamespace(**configuration), role, width, (width,))
+    assert split == (heads or (None, None))
 
 
 def test_flattened_outputs_are_found(tiny_loaded):
@@ -295,7 +352,10 @@ def test_a_model_without_outputs(tiny_model_dir, monkeypatch):
     for layer in loaded.model.model.layers:
         forward = layer.forward
         layer.forward = lambda *a, f=forward, m=layer, **k: _again(m, f, *a, **k)
-    with pytest.raises(ModelError, match="no module output could be recorded"):
+    with pytest.raises(
+        ModelError,
+        match=r"none of its \d+ modules with an output can be recorded; most often: called",
+    ):
         find_sites(loaded)
 
 

@@ -201,7 +201,18 @@ def test_replaying_texts(model, tmp_path):
         ("prompt_id\tanswer\na\tb\na\tc\n", "prompt a is answered twice"),
         ("prompt_id\tanswer\na\tb\n", "no answer to 9 of the 9 prompts of sub-01 task-pathology"),
         ("prompt_id\tanswer\na\t\n", "the answer to prompt a is empty"),
-        ("prompt_id\tposition\ttoken_id\na\t0\t1\na\t0\t2\n", "two tokens at one position"),
+        (
+            "prompt_id\tposition\ttoken_id\na\t0\t1\na\t0\t2\n",
+            "a has a token at position 0 where 1",
+        ),
+        (
+            "prompt_id\tposition\ttoken_id\na\t1\t1\na\t2\t2\n",
+            "a has a token at position 1 where 0",
+        ),
+        (
+            "prompt_id\tposition\ttoken_id\nb\t1\t1\nb\t0\t2\na\t0\t1\na\t2\t2\n",
+            "prompt a has a token at position 2 where 1 comes next",
+        ),
     ],
 )
 def test_tables_of_answers_that_do_not_serve(table, message, model, tmp_path):
