@@ -82,7 +82,7 @@ def test_rows_that_are_sorted_by_expert_are_left_out(checked):
 
 def test_a_bidirectional_model_is_refused(checked):
     with pytest.raises(ModelError, match="not causal: what it computes at a token changes"):
-        checked("bert-bidirectional")
+        checked("xlnet")
 
 
 def test_positions_that_differ_in_generation_are_refused(checked):
