@@ -39,36 +39,36 @@ class Layout:
         }
 
 
-def read_layout(arrangement: str, about: object) -> Layout | None:
+def read_layout(arrangement: str, entries: object) -> Layout | None:
     """Read what `Layout.metadata` wrote; None in index arrangement."""
     if arrangement not in ARRANGEMENTS:
         raise SpaceError(f"arrangement {arrangement!r}: expected one of {', '.join(ARRANGEMENTS)}")
-    if about is None and arrangement == "index":
+    if entries is None and arrangement == "index":
         return None
-    if not isinstance(about, Mapping) or arrangement == "index":
+    if not isinstance(entries, Mapping) or arrangement == "index":
         raise SpaceError(
-            f"metadata of the space: layout is a {type(about).__name__} in {arrangement} "
+            f"metadata of the space: layout is a {type(entries).__name__} in {arrangement} "
             "arrangement; expected an object with the method and the prompts that it was learned "
             "from, and none in index arrangement: restore the metadata"
         )
-    ids = about.get("prompt_ids")
-    counts = [about.get("n_tokens"), about.get("n_constant")]
+    ids = entries.get("prompt_ids")
+    counts = [entries.get("n_tokens"), entries.get("n_constant")]
     if (
-        not isinstance(about.get("method"), str)
+        not isinstance(entries.get("method"), str)
         or not isinstance(ids, list)
         or not all(isinstance(name, str) for name in ids)
         or any(isinstance(n, bool) or not isinstance(n, int) or n < 0 for n in counts)
     ):
         raise SpaceError(
-            f"metadata of the space: layout has {', '.join(map(str, about)) or 'nothing'}; "
+            f"metadata of the space: layout has {', '.join(map(str, entries)) or 'nothing'}; "
             "expected method (text), prompt_ids (list of texts), n_tokens and n_constant (whole "
             "numbers): restore the metadata"
         )
     return Layout(
-        method=about["method"],
+        method=entries["method"],
         prompt_ids=tuple(ids),
-        n_tokens=about["n_tokens"],
-        n_constant=about["n_constant"],
+        n_tokens=entries["n_tokens"],
+        n_constant=entries["n_constant"],
     )
 
 

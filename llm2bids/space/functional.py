@@ -72,9 +72,9 @@ def learn_cells(
         for first, size in _blocks(group[0])
     ]
     features, constant = _features(responses, np.asarray(conditions), baseline)
-    place = delayed(_place_block)
+    place_block = delayed(_place_block)
     placed = Parallel(n_jobs=n_jobs)(
-        place(
+        place_block(
             np.concatenate([features[:, start + first : start + first + size] for start in starts]),
             space.voxels[starts[0] + first : starts[0] + first + size],
             np.all([constant[start + first : start + first + size] for start in starts], axis=0),
@@ -174,8 +174,8 @@ def _features(
     sd = np.sqrt(np.einsum("ij,ij->j", spread, spread) / len(responses))
     size = np.abs(responses).max(axis=0)
     constant = np.asarray((sd <= 1e-6 * size) | (size == 0))
-    found = np.stack([means[name] - means[baseline] for name in tasks]) if contrasts else spread
-    return (found / np.where(constant, 1, sd)).astype(np.float32), constant
+    features = np.stack([means[name] - means[baseline] for name in tasks]) if contrasts else spread
+    return (features / np.where(constant, 1, sd)).astype(np.float32), constant
 
 
 def _place_block(
@@ -194,39 +194,39 @@ def _place_block(
 
 def _unfolded(voxels: npt.NDArray[np.int32]) -> npt.NDArray[np.int32]:
     """Lay the slices of a panel side by side, apart by a column."""
-    places = voxels - voxels.min(axis=0)
-    places[:, 0] += places[:, 2] * (places[:, 0].max() + 2)
-    return np.asarray(places[:, :2])
+    positions = voxels - voxels.min(axis=0)
+    positions[:, 0] += positions[:, 2] * (positions[:, 0].max() + 2)
+    return np.asarray(positions[:, :2])
 
 
-def _planar_order(features: Floats, places: npt.NDArray[np.int32]) -> Cells:
-    """Give each unit a cell by features (n_units, n_features), places (n_units, 2) of the cells.
+def _planar_order(features: Floats, positions: npt.NDArray[np.int32]) -> Cells:
+    """Give each unit a cell by features (n_units, n_features), positions (n_units, 2) of the cells.
 
     By principal components first; then swaps of two units lower the squared feature distance
     between neighbouring cells, as long as they can.
     """
     if len(features) < 4 or not np.ptp(features, axis=0).any():  # no map to make
         return np.arange(len(features), dtype=np.int32)
-    return _refined(_by_components(features, places), features, places)
+    return _refined(_by_components(features, positions), features, positions)
 
 
-def _by_components(features: Floats, places: npt.NDArray[np.int32]) -> Cells:
+def _by_components(features: Floats, positions: npt.NDArray[np.int32]) -> Cells:
     """Sort units into columns by the first principal component, within columns by the second."""
     centred = features.astype(np.float64) - features.mean(axis=0, dtype=np.float64)
     _, vectors = np.linalg.eigh(centred.T @ centred)  # ascending; features are few, units many
     axes = vectors[:, :-3:-1]
     axes *= np.sign(axes[np.abs(axes).argmax(axis=0), np.arange(axes.shape[1])])
     points = centred @ axes
-    cells_in_order = np.lexsort((places[:, 1], places[:, 0]))
+    cells_in_order = np.lexsort((positions[:, 1], positions[:, 0]))
     units_in_order = np.argsort(points[:, 0], kind="stable")
-    column = np.empty(len(places), dtype=np.int32)
-    column[units_in_order] = places[cells_in_order, 0]
-    order = np.empty(len(places), dtype=np.int32)
+    column = np.empty(len(positions), dtype=np.int32)
+    column[units_in_order] = positions[cells_in_order, 0]
+    order = np.empty(len(positions), dtype=np.int32)
     order[np.lexsort((points[:, -1], column))] = cells_in_order
     return order
 
 
-def _refined(cells: Cells, features: Floats, places: npt.NDArray[np.int32]) -> Cells:
+def _refined(cells: Cells, features: Floats, positions: npt.NDArray[np.int32]) -> Cells:
     """Swap units of cells of one colour of the chessboard, which never are neighbours.
 
     What surrounds these cells does not change in a round, so all swaps that are gains by
@@ -235,35 +235,36 @@ def _refined(cells: Cells, features: Floats, places: npt.NDArray[np.int32]) -> C
     rng = np.random.default_rng(0)
     unit_at = np.empty_like(cells)
     unit_at[cells] = np.arange(len(cells), dtype=np.int32)
-    around = _neighbours(places)
+    around = _neighbours(positions)
     n_around = (around >= 0).sum(axis=1)
-    color = places.sum(axis=1) % 2
+    color = positions.sum(axis=1) % 2
     nobody = np.zeros((1, features.shape[1]), dtype=features.dtype)
-    there = np.concatenate([features[unit_at], nobody])  # around is -1, the last row, at an edge
+    # at an edge `around` is -1, the last row
+    features_at = np.concatenate([features[unit_at], nobody])
     for number in range(min(_ROUNDS, len(cells))):
         chosen = np.flatnonzero(color == number % 2)
-        squares = (places[chosen] + rng.integers(0, _REACH, 2)) // _REACH
+        squares = (positions[chosen] + rng.integers(0, _REACH, 2)) // _REACH
         chosen = chosen[np.lexsort((rng.random(chosen.size), squares[:, 0], squares[:, 1]))]
-        one, two = chosen[: chosen.size // 2 * 2].reshape(-1, 2).T
-        change = there[two] - there[one]
-        pull = there[around[one]].sum(axis=1) - there[around[two]].sum(axis=1)
-        squared = (there[two] ** 2).sum(axis=1) - (there[one] ** 2).sum(axis=1)
-        crowd = n_around[one] - n_around[two]
+        left, right = chosen[: chosen.size // 2 * 2].reshape(-1, 2).T
+        change = features_at[right] - features_at[left]
+        pull = features_at[around[left]].sum(axis=1) - features_at[around[right]].sum(axis=1)
+        squared = (features_at[right] ** 2).sum(axis=1) - (features_at[left] ** 2).sum(axis=1)
+        crowd = n_around[left] - n_around[right]
         gains = crowd * squared - 2 * (change * pull).sum(axis=1) < -1e-6
-        one, two = one[gains], two[gains]
-        unit_at[one], unit_at[two] = unit_at[two], unit_at[one]
-        there[one], there[two] = there[two], there[one]
+        left, right = left[gains], right[gains]
+        unit_at[left], unit_at[right] = unit_at[right], unit_at[left]
+        features_at[left], features_at[right] = features_at[right], features_at[left]
     refined = np.empty_like(cells)
     refined[unit_at] = np.arange(len(cells), dtype=np.int32)
     return refined
 
 
-def _neighbours(places: npt.NDArray[np.int32]) -> npt.NDArray[np.int32]:
+def _neighbours(positions: npt.NDArray[np.int32]) -> npt.NDArray[np.int32]:
     """List the cells that share an edge with each, shape (n_cells, 4); -1 where there is none."""
-    columns, rows = places.max(axis=0) + 1
+    columns, rows = positions.max(axis=0) + 1
     board = np.full((columns + 2, rows + 2), -1, dtype=np.int32)
-    x, y = (places + 1).T
-    board[x, y] = np.arange(len(places), dtype=np.int32)
+    x, y = (positions + 1).T
+    board[x, y] = np.arange(len(positions), dtype=np.int32)
     return np.stack([board[x - 1, y], board[x + 1, y], board[x, y - 1], board[x, y + 1]], axis=1)
 
 
@@ -318,5 +319,5 @@ def _half(vector: _Step) -> _Step:
     return vector[0] // 2, vector[1] // 2
 
 
-def _add(one: _Step, other: _Step, *, times: int = 1) -> _Step:
-    return one[0] + times * other[0], one[1] + times * other[1]
+def _add(corner: _Step, step: _Step, *, times: int = 1) -> _Step:
+    return corner[0] + times * step[0], corner[1] + times * step[1]

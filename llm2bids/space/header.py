@@ -77,7 +77,7 @@ def read_fingerprint(header: Any) -> str | None:
 
 def fingerprint_differs(header: Any, *fingerprints: str) -> str | None:
     """Give the fingerprint that a header carries if it is none of these; None otherwise."""
-    found = read_fingerprint(header)
-    if found is None or found in {f[:FINGERPRINT_DIGITS] for f in fingerprints}:
+    carried = read_fingerprint(header)
+    if carried is None or carried in {f[:FINGERPRINT_DIGITS] for f in fingerprints}:
         return None
-    return found
+    return carried

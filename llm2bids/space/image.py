@@ -138,13 +138,13 @@ class _Encoder:
         work = np.empty(space.n_units, dtype=np.float32)
         stored = np.empty(space.n_units, dtype=self._dtype)
         clipped = 0
-        for place, (row, volume) in enumerate(zip(values, volumes, strict=True), first_volume):
+        for index, (row, volume) in enumerate(zip(values, volumes, strict=True), first_volume):
             n_clipped = _to_counts(row, self._mean, self._gain, self._dtype, out=work)
             if n_clipped:
-                _refuse_not_finite(row, space, place)
+                _refuse_not_finite(row, space, index)
                 clipped += n_clipped
             flat = volume.reshape(-1)
-            self._dither.write(place, flat)
+            self._dither.write(index, flat)
             if still.size:
                 _shake(work, still, flat[space.file_index[still]], self._dtype)
             np.copyto(stored, work, casting="unsafe")

@@ -29,10 +29,10 @@ def resample(
     _check_spaces(source, target)
     plain = source.fingerprint()
     scaled = plain if calibration is None else source.fingerprint(calibration)
-    found = fingerprint_differs(image.header, plain, scaled)
-    if found is not None:
+    foreign = fingerprint_differs(image.header, plain, scaled)
+    if foreign is not None:
         raise SpaceError(
-            f"{image.label} has the fingerprint {found}, but space {source.label} in "
+            f"{image.label} has the fingerprint {foreign}, but space {source.label} in "
             f"{source.arrangement} arrangement has {plain[:16]} or {scaled[:16]}; name the "
             "dataset that the image was made from with --dataset"
         )

@@ -57,14 +57,14 @@ def morans_i(values: npt.ArrayLike, space: Space) -> npt.NDArray[np.float64]:
     first, second = grid_pairs(space)
     n_pairs = np.bincount(site[first], minlength=len(space.sites))
     widths = np.bincount(site)
-    found = np.full((len(maps), len(space.sites)), np.nan)
-    for row, one in enumerate(maps):
-        centred = one - (np.bincount(site, one) / widths)[site]
+    moran = np.full((len(maps), len(space.sites)), np.nan)
+    for row, values_of_map in enumerate(maps):
+        centred = values_of_map - (np.bincount(site, values_of_map) / widths)[site]
         squares = np.bincount(site, centred**2) / widths
         products = np.bincount(site[first], centred[first] * centred[second], len(space.sites))
         with np.errstate(divide="ignore", invalid="ignore"):
-            found[row] = products / n_pairs / squares
-    return found
+            moran[row] = products / n_pairs / squares
+    return moran
 
 
 def neighbour_correlation(
@@ -87,8 +87,8 @@ def neighbour_correlation(
         both = varies[first] & varies[second]
         first, second = first[both], second[both]
         products = np.zeros(first.size)
-        for one in centred:  # an observation at a time: pairs times observations is large
-            products += one[first] * one[second]
+        for observation in centred:  # an observation at a time: pairs times observations is large
+            products += observation[first] * observation[second]
         mean = float(products.mean()) if products.size else np.nan
         rows.append({"distance": distance, "n_pairs": first.size, "correlation": mean})
     return pd.DataFrame(rows)
@@ -107,7 +107,7 @@ def arrangement_stability(
             "of the same"
         )
     rng = np.random.default_rng(seed)
-    found = np.full(len(one.sites), np.nan)
+    correlations = np.full(len(one.sites), np.nan)
     for index, (site, units) in enumerate(zip(one.sites, one.site_slices.values(), strict=True)):
         size = site.head_size or site.width
         if size < 3:
@@ -120,8 +120,8 @@ def arrangement_stability(
             np.linalg.norm((space.voxels[first] - space.voxels[second]).astype(float), axis=1)
             for space in (one, other)
         ]
-        found[index] = np.corrcoef(*distances)[0, 1]
-    return found
+        correlations[index] = np.corrcoef(*distances)[0, 1]
+    return correlations
 
 
 def split_half_stability(
@@ -135,11 +135,11 @@ def split_half_stability(
     """Learn the arrangement from each half of a localizer, and compare; None if too short."""
     labels = np.asarray(conditions)
     seen: Counter[str] = Counter()
-    place = np.empty(len(labels), dtype=np.int64)
+    rank = np.empty(len(labels), dtype=np.int64)
     for row, name in enumerate(labels.tolist()):
-        place[row] = seen[name]
+        rank[row] = seen[name]
         seen[name] += 1
-    halves = [np.flatnonzero(place % 2 == rest) for rest in (0, 1)]
+    halves = [np.flatnonzero(rank % 2 == rest) for rest in (0, 1)]
     if min(map(len, halves)) < FEWEST_PROMPTS or min(seen.values()) < 4:
         return None
     learned = (
@@ -153,12 +153,14 @@ def split_half_stability(
         rearrange(space, cells, arrangement="functional", layout=layout) for cells in learned
     )
     others = {"functional": one, "index": space, "random": random_space(space, seed=0)}
-    found = {name: arrangement_stability(other, two) for name, other in others.items()}
-    return Stability(n_prompts=(len(halves[0]), len(halves[1])), correlation=_by_role(space, found))
+    by_order = {name: arrangement_stability(other, two) for name, other in others.items()}
+    return Stability(
+        n_prompts=(len(halves[0]), len(halves[1])), correlation=_by_role(space, by_order)
+    )
 
 
 def _by_role(
-    space: Space, found: dict[str, npt.NDArray[np.float64]]
+    space: Space, by_order: dict[str, npt.NDArray[np.float64]]
 ) -> dict[str, dict[str, float]]:
     """Take medians over panels; roles whose panels are too small are left out."""
     roles = np.array([site.role for site in space.sites])
@@ -166,10 +168,10 @@ def _by_role(
     parts |= {role: roles == role for role in dict.fromkeys(roles.tolist())}
     return {
         name: {
-            order: round(float(np.nanmedian(values[part])), 4) for order, values in found.items()
+            order: round(float(np.nanmedian(values[part])), 4) for order, values in by_order.items()
         }
         for name, part in parts.items()
-        if all(np.isfinite(values[part]).any() for values in found.values())
+        if all(np.isfinite(values[part]).any() for values in by_order.values())
     }
 
 

@@ -379,7 +379,7 @@ class Space:
             the prompts that it was learned from), grid, voxels, tissue and calibration. The label
             does not count.
         """
-        about = {
+        meaning = {
             "version": 1,
             "weights_sha256": self.weights_sha256,
             "arrangement": self.arrangement,
@@ -389,8 +389,8 @@ class Space:
             "calibrated": calibration is not None,
         }
         if self.layout is not None:  # no entry in index arrangement: older datasets have none
-            about["layout"] = self.layout.metadata()
-        digest = hashlib.sha256(json.dumps(about, sort_keys=True).encode())
+            meaning["layout"] = self.layout.metadata()
+        digest = hashlib.sha256(json.dumps(meaning, sort_keys=True).encode())
         digest.update(np.ascontiguousarray(self.voxels, dtype="<i4").tobytes())
         digest.update(np.ascontiguousarray(self.tissue, dtype="u1").tobytes())
         if calibration is not None:

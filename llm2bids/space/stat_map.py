@@ -186,15 +186,15 @@ def _check_fingerprint(
     image: GridImage, space: Space, fingerprint: str | Sequence[str] | None
 ) -> None:
     if fingerprint is None:
-        found = read_fingerprint(image.header)
-        if found is not None and found != space.fingerprint()[: len(found)]:
-            _LOG.info("%s carries fingerprint %s, which was not checked", image.label, found)
+        carried = read_fingerprint(image.header)
+        if carried is not None and carried != space.fingerprint()[: len(carried)]:
+            _LOG.info("%s carries fingerprint %s, which was not checked", image.label, carried)
         return
     expected = (fingerprint,) if isinstance(fingerprint, str) else tuple(fingerprint)
-    found = fingerprint_differs(image.header, *expected)
-    if found is not None:
+    carried = fingerprint_differs(image.header, *expected)
+    if carried is not None:
         raise SpaceError(
-            f"{image.label} has the fingerprint {found}, but the dataset has "
+            f"{image.label} has the fingerprint {carried}, but the dataset has "
             f"{' or '.join(given[:16] for given in expected)}: it was made from another model, "
             "other sites or another calibration; use an image that was made from this dataset"
         )

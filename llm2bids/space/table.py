@@ -152,11 +152,11 @@ def _refuse_wrong_addresses(table: pd.DataFrame, sites: Sequence[Site]) -> None:
         raise SpaceError(
             f"unit table: rows of module {twice} are not next to each other; keep their order"
         )
-    found = table["address"].to_numpy(dtype=object)
+    written = table["address"].to_numpy(dtype=object)
     expected = np.array(unit_addresses(sites), dtype=object)
-    wrong = np.flatnonzero(found != expected)
+    wrong = np.flatnonzero(written != expected)
     if wrong.size:
         raise SpaceError(
-            f"unit table: row {wrong[0] + 1} has address {found[wrong[0]]!r}, "
+            f"unit table: row {wrong[0] + 1} has address {written[wrong[0]]!r}, "
             f"expected {expected[wrong[0]]!r} from its module and unit"
         )

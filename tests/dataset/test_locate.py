@@ -10,6 +10,7 @@ from llm2bids.dataset.locate import locate
 from llm2bids.exceptions import SpaceError
 from llm2bids.model.units import Site
 from llm2bids.recording.calibration import Calibration
+from llm2bids.report.flatmap import plot_flatmap
 from llm2bids.space.arrange import build_space
 from llm2bids.space.header import image_header
 from llm2bids.space.image import encode
@@ -162,6 +163,20 @@ def test_a_series_is_refused_with_advice(space):
     series = nib.Nifti1Image(np.zeros((*space.shape, 5), dtype="f4"), space.affine)
     with pytest.raises(SpaceError, match=r"has 5 volumes, expected one.*index_img"):
         locate(series, space, threshold=1)
+
+
+@pytest.mark.parametrize("codes", ["LAS", "LPS", "PSR"])
+def test_a_map_with_other_axes_gives_the_same_table_and_figure(space, codes, tmp_path):
+    img = stat_map(space, FOUND)
+    turn = nib.orientations.ornt_transform(
+        nib.io_orientation(img.affine), nib.orientations.axcodes2ornt(codes)
+    )
+    nib.save(img.as_reoriented(turn), tmp_path / "turned.nii.gz")
+    table = locate(tmp_path / "turned.nii.gz", space, threshold=0)
+    pd.testing.assert_frame_equal(table, locate(img, space, threshold=0))
+    for name, image in (("plain", img), ("turned", tmp_path / "turned.nii.gz")):
+        plot_flatmap(image, space, cbar_label="z", output_file=tmp_path / f"{name}.png")
+    assert (tmp_path / "plain.png").read_bytes() == (tmp_path / "turned.png").read_bytes()
 
 
 def test_another_fingerprint_is_refused(space, tmp_path):
