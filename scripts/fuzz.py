@@ -14,7 +14,6 @@ with the seed that makes them again.
 import argparse
 import contextlib
 import gzip
-import importlib.util
 import io
 import logging
 import os
@@ -30,11 +29,11 @@ import warnings
 from collections import Counter
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from types import ModuleType
 from typing import Any
 
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
 
+import fuzz_mutations as mutations
 import nibabel as nib
 import numpy as np
 
@@ -49,7 +48,7 @@ from llm2bids.paradigm.load import PARADIGMS_FOLDER
 from llm2bids.recording.draw import draw_scan
 from llm2bids.scan.answers import read_answers
 
-SCRIPTS = Path(__file__).parent
+ROOT = Path(__file__).parents[1]
 SECONDS = 60
 """Time for one input."""
 
@@ -88,30 +87,16 @@ class TooSlow(BaseException):
     """An input took longer than `SECONDS`; no `except Exception` may catch it."""
 
 
-def load_file(name: str, path: Path) -> ModuleType:
-    """Import a file that is in no package."""
-    spec = importlib.util.spec_from_file_location(name, path)
-    assert spec is not None and spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    sys.modules[name] = module
-    spec.loader.exec_module(module)
-    return module
-
-
-mutations = load_file("fuzz_mutations", SCRIPTS / "fuzz_mutations.py")
-
-
 class Seeds:
     """Valid inputs: a dataset, a map, a paradigm with its bank, answers, a model."""
 
     def __init__(self, folder: Path) -> None:
-        tests = SCRIPTS.parent / "tests"
-        synthetic = load_file("fuzz_synthetic", tests / "dataset" / "synthetic.py")
+        sys.path.append(str(ROOT))
+        from tests.synthetic import FOSSILS, save_tiny_model
+
         self.folder = folder
-        self.dataset: Path = synthetic.write_dataset(folder / "dataset")
-        self.model: Path = load_file("fuzz_conftest", tests / "conftest.py").save_tiny_model(
-            "llama", folder / "model"
-        )
+        self.dataset: Path = FOSSILS.write_dataset(folder / "dataset")
+        self.model: Path = save_tiny_model("llama", folder / "model")
         opened = open_dataset(self.dataset)
         self.places = sorted(
             path.relative_to(self.dataset)

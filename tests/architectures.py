@@ -170,7 +170,7 @@ def save_architecture(name: str, folder: Path, **changes: Any) -> Path:
     import torch
     from transformers import AutoModelForCausalLM
 
-    from tests.conftest import save_tiny_tokenizer
+    from tests.synthetic import save_tiny_tokenizer
 
     kind, differing = OTHERS.get(name, (name, {}))
     config = tiny_config(kind, **{**differing, **changes})

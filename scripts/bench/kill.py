@@ -17,7 +17,6 @@ kills fall into the work and not into the import of torch. `--spawn` starts a ne
 import argparse
 import gzip
 import hashlib
-import importlib.util
 import json
 import os
 import random
@@ -117,11 +116,10 @@ def load_everything() -> None:
 
 def tiny_model(folder: Path) -> Path:
     """Save the tests' tiny model."""
-    path = Path(__file__).parents[2] / "tests" / "conftest.py"
-    spec = importlib.util.spec_from_file_location("tiny_models", path)
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module.save_tiny_model("llama", folder)
+    sys.path.append(str(Path(__file__).parents[2]))
+    from tests.synthetic import save_tiny_model
+
+    return save_tiny_model("llama", folder)
 
 
 def begin(command: list[str], out: Path, *, spawn: bool) -> int:

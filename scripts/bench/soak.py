@@ -16,7 +16,6 @@ stream), so that what is measured is llm2bids and not the model:
 """
 
 import argparse
-import importlib.util
 import json
 import logging
 import os
@@ -42,11 +41,10 @@ ROOT = Path(__file__).parents[2]
 
 def tiny_model(folder: Path) -> Path:
     """Make the tests' tiny Llama."""
-    spec = importlib.util.spec_from_file_location("soak_conftest", ROOT / "tests" / "conftest.py")
-    assert spec is not None and spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module.save_tiny_model("llama", folder / "model")
+    sys.path.append(str(ROOT))
+    from tests.synthetic import save_tiny_model
+
+    return save_tiny_model("llama", folder / "model")
 
 
 def own_paradigm(folder: Path, *, n_prompts: int, per_block: int, n_tokens: int) -> Path:

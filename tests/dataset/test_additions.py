@@ -26,7 +26,7 @@ def add_run(root, synthetic, number, *, overwrite=False):
     design = synthetic.make_design(number)
     with DatasetWriter.open(root, overwrite=overwrite) as writer:
         if not writer.has_run(design):
-            writer.write_run(synthetic.make_recording(design), t_r=synthetic.T_R)
+            writer.write_run(synthetic.make_recording(design), t_r=synthetic.t_r)
         writer.finish_participant(design.participant_label)
 
 

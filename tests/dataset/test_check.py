@@ -36,7 +36,7 @@ def other(synthetic, tmp_path_factory) -> Path:
     calibration = synthetic.make_calibration()
     patched = replace(calibration, mean=calibration.mean + 1)
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(synthetic, "make_calibration", lambda: patched)
+        patch.setattr(type(synthetic), "make_calibration", lambda self: patched)
         return synthetic.write_dataset(tmp_path_factory.mktemp("other") / "ds", n_participants=1)
 
 
@@ -244,7 +244,7 @@ def test_a_changed_participant_is_not_overwritten_unless_asked(changed, syntheti
         DatasetWriter.open(changed)
     assert contents(changed) == before
     with DatasetWriter.open(changed, overwrite=True) as writer:
-        writer.write_run(synthetic.make_recording(synthetic.make_design(3)), t_r=synthetic.T_R)
+        writer.write_run(synthetic.make_recording(synthetic.make_design(3)), t_r=synthetic.t_r)
         writer.finish_participant("03")
     assert "another-" not in path.read_text()
     assert check_dataset(changed).faults == ()
@@ -255,11 +255,11 @@ def test_edited_sidecars_stay_unless_overwriting_is_asked_for(changed, synthetic
     edited = (changed / file).read_text().replace(": [", ": [ ", 1).replace("{", "{ ", 1)
     (changed / file).write_text(edited)
     with DatasetWriter.open(changed) as writer:
-        writer.write_run(synthetic.make_recording(synthetic.make_design(3)), t_r=synthetic.T_R)
+        writer.write_run(synthetic.make_recording(synthetic.make_design(3)), t_r=synthetic.t_r)
         writer.finish_participant("03")
     assert (changed / file).read_text() == edited
     with DatasetWriter.open(changed, overwrite=True) as writer:
-        writer.write_run(synthetic.make_recording(synthetic.make_design(4)), t_r=synthetic.T_R)
+        writer.write_run(synthetic.make_recording(synthetic.make_design(4)), t_r=synthetic.t_r)
         writer.finish_participant("04")
     assert (changed / file).read_text() != edited
     assert check_dataset(changed).faults == ()
@@ -270,7 +270,7 @@ def test_an_edit_while_the_dataset_is_being_written(changed, synthetic):
         (changed / "participants.tsv").write_text("participant_id\tage\n")
         edited = contents(changed)
         with pytest.raises(DatasetError, match=r"participants\.tsv"):
-            writer.write_run(synthetic.make_recording(synthetic.make_design(3)), t_r=synthetic.T_R)
+            writer.write_run(synthetic.make_recording(synthetic.make_design(3)), t_r=synthetic.t_r)
     assert contents(changed) == edited
 
 
@@ -300,7 +300,7 @@ def test_overwrite_makes_faulty_runs_anew(changed, written, other, synthetic, pl
     with DatasetWriter.open(changed, overwrite=True) as writer:
         assert not writer.has_run(design)
         assert writer.has_run(synthetic.make_design(1, "votes"))
-        writer.write_run(synthetic.make_recording(design), t_r=synthetic.T_R)
+        writer.write_run(synthetic.make_recording(design), t_r=synthetic.t_r)
         writer.finish_participant("01")
     assert check_dataset(changed).faults == ()
     assert contents(changed) == contents(written)
@@ -311,7 +311,7 @@ def test_without_the_series_a_run_is_made_anew(changed, written, synthetic):
     flipped(changed, None)
     (changed / BOLD).unlink()
     with DatasetWriter.open(changed) as writer:
-        writer.write_run(synthetic.make_recording(synthetic.make_design(1)), t_r=synthetic.T_R)
+        writer.write_run(synthetic.make_recording(synthetic.make_design(1)), t_r=synthetic.t_r)
         writer.finish_participant("01")
     assert contents(changed) == contents(written)
 

@@ -38,7 +38,7 @@ def test_activation_image_activation(dataset, synthetic):
         design = synthetic.make_design(int(run.participant_label), run.task)
         recorded = synthetic.make_recording(design).values
         step = dataset.calibration.scale / 500
-        vary = np.arange(synthetic.N_UNITS) != synthetic.CONSTANT_UNIT
+        vary = np.arange(synthetic.n_units) != synthetic.constant_unit
         error = np.abs(dataset.values(run) - recorded)[:, vary]
         assert (error <= 0.501 * step[vary] + 1e-5).all()
 
@@ -64,7 +64,7 @@ def test_tokens_joined_with_prompts_and_events(dataset, synthetic):
     assert set(on["condition"]) == {"fossils"}
     np.testing.assert_allclose(on.groupby("trial")["prompt_onset"].first(), events["onset"])
     volumes = table[table["volume"].notna()]
-    np.testing.assert_allclose(volumes["onset"], volumes["volume"] * synthetic.T_R)
+    np.testing.assert_allclose(volumes["onset"], volumes["volume"] * synthetic.t_r)
 
 
 def test_runs_are_chosen_by_label(dataset):

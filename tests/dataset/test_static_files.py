@@ -57,7 +57,7 @@ def test_models_are_valid_and_name_every_condition(synthetic):
     from bsmschema.models import BIDSStatsModel
 
     fields = {"space_label": "Tiny"}
-    tasks = synthetic.PARADIGM.tasks
+    tasks = synthetic.paradigm.tasks
     one = task_model(tasks[0], fields)
     BIDSStatsModel.model_validate(one)
     assert one["Nodes"][0]["Model"]["X"] == [1, "trial_type.fossils"]
@@ -76,20 +76,20 @@ def test_the_model_of_all_tasks_names_those_that_were_recorded(synthetic, tmp_pa
     fossils, votes = (synthetic.make_design(1, task) for task in ("fossils", "votes"))
     with synthetic.create(tmp_path / "ds") as writer:
         assert json.loads(place.read_text())["Input"]["task"] == ["fossils", "votes"]
-        writer.write_run(synthetic.make_recording(fossils), t_r=synthetic.T_R)
+        writer.write_run(synthetic.make_recording(fossils), t_r=synthetic.t_r)
         writer.finish_participant("01")
         assert not place.exists(), "one condition: the task's own model says all"
-        writer.write_run(synthetic.make_recording(votes), t_r=synthetic.T_R)
+        writer.write_run(synthetic.make_recording(votes), t_r=synthetic.t_r)
         writer.finish_participant("01")
     model = json.loads(place.read_text())
-    assert model == all_tasks_model(synthetic.PARADIGM.tasks, {"space_label": "Tiny"})
+    assert model == all_tasks_model(synthetic.paradigm.tasks, {"space_label": "Tiny"})
 
 
 def test_model_of_a_task_with_several_conditions(synthetic):
     from bsmschema.models import BIDSStatsModel
 
     both = replace(
-        synthetic.PARADIGM.tasks[0],
+        synthetic.paradigm.tasks[0],
         label="both",
         conditions=(("fossils", "fossils"), ("votes", "votes")),
     )

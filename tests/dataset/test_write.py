@@ -92,12 +92,12 @@ def test_without_hard_links_the_series_is_copied(synthetic, tmp_path, monkeypatc
 def test_header_and_sidecar_of_the_series(written, synthetic, dataset):
     path = written / f"sub-01/func/{STEM}_bold.nii.gz"
     image = nib.load(path)
-    assert image.shape == (*dataset.space.shape, 3 * synthetic.PER_BLOCK * 5)
-    assert image.header.get_zooms()[3] == synthetic.T_R
+    assert image.shape == (*dataset.space.shape, 3 * synthetic.per_block * 5)
+    assert image.header.get_zooms()[3] == synthetic.t_r
     assert image.header["qform_code"] > 0
     assert image.header["sform_code"] > 0
     about = json.loads(path.with_name(f"{STEM}_bold.json").read_text())
-    assert (about["RepetitionTime"], about["StartTime"]) == (synthetic.T_R, 0.0)
+    assert (about["RepetitionTime"], about["StartTime"]) == (synthetic.t_r, 0.0)
     assert about["SpaceFingerprint"] == dataset.fingerprint
     assert about["NumberOfConstantUnits"] == 1
     assert about["EndOfTextSuppressed"] is True
@@ -126,7 +126,7 @@ def test_masks_and_reference(written, dataset):
 def test_events_have_three_columns_and_on_rows_only(written, synthetic):
     events = pd.read_csv(written / f"sub-01/func/{STEM}_events.tsv", sep="\t")
     assert list(events) == ["onset", "duration", "trial_type"]
-    assert len(events) == synthetic.PER_BLOCK
+    assert len(events) == synthetic.per_block
     assert set(events["trial_type"]) == {"fossils"}
     levels = json.loads((written / "task-fossils_events.json").read_text())["trial_type"]["Levels"]
     assert set(levels) == {"fossils"}
@@ -156,14 +156,14 @@ def test_not_compressed_and_float32(synthetic, tmp_path):
     assert run.bold.name == f"{STEM}_bold.nii"
     assert dataset.load_run(run).get_data_dtype() == np.float32
     recorded = synthetic.make_recording(synthetic.make_design(1, "fossils")).values
-    vary = np.arange(synthetic.N_UNITS) != synthetic.CONSTANT_UNIT
+    vary = np.arange(synthetic.n_units) != synthetic.constant_unit
     np.testing.assert_allclose(dataset.values(run)[:, vary], recorded[:, vary], atol=1e-4)
 
 
 def test_convolved_on_export(synthetic, tmp_path):
     root = synthetic.write_dataset(tmp_path / "hrf", n_participants=1, hrf_model="glover")
     dataset = open_dataset(root)
-    on = dataset.values(dataset.runs[0])[:, synthetic.ON_UNIT]
+    on = dataset.values(dataset.runs[0])[:, synthetic.planted["fossils"]]
     assert on[40:44].mean() < on[64:76].mean()
     assert dataset.sidecar(dataset.runs[0])["HaemodynamicResponse"] == "glover"
 
@@ -172,21 +172,21 @@ def test_resume_writes_what_is_missing(synthetic, tmp_path):
     first = synthetic.make_design(1, "fossils")
     second = synthetic.make_design(1, "votes")
     with synthetic.create(tmp_path / "ds") as writer:
-        writer.write_run(synthetic.make_recording(first), t_r=synthetic.T_R)
+        writer.write_run(synthetic.make_recording(first), t_r=synthetic.t_r)
     before = (tmp_path / f"ds/sub-01/func/{STEM}_bold.nii.gz").stat().st_mtime_ns
-    with DatasetWriter.open(tmp_path / "ds", settings=synthetic.SETTINGS) as writer:
+    with DatasetWriter.open(tmp_path / "ds", settings=synthetic.settings) as writer:
         assert writer.has_run(first)
         assert not writer.has_run(second)
         assert writer.space.fingerprint() == synthetic.make_space().fingerprint()
         np.testing.assert_array_equal(writer.calibration.sd, synthetic.make_calibration().sd)
-        writer.write_run(synthetic.make_recording(second), t_r=synthetic.T_R)
+        writer.write_run(synthetic.make_recording(second), t_r=synthetic.t_r)
         writer.finish_participant("01")
     assert (tmp_path / f"ds/sub-01/func/{STEM}_bold.nii.gz").stat().st_mtime_ns == before
     assert len(open_dataset(tmp_path / "ds").runs) == 2
 
 
 def test_other_settings_are_refused_one_by_one(changed, synthetic):
-    others = {**synthetic.SETTINGS, "seed": 8, "dtype": "bfloat16", "sampler": "new"}
+    others = {**synthetic.settings, "seed": 8, "dtype": "bfloat16", "sampler": "new"}
     with pytest.raises(DatasetError) as caught:
         DatasetWriter.open(changed, settings=others)
     message = str(caught.value)
@@ -217,7 +217,7 @@ def test_a_dataset_is_not_created_twice(changed, synthetic):
 
 def test_labels_are_checked_before_anything_is_written(tmp_path, synthetic):
     paradigm = replace(
-        synthetic.PARADIGM, tasks=(replace(synthetic.PARADIGM.tasks[0], label="off_on"),)
+        synthetic.paradigm, tasks=(replace(synthetic.paradigm.tasks[0], label="off_on"),)
     )
     with pytest.raises(DatasetError, match=r"task label 'off_on'.*'offOn'"):
         DatasetWriter.create(
@@ -225,9 +225,9 @@ def test_labels_are_checked_before_anything_is_written(tmp_path, synthetic):
             space=synthetic.make_space(),
             calibration=synthetic.make_calibration(),
             paradigm=paradigm,
-            settings=synthetic.SETTINGS,
-            weight_norms=np.ones(synthetic.N_UNITS, dtype=np.float32),
-            banks=synthetic.make_banks(),
+            settings=synthetic.settings,
+            weight_norms=np.ones(synthetic.n_units, dtype=np.float32),
+            banks=synthetic.banks,
         )
     assert not (tmp_path / "ds").exists()
 
@@ -238,10 +238,10 @@ def test_weight_norms_are_one_for_each_unit(tmp_path, synthetic):
             tmp_path / "ds",
             space=synthetic.make_space(),
             calibration=synthetic.make_calibration(),
-            paradigm=synthetic.PARADIGM,
-            settings=synthetic.SETTINGS,
+            paradigm=synthetic.paradigm,
+            settings=synthetic.settings,
             weight_norms=np.ones(3, dtype=np.float32),
-            banks=synthetic.make_banks(),
+            banks=synthetic.banks,
         )
     assert all_files(tmp_path) == []
 
@@ -261,7 +261,7 @@ def test_runs_that_do_not_fit_are_refused(changed, synthetic, change, message):
     recording = change(synthetic.make_recording(synthetic.make_design(3)))
     before = all_files(changed)
     with DatasetWriter.open(changed) as writer, pytest.raises(DatasetError, match=message):
-        writer.write_run(recording, t_r=synthetic.T_R)
+        writer.write_run(recording, t_r=synthetic.t_r)
     assert all_files(changed) == before
 
 
@@ -272,11 +272,11 @@ def test_repetition_time_run_twice_and_after_closing(changed, synthetic):
         with pytest.raises(DatasetError, match=r"repetition time 0\.5, the dataset has 0\.25"):
             writer.write_run(new, t_r=0.5)
         with pytest.raises(DatasetError, match=r"sub-01 task-fossils is in .* already"):
-            writer.write_run(old, t_r=synthetic.T_R)
+            writer.write_run(old, t_r=synthetic.t_r)
         with pytest.raises(DatasetError, match="sub-09 has no runs"):
             writer.finish_participant("09")
     with pytest.raises(DatasetError, match="was closed"):
-        writer.write_run(new, t_r=synthetic.T_R)
+        writer.write_run(new, t_r=synthetic.t_r)
 
 
 def test_leftovers_of_a_killed_run_are_removed(changed):
@@ -312,7 +312,7 @@ def test_an_interrupt_at_any_rename_leaves_the_run_whole_or_not_there(
     before = contents(changed)
     whole = Path(shutil.copytree(changed, tmp_path / "whole"))
     with DatasetWriter.open(whole) as writer:
-        writer.write_run(synthetic.make_recording(synthetic.make_design(3)), t_r=synthetic.T_R)
+        writer.write_run(synthetic.make_recording(synthetic.make_design(3)), t_r=synthetic.t_r)
     real = Path.replace
     done = []
 
@@ -327,12 +327,12 @@ def test_an_interrupt_at_any_rename_leaves_the_run_whole_or_not_there(
     with DatasetWriter.open(changed) as writer:
         monkeypatch.setattr(Path, "replace", interrupted)
         with pytest.raises(Killed):
-            writer.write_run(recording, t_r=synthetic.T_R)
+            writer.write_run(recording, t_r=synthetic.t_r)
         monkeypatch.setattr(Path, "replace", real)
         assert writer.has_run(recording.design) == (n_renames > 0)
         if n_renames == 0:
             assert contents(changed) == before
-            writer.write_run(recording, t_r=synthetic.T_R)
+            writer.write_run(recording, t_r=synthetic.t_r)
     assert contents(changed) == contents(whole)
 
 
@@ -342,10 +342,9 @@ def test_a_killed_process_leaves_a_dataset_that_goes_on(written, synthetic, tmp_
     root = Path(shutil.copytree(written, tmp_path / "copy"))
     program = textwrap.dedent(
         f"""
-        import importlib.util, os, signal
+        import os, signal
         from pathlib import Path
-        spec = importlib.util.spec_from_file_location("s", {synthetic.__file__!r})
-        s = importlib.util.module_from_spec(spec); spec.loader.exec_module(s)
+        from tests.synthetic import FOSSILS as s
         from llm2bids.dataset.write import DatasetWriter
         writer = DatasetWriter.open({str(root)!r})
         real, done = Path.replace, []
@@ -356,7 +355,7 @@ def test_a_killed_process_leaves_a_dataset_that_goes_on(written, synthetic, tmp_
                 done.append(target)
             return real(self, target)
         Path.replace = kill
-        writer.write_run(s.make_recording(s.make_design(3)), t_r=s.T_R)
+        writer.write_run(s.make_recording(s.make_design(3)), t_r=s.t_r)
         """
     )
     path = os.pathsep.join(sys.path)
@@ -365,7 +364,7 @@ def test_a_killed_process_leaves_a_dataset_that_goes_on(written, synthetic, tmp_
     )
     assert done.returncode == -signal.SIGKILL
     assert len(all_files(root)) > len(all_files(written))
-    with DatasetWriter.open(root, settings=synthetic.SETTINGS) as writer:
+    with DatasetWriter.open(root, settings=synthetic.settings) as writer:
         assert writer.has_run(synthetic.make_design(3))
     assert check_dataset(root).faults == ()
 
@@ -387,7 +386,7 @@ def test_no_space_is_found_before_the_run(changed, synthetic, monkeypatch):
         DatasetWriter.open(changed) as writer,
         pytest.raises(DatasetError, match=r"sub-03 task-fossils needs about .* 0\.1 MB"),
     ):
-        writer.write_run(recording, t_r=synthetic.T_R)
+        writer.write_run(recording, t_r=synthetic.t_r)
 
 
 def test_a_full_disk_during_the_run(changed, synthetic, monkeypatch):
@@ -401,7 +400,7 @@ def test_a_full_disk_during_the_run(changed, synthetic, monkeypatch):
         DatasetWriter.open(changed) as writer,
         pytest.raises(DatasetError, match="no space left on the disk while writing sub-03"),
     ):
-        writer.write_run(recording, t_r=synthetic.T_R)
+        writer.write_run(recording, t_r=synthetic.t_r)
     assert all_files(changed) == before
     assert not (changed / ".llm2bids/staging").exists()
 

@@ -1,7 +1,7 @@
 """The scripts of docs/examples, run as a reader runs them, on a dataset with known responses."""
 
-import importlib.util
 import json
+import runpy
 import subprocess
 import sys
 from dataclasses import replace
@@ -41,15 +41,6 @@ def is_picture(file):
     return min(pixels.shape[:2]) > 100 and pixels.std() > 0.05
 
 
-@pytest.fixture(scope="session")
-def synthetic():
-    path = ROOT / "tests" / "dataset" / "synthetic.py"
-    spec = importlib.util.spec_from_file_location("synthetic_dataset", path)
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
-
-
 @pytest.fixture(scope="module")
 def dataset(synthetic, tmp_path_factory):
     """Unit `ON_UNIT` responds to the task; unit `FOLLOWS` to surprisal, whatever the prompt."""
@@ -62,7 +53,7 @@ def dataset(synthetic, tmp_path_factory):
             surprisal = tokens["surprisal"] - tokens.groupby("trial")["surprisal"].transform("mean")
             values = recording.values.copy()
             values[:, FOLLOWS] += surprisal.to_numpy() * scale[FOLLOWS]
-            writer.write_run(replace(recording, values=values), t_r=synthetic.T_R)
+            writer.write_run(replace(recording, values=values), t_r=synthetic.t_r)
             writer.finish_participant(f"{participant:02d}")
     return open_dataset(path)
 
@@ -82,7 +73,7 @@ def tour(dataset, tmp_path_factory):
 def test_tour_ends_at_the_unit_that_responds(tour, synthetic, addresses):
     _, printed, _ = tour
     back = printed.partition("Back in the model:")[2].split()
-    assert back[:3] == ["address", "value", addresses[synthetic.ON_UNIT]]
+    assert back[:3] == ["address", "value", addresses[synthetic.planted["fossils"]]]
 
 
 def test_tour_goes_through_every_tool(tour, dataset):
@@ -118,11 +109,9 @@ def human(tmp_path_factory):
 
 def test_group_analysis_of_the_synthetic_human_finds_the_spheres(human):
     _, out = human
-    spec = importlib.util.spec_from_file_location("human", EXAMPLES / "synthetic_human.py")
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
+    sphere_mask = runpy.run_path(str(EXAMPLES / "synthetic_human.py"))["sphere_mask"]
     image = nib.load(out / "z.nii.gz")
-    spheres = module.sphere_mask(image.shape, image.affine)
+    spheres = sphere_mask(image.shape, image.affine)
     z = image.get_fdata()
     about = json.loads((out / "about.json").read_text())
     above = z > about["threshold"]
@@ -139,10 +128,10 @@ def test_group_analysis_is_the_same_script_for_ours(human, dataset, synthetic, t
     )
     assert f"ours: fossils (Tiny): {N_PARTICIPANTS} participants" in printed
     z = dataset.space.to_units(str(tmp_path / "z.nii.gz"))
-    assert z.argmax() == synthetic.ON_UNIT
+    assert z.argmax() == synthetic.planted["fossils"]
     about = json.loads((tmp_path / "about.json").read_text())
     place = np.linalg.solve(dataset.space.affine, [*about["peak"], 1])[:3]
-    np.testing.assert_allclose(place, dataset.space.voxels[synthetic.ON_UNIT], atol=1e-6)
+    np.testing.assert_allclose(place, dataset.space.voxels[synthetic.planted["fossils"]], atol=1e-6)
     assert is_picture(tmp_path / "figure.png")
     both = matplotlib.image.imread(tmp_path / "figure.png").shape
     alone = matplotlib.image.imread(human[1] / "figure.png").shape

@@ -1,6 +1,5 @@
 """Synthetic runs: an image on a small grid, its mask, its transcript."""
 
-import importlib.util
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -111,30 +110,9 @@ def run(make):
     return make()
 
 
-def load_recorded():
-    spec = importlib.util.spec_from_file_location(
-        "inference_recorded", Path(__file__).with_name("recorded.py")
-    )
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
-
-
-@pytest.fixture(scope="session")
-def recorded():
-    """The module that writes datasets with known truth."""
-    return load_recorded()
-
-
-@pytest.fixture(scope="session")
-def drinks(recorded, tmp_path_factory):
-    """A dataset of four participants and three tasks; not to be changed."""
-    return recorded.write_dataset(tmp_path_factory.mktemp("drinks") / "bids")
-
-
 @pytest.fixture(scope="session")
 def analysed(drinks, tmp_path_factory):
-    """Its participant level; not to be changed."""
+    """The participant level of `drinks`; not to be changed."""
     out_dir = tmp_path_factory.mktemp("analysed") / "out"
     result = analyze_participants(drinks, out_dir, progress=False)
     assert result.failed == ()

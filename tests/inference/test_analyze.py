@@ -44,7 +44,7 @@ def mean_of_on_prompts(dataset, recorded, task):
     found = []
     for run in dataset.select(task=task):
         values = (dataset.values(run) - dataset.calibration.mean) / dataset.calibration.scale
-        found.append(values.reshape(12, recorded.TOKENS, -1)[4:8].mean(axis=(0, 1)))
+        found.append(values.reshape(12, recorded.tokens_per_prompt, -1)[4:8].mean(axis=(0, 1)))
     return np.mean(found, axis=0)
 
 
@@ -56,7 +56,7 @@ def test_first_level_is_the_t_test_of_prompt_means_in_calibration_sd(drinks, ana
     dataset = open_dataset(drinks)
     run = dataset.select(participant_label=["02"], task="cocoa")[0]
     values = (dataset.values(run) - dataset.calibration.mean) / dataset.calibration.scale
-    means = values.reshape(12, recorded.TOKENS, -1).mean(axis=1)
+    means = values.reshape(12, recorded.tokens_per_prompt, -1).mean(axis=1)
     on = np.arange(12) // 4 == 1
     expected = stats.ttest_ind(means[on], means[~on])
     maps = {stat: units(dataset, statmap(analysed, "02", "cocoa", stat)) for stat in STATS}
@@ -64,7 +64,7 @@ def test_first_level_is_the_t_test_of_prompt_means_in_calibration_sd(drinks, ana
     difference = means[on].mean(axis=0) - means[~on].mean(axis=0)
     np.testing.assert_allclose(maps["effect"], difference, atol=1e-4)
     np.testing.assert_allclose(maps["t"], maps["effect"] / np.sqrt(maps["variance"]), rtol=1e-4)
-    planted = recorded.PLANTED["cocoa"]
+    planted = recorded.planted["cocoa"]
     assert int(np.argmax(maps["t"])) == planted
     assert maps["effect"][planted] == pytest.approx(4, abs=1)
 
@@ -120,7 +120,7 @@ def test_token_level_equals_nilearn_on_the_whole_brain(drinks, recorded, tmp_pat
     path = statmap(tmp_path / "out", "01", "tea", "t")
     run = dataset.select(participant_label=["01"], task="tea")[0]
     model = FirstLevelModel(
-        t_r=recorded.T_R, hrf_model=None, noise_model="ols", high_pass=0.05, signal_scaling=False,
+        t_r=recorded.t_r, hrf_model=None, noise_model="ols", high_pass=0.05, signal_scaling=False,
         mask_img=nib.Nifti1Image(dataset.space.grey.astype(np.uint8), dataset.space.affine),
     )  # fmt: skip
     with warnings.catch_warnings():  # nilearn's, in some versions, of a mask that is given
@@ -159,7 +159,7 @@ def test_several_runs_are_fixed_effects(recorded, tmp_path):
     effects = []
     for run in dataset.select(task="tea"):
         values = (dataset.values(run) - dataset.calibration.mean) / dataset.calibration.scale
-        means = values.reshape(12, recorded.TOKENS, -1).mean(axis=1)
+        means = values.reshape(12, recorded.tokens_per_prompt, -1).mean(axis=1)
         on = np.arange(12) // 4 == 1
         effects.append(means[on].mean(axis=0) - means[~on].mean(axis=0))
     path = statmap(tmp_path / "out", "01", "tea", "effect")
@@ -214,7 +214,7 @@ def test_group_outputs_thresholds_permutation_and_pooled_test(drinks, grouped, r
     dataset = open_dataset(drinks)
     z = sidecar(group_map(out_dir, "tea", "z", "tea"))
     assert z["TwoSidedThresholds"]["bonferroni"]["z"] == pytest.approx(
-        stats.norm.isf(0.025 / recorded.N_UNITS), rel=1e-6
+        stats.norm.isf(0.025 / recorded.n_units), rel=1e-6
     )
     assert z["Participants"] == ["01", "02", "03", "04"]
     assert len(z["Runs"]) == 4
@@ -225,11 +225,11 @@ def test_group_outputs_thresholds_permutation_and_pooled_test(drinks, grouped, r
     assert permutation["SmallestP"] == 0.125
     pooled = group_map(out_dir, "tea", "logpmaxt", "tea", desc="pooled")
     significant = np.flatnonzero(units(dataset, pooled) > -np.log10(0.05))
-    assert significant.tolist() == [recorded.PLANTED["tea"]]
+    assert significant.tolist() == [recorded.planted["tea"]]
     others = group_map(out_dir, "teaVsOthers", "logpmaxt", "tea", desc="pooled")
     significant = np.flatnonzero(units(dataset, others) > -np.log10(0.05)).tolist()
-    assert recorded.PLANTED["tea"] in significant
-    assert set(significant) <= set(recorded.PLANTED.values())
+    assert recorded.planted["tea"] in significant
+    assert set(significant) <= set(recorded.planted.values())
     effect = group_map(out_dir, "teaVsOthers", "effect", "tea", desc="pooled")
     on = {task: mean_of_on_prompts(dataset, recorded, task) for task in ("tea", "milk", "cocoa")}
     expected = on["tea"] - (on["milk"] + on["cocoa"]) / 2
@@ -250,8 +250,9 @@ def test_group_passes_the_validator(grouped):
 
 
 def test_shared_prompts_are_said(recorded, tmp_path, monkeypatch):
-    original = recorded.design
-    monkeypatch.setattr(recorded, "design", lambda p, task, run=None: with_label(original, p, task))
+    make = recorded.make_design
+    shared = lambda self, p, task, run=None: with_label(make, p, task)  # noqa: E731
+    monkeypatch.setattr(type(recorded), "make_design", shared)
     data = recorded.write_dataset(tmp_path / "bids", n_participants=2)
     analyze_participants(data, tmp_path / "out", task=["tea"], progress=False)
     analyze_group(data, tmp_path / "out", task=["tea"], progress=False)
@@ -367,7 +368,7 @@ def test_a_mask_of_another_grid_or_without_units(drinks, tmp_path):
 
 
 def test_mixed_spaces_and_mixed_models_are_refused(drinks, analysed, recorded, tmp_path):
-    other = recorded.write_dataset(tmp_path / "other", n_participants=2, seed_model="cd")
+    other = recorded.write_dataset(tmp_path / "other", n_participants=2, weights_sha256="cd" * 32)
     with pytest.raises(InferenceError, match="mixed spaces"):
         analyze_group(other, analysed, progress=False)
     out_dir = shutil.copytree(analysed, tmp_path / "out")
@@ -379,7 +380,7 @@ def test_mixed_spaces_and_mixed_models_are_refused(drinks, analysed, recorded, t
 
 
 def test_an_image_of_another_space_is_named(copied, recorded, tmp_path):
-    other = recorded.write_dataset(tmp_path / "other", n_participants=1, seed_model="cd")
+    other = recorded.write_dataset(tmp_path / "other", n_participants=1, weights_sha256="cd" * 32)
     bold(copied, "01", "tea").unlink()
     shutil.copy(bold(other, "01", "tea"), bold(copied, "01", "tea"))
     result = analyze_participants(copied, tmp_path / "out", task=["tea"], progress=False)

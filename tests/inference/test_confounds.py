@@ -4,6 +4,7 @@ import pytest
 from nilearn.glm.first_level import FirstLevelModel
 
 import llm2bids
+from llm2bids.dataset.transcript import write_transcript
 from llm2bids.exceptions import InferenceError
 from llm2bids.inference.confounds import STRATEGIES, load_confounds
 from llm2bids.inference.inputs import open_inputs
@@ -101,7 +102,7 @@ def test_prefill_volumes_are_masked_out(dataset, tmp_path):
     copy.write_bytes(run.preproc.read_bytes())
     rows = dataset.transcript(run).dropna(subset="volume")
     rows["position"] -= 1
-    rows.to_csv(tmp_path / run.transcript.name, sep="\t", index=False, na_rep="n/a")
+    write_transcript(tmp_path / run.transcript.name, rows)
     table, sample_mask = load_confounds(copy, ["surprisal", "prefill"])
     assert sample_mask.tolist() == [i for i in range(N_VOLUMES) if i % TOKENS]
     assert len(table) == N_VOLUMES

@@ -101,7 +101,7 @@ def test_an_edited_run_is_refused_and_both_models_follow_the_chosen_table(record
     assert len(reasons) == 1
     assert str(run.events) in reasons[0]
     assert "--use" in reasons[0]
-    per_prompt = recorded.TOKENS if unit == "token" else 1
+    per_prompt = recorded.tokens_per_prompt if unit == "token" else 1
     for use, n_on in (("transcript", 4), ("events", 3)):
         reasons, on = analysed(use)
         assert reasons == []

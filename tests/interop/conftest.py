@@ -4,10 +4,7 @@
 the same scan in which a patch of neighbouring units answers to each task.
 """
 
-import importlib.util
 import shutil
-from pathlib import Path
-from types import ModuleType
 
 import nibabel as nib
 import numpy as np
@@ -24,22 +21,6 @@ PLANTED = {"pathology": "model.layers.1.mlp.up_proj", "archeology": "model.layer
 PATCH = 12
 EFFECT = 1000
 """Counts that planted units rise by while a task is on: two standard deviations."""
-
-
-@pytest.fixture(scope="session")
-def synthetic() -> ModuleType:
-    """Synthetic recordings, shared with the dataset tests."""
-    path = Path(__file__).parents[1] / "dataset" / "synthetic.py"
-    spec = importlib.util.spec_from_file_location("synthetic_dataset", path)
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
-
-
-@pytest.fixture(scope="session")
-def written(synthetic, tmp_path_factory) -> Path:
-    """A dataset of two participants and two tasks; not to be changed."""
-    return synthetic.write_dataset(tmp_path_factory.mktemp("interop") / "dataset")
 
 
 @pytest.fixture(scope="session")

@@ -65,7 +65,7 @@ def test_other_ways_of_storing_are_valid_too(synthetic, tmp_path, changes):
 @pytest.mark.slow
 def test_a_single_unfinished_participant_is_valid(synthetic, tmp_path):
     with synthetic.create(tmp_path / "one") as writer:
-        writer.write_run(synthetic.make_recording(synthetic.make_design(1)), t_r=synthetic.T_R)
+        writer.write_run(synthetic.make_recording(synthetic.make_design(1)), t_r=synthetic.t_r)
     result = validate(tmp_path / "one")
     assert (result.n_errors, result.n_warnings) == (0, 0), result.describe()
 
@@ -84,7 +84,7 @@ def test_run_indices_are_valid(synthetic, tmp_path):
     with synthetic.create(tmp_path / "runs") as writer:
         for run in (1, 2):
             design = synthetic.make_design(1, "votes", run)
-            writer.write_run(synthetic.make_recording(design), t_r=synthetic.T_R)
+            writer.write_run(synthetic.make_recording(design), t_r=synthetic.t_r)
         writer.finish_participant("01")
     result = validate(tmp_path / "runs")
     assert (result.n_errors, result.n_warnings) == (0, 0), result.describe()

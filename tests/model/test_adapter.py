@@ -12,7 +12,7 @@ from llm2bids.exceptions import ModelError, UsageError
 from llm2bids.model.load import load_model
 from llm2bids.model.outline import outline
 from llm2bids.model.sites import find_sites
-from tests.conftest import save_tiny_model
+from tests.synthetic import save_tiny_model
 
 SCALE = 6 / 2
 """lora_alpha / r"""

@@ -13,7 +13,7 @@ from llm2bids.recording.record import record_run
 from llm2bids.recording.replay import replay_run
 from tests.architectures import save_architecture
 from tests.plain import site_errors
-from tests.recording.conftest import PROMPTS, make_design
+from tests.synthetic import PROMPTS, make_design
 
 pytestmark = pytest.mark.filterwarnings("ignore")  # the libraries' own, of old architectures
 

@@ -11,7 +11,7 @@ from llm2bids.model.load import load_model
 from llm2bids.model.outline import outline
 from llm2bids.model.sites import find_sites
 from tests.architectures import save_architecture
-from tests.conftest import CONFIGS
+from tests.synthetic import CONFIGS
 
 
 @pytest.mark.parametrize("architecture", sorted(CONFIGS))

@@ -1,8 +1,5 @@
 """Prompt means read from a dataset are the means of the volumes in the model's scale."""
 
-import importlib.util
-from pathlib import Path
-
 import numpy as np
 import pytest
 
@@ -12,15 +9,6 @@ from llm2bids.inference.inputs import open_inputs
 from llm2bids.network.effects import task_effects
 from llm2bids.network.prompt_means import read_prompt_means, read_samples
 from llm2bids.network.token_values import read_token_values
-
-
-@pytest.fixture(scope="module")
-def recorded():
-    path = Path(__file__).parents[1] / "inference" / "recorded.py"
-    spec = importlib.util.spec_from_file_location("network_recorded", path)
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
 
 
 @pytest.fixture(scope="module")

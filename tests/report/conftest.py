@@ -1,8 +1,5 @@
 """A tiny model's dataset with a hostile prompt, its analysis, and a browser."""
 
-import importlib.util
-from pathlib import Path
-
 import nibabel as nib
 import numpy as np
 import pytest
@@ -10,6 +7,7 @@ import pytest
 from llm2bids.dataset.read import open_dataset
 from llm2bids.inference.analyze import analyze_group, analyze_participants
 from llm2bids.scan.record import record
+from tests.report.browser import Browser, find_chromium
 
 HOSTILE = "Say <script>document.title='hacked'</script> & </script><img src=x onerror=alert(1)>"
 
@@ -88,21 +86,10 @@ def page(scanned, tmp_path_factory):
 
 
 @pytest.fixture(scope="session")
-def browser_module():
-    """The module that drives Chromium (`browser.py` beside this file)."""
-    spec = importlib.util.spec_from_file_location(
-        "report_browser", Path(__file__).with_name("browser.py")
-    )
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
-
-
-@pytest.fixture(scope="session")
-def browser(browser_module):
+def browser():
     """A headless Chromium."""
-    executable = browser_module.find_chromium()
+    executable = find_chromium()
     if executable is None:
         pytest.skip("no Chromium on this machine: install it (Debian: apt install chromium)")
-    with browser_module.Browser(executable) as opened:
+    with Browser(executable) as opened:
         yield opened

@@ -9,7 +9,6 @@ import argparse
 import contextlib
 import csv
 import gzip
-import importlib.util
 import io
 import json
 import logging
@@ -226,16 +225,8 @@ def test_tables_of_answers(folder, design, data):
 # --- sidecars, tables and the unit table of a dataset ---
 
 
-def load(name: str, path: Path):
-    spec = importlib.util.spec_from_file_location(name, path)
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
-
-
 @pytest.fixture(scope="module")
-def dataset(tmp_path_factory) -> Path:
-    synthetic = load("hypothesis_synthetic", ROOT / "tests/dataset/synthetic.py")
+def dataset(synthetic, tmp_path_factory) -> Path:
     return synthetic.write_dataset(tmp_path_factory.mktemp("dataset") / "dataset")
 
 

@@ -1,6 +1,5 @@
 """A full disk, a folder that cannot be written or vanishes, two processes, a killed one."""
 
-import importlib.util
 import os
 import shutil
 import signal
@@ -16,31 +15,16 @@ from llm2bids.dataset.check import check_dataset
 from llm2bids.dataset.write import DatasetWriter
 from llm2bids.exceptions import DatasetError
 
-SYNTHETIC = Path(__file__).parents[1] / "dataset" / "synthetic.py"
-HEAD = f"""
-import importlib.util, os, sys
+HEAD = """
+import os, sys
 from pathlib import Path
-spec = importlib.util.spec_from_file_location("synthetic", {str(SYNTHETIC)!r})
-synthetic = importlib.util.module_from_spec(spec); spec.loader.exec_module(synthetic)
+from tests.synthetic import FOSSILS as synthetic
 from llm2bids.dataset import write as write_module
 from llm2bids.dataset.check import check_dataset
 from llm2bids.dataset.write import DatasetWriter
 from llm2bids.exceptions import DatasetError
 recording = synthetic.make_recording(synthetic.make_design(3))
 """
-
-
-@pytest.fixture(scope="module")
-def synthetic():
-    spec = importlib.util.spec_from_file_location("synthetic", SYNTHETIC)
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
-
-
-@pytest.fixture(scope="module")
-def written(synthetic, tmp_path_factory) -> Path:
-    return synthetic.write_dataset(tmp_path_factory.mktemp("written") / "dataset")
 
 
 @pytest.fixture
@@ -100,7 +84,7 @@ def test_a_full_disk_costs_the_run_in_flight_and_no_more(written, tmp_path):
             write_module.check_space = fill(left)
             try:
                 with DatasetWriter.open(root) as writer:
-                    writer.write_run(recording, t_r=synthetic.T_R)
+                    writer.write_run(recording, t_r=synthetic.t_r)
                 break
             except DatasetError as error:
                 assert "no space left on the disk while writing sub-03" in str(error), error
@@ -112,7 +96,7 @@ def test_a_full_disk_costs_the_run_in_flight_and_no_more(written, tmp_path):
         write_module.check_space = check_space
         with DatasetWriter.open(root) as writer:
             if not writer.has_run(recording.design):
-                writer.write_run(recording, t_r=synthetic.T_R)
+                writer.write_run(recording, t_r=synthetic.t_r)
         assert check_dataset(root).faults == ()
         print("full", n_full)
         """,
@@ -148,7 +132,7 @@ def test_a_folder_that_vanishes_between_runs(changed, recording, synthetic, tmp_
         if replaced:
             changed.mkdir()
         with pytest.raises(DatasetError, match="was removed, moved or replaced"):
-            writer.write_run(recording, t_r=synthetic.T_R)
+            writer.write_run(recording, t_r=synthetic.t_r)
     assert changed.exists() == replaced
     assert not replaced or not list(changed.rglob("*.nii.gz"))
     assert check_dataset(tmp_path / "moved").faults == ()
@@ -166,7 +150,7 @@ def test_a_folder_that_vanishes_within_a_run(changed, recording, synthetic, tmp_
         DatasetWriter.open(changed) as writer,
         pytest.raises(DatasetError, match="was removed, moved or replaced"),
     ):
-        writer.write_run(recording, t_r=synthetic.T_R)
+        writer.write_run(recording, t_r=synthetic.t_r)
     assert not list(changed.rglob("*.nii.gz"))
     DatasetWriter.open(tmp_path / "moved").close()
     assert check_dataset(tmp_path / "moved").faults == ()
@@ -196,7 +180,7 @@ def test_a_power_cut_finds_all_of_a_run_on_the_disk(changed, recording, syntheti
         monkeypatch.setattr(os, "fsync", fsync)
         monkeypatch.setattr(Path, "replace", renamed)
         monkeypatch.setattr(Path, "unlink", removed)
-        writer.write_run(recording, t_r=synthetic.T_R)
+        writer.write_run(recording, t_r=synthetic.t_r)
     kinds = [event[0] for event in events]
     assert kinds.count("journal is there") == kinds.count("journal goes") == 1
     journal = kinds.index("journal is there")

@@ -99,13 +99,8 @@ def check_versions(versions: dict[str, str]) -> None:
         assert versions[name].split("+")[0] == importlib.metadata.version(name).split("+")[0]
 
 
-def test_the_revision_of_a_hub_model_is_said(tmp_path):
-    path = Path(__file__).parents[1] / "dataset" / "synthetic.py"
-    spec = importlib.util.spec_from_file_location("provenance_synthetic", path)
-    synthetic = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(synthetic)
-    synthetic.SETTINGS = synthetic.SETTINGS | {"revision": "0123abcd"}
-    root = synthetic.write_dataset(tmp_path / "dataset")
+def test_the_revision_of_a_hub_model_is_said(synthetic, tmp_path):
+    root = synthetic.write_dataset(tmp_path / "dataset", revision="0123abcd")
     (about,) = json.loads((root / "dataset_description.json").read_text())["GeneratedBy"]
     assert "0123abcd" in about.values()
 

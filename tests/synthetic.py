@@ -1,0 +1,436 @@
+"""Makes what the tests are made on: tiny models with random weights, and small datasets.
+
+A model of an architecture among the keys of `CONFIGS`: ``save_tiny_model("llama", folder)``. A
+dataset of synthetic recordings in which tasks move known units: ``FOSSILS.write_dataset(path)``.
+"""
+
+from collections.abc import Collection, Sequence
+from dataclasses import dataclass, replace
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+from llm2bids.dataset.write import DatasetWriter
+from llm2bids.model.units import Site
+from llm2bids.paradigm.design import RunDesign, Trial
+from llm2bids.paradigm.task import Context, Paradigm, Prompt, Sampling, Task
+from llm2bids.recording.calibration import Calibration
+from llm2bids.recording.record import Recording
+from llm2bids.space.arrange import build_space
+from llm2bids.space.space import Space
+
+N_VOCABULARY = 331
+"""Rows of the tiny models' vocabulary; the tokenizer knows fewer."""
+
+TEXTS = (
+    "The senate of the old republic voted on the new law after a long debate in the forum.",
+    "A scan of the chest shows a small shadow in the upper lobe of the left lung.",
+    "The fossil of a large reptile was found in a layer of red sandstone near the river.",
+    "Potsherds and coins from the grave date the settlement to the late bronze age.",
+    "Under the microscope the tissue shows cells with large and irregular nuclei.",
+    "On Sunday we bake bread, walk the dog in the park and call my grandmother.",
+    "qx7 zrr 91k vvo 3h3 pla 0ue mmt xx2",
+)
+
+_SIZE = {"vocab_size": N_VOCABULARY, "num_hidden_layers": 3, "initializer_range": 0.2}
+_LLAMA = {
+    **_SIZE,
+    "hidden_size": 24,
+    "intermediate_size": 40,
+    "num_attention_heads": 4,
+    "num_key_value_heads": 2,
+    "max_position_embeddings": 128,
+}
+_MOE = {**_LLAMA, "num_experts_per_tok": 2}
+
+CONFIGS: dict[str, tuple[str, dict[str, Any]]] = {
+    "llama": ("LlamaConfig", _LLAMA),
+    "qwen3": ("Qwen3Config", {**_LLAMA, "head_dim": 10}),
+    "gemma": ("GemmaConfig", {**_LLAMA, "head_dim": 10}),
+    "opt": (
+        "OPTConfig",
+        {
+            "vocab_size": N_VOCABULARY,
+            "hidden_size": 24,
+            "word_embed_proj_dim": 24,
+            "ffn_dim": 40,
+            "num_hidden_layers": 3,
+            "num_attention_heads": 4,
+            "max_position_embeddings": 128,
+            "init_std": 0.2,
+            "pad_token_id": 1,
+        },
+    ),
+    "gpt2": (
+        "GPT2Config",
+        {
+            "vocab_size": N_VOCABULARY,
+            "n_embd": 24,
+            "n_layer": 3,
+            "n_head": 4,
+            "n_positions": 128,
+            "initializer_range": 0.2,
+        },
+    ),
+    "gpt_neox": (
+        "GPTNeoXConfig",
+        {
+            **_SIZE,
+            "hidden_size": 24,
+            "intermediate_size": 40,
+            "num_attention_heads": 4,
+            "max_position_embeddings": 128,
+        },
+    ),
+    "mamba": (
+        "MambaConfig",
+        {
+            "vocab_size": N_VOCABULARY,
+            "hidden_size": 24,
+            "state_size": 5,
+            "num_hidden_layers": 3,
+            "initializer_range": 0.2,
+        },
+    ),
+    "mixtral": ("MixtralConfig", {**_MOE, "num_local_experts": 4, "sliding_window": None}),
+    "qwen3_moe": (
+        "Qwen3MoeConfig",
+        {**_MOE, "head_dim": 10, "num_experts": 4, "moe_intermediate_size": 16},
+    ),
+}
+"""Architecture -> name of its configuration class in transformers, and its arguments."""
+
+
+def save_tiny_tokenizer(folder: Path) -> None:
+    """Train a byte-level BPE tokenizer on `TEXTS` and save it."""
+    from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
+    from transformers import PreTrainedTokenizerFast
+
+    tokenizer = Tokenizer(models.BPE())
+    tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    tokenizer.decoder = decoders.ByteLevel()
+    trainer = trainers.BpeTrainer(
+        vocab_size=N_VOCABULARY - 12,
+        special_tokens=["<s>", "<pad>", "</s>"],
+        initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
+        show_progress=False,
+    )
+    tokenizer.train_from_iterator(TEXTS, trainer)
+    PreTrainedTokenizerFast(
+        tokenizer_object=tokenizer, bos_token="<s>", eos_token="</s>", pad_token="<pad>"
+    ).save_pretrained(folder)
+
+
+def save_tiny_model(architecture: str, folder: Path, **changes: Any) -> Path:
+    """Save a model with random weights, made from a seed, and its tokenizer."""
+    import torch
+    import transformers
+
+    name, arguments = CONFIGS[architecture]
+    ids = {"bos_token_id": 0, "eos_token_id": 2, "pad_token_id": 1}
+    config = getattr(transformers, name)(**{**ids, **arguments, **changes})
+    with torch.random.fork_rng():
+        torch.manual_seed(7)
+        model = transformers.AutoModelForCausalLM.from_config(config)
+        with torch.no_grad():  # norms and biases that matter, so that mistakes show
+            for parameter in model.parameters():
+                if parameter.dim() == 1:
+                    parameter.add_(torch.randn_like(parameter), alpha=0.1)
+    model.save_pretrained(folder)
+    save_tiny_tokenizer(folder)
+    return folder
+
+
+PROMPTS = (
+    "The",
+    "The senate of the old republic voted on the new law, and then the fossil of a reptile was",
+    "A scan of the chest",
+    "Potsherds and coins",
+    "On Sunday we bake bread, walk the dog and",
+    "x",
+    "Under the microscope the tissue shows cells",
+)
+"""Prompts of very different length, 7 of them."""
+
+
+def make_design(
+    texts: Sequence[str] = PROMPTS,
+    *,
+    tokens_per_prompt: int = 5,
+    seed: int = 11,
+    context: Context = "fresh",
+    sampling: Sampling | None = None,
+    on: Sequence[int] = (2, 3),
+    per_block: int = 2,
+) -> RunDesign:
+    """One run; trials of the blocks in `on` are of type "fossils"."""
+    trials = tuple(
+        Trial(
+            prompt=Prompt(prompt_id=f"p{index}", condition="c", topic="", text=text),
+            trial_type="fossils" if index // per_block in on else None,
+            block=index // per_block,
+        )
+        for index, text in enumerate(texts)
+    )
+    return RunDesign(
+        participant_label="01",
+        task="fossils",
+        run=None,
+        trials=trials,
+        tokens_per_prompt=tokens_per_prompt,
+        context=context,
+        sampling=sampling or Sampling(),
+        seed=seed,
+    )
+
+
+N_BANK = 400
+"""Prompts of a bank, enough for six participants who share none."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Experiment:
+    """A small dataset: sites, tasks (off, on, off), and the unit that answers to each task."""
+
+    name: str
+    space_label: str
+    sites: tuple[Site, ...]
+    planted: dict[str, int]
+    baseline: str
+    per_block: int
+    tokens_per_prompt: int
+    n_participants: int
+    effect: float
+    constant_unit: int | None = None
+    t_r: float = 0.25
+
+    @property
+    def tasks(self) -> tuple[str, ...]:
+        return tuple(self.planted)
+
+    @property
+    def n_units(self) -> int:
+        return sum(site.width for site in self.sites)
+
+    @property
+    def paradigm(self) -> Paradigm:
+        return Paradigm(
+            name=self.name,
+            description="Off, on, off.",
+            order="off_on_off",
+            tasks=tuple(Task(label=task, conditions=((task, task),)) for task in self.tasks),
+            baseline=self.baseline,
+            prompts_per_block=self.per_block,
+            tokens_per_prompt=self.tokens_per_prompt,
+            source='order = "off_on_off"\n',
+        )
+
+    @property
+    def settings(self) -> dict[str, Any]:
+        return {
+            "model": self.name,
+            "revision": None,
+            "weights_sha256": "ab" * 32,
+            "sites": [site.name for site in self.sites],
+            "paradigm": self.name,
+            "seed": 7,
+            "t_r": self.t_r,
+            "dtype": "float32",
+            "device": "cpu",
+            "volume_dtype": "int16",
+            "keep_first": False,
+            "hrf_model": None,
+            "compress": True,
+        }
+
+    @cached_property
+    def banks(self) -> dict[str, list[Prompt]]:
+        return {
+            bank: [
+                Prompt(
+                    prompt_id=f"{bank}{i:03d}",
+                    condition=bank,
+                    topic="a topic",
+                    text=f'Say "{bank}"\n{i}',
+                )
+                for i in range(N_BANK)
+            ]
+            for bank in (self.baseline, *self.tasks)
+        }
+
+    def make_space(self, weights_sha256: str = "ab" * 32) -> Space:
+        return build_space(
+            self.sites,
+            label=self.space_label,
+            model_name=self.name,
+            weights_sha256=weights_sha256,
+        )
+
+    def make_calibration(self) -> Calibration:
+        rng = np.random.default_rng(1)
+        sd = rng.uniform(0.5, 2, self.n_units).astype(np.float32)
+        if self.constant_unit is not None:
+            sd[self.constant_unit] = 0
+        return Calibration(
+            mean=rng.normal(0, 3, self.n_units).astype(np.float32),
+            sd=sd,
+            prompt_ids=(f"{self.baseline}{N_BANK - 1}",),
+            n_tokens=40,
+        )
+
+    def make_design(
+        self, participant: int = 1, task: str | None = None, run: int | None = None, **changes: Any
+    ) -> RunDesign:
+        """One run; no prompt is in another one."""
+        task = task or self.tasks[0]
+        number = (participant - 1) * len(self.tasks) + self.tasks.index(task)
+        number = 2 * number + (run or 1) - 1  # at most two runs of a task
+        trials = []
+        for block in range(3):
+            on = block == 1
+            first = number * self.per_block if on else (2 * number + block // 2) * self.per_block
+            prompts = self.banks[task if on else self.baseline][first : first + self.per_block]
+            assert len(prompts) == self.per_block
+            trials += [
+                Trial(prompt=prompt, trial_type=task if on else None, block=block)
+                for prompt in prompts
+            ]
+        design = RunDesign(
+            participant_label=f"{participant:02d}",
+            task=task,
+            run=run,
+            trials=tuple(trials),
+            tokens_per_prompt=self.tokens_per_prompt,
+            context="fresh",
+            sampling=Sampling(),
+            seed=participant * 100 + len(task) * 10 + (run or 0),
+        )
+        return replace(design, **changes)
+
+    def make_recording(self, design: RunDesign, *, seed: int = 0) -> Recording:
+        """Noise; the planted unit is higher by `effect` sd while its task is on."""
+        rng = np.random.default_rng([seed, design.seed])
+        calibration = self.make_calibration()
+        on = np.repeat([t.trial_type is not None for t in design.trials], design.tokens_per_prompt)
+        values = rng.normal(0, 1, (design.n_volumes, self.n_units)).astype(np.float32)
+        values[on, self.planted[design.task]] += self.effect
+        values = values * calibration.scale + calibration.mean
+        if self.constant_unit is not None:
+            values[:, self.constant_unit] = calibration.mean[self.constant_unit]
+        return Recording(
+            design=design,
+            sites=self.sites,
+            values=values.astype(np.float32),
+            tokens=make_tokens(design, rng),
+            provenance={
+                "dtype": "float32",
+                "device": "cpu",
+                "source": "/home/ada/tiny-model",
+                "seconds": float(rng.uniform()),
+                "end_of_text_suppressed": True,
+                "versions": {"torch": "2"},
+            },
+        )
+
+    def create(
+        self, path: Path, *, n_runs: int = 1, weights_sha256: str = "ab" * 32, **settings: Any
+    ) -> DatasetWriter:
+        """Begin a dataset, with these settings in place of its own."""
+        rng = np.random.default_rng(2)
+        return DatasetWriter.create(
+            path,
+            space=self.make_space(weights_sha256),
+            calibration=self.make_calibration(),
+            paradigm=replace(self.paradigm, n_runs=n_runs),
+            settings={**self.settings, "weights_sha256": weights_sha256, **settings},
+            weight_norms=rng.uniform(0.1, 3, self.n_units).astype(np.float32),
+            banks=self.banks,
+        )
+
+    def write_dataset(
+        self,
+        path: Path,
+        *,
+        n_participants: int | None = None,
+        n_runs: int = 1,
+        without: Collection[tuple[int, str]] = (),
+        **changes: Any,
+    ) -> Path:
+        """Write all runs but those of the participants and tasks in `without`."""
+        with self.create(path, n_runs=n_runs, **changes) as writer:
+            for participant in range(1, (n_participants or self.n_participants) + 1):
+                for task in self.tasks:
+                    for run in [None] if n_runs == 1 else range(1, n_runs + 1):
+                        if (participant, task) not in without:
+                            design = self.make_design(participant, task, run)
+                            writer.write_run(self.make_recording(design), t_r=self.t_r)
+                writer.finish_participant(f"{participant:02d}")
+        return path
+
+
+def make_tokens(design: RunDesign, rng: np.random.Generator) -> pd.DataFrame:
+    """Tokens with a first one that has no volume; surprisal follows the block, as it may."""
+    rows = []
+    for index, trial in enumerate(design.trials):
+        for position in range(design.tokens_per_prompt + 1):
+            volume = index * design.tokens_per_prompt + position - 1
+            rows.append(
+                {
+                    "volume": pd.NA if position == 0 else volume,
+                    "trial": index,
+                    "block": trial.block,
+                    "trial_type": pd.NA if trial.trial_type is None else trial.trial_type,
+                    "prompt_id": trial.prompt.prompt_id,
+                    "position": position,
+                    "token_id": int(rng.integers(0, 300)),
+                    "token": ["a", " b", "\n", "\t", '"', "n/a", "é", "\\", ""][rng.integers(9)],
+                    "surprisal": float(rng.gamma(2) + 6 * (trial.trial_type is not None)),
+                    "entropy": float(rng.gamma(3)),
+                    "prompt_tokens": 9 + index % 3,
+                }
+            )
+    table = pd.DataFrame(rows)
+    return table.astype({"volume": "Int64", "trial_type": "string"})
+
+
+def _layer(layer: int, role: str, **sizes: int) -> Site:
+    return Site(name=f"model.layers.{layer}.{role}", layer=layer, role=role, **sizes)
+
+
+_HEADS = {"width": 24, "n_heads": 4, "head_size": 6}
+
+FOSSILS = Experiment(
+    name="tiny",
+    space_label="Tiny",
+    sites=(
+        Site(name="model.embed", layer=None, role="model.embed", width=11),
+        _layer(0, "self_attn.q", **_HEADS),
+        _layer(0, "mlp", width=37),
+        _layer(1, "self_attn.q", **_HEADS),
+        _layer(1, "mlp", width=37),
+    ),
+    planted={"fossils": 40, "votes": 40},
+    baseline="everyday",
+    per_block=8,
+    tokens_per_prompt=5,
+    n_participants=2,
+    effect=3.0,
+    constant_unit=3,
+)
+"""Two participants and two tasks, with a unit that never changes: what is on disk."""
+
+DRINKS = Experiment(
+    name="drinks",
+    space_label="Drinks",
+    sites=(_layer(0, "attn", **_HEADS), _layer(0, "mlp", width=37), _layer(1, "mlp", width=37)),
+    planted={"tea": 5, "cocoa": 30, "milk": 70},
+    baseline="off",
+    per_block=4,
+    tokens_per_prompt=3,
+    n_participants=4,
+    effect=4.0,
+)
+"""Four participants and three tasks that each move a unit of their own: what is found."""
