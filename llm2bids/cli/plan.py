@@ -3,23 +3,20 @@
 import argparse
 import json
 import sys
+from dataclasses import asdict
 
 from llm2bids.cli import options, recommend
-from llm2bids.cli.record import scan_options
 
 
 def add_parser(subparsers: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
     """Add the command to the parser."""
     parser = subparsers.add_parser(
         "plan",
-        parents=[options.model(), options.scan(), options.verbosity()],
+        parents=[options.scan(), options.verbosity()],
         help="tell units, volumes, disk, memory and time of a scan beforehand; recommend a design",
         description="Work out what `record` with the same options will take, from the model's "
         "configuration alone: no weights are needed, of a hub model only config.json is fetched. "
         "With --effect-size, recommend designs that find it.",
-    )
-    parser.add_argument(
-        "--participants", type=int, default=8, metavar="N", help="number of participants (8)"
     )
     parser.add_argument("--no-time", action="store_true", help="do not time this machine")
     parser.add_argument("--json", action="store_true", help="the figures as JSON")
@@ -32,9 +29,7 @@ def run(args: argparse.Namespace) -> int:
     from llm2bids.paradigm.prompts import load_banks
     from llm2bids.scan.plan import plan
 
-    ignored = ("authors", "progress", "random_weights")
-    known = {name: value for name, value in scan_options(args).items() if name not in ignored}
-    planned = plan(n_participants=args.participants, time=not args.no_time, **known)
+    planned = plan(time=not args.no_time, **asdict(options.scan_options(args)))
     recommended = None
     if args.effect_size is not None:
         banks = load_banks(planned.scan.paradigm)

@@ -1,17 +1,17 @@
 """``llm2bids replay``: the scanner for texts that exist already."""
 
 import argparse
+from dataclasses import asdict
 from pathlib import Path
 
 from llm2bids.cli import options
-from llm2bids.cli.record import scan_options
 
 
 def add_parser(subparsers: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
     """Add the command to the parser."""
     parser = subparsers.add_parser(
         "replay",
-        parents=[options.model(), options.scan(), options.verbosity()],
+        parents=[options.scan(), options.verbosity()],
         help="scan a model on given answers (teacher-forced)",
         description="As record, but the model reads the answers of a transcript table instead of "
         "generating its own: one forward pass for each batch.",
@@ -25,7 +25,6 @@ def add_parser(subparsers: "argparse._SubParsersAction[argparse.ArgumentParser]"
         help="TSV with the columns prompt_id and answer (or prompt_id, position, token_id), or a "
         "dataset of ours",
     )
-    parser.add_argument("--participants", type=int, default=8, metavar="N")
     options.overwrite(parser)
     parser.set_defaults(run=run)
 
@@ -37,9 +36,9 @@ def run(args: argparse.Namespace) -> int:
     dataset = replay(
         args.bids_dir,
         transcripts=args.transcripts,
-        n_participants=args.participants,
         overwrite=args.overwrite,
-        **scan_options(args),
+        progress=not args.quiet,
+        **asdict(options.scan_options(args)),
     )
     print(dataset.describe())  # noqa: T201
     return 0

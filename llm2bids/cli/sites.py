@@ -10,7 +10,7 @@ def add_parser(subparsers: "argparse._SubParsersAction[argparse.ArgumentParser]"
     """Add the command to the parser."""
     parser = subparsers.add_parser(
         "sites",
-        parents=[options.model(), options.verbosity()],
+        parents=[options.scan(groups=("model",)), options.verbosity()],
         help="print the modules that can be recorded, with their units",
         description="Print the sites of a model as a table (module, layer, role, width, heads) "
         "and the totals. Modules that are left out are listed with the reason by --skipped.",
@@ -43,7 +43,7 @@ def run(args: argparse.Namespace) -> int:
         skipped = pd.DataFrame(table.skipped, columns=["module", "reason"])
         sys.stdout.write(skipped.to_csv(sep="\t", index=False))
         return 0
-    sites = select_sites(table, args.sites or ["all"])
+    sites = select_sites(table, options.scan_options(args).sites)
     frame = pd.DataFrame(
         [(s.name, s.layer, s.role, s.width, s.n_heads, s.head_size) for s in sites],
         columns=["module", "layer", "role", "width", "heads", "head_size"],

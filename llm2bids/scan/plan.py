@@ -3,20 +3,19 @@
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from llm2bids.dataset.run import writing_threads
 from llm2bids.recording.batches import DEFAULT_BATCH_SIZE
 from llm2bids.recording.buffers import LARGEST
 from llm2bids.recording.calibration import CALIBRATION_BATCH_SIZE
-from llm2bids.recording.draw import Scan, draw_scan
+from llm2bids.recording.draw import Scan
 from llm2bids.recording.record import group_runs
 from llm2bids.recording.trials import first_step
-from llm2bids.scan.arrangement import choose_arrangement
+from llm2bids.scan.options import ScanOptions, takes_scan_options
 from llm2bids.scan.simulate import Weights, weigh
 from llm2bids.space.arrange import build_space
-from llm2bids.space.space import Space, VolumeDtype
+from llm2bids.space.space import Space
 
 if TYPE_CHECKING:
     from llm2bids.model.outline import Outline
@@ -194,83 +193,43 @@ class Plan:
         return "\n".join(lines)
 
 
-def plan(
-    *,
-    model: str | Path = "embedded",
-    revision: str | None = None,
-    trust_remote_code: bool = False,
-    device: str = "auto",
-    dtype: str = "auto",
-    sites: Sequence[str] = ("all",),
-    paradigm: str | Path = "off_on_off",
-    n_participants: int = 8,
-    task_labels: Sequence[str] | None = None,
-    seed: int = 0,
-    t_r: float | None = None,
-    batch_size: int | None = None,
-    keep_first: bool = False,
-    allow_shared_prompts: bool = False,
-    prompts_per_block: int | None = None,
-    tokens_per_prompt: int | None = None,
-    volume_dtype: VolumeDtype = "int16",
-    compress: bool = True,
-    hrf_model: str | None = None,
-    space_label: str | None = None,
-    arrangement: str | Path = "index",
-    localizer_prompts: int | None = None,
-    time: bool = True,
-) -> Plan:
+@takes_scan_options
+def plan(*, time: bool = True, **options: Any) -> Plan:
     """Work out what a scan will take, without the model's weights."""
+    # bytes come from a few simulated runs that are written and weighed; time from a batch on random
+    # weights, of a few layers where the model is large
     from llm2bids.model.outline import outline as outline_of
     from llm2bids.model.sites import select_sites
 
-    choice = choose_arrangement(arrangement, localizer_prompts)
-    scan = draw_scan(
-        paradigm,
-        n_participants=n_participants,
-        task_labels=task_labels,
-        seed=seed,
-        t_r=t_r,
-        allow_shared_prompts=allow_shared_prompts,
-        prompts_per_block=prompts_per_block,
-        tokens_per_prompt=tokens_per_prompt,
-        localizer_prompts=choice.localizer_prompts,
+    asked = ScanOptions(**options)
+    scan = asked.draw(localizer_prompts=asked.choose_arrangement().localizer_prompts)
+    outline = outline_of(
+        asked.model,
+        dtype=asked.dtype,
+        revision=asked.revision,
+        trust_remote_code=asked.trust_remote_code,
     )
-    outline = outline_of(model, dtype=dtype, revision=revision, trust_remote_code=trust_remote_code)
-    chosen = select_sites(outline.sites, sites)
+    chosen = select_sites(outline.sites, asked.sites)
+    settings = asked.settings(scan, chosen, outline)
     space = build_space(
         chosen,
-        label=space_label or outline.label,
+        label=settings["space_label"],
         model_name=outline.name,
         weights_sha256="0" * 64,
     )
-    settings = {
-        "model": outline.name,
-        "dtype": outline.dtype,
-        "sites": [site.name for site in chosen],
-        "paradigm": scan.paradigm.name,
-        "paradigm_sha256": scan.paradigm_sha256,
-        "seed": seed,
-        "t_r": scan.t_r,
-        "keep_first": keep_first,
-        "volume_dtype": volume_dtype,
-        "compress": compress,
-        "hrf_model": hrf_model,
-    }
     weights = weigh(space, scan, settings)
-    groups = group_runs(scan.designs, batch_size=batch_size)
-    size = 1 if scan.paradigm.context == "carry" else batch_size or DEFAULT_BATCH_SIZE
+    groups = group_runs(scan.designs, batch_size=asked.batch_size)
+    size = 1 if scan.paradigm.context == "carry" else asked.batch_size or DEFAULT_BATCH_SIZE
     n_prompts = _largest_batch(groups, size)
-    pace = _pace(outline, chosen, scan, n_prompts, device) if time else None
     return Plan(
         outline=outline,
         space=space,
         scan=scan,
         weights=weights,
-        pace=pace,
+        pace=_pace(outline, chosen, scan, n_prompts, asked.device) if time else None,
         groups=groups,
         batch_size=size,
-        keep_first=keep_first,
+        keep_first=asked.keep_first,
     )
 
 

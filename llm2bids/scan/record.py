@@ -4,6 +4,7 @@ import logging
 import sys
 import time
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -17,21 +18,15 @@ from llm2bids.paradigm.design import RunDesign, share_prompts
 from llm2bids.paradigm.seed import derive_seed
 from llm2bids.recording.buffers import RunBuffers
 from llm2bids.recording.calibration import calibrate
-from llm2bids.recording.draw import Scan, draw_scan
+from llm2bids.recording.draw import Scan
 from llm2bids.recording.record import Recording, group_runs, record_runs
 from llm2bids.recording.replay import replay_run
 from llm2bids.recording.trials import first_step, prompt_tokens
 from llm2bids.scan.answers import Answers, read_answers
-from llm2bids.scan.arrangement import (
-    Choice,
-    arranged_space,
-    check_localizer,
-    choose_arrangement,
-    refuse_old_method,
-)
+from llm2bids.scan.arrangement import Choice, arranged_space, check_localizer, refuse_old_method
 from llm2bids.scan.background import Background
+from llm2bids.scan.options import ScanOptions, takes_scan_options
 from llm2bids.space.arrange import build_space
-from llm2bids.space.space import VolumeDtype
 from llm2bids.store.json import read_json
 
 if TYPE_CHECKING:
@@ -49,36 +44,14 @@ SHARED_PROMPTS = (
 """What is said wherever participants share prompts."""
 
 
+@takes_scan_options
 def record(
     bids_dir: str | Path,
     *,
-    model: str | Path = "embedded",
-    revision: str | None = None,
-    trust_remote_code: bool = False,
-    device: str = "auto",
-    dtype: str = "auto",
-    random_weights: int | None = None,
-    sites: Sequence[str] = ("all",),
-    paradigm: str | Path = "off_on_off",
-    n_participants: int = 8,
-    task_labels: Sequence[str] | None = None,
-    seed: int = 0,
-    t_r: float | None = None,
-    batch_size: int | None = None,
-    keep_first: bool = False,
-    allow_shared_prompts: bool = False,
-    prompts_per_block: int | None = None,
-    tokens_per_prompt: int | None = None,
-    volume_dtype: VolumeDtype = "int16",
-    compress: bool = True,
-    hrf_model: str | None = None,
-    space_label: str | None = None,
-    authors: Sequence[str] = (),
-    progress: bool = True,
     answers: Answers | None = None,
     overwrite: bool = False,
-    arrangement: str | Path = "index",
-    localizer_prompts: int | None = None,
+    progress: bool = True,
+    **options: Any,
 ) -> Dataset:
     """Scan a model: write a BIDS dataset, go on with one, or add participants to it.
 
@@ -86,49 +59,15 @@ def record(
     ----------
     bids_dir : str or Path
         Folder of the dataset: new, empty, or one of ours that was recorded with the same settings.
-    model : str or Path
-        Hub name, local folder, GGUF file, or ``"embedded"`` (SmolLM2-135M-Instruct).
-    revision : str, optional
-        Branch, tag or commit of a hub model.
-    trust_remote_code : bool
-        Run code that a hub model brings along. Recorded in the dataset.
-    device, dtype : str
-        As :func:`llm2bids.model.load.load_model` takes them.
-    random_weights : int, optional
-        Seed of random weights in place of the trained ones: the control dataset.
-    sites : sequence of str
-        Modules to record: ``"all"``, ``"residual"``, ``"attention"``, ``"mlp"``, or patterns.
-    paradigm, n_participants, task_labels, seed, t_r, allow_shared_prompts, prompts_per_block, \
-    tokens_per_prompt
-        As in :func:`~llm2bids.recording.draw.draw_scan`.
-    batch_size : int, optional
-        Prompts that run together; 32 by default, of one run. Where it is given, as many runs as
-        fit go through the model together, also of several participants.
-    keep_first : bool
-        Record the first generated token of each prompt too (it reads the prompt, not the answer).
-    volume_dtype : {"int16", "float32"}
-        Calibrated counts rounded to integers, or without loss.
-    compress : bool
-        Write ``.nii.gz`` rather than ``.nii``.
-    hrf_model : {None, "spm", "glover"}
-        Convolve the values in time with a haemodynamic response before they are written.
-    space_label : str, optional
-        Label of the space; by default from the model's name.
-    authors : sequence of str
-        Authors of the dataset.
-    progress : bool
-        Show a progress bar on the standard error stream.
     answers : Answers, optional
-        Given answers, which the model reads instead of generating its own.
+        Given answers, which the model reads instead of generating its own; see `replay`.
     overwrite : bool
         Replace files that were changed since they were written, and record runs anew of which a
         file was changed or is gone.
-    arrangement : {"index", "functional", "random"} or path
-        Order of the units in each panel: native; units with similar responses side by side,
-        learned on prompts that no run shows; shuffled; or as in another dataset of ours.
-    localizer_prompts : int, optional
-        Prompts of each task's bank that are set aside for learning, 16 by default; 0 learns from
-        off prompts alone.
+    progress : bool
+        Show a progress bar on the standard error stream.
+    **options
+        The options of a scan.
 
     Returns
     -------
@@ -142,73 +81,31 @@ def record(
         finished before stay.
     """
     bids_dir = Path(bids_dir)
-    choice = choose_arrangement(arrangement, localizer_prompts)
-    scan = draw_scan(
-        paradigm,
-        n_participants=n_participants,
-        task_labels=task_labels,
-        seed=seed,
-        t_r=t_r,
-        allow_shared_prompts=allow_shared_prompts,
-        prompts_per_block=prompts_per_block,
-        tokens_per_prompt=tokens_per_prompt,
-        localizer_prompts=choice.localizer_prompts,
-    )
-    if share_prompts(scan.designs).between_participants:
-        log.warning("%s", SHARED_PROMPTS)
-    DatasetWriter.check_target(bids_dir)
-    refuse_old_method(bids_dir)
-    loaded, chosen, exactness = _load(
-        model,
-        sites=sites,
-        revision=revision,
-        trust_remote_code=trust_remote_code,
-        device=device,
-        dtype=dtype,
-        random_weights=random_weights,
-    )
-    check_localizer(choice, scan, chosen)
-    _check_lengths(loaded, scan, keep_first=keep_first)
-    settings = _settings(
-        scan,
-        loaded,
-        chosen,
-        keep_first=keep_first,
-        volume_dtype=volume_dtype,
-        compress=compress,
-        hrf_model=hrf_model,
-        space_label=space_label or loaded.label,
-        answers_sha256=answers.sha256 if answers else None,
-        # no entry where prompts of any length run together: older datasets have none
-        **({} if loaded.batching == "padded" else {"batching": loaded.batching}),
-        **choice.settings,
-    )
-
+    prepared = _prepare(bids_dir, ScanOptions(**options), answers)
+    loaded, scan, batch_size = prepared.loaded, prepared.scan, prepared.options.batch_size
     buffers = RunBuffers(bids_dir, loaded.device)
-    n_units = sum(site.width for site in chosen)
+    n_units = sum(site.width for site in prepared.sites)
 
     def take(group: Sequence[RunDesign], on_token: Callable[[int], None]) -> list[Recording]:
-        options: dict[str, Any] = {
-            "keep_first": keep_first,
+        how: dict[str, Any] = {
+            "keep_first": prepared.options.keep_first,
             "batch_size": batch_size,
             "on_token": on_token,
             "out": buffers.take(sum(design.n_volumes for design in group), n_units),
         }
         if answers is None:
-            return record_runs(loaded, group, chosen, **options)
+            return record_runs(loaded, group, prepared.sites, **how)
         (design,) = group
-        return [replay_run(loaded, design, chosen, answers.of_run(design), **options)]
+        return [replay_run(loaded, design, prepared.sites, answers.of_run(design), **how)]
 
     # a replayed run is read in batches of its own
     groups = group_runs(scan.designs, batch_size=batch_size if answers is None else None)
-    with _open_writer(
-        bids_dir, scan, loaded, chosen, settings, exactness, choice=choice, authors=authors,
-        batch_size=batch_size, progress=progress, overwrite=overwrite,
-    ) as writer:  # fmt: skip
+    with _open_writer(bids_dir, prepared, progress=progress, overwrite=overwrite) as writer:
         _write_runs(writer, scan, groups, take, progress=progress)
     return open_dataset(bids_dir)
 
 
+@takes_scan_options
 def replay(bids_dir: str | Path, *, transcripts: str | Path, **options: Any) -> Dataset:
     """Scan a model on given answers (teacher-forced): one forward pass for each batch.
 
@@ -220,7 +117,7 @@ def replay(bids_dir: str | Path, *, transcripts: str | Path, **options: Any) -> 
         TSV with the columns ``prompt_id`` and ``answer`` (text), or ``prompt_id``, ``position``
         and ``token_id``; or a dataset of ours, whose own transcripts are taken.
     **options
-        As :func:`record` takes them.
+        The options of a scan.
 
     Returns
     -------
@@ -231,20 +128,79 @@ def replay(bids_dir: str | Path, *, transcripts: str | Path, **options: Any) -> 
     ------
     Llm2bidsError
         As :func:`record`; also if the table lacks a column or an answer to a prompt.
+
+    Notes
+    -----
+    ``overwrite`` and ``progress`` are those of :func:`record`.
     """
     return record(bids_dir, answers=read_answers(Path(transcripts)), **options)
 
 
-def _load(
-    model: str | Path, *, sites: Sequence[str], **options: Any
-) -> tuple["LoadedModel", tuple["Site", ...], "Exactness"]:
+@dataclass(frozen=True, kw_only=True, eq=False)
+class _Prepared:
+    """All that is decided before anything is recorded."""
+
+    options: ScanOptions
+    scan: Scan
+    choice: Choice
+    loaded: "LoadedModel"
+    sites: tuple["Site", ...]
+    exactness: "Exactness"
+    settings: Mapping[str, Any]
+
+
+def _prepare(bids_dir: Path, options: ScanOptions, answers: Answers | None) -> _Prepared:
+    """Draw the scan and load the model, refusing first what costs least to find."""
+    choice = options.choose_arrangement()
+    refuse_old_method(bids_dir)
+    scan = options.draw(localizer_prompts=choice.localizer_prompts)
+    if share_prompts(scan.designs).between_participants:
+        log.warning("%s", SHARED_PROMPTS)
+    DatasetWriter.check_target(bids_dir)
+    loaded, sites, exactness = _load(options)
+    check_localizer(choice, scan, sites)
+    _check_lengths(loaded, scan, keep_first=options.keep_first)
+    settings = {
+        **options.settings(scan, sites, loaded),
+        "revision": loaded.revision,
+        "weights_sha256": loaded.weights_sha256,
+        "device": loaded.device,
+        "answers_sha256": answers.sha256 if answers else None,
+        **choice.settings,
+    }
+    # no entries for what datasets of earlier versions could not be
+    if loaded.random_weights is not None:
+        settings["random_weights"] = loaded.random_weights
+    if loaded.batching != "padded":
+        settings["batching"] = loaded.batching
+    return _Prepared(
+        options=options,
+        scan=scan,
+        choice=choice,
+        loaded=loaded,
+        sites=sites,
+        exactness=exactness,
+        settings=settings,
+    )
+
+
+def _load(options: ScanOptions) -> tuple["LoadedModel", tuple["Site", ...], "Exactness"]:
     from llm2bids.model.exactness import exact_sites
     from llm2bids.model.load import load_model
     from llm2bids.model.sites import select_sites
 
     began = time.perf_counter()
-    loaded, table, exactness = exact_sites(load_model(str(model), **options))
-    chosen = select_sites(table, sites)
+    loaded, table, exactness = exact_sites(
+        load_model(
+            str(options.model),
+            revision=options.revision,
+            trust_remote_code=options.trust_remote_code,
+            device=options.device,
+            dtype=options.dtype,
+            random_weights=options.random_weights,
+        )
+    )
+    chosen = select_sites(table, options.sites)
     n_units = sum(site.width for site in chosen)
     log.info(
         "%s on %s (%s): %d sites, %s units, loaded in %.1f s",
@@ -266,77 +222,43 @@ def _check_lengths(loaded: "LoadedModel", scan: Scan, *, keep_first: bool) -> No
     prompt_tokens(loaded, list(prompts.values()), n_tokens=n_tokens)
 
 
-def _settings(
-    scan: Scan, loaded: "LoadedModel", sites: Sequence["Site"], **others: Any
-) -> dict[str, Any]:
-    """Collect what must not change within a dataset."""
-    drawn = loaded.random_weights  # no entry for a trained model: older datasets have none
-    return {
-        **({} if drawn is None else {"random_weights": drawn}),
-        "model": loaded.name,
-        "revision": loaded.revision,
-        "weights_sha256": loaded.weights_sha256,
-        "trust_remote_code": loaded.trust_remote_code,
-        "dtype": loaded.dtype,
-        "device": loaded.device,
-        "sites": [site.name for site in sites],
-        "paradigm": scan.paradigm.name,
-        "paradigm_sha256": scan.paradigm_sha256,
-        "prompts_per_block": scan.paradigm.prompts_per_block,
-        "tokens_per_prompt": scan.paradigm.tokens_per_prompt,
-        "seed": scan.seed,
-        "t_r": scan.t_r,
-        "allow_shared_prompts": scan.allow_shared_prompts,
-        **others,
-    }
-
-
 def _open_writer(
-    bids_dir: Path,
-    scan: Scan,
-    loaded: "LoadedModel",
-    sites: Sequence["Site"],
-    settings: Mapping[str, Any],
-    exactness: "Exactness",
-    *,
-    choice: Choice,
-    authors: Sequence[str],
-    batch_size: int | None,
-    progress: bool,
-    overwrite: bool,
+    bids_dir: Path, prepared: _Prepared, *, progress: bool, overwrite: bool
 ) -> DatasetWriter:
+    """Open the dataset, or begin it: calibration, localizer, template."""
+    options, scan, loaded = prepared.options, prepared.scan, prepared.loaded
     if is_dataset(bids_dir):
-        _check_authors(bids_dir, authors)
-        return DatasetWriter.open(bids_dir, settings=settings, overwrite=overwrite)
+        _check_authors(bids_dir, options.authors)
+        return DatasetWriter.open(bids_dir, settings=prepared.settings, overwrite=overwrite)
     from llm2bids.model.weights import weight_norms
 
-    n_volumes = len(scan.calibration) * scan.paradigm.tokens_per_prompt
-    with _bar(n_volumes, "calibration", progress) as bar:
+    n_tokens = scan.paradigm.tokens_per_prompt
+    with _bar(len(scan.calibration) * n_tokens, "calibration", progress) as bar:
         calibration = calibrate(
             loaded,
             scan.calibration,
-            sites,
-            tokens_per_prompt=scan.paradigm.tokens_per_prompt,
+            prepared.sites,
+            tokens_per_prompt=n_tokens,
             sampling=scan.paradigm.sampling,
             seed=derive_seed(scan.seed, "calibration"),
-            batch_size=batch_size,
-            keep_first=bool(settings["keep_first"]),
+            batch_size=options.batch_size,
+            keep_first=options.keep_first,
             on_token=_advance(bar),
         )
     space = build_space(
-        sites,
-        label=str(settings["space_label"]),
+        prepared.sites,
+        label=str(prepared.settings["space_label"]),
         model_name=loaded.name,
         weights_sha256=loaded.weights_sha256,
     )
-    with _bar(len(scan.localizer) * scan.paradigm.tokens_per_prompt, "localizer", progress) as bar:
+    with _bar(len(scan.localizer) * n_tokens, "localizer", progress) as bar:
         space, stability = arranged_space(
             space,
-            choice,
+            prepared.choice,
             scan,
             loaded,
-            keep_first=bool(settings["keep_first"]),
-            batch_size=batch_size,
+            keep_first=options.keep_first,
+            batch_size=options.batch_size,
             on_token=_advance(bar),
         )
     return DatasetWriter.create(
@@ -344,11 +266,11 @@ def _open_writer(
         space=space,
         calibration=calibration,
         paradigm=scan.paradigm,
-        settings=settings,
-        weight_norms=weight_norms(loaded, sites),
-        authors=authors,
+        settings=prepared.settings,
+        weight_norms=weight_norms(loaded, prepared.sites),
+        authors=options.authors,
         stability=stability,
-        exactness=exactness.metadata(),
+        exactness=prepared.exactness.metadata(),
     )
 
 

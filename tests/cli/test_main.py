@@ -7,8 +7,6 @@ import sys
 import pytest
 
 from llm2bids.cli import main as cli
-from llm2bids.cli.record import repetition_time
-from llm2bids.exceptions import UsageError
 
 OPTIONS = ["--device", "cpu", "-q", "--task", "pathology", "--prompts-per-block", "3"]
 OPTIONS += ["--tokens-per-prompt", "3", "--participants", "2"]
@@ -163,12 +161,6 @@ def test_locate_writes_units_and_a_summary(scanned, tmp_path, capsys):
     capsys.readouterr()
     assert cli.main([*argv, "--summary", "--threshold", "5"]) == 0
     assert len(capsys.readouterr().out.splitlines()) == 1 + 1
-
-
-@pytest.mark.parametrize("text", ["0", "-1", "inf", "nan", "x"])
-def test_repetition_times_that_are_none(text):
-    with pytest.raises(UsageError, match="--tr"):
-        repetition_time(text)
 
 
 ASCII = {"PYTHONIOENCODING": "ascii", "LC_ALL": "C", "PYTHONUTF8": "0", "PYTHONCOERCECLOCALE": "0"}

@@ -17,7 +17,7 @@ import pytest
 from llm2bids import open_dataset, record, replay
 from llm2bids.dataset.write import DatasetWriter
 from llm2bids.exceptions import DatasetError, ModelError, ParadigmError, UsageError
-from llm2bids.scan import record as record_module
+from llm2bids.recording.draw import draw_scan
 
 OPTIONS = {
     "paradigm": "off_on_off",
@@ -171,7 +171,7 @@ def test_replaying_a_dataset_gives_its_values(scanned, model, tmp_path):
 
 
 def test_replaying_texts(model, tmp_path):
-    drawn = record_module.draw_scan(
+    drawn = draw_scan(
         n_participants=1,
         **{k: v for k, v in OPTIONS.items() if k not in ("progress", "device")},
     )
