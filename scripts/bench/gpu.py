@@ -7,12 +7,15 @@ the CPU. Its recording is timed beside bare ``generate``, in memory. Needs no ne
     .venv/bin/python scripts/bench/gpu.py --rounds 3 --output gpu.json
 """
 
+import json
 import logging
 import os
 import statistics
+import subprocess
 import sys
 import tempfile
 import time
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
 
@@ -47,27 +50,31 @@ KINDS = (
 """Architectures that are checked: attention of all kinds, experts, states."""
 
 
-def checked(device, dtype):
-    """Say of every architecture how it is batched and its largest error, or why it is refused."""
-    rows = {}
-    for name in KINDS:
-        with tempfile.TemporaryDirectory() as folder:
-            try:
-                loaded = load_model(
-                    save_architecture(name, Path(folder)), device=device, dtype=dtype
-                )
-                _, table, exact = exact_sites(loaded)
-                rows[name] = {
-                    "batching": exact.batching,
-                    "largest_error": max(exact.errors.values()),
-                    "sites": len(table.sites),
-                    "left_out": len(exact.left_out),
-                }
-            except Llm2bidsError as error:
-                rows[name] = {"refused": str(error)[:200]}
-            except Exception as error:  # an architecture that does not build says so
-                rows[name] = {"failed": f"{type(error).__name__}: {error}"[:200]}
-    return rows
+def checked(kind, dtype):
+    """Say of an architecture how it is batched and its largest error, or why it is refused."""
+    with tempfile.TemporaryDirectory() as folder:
+        try:
+            model = save_architecture(kind, Path(folder))
+            loaded = load_model(model, device=DEVICE, dtype=dtype)
+            _, table, exact = exact_sites(loaded)
+        except Llm2bidsError as error:
+            return {"refused": str(error)[:200]}
+        return {
+            "batching": exact.batching,
+            "largest_error": max(exact.errors.values()),
+            "sites": len(table.sites),
+            "left_out": len(exact.left_out),
+        }
+
+
+def checked_apart(kind, dtype):
+    """Do the same in a process of its own: a kernel that fails takes its process along."""
+    command = [sys.executable, __file__, "--kind", kind, "--dtype", dtype]
+    done = subprocess.run(command, capture_output=True, text=True)
+    if done.returncode == 0:
+        return json.loads(done.stdout.splitlines()[-1])
+    lines = [line.strip() for line in done.stderr.splitlines() if "rror" in line]
+    return {"failed": (lines or ["no message"])[0][:200]}
 
 
 def wide_model(device, dtype):
@@ -137,6 +144,10 @@ def rates(device, dtype, scan, rounds):
 
 
 def main():
+    if "--kind" in sys.argv:
+        logging.disable(logging.WARNING)
+        print(json.dumps(checked(sys.argv[2], sys.argv[4])))
+        return
     args = arguments(__doc__, rounds=3)
     if not torch.cuda.is_available():
         sys.exit("no GPU on this machine: nothing was measured")
@@ -144,7 +155,9 @@ def main():
     scan = draw_scan(n_participants=1)
     result = {"gpu": torch.cuda.get_device_name(), "torch": torch.__version__}
     for dtype in ("float32", "bfloat16"):
-        result[f"exactness_{dtype}"] = checked(DEVICE, dtype)
+        with ThreadPoolExecutor(8) as pool:
+            rows = pool.map(checked_apart, KINDS, [dtype] * len(KINDS))
+            result[f"exactness_{dtype}"] = dict(zip(KINDS, rows, strict=True))
     result["gpu_against_cpu"] = difference(DEVICE, scan.designs, scan.paradigm.tokens_per_prompt)
     for dtype in (torch.float32, torch.bfloat16):
         result[f"rates_{dtype}".replace("torch.", "")] = rates(DEVICE, dtype, scan, args.rounds)
