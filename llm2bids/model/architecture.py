@@ -36,6 +36,12 @@ def auto_class(config: Any, source: str, *, trust_remote_code: bool = False) -> 
     is_wrapper = not stored or stored & wrappers
     if is_wrapper and type(config) in AutoModelForImageTextToText._model_mapping:
         return AutoModelForImageTextToText
+    if any(name.endswith(("ForCausalLM", "ForConditionalGeneration")) for name in stored):
+        raise ModelError(
+            f"model {source}: {what} with a {type(config).__name__} is none of the models that "
+            "transformers' AutoModelForCausalLM and AutoModelForImageTextToText make; expected one "
+            "of those"
+        )
     raise ModelError(_refusal(source, what))
 
 

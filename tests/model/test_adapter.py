@@ -152,11 +152,15 @@ def test_without_peft_an_adapter_is_refused(base, adapter, where, monkeypatch):
         load_model(name, adapter=adapter if where == "apart" else None)
 
 
-def test_what_an_adapters_folder_must_hold(base, adapter, tmp_path):
-    with pytest.raises(ModelError, match=r"no adapter_config\.json in it"):
-        load_model(base, adapter=base)
+def test_random_weights_have_no_adapter(base, adapter):
+    pytest.importorskip("peft")
     with pytest.raises(UsageError, match="random weights and an adapter"):
         load_model(base, adapter=adapter, random_weights=1)
+
+
+def test_what_an_adapters_folder_must_hold(base, adapter):
+    with pytest.raises(ModelError, match=r"no adapter_config\.json in it"):
+        load_model(base, adapter=base)
     path = adapter / "adapter_model.safetensors"
     path.write_text("version https://git-lfs.github.com/spec/v1\noid sha256:ab\nsize 1\n")
     with pytest.raises(ModelError, match="pointer of Git LFS"):
