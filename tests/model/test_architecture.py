@@ -9,7 +9,7 @@ from llm2bids.model.architecture import auto_class
 from llm2bids.model.exactness import exact_sites
 from llm2bids.model.load import load_model
 from llm2bids.model.outline import outline
-from tests.conftest import save_tiny_tokenizer
+from tests.synthetic import save_tiny_tokenizer
 
 TEXT = {
     "vocab_size": 331,
@@ -54,7 +54,7 @@ def test_a_wrappers_language_model_is_recorded_and_nothing_else(tmp_path, kind, 
     torch.manual_seed(3)
     transformers.AutoModelForImageTextToText.from_config(config).save_pretrained(folder)
     save_tiny_tokenizer(folder)
-    loaded, table, exactness = exact_sites(load_model(folder))
+    _, table, exactness = exact_sites(load_model(folder))
     assert [site.name for site in table.sites if site.role == "residual"] == [
         f"model.language_model.layers.{layer}" for layer in range(2)
     ]
