@@ -21,36 +21,16 @@ LOG2 = float(np.log(2.0))
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class Answers:
-    """Tokens that a batch of prompts gave.
+    """Tokens that a batch of prompts gave."""
 
-    Parameters
-    ----------
-    token_ids : ndarray of int64, shape (n_prompts, n_tokens)
-        The tokens.
-    surprisal : ndarray of float64, shape (n_prompts, n_tokens)
-        Minus log2 of each token's probability in the model's own untempered distribution, bit.
-    entropy : ndarray of float64, shape (n_prompts, n_tokens)
-        Entropy of that distribution, bit.
-    """
-
-    token_ids: npt.NDArray[np.int64]
+    token_ids: npt.NDArray[np.int64]  # each (n_prompts, n_tokens)
+    # bit, of the model's own untempered distribution, with the end of the text in it
     surprisal: npt.NDArray[np.float64]
     entropy: npt.NDArray[np.float64]
 
     @classmethod
     def joined(cls, parts: "Sequence[Answers]") -> "Answers":
-        """Join the answers of consecutive batches.
-
-        Parameters
-        ----------
-        parts : sequence of Answers
-            All with the same number of tokens.
-
-        Returns
-        -------
-        Answers
-            Of all prompts.
-        """
+        """Join the answers of consecutive batches."""
         return cls(
             **{
                 field.name: np.concatenate([getattr(part, field.name) for part in parts])
@@ -72,21 +52,6 @@ class Chooser:
 
     A logits processor: called once after each forward pass with the raw logits in float32; returns
     scores whose largest is the chosen token, which ``generate`` then takes.
-
-    Parameters
-    ----------
-    loaded : LoadedModel
-        The model.
-    sampling : Sampling
-        How tokens are chosen.
-    uniforms : ndarray of float64, shape (n_prompts, n_tokens)
-        The numbers that choose them.
-    reader : StepReader
-        Told when a forward pass that is recorded begins and ends.
-    first_step : {0, 1}
-        First token that is recorded.
-    on_step : callable or None
-        Told the number of prompts after each recorded step.
     """
 
     def __init__(
@@ -111,20 +76,7 @@ class Chooser:
         self.entropy: list[Tensor] = []
 
     def __call__(self, input_ids: Tensor, scores: Tensor) -> Tensor:
-        """Choose the next token of each prompt.
-
-        Parameters
-        ----------
-        input_ids : Tensor of int64, shape (n_prompts, n_positions)
-            The texts so far.
-        scores : Tensor of float32, shape (n_prompts, n_vocabulary)
-            Raw logits; overwritten.
-
-        Returns
-        -------
-        Tensor of float32, shape (n_prompts, n_vocabulary)
-            1 at the chosen token, 0 elsewhere.
-        """
+        """Choose from raw logits (n_prompts, n_vocabulary), overwritten: 1 at the token, else 0."""
         recorded = self.step - self.first_step
         if recorded >= 0:
             self.reader.close(recorded)
@@ -163,21 +115,10 @@ class Chooser:
 
 
 def truncate(scores: Tensor, *, top_k: int, top_p: float) -> Tensor:
-    """Leave the most probable tokens.
+    """Leave the most probable tokens of (n_prompts, n_vocabulary), ties with the last of top_k too.
 
-    Parameters
-    ----------
-    scores : Tensor, shape (n_prompts, n_vocabulary)
-        Logits.
-    top_k : int
-        Number of tokens to keep (ties with the last one are kept too); 0 keeps all.
-    top_p : float
-        Keep the smallest set of tokens with this much probability; 1 keeps all.
-
-    Returns
-    -------
-    Tensor
-        Scores, minus infinity for tokens that are out (Holtzman et al. 2020, arXiv:1904.09751).
+    `top_p` keeps the smallest set with this much probability (Holtzman et al. 2020,
+    arXiv:1904.09751); others become minus infinity.
     """
     if 0 < top_k < scores.shape[-1]:
         least = scores.topk(top_k, dim=-1).values[:, -1:]
@@ -192,20 +133,7 @@ def truncate(scores: Tensor, *, top_k: int, top_p: float) -> Tensor:
 
 
 def draw(weights: Tensor, uniforms: Tensor) -> Tensor:
-    """Draw one token for each row by the inverse of the cumulative distribution.
-
-    Parameters
-    ----------
-    weights : Tensor of float32, shape (n_prompts, n_vocabulary)
-        Not negative; need not add up to 1.
-    uniforms : Tensor of float32, shape (n_prompts,)
-        Numbers in [0, 1).
-
-    Returns
-    -------
-    Tensor of int64, shape (n_prompts,)
-        Tokens, none of weight 0.
-    """
+    """Draw a token of each row of weights (n_prompts, n_vocabulary) by the inverse cumulative."""
     cumulated = weights.cumsum(dim=-1)
     total = cumulated[:, -1:]
     # strictly below the total, so that no token of weight 0 at the end is taken
@@ -215,20 +143,7 @@ def draw(weights: Tensor, uniforms: Tensor) -> Tensor:
 
 
 def information(log_p: Tensor, tokens: Tensor) -> tuple[Tensor, Tensor]:
-    """Measure surprisal and entropy.
-
-    Parameters
-    ----------
-    log_p : Tensor, shape (n_prompts, n_tokens, n_vocabulary)
-        Natural logarithms of the probabilities.
-    tokens : Tensor of int64, shape (n_prompts, n_tokens)
-        The tokens that came.
-
-    Returns
-    -------
-    tuple of Tensor, shape (n_prompts, n_tokens)
-        Surprisal of the tokens and entropy of the distributions, bit (Shannon 1948).
-    """
+    """Surprisal of tokens (n_prompts, n_tokens) and entropy of their distributions, bit."""
     surprisal = -log_p.gather(2, tokens[..., None])[..., 0] / LOG2
     entropy = torch.special.entr(log_p.exp()).sum(dim=-1) / LOG2
     return surprisal, entropy

@@ -20,18 +20,7 @@ DEFAULT_BATCH_SIZE = 32
 
 
 def check_batch_size(batch_size: int | None) -> None:
-    """Refuse a batch without prompts.
-
-    Parameters
-    ----------
-    batch_size : int or None
-        Prompts in a batch; None for the default.
-
-    Raises
-    ------
-    UsageError
-        If it is below 1.
-    """
+    """Refuse a batch without prompts."""
     if batch_size is not None and batch_size < 1:
         raise UsageError(f"batch size {batch_size}: expected 1 or more prompts")
 
@@ -45,29 +34,8 @@ def in_batches(
 ) -> tuple[int, list[Result]]:
     """Work through prompts batch by batch, halving the batch when memory does not suffice.
 
-    Parameters
-    ----------
-    n_prompts : int
-        Number of prompts.
-    work : callable
-        Given a slice of the prompts and whom to tell about progress, does them; raises
-        ``MemoryError`` where they do not fit, and can be called again then.
-    batch_size : int, optional
-        Prompts in a batch; `DEFAULT_BATCH_SIZE` by default.
-    on_token : callable, optional
-        Told the number of new volumes; a negative number takes back those of a failed batch.
-
-    Returns
-    -------
-    tuple of (int, list)
-        The size of the batches at the end, and what `work` returned for each.
-
-    Raises
-    ------
-    UsageError
-        If `batch_size` is below 1.
-    RecordingError
-        If one prompt alone does not fit.
+    `work` does a slice of the prompts and can be called again after a ``MemoryError``. Returns the
+    size of the batches at the end and what `work` returned for each.
 
     Examples
     --------
@@ -107,24 +75,7 @@ def in_batches(
 def check_finite(
     values: npt.NDArray[np.float32], sites: Sequence[Site], prompt_ids: Sequence[str], first: int
 ) -> None:
-    """Stop where a value is NaN or infinite.
-
-    Parameters
-    ----------
-    values : ndarray of float32, shape (n_prompts, n_steps, n_units)
-        What was recorded.
-    sites : sequence of Site
-        What the units belong to.
-    prompt_ids : sequence of str
-        Identifier of each prompt.
-    first : int
-        Index of the first recorded token of each prompt.
-
-    Raises
-    ------
-    RecordingError
-        Naming module, unit, prompt and token of the first such value in running order.
-    """
+    """Stop where a value is NaN or infinite."""
     for prompt, rows in enumerate(values):
         for step, row in enumerate(rows):
             with np.errstate(over="ignore", invalid="ignore"):

@@ -18,15 +18,6 @@ class RunBuffers:
     Values beyond `LARGEST` lie in a file without a name in the dataset's folder: the system takes
     its pages back when memory is short, and the file is gone when the process is, whatever happens.
 
-    Parameters
-    ----------
-    folder : Path
-        Where a scratch file may lie; made if needed.
-    device : str
-        Device of the model: for cuda the memory is pinned, so that copies run beside the model.
-    largest : int
-        Bytes of an array that is held in memory.
-
     Examples
     --------
     >>> buffers = RunBuffers(Path(), "cpu")
@@ -40,18 +31,7 @@ class RunBuffers:
         self._arrays: list[npt.NDArray[np.float32] | None] = [None, None]
 
     def take(self, n_volumes: int, n_units: int) -> npt.NDArray[np.float32]:
-        """Hand out the array that was handed out the time before the last.
-
-        Parameters
-        ----------
-        n_volumes, n_units : int
-            Rows and columns, of a run or of those that are recorded together.
-
-        Returns
-        -------
-        ndarray of float32, shape (n_volumes, n_units)
-            With whatever it holds.
-        """
+        """Hand out the array that was handed out the time before the last."""
         array = self._arrays.pop(0)
         if array is None or len(array) < n_volumes or array.shape[1] != n_units:
             array = None  # given back before the next one is asked for
@@ -68,25 +48,7 @@ class RunBuffers:
 
 
 def mapped_values(n_volumes: int, n_units: int, folder: Path) -> npt.NDArray[np.float32]:
-    """Allocate an array in a scratch file that has no name.
-
-    Parameters
-    ----------
-    n_volumes, n_units : int
-        Rows and columns, at least 1.
-    folder : Path
-        On the disk that has room; made if needed.
-
-    Returns
-    -------
-    ndarray of float32, shape (n_volumes, n_units)
-        Zeros.
-
-    Raises
-    ------
-    OSError
-        If the disk has no room for it.
-    """
+    """Allocate an array in a scratch file that has no name."""
     folder.mkdir(parents=True, exist_ok=True)
     n_bytes = 4 * n_volumes * n_units
     with tempfile.TemporaryFile(dir=folder) as file:

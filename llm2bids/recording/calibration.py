@@ -27,22 +27,10 @@ _CHUNK = 16384
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class Calibration:
-    """The scanner's receive gain: fixed for a whole dataset.
+    """The scanner's receive gain: fixed for a whole dataset."""
 
-    Parameters
-    ----------
-    mean : ndarray of float32, shape (n_units,)
-        Mean of each unit over the resting scan, in the model's own scale.
-    sd : ndarray of float32, shape (n_units,)
-        Standard deviation of each unit; 0 where the unit did not vary (such a unit is scaled by 1).
-    prompt_ids : tuple of str
-        Prompts of the resting scan; no run uses them.
-    n_tokens : int
-        Tokens that the statistics were taken over.
-    """
-
-    mean: npt.NDArray[np.float32]
-    sd: npt.NDArray[np.float32]
+    mean: npt.NDArray[np.float32]  # (n_units,), in the model's own scale
+    sd: npt.NDArray[np.float32]  # (n_units,), 0 where the unit did not vary (it is scaled by 1)
     prompt_ids: tuple[str, ...]
     n_tokens: int
 
@@ -64,41 +52,7 @@ def calibrate(
     keep_first: bool = False,
     on_token: OnToken | None = None,
 ) -> Calibration:
-    """Scan the model at rest and take the statistics of each unit.
-
-    Parameters
-    ----------
-    loaded : LoadedModel
-        The model.
-    prompts : sequence of Prompt
-        Off prompts that no run uses.
-    sites : sequence of Site
-        What to record.
-    tokens_per_prompt : int
-        Volumes that each prompt gives.
-    sampling : Sampling
-        How tokens are drawn.
-    seed : int
-        Seed of the resting scan.
-    batch_size : int, optional
-        Prompts that run together; 16 by default. Memory holds the values of one batch.
-    keep_first : bool
-        Whether the first generated token gives a volume, as in the runs.
-    on_token : callable, optional
-        Told the number of volumes that were added.
-
-    Returns
-    -------
-    Calibration
-        Mean and population standard deviation, summed in float64 batch by batch.
-
-    Raises
-    ------
-    UsageError
-        If there is no prompt or no volume.
-    RecordingError
-        As :func:`llm2bids.recording.record.record_run`.
-    """
+    """Scan the model at rest: mean and sd of each unit, summed in float64 batch by batch."""
     moments = Moments(sum(site.width for site in sites))
     scan_prompts(
         loaded,
@@ -134,22 +88,8 @@ def scan_prompts(
 ) -> None:
     """Scan prompts that belong to no run, and hand over the values of one batch at a time.
 
-    Parameters
-    ----------
-    loaded, prompts, sites, tokens_per_prompt, sampling, seed, batch_size, keep_first, on_token
-        As for `calibrate`.
-    take : callable
-        Given the places of a batch among the prompts, and its values, float32 of shape
-        ``(n_prompts, tokens_per_prompt, n_units)``, which the next batch overwrites.
-    name : str
-        What messages call the scan.
-
-    Raises
-    ------
-    UsageError
-        If there is no prompt or no volume.
-    RecordingError
-        As :func:`llm2bids.recording.record.record_run`.
+    `take` is given the batch's slice of the prompts and its values (n_prompts, tokens_per_prompt,
+    n_units), which the next batch overwrites.
     """
     from llm2bids.model.generate import generate_batch
     from llm2bids.model.hooks import new_values
@@ -191,11 +131,6 @@ class Moments:
     Batches are merged as by Chan, Golub & LeVeque (1983, The American Statistician 37:242), in
     float64.
 
-    Parameters
-    ----------
-    n_units : int
-        Number of columns.
-
     Examples
     --------
     >>> moments = Moments(1)
@@ -211,13 +146,7 @@ class Moments:
         self._squares = np.zeros(n_units)
 
     def add(self, rows: npt.NDArray[np.float32]) -> None:
-        """Take in some rows.
-
-        Parameters
-        ----------
-        rows : ndarray of float32, shape (n_rows, n_units)
-            Values.
-        """
+        """Take in rows (n_rows, n_units)."""
         n_new = len(rows)
         total = self.count + n_new
         for start in range(0, rows.shape[1], _CHUNK):  # a float64 copy of a part at a time
@@ -232,19 +161,7 @@ class Moments:
         self.count = total
 
     def mean_sd(self) -> tuple[npt.NDArray[np.float32], npt.NDArray[np.float32]]:
-        """Finish.
-
-        Returns
-        -------
-        tuple of ndarray of float32, shape (n_units,)
-            Mean, and standard deviation over the rows; exactly 0 for a column that shows nothing
-            but rounding.
-
-        Raises
-        ------
-        RecordingError
-            If no row was taken in.
-        """
+        """Give mean and sd (n_units,): sd exactly 0 where a column shows nothing but rounding."""
         if not self.count:
             raise RecordingError("calibration: no values; expected at least one token")
         sd = np.sqrt(self._squares / self.count)

@@ -28,27 +28,7 @@ LARGEST_SEED = 2**63 - 1
 
 @dataclass(frozen=True, kw_only=True)
 class Scan:
-    """What is to be scanned, decided before a model is loaded.
-
-    Parameters
-    ----------
-    paradigm : Paradigm
-        The paradigm.
-    paradigm_sha256 : str
-        Hash of the paradigm and its prompts.
-    designs : tuple of RunDesign
-        Every run of every participant, in order.
-    calibration : tuple of Prompt
-        Prompts of the resting scan.
-    localizer : tuple of Prompt
-        Prompts of the scan that a functional arrangement is learned from; empty without.
-    t_r : float
-        Repetition time, seconds.
-    seed : int
-        The seed that everything follows from.
-    allow_shared_prompts : bool
-        Whether participants may share prompts.
-    """
+    """What is to be scanned, decided before a model is loaded."""
 
     paradigm: Paradigm
     paradigm_sha256: str
@@ -72,40 +52,7 @@ def draw_scan(
     tokens_per_prompt: int | None = None,
     localizer_prompts: int | None = None,
 ) -> Scan:
-    """Draw the runs of all participants.
-
-    Parameters
-    ----------
-    paradigm : str or Path
-        Name of a shipped paradigm, or a TOML file.
-    n_participants : int
-        Number of participants, at least 1.
-    task_labels : sequence of str, optional
-        Tasks to record; all by default. A task's draw does not depend on the others.
-    seed : int
-        Prompts, orders and sampling follow from it; 0 or more.
-    t_r : float, optional
-        Repetition time, seconds; by default the largest power of two of a second that serves.
-    allow_shared_prompts : bool
-        Let participants share prompts where a bank is too small. Inflates group results.
-    prompts_per_block, tokens_per_prompt : int, optional
-        In place of the paradigm's own numbers.
-    localizer_prompts : int, optional
-        Draw a localizer: the calibration's off prompts, and so many of each task's bank (0 or
-        more), which the runs do without.
-
-    Returns
-    -------
-    Scan
-        The runs.
-
-    Raises
-    ------
-    UsageError
-        If a number is out of range or a task is not in the paradigm.
-    ParadigmError
-        If the paradigm or a bank is not usable, or a bank is too small.
-    """
+    """Draw the runs of all participants."""
     if not 1 <= n_participants <= MOST_PARTICIPANTS:
         raise UsageError(
             f"n_participants (--participants) is {n_participants}; expected 1 to "

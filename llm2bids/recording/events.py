@@ -21,25 +21,9 @@ LONGEST_T_R = 0.5
 
 
 def events_table(design: RunDesign, t_r: float) -> pd.DataFrame:
-    """Tabulate the on prompts of a run; off prompts are the implicit baseline.
+    """Tabulate the on prompts of a run: onset, duration (seconds), trial_type (BIDS 1.11).
 
-    Parameters
-    ----------
-    design : RunDesign
-        The run.
-    t_r : float
-        Repetition time, seconds: the time that one volume stands for.
-
-    Returns
-    -------
-    DataFrame
-        One row for each on prompt: ``onset`` and ``duration`` (float, seconds), ``trial_type``
-        (str). These three columns and no more (BIDS 1.11, Task events).
-
-    Raises
-    ------
-    UsageError
-        If `t_r` is not above 0.
+    Off prompts are the implicit baseline.
     """
     if not t_r > 0:
         raise UsageError(f"repetition time {t_r}: expected more than 0 seconds")
@@ -60,21 +44,6 @@ def repetition_time(designs: Iterable[RunDesign]) -> float:
     than 100 s, and in a run with several one off and one on block together last less than 64 s:
     slower, and the usual high-pass filters take the effect away; another value, and block edges
     fall between volumes.
-
-    Parameters
-    ----------
-    designs : iterable of RunDesign
-        All runs of the dataset.
-
-    Returns
-    -------
-    float
-        Seconds.
-
-    Raises
-    ------
-    UsageError
-        If there is no run, or one without a trial.
 
     Examples
     --------

@@ -18,21 +18,9 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class Localizer:
-    """Mean responses to prompts that no run shows.
+    """Mean responses to prompts that no run shows."""
 
-    Parameters
-    ----------
-    means : ndarray of float32, shape (n_prompts, n_units)
-        Mean of each unit over the tokens of each prompt, in the model's own scale.
-    conditions : tuple of str
-        Condition of each prompt.
-    prompt_ids : tuple of str
-        The prompts.
-    n_tokens : int
-        Tokens of the scan.
-    """
-
-    means: npt.NDArray[np.float32]
+    means: npt.NDArray[np.float32]  # (n_prompts, n_units), in the model's own scale
     conditions: tuple[str, ...]
     prompt_ids: tuple[str, ...]
     n_tokens: int
@@ -50,27 +38,7 @@ def scan_localizer(
     keep_first: bool = False,
     on_token: OnToken | None = None,
 ) -> Localizer:
-    """Scan the model and keep the mean response to each prompt.
-
-    Parameters
-    ----------
-    loaded, sites, tokens_per_prompt, sampling, seed, batch_size, keep_first, on_token
-        As for :func:`llm2bids.recording.calibration.calibrate`.
-    prompts : sequence of Prompt
-        From :func:`llm2bids.paradigm.design.draw_localizer`: off and task prompts, in no run.
-
-    Returns
-    -------
-    Localizer
-        One mean for each prompt; memory holds these and the values of one batch.
-
-    Raises
-    ------
-    UsageError
-        If there is no prompt or no volume.
-    RecordingError
-        As :func:`llm2bids.recording.record.record_run`.
-    """
+    """Scan the model and keep the mean response to each prompt."""
     means = np.empty((len(prompts), sum(site.width for site in sites)), dtype=np.float32)
 
     def average(part: slice, values: npt.NDArray[np.float32]) -> None:

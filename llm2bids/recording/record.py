@@ -28,35 +28,17 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class Recording:
-    """Tokens and layer outputs of one run.
-
-    Parameters
-    ----------
-    design : RunDesign
-        What was shown.
-    sites : tuple of Site
-        What was recorded, in the order of the columns of `values`.
-    values : ndarray of float32, shape (n_tokens, n_units)
-        Layer outputs at the position that produces each recorded token; rows in the order of the
-        trials, then of the tokens: one row per volume.
-    tokens : DataFrame
-        One row for each generated token, in the same order. Columns: ``volume`` (Int64, row of
-        `values`; <NA> for a first token that was left out), ``trial`` (int, index in
-        ``design.trials``), ``block`` (int), ``trial_type`` (str, <NA> when off), ``prompt_id``
-        (str), ``position`` (int, 0 for the first generated token of the prompt), ``token_id``
-        (int), ``token`` (str), ``surprisal`` and ``entropy`` (float64, bit, of the model's
-        untempered distribution), ``prompt_tokens`` (int, length of the prompt in tokens; with a
-        carried context, of all that stands before the answer).
-    provenance : mapping
-        What a reader needs to know how the values came about (dtype, device, batch size, whether
-        the first token was kept, seconds of generation, ...), for the sidecar.
-    """
+    """Tokens and layer outputs of one run."""
 
     design: RunDesign
     sites: tuple[Site, ...]
-    values: npt.NDArray[np.float32]
+    values: npt.NDArray[np.float32]  # (n_tokens, n_units): one row per volume, trial by trial
+    # One row for each generated token, also for a first one that gave no volume (<NA>): volume,
+    # trial, block, trial_type (<NA> when off), prompt_id, position (0 for the first generated
+    # token), token_id, token, surprisal and entropy (bit, of the untempered distribution),
+    # prompt_tokens (with a carried context, of all that stands before the answer).
     tokens: pd.DataFrame
-    provenance: Mapping[str, object] = field(default_factory=dict)
+    provenance: Mapping[str, object] = field(default_factory=dict)  # for the sidecar
 
 
 def record_run(
@@ -69,42 +51,12 @@ def record_run(
     on_token: Callable[[int], None] | None = None,
     out: npt.NDArray[np.float32] | None = None,
 ) -> Recording:
-    """Let the model answer the prompts of a run and record it.
+    """Let the model answer the prompts of a run: ``design.n_volumes`` rows of `values`.
 
-    Parameters
-    ----------
-    loaded : LoadedModel
-        The model.
-    design : RunDesign
-        The run.
-    sites : sequence of Site
-        What to record.
-    keep_first : bool
-        Record the first generated token too, which the prompt's last position produces. Without
-        it a prompt that gives ``n`` volumes generates ``n + 1`` tokens.
-    batch_size : int, optional
-        Prompts that run together; 32 by default. Halved when memory does not suffice. A carried
-        context runs prompt by prompt.
-    on_token : callable, optional
-        Told the number of volumes that were added; a negative number takes back those of a batch
-        that is tried again in halves.
-    out : ndarray of float32, shape (n_volumes, n_units), optional
-        Where to write the values; by default a new array. Giving the array of a recording that is
-        done with saves the time that the system takes to hand out fresh memory (a tenth of a run).
-
-    Returns
-    -------
-    Recording
-        ``design.n_volumes`` volumes. Tokens depend on the design's seed and on the state of no
-        random number generator; on `batch_size` only where rounding tips a draw.
-
-    Raises
-    ------
-    UsageError
-        If `batch_size` is below 1, or `out` is of another shape or type.
-    RecordingError
-        If a prompt does not fit the model's context, memory does not suffice for one prompt, or a
-        value is not finite.
+    Tokens depend on the design's seed alone, and on `batch_size` only where rounding tips a draw.
+    `on_token` is told how many volumes were added; a negative number takes back those of a batch
+    that is tried again in halves. Giving the array of a recording that is done with as `out`
+    (n_volumes, n_units) saves a tenth of a run: fresh memory takes the system time.
     """
     (recording,) = record_runs(
         loaded, [design], sites, keep_first=keep_first, batch_size=batch_size, on_token=on_token,
@@ -125,27 +77,7 @@ def record_runs(
 ) -> list[Recording]:
     """Record several runs, of one participant or of more, whose prompts run together.
 
-    Parameters
-    ----------
-    loaded, sites, keep_first, batch_size, on_token
-        As :func:`record_run` takes them.
-    designs : sequence of RunDesign
-        Runs of one paradigm; see :func:`group_runs`. Only one if it carries its context.
-    out : ndarray of float32, shape (n_volumes of all runs, n_units), optional
-        Where to write the values.
-
-    Returns
-    -------
-    list of Recording
-        One for each run, as from :func:`record_run` within float tolerance; their values are
-        parts of one array.
-
-    Raises
-    ------
-    UsageError
-        As :func:`record_run`; also if the runs do not go together.
-    RecordingError
-        As :func:`record_run`.
+    Their values are parts of one array, `out` (n_volumes of all runs, n_units) where it is given.
     """
     from llm2bids.model.choose import Answers
     from llm2bids.model.hooks import new_values
@@ -190,36 +122,7 @@ def make_recording(
     batch_size: int,
     seconds: float,
 ) -> Recording:
-    """Put together what a model gave for one run.
-
-    Parameters
-    ----------
-    loaded : LoadedModel
-        The model.
-    design : RunDesign
-        The run.
-    sites : sequence of Site
-        What was recorded.
-    values : ndarray of float32, shape (n_trials, n_volumes of a trial, n_units)
-        Layer outputs; not copied.
-    answers : Answers
-        Tokens of each trial.
-    lengths : sequence of int
-        Length of each prompt in tokens.
-    method : {"record", "replay"}
-        Whether the model generated the tokens or was given them.
-    first : {0, 1}
-        First token of each answer that was recorded.
-    batch_size : int
-        Prompts in a batch.
-    seconds : float
-        Time that the run took.
-
-    Returns
-    -------
-    Recording
-        The run.
-    """
+    """Put together what a model gave for one run."""
     return Recording(
         design=design,
         sites=tuple(sites),
@@ -242,24 +145,8 @@ def group_runs(
 ) -> list[tuple[RunDesign, ...]]:
     """Find the runs that are recorded together: with a batch size, as many as fill a batch.
 
-    Parameters
-    ----------
-    designs : sequence of RunDesign
-        All runs, in order: groups must not depend on which of them are recorded already, as
-        values of another batch differ by rounding.
-    batch_size : int, optional
-        Prompts that run together. Without it each run is by itself: then its values do not depend
-        on which other runs there are, and a fault costs no other run.
-
-    Returns
-    -------
-    list of tuple of RunDesign
-        Consecutive runs. Those that carry their context are alone.
-
-    Raises
-    ------
-    UsageError
-        If `batch_size` is below 1.
+    Groups must not depend on which runs are recorded already, as values of another batch differ by
+    rounding. Without a batch size each run is by itself, and a fault costs no other run.
     """
     check_batch_size(batch_size)
     groups: list[tuple[RunDesign, ...]] = []
@@ -335,25 +222,7 @@ def _check_alike(designs: Sequence[RunDesign]) -> None:
 
 
 def shaped(out: npt.NDArray[np.float32], shape: tuple[int, int, int]) -> npt.NDArray[np.float32]:
-    """View an array that the caller gave as prompts, volumes, units.
-
-    Parameters
-    ----------
-    out : ndarray of float32, shape (n_prompts * n_volumes, n_units)
-        The array.
-    shape : tuple of int
-        ``(n_prompts, n_volumes, n_units)``.
-
-    Returns
-    -------
-    ndarray of float32
-        The same memory in that shape.
-
-    Raises
-    ------
-    UsageError
-        If it is of another shape or type, or not contiguous.
-    """
+    """View the caller's array as (n_prompts, n_volumes, n_units)."""
     expected = (shape[0] * shape[1], shape[2])
     if out.dtype != np.float32 or out.shape != expected or not out.flags.c_contiguous:
         raise UsageError(

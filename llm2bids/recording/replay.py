@@ -32,41 +32,9 @@ def replay_run(
     on_token: OnToken | None = None,
     out: npt.NDArray[np.float32] | None = None,
 ) -> Recording:
-    """Record a run whose answers are given, in one forward pass for each batch.
+    """Record a run whose answers are given, as text or token ids, in one forward pass a batch.
 
-    Parameters
-    ----------
-    loaded : LoadedModel
-        The model.
-    design : RunDesign
-        The run; its sampling and seed have no part in it.
-    sites : sequence of Site
-        What to record.
-    answers : sequence of str or of sequences of int
-        The answer to each trial, as text (tokenized by itself) or as token ids. The first
-        ``tokens_per_prompt + 1`` tokens are read (one fewer with `keep_first`).
-    keep_first : bool
-        Record the first token of each answer too.
-    batch_size : int, optional
-        Texts that run together; 8 by default. Halved when memory does not suffice.
-    on_token : callable, optional
-        Told the number of volumes that were added.
-    out : ndarray of float32, shape (n_volumes, n_units), optional
-        Where to write the values; by default a new array.
-
-    Returns
-    -------
-    Recording
-        On the tokens of :func:`~llm2bids.recording.record.record_run` it equals that recording
-        within float tolerance.
-
-    Raises
-    ------
-    UsageError
-        If `out` is of another shape or type.
-    RecordingError
-        If there is not one answer for each trial, an answer is too short or holds an unknown
-        token, a text does not fit the model's context, or a value is not finite.
+    On the tokens of :func:`~llm2bids.recording.record.record_run` it equals that recording.
     """
     from llm2bids.model.choose import Answers
     from llm2bids.model.generate import read_batch
@@ -105,29 +73,7 @@ def answer_tokens(
     *,
     n_tokens: int,
 ) -> list[list[int]]:
-    """Turn the given answers into token ids, all of one length.
-
-    Parameters
-    ----------
-    loaded : LoadedModel
-        The model.
-    design : RunDesign
-        The run.
-    answers : sequence of str or of sequences of int
-        The answer to each trial.
-    n_tokens : int
-        Tokens that are read of each.
-
-    Returns
-    -------
-    list of list of int
-        ``n_tokens`` token ids for each trial.
-
-    Raises
-    ------
-    RecordingError
-        If their number, their length or a token does not fit.
-    """
+    """Turn the given answers into token ids, all of one length."""
     from llm2bids.model.text import encode
 
     if len(answers) != len(design.trials):

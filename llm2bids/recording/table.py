@@ -23,26 +23,7 @@ def token_table(
     lengths: Sequence[int],
     first: int,
 ) -> pd.DataFrame:
-    """Tabulate the tokens of a run.
-
-    Parameters
-    ----------
-    loaded : LoadedModel
-        The model.
-    design : RunDesign
-        The run.
-    answers : Answers
-        What each trial gave, in order.
-    lengths : sequence of int
-        Length of each prompt in tokens.
-    first : int
-        Index of the first token that gives a volume.
-
-    Returns
-    -------
-    DataFrame
-        As in :class:`llm2bids.recording.record.Recording`.
-    """
+    """Tabulate the tokens of a run, with the columns of `Recording.tokens`."""
     from llm2bids.model.text import decode
 
     token_ids = answers.token_ids
@@ -81,30 +62,7 @@ def provenance(
     n_tokens: int,
     seconds: float,
 ) -> dict[str, object]:
-    """Say how values came about.
-
-    Parameters
-    ----------
-    loaded : LoadedModel
-        The model.
-    method : {"record", "replay"}
-        Whether the model generated the tokens or was given them.
-    seed : int
-        Seed of the run.
-    keep_first : bool
-        Whether the first generated token of each prompt gave a volume.
-    batch_size : int
-        Prompts in a batch.
-    n_tokens : int
-        Tokens that were generated or read.
-    seconds : float
-        Time that this took.
-
-    Returns
-    -------
-    dict
-        Plain values, in the order in which they are written.
-    """
+    """Say how values came about."""
     return {
         "method": method,
         "model": loaded.name,
@@ -126,13 +84,7 @@ def provenance(
 
 
 def versions() -> dict[str, str | None]:
-    """List the versions that values depend on.
-
-    Returns
-    -------
-    dict
-        Package to version, Python's among them; None for what is not installed.
-    """
+    """List the versions that values depend on."""
     packages = ("llm2bids", "torch", "transformers", "numpy")
     return {**{name: _version(name) for name in packages}, "python": platform.python_version()}
 

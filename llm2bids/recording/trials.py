@@ -18,18 +18,7 @@ SEPARATOR = "\n\n"
 
 
 def first_step(keep_first: bool) -> int:
-    """Index of the first generated token that gives a volume.
-
-    Parameters
-    ----------
-    keep_first : bool
-        Whether the first token, which reads the prompt and not the generation, is kept.
-
-    Returns
-    -------
-    int
-        0 or 1.
-    """
+    """Index of the first generated token that gives a volume."""
     return 0 if keep_first else 1
 
 
@@ -38,20 +27,6 @@ def token_uniforms(seed: int, trials: Sequence[int], n_tokens: int) -> npt.NDArr
 
     Each trial has a generator of its own, so a run's tokens do not depend on how it is split into
     batches.
-
-    Parameters
-    ----------
-    seed : int
-        Seed of the run.
-    trials : sequence of int
-        Index of each trial in the run.
-    n_tokens : int
-        Tokens of each trial.
-
-    Returns
-    -------
-    ndarray of float64, shape (n_trials, n_tokens)
-        In [0, 1).
 
     Examples
     --------
@@ -65,27 +40,7 @@ def token_uniforms(seed: int, trials: Sequence[int], n_tokens: int) -> npt.NDArr
 def prompt_tokens(
     loaded: "LoadedModel", prompts: Sequence[Prompt], *, n_tokens: int
 ) -> list[list[int]]:
-    """Tokenize prompts, each a context of its own, and check their length.
-
-    Parameters
-    ----------
-    loaded : LoadedModel
-        The model.
-    prompts : sequence of Prompt
-        The prompts.
-    n_tokens : int
-        Tokens that each will generate.
-
-    Returns
-    -------
-    list of list of int
-        Token ids of each prompt.
-
-    Raises
-    ------
-    RecordingError
-        If a prompt has no token, or does not fit the model's context with its answer.
-    """
+    """Tokenize prompts, each a context of its own, and check their length."""
     from llm2bids.model.text import encode
 
     tokens = []
@@ -99,53 +54,14 @@ def prompt_tokens(
 
 
 def trial_tokens(loaded: "LoadedModel", design: RunDesign, *, n_tokens: int) -> list[list[int]]:
-    """Tokenize the prompts of a run, each a context of its own; see :func:`prompt_tokens`.
-
-    Parameters
-    ----------
-    loaded : LoadedModel
-        The model.
-    design : RunDesign
-        The run.
-    n_tokens : int
-        Tokens that each prompt will generate.
-
-    Returns
-    -------
-    list of list of int
-        Token ids, one list for each trial.
-    """
+    """Tokenize the prompts of a run, each a context of its own; see :func:`prompt_tokens`."""
     return prompt_tokens(loaded, [trial.prompt for trial in design.trials], n_tokens=n_tokens)
 
 
 def carried_tokens(
     loaded: "LoadedModel", design: RunDesign, trial: int, context: Sequence[int], *, n_tokens: int
 ) -> list[int]:
-    """Tokenize a prompt that follows what was said before it.
-
-    Parameters
-    ----------
-    loaded : LoadedModel
-        The model.
-    design : RunDesign
-        The run.
-    trial : int
-        Index of the trial.
-    context : sequence of int
-        Prompts and answers so far; empty at the first trial.
-    n_tokens : int
-        Tokens that the trial will generate.
-
-    Returns
-    -------
-    list of int
-        The whole context: what was before, an empty line, the prompt.
-
-    Raises
-    ------
-    RecordingError
-        If the model's context is exceeded.
-    """
+    """Tokenize a prompt that follows what was said before it."""
     from llm2bids.model.text import encode
 
     prompt = design.trials[trial].prompt
@@ -158,24 +74,7 @@ def carried_tokens(
 
 
 def check_length(loaded: "LoadedModel", what: str, n_prompt: int, n_tokens: int) -> None:
-    """Refuse a prompt that does not fit.
-
-    Parameters
-    ----------
-    loaded : LoadedModel
-        The model.
-    what : str
-        Name of the prompt, for the message.
-    n_prompt : int
-        Its length in tokens.
-    n_tokens : int
-        Tokens that it will generate.
-
-    Raises
-    ------
-    RecordingError
-        If both together are longer than the model's context.
-    """
+    """Refuse a prompt that does not fit."""
     if n_prompt < loaded.shortest_prompt:
         raise RecordingError(
             f"prompt {what}: {n_prompt} token; {loaded.name} goes on from the text before it where "
