@@ -1,0 +1,81 @@
+"""Runs that a BIDS filter file chooses, by pybids, as fMRIPrep reads such a file."""
+
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from llm2bids.dataset.read import Dataset, Run
+from llm2bids.exceptions import UsageError
+
+_EXAMPLE = '{"bold": {"task": "pathology", "run": [1, 2]}}'
+
+
+def read_bids_filter(path: Path) -> dict[str, Any]:
+    """Read the filters of the bold series: pybids' entity to a value or a list of values."""
+    try:
+        content = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError, RecursionError) as error:
+        raise UsageError(
+            f"{path}: not readable as JSON ({error}); expected a BIDS filter file like {_EXAMPLE}"
+        ) from None
+    if not isinstance(content, dict) or not isinstance(content.get("bold"), dict):
+        raise UsageError(f"{path}: found no filters of bold; expected a file like {_EXAMPLE}")
+    others = [name for name in content if name != "bold"]
+    if others:
+        raise UsageError(
+            f"{path}: found filters of {', '.join(others)}; only bold series are analysed, "
+            f"expected a file like {_EXAMPLE}"
+        )
+    for name, value in content["bold"].items():
+        items = value if isinstance(value, list) else [] if value is None else [value]
+        if not all(isinstance(item, str | int) for item in items):
+            raise UsageError(
+                f"{path}: {name}: found {json.dumps(value)}; expected a text, a whole number, null "
+                '(no such entity), "*" (any), or a list of texts and numbers'
+            )
+    return dict(content["bold"])
+
+
+def filtered_runs(dataset: Dataset, filters: Mapping[str, Any]) -> tuple[Run, ...]:
+    """Choose runs by pybids' filters; each value must be there, so that a misspelled one shows."""
+    from bids.layout import BIDSLayout, BIDSLayoutIndexer, Query  # half a second
+
+    layout = BIDSLayout(
+        dataset.path, indexer=BIDSLayoutIndexer(validate=False, index_metadata=False)
+    )
+    searching = {"regex_search": bool(filters.get("regex_search", False))}
+    entities = {name: value for name, value in filters.items() if name not in searching}
+    known = layout.get_entities()
+    for name in entities:
+        if name not in known:
+            hint = "; pybids calls it subject" if name in ("participant", "sub") else ""
+            raise UsageError(
+                f"BIDS filter {name}: no entity of pybids{hint}; expected some of "
+                f"{', '.join(sorted(known))}, regex_search"
+            )
+
+    def matching(**wanted: Any) -> list[Run]:
+        special = {None: Query.NONE, "*": Query.ANY}
+        query = {
+            name: value if isinstance(value, list) else special.get(value, value)
+            for name, value in ({"suffix": "bold"} | wanted).items()
+        }
+        names = {Path(file).name for file in layout.get(return_type="file", **query, **searching)}
+        return [run for run in dataset.runs if run.bold.name in names]
+
+    for name, value in entities.items():
+        for item in value if isinstance(value, list) else [value]:
+            if not matching(**{name: item}):
+                there = sorted(map(str, layout.get(return_type="id", target=name, suffix="bold")))
+                raise UsageError(
+                    f"BIDS filter {name}: {json.dumps(item)} matches no run of {dataset.path}; "
+                    f"there are {', '.join(there) or 'none with this entity'}"
+                )
+    runs = matching(**entities)
+    if not runs:
+        raise UsageError(
+            f"BIDS filter {json.dumps(dict(filters))}: each value matches runs of {dataset.path}, "
+            "all of them together match none"
+        )
+    return tuple(runs)
