@@ -5,14 +5,12 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from llm2bids.dataset.first_files import TASKS
-from llm2bids.dataset.settings import read_settings
+from llm2bids.dataset.settings import read_settings, recorded_paradigm
 from llm2bids.inference.inputs import Inputs, open_inputs
 from llm2bids.network.control_analysis import ControlAnalysis, ControlName, compare_dataset
 from llm2bids.network.effects import TaskEffects, task_effects
 from llm2bids.network.findings import Findings, measure_findings
 from llm2bids.network.prompt_means import read_samples
-from llm2bids.store.json import read_json
 
 
 def dataset_findings(
@@ -141,5 +139,6 @@ def _control_dataset(
 
 def _in_order(inputs: Inputs, names: set[str]) -> list[str]:
     """Put tasks into the order of the paradigm."""
-    listed = [name for name in read_json(inputs.bids_dir / TASKS) if name in names]
+    paradigm = recorded_paradigm(inputs.bids_dir, read_settings(inputs.bids_dir))
+    listed = [task.label for task in paradigm.tasks if task.label in names]
     return [*listed, *sorted(names.difference(listed))]
