@@ -15,7 +15,7 @@ deal each run's off prompts at random into two halves. Writes a table and prints
 import argparse
 import time
 from collections.abc import Iterator
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -29,16 +29,14 @@ from scipy import ndimage
 from scipy.stats import binomtest
 from scipy.stats import t as t_distribution
 
-from llm2bids.inference.inputs import open_inputs
-from llm2bids.network.effects import PromptMeans
-from llm2bids.network.prompt_means import read_prompt_means
+from llm2bids.inference.inputs import Inputs, open_inputs
+from llm2bids.inference.prompts import OFF, read_prompts
 from llm2bids.space.arrange import build_space, rearrange
 from llm2bids.space.definition import Layout
 from llm2bids.space.functional import METHOD, learn_cells, random_space
 from llm2bids.space.smoothness import arrangement_stability, morans_i, neighbour_correlation
 from llm2bids.space.space import Space
 
-OFF = ""
 ALPHA = 0.05
 FORMING = 0.01
 
@@ -92,12 +90,32 @@ def arguments() -> argparse.Namespace:
     return parser.parse_args()
 
 
-def read_cached(inputs: Any, units: slice, cache: Path | None) -> PromptMeans:
+@dataclass(frozen=True)
+class PromptMeans:
+    """One image per prompt, (n_prompts, n_units), and what each prompt was."""
+
+    values: npt.NDArray[np.float32]
+    participants: npt.NDArray[np.str_]
+    runs: npt.NDArray[np.str_]
+    trial_types: npt.NDArray[np.str_]
+    prompt_ids: npt.NDArray[np.str_]
+
+
+def read_cached(inputs: Inputs, units: slice, cache: Path | None) -> PromptMeans:
     """Read the prompt means of a panel, once."""
     file = None if cache is None else cache / f"means_{units.start}.npz"
     if file is not None and file.exists():
         return PromptMeans(**dict(np.load(file)))
-    means = read_prompt_means(inputs, units=np.arange(units.start, units.stop), progress=True)
+    panel = np.zeros(inputs.space.n_units, dtype=np.bool_)
+    panel[units] = True
+    prompts = read_prompts(inputs.within(panel), progress=True).prompts
+    means = PromptMeans(
+        values=prompts.values,
+        participants=prompts.participants,
+        runs=np.array([name.partition("_")[2] for name in prompts.run_names]),
+        trial_types=prompts.trial_types,
+        prompt_ids=prompts.prompt_ids,
+    )
     if file is not None:
         file.parent.mkdir(parents=True, exist_ok=True)
         np.savez(file, **vars(means))

@@ -92,7 +92,7 @@ def power(dataset: Dataset, n_units: int) -> dict[str, dict[str, Any]]:
         n_volumes = int(dataset.load_run(run).shape[3])
         trials = volume_trials(transcript, n_volumes)
         values = dataset.values(run)[:, units]
-        means = prompt_means([(0, values)], trials, units.size)
+        means = prompt_means([(0, values)], trials, units.size)[0]
         scale = dataset.calibration.sd[units]
         kinds = trial_table(transcript, n_volumes)["trial_type"].tolist()
         table, _ = load_confounds(run.preproc, list(STRATEGIES))

@@ -22,8 +22,7 @@ from PIL import Image
 from llm2bids import plot_flatmap
 from llm2bids.dataset.read import Dataset, open_dataset
 from llm2bids.inference.inputs import open_inputs
-from llm2bids.network.effects import PromptMeans
-from llm2bids.network.prompt_means import read_prompt_means
+from llm2bids.inference.prompts import Prompts, read_prompts
 from llm2bids.space.arrange import rearrange
 from llm2bids.space.definition import Layout
 from llm2bids.space.functional import METHOD, learn_cells
@@ -53,7 +52,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         sys.stderr.write(f"{args.dataset}: {len(labels)} participants; --learn-from takes all\n")
         return 1
     values = mean_effect(dataset, args.analysis, args.task, shown)
-    means = read_prompt_means(open_inputs(args.dataset), participant_label=held_out, progress=True)
+    inputs = open_inputs(args.dataset)
+    means = read_prompts(inputs, participant_label=held_out, progress=True).prompts
     functional = functional_space(dataset.space, means)
     spaces = {"Index order": dataset.space, "Functional order": functional}
     for name, space in spaces.items():
@@ -81,7 +81,7 @@ def mean_effect(
     return np.asarray(np.mean(maps, axis=0))
 
 
-def functional_space(space: Space, means: PromptMeans) -> Space:
+def functional_space(space: Space, means: Prompts) -> Space:
     """Arrange the units by their responses to these prompts."""
     conditions = [kind or OFF for kind in means.trial_types]
     order = learn_cells(space, means.values, conditions, baseline=OFF)

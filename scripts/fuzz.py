@@ -42,7 +42,7 @@ from llm2bids.dataset.read import open_dataset
 from llm2bids.dataset.write import DatasetWriter
 from llm2bids.exceptions import Llm2bidsError
 from llm2bids.inference.inputs import open_inputs
-from llm2bids.inference.options import FirstLevelOptions
+from llm2bids.inference.options import AnalysisOptions
 from llm2bids.inference.runs import run_design
 from llm2bids.paradigm.load import PARADIGMS_FOLDER
 from llm2bids.recording.draw import draw_scan
@@ -179,7 +179,7 @@ def sidecars(seeds: Seeds, rng: random.Random, folder: Path) -> None:
 
 def settings(seeds: Seeds, rng: random.Random, folder: Path) -> None:
     """Do the same with what every verb reads first: settings, fields, tasks, participants."""
-    names = ("llm2bids_settings.json", "participants.tsv",
+    names = ("llm2bids_settings.json", "llm2bids_fields.json", "tasks.json", "participants.tsv",
              "dataset_description.json")  # fmt: skip
     places = [place for place in seeds.places if place.name in names]
     read_spoiled(seeds, rng, folder, rng.choice(places))
@@ -220,7 +220,7 @@ def read_all(root: Path) -> None:
     for entry in inputs.entries:
         data = inputs.load(entry)
         for unit in ("prompt", "token"):
-            run_design(data, FirstLevelOptions(unit_of_analysis=unit))
+            run_design(data, AnalysisOptions(unit_of_analysis=unit))
 
 
 def image(seeds: Seeds, rng: random.Random, folder: Path) -> None:

@@ -11,30 +11,45 @@ that `llm2bids plan` reads. Needs what `scripts/demo` installs, and a dataset of
 import argparse
 import json
 from collections.abc import Iterator, Sequence
-from dataclasses import asdict, fields
+from dataclasses import asdict, dataclass, fields, replace
 from pathlib import Path
 from typing import Any
 
 import matplotlib as mpl
 import numpy as np
+import numpy.typing as npt
 from matplotlib import pyplot as plt
 
 from llm2bids.dataset.settings import read_settings
-from llm2bids.inference.inputs import open_inputs
+from llm2bids.inference.inputs import Inputs, open_inputs
 from llm2bids.inference.power import design_power, recommend_designs, unit_alpha
+from llm2bids.inference.prompts import OFF, powers_below
+from llm2bids.inference.runs import in_sd
+from llm2bids.inference.trials import volume_trials
 from llm2bids.inference.variance_components import (
     VarianceComponents,
     estimate_components,
     write_components,
 )
-from llm2bids.network.control_analysis import measure_maps
-from llm2bids.network.effects import OFF, PromptMeans, combine, effect_weights
-from llm2bids.network.prompt_means import powers_below
-from llm2bids.network.token_values import TokenValues, read_token_values
+from llm2bids.network.controls import measure_maps
 
 MEASURES = ("fdr_share", "split_half_r", "identification")
 WANTED = (0.1, 0.2, 0.3, 0.5)
 COLORS = ("#9aa5b1", "#5b8db8", "#2a6f97", "#d98c3f", "#a63c17", "#1d2126")
+
+
+@dataclass(frozen=True)
+class TokenValues:
+    """Volumes of some units by prompt, (n_prompts, n_tokens, n_units), and what each prompt was."""
+
+    values: npt.NDArray[np.float32]
+    participants: npt.NDArray[np.str_]
+    runs: npt.NDArray[np.str_]
+    trial_types: npt.NDArray[np.str_]
+
+    def take(self, rows: npt.NDArray[np.bool_]) -> "TokenValues":
+        """Take some prompts."""
+        return TokenValues(**{one.name: getattr(self, one.name)[rows] for one in fields(self)})
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -70,10 +85,48 @@ def load_values(dataset: Path, n_units: int, kept: Path | None) -> TokenValues:
     inputs = open_inputs(dataset)
     rng = np.random.default_rng(0)
     units = np.sort(rng.choice(inputs.space.n_units, n_units, replace=False))
-    volumes = read_token_values(inputs, units, progress=True)
+    chosen = np.zeros(inputs.space.n_units, dtype=np.bool_)
+    chosen[units] = True
+    volumes = read_volumes(inputs.within(chosen))
     if kept is not None:
         np.savez(kept, **{name: getattr(volumes, name) for name in names})
     return volumes
+
+
+def read_volumes(inputs: Inputs) -> TokenValues:
+    """Read the volumes of all prompts, in calibration sd."""
+    parts, labels = [], []
+    for entry in inputs.entries:
+        run = inputs.load(entry)
+        trials = volume_trials(run.transcript, run.n_volumes)
+        counts = set(np.bincount(trials).tolist())
+        if len(counts) > 1 or (parts and parts[0].shape[1] not in counts):
+            raise SystemExit(f"{run.name}: prompts of {counts} volumes; expected one number")
+        blocks = [block for _, block in run.series.masked(inputs.mask)]
+        values = in_sd(np.concatenate(blocks).astype(np.float64))[np.argsort(trials, kind="stable")]
+        values = values[:, inputs.unit_order].astype(np.float32)
+        parts.append(values.reshape(-1, counts.pop(), values.shape[1]))
+        kinds = run.trials["trial_type"].tolist()
+        labels += [(run.participant_label, run.name.partition("_")[2], kind) for kind in kinds]
+    who, runs, kinds = (np.asarray(names) for names in zip(*labels, strict=True))
+    return TokenValues(np.concatenate(parts), who, runs, kinds)
+
+
+def effect_maps(means: TokenValues) -> npt.NDArray[np.float32]:
+    """On minus off of the images, run by run, (n_participants, n_tasks, n_units)."""
+    people = sorted(set(means.participants.tolist()))
+    tasks = sorted(set(means.trial_types.tolist()) - {OFF})
+    maps = np.zeros((len(people), len(tasks), means.values.shape[-1]), dtype=np.float32)
+    for row, person in enumerate(people):
+        for column, task in enumerate(tasks):
+            on = (means.participants == person) & (means.trial_types == task)
+            differences = []
+            for run in sorted(set(means.runs[on].tolist())):
+                here = (means.participants == person) & (means.runs == run)
+                off = means.values[here & (means.trial_types == OFF)]
+                differences.append(means.values[here & on].mean(axis=0) - off.mean(axis=0))
+            maps[row, column] = np.mean(differences, axis=0)
+    return maps
 
 
 def measure(volumes: TokenValues, settings: dict[str, Any], *, n_draws: int) -> dict[str, Any]:
@@ -93,7 +146,7 @@ def measure(volumes: TokenValues, settings: dict[str, Any], *, n_draws: int) -> 
     rng = np.random.default_rng(1)
     rows = []
     for tokens in (*powers_below(n_tokens), n_tokens):
-        means = volumes.first_tokens(tokens)
+        means = replace(volumes, values=volumes.values[:, :tokens].mean(axis=1))
         for prompts in (*powers_below(n_prompts), n_prompts):
             for count in range(3, labels.size + 1):
                 full = count == labels.size
@@ -123,7 +176,7 @@ def measure(volumes: TokenValues, settings: dict[str, Any], *, n_draws: int) -> 
 
 
 def measure_part(
-    means: PromptMeans,
+    means: TokenValues,
     labels: Any,
     n_participants: int,
     n_prompts: int,
@@ -141,9 +194,7 @@ def measure_part(
                     mine & (means.runs == run) & ((means.trial_types == OFF) == off)
                 )
                 kept[rng.permutation(rows)[: rows.size * n_prompts // all_prompts]] = True
-    chosen = np.isin(means.participants, who)
-    weights = effect_weights(_take(means, chosen), kept[chosen])[0]
-    maps = combine(means.values[chosen], weights)
+    maps = effect_maps(means.take(kept))
     found = measure_maps(maps)
     variance = maps.var(axis=0, ddof=1).mean(axis=0)  # over participants, then tasks
     return {
@@ -152,19 +203,14 @@ def measure_part(
     }
 
 
-def _take(means: PromptMeans, rows: Any) -> PromptMeans:
-    return PromptMeans(**{one.name: getattr(means, one.name)[rows] for one in fields(PromptMeans)})
-
-
 def effect_sizes(volumes: TokenValues, components: VarianceComponents) -> list[dict[str, Any]]:
     """Give the size of the tasks' effects in standard deviations of single volumes."""
-    means = volumes.first_tokens(volumes.values.shape[1])
-    weights, participants, tasks = effect_weights(means)
-    maps = combine(means.values, weights)
+    maps = effect_maps(replace(volumes, values=volumes.values.mean(axis=1)))
+    tasks = sorted(set(volumes.trial_types.tolist()) - {OFF})
     sd = np.sqrt(components.volume)
     rows = []
     for task, effects in zip(tasks, np.moveaxis(maps, 1, 0), strict=True):
-        mean, noise = effects.mean(axis=0), effects.var(axis=0, ddof=1) / len(participants)
+        mean, noise = effects.mean(axis=0), effects.var(axis=0, ddof=1) / len(maps)
         rows.append(
             {
                 "task": task,

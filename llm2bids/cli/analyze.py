@@ -208,8 +208,18 @@ def run_group(args: argparse.Namespace) -> int:
     from llm2bids.exceptions import Llm2bidsError
     from llm2bids.inference.analyze import analyze_group
     from llm2bids.inference.options import GroupOptions
-    from llm2bids.network.findings_files import remove_findings
+    from llm2bids.network.dataset_findings import FindingsOptions
+    from llm2bids.network.findings import remove_findings
 
+    findings = FindingsOptions(
+        top_percent=args.top_percent,
+        alpha=args.alpha,
+        min_cohens_d=args.min_cohens_d,
+        controls=tuple(args.controls),
+        n_control_draws=args.n_control_draws,
+        seed=args.random_state,
+        allow_circular=args.allow_circular,
+    )
     result = analyze_group(
         args.bids_dir,
         args.output_dir,
@@ -239,16 +249,10 @@ def run_group(args: argparse.Namespace) -> int:
         found = measure(
             result,
             args.bids_dir,
-            top_percent=args.top_percent,
-            min_cohens_d=args.min_cohens_d,
-            controls=args.controls,
+            findings,
             control_datasets=args.control_datasets,
-            n_control_draws=args.n_control_draws,
-            seed=args.random_state,
-            allow_circular=args.allow_circular,
             mem_gb=args.mem_gb,
             work_dir=args.work_dir,
-            alpha=args.alpha,
             progress=not args.quiet,
         )
     except Llm2bidsError as error:

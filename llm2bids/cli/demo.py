@@ -97,6 +97,7 @@ def fit(args: argparse.Namespace, bids_dir: Path, out_dir: Path) -> "Findings | 
     """Run the first and second level and measure the findings; None if a participant failed."""
     from llm2bids.cli.findings import measure
     from llm2bids.inference.analyze import analyze_group, analyze_participants
+    from llm2bids.network.dataset_findings import FindingsOptions
 
     progress = not args.quiet
     first = analyze_participants(bids_dir, out_dir, n_cpus=args.n_cpus, progress=progress)
@@ -105,4 +106,4 @@ def fit(args: argparse.Namespace, bids_dir: Path, out_dir: Path) -> "Findings | 
     if first.failed:
         return None
     group = analyze_group(bids_dir, out_dir, progress=progress)
-    return measure(group, bids_dir, seed=args.seed, progress=progress)
+    return measure(group, bids_dir, FindingsOptions(seed=args.seed), progress=progress)

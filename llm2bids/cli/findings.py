@@ -8,7 +8,7 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from llm2bids.inference.analyze import GroupResult
-    from llm2bids.network.control_analysis import ControlName
+    from llm2bids.network.dataset_findings import FindingsOptions
     from llm2bids.network.findings import Findings
 
 log = logging.getLogger(__name__)
@@ -17,45 +17,21 @@ log = logging.getLogger(__name__)
 def measure(
     result: "GroupResult",
     bids_dir: Path,
+    options: "FindingsOptions",
     *,
-    top_percent: float = 5.0,
-    alpha: float = 0.05,
-    min_cohens_d: float | None = None,
-    controls: "Sequence[ControlName]" = (),
     control_datasets: "Sequence[Path]" = (),
-    n_control_draws: int = 20,
-    seed: int = 0,
-    allow_circular: bool = False,
     mem_gb: float | None = None,
     work_dir: Path | None = None,
     progress: bool = True,
 ) -> "Findings | None":
-    """Measure and write the findings of the participants who take part in every contrast.
-
-    Parameters
-    ----------
-    result : GroupResult
-        What the group level wrote; the findings go into its folder.
-    bids_dir : Path
-        The dataset.
-    top_percent, alpha, min_cohens_d, controls, control_datasets, n_control_draws, seed, \
-    allow_circular, mem_gb, work_dir, progress
-        As in :func:`llm2bids.network.dataset_findings.dataset_findings`.
-
-    Returns
-    -------
-    Findings or None
-        None, with a warning, where there are too few participants or tasks.
-
-    Raises
-    ------
-    Llm2bidsError
-        If the data do not serve, e.g. because participants share prompts.
-    """
-    from llm2bids.network.dataset_findings import dataset_findings
-    from llm2bids.network.findings import LEAST_PARTICIPANTS, LEAST_TASKS
-    from llm2bids.network.findings_files import write_findings
-    from llm2bids.network.task_networks import OTHERS
+    """Measure and write findings of the participants who have every condition; None if too few."""
+    from llm2bids.dataset.read import open_dataset
+    from llm2bids.inference.group import OTHERS
+    from llm2bids.network.dataset_findings import (
+        LEAST_PARTICIPANTS,
+        LEAST_TASKS,
+        analysed_findings,
+    )
 
     complete = set.intersection(*(set(one.participants) for one in result.contrasts))
     against_off = [one for one in result.contrasts if one.task and not one.label.endswith(OTHERS)]
@@ -66,32 +42,31 @@ def measure(
             *(LEAST_PARTICIPANTS, LEAST_TASKS, len(complete), len(against_off)),
         )
         return None
-    found = dataset_findings(
+    found = analysed_findings(
         bids_dir,
+        result.out_dir,
+        options,
         participant_label=sorted(complete),
         task=sorted({str(one.task) for one in against_off}),
-        top_percent=top_percent,
-        alpha=alpha,
-        min_cohens_d=min_cohens_d,
-        controls=controls,
         control_datasets=control_datasets,
-        n_control_draws=n_control_draws,
-        seed=seed,
-        allow_circular=allow_circular,
         mem_gb=mem_gb,
         work_dir=work_dir,
         progress=progress,
     )
-    write_findings(found, result.out_dir)
+    found.save(result.out_dir, open_dataset(bids_dir).space)
     return found
 
 
 def describe(findings: "Findings") -> str:
     """Give the findings in a few lines."""
+    from llm2bids.network.controls import P_VALUE
+    from llm2bids.network.findings import two_digits
+
     lines = []
     for row in findings.table().to_dict("records"):
-        number = f"{row['value']:.2f}" if row["value"] < 10 else f"{row['value']:,.0f}"
-        interval = f"{row['low']:.2f} to {row['high']:.2f}" if row["low"] == row["low"] else ""
+        number = two_digits(row["value"]) if row["value"] < 10 else f"{row['value']:,.0f}"
+        low, high = row["low"], row["high"]
+        interval = f"{two_digits(low)} to {two_digits(high)}" if low == low else ""
         lines.append((row["finding"], row["measure"], number, interval, row["text"]))
     widths = [max(len(line[column]) for line in lines) for column in range(4)]
     rows = [
@@ -107,9 +82,14 @@ def describe(findings: "Findings") -> str:
         for finding, measure, number, interval, text in lines
     ]
     controls = [
-        f"control  {row['control']}: {row['text']} {row['value']:.2f}, the data {row['real']:.2f}"
-        for one in findings.control_analyses
-        for row in one.table().to_dict("records")
+        f"control  {control.name}: {one.text} {two_digits(one.value)}, the data "
+        f"{two_digits(one.real)}{'' if one.p_value != one.p_value else f', p {one.p_value:.2g}'}"
+        for control in findings.controls[2:]
+        for one in control.measures
     ]
+    if any(", p " in line for line in controls):
+        controls.append(f"control  p: {P_VALUE}")
+    model = f"model  {findings.model}; {findings.n_units:,} of {findings.n_units_of_space:,} units"
     notes = [f"note: {warning}" for warning in findings.warnings]
-    return "\n".join([*rows, *controls, *notes])
+    notes += [f"note: no {part}: {reason}" for part, reason in findings.omitted.items()]
+    return "\n".join([model, *rows, *controls, *notes])

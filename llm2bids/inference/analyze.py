@@ -11,15 +11,13 @@ from tqdm import tqdm
 
 from llm2bids.exceptions import InferenceError, Llm2bidsError, UsageError
 from llm2bids.inference.checksums import list_group, list_participants
-from llm2bids.inference.circular import check_arrangement_prompts, circularity_caution
+from llm2bids.inference.circular import check_arrangement_prompts
+from llm2bids.inference.effects import Effects, read_effects
 from llm2bids.inference.group import (
-    EffectMaps,
     GroupContrast,
-    collect_effects,
-    contrast_effects,
-    contrast_participants,
+    asked_effects,
+    contrast_values,
     group_contrasts,
-    shared_prompts,
 )
 from llm2bids.inference.group_maps import (
     GroupContrastResult,
@@ -29,9 +27,9 @@ from llm2bids.inference.group_maps import (
     write_pooled,
 )
 from llm2bids.inference.inputs import Inputs, RunEntry, open_inputs
-from llm2bids.inference.options import FirstLevelOptions, GroupOptions, UnitOfAnalysis
+from llm2bids.inference.options import AnalysisOptions, GroupOptions, UnitOfAnalysis
 from llm2bids.inference.participant import caution, write_task
-from llm2bids.inference.pooled_prompts import pooled_contrast
+from llm2bids.inference.pooled import pooled_contrast
 from llm2bids.inference.runs import fit_task
 from llm2bids.inference.second_level import checked_size
 from llm2bids.inference.statmap import checked_output, remove_results, start_output
@@ -123,11 +121,11 @@ def analyze_participants(
     participant_label, task : sequence of str, optional
         Only these; labels with or without ``sub-`` and ``task-``.
     unit_of_analysis : {"prompt", "token"}
-        What an observation is; see `FirstLevelOptions` for this and the model's parameters.
+        What an observation is; see `AnalysisOptions` for this and the model's parameters.
     contrasts : mapping of str to str, or sequence of str, optional
         Expressions over trial types; each trial type against the off prompts by default.
     noise_model, hrf_model, drift_model, high_pass, drift_order, confounds, smoothing_fwhm
-        As in nilearn; see `FirstLevelOptions`.
+        As in nilearn; see `AnalysisOptions`.
     mask_img : Path or str, optional
         Model only these voxels; all units by default.
     use : {"transcript", "events"}, optional
@@ -157,7 +155,7 @@ def analyze_participants(
         If nothing can be analysed: a folder that is not a dataset of ours, a participant, task or
         contrast that does not exist, a mask of another grid, options that do not fit.
     """
-    options = FirstLevelOptions(
+    options = AnalysisOptions(
         unit_of_analysis=unit_of_analysis,
         contrasts=contrasts,
         noise_model=noise_model,
@@ -278,18 +276,24 @@ def analyze_group(
         [entry for found in chosen.values() for entry in found],
         allow_circular=allow_circular,
     )
-    effects = collect_effects(
+    effects = read_effects(
+        inputs,
         Path(out_dir),
-        inputs.space,
         participant_label=sorted({label for label, _ in chosen}),
         task=sorted({name for _, name in chosen}),
     )
+    inputs = inputs.within(effects.mask)
     questions = group_contrasts(effects, contrasts)
     bar = tqdm(questions, desc="group level", file=sys.stderr, disable=not progress)
     results = tuple(
         _group_contrast(inputs, Path(out_dir), effects, question, options) for question in bar
     )
-    done = {(label, name) for (name, _), found in effects.paths.items() for label in found}
+    done = {
+        (label, condition.task)
+        for label, has in zip(effects.participants, effects.has, strict=True)
+        for condition, there in zip(effects.conditions, has, strict=True)
+        if there
+    }
     failed = tuple(
         Failure(
             participant_label=label,
@@ -313,40 +317,28 @@ def analyze_group(
 def _group_contrast(
     inputs: Inputs,
     out_dir: Path,
-    effects: EffectMaps,
+    effects: Effects,
     question: GroupContrast,
     options: GroupOptions,
 ) -> GroupContrastResult:
     """Test and write one contrast of the group."""
-    participants, left_out = contrast_participants(effects, question)
-    checked_size(len(participants), what=f"contrast {question.label}")
-    values, made_from = contrast_effects(effects, question, participants)
-    if made_from.fingerprint != inputs.fingerprint:
-        raise InferenceError(
-            f"mixed spaces: {out_dir} has maps of {made_from.space} "
-            f"({made_from.fingerprint[:12]}), {inputs.bids_dir} has {inputs.space.label} "
-            f"({inputs.fingerprint[:12]}); give the dataset that the maps were made from"
-        )
+    asked = asked_effects(effects, question)
+    checked_size(len(asked.participants), what=f"contrast {question.label}")
     writer = GroupWriter(
         out_dir=out_dir,
         contrast=question,
         space=inputs.space,
-        mask=effects.mask,
-        about=circularity_caution(inputs.space, made_from.prompts)
-        | about_group(
-            question,
-            made_from,
-            effects.model,
-            n_shared=shared_prompts(effects, question, participants),
-        ),
+        mask=inputs.mask,
+        unit_order=inputs.unit_order,
+        about=about_group(question, asked, inputs.space, inputs.fingerprint),
     )
+    values = contrast_values(asked, question)
     files, n_units, largest_d = tested_and_written(writer, values, options)
     if options.pooled_n_perm and question.against is not None:
         result = pooled_contrast(
             inputs,
             question,
-            participants,
-            mask=effects.mask,
+            asked,
             n_perm=options.pooled_n_perm,
             random_state=options.random_state,
         )
@@ -354,8 +346,8 @@ def _group_contrast(
     return GroupContrastResult(
         label=question.label,
         task=question.task,
-        participants=participants,
-        left_out=left_out,
+        participants=asked.participants,
+        left_out=tuple(who for who in effects.participants if who not in asked.participants),
         n_units=n_units,
         largest_d=largest_d,
         files=tuple(files),
@@ -366,7 +358,7 @@ def _participant_task(
     inputs: Inputs,
     key: tuple[str, str],
     entries: Sequence[RunEntry],
-    options: FirstLevelOptions,
+    options: AnalysisOptions,
     *,
     out_dir: Path,
     mem_gb: float,
@@ -392,7 +384,7 @@ def _participant_task(
 def _collected(
     out_dir: Path,
     results: Sequence[tuple[tuple[str, str], list[Path], str | None]],
-    options: FirstLevelOptions,
+    options: AnalysisOptions,
 ) -> ParticipantsResult:
     failed = tuple(
         Failure(participant_label=label, task=task, reason=reason)

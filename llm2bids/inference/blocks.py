@@ -1,7 +1,7 @@
 """Blocks of voxels: a run read volume by volume, fitted voxel block by voxel block."""
 
 import tempfile
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -145,34 +145,32 @@ def prompt_means(
     blocks: Iterable[tuple[int, npt.NDArray[np.float32]]],
     trials: npt.NDArray[np.int64],
     n_voxels: int,
-) -> npt.NDArray[np.float64]:
-    """Average the volumes of each trial while they stream by.
+    *,
+    n_tokens: Sequence[int | None] = (None,),
+) -> list[npt.NDArray[np.float64]]:
+    """Average the volumes of each trial while they stream by: arrays (n_trials, n_voxels).
 
-    Parameters
-    ----------
-    blocks : iterable of (int, ndarray of float32, shape (n, n_voxels))
-        First volume of each block, and its values.
-    trials : ndarray of int64, shape (n_volumes,)
-        Trial of each volume, from 0 without gaps.
-    n_voxels : int
-        Voxels of the mask.
-
-    Returns
-    -------
-    ndarray of float64, shape (n_trials, n_voxels)
-        One image per prompt.
+    `blocks` are first volumes and values (n, n_voxels); `trials` numbers the trial of each volume
+    from 0. One array for each of `n_tokens`: of the first so many volumes, or of all (None).
 
     Examples
     --------
     >>> volumes = np.array([[1, 2], [3, 4], [9, 9]], dtype=np.float32)
-    >>> prompt_means([(0, volumes[:2]), (2, volumes[2:])], np.array([0, 0, 1]), 2)
-    array([[2., 3.],
-           [9., 9.]])
+    >>> trials = np.array([0, 0, 1])
+    >>> prompt_means([(0, volumes[:2]), (2, volumes[2:])], trials, 2, n_tokens=[None, 1])
+    [array([[2., 3.],
+           [9., 9.]]), array([[1., 2.],
+           [9., 9.]])]
     """
     counts = np.bincount(trials)
-    sums = np.zeros((counts.size, n_voxels))
+    done = np.zeros_like(counts)
+    sums = [np.zeros((counts.size, n_voxels)) for _ in n_tokens]
     for start, values in blocks:
         for row, trial in enumerate(trials[start : start + len(values)]):
-            sums[trial] += values[row]
-    sums /= counts[:, np.newaxis]
+            for part, limit in zip(sums, n_tokens, strict=True):
+                if limit is None or done[trial] < limit:
+                    part[trial] += values[row]
+            done[trial] += 1
+    for part, limit in zip(sums, n_tokens, strict=True):
+        part /= (counts if limit is None else np.minimum(counts, limit))[:, np.newaxis]
     return sums

@@ -1,11 +1,9 @@
-"""Group: the participants' effect maps, the contrasts between them, and their tests."""
+"""Group: the questions to a group, and each participant's answer from the effects."""
 
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from functools import reduce
-from pathlib import Path
-from typing import Any, Literal
+from typing import Literal
 
 import numpy as np
 import numpy.typing as npt
@@ -13,76 +11,18 @@ import pandas as pd
 
 from llm2bids.exceptions import InferenceError
 from llm2bids.inference.contrast import contrast_vector, named_contrasts
-from llm2bids.inference.provenance import Provenance
-from llm2bids.inference.second_level import against_others
-from llm2bids.inference.statmap import map_path, read_json, read_map, sidecar_of
-from llm2bids.space.grid import open_image
-from llm2bids.space.space import Space
+from llm2bids.inference.effects import Condition, Effects
 
-Condition = tuple[str, str]
-"""Task label and contrast label."""
-
-
-@dataclass(frozen=True, kw_only=True, eq=False)
-class EffectMaps:
-    """Effect maps of the participants, as the participant level wrote them.
-
-    Parameters
-    ----------
-    paths : dict of (str, str) to dict of str to Path
-        By condition, then by participant label.
-    provenance : dict of (str, str) to dict of str to Provenance
-        Likewise.
-    simple : tuple of (str, str)
-        Conditions that are one trial type against the off prompts.
-    mask : ndarray of bool, shape (n_x, n_y, n_z)
-        Units that every participant has.
-    model : dict
-        ``UnitOfAnalysis``, ``ModelParameters`` and ``Caution`` of the participant level.
-    """
-
-    paths: dict[Condition, dict[str, Path]]
-    provenance: dict[Condition, dict[str, Provenance]]
-    simple: tuple[Condition, ...]
-    mask: npt.NDArray[np.bool_]
-    space: Space
-    model: dict[str, object]
-
-    def values(self, condition: Condition, participant_label: str) -> npt.NDArray[np.float32]:
-        """Read one effect map.
-
-        Parameters
-        ----------
-        condition : tuple of (str, str)
-            Task and contrast label.
-        participant_label : str
-            The participant.
-
-        Returns
-        -------
-        ndarray of float32, shape (n_voxels,)
-            In nilearn's order of the mask.
-        """
-        return read_map(self.paths[condition][participant_label], self.mask, self.space)
+OTHERS = "VsOthers"
+"""End of the label of a contrast against the other tasks."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class GroupContrast:
-    """One question to the group.
+    """One question to the group: weights of conditions, within participant.
 
-    Parameters
-    ----------
-    label : str
-        BIDS label.
-    task : str or None
-        Task, None for a contrast between tasks.
-    description : str
-        One sentence.
-    weights : tuple of ((str, str), float)
-        Conditions and their weights, within participant.
-    against : {"off", "others"}, optional
-        What one trial type stands against, where the pooled test can take it: the off prompts of
-        its runs, or the prompts of the other tasks.
+    `task` is None for a contrast between tasks. `against`: what one trial type stands against,
+    where the pooled test can take it (the off prompts of its runs, or the other tasks' prompts).
     """
 
     label: str
@@ -92,109 +32,27 @@ class GroupContrast:
     against: Literal["off", "others"] | None = None
 
 
-def collect_effects(
-    out_dir: Path,
-    space: Space,
-    *,
-    participant_label: Sequence[str] | None = None,
-    task: Sequence[str] | None = None,
-) -> EffectMaps:
-    """Find the effect maps that the participant level wrote.
-
-    Parameters
-    ----------
-    out_dir : Path
-        Output folder of the participant level.
-    space : Space
-        The space; units that a participant lacks are taken out.
-    participant_label, task : sequence of str, optional
-        Only these.
-
-    Returns
-    -------
-    EffectMaps
-        Maps of one space and one model.
-
-    Raises
-    ------
-    InferenceError
-        If there are none, or they mix spaces or models, or one cannot be read.
-    """
-    paths: dict[Condition, dict[str, Path]] = {}
-    provenance: dict[Condition, dict[str, Provenance]] = {}
-    simple: dict[Condition, None] = {}
-    model: dict[str, object] | None = None
-    masks: dict[Path, None] = {}
-    for image in sorted(out_dir.glob("sub-*/func/*_stat-effect_statmap.nii.gz")):
-        sidecar = read_json(sidecar_of(image))
-        made_from = Provenance.read(sidecar, sidecar_of(image))
-        label = made_from.participants[0]
-        condition = (_key(sidecar, "TaskLabel", image), _key(sidecar, "ContrastLabel", image))
-        if participant_label is not None and label not in participant_label:
-            continue
-        if task is not None and condition[0] not in task:
-            continue
-        model = _same_model(model, sidecar, image)
-        paths.setdefault(condition, {})[label] = image
-        provenance.setdefault(condition, {})[label] = made_from
-        if sidecar.get("Contrast") == condition[1]:
-            simple[condition] = None
-        names = {"sub": label, "task": condition[0], "space": made_from.space}
-        masks[out_dir / map_path("mask.nii.gz", **names, desc="brain")] = None
-    if model is None:
-        raise InferenceError(
-            f"{out_dir}: no effect map of the participants and tasks asked for; expected "
-            "sub-*/func/*_stat-effect_statmap.nii.gz; run the participant level first"
-        )
-    Provenance.union(*(one for found in provenance.values() for one in found.values()))
-    return EffectMaps(
-        paths=paths,
-        provenance=provenance,
-        simple=tuple(simple),
-        mask=reduce(np.logical_and, (_grid(path, space) for path in masks)),
-        space=space,
-        model=model,
-    )
-
-
 def group_contrasts(
-    effects: EffectMaps, contrasts: Mapping[str, str] | Sequence[str] | None = None
+    effects: Effects, contrasts: Mapping[str, str] | Sequence[str] | None = None
 ) -> tuple[GroupContrast, ...]:
-    """List the questions to a group.
+    """List every condition against off, every trial type against the others, and what is asked for.
 
-    Every condition against the off prompts; every trial type against the mean of the others; and
-    the expressions that are asked for, over trial types of any task, within participant.
-
-    Parameters
-    ----------
-    effects : EffectMaps
-        What the participant level gave.
-    contrasts : mapping of str to str, or sequence of str, optional
-        Expressions, e.g. ``"paleontology - archeology"``, by label or alone.
-
-    Returns
-    -------
-    tuple of GroupContrast
-        In this order.
-
-    Raises
-    ------
-    InferenceError
-        If an expression names a trial type that does not exist, or one that several tasks share.
+    `contrasts` are expressions over trial types of any task, by label or alone.
     """
-    found = [
+    simple = [condition for condition in effects.conditions if condition.is_trial_type]
+    questions = [
         GroupContrast(
-            label=label,
-            task=task,
-            description=f"{label} (task {task}) against the off prompts.",
-            weights=(((task, label), 1.0),),
-            against="off" if (task, label) in effects.simple else None,
+            label=condition.label,
+            task=condition.task,
+            description=f"{condition.label} (task {condition.task}) against the off prompts.",
+            weights=((condition, 1.0),),
+            against="off" if condition.is_trial_type else None,
         )
-        for task, label in effects.paths
+        for condition in effects.conditions
     ]
-    if len(effects.simple) > 1:
-        found += [_versus_others(effects.simple, index) for index in range(len(effects.simple))]
-    names = [label for _, label in effects.simple]
+    if len(simple) > 1:
+        questions += [_versus_others(simple, index) for index in range(len(simple))]
+    names = [condition.label for condition in simple]
     for label, expression in named_contrasts(contrasts or [], []).items():
         shared = sorted({name for name in names if names.count(name) > 1})
         if shared:
@@ -203,8 +61,8 @@ def group_contrasts(
                 "expected trial types that belong to one task; choose tasks"
             )
         vector = contrast_vector(expression, pd.DataFrame(columns=names))
-        weights = zip(effects.simple, vector.tolist(), strict=True)
-        found.append(
+        weights = zip(simple, vector.tolist(), strict=True)
+        questions.append(
             GroupContrast(
                 label=label,
                 task=None,
@@ -212,120 +70,42 @@ def group_contrasts(
                 weights=tuple((condition, weight) for condition, weight in weights if weight),
             )
         )
-    return tuple(found)
+    return tuple(questions)
 
 
-def contrast_participants(
-    effects: EffectMaps, contrast: GroupContrast
-) -> tuple[tuple[str, ...], tuple[str, ...]]:
-    """Split the participants into those who have every condition of a contrast, and the others.
+def asked_effects(effects: Effects, question: GroupContrast) -> Effects:
+    """Take the conditions of a question, and the participants who have all of them."""
+    columns = [effects.conditions.index(condition) for condition, _ in question.weights]
+    return effects.take(conditions=columns).complete()
 
-    Parameters
-    ----------
-    effects : EffectMaps
-        The maps.
-    contrast : GroupContrast
-        The question.
 
-    Returns
-    -------
-    tuple of (tuple of str, tuple of str)
-        Labels that take part, labels that are left out.
-    """
-    everyone = sorted({label for found in effects.paths.values() for label in found})
-    needed = [set(effects.paths[condition]) for condition, _ in contrast.weights]
-    complete = set.intersection(*needed)
-    return (
-        tuple(label for label in everyone if label in complete),
-        tuple(label for label in everyone if label not in complete),
+def contrast_values(effects: Effects, question: GroupContrast) -> npt.NDArray[np.float64]:
+    """Compute a question's contrast of every participant, shape (n_participants, n_units)."""
+    values = np.zeros((len(effects.participants), effects.values.shape[2]))
+    for column, (_, weight) in enumerate(question.weights):
+        values += weight * effects.values[:, column]
+    return values
+
+
+def shared_prompts(effects: Effects) -> int:
+    """Count the prompts that several participants were shown: 0 where draws are disjoint."""
+    shown = Counter(
+        prompt
+        for index in range(len(effects.participants))
+        for prompt in effects.provenance_of([index]).prompts
     )
-
-
-def contrast_effects(
-    effects: EffectMaps, contrast: GroupContrast, participants: Sequence[str]
-) -> tuple[npt.NDArray[np.float64], Provenance]:
-    """Compute a contrast of every participant.
-
-    Parameters
-    ----------
-    effects : EffectMaps
-        The maps.
-    contrast : GroupContrast
-        The question.
-    participants : sequence of str
-        Labels that have every condition.
-
-    Returns
-    -------
-    tuple of (ndarray of float64, shape (n_participants, n_voxels), Provenance)
-        Effects in calibration sd, and what they were made from.
-    """
-    values = np.zeros((len(participants), int(effects.mask.sum())))
-    made_from = []
-    for row, label in enumerate(participants):
-        for condition, weight in contrast.weights:
-            values[row] += weight * effects.values(condition, label)
-            made_from.append(effects.provenance[condition][label])
-    return values, Provenance.union(*made_from)
-
-
-def shared_prompts(
-    effects: EffectMaps, contrast: GroupContrast, participants: Sequence[str]
-) -> int:
-    """Count the prompts that several participants of a contrast were shown.
-
-    Parameters
-    ----------
-    effects : EffectMaps
-        The maps.
-    contrast : GroupContrast
-        The question.
-    participants : sequence of str
-        Labels that take part.
-
-    Returns
-    -------
-    int
-        0 where participants drew disjoint prompts, as they should.
-    """
-    shown: Counter[str] = Counter()
-    for label in participants:
-        found = (effects.provenance[condition][label] for condition, _ in contrast.weights)
-        shown.update({prompt for one in found for prompt in one.prompts})
     return sum(count > 1 for count in shown.values())
 
 
 def _versus_others(simple: Sequence[Condition], index: int) -> GroupContrast:
-    task, label = simple[index]
-    weights = against_others(np.eye(len(simple)), index)
+    others = -1 / (len(simple) - 1)
     return GroupContrast(
-        label=f"{label}VsOthers",
-        task=task,
-        description=f"{label} against the mean of the other tasks, within participant.",
-        weights=tuple(zip(simple, weights.tolist(), strict=True)),
+        label=f"{simple[index].label}{OTHERS}",
+        task=simple[index].task,
+        description=f"{simple[index].label} against the mean of the other tasks, within "
+        "participant.",
+        weights=tuple(
+            (condition, 1.0 if place == index else others) for place, condition in enumerate(simple)
+        ),
         against="others",
     )
-
-
-def _key(sidecar: Mapping[str, Any], key: str, path: Path) -> str:
-    if key not in sidecar:
-        raise InferenceError(f"{sidecar_of(path)}: no key {key!r}; run the participant level again")
-    return str(sidecar[key])
-
-
-def _same_model(
-    model: dict[str, object] | None, sidecar: Mapping[str, Any], path: Path
-) -> dict[str, object]:
-    keys = ("UnitOfAnalysis", "ModelParameters", "Caution")
-    found = {key: sidecar[key] for key in keys if key in sidecar}
-    if model is not None and model != found:
-        raise InferenceError(
-            f"{path}: first-level model {found}, the other participants have {model}; expected one "
-            "model for the group; run the participant level again into an empty folder"
-        )
-    return found
-
-
-def _grid(path: Path, space: Space) -> npt.NDArray[np.bool_]:
-    image = open_image(path, space, remedy="run the participant level again")
-    return np.asarray(image.volume() > 0) & space.grey

@@ -1,6 +1,6 @@
 """Testing one group contrast and writing its maps, thresholds and clusters."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -10,16 +10,13 @@ import numpy as np
 import numpy.typing as npt
 from nilearn.masking import apply_mask, unmask
 
-from llm2bids.inference.group import GroupContrast
+from llm2bids.inference.circular import circularity_caution
+from llm2bids.inference.effects import Effects
+from llm2bids.inference.group import GroupContrast, shared_prompts
 from llm2bids.inference.options import GroupOptions
+from llm2bids.inference.participant import caution
 from llm2bids.inference.pooled import PooledTest
-from llm2bids.inference.provenance import Provenance
-from llm2bids.inference.second_level import (
-    SecondLevelFit,
-    fit_second_level,
-    permutation_test,
-    smallest_p,
-)
+from llm2bids.inference.second_level import group_statistics, permutation_test, smallest_p
 from llm2bids.inference.statmap import map_path, software, write_map, write_table
 from llm2bids.inference.threshold import (
     cluster_table,
@@ -54,23 +51,7 @@ SHARED_PROMPTS = (
 
 @dataclass(frozen=True, kw_only=True)
 class GroupContrastResult:
-    """What became of one group contrast.
-
-    Parameters
-    ----------
-    label : str
-        Its BIDS label.
-    task : str or None
-        Its task.
-    participants, left_out : tuple of str
-        Participants who took part, and those who lack a condition.
-    n_units : dict of str to int
-        Units above the threshold by height control.
-    largest_d : float
-        Largest absolute Cohen's d.
-    files : tuple of Path
-        Images and tables that were written.
-    """
+    """What became of one group contrast: participants, units above each threshold, files."""
 
     label: str
     task: str | None
@@ -83,26 +64,17 @@ class GroupContrastResult:
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class GroupWriter:
-    """Writes the maps of one group contrast.
+    """Writes the maps of one group contrast: values (n_voxels,) in nilearn's order of `mask`.
 
-    Parameters
-    ----------
-    out_dir : Path
-        The output dataset.
-    contrast : GroupContrast
-        The question.
-    space : Space
-        The space of the maps.
-    mask : ndarray of bool, shape (n_x, n_y, n_z)
-        Units that were tested.
-    about : mapping
-        What every sidecar says.
+    `unit_order` gives the place in this order of each unit of the mask; `about` is what every
+    sidecar says.
     """
 
     out_dir: Path
     contrast: GroupContrast
     space: Space
     mask: npt.NDArray[np.bool_]
+    unit_order: npt.NDArray[np.intp]
     about: Mapping[str, object]
 
     @property
@@ -111,20 +83,7 @@ class GroupWriter:
         return nib.Nifti1Image(self.mask.astype(np.uint8), self.space.affine)
 
     def path(self, suffix: str, *, stat: str | None = None, desc: str | None = None) -> Path:
-        """Build the path of a result.
-
-        Parameters
-        ----------
-        suffix : str
-            Suffix and extension.
-        stat, desc : str, optional
-            Entities.
-
-        Returns
-        -------
-        Path
-            In ``group/`` of the output dataset.
-        """
+        """Build the path of a result."""
         contrast = self.contrast
         return self.out_dir / map_path(
             suffix,
@@ -144,26 +103,7 @@ class GroupWriter:
         desc: str | None = None,
         more: Mapping[str, object] | None = None,
     ) -> Path:
-        """Write one map.
-
-        Parameters
-        ----------
-        image : Nifti1Image or ndarray, shape (n_voxels,)
-            Its values.
-        stat : str
-            Entity that says which statistic it is.
-        description : str
-            One sentence.
-        desc : str, optional
-            Further entity.
-        more : mapping, optional
-            Further keys of the sidecar.
-
-        Returns
-        -------
-        Path
-            The image.
-        """
+        """Write one map, given as an image or by its voxels."""
         values = image if isinstance(image, np.ndarray) else apply_mask(image, self.mask_img)
         sidecar = {
             "Description": f"{description} {self.contrast.description}",
@@ -176,45 +116,29 @@ class GroupWriter:
 
 
 def about_group(
-    contrast: GroupContrast,
-    made_from: Provenance,
-    model: Mapping[str, object],
-    *,
-    n_shared: int = 0,
+    contrast: GroupContrast, effects: Effects, space: Space, fingerprint: str
 ) -> dict[str, object]:
-    """Say what every sidecar of a group contrast says.
-
-    Parameters
-    ----------
-    contrast : GroupContrast
-        The question.
-    made_from : Provenance
-        Participants, runs and prompts.
-    model : mapping
-        Keys of the first-level model.
-    n_shared : int
-        Prompts that several participants were shown.
-
-    Returns
-    -------
-    dict
-        Keys of a sidecar.
-    """
+    """Say what every sidecar of a group contrast says, from the effects that it takes."""
+    made_from, n_shared = effects.provenance, shared_prompts(effects)
+    sentence = caution(effects.options)
     shared = SHARED_PROMPTS.format(count=n_shared, total=len(made_from.prompts))
-    caution = {"SharedPromptsCaution": shared} if n_shared else {}
-    weights = {f"{task}:{label}": round(weight, 6) for (task, label), weight in contrast.weights}
+    weights = {f"{one.task}:{one.label}": round(weight, 6) for one, weight in contrast.weights}
     return {
-        "SpatialReference": (
-            f"bids:llm2bids:tpl-{made_from.space}/anat/tpl-{made_from.space}_T1w.nii.gz"
-        ),
+        **circularity_caution(space, made_from.prompts),
+        "SpatialReference": f"bids:llm2bids:tpl-{space.label}/anat/tpl-{space.label}_T1w.nii.gz",
         "TaskLabel": contrast.task,
         "ContrastLabel": contrast.label,
         "ContrastWeights": weights,
         "NumberOfParticipants": len(made_from.participants),
+        "NumberOfUnits": int(effects.mask.sum()),
         "Generalisation": GENERALISATION,
-        **model,
-        **caution,
+        "UnitOfAnalysis": effects.options.unit_of_analysis,
+        "ModelParameters": effects.options.parameters(),
+        **({} if sentence is None else {"Caution": sentence}),
+        **({"SharedPromptsCaution": shared} if n_shared else {}),
         "Software": software(),
+        "SpaceLabel": space.label,
+        "SpaceFingerprint": fingerprint,
         **made_from.sidecar(),
     }
 
@@ -222,70 +146,30 @@ def about_group(
 def tested_and_written(
     writer: GroupWriter, effects: npt.NDArray[np.floating[Any]], options: GroupOptions
 ) -> tuple[list[Path], dict[str, int], float]:
-    """Test the mean effect of a group in every way that was asked for, and write it.
+    """Test and write the mean of effects (n_participants, n_units), in unit order.
 
-    Parameters
-    ----------
-    writer : GroupWriter
-        Where and as what.
-    effects : ndarray of float, shape (n_participants, n_voxels)
-        The participants' effects.
-    options : GroupOptions
-        How.
-
-    Returns
-    -------
-    tuple of (list of Path, dict of str to int, float)
-        Files; units above the threshold of each height control; largest absolute d.
-
-    Raises
-    ------
-    InferenceError
-        If there are fewer than 2 participants.
+    Gives the files, the units above each threshold, and the largest absolute Cohen's d.
     """
-    mask_img = writer.mask_img
-    images = [unmask(row, mask_img) for row in effects]
-    fit = fit_second_level(images, mask_img=mask_img)
-    found = thresholds(apply_mask(fit.z, mask_img), alpha=options.alpha)
-    maps = {
-        "effect": fit.effect,
-        "variance": fit.variance,
-        "t": fit.t,
-        "z": fit.z,
-        "pfdr": fit.p_fdr,
-        "cohensd": fit.d,
-    }
+    values = np.empty_like(effects)
+    values[:, writer.unit_order] = effects
+    fit = group_statistics(values)
+    z_img = unmask(fit.z, writer.mask_img)
+    found = thresholds(fit.z, alpha=options.alpha)
     files = []
-    for stat, image in maps.items():
-        description, units = DESCRIPTIONS[stat]
+    for stat, (description, units) in DESCRIPTIONS.items():
         more: dict[str, object] = {"Units": units, "DegreesOfFreedom": len(effects) - 1}
         if stat == "z":
             more |= {"Alpha": options.alpha, "TwoSidedThresholds": found}
-        files.append(writer.write(image, stat, description, more=more))
-    files += _write_thresholded(writer, fit, options)
+        files.append(writer.write(getattr(fit, stat), stat, description, more=more))
+    files += _write_thresholded(writer, z_img, options)
     if options.n_perm:
-        files += _write_permutation(writer, images, options)
-    largest = float(np.abs(apply_mask(fit.d, mask_img)).max())
+        files += _write_permutation(writer, values, options)
+    largest = float(np.abs(fit.cohensd).max())
     return files, {name: int(one["n_units"] or 0) for name, one in found.items()}, largest
 
 
 def write_pooled(writer: GroupWriter, result: PooledTest, *, alpha: float) -> list[Path]:
-    """Write the maps of the pooled prompt test.
-
-    Parameters
-    ----------
-    writer : GroupWriter
-        Where.
-    result : PooledTest
-        The test.
-    alpha : float
-        Family-wise error rate of the threshold in the sidecars.
-
-    Returns
-    -------
-    list of Path
-        Images.
-    """
+    """Write the maps of the pooled prompt test."""
     threshold = result.threshold(alpha)
     more: dict[str, object] = {
         "Permutations": int(result.max_t.size),
@@ -313,11 +197,11 @@ def write_pooled(writer: GroupWriter, result: PooledTest, *, alpha: float) -> li
 
 
 def _write_thresholded(
-    writer: GroupWriter, fit: SecondLevelFit, options: GroupOptions
+    writer: GroupWriter, z_img: nib.Nifti1Image, options: GroupOptions
 ) -> list[Path]:
     mask_img = writer.mask_img
     image, threshold = thresholded(
-        fit.z,
+        z_img,
         mask_img=mask_img,
         alpha=options.alpha,
         height_control=options.height_control,
@@ -338,7 +222,7 @@ def _write_thresholded(
         )
     ]
     table = cluster_table(
-        fit.z,
+        z_img,
         stat_threshold=threshold,
         cluster_threshold=options.cluster_threshold,
         min_distance=options.min_distance,
@@ -348,7 +232,7 @@ def _write_thresholded(
     files.append(path)
     if options.true_discovery_threshold is not None:
         z = options.true_discovery_threshold
-        bound = true_discoveries(fit.z, mask_img=mask_img, threshold=z, alpha=options.alpha)
+        bound = true_discoveries(z_img, mask_img=mask_img, threshold=z, alpha=options.alpha)
         description = "Lower bound of the share of active units in each cluster (one-sided)."
         more = {"ClusterFormingZ": z, "Alpha": options.alpha}
         files.append(writer.write(bound, "truediscoveries", description, more=more))
@@ -356,10 +240,10 @@ def _write_thresholded(
 
 
 def _write_permutation(
-    writer: GroupWriter, images: Sequence[nib.Nifti1Image], options: GroupOptions
+    writer: GroupWriter, effects: npt.NDArray[np.floating[Any]], options: GroupOptions
 ) -> list[Path]:
     maps = permutation_test(
-        images,
+        effects,
         mask_img=writer.mask_img,
         n_perm=options.n_perm,
         two_sided_test=options.two_sided_test,
@@ -378,7 +262,7 @@ def _write_permutation(
                 "n_perm": options.n_perm,
                 "two_sided_test": options.two_sided_test,
                 "threshold": options.threshold,
-                "SmallestP": smallest_p(len(images)),
+                "SmallestP": smallest_p(len(effects)),
             },
         )
         for key, image in maps.items()

@@ -1,9 +1,9 @@
 """What the statistics take from a recorded dataset."""
 
 from collections import defaultdict
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
-from functools import partial
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from functools import cached_property
 from pathlib import Path
 
 import numpy as np
@@ -37,34 +37,58 @@ class RunEntry:
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class Inputs:
-    """Runs of a dataset, and how to load one.
+    """Runs of a dataset, and the voxels to model, bool of shape (n_x, n_y, n_z).
 
-    Parameters
-    ----------
-    bids_dir, derivative_dir : Path
-        Raw dataset and its derivative.
-    space : Space
-        The space of all runs.
-    fingerprint : str
-        Its fingerprint with the calibration.
-    mask : ndarray of bool, shape (n_x, n_y, n_z)
-        Voxels to model.
-    entries : tuple of RunEntry
-        All runs.
-    participants : tuple of str
-        Labels of all participants, also those without a run.
-    load : callable
-        RunEntry -> RunData.
+    `fingerprint` is the space's with its calibration; `participants` are all, also those without
+    a run; `use` is the table that is right where a run's events and transcript differ.
     """
 
-    bids_dir: Path
-    derivative_dir: Path
-    space: Space
+    dataset: Dataset
     fingerprint: str
     mask: npt.NDArray[np.bool_]
-    entries: tuple[RunEntry, ...]
+    runs: Mapping[RunEntry, Run]
     participants: tuple[str, ...]
-    load: Callable[[RunEntry], RunData]
+    use: Source | None = None
+
+    @property
+    def bids_dir(self) -> Path:
+        """The raw dataset."""
+        return self.dataset.path
+
+    @property
+    def derivative_dir(self) -> Path:
+        """Its derivative."""
+        return self.dataset.derivative
+
+    @property
+    def space(self) -> Space:
+        """The space of all runs."""
+        return self.dataset.space
+
+    @property
+    def entries(self) -> tuple[RunEntry, ...]:
+        """All runs."""
+        return tuple(self.runs)
+
+    @cached_property
+    def units(self) -> npt.NDArray[np.bool_]:
+        """Units of the space inside the mask, in recording order, shape (n_units,)."""
+        return np.asarray(self.mask[tuple(self.space.voxels.T)])
+
+    @cached_property
+    def unit_order(self) -> npt.NDArray[np.intp]:
+        """Place of each unit inside the mask among the mask's voxels in nilearn's order."""
+        place = np.cumsum(self.mask.ravel()) - 1
+        inside = np.ravel_multi_index(tuple(self.space.voxels[self.units].T), self.mask.shape)
+        return np.asarray(place[inside], dtype=np.intp)
+
+    def within(self, units: npt.NDArray[np.bool_], use: Source | None = None) -> "Inputs":
+        """Model only some units of the space, bool of shape (n_units,)."""
+        return replace(self, mask=np.asarray(self.space.to_grid(units) > 0), use=use)
+
+    def load(self, entry: RunEntry) -> RunData:
+        """Open a run."""
+        return _load_run(self.dataset, self.runs[entry], self.mask, self.use)
 
     def choose(
         self,
@@ -176,22 +200,19 @@ def open_inputs(
         RunEntry(participant_label=run.participant_label, task=run.task, run=run.run): run
         for run in dataset.runs
     }
-    entries = tuple(runs)
-    if not entries:
+    if not runs:
         raise InferenceError(f"{bids_dir}: has no run; record one with `llm2bids record`")
     listed = dataset.participants["participant_id"].str.removeprefix("sub-")
     mask = dataset.space.grey
     if mask_img is not None:
         mask = mask & read_mask(mask_img, dataset.space)
     return Inputs(
-        bids_dir=bids_dir,
-        derivative_dir=dataset.derivative,
-        space=dataset.space,
+        dataset=dataset,
         fingerprint=dataset.fingerprint,
         mask=mask,
-        entries=entries,
-        participants=tuple(sorted({*listed, *(entry.participant_label for entry in entries)})),
-        load=partial(_load_run, dataset, runs, mask, use),
+        runs=runs,
+        participants=tuple(sorted({*listed, *(entry.participant_label for entry in runs)})),
+        use=use,
     )
 
 
@@ -224,13 +245,8 @@ def read_mask(path: Path, space: Space) -> npt.NDArray[np.bool_]:
 
 
 def _load_run(
-    dataset: Dataset,
-    runs: Mapping[RunEntry, Run],
-    mask: npt.NDArray[np.bool_],
-    use: Source | None,
-    entry: RunEntry,
+    dataset: Dataset, run: Run, mask: npt.NDArray[np.bool_], use: Source | None
 ) -> RunData:
-    run = runs[entry]
     series = open_image(run.preproc, dataset.space, remedy=RECORD_AGAIN)
     other = fingerprint_differs(series.header, dataset.fingerprint)
     if other is not None:

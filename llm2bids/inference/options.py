@@ -2,9 +2,10 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Literal
+from pathlib import Path
+from typing import Any, Literal
 
-from llm2bids.exceptions import UsageError
+from llm2bids.exceptions import InferenceError, UsageError
 from llm2bids.inference.first_level import checked_noise_model
 from llm2bids.inference.threshold import HEIGHT_CONTROLS, HeightControl
 from llm2bids.inference.trials import Source
@@ -13,45 +14,23 @@ UnitOfAnalysis = Literal["prompt", "token"]
 
 
 @dataclass(frozen=True, kw_only=True)
-class FirstLevelOptions:
-    """What an observation is, and how it is modelled; nilearn's names.
+class AnalysisOptions:
+    """What an observation of the first level is, and how it is modelled, in nilearn's names.
 
-    Parameters
-    ----------
-    unit_of_analysis : {"prompt", "token"}
-        One observation per prompt (the mean of its tokens; the recommended default), or per token.
-    contrasts : mapping of str to str, sequence of str, or None
-        ``{label: expression}`` or expressions over trial types, e.g. ``"tea - coffee"``; None for
-        each trial type against the off prompts.
-    noise_model : str or None
-        ``"ols"`` or ``"arN"``; None is "ols" for prompts and nilearn's "ar1" for tokens.
-    hrf_model : str or None
-        Token level only; None (no convolution) matches a model.
-    drift_model : {"cosine", "polynomial"} or None
-        Token level only.
-    high_pass : float, optional
-        Token level only; hertz; given alone it means cosine drifts.
-    drift_order : int
-        Token level only; order of polynomial drifts.
-    confounds : sequence of str
-        Strategies of `llm2bids.inference.confounds.load_confounds` without ``prefill``, or columns
-        of the run's confounds table; averaged over each prompt at the prompt level.
-    smoothing_fwhm : float, optional
-        Millimetres. Smoothing mixes neighbouring units.
-    use : {"transcript", "events"}, optional
-        Which table is right where a run's events and its transcript differ; refused without.
-
-    Raises
-    ------
-    UsageError
-        If an option does not exist or does not fit the unit of analysis.
+    `unit_of_analysis`: one observation per prompt (the mean of its tokens), or per token.
+    `contrasts`: expressions over trial types, by label or alone; each type against off by default.
+    `noise_model`: ``"ols"`` or ``"arN"``; by default "ols" for prompts, nilearn's "ar1" for tokens.
+    `hrf_model`, `drift_model`, `high_pass` (hertz; alone it means cosine drifts), `drift_order`:
+    of the token level only.
+    `confounds`: strategies of `load_confounds` without ``prefill``, or columns of the confounds
+    table; averaged over each prompt at the prompt level.
+    `smoothing_fwhm`: millimetres; smoothing mixes neighbouring units.
+    `use`: which table is right where a run's events and its transcript differ; refused without.
 
     Examples
     --------
-    >>> FirstLevelOptions().noise
-    'ols'
-    >>> FirstLevelOptions(unit_of_analysis="token").noise
-    'ar1'
+    >>> AnalysisOptions().noise, AnalysisOptions(unit_of_analysis="token").noise
+    ('ols', 'ar1')
     """
 
     unit_of_analysis: UnitOfAnalysis = "prompt"
@@ -101,7 +80,7 @@ class FirstLevelOptions:
         dict
             Name to value; what does not apply is left out.
         """
-        found: dict[str, object] = {
+        parameters: dict[str, object] = {
             "noise_model": self.noise,
             "hrf_model": self.hrf_model,
             "drift_model": self.drift_model,
@@ -110,53 +89,75 @@ class FirstLevelOptions:
             "confounds": list(self.confounds),
         }
         if self.use is not None:
-            found["use"] = self.use
+            parameters["use"] = self.use
         if self.drift_model is not None or self.high_pass is not None:
             cosine = self.drift_model in (None, "cosine")
-            found["drift_model"] = self.drift_model or "cosine"
-            found |= (
+            parameters["drift_model"] = self.drift_model or "cosine"
+            parameters |= (
                 {"high_pass": self.high_pass or 0.01}
                 if cosine
                 else {"drift_order": self.drift_order}
             )
-        return found
+        return parameters
+
+    @classmethod
+    def read(cls, sidecar: Mapping[str, Any], path: Path) -> "AnalysisOptions":
+        """Read the options of a first-level map from its sidecar, without the contrasts."""
+        try:
+            parameters = {
+                name: value
+                for name, value in sidecar["ModelParameters"].items()
+                if name != "signal_scaling"
+            }
+            parameters["confounds"] = tuple(parameters["confounds"])
+            return cls(unit_of_analysis=sidecar["UnitOfAnalysis"], **parameters)
+        except (KeyError, TypeError, AttributeError) as error:
+            raise InferenceError(
+                f"{path}: the model that llm2bids writes is missing or damaged ({error}); run the "
+                "participant level again"
+            ) from None
+
+    def describe(self) -> str:
+        """Name the model in one sentence.
+
+        Examples
+        --------
+        >>> AnalysisOptions().describe()
+        'one image per prompt, noise model ols'
+        >>> AnalysisOptions(confounds=("length",), smoothing_fwhm=4.0).describe()
+        'one image per prompt, noise model ols, confounds length, smoothing 4 mm'
+        """
+        parts = ["one image per prompt" if self.unit_of_analysis == "prompt" else "every token"]
+        parts.append(f"noise model {self.noise}")
+        if self.hrf_model is not None:
+            parts.append(f"haemodynamic response {self.hrf_model}")
+        parameters = self.parameters()
+        if parameters["drift_model"] is not None:
+            detail = next(
+                f"{name.replace('_', ' ')} {parameters[name]}"
+                for name in ("high_pass", "drift_order")
+                if name in parameters
+            )
+            parts.append(f"{parameters['drift_model']} drifts ({detail})")
+        if self.confounds:
+            parts.append(f"confounds {' '.join(self.confounds)}")
+        if self.smoothing_fwhm is not None:
+            parts.append(f"smoothing {self.smoothing_fwhm:g} mm")
+        if self.use is not None:
+            parts.append(f"conditions of the {self.use}")
+        return ", ".join(parts)
 
 
 @dataclass(frozen=True, kw_only=True)
 class GroupOptions:
     """How group maps are thresholded and permuted, in nilearn's names.
 
-    Parameters
-    ----------
-    alpha : float
-        Error rate of thresholds.
-    height_control : {"fdr", "bonferroni", "fpr"}
-        What `alpha` controls in the thresholded map and the cluster table.
-    cluster_threshold : int
-        Smallest cluster that stays and is listed, in voxels.
-    min_distance : float
-        Smallest distance between listed peaks, in millimetres.
-    n_perm : int
-        Sign flips of ``non_parametric_inference``; 0 leaves it out.
-    two_sided_test : bool
-        Both directions in the permutation test.
-    threshold : float, optional
-        Cluster-forming p value of the permutation test.
-    tfce : bool
-        Threshold-free cluster enhancement in the permutation test.
-    true_discovery_threshold : float, optional
-        Cluster-forming z of ``cluster_level_inference``; left out without.
-    pooled_n_perm : int
-        Permutations of the pooled prompt test; 0 leaves it out.
-    random_state : int
-        Seed of permutations.
-    n_jobs : int
-        Processes of the permutation test.
-
-    Raises
-    ------
-    UsageError
-        If a value is not usable.
+    `alpha`: what `height_control` keeps in the thresholded map and the cluster table.
+    `cluster_threshold`: smallest cluster that stays, in voxels; `min_distance` of peaks in mm.
+    `n_perm`: sign flips of ``non_parametric_inference`` (0: none), with `two_sided_test`,
+    cluster-forming p value `threshold`, and `tfce`.
+    `true_discovery_threshold`: cluster-forming z of ``cluster_level_inference``.
+    `pooled_n_perm`: permutations of the pooled prompt test (0: none).
     """
 
     alpha: float = 0.05

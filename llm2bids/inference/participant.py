@@ -9,7 +9,7 @@ import pandas as pd
 
 from llm2bids.inference.circular import circularity_caution
 from llm2bids.inference.first_level import STATS, TOKEN_CAUTION
-from llm2bids.inference.options import FirstLevelOptions
+from llm2bids.inference.options import AnalysisOptions
 from llm2bids.inference.provenance import Provenance
 from llm2bids.inference.runs import RunData, TaskFit
 from llm2bids.inference.statmap import (
@@ -38,12 +38,12 @@ UNITS = {
 """Units of each map: an effect of 1 is one standard deviation of the unit at rest (500 counts)."""
 
 
-def caution(options: FirstLevelOptions) -> str | None:
+def caution(options: AnalysisOptions) -> str | None:
     """Say the measured inflation of a model that does not keep its nominal error rate.
 
     Parameters
     ----------
-    options : FirstLevelOptions
+    options : AnalysisOptions
         The model.
 
     Returns
@@ -56,30 +56,12 @@ def caution(options: FirstLevelOptions) -> str | None:
     return None if options.noise == "ols" else PROMPT_AR_CAUTION
 
 
-def task_provenance(runs: Sequence[RunData], space: Space, fingerprint: str) -> Provenance:
-    """Say what the maps of a participant and task are made from.
-
-    Parameters
-    ----------
-    runs : sequence of RunData
-        Runs of one participant and task.
-    space : Space
-        Their space.
-    fingerprint : str
-        Its fingerprint with the calibration.
-
-    Returns
-    -------
-    Provenance
-        Participant, runs and prompts.
-    """
-    prompts = dict.fromkeys(prompt for run in runs for prompt in run.trials["prompt_id"])
-    return Provenance(
-        participants=(runs[0].participant_label,),
-        runs=tuple(_run_name(run) for run in runs),
-        prompts=tuple(prompts),
-        space=space.label,
-        fingerprint=fingerprint,
+def task_provenance(runs: Sequence[RunData]) -> Provenance:
+    """Say what the maps of one participant and task are made from."""
+    return Provenance.of(
+        participants=(run.participant_label for run in runs),
+        runs=(run.name for run in runs),
+        prompts=(prompt for run in runs for prompt in run.trials["prompt_id"]),
     )
 
 
@@ -87,7 +69,7 @@ def write_task(
     out_dir: Path,
     model: TaskFit,
     runs: Sequence[RunData],
-    options: FirstLevelOptions,
+    options: AnalysisOptions,
     *,
     space: Space,
     fingerprint: str,
@@ -102,7 +84,7 @@ def write_task(
         What was fitted.
     runs : sequence of RunData
         What it was fitted to.
-    options : FirstLevelOptions
+    options : AnalysisOptions
         How.
     space : Space
         The runs' space.
@@ -153,12 +135,12 @@ def write_task(
 def _about(
     model: TaskFit,
     runs: Sequence[RunData],
-    options: FirstLevelOptions,
+    options: AnalysisOptions,
     *,
     space: Space,
     fingerprint: str,
 ) -> dict[str, object]:
-    made_from = task_provenance(runs, space, fingerprint)
+    made_from = task_provenance(runs)
     about: dict[str, object] = {
         **circularity_caution(space, made_from.prompts),
         "SpatialReference": f"bids:llm2bids:tpl-{space.label}/anat/tpl-{space.label}_T1w.nii.gz",
@@ -169,6 +151,8 @@ def _about(
         "DegreesOfFreedom": model.fit.dof,
         "ConstantUnits": int(model.fit.constant.sum()),
         "Software": software(),
+        "SpaceLabel": space.label,
+        "SpaceFingerprint": fingerprint,
         **made_from.sidecar(),
     }
     sentence = caution(options)
@@ -182,7 +166,7 @@ def _quantiles(values: npt.NDArray[np.float32]) -> dict[str, float]:
 
 
 def _write_design(
-    out_dir: Path, run: RunData, design: pd.DataFrame, options: FirstLevelOptions
+    out_dir: Path, run: RunData, design: pd.DataFrame, options: AnalysisOptions
 ) -> list[Path]:
     names = {"sub": run.participant_label, "task": run.task, "run": run.run}
     path = out_dir / map_path("design.tsv", **names)
@@ -216,8 +200,3 @@ def _draw_design(design: pd.DataFrame, path: Path) -> bool:
     plot_design_matrix(design, axes=figure.subplots())
     figure.savefig(path, metadata={"Software": None})
     return True
-
-
-def _run_name(run: RunData) -> str:
-    index = "" if run.run is None else f"_run-{run.run}"
-    return f"sub-{run.participant_label}_task-{run.task}{index}"

@@ -17,6 +17,10 @@ import numpy.typing as npt
 from scipy import stats
 
 from llm2bids.exceptions import InferenceError
+from llm2bids.inference.effects import Effects
+from llm2bids.inference.group import GroupContrast
+from llm2bids.inference.inputs import Inputs
+from llm2bids.inference.runs import prompt_series
 
 Floats = npt.NDArray[np.float64]
 FloatType = TypeVar("FloatType", np.float32, np.float64)
@@ -214,3 +218,49 @@ def _shuffled(design: Floats, participants: npt.NDArray[Any], rng: np.random.Gen
 def _t_of_r(r: Floats, dof: int) -> Floats:
     r = np.clip(r, -1, 1)
     return np.asarray(r * np.sqrt(dof / np.maximum(1 - r**2, 1e-12)))
+
+
+def pooled_contrast(
+    inputs: Inputs,
+    question: GroupContrast,
+    effects: Effects,
+    *,
+    n_perm: int,
+    random_state: int = 0,
+) -> PooledTest:
+    """Test a trial type against off or the other tasks over the prompts of all participants.
+
+    Against off, labels are permuted within each run. Against the other tasks, the on prompts of
+    all tasks are compared, and labels are permuted within participant: prompts are contexts of
+    their own, so runs do not matter. `inputs` gives the effects' mask; voxels are in its order.
+    """
+    options = effects.options
+    if options.unit_of_analysis == "token" or options.noise != "ols" or options.confounds:
+        raise InferenceError(
+            "pooled test: it compares the prompts' images as they are, and the participant level "
+            f"is another model ({options.describe()}); leave it out (--pooled-n-perm 0), or "
+            "analyse one image per prompt with 'ols' and without confounds"
+        )
+    trial_types = {condition.task: condition.label for condition, _ in question.weights}
+    is_against_off = question.against == "off"
+    series, labels, groups = [], [], []
+    chosen = inputs.choose(participant_label=effects.participants, task=sorted(trial_types))
+    for (label, name), entries in chosen.items():
+        for entry in entries:
+            run = inputs.load(entry)
+            kinds = run.trials["trial_type"].to_numpy()
+            kept = kinds == trial_types[name]
+            if is_against_off:
+                kept |= kinds == ""
+            images = prompt_series(run, smoothing_fwhm=options.smoothing_fwhm)[0]
+            series.append(images[kept].astype(np.float32))
+            labels.append((kinds[kept] != "") & (name == question.task))
+            block = f"{label}-{entry.run}" if is_against_off else label
+            groups.append(np.full(int(kept.sum()), block))
+    return pooled_test(
+        np.concatenate(series),
+        np.concatenate(labels),
+        np.concatenate(groups),
+        n_perm=n_perm,
+        random_state=random_state,
+    )

@@ -15,7 +15,7 @@ from llm2bids.inference.confounds import STRATEGIES, global_signal, token_confou
 from llm2bids.inference.contrast import has_contrast, named_contrasts
 from llm2bids.inference.design import chosen_confounds, prompt_design, token_design
 from llm2bids.inference.first_level import FirstLevelFit, ReadBlock, fit_first_level
-from llm2bids.inference.options import FirstLevelOptions
+from llm2bids.inference.options import AnalysisOptions
 from llm2bids.inference.stream import masked_volumes, smoothed
 from llm2bids.inference.trials import trial_table, volume_trials
 from llm2bids.space.grid import GridImage
@@ -58,6 +58,12 @@ class RunData:
     source: str = ""
 
     @property
+    def name(self) -> str:
+        """Name of the run, e.g. ``sub-01_task-tea_run-1``."""
+        index = "" if self.run is None else f"_run-{self.run}"
+        return f"sub-{self.participant_label}_task-{self.task}{index}"
+
+    @property
     def n_volumes(self) -> int:
         """Volumes of the run, from the image's header."""
         return self.series.n_volumes
@@ -90,36 +96,24 @@ class TaskFit:
     trials: tuple[pd.DataFrame, ...]
 
 
-def prompt_series(run: RunData, *, smoothing_fwhm: float | None = None) -> npt.NDArray[np.float64]:
-    """Average the volumes of each prompt, in units of the calibration's standard deviation.
+def prompt_series(
+    run: RunData, *, smoothing_fwhm: float | None = None, n_tokens: Sequence[int | None] = (None,)
+) -> list[npt.NDArray[np.float64]]:
+    """Average the volumes of each prompt, in calibration sd: arrays (n_prompts, n_voxels).
 
-    Parameters
-    ----------
-    run : RunData
-        The run; its image is read once, a few volumes at a time.
-    smoothing_fwhm : float, optional
-        Millimetres; the prompt images are smoothed (the same as smoothing the volumes).
-
-    Returns
-    -------
-    ndarray of float64, shape (n_prompts, n_voxels)
-        One image per prompt, in the order of presentation.
-
-    Raises
-    ------
-    InferenceError
-        If the image is damaged, or does not fit its transcript or mask.
+    One array for each of `n_tokens`, over the first so many volumes of a prompt, or all (None).
+    The image is read once; prompt images are smoothed, which is the same as smoothing the volumes.
     """
     trials = volume_trials(run.transcript, run.n_volumes)
-    if smoothing_fwhm is None:
-        n_voxels = int(run.mask.sum())
-        means = prompt_means(masked_volumes(run.series, run.mask), trials, n_voxels)
-    else:
-        everywhere = np.ones_like(run.mask)
-        whole = prompt_means(masked_volumes(run.series, everywhere), trials, everywhere.size)
-        volumes = whole.reshape(-1, *run.mask.shape).transpose(1, 2, 3, 0)
-        means = np.asarray(smoothed(volumes, run.series.affine, smoothing_fwhm)[run.mask].T)
-    return in_sd(means)
+    mask = run.mask if smoothing_fwhm is None else np.ones_like(run.mask)
+    blocks = masked_volumes(run.series, mask)
+    series = prompt_means(blocks, trials, int(mask.sum()), n_tokens=n_tokens)
+    if smoothing_fwhm is not None:
+        for index, whole in enumerate(series):
+            volumes = whole.reshape(-1, *mask.shape).transpose(1, 2, 3, 0)
+            inside = smoothed(volumes, run.series.affine, smoothing_fwhm)[run.mask].T
+            series[index] = np.asarray(inside, dtype=np.float64)
+    return [in_sd(means) for means in series]
 
 
 def in_sd(counts: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
@@ -145,26 +139,10 @@ def in_sd(counts: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
     return counts
 
 
-def run_design(run: RunData, options: FirstLevelOptions) -> pd.DataFrame:
-    """Build the design matrix of a run.
-
-    Parameters
-    ----------
-    run : RunData
-        The run.
-    options : FirstLevelOptions
-        How it is modelled.
-
-    Returns
-    -------
-    DataFrame
-        One row for each prompt or volume.
-
-    Raises
-    ------
-    InferenceError
-        If a confound is missing or the design cannot be fitted.
-    """
+def run_design(
+    run: RunData, options: AnalysisOptions, *, n_tokens: int | None = None
+) -> pd.DataFrame:
+    """Build the design matrix of a run: a row for each prompt (its first `n_tokens`) or volume."""
     confounds = _covariates(run, options.confounds) if options.confounds else None
     if options.unit_of_analysis == "token":
         return token_design(
@@ -178,7 +156,11 @@ def run_design(run: RunData, options: FirstLevelOptions) -> pd.DataFrame:
             confounds=confounds,
         )
     if confounds is not None:
-        means = confounds.groupby(volume_trials(run.transcript, run.n_volumes)).mean()
+        trials = volume_trials(run.transcript, run.n_volumes)
+        if n_tokens is not None:
+            early = pd.Series(trials).groupby(trials).cumcount().to_numpy() < n_tokens
+            confounds, trials = confounds[early], trials[early]
+        means = confounds.groupby(trials).mean()
         still = [str(name) for name in means if means[name].std() < 1e-4 * confounds[name].std()]
         if still:
             raise InferenceError(
@@ -203,14 +185,14 @@ def _covariates(run: RunData, names: Sequence[str]) -> pd.DataFrame:
     return chosen_confounds(table, wanted)
 
 
-def task_contrasts(runs: Sequence[RunData], options: FirstLevelOptions) -> dict[str, str]:
+def task_contrasts(runs: Sequence[RunData], options: AnalysisOptions) -> dict[str, str]:
     """Choose the contrasts that these runs can answer.
 
     Parameters
     ----------
     runs : sequence of RunData
         Runs of one participant and task.
-    options : FirstLevelOptions
+    options : AnalysisOptions
         With the contrasts that were asked for.
 
     Returns
@@ -230,7 +212,7 @@ def task_contrasts(runs: Sequence[RunData], options: FirstLevelOptions) -> dict[
 
 def fit_task(
     runs: Sequence[RunData],
-    options: FirstLevelOptions,
+    options: AnalysisOptions,
     *,
     mem_gb: float | None = 1.0,
     work_dir: Path | None = None,
@@ -241,7 +223,7 @@ def fit_task(
     ----------
     runs : sequence of RunData
         Runs with one mask.
-    options : FirstLevelOptions
+    options : AnalysisOptions
         How they are modelled.
     mem_gb : float or None
         Memory for the fit in gigabytes: voxels are fitted in blocks that keep within it; the maps
@@ -284,13 +266,13 @@ def fit_task(
 @contextmanager
 def _reader(
     runs: Sequence[RunData],
-    options: FirstLevelOptions,
+    options: AnalysisOptions,
     edges: npt.NDArray[np.int64],
     work_dir: Path | None,
 ) -> Iterator[ReadBlock]:
     """Give a function that reads one block of voxels of every run, in calibration sd."""
     if options.unit_of_analysis == "prompt":
-        series = [prompt_series(run, smoothing_fwhm=options.smoothing_fwhm) for run in runs]
+        series = [prompt_series(run, smoothing_fwhm=options.smoothing_fwhm)[0] for run in runs]
         yield lambda block: [values[:, edges[block] : edges[block + 1]] for values in series]
         return
     with ExitStack() as stack:

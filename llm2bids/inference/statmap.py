@@ -334,10 +334,10 @@ def remove_results(out_dir: Path, *, participant_label: str, task: str) -> None:
         path.unlink()
 
 
-def read_map(path: Path, mask: npt.NDArray[np.bool_], space: Space) -> npt.NDArray[np.float32]:
-    """Read a mask's voxels from a map in the space, shape (n_voxels,) in nilearn's order."""
+def read_map(path: Path, space: Space) -> npt.NDArray[np.float32]:
+    """Read a map in the space, shape (n_units,) in recording order."""
     image = open_image(path, space, remedy="run the participant level again")
-    return np.asarray(image.volume()[mask], dtype=np.float32)
+    return np.asarray(space.to_units(image.volume()), dtype=np.float32)
 
 
 def _relative(target: Path, start: Path) -> str:

@@ -1,181 +1,343 @@
-"""Controls of identification: random units, and shuffled labels."""
+"""The findings beside controls: the same measures where there is less, or nothing, to find."""
 
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any, Literal
 
 import numpy as np
+import numpy.typing as npt
+import pandas as pd
 
 from llm2bids.exceptions import NetworkError
-from llm2bids.network.effects import TaskEffects
-from llm2bids.network.folds import Folds, check_folds, score_folds, split_folds
-from llm2bids.network.provenance import Provenance
-from llm2bids.network.similarity import Floats, gram_matrix
+from llm2bids.inference.effects import Effects
+from llm2bids.inference.prompts import Prompts, effects_of
+from llm2bids.inference.second_level import group_statistics
+from llm2bids.network.identification import (
+    accuracy_of,
+    check_left_out,
+    gram_scores,
+    left_out_scores,
+)
+from llm2bids.network.overlap import permuted_dice
+from llm2bids.network.repeatability import half_splits
+from llm2bids.network.similarity import (
+    Floats,
+    Maps,
+    Signs,
+    dice,
+    dice_matrix,
+    fisher_mean,
+    gram_matrix,
+    top_units,
+    weighted_correlation,
+)
+
+ControlName = Literal["shuffled-labels", "shuffled-tasks", "random-networks"]
+
+ABOUT: dict[ControlName, str] = {
+    "shuffled-labels": "on and off labels shuffled over the prompts of each run",
+    "shuffled-tasks": "task labels shuffled over the maps of each participant",
+    "random-networks": "random units in place of the networks, as many in each site",
+}
+"""What each control does."""
+
+MEASURES = {
+    "identification": "identification, accuracy",
+    "network_identification": "identification by networks, accuracy",
+    "single_run_r": "single-run r",
+    "split_half_r": "split-half r, participants",
+    "split_half_dice": "split-half Dice, participants",
+    "overlap_r": "most overlap of two tasks, r",
+    "overlap_contrast": "most overlap above the mean of all pairs, r",
+    "overlap_dice": "most overlap of two tasks, Dice",
+    "fdr_share": "share of units past false discovery rate {alpha:g}",
+}
+"""What is measured, as tables call it."""
+
+P_VALUE = "share of draws, the data counted in, that reach the data's value"
+"""What the p value of a control is."""
+
+_COLUMNS = ("control", "measure", "text", "real", "value", "low", "high", "p_value", "n_draws")
+
+Measured = dict[str, float]
 
 
-@dataclass(frozen=True, kw_only=True, eq=False)
+@dataclass(frozen=True, kw_only=True)
+class Measure:
+    """One measure of the data (`real`) and under a control: mean, and where 95 % of draws lie.
+
+    `p_value` is the `P_VALUE`; interval and p are NaN where there is one draw.
+    """
+
+    measure: str
+    text: str
+    real: float
+    value: float
+    low: float
+    high: float
+    p_value: float
+    n_draws: int
+
+    @classmethod
+    def of(cls, measure: str, text: str, real: float, draws: Floats) -> "Measure":
+        """Sum up draws, shape (n_draws,)."""
+        low, high, p_value = np.nan, np.nan, np.nan
+        if draws.size > 1:
+            low, high = np.quantile(draws, [0.025, 0.975]).tolist()
+            p_value = float((1 + (draws >= real - 1e-9).sum()) / (1 + draws.size))
+        return cls(
+            measure=measure,
+            text=text,
+            real=real,
+            value=float(draws.mean()),
+            low=low,
+            high=high,
+            p_value=p_value,
+            n_draws=draws.size,
+        )
+
+
+@dataclass(frozen=True, kw_only=True)
 class Control:
-    """Accuracies of identification under a control.
+    """The measures under one control.
 
-    Parameters
-    ----------
-    name : str
-        What was done, in words.
-    accuracies : ndarray of float64, shape (n_draws,)
-        Accuracy of each draw.
-    observed : float
-        Accuracy with all units and the true labels.
-    shared : Provenance
-        Data that both defined and tested (with ``allow_circular``), empty where none did.
-    provenance : Provenance
-        What the maps were made from.
+    `name`: of the control, or of the model of another dataset; `about`: what was done. A measure
+    that the control does not touch is not there. `warnings`: in what the control differs from the
+    data, besides what it is made for.
     """
 
     name: str
-    accuracies: Floats
-    observed: float
-    shared: Provenance
-    provenance: Provenance
+    about: str
+    measures: tuple[Measure, ...]
+    warnings: tuple[str, ...] = ()
 
-    @property
-    def mean(self) -> float:
-        """Mean accuracy of the draws."""
-        return float(self.accuracies.mean())
-
-    @property
-    def p_value(self) -> float:
-        """Share of draws, the observed one included, that do as well as the observed."""
-        as_good = int((self.accuracies >= self.observed - 1e-9).sum())
-        return (1 + as_good) / (1 + self.accuracies.size)
-
-    def quantiles(self, confidence: float = 0.95) -> tuple[float, float]:
-        """Give the range in which that share of the draws lies.
-
-        Parameters
-        ----------
-        confidence : float, default=0.95
-            Share of the draws.
-
-        Returns
-        -------
-        tuple of (float, float)
-            Lower and upper quantile.
-        """
-        low, high = np.quantile(self.accuracies, [(1 - confidence) / 2, (1 + confidence) / 2])
-        return float(low), float(high)
+    def table(self) -> pd.DataFrame:
+        """Give one row for each measure."""
+        rows = [{"control": self.name, **vars(measure)} for measure in self.measures]
+        return pd.DataFrame(rows, columns=list(_COLUMNS))
 
 
 def random_units(
-    effects: TaskEffects,
+    effects: Effects,
     *,
     n_units: int = 100,
     n_draws: int = 100,
-    folds: Folds | None = None,
-    centre: bool = True,
     seed: int = 0,
     allow_circular: bool = False,
 ) -> Control:
-    """Identify with a few units drawn at random, as many as a network has.
-
-    Parameters
-    ----------
-    effects : TaskEffects
-        Maps of two participants at least.
-    n_units : int, default=100
-        Units in each draw.
-    n_draws : int, default=100
-        Number of draws.
-    folds, centre, allow_circular
-        As in `identify_left_out`.
-    seed : int, default=0
-        Seed of the draws.
-
-    Returns
-    -------
-    Control
-        Where the accuracies are near the observed one, identification says nothing about where in
-        the model a task is.
-
-    Raises
-    ------
-    NetworkError
-        As `identify_left_out`, or if fewer than two or more than all units are asked for.
-    """
-    n_all = effects.effects.shape[2]
+    """Identify with a few units, drawn at random from those that the maps have."""
+    n_all = effects.values.shape[2]
     if not 2 <= n_units <= n_all:
         raise NetworkError(f"random units: found {n_units}, expected 2 to {n_all}")
-    splits = split_folds(len(effects.participants), folds)
-    shared = check_folds(effects, splits, allow_circular=allow_circular)
-    n_tasks = len(effects.tasks)
-    maps = effects.effects.reshape(-1, n_all)
+    check_left_out(effects, allow_circular=allow_circular)
+    maps, n_tasks = effects.values.reshape(-1, n_all), len(effects.tasks)
     rng = np.random.default_rng(seed)
     draws = [
-        gram_matrix(maps[:, rng.choice(n_all, n_units, replace=False)]) for _ in range(n_draws)
+        accuracy_of(
+            gram_scores(gram_matrix(maps[:, rng.choice(n_all, n_units, replace=False)]), n_tasks)
+        )
+        for _ in range(n_draws)
     ]
+    real = accuracy_of(gram_scores(gram_matrix(maps), n_tasks))
     return Control(
         name=f"{n_units} random units",
-        accuracies=np.array(
-            [_accuracy(score_folds(gram, n_tasks, splits, centre=centre)) for gram in draws]
-        ),
-        observed=_accuracy(score_folds(gram_matrix(maps), n_tasks, splits, centre=centre)),
-        shared=shared,
-        provenance=effects.provenance,
+        about=f"identification with {n_units} of {n_all:,} units, drawn at random",
+        measures=(Measure.of("identification", MEASURES["identification"], real, np.array(draws)),),
     )
 
 
 def shuffled_labels(
-    effects: TaskEffects,
-    *,
-    n_perm: int = 1000,
-    folds: Folds | None = None,
-    centre: bool = True,
-    seed: int = 0,
-    allow_circular: bool = False,
+    effects: Effects, *, n_perm: int = 1000, seed: int = 0, allow_circular: bool = False
 ) -> Control:
-    """Identify with each participant's task labels shuffled.
-
-    Parameters
-    ----------
-    effects : TaskEffects
-        Maps of two participants at least.
-    n_perm : int, default=1000
-        Number of shuffles.
-    folds, centre, allow_circular
-        As in `identify_left_out`.
-    seed : int, default=0
-        Seed of the shuffles.
-
-    Returns
-    -------
-    Control
-        Accuracies when labels mean nothing; `Control.p_value` is the permutation p of the observed
-        accuracy.
-
-    Raises
-    ------
-    NetworkError
-        As `identify_left_out`.
-    """
-    splits = split_folds(len(effects.participants), folds)
-    shared = check_folds(effects, splits, allow_circular=allow_circular)
-    n_participants, n_tasks, n_all = effects.effects.shape
-    gram = gram_matrix(effects.effects.reshape(-1, n_all))
+    """Identify with each participant's task labels shuffled."""
+    check_left_out(effects, allow_circular=allow_circular)
+    n_participants, n_tasks, n_all = effects.values.shape
+    gram = gram_matrix(effects.values.reshape(-1, n_all))
     rng = np.random.default_rng(seed)
     plain = np.tile(np.arange(n_tasks), (n_participants, 1))
-    accuracies = [
-        _accuracy(
-            score_folds(gram, n_tasks, splits, centre=centre, labels=rng.permuted(plain, axis=1))
-        )
+    draws = [
+        accuracy_of(gram_scores(gram, n_tasks, labels=rng.permuted(plain, axis=1)))
         for _ in range(n_perm)
     ]
+    real = accuracy_of(gram_scores(gram, n_tasks))
     return Control(
         name="shuffled labels",
-        accuracies=np.array(accuracies),
-        observed=_accuracy(score_folds(gram, n_tasks, splits, centre=centre)),
-        shared=shared,
-        provenance=effects.provenance,
+        about="identification with the task labels of each participant shuffled",
+        measures=(Measure.of("identification", MEASURES["identification"], real, np.array(draws)),),
     )
 
 
-def _accuracy(scores: Floats) -> float:
-    n_tasks = scores.shape[1]
-    true = np.tile(np.arange(n_tasks), len(scores) // n_tasks)
-    return float((scores.argmax(axis=1) == true).mean())
+def measure_maps(
+    effects: Maps, *, share: float = 0.05, alpha: float = 0.05, n_splits: int = 35, seed: int = 0
+) -> Measured:
+    """Measure what controls are compared on, of maps (n_participants, n_tasks, n_units)."""
+    n_participants, n_tasks, n_units = effects.shape
+    gram = gram_matrix(effects.reshape(-1, n_units))
+    single = weighted_correlation(gram, np.eye(len(gram)), np.eye(len(gram)))
+    single = single.reshape(n_participants, n_tasks, n_participants, n_tasks)
+    rows, columns = np.triu_indices(n_participants, k=1)
+    same = np.einsum("ptqt->tpq", single)[:, rows, columns]
+    group = effects.mean(axis=0)
+    pairs = np.triu_indices(n_tasks, k=1)
+    alike = np.corrcoef(group)[pairs]
+    r, common = _halve(effects, gram, share=share, n_splits=n_splits, seed=seed)
+    survive = [(group_statistics(effects[:, task]).pfdr < alpha).mean() for task in range(n_tasks)]
+    return {
+        "identification": accuracy_of(gram_scores(gram, n_tasks)),
+        "network_identification": accuracy_of(left_out_scores(effects, share=share)),
+        "single_run_r": float(fisher_mean(same, axis=1).mean()),
+        "split_half_r": float(fisher_mean(r, axis=0).mean()),
+        "split_half_dice": float(common.mean()),
+        "overlap_r": float(alike.max()),
+        "overlap_contrast": float(alike.max() - alike.mean()),
+        "overlap_dice": float(dice_matrix(top_units(group, share))[pairs].max()),
+        "fdr_share": float(np.mean(survive)),
+    }
+
+
+def shuffled_effects(prompts: Prompts, *, seed: int) -> Effects:
+    """Fit the effects with on and off labels shuffled over the prompts of each run."""
+    rng = np.random.default_rng(seed)
+    names = prompts.run_names
+    order = np.arange(names.size)
+    for run in np.unique(names):
+        rows = np.flatnonzero(names == run)
+        order[rows] = rng.permutation(rows)
+    return effects_of(prompts, labels=order)
+
+
+def compare_control(
+    prompts: Prompts | None,
+    effects: Effects,
+    name: ControlName,
+    *,
+    real: Measured,
+    sites: npt.NDArray[Any],
+    share: float = 0.05,
+    alpha: float = 0.05,
+    n_draws: int = 20,
+    seed: int = 0,
+) -> Control:
+    """Measure a control beside the data, whose measures are `real`.
+
+    Shuffled labels take the prompts' images; `sites` labels the site of each unit of the maps.
+    """
+    if name not in ABOUT or n_draws < 2:
+        raise NetworkError(
+            f"controls: found {n_draws} draws of {name}; expected two draws or more of "
+            f"{', '.join(ABOUT)}"
+        )
+    maps = effects.values
+    plain = np.tile(np.arange(maps.shape[1]), (len(maps), 1))
+
+    def measured(draw: int) -> Measured:
+        if name == "random-networks":
+            return _random_networks(maps, sites, share=share, seed=draw)
+        if name == "shuffled-labels":
+            if prompts is None:
+                raise NetworkError("control shuffled-labels: expected the prompts' images")
+            shuffled = shuffled_effects(prompts, seed=draw).values
+        else:
+            order = np.random.default_rng(draw).permuted(plain, axis=1)
+            shuffled = np.take_along_axis(maps, order[..., np.newaxis], axis=1)
+        return measure_maps(shuffled, share=share, alpha=alpha, seed=seed)
+
+    seeds = np.random.default_rng(seed).integers(2**31, size=n_draws)
+    return Control(
+        name=name,
+        about=ABOUT[name],
+        measures=_measures(
+            real,
+            [measured(int(draw)) for draw in seeds],
+            alpha,
+        ),
+    )
+
+
+def compare_dataset(
+    effects: Effects,
+    control: Effects,
+    *,
+    name: str,
+    about: str,
+    share: float = 0.05,
+    alpha: float = 0.05,
+    seed: int = 0,
+    allow_circular: bool = False,
+    warnings: Sequence[str] = (),
+) -> Control:
+    """Measure the data beside another dataset, e.g. of the model with random weights."""
+    lacking = [task for task in effects.tasks if task not in control.tasks]
+    n_participants = min(len(effects.participants), len(control.participants))
+    if lacking or n_participants < 3:
+        raise NetworkError(
+            f"control dataset ({name}): {len(control.participants)} participants"
+            f"{', without task ' + ', '.join(lacking) if lacking else ''}; expected three or more, "
+            f"and the tasks {', '.join(effects.tasks)}; record them"
+        )
+    order = [control.tasks.index(task) for task in effects.tasks]
+    some = list(range(n_participants))
+    warned = list(warnings)
+    if len(effects.participants) != len(control.participants):
+        warned.append(f"{name}: both over {n_participants} participants")
+    control = control.take(some, order)
+    check_left_out(control, allow_circular=allow_circular)
+    real = measure_maps(effects.values[some], share=share, alpha=alpha, seed=seed)
+    drawn = measure_maps(control.values, share=share, alpha=alpha, seed=seed)
+    return Control(
+        name=name, about=about, measures=_measures(real, [drawn], alpha), warnings=tuple(warned)
+    )
+
+
+def _measures(
+    real: Mapping[str, float], draws: Sequence[Measured], alpha: float
+) -> tuple[Measure, ...]:
+    return tuple(
+        Measure.of(
+            measure,
+            text.format(alpha=alpha),
+            real[measure],
+            np.array([draw[measure] for draw in draws]),
+        )
+        for measure, text in MEASURES.items()
+        if measure in draws[0]
+    )
+
+
+def _halve(
+    effects: Maps, gram: Floats, *, share: float, n_splits: int, seed: int
+) -> tuple[Floats, Floats]:
+    """Compare halves of the participants: r and Dice, shape (n_splits, n_tasks) each."""
+    n_participants, n_tasks, _ = effects.shape
+    r, common = [], []
+    flat = effects.reshape(n_participants, -1)
+    for half in half_splits(n_participants, n_splits, seed=seed):
+        parts = half / half.sum(), ~half / (~half).sum()
+        weights = [np.kron(part, np.eye(n_tasks)) for part in parts]
+        r.append(np.diag(weighted_correlation(gram, *weights)))
+        marked = [
+            top_units((part.astype(effects.dtype) @ flat).reshape(effects.shape[1:]), share)
+            for part in parts
+        ]
+        common.append(dice(*marked))
+    return np.array(r), np.array(common)
+
+
+def _random_networks(maps: Maps, sites: npt.NDArray[Any], *, share: float, seed: int) -> Measured:
+    """Move the networks' units to others of their site."""
+    rng = np.random.default_rng(seed)
+    home, there = np.argsort(sites, kind="stable"), np.lexsort((rng.random(sites.size), sites))
+    order = np.empty(sites.size, dtype=np.intp)
+    order[home] = there
+    n_tasks = maps.shape[1]
+    pairs = np.triu_indices(n_tasks, k=1)
+    networks = top_units(maps.mean(axis=0), share)
+    between = permuted_dice(networks, sites, n_perm=1, seed=rng)[0]
+    half = half_splits(len(maps), 1, seed=seed)[0]
+    marked: list[Signs] = [top_units(maps[part].mean(axis=0), share) for part in (half, ~half)]
+    halves = permuted_dice(np.concatenate(marked), sites, n_perm=1, seed=rng)[0]
+    return {
+        "network_identification": accuracy_of(left_out_scores(maps, share=share, moved=order)),
+        "split_half_dice": float(np.diag(halves[:n_tasks, n_tasks:]).mean()),
+        "overlap_dice": float(between[pairs].max()),
+    }

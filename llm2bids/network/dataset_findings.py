@@ -1,20 +1,117 @@
-"""The findings of a recorded dataset, from its images to files."""
+"""The findings of a dataset, from the participant level's maps and the prompts' images."""
 
-from collections.abc import Sequence
-from dataclasses import replace
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
-from llm2bids.dataset.settings import read_settings, recorded_paradigm
+import numpy as np
+import numpy.typing as npt
+
+from llm2bids.dataset.first_files import TASKS
+from llm2bids.dataset.settings import read_settings
+from llm2bids.exceptions import InferenceError, NetworkError, UsageError
+from llm2bids.inference.effects import Effects, fit_effects, read_effects
 from llm2bids.inference.inputs import Inputs, open_inputs
-from llm2bids.network.control_analysis import ControlAnalysis, ControlName, compare_dataset
-from llm2bids.network.effects import TaskEffects, task_effects
-from llm2bids.network.findings import Findings, measure_findings
-from llm2bids.network.prompt_means import read_samples
+from llm2bids.inference.participant import caution
+from llm2bids.inference.prompts import (
+    OFF,
+    PromptSamples,
+    effects_of,
+    powers_below,
+    read_prompts,
+    why_no_parts,
+)
+from llm2bids.network.controls import (
+    ABOUT,
+    Control,
+    ControlName,
+    compare_control,
+    compare_dataset,
+    measure_maps,
+    random_units,
+    shuffled_labels,
+)
+from llm2bids.network.findings import Findings, with_controls
+from llm2bids.network.identification import (
+    AccuracyCurve,
+    identify_left_out,
+    prompt_curve,
+    token_curve,
+)
+from llm2bids.network.overlap import measure_overlap
+from llm2bids.network.repeatability import (
+    Repeatability,
+    SplitHalf,
+    agreement,
+    compare_single_maps,
+    split_participants,
+    split_prompts,
+)
+from llm2bids.network.task_networks import Against, task_networks
+from llm2bids.space.space import Space
+from llm2bids.store.json import read_json
+
+LEAST_PARTICIPANTS, LEAST_TASKS = 3, 2
+"""What the findings need: intervals over participants, and tasks to tell apart."""
+
+FEW_UNITS = 100
+"""Units of the control with random units."""
+
+STALE = 2e-3
+"""Calibration sd by which effects of all prompts may differ from the maps: float32's rounding."""
+
+T = TypeVar("T")
+
+
+@dataclass(frozen=True, kw_only=True)
+class FindingsOptions:
+    """What makes a network, and which controls stand beside the findings.
+
+    `top_percent` of the units are a network, or those above `min_cohens_d` that survive the false
+    discovery rate `alpha` (overlap and repeatability compare the top share all the same).
+    `n_boot`, `n_perm`, `n_draws`: bootstrap samples of the overlap, permutations of the labels,
+    draws of the curve; `n_control_draws`: of each of `controls`. `allow_circular`: go on where
+    participants share prompts, and say so on the result.
+    """
+
+    top_percent: float = 5.0
+    alpha: float = 0.05
+    min_cohens_d: float | None = None
+    controls: tuple[ControlName, ...] = ()
+    n_control_draws: int = 20
+    seed: int = 0
+    allow_circular: bool = False
+    n_boot: int = 200
+    n_perm: int = 1000
+    n_draws: int = 20
+
+    def __post_init__(self) -> None:
+        unknown = [name for name in self.controls if name not in ABOUT]
+        if unknown or self.n_control_draws < 2:
+            raise UsageError(
+                f"controls: found {self.n_control_draws} draws of "
+                f"{', '.join(unknown or self.controls) or 'none'}; expected two draws or more of "
+                f"{', '.join(ABOUT)}"
+            )
+        if not 0 < self.top_percent <= 100:
+            raise UsageError(
+                f"top_percent: found {self.top_percent:g}, expected above 0 and at most 100"
+            )
+        if not 0 < self.alpha < 1:
+            raise UsageError(f"alpha: found {self.alpha:g}, expected between 0 and 1")
+        if self.min_cohens_d is not None and not self.min_cohens_d >= 0:
+            raise UsageError(f"min_cohens_d: found {self.min_cohens_d:g}, expected 0 or more")
+
+    @property
+    def share(self) -> float:
+        """Share of the units in a network."""
+        return self.top_percent / 100
 
 
 def dataset_findings(
     bids_dir: Path | str,
+    out_dir: Path | str,
     *,
     participant_label: Sequence[str] | None = None,
     task: Sequence[str] | None = None,
@@ -30,115 +127,366 @@ def dataset_findings(
     work_dir: Path | str | None = None,
     progress: bool = True,
 ) -> Findings:
-    """Measure networks, overlap, repeatability and identification of a recorded dataset.
+    """Measure networks, overlap, repeatability and identification of an analysed dataset.
+
+    Effects are the participant level's, read from its maps: its contrasts, mask and model. Halves
+    and draws of prompts are fitted by the same model.
 
     Parameters
     ----------
     bids_dir : Path or str
         A dataset that llm2bids recorded.
+    out_dir : Path or str
+        Output folder of `analyze_participants`.
     participant_label, task : sequence of str, optional
         Only these; labels with or without ``sub-`` and ``task-``.
-    top_percent, alpha, min_cohens_d, controls, n_control_draws, seed, allow_circular
-        As for `measure_findings`.
+    top_percent : float
+        Share of the units in a network: those with the largest effects, of the units in the mask.
+    alpha : float
+        False discovery rate of the networks' units.
+    min_cohens_d : float, optional
+        Networks are the units above this abs(d) that survive `alpha`.
+    controls : sequence of {"shuffled-labels", "shuffled-tasks", "random-networks"}
+        Measure these controls too, with `n_control_draws` draws of each.
     control_datasets : sequence of Path or str
         Other datasets of ours with the same tasks, e.g. of the model with random weights, to be
-        measured in the same way.
+        fitted and measured in the same way.
+    seed : int
+        Of all draws.
+    allow_circular : bool
+        Go on where participants share prompts, and say so in the warnings.
     mem_gb : float, optional
         Where the prompts' images take more (4 bytes for each prompt and unit), they are held in a
-        scratch file.
+        scratch file in `work_dir`.
     work_dir : Path or str, optional
-        Folder for the scratch file; the system's temporary folder by default.
+        The system's temporary folder by default.
     progress : bool
         Show a progress bar on stderr.
 
     Returns
     -------
     Findings
-        What was found; `llm2bids.network.findings_files.write_findings` writes it.
+        What was found; `Findings.save` writes it.
 
     Raises
     ------
     Llm2bidsError
-        If the folder is not a dataset of ours, a participant lacks a task or a run is damaged,
-        there are too few participants or tasks, or participants share prompts.
+        If there is no participant level, a participant lacks a task or a run is damaged, the maps
+        are not those of the dataset, there are too few participants or tasks, or participants
+        share prompts.
     """
-    inputs = open_inputs(Path(bids_dir))
-    chosen = inputs.choose(participant_label=participant_label, task=task)
-    labels = list(dict.fromkeys(label for label, _ in chosen))
-    tasks = _in_order(inputs, {name for _, name in chosen})
-    samples = read_samples(
-        inputs,
-        participant_label=labels,
-        task=tasks,
-        mem_gb=mem_gb,
-        work_dir=None if work_dir is None else Path(work_dir),
-        progress=progress,
-    )
-    found = measure_findings(
-        samples,
-        inputs.space,
+    options = FindingsOptions(
         top_percent=top_percent,
         alpha=alpha,
         min_cohens_d=min_cohens_d,
-        controls=controls,
+        controls=tuple(controls),
         n_control_draws=n_control_draws,
         seed=seed,
         allow_circular=allow_circular,
     )
-    if not control_datasets:
-        return found
-    effects, settings = task_effects(samples.means), read_settings(inputs.bids_dir)
-    del samples  # the controls' prompts take as much memory
-    others = tuple(
-        _control_dataset(
-            Path(control),
-            effects,
-            settings,
-            reading={
-                "mem_gb": mem_gb,
-                "work_dir": None if work_dir is None else Path(work_dir),
-                "progress": progress,
-            },
-            share=top_percent / 100,
-            alpha=alpha,
-            seed=seed,
-            allow_circular=allow_circular,
-        )
-        for control in control_datasets
+    return analysed_findings(
+        Path(bids_dir),
+        Path(out_dir),
+        options,
+        participant_label=participant_label,
+        task=task,
+        control_datasets=[Path(control) for control in control_datasets],
+        mem_gb=mem_gb,
+        work_dir=None if work_dir is None else Path(work_dir),
+        progress=progress,
     )
-    return replace(found, control_analyses=(*found.control_analyses, *others))
+
+
+def analysed_findings(
+    bids_dir: Path,
+    out_dir: Path,
+    options: FindingsOptions,
+    *,
+    participant_label: Sequence[str] | None = None,
+    task: Sequence[str] | None = None,
+    control_datasets: Sequence[Path] = (),
+    mem_gb: float | None = None,
+    work_dir: Path | None = None,
+    progress: bool = True,
+) -> Findings:
+    """Measure the findings of an analysed dataset; `dataset_findings` says what each option is."""
+    inputs = open_inputs(bids_dir)
+    chosen = inputs.choose(participant_label=participant_label, task=task)
+    effects = _effects(inputs, out_dir, chosen)
+    inputs = inputs.within(effects.mask, effects.options.use)
+    samples: PromptSamples | None = None
+    if not why_no_parts(effects.options):
+        samples = read_prompts(
+            inputs,
+            effects.options,
+            effects.conditions,
+            participant_label=effects.participants,
+            task=list(dict.fromkeys(condition.task for condition in effects.conditions)),
+            first_tokens=True,
+            mem_gb=mem_gb,
+            work_dir=work_dir,
+            progress=progress,
+        )
+        check_maps(effects, effects_of(samples.prompts), out_dir)
+    findings = measure_findings(
+        effects, samples, inputs.space, options, sizes=_sizes(inputs, effects)
+    )
+    del samples  # the controls' images take memory too
+    for control in control_datasets:
+        findings = with_controls(
+            findings,
+            _control_dataset(inputs, control, effects, options, mem_gb, work_dir),
+        )
+    return findings
+
+
+def measure_findings(
+    effects: Effects,
+    samples: PromptSamples | None,
+    space: Space,
+    options: FindingsOptions,
+    *,
+    sizes: tuple[int, int, int],
+) -> Findings:
+    """Measure the findings of effects, and of parts of their prompts where the model allows them.
+
+    `sizes`: on prompts, off prompts, and volumes per prompt of the smallest run.
+    """
+    n_participants, n_tasks, n_units = effects.values.shape
+    if n_participants < LEAST_PARTICIPANTS or n_tasks < LEAST_TASKS:
+        raise NetworkError(
+            f"findings: found {n_participants} participants and {n_tasks} tasks; expected "
+            f"{LEAST_PARTICIPANTS} or more and {LEAST_TASKS} or more; record more"
+        )
+    if effects.mask.size != space.n_units:
+        raise NetworkError(
+            f"findings: effects of {effects.mask.size} units, space {space.label} has "
+            f"{space.n_units}; expected effects of this space"
+        )
+    share, seed, circular = options.share, options.seed, options.allow_circular
+    again: dict[str, Any] = {"seed": seed, "allow_circular": circular}
+    widths = [site.width for site in space.sites]
+    sites = np.repeat(np.arange(len(widths)), widths)[effects.mask]
+    n_on, n_off, n_tokens = sizes
+    parts = _parts(effects, samples, options, sites, sizes)
+    sentence = caution(effects.options)
+    return Findings(
+        space=space.label,
+        fingerprint=space.fingerprint(),
+        n_units=n_units,
+        n_units_of_space=space.n_units,
+        model=effects.options.describe(),
+        participants=effects.participants,
+        tasks=effects.tasks,
+        n_on=n_on,
+        n_off=n_off,
+        n_tokens=n_tokens,
+        networks=tuple(
+            network
+            for against in _against(effects)
+            for network in task_networks(
+                effects,
+                space,
+                against=against,
+                top_percent=options.top_percent,
+                alpha=options.alpha,
+                min_cohens_d=options.min_cohens_d,
+            )
+        ),
+        overlap=measure_overlap(
+            effects,
+            share=share,
+            sites=sites,
+            n_boot=options.n_boot,
+            n_perm=options.n_perm,
+            seed=seed,
+        ),
+        repeatability=Repeatability(
+            single_run=compare_single_maps(effects, allow_circular=circular),
+            participants=split_participants(effects, share=share, **again),
+            prompts=parts.halves,
+            icc=agreement(effects),
+        ),
+        identification=identify_left_out(effects, allow_circular=circular),
+        by_prompts=parts.by_prompts,
+        by_tokens=parts.by_tokens,
+        controls=(
+            random_units(effects, n_units=min(FEW_UNITS, n_units // 2), **again),
+            shuffled_labels(effects, n_perm=options.n_perm, **again),
+            *parts.controls,
+        ),
+        omitted=parts.omitted,
+        cautions=() if sentence is None else (sentence,),
+        provenance=effects.provenance,
+    )
+
+
+@dataclass(kw_only=True)
+class _Parts:
+    """What takes parts of the prompts or shuffles their labels; `omitted` says what is missing."""
+
+    halves: SplitHalf | None = None
+    by_prompts: AccuracyCurve | None = None
+    by_tokens: AccuracyCurve | None = None
+    controls: tuple[Control, ...] = ()
+    omitted: dict[str, str] = field(default_factory=dict)
+
+    def attempt(self, name: str, make: Callable[[], T]) -> T | None:
+        """Make a part, or note why the model cannot be fitted to so few prompts."""
+        try:
+            return make()
+        except InferenceError as error:
+            self.omitted[name] = str(error)
+            return None
+
+
+def _parts(
+    effects: Effects,
+    samples: PromptSamples | None,
+    options: FindingsOptions,
+    sites: npt.NDArray[np.intp],
+    sizes: tuple[int, int, int],
+) -> _Parts:
+    parts = _Parts()
+    again: dict[str, Any] = {"seed": options.seed, "allow_circular": options.allow_circular}
+    n_on, _, n_tokens = sizes
+    controls = list(options.controls)
+    if samples is None:
+        names = ["halves of the prompts", "by_prompts", "by_tokens"]
+        names += [name for name in controls if name == "shuffled-labels"]
+        parts.omitted = dict.fromkeys(names, why_no_parts(effects.options))
+    else:
+        prompts = samples.prompts
+        parts.halves = parts.attempt(
+            "halves of the prompts", lambda: split_prompts(prompts, share=options.share, **again)
+        )
+        parts.by_prompts = parts.attempt(
+            "by_prompts",
+            lambda: prompt_curve(
+                prompts,
+                n_tokens=n_tokens,
+                n_prompts=(*powers_below(n_on), n_on),
+                n_draws=options.n_draws,
+                omitted=parts.omitted,
+                **again,
+            ),
+        )
+        parts.omitted |= {f"by_tokens, first {step}": why for step, why in samples.omitted.items()}
+        parts.by_tokens = token_curve(
+            {**samples.first_tokens, n_tokens: effects},
+            n_prompts=n_on,
+            allow_circular=options.allow_circular,
+        )
+    how: dict[str, Any] = {"share": options.share, "alpha": options.alpha, "seed": options.seed}
+    real = measure_maps(effects.values, **how) if controls else {}
+    for name in dict.fromkeys(controls):
+        if name not in parts.omitted:
+            control = parts.attempt(
+                name,
+                lambda name=name: compare_control(  # type: ignore[misc]
+                    None if samples is None else samples.prompts,
+                    effects,
+                    name,
+                    real=real,
+                    sites=sites,
+                    n_draws=options.n_control_draws,
+                    **how,
+                ),
+            )
+            parts.controls += () if control is None else (control,)
+    return parts
+
+
+def _against(effects: Effects) -> tuple[Against, ...]:
+    """Say what networks stand against: the other tasks only where all are trial types."""
+    simple = all(condition.is_trial_type for condition in effects.conditions)
+    return ("off", "others") if simple else ("off",)
+
+
+def check_maps(maps: Effects, fitted: Effects, out_dir: Path) -> None:
+    """Refuse maps that the dataset does not give today under the model that they name."""
+    for index, who in enumerate(maps.participants):
+        error = np.abs(maps.values[index] - fitted.values[index]).max()
+        if not error <= STALE * max(1.0, float(np.abs(maps.values[index]).max())):
+            raise NetworkError(
+                f"{out_dir}: the effect maps of sub-{who} are not those of the dataset (they "
+                f"differ by up to {error:.2g} calibration sd): runs, transcripts or events were "
+                "changed since; run the participant level again"
+            )
+
+
+def _effects(inputs: Inputs, out_dir: Path, chosen: Mapping[tuple[str, str], object]) -> Effects:
+    """Read the effects of the participants who have every condition, tasks as in the paradigm."""
+    effects = read_effects(
+        inputs,
+        out_dir,
+        participant_label=list(dict.fromkeys(label for label, _ in chosen)),
+        task=list(dict.fromkeys(name for _, name in chosen)),
+    ).complete()
+    order = [*read_json(inputs.bids_dir / TASKS)]
+    ranks = [
+        order.index(condition.task) if condition.task in order else len(order)
+        for condition in effects.conditions
+    ]
+    return effects.take(conditions=np.argsort(ranks, kind="stable").tolist())
+
+
+def _sizes(inputs: Inputs, effects: Effects) -> tuple[int, int, int]:
+    """Count on prompts per trial type, off prompts, and volumes per prompt, of the smallest run."""
+    tasks = {condition.task for condition in effects.conditions}
+    on, off, volumes = [], [], []
+    for entry in inputs.entries:
+        if entry.task in tasks and entry.participant_label in effects.participants:
+            trials = inputs.load(entry).trials
+            counts = trials["trial_type"].value_counts()
+            off.append(int(counts.get(OFF, 0)))
+            on.append(int(counts.drop(OFF, errors="ignore").min()))
+            volumes.append(int(trials["n_volumes"].min()))
+    return min(on), min(off), min(volumes)
 
 
 def _control_dataset(
+    inputs: Inputs,
     bids_dir: Path,
-    effects: TaskEffects,
-    settings: dict[str, Any],
-    *,
-    reading: dict[str, Any],
-    **options: Any,
-) -> ControlAnalysis:
-    inputs, theirs = open_inputs(bids_dir), read_settings(bids_dir)
-    there = {entry.task for entry in inputs.entries}
-    means = read_samples(
-        inputs, task=[task for task in effects.tasks if task in there], n_tokens=(), **reading
-    ).means
-    differing = [
-        f"{bids_dir.name}: {name} {theirs.get(name)}, the data {settings.get(name)}"
-        for name in ("paradigm", "prompts_per_block", "tokens_per_prompt")
-        if theirs.get(name) != settings.get(name)
-    ]
+    effects: Effects,
+    options: FindingsOptions,
+    mem_gb: float | None,
+    work_dir: Path | None,
+) -> Control:
+    """Fit another dataset by the model of the effects, and measure it."""
+    theirs, settings = open_inputs(bids_dir, use=effects.options.use), read_settings(bids_dir)
+    if not effects.mask.all():
+        if [*theirs.space.site_slices.items()] != [*inputs.space.site_slices.items()]:
+            raise NetworkError(
+                f"{bids_dir}: has other units than {inputs.bids_dir}, whose analysis is masked; "
+                "expected the same sites; analyse all units, or record the control with these sites"
+            )
+        theirs = theirs.within(effects.mask, effects.options.use)
+    there = {entry.task for entry in theirs.entries}
+    wanted = dict.fromkeys(condition.task for condition in effects.conditions)
+    control = fit_effects(
+        theirs,
+        replace(
+            effects.options,
+            contrasts={condition.label: condition.expression for condition in effects.conditions},
+        ),
+        task=[task for task in wanted if task in there],
+        mem_gb=mem_gb,
+        work_dir=work_dir,
+    ).complete()
+    ours = read_settings(inputs.bids_dir)
     return compare_dataset(
         effects,
-        task_effects(means),
-        name=str(theirs.get("model")),
+        control,
+        name=str(settings.get("model")),
         about=f"dataset {bids_dir.name}",
-        warnings=differing,
-        **options,
+        share=options.share,
+        alpha=options.alpha,
+        seed=options.seed,
+        allow_circular=options.allow_circular,
+        warnings=[
+            f"{bids_dir.name}: {name} {settings.get(name)}, the data {ours.get(name)}"
+            for name in ("paradigm", "prompts_per_block", "tokens_per_prompt")
+            if settings.get(name) != ours.get(name)
+        ],
     )
-
-
-def _in_order(inputs: Inputs, names: set[str]) -> list[str]:
-    """Put tasks into the order of the paradigm."""
-    paradigm = recorded_paradigm(inputs.bids_dir, read_settings(inputs.bids_dir))
-    listed = [task.label for task in paradigm.tasks if task.label in names]
-    return [*listed, *sorted(names.difference(listed))]

@@ -1,132 +1,240 @@
-"""The paper's four findings: networks, overlap, repeatability, identification.
+"""The paper's four findings: networks, overlap, repeatability, identification; and their files.
 
 After Nencka et al. (arXiv 2311.10898): the tasks have networks, alike tasks have alike networks,
 networks come again with other prompts, and tell which task was shown.
 """
 
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
-from typing import TypedDict
+import json
+import shutil
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
 
+import nibabel as nib
 import numpy as np
 import pandas as pd
 
 from llm2bids.exceptions import NetworkError
-from llm2bids.network.control_analysis import ControlAnalysis, ControlName, compare_controls
-from llm2bids.network.controls import Control, random_units, shuffled_labels
-from llm2bids.network.curve import AccuracyCurve, accuracy_curve
-from llm2bids.network.effects import OFF, PromptMeans, TaskEffects, task_effects
-from llm2bids.network.icc import Reliability, icc_over_tasks
-from llm2bids.network.identification import Identification
-from llm2bids.network.identify import identify_left_out
-from llm2bids.network.overlap import Overlap, measure_overlap
-from llm2bids.network.prompt_means import PromptSamples, powers_below
-from llm2bids.network.provenance import Provenance, circularity_note
-from llm2bids.network.repeatability import SplitHalf, split_participants, split_prompts
-from llm2bids.network.single_run import SingleRun, single_run
-from llm2bids.network.task_networks import TaskNetwork, task_networks
+from llm2bids.inference.checksums import list_group
+from llm2bids.inference.group_maps import GENERALISATION
+from llm2bids.inference.provenance import Provenance, circularity_note
+from llm2bids.inference.statmap import software, write_json, write_table, write_text
+from llm2bids.network.controls import P_VALUE, Control
+from llm2bids.network.identification import TAKEN_OFF, AccuracyCurve, Identification
+from llm2bids.network.network import load_network
+from llm2bids.network.overlap import Overlap
+from llm2bids.network.repeatability import Repeatability
+from llm2bids.network.stored import apart, from_plain, to_plain
+from llm2bids.network.task_networks import TaskNetwork
 from llm2bids.space.space import Space
 
-LEAST_PARTICIPANTS, LEAST_TASKS = 3, 2
-"""What the findings need: intervals over participants, and tasks to tell apart."""
+FOLDER = Path("group", "findings")
+"""Where findings lie in the output folder of ``llm2bids analyze``."""
 
 ENOUGH_PARTICIPANTS = 8
 """Participants from which on network fingerprints are stable."""
 
-FEW_UNITS = 100
-"""Units of the control with random units."""
+NOTE = (
+    "Identification is easy, and no evidence of localisation: random units do nearly as well as "
+    "all. Templates never come from the participants and prompts that they are tested on."
+)
+
+MOST_SITES = 10
+"""Layers and roles of a network that `findings.json` lists, those with most units."""
 
 TABLE_COLUMNS = ("finding", "measure", "value", "low", "high", "text")
 
+README = f"""# Findings
 
-class _Options(TypedDict):
-    seed: int
-    allow_circular: bool
+Networks of the tasks, their overlap, their repeatability, and identification of the task from a
+left-out participant's map, measured by `llm2bids analyze ... group` on the effect maps of the
+participant level: its model and mask, which `findings.json` names (`model`, `n_units`). Units
+outside the mask are in no network, correlation or chance level. Effects are in units of each unit's
+calibration standard deviation.
+
+- `findings.json`: everything, with the participants, runs and prompts that it was made from;
+  `omitted` says what the model does not allow, and why.
+- `findings.tsv`: the same in a few rows.
+- `networks/<task>_network.tsv`: the units with the largest effects of the task against the off
+  prompts, most important first, in model coordinates, with effect, Cohen's d, t, p adjusted for the
+  false discovery rate over the units (Benjamini and Hochberg, two-sided, no cluster size) and
+  cluster (units of one sign that touch; 1 is the largest). The `.json` says how they were chosen
+  and from which data: test a network on other participants and prompts. The `.nii.gz` has the
+  effect of these units, 0 elsewhere. `<task>VsOthers`: against the mean of the other tasks.
+- `overlap.tsv`: pairs of tasks, most alike first: correlation of the group effect maps and Dice of
+  the networks with intervals, chance level of Dice (for random sets of units, and for units
+  permuted within their sites), and how often the pair came first when participants were resampled.
+- `repeatability.tsv`: correlation between single participants' maps, and correlation and Dice of
+  group maps from halves of the participants and of the prompts; `full_r` is the reliability of the
+  map of all data (Spearman and Brown).
+- `identification.tsv`, `confusion.tsv`: every tested map, and their numbers by task shown (rows)
+  and task identified (columns), with {TAKEN_OFF}; `n_correct_with_mean` in `findings.json`: tasks
+  identified where it is left in.
+- `identification_curve.tsv`: accuracy with fewer prompts, and with the prompts' first tokens only,
+  with {TAKEN_OFF}.
+- `controls.tsv`: the same measures of the data (`real`) and of controls (`value`: mean of the
+  draws; `low`, `high`: where 95 % of them lie): random units, shuffled labels, random networks,
+  another dataset such as one of random weights. `p_value`: {P_VALUE}.
+"""
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class Findings:
     """What was found about the networks of a dataset.
 
-    Parameters
-    ----------
-    space : Space
-        The space.
-    networks : tuple of TaskNetwork
-        Every task against the off prompts, then every task against the others.
-    overlap : Overlap
-        How much the tasks' maps and networks have in common.
-    single_run : SingleRun
-        Likeness of single participants' maps.
-    over_participants, over_prompts : SplitHalf
-        Likeness of group maps from halves of the participants, and of the prompts.
-    icc : Reliability
-        Intraclass correlation of every unit.
-    identification : Identification
-        Tasks of left-out participants.
-    controls : tuple of Control
-        Identification with random units, and with shuffled labels.
-    by_prompts, by_tokens : AccuracyCurve
-        Accuracy with fewer prompts, and with the prompts' first tokens only.
-    n_on, n_off, n_tokens : int
-        On prompts, off prompts, and volumes per prompt, of the smallest run.
-    provenance : Provenance
-        All data.
-    control_analyses : tuple of ControlAnalysis
-        The same measures under controls, where they were asked for.
+    `fingerprint` is the space's without calibration. `n_units`: units that were counted, those in
+    the mask of the participant level, of `n_units_of_space`. `model` says what was fitted.
+    `n_on`, `n_off`, `n_tokens`: prompts and volumes per prompt of the smallest run.
+    `by_prompts`, `by_tokens`: accuracy with fewer prompts, and with their first tokens only.
+    `omitted`: why a part is missing.
     """
 
-    space: Space
-    networks: tuple[TaskNetwork, ...]
-    overlap: Overlap
-    single_run: SingleRun
-    over_participants: SplitHalf
-    over_prompts: SplitHalf
-    icc: Reliability
-    identification: Identification
-    controls: tuple[Control, ...]
-    by_prompts: AccuracyCurve
-    by_tokens: AccuracyCurve
+    space: str
+    fingerprint: str
+    n_units: int
+    n_units_of_space: int
+    model: str
+    participants: tuple[str, ...]
+    tasks: tuple[str, ...]
     n_on: int
     n_off: int
     n_tokens: int
+    networks: tuple[TaskNetwork, ...] = apart()
+    overlap: Overlap
+    repeatability: Repeatability
+    identification: Identification
+    by_prompts: AccuracyCurve | None
+    by_tokens: AccuracyCurve | None
+    controls: tuple[Control, ...]
+    omitted: dict[str, str]
+    cautions: tuple[str, ...]
     provenance: Provenance
-    control_analyses: tuple[ControlAnalysis, ...] = ()
-
-    @property
-    def tasks(self) -> tuple[str, ...]:
-        """Labels of the tasks."""
-        return self.overlap.tasks
-
-    @property
-    def participants(self) -> tuple[str, ...]:
-        """Labels of the participants."""
-        return self.single_run.participants
 
     @property
     def warnings(self) -> tuple[str, ...]:
         """What makes the findings doubtful."""
-        found = list(self.overlap.warnings)
+        warnings = [*self.cautions, *self.overlap.warnings]
         if len(self.participants) < ENOUGH_PARTICIPANTS:
-            found.append(
+            warnings.append(
                 f"{len(self.participants)} participants: networks are stable from "
                 f"{ENOUGH_PARTICIPANTS} on"
             )
-        shared = self.identification.shared | self.over_prompts.shared | self.single_run.shared
-        found += [said for one in self.control_analyses for said in one.warnings]
-        return tuple(found + [note for note in (circularity_note(shared),) if note])
+        warnings += [warning for control in self.controls for warning in control.warnings]
+        shared = self.identification.shared | self.repeatability.shared
+        return (*warnings, circularity_note(shared)) if shared else tuple(warnings)
+
+    @property
+    def curve(self) -> pd.DataFrame:
+        """Both curves in one table, each point once."""
+        curves = [one.table() for one in (self.by_prompts, self.by_tokens) if one is not None]
+        if not curves:
+            return pd.DataFrame(columns=["n_tokens", "n_prompts", "accuracy"])
+        points = pd.concat(curves, ignore_index=True)
+        return points.drop_duplicates(["n_tokens", "n_prompts"])
 
     def table(self) -> pd.DataFrame:
-        """Give the findings in a few rows.
-
-        Returns
-        -------
-        DataFrame
-            Columns `TABLE_COLUMNS`: ``finding`` and ``measure`` (str), ``value`` and its interval
-            ``low``, ``high`` (float64, NaN where there is none), and ``text``, what else to know.
-        """
+        """Give the findings in a few rows, columns `TABLE_COLUMNS`; NaN for no interval."""
         rows = [*self._identified(), *self._overlaps(), *self._repeated(), *self._sizes()]
         return pd.DataFrame(rows, columns=list(TABLE_COLUMNS))
+
+    def controls_table(self) -> pd.DataFrame:
+        """List the measures of the data beside those of each control."""
+        return pd.concat([control.table() for control in self.controls], ignore_index=True)
+
+    def save(self, out_dir: Path, space: Space) -> tuple[Path, ...]:
+        """Write the findings into the output folder of ``llm2bids analyze``, whole and anew."""
+        folder = out_dir / FOLDER
+        remove_findings(out_dir)
+        files: list[Path] = []
+        for one in self.networks:
+            path, image = folder / one.table, folder / one.image
+            one.network.save(path)
+            nib.save(one.network.to_img(space, statistic="effect"), image)
+            files += [path, image]
+        tables = {
+            "findings": self.table(),
+            "overlap": self.overlap.pairs(),
+            "repeatability": self.repeatability.table(),
+            "identification": self.identification.table(),
+            "confusion": self.identification.confusion.reset_index(),
+            "identification_curve": self.curve,
+            "controls": self.controls_table(),
+        }
+        for name, table in tables.items():
+            write_table(folder / f"{name}.tsv", table)
+        write_text(folder / "README.md", README)
+        write_json(
+            folder / "findings.json",
+            self._content(space),
+        )
+        list_group(out_dir)
+        return (*files, *(folder / f"{name}.tsv" for name in tables), folder / "findings.json")
+
+    @classmethod
+    def load(cls, out_dir: Path) -> "Findings | None":
+        """Read the findings that `save` wrote; None where the folder has none."""
+        path = out_dir / FOLDER / "findings.json"
+        if not path.exists():
+            return None
+        try:
+            content: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+            networks = tuple(
+                from_plain(TaskNetwork, one, network=load_network(path.parent / one["table"]))
+                for one in content["networks"]
+            )
+            controls = tuple(from_plain(Control, one) for one in content["controls"]["all"])
+            return from_plain(cls, content, networks=networks, controls=controls)
+        except (KeyError, TypeError, ValueError, AttributeError, OSError, RecursionError) as error:
+            raise NetworkError(
+                f"{path}: is not what this version of llm2bids writes ({type(error).__name__}: "
+                f"{error}); run `llm2bids analyze BIDS_DIR OUT_DIR group` again"
+            ) from None
+
+    def _content(self, space: Space) -> dict[str, Any]:
+        """Give what ``findings.json`` holds: the findings, and tables of them for readers."""
+        content: dict[str, Any] = to_plain(self)
+        content["networks"] = [
+            {
+                **to_plain(one),
+                "summary": to_plain(
+                    one.network.summary(space)
+                    .sort_values("n_units", ascending=False, kind="stable")
+                    .head(MOST_SITES)
+                ),
+            }
+            for one in self.networks
+        ]
+        content["overlap"]["pairs"] = to_plain(self.overlap.pairs())
+        content["repeatability"]["tasks"] = to_plain(self.repeatability.table())
+        curves = {"prompts": self.by_prompts, "tokens": self.by_tokens}
+        content["identification"] |= {
+            "confusion": to_plain(self.identification.confusion.to_numpy()),
+            "tests": to_plain(self.identification.table()),
+            "curve": {
+                name: to_plain(curve.table()) for name, curve in curves.items() if curve is not None
+            },
+            "controls": [
+                {"name": control.name, "mean": measure.value, **to_plain(measure)}
+                for control in self.controls[:2]
+                for measure in control.measures
+            ],
+            "note": NOTE,
+        }
+        asked = self.controls[2:]
+        content["controls"] = {
+            "about": {control.name: control.about for control in asked},
+            "rows": [row for control in asked for row in to_plain(control.table())],
+            "all": content["controls"],
+        }
+        return {
+            **content,
+            "n_prompts": {"on": self.n_on, "off": self.n_off},
+            "table": to_plain(self.table()),
+            "warnings": to_plain(self.warnings),
+            "generalisation": GENERALISATION,
+            "software": software(),
+        }
 
     def _identified(self) -> Iterator[tuple[object, ...]]:
         found = self.identification
@@ -135,23 +243,21 @@ class Findings:
             "accuracy",
             found.accuracy,
             *found.interval(),
-            f"{found.n_correct} of {found.n_tests} maps of left-out participants, "
-            f"chance {found.chance:.2f}",
+            f"{found.n_correct} of {found.n_tests} maps of left-out participants, {TAKEN_OFF} "
+            f"({found.n_correct_with_mean} with it left in), chance {found.chance:.2f}",
         )
-        for control in self.controls:
-            yield (
-                "identification",
-                control.name,
-                control.mean,
-                *control.quantiles(),
-                f"mean of {control.accuracies.size} draws, and where 95 % of them lie",
-            )
+        for control in self.controls[:2]:
+            for one in control.measures:
+                yield (
+                    *("identification", control.name, one.value, one.low, one.high),
+                    f"mean of {one.n_draws} draws, and where 95 % of them lie",
+                )
 
     def _overlaps(self) -> Iterator[tuple[object, ...]]:
-        for place, pair in enumerate(self.overlap.pairs().head(2).to_dict("records")):
+        for row, pair in enumerate(self.overlap.pairs().head(2).to_dict("records")):
             yield (
                 "overlap",
-                f"{('first', 'second')[place]} pair, r",
+                f"{('first', 'second')[row]} pair, r",
                 pair["correlation"],
                 pair["correlation_low"],
                 pair["correlation_high"],
@@ -160,171 +266,52 @@ class Findings:
             )
 
     def _repeated(self) -> Iterator[tuple[object, ...]]:
+        part = self.repeatability
         dice = f"split-half Dice of the top {self.overlap.share:.0%}, participants"
         measures = {
-            "single-run r": self.single_run.mean_r,
-            "split-half r, participants": self.over_participants.mean_r,
-            "split-half r, prompts": self.over_prompts.mean_r,
-            dice: self.over_participants.mean_dice,
+            "single-run r": part.single_run.mean_r,
+            "split-half r, participants": part.participants.mean_r,
+            **({} if part.prompts is None else {"split-half r, prompts": part.prompts.mean_r}),
+            dice: part.participants.mean_dice,
         }
         for name, values in measures.items():
             low, high = int(values.argmin()), int(values.argmax())
             yield (
                 *("repeatability", name, float(values.mean()), np.nan, np.nan),
-                f"mean over tasks; {values[low]:.2f} ({self.tasks[low]}) to {values[high]:.2f} "
-                f"({self.tasks[high]})",
+                f"mean over tasks; {two_digits(values[low])} ({self.tasks[low]}) to "
+                f"{two_digits(values[high])} ({self.tasks[high]})",
             )
 
     def _sizes(self) -> Iterator[tuple[object, ...]]:
         for one in self.networks:
             if one.against == "off":
                 yield (
-                    *("networks", one.task, float(len(one.network)), np.nan, np.nan),
-                    f"units ({one.network.criterion}); {one.n_fdr} of them and "
-                    f"{one.n_fdr_anywhere} of all survive false discovery rate {one.alpha:g}",
+                    *("networks", one.task, float(one.n_units), np.nan, np.nan),
+                    f"units ({one.criterion}); {one.n_fdr:,} of them and {one.n_fdr_anywhere:,} of "
+                    f"all {self.n_units:,} pass false discovery rate {one.alpha:g}, unit by unit",
                 )
 
 
-def measure_findings(
-    samples: PromptSamples,
-    space: Space,
-    *,
-    top_percent: float = 5.0,
-    alpha: float = 0.05,
-    min_cohens_d: float | None = None,
-    n_boot: int = 200,
-    n_perm: int = 1000,
-    n_draws: int = 20,
-    controls: Sequence[ControlName] = (),
-    n_control_draws: int = 20,
-    seed: int = 0,
-    allow_circular: bool = False,
-) -> Findings:
-    """Measure networks, overlap, repeatability and identification.
+def with_controls(findings: Findings, *controls: Control) -> Findings:
+    """Add controls to findings."""
+    return replace(findings, controls=(*findings.controls, *controls))
 
-    Parameters
-    ----------
-    samples : PromptSamples
-        The prompts' images over all units of the space, from
-        `llm2bids.network.prompt_means.read_samples`.
-    space : Space
-        Their space.
-    top_percent : float, default=5
-        Share of the units in a network.
-    alpha : float, default=0.05
-        False discovery rate of the networks' units.
-    min_cohens_d : float, optional
-        Networks are the units above this abs(d) that survive `alpha`; overlap and repeatability
-        compare the top share all the same.
-    n_boot, n_perm, n_draws : int
-        Bootstrap samples of the overlap, permutations of the controls, draws of the curve.
-    controls : sequence of {"shuffled-labels", "shuffled-tasks", "random-networks"}
-        Measure these controls too, see `llm2bids.network.control_analysis`.
-    n_control_draws : int, default=20
-        Draws of each of them.
-    seed : int, default=0
-        Seed of all draws.
-    allow_circular : bool, default=False
-        Go on where participants share prompts, and say so in the warnings.
 
-    Returns
-    -------
-    Findings
-        Numbers that test a network come from participants or prompts that did not define it.
+def remove_findings(out_dir: Path) -> None:
+    """Remove findings that an earlier call wrote."""
+    folder = out_dir / FOLDER
+    if folder.exists():
+        shutil.rmtree(folder)
+        list_group(out_dir)
 
-    Raises
-    ------
-    NetworkError
-        If there are fewer than `LEAST_PARTICIPANTS` participants or `LEAST_TASKS` tasks, or data
-        that define and data that test overlap.
+
+def two_digits(value: float) -> str:
+    """Round for readers, without "-0.00".
+
+    Examples
+    --------
+    >>> two_digits(-0.004), two_digits(-0.3)
+    ('0.00', '-0.30')
     """
-    means = samples.means
-    effects = task_effects(means)
-    _require_enough(effects)
-    share = top_percent / 100
-    options: _Options = {"seed": seed, "allow_circular": allow_circular}
-    sites = np.repeat(np.arange(len(space.sites)), [site.width for site in space.sites])
-    n_on, n_off = _fewest(means, on=True), _fewest(means, on=False)
-    few = min(FEW_UNITS, space.n_units // 2)
-    return Findings(
-        space=space,
-        networks=tuple(
-            one
-            for against in ("off", "others")
-            for one in task_networks(
-                effects,
-                space,
-                against=against,
-                top_percent=top_percent,
-                alpha=alpha,
-                min_cohens_d=min_cohens_d,
-            )
-        ),
-        overlap=measure_overlap(
-            effects, share=share, sites=sites, n_boot=n_boot, n_perm=n_perm, seed=seed
-        ),
-        single_run=single_run(effects, allow_circular=allow_circular),
-        over_participants=split_participants(effects, share=share, **options),
-        over_prompts=split_prompts(means, share=share, **options),
-        icc=icc_over_tasks(effects),
-        identification=identify_left_out(effects, allow_circular=allow_circular),
-        controls=(
-            random_units(effects, n_units=few, **options),
-            shuffled_labels(effects, n_perm=n_perm, **options),
-        ),
-        by_prompts=accuracy_curve(
-            {samples.n_tokens: means},
-            n_prompts=(*powers_below(n_on), n_on),
-            n_draws=n_draws,
-            **options,
-        ),
-        by_tokens=_by_tokens(samples, effects, n_on, allow_circular=allow_circular),
-        n_on=n_on,
-        n_off=n_off,
-        n_tokens=samples.n_tokens,
-        provenance=means.provenance(),
-        control_analyses=compare_controls(
-            means,
-            effects,
-            controls,
-            sites=sites,
-            share=share,
-            alpha=alpha,
-            n_draws=n_control_draws,
-            seed=seed,
-        ),
-    )
-
-
-def _require_enough(effects: TaskEffects) -> None:
-    n_participants, n_tasks = effects.effects.shape[:2]
-    if n_participants < LEAST_PARTICIPANTS or n_tasks < LEAST_TASKS:
-        raise NetworkError(
-            f"findings: found {n_participants} participants and {n_tasks} tasks; expected "
-            f"{LEAST_PARTICIPANTS} or more and {LEAST_TASKS} or more; record more"
-        )
-
-
-def _fewest(means: PromptMeans, *, on: bool) -> int:
-    """Count the prompts of a kind in the run that has fewest, per trial type."""
-    rows = (means.trial_types != OFF) == on
-    labels = (means.participants, means.runs, means.trial_types)
-    shown = zip(*(names[rows].tolist() for names in labels), strict=True)
-    return int(pd.Series(list(shown)).value_counts().min())
-
-
-def _by_tokens(
-    samples: PromptSamples, effects: TaskEffects, n_on: int, *, allow_circular: bool
-) -> AccuracyCurve:
-    """Identify with all prompts, but their first tokens only."""
-    every = {**samples.first_tokens, samples.n_tokens: effects}
-    found = [identify_left_out(one, allow_circular=allow_circular) for one in every.values()]
-    return AccuracyCurve(
-        n_tokens=tuple(every),
-        n_prompts=(n_on,),
-        accuracies=np.array([one.accuracy for one in found]).reshape(-1, 1, 1),
-        n_tests=found[0].n_tests,
-        chance=found[0].chance,
-        shared=found[0].shared,
-        provenance=found[0].provenance,
-    )
+    text = f"{value:.2f}"
+    return "0.00" if text == "-0.00" else text

@@ -1,41 +1,49 @@
-"""What identification finds: the task given to every tested map, accuracy and its interval."""
+"""Identification of the task that was shown to participants who defined nothing.
 
+Templates are the tasks' mean effect maps over all participants but one. Of the one left out, each
+map gets the task whose template it correlates with best. Identification is easy, and no evidence
+of localisation: 100 random units do nearly as well.
+"""
+
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Literal
+from typing import Any, ClassVar
 
 import numpy as np
 import numpy.typing as npt
 import pandas as pd
 from scipy import stats
 
-from llm2bids.network.provenance import Provenance, circularity_note
-from llm2bids.network.similarity import Floats
+from llm2bids.exceptions import InferenceError, NetworkError
+from llm2bids.inference.effects import Effects
+from llm2bids.inference.intervals import binomial_interval
+from llm2bids.inference.prompts import OFF, Prompts, effect_weights, effects_of
+from llm2bids.inference.provenance import (
+    Provenance,
+    circularity_note,
+    require_disjoint,
+)
+from llm2bids.network.similarity import (
+    Floats,
+    Maps,
+    gram_matrix,
+    top_units,
+    weighted_correlation,
+)
 
 Ints = npt.NDArray[np.int64]
+
+TAKEN_OFF = "each participant's mean map over the tasks taken off first"
+"""What is done to the maps before they are correlated; it uses no labels."""
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class Identification:
-    """The task given to every tested map.
+    """The task given to every map of a participant left out.
 
-    Parameters
-    ----------
-    tasks : tuple of str
-        Labels, in the order of the templates.
-    participants : tuple of str, length n_tests
-        Whose map was tested.
-    true : ndarray of int64, shape (n_tests,)
-        Index of the task that was shown.
-    predicted : ndarray of int64, shape (n_tests,)
-        Index of the task that was identified.
-    scores : ndarray of float64, shape (n_tests, n_tasks)
-        Correlation with each template (or the classifier's decision values).
-    method : str
-        What identified, in words.
-    shared : Provenance
-        Data that both defined and tested (with ``allow_circular``), empty where none did.
-    provenance : Provenance
-        All that defined or tested.
+    `participants`, `true` and `predicted`: whose map, task shown and task identified (indices of
+    `tasks`), shape (n_tests,); `scores`: correlation with each template, (n_tests, n_tasks).
+    `n_correct_with_mean`: tasks identified where the participants' mean maps are left in.
     """
 
     tasks: tuple[str, ...]
@@ -43,9 +51,13 @@ class Identification:
     true: Ints
     predicted: Ints
     scores: Floats
-    method: str
+    n_correct_with_mean: int
     shared: Provenance
-    provenance: Provenance
+    method: str = f"correlation with the others' mean maps, {TAKEN_OFF}"
+
+    derived: ClassVar[tuple[str, ...]] = (
+        *("n_tests", "n_correct", "accuracy", "low", "high", "chance", "p_value", "folds"),
+    )
 
     @property
     def n_tests(self) -> int:
@@ -63,9 +75,28 @@ class Identification:
         return self.n_correct / self.n_tests
 
     @property
+    def low(self) -> float:
+        """Lower bound of the accuracy, 95 %."""
+        return self.interval()[0]
+
+    @property
+    def high(self) -> float:
+        """Upper bound of the accuracy, 95 %."""
+        return self.interval()[1]
+
+    @property
     def chance(self) -> float:
         """Accuracy of guessing."""
         return 1 / len(self.tasks)
+
+    @property
+    def folds(self) -> list[dict[str, list[str]]]:
+        """Who was tested with templates of whom."""
+        everybody = list(dict.fromkeys(self.participants))
+        return [
+            {"tested": [who], "defining": [other for other in everybody if other != who]}
+            for who in everybody
+        ]
 
     @property
     def confusion(self) -> pd.DataFrame:
@@ -84,34 +115,12 @@ class Identification:
         test = stats.binomtest(self.n_correct, self.n_tests, self.chance, alternative="greater")
         return float(test.pvalue)
 
-    def interval(
-        self, confidence: float = 0.95, method: Literal["wilson", "exact"] = "wilson"
-    ) -> tuple[float, float]:
-        """Give the binomial interval of the accuracy.
-
-        Parameters
-        ----------
-        confidence : float, default=0.95
-            Coverage.
-        method : {"wilson", "exact"}
-            Wilson's score interval, or Clopper and Pearson's.
-
-        Returns
-        -------
-        tuple of (float, float)
-            Bounds. Tests count as independent, though folds share templates.
-        """
-        return binomial_interval(self.n_correct, self.n_tests, confidence, method)
+    def interval(self) -> tuple[float, float]:
+        """Give the accuracy's 95 % interval, as if tests were independent; folds share maps."""
+        return binomial_interval(self.n_correct, self.n_tests)
 
     def table(self) -> pd.DataFrame:
-        """List the tests.
-
-        Returns
-        -------
-        DataFrame
-            Columns ``participant``, ``shown``, ``identified``, ``correct``, ``score`` (of the task
-            shown) and ``margin`` (over the best of the others).
-        """
+        """List the tests: participant, task shown and identified, score, margin over the others."""
         rows = np.arange(self.n_tests)
         own = self.scores[rows, self.true]
         others = self.scores.copy()
@@ -125,44 +134,218 @@ class Identification:
                 "correct": self.true == self.predicted,
                 "score": own,
                 "margin": own - others.max(axis=1),
+                "taken_off": "mean map of the participant",
             }
         )
 
     def __str__(self) -> str:
         low, high = self.interval()
-        said = (
+        sentence = (
             f"{self.n_correct} of {self.n_tests} maps identified by {self.method}: accuracy "
             f"{self.accuracy:.3f} (95 % interval {low:.3f} to {high:.3f}, chance {self.chance:.3f})"
         )
-        return f"{said}. {circularity_note(self.shared)}".strip()
+        return f"{sentence}. {circularity_note(self.shared)}".strip()
 
 
-def binomial_interval(
-    n_correct: int,
-    n_tests: int,
-    confidence: float = 0.95,
-    method: Literal["wilson", "exact"] = "wilson",
-) -> tuple[float, float]:
-    """Give the interval of a share, with `scipy.stats.binomtest`.
+@dataclass(frozen=True, kw_only=True, eq=False)
+class AccuracyCurve:
+    """Accuracy by number of tokens and of on prompts, (len(n_tokens), len(n_prompts), n_draws)."""
 
-    Parameters
-    ----------
-    n_correct, n_tests : int
-        Successes and trials.
-    confidence : float, default=0.95
-        Coverage.
-    method : {"wilson", "exact"}
-        Wilson's score interval, or Clopper and Pearson's.
+    n_tokens: tuple[int, ...]
+    n_prompts: tuple[int, ...]
+    accuracies: Floats
+    n_tests: int
+    chance: float
 
-    Returns
-    -------
-    tuple of (float, float)
-        Bounds.
+    def table(self) -> pd.DataFrame:
+        """List mean accuracies, their 95 % binomial intervals, and where 95 % of draws lie."""
+        rows = []
+        for i, tokens in enumerate(self.n_tokens):
+            for j, prompts in enumerate(self.n_prompts):
+                draws = self.accuracies[i, j]
+                mean = float(draws.mean())
+                low, high = binomial_interval(round(mean * self.n_tests), self.n_tests)
+                limits = np.quantile(draws, [0.025, 0.975]).tolist()
+                rows.append((tokens, prompts, mean, low, high, *limits))
+        names = ("n_tokens", "n_prompts", "accuracy", "low", "high", "draw_low", "draw_high")
+        table = pd.DataFrame(rows, columns=list(names))
+        return table.assign(n_tests=self.n_tests, chance=self.chance)
 
-    Examples
-    --------
-    >>> [round(bound, 3) for bound in binomial_interval(47, 48)]
-    [0.891, 0.996]
+
+def identify_left_out(
+    effects: Effects, *, share: float | None = None, allow_circular: bool = False
+) -> Identification:
+    """Identify the tasks of each participant with templates of the others.
+
+    With `share`, templates keep this share of their units, the strongest of either sign.
     """
-    interval = stats.binomtest(n_correct, n_tests).proportion_ci(confidence, method=method)
-    return float(interval.low), float(interval.high)
+    shared = check_left_out(effects, allow_circular=allow_circular)
+    scores = left_out_scores(effects.values, share=share)
+    n_participants, n_tasks, _ = effects.values.shape
+    blank = np.flatnonzero(~scores.any(axis=1))
+    if blank.size:
+        who, task = effects.participants[blank[0] // n_tasks], effects.tasks[blank[0] % n_tasks]
+        raise NetworkError(
+            f"identification: the map of task {task} of sub-{who} is constant over the units used "
+            f"({blank.size} such maps); expected values that differ; use more units"
+        )
+    true = np.tile(np.arange(n_tasks), n_participants)
+    with_mean = left_out_scores(effects.values, share=share, centre=False).argmax(axis=1)
+    return Identification(
+        tasks=effects.tasks,
+        participants=tuple(np.repeat(effects.participants, n_tasks).tolist()),
+        true=true,
+        predicted=scores.argmax(axis=1),
+        scores=scores,
+        n_correct_with_mean=int((with_mean == true).sum()),
+        shared=shared,
+    )
+
+
+def check_left_out(effects: Effects, *, allow_circular: bool = False) -> Provenance:
+    """Refuse participants who share data; give what is shared where it is allowed."""
+    n = len(effects.participants)
+    if n < 2 or len(effects.tasks) < 2:
+        raise NetworkError(
+            f"identification: found {n} participants and {len(effects.tasks)} tasks; expected two "
+            "of each or more; record more"
+        )
+    return Provenance.union(
+        require_disjoint(
+            effects.provenance_of([other for other in range(n) if other != index]),
+            effects.provenance_of([index]),
+            what=f"identification of {effects.participants[index]}",
+            allow_circular=allow_circular,
+        )
+        for index in range(n)
+    )
+
+
+def left_out_scores(
+    effects: Maps,
+    *,
+    share: float | None = None,
+    centre: bool = True,
+    moved: npt.NDArray[np.intp] | None = None,
+) -> Floats:
+    """Correlate each participant's maps with the others' mean maps, (n_tests, n_tasks).
+
+    `effects`: (n_participants, n_tasks, n_units). `moved`: with `share`, the units that a
+    template keeps are moved to these, shape (n_units,).
+    """
+    n_participants, n_tasks, _ = effects.shape
+    if share is None:
+        gram = gram_matrix(effects.reshape(n_participants * n_tasks, -1))
+        return gram_scores(gram, n_tasks, centre=centre)
+    maps = effects - effects.mean(axis=1, keepdims=True) if centre else effects
+    scores = []
+    for index in range(n_participants):
+        templates = np.delete(maps, index, axis=0).mean(axis=0)
+        kept = top_units(templates, share) != 0
+        templates *= kept if moved is None else kept[:, moved]
+        gram = gram_matrix(np.concatenate([maps[index], templates]))
+        eye = np.eye(2 * n_tasks)
+        scores.append(weighted_correlation(gram, eye[:n_tasks], eye[n_tasks:]))
+    return np.concatenate(scores)
+
+
+def gram_scores(
+    gram: Floats, n_tasks: int, *, centre: bool = True, labels: Ints | None = None
+) -> Floats:
+    """Score as `left_out_scores`, from the Gram matrix; `labels` (n_participants, n_tasks)."""
+    n_participants = len(gram) // n_tasks
+    if labels is None:
+        labels = np.tile(np.arange(n_tasks), (n_participants, 1))
+    own = np.eye(n_tasks)[labels]
+    if centre:
+        own = own - 1 / n_tasks
+    blocks = np.zeros((n_participants, n_tasks, n_participants, n_tasks))
+    everybody = np.arange(n_participants)
+    blocks[everybody, :, everybody] = own
+    maps = blocks.reshape(n_participants, n_tasks, -1)
+    scores = [
+        weighted_correlation(gram, maps[index], np.delete(maps, index, axis=0).mean(axis=0))
+        for index in range(n_participants)
+    ]
+    return np.concatenate(scores)
+
+
+def accuracy_of(scores: Floats) -> float:
+    """Give the share of tests, (n_tests, n_tasks), whose own task scores best."""
+    n_tasks = scores.shape[1]
+    true = np.tile(np.arange(n_tasks), len(scores) // n_tasks)
+    return float((scores.argmax(axis=1) == true).mean())
+
+
+def prompt_curve(
+    prompts: Prompts,
+    *,
+    n_tokens: int,
+    n_prompts: Sequence[int],
+    n_draws: int = 20,
+    seed: int = 0,
+    allow_circular: bool = False,
+    omitted: dict[str, str] | None = None,
+) -> AccuracyCurve:
+    """Identify with fewer on prompts, and off prompts in proportion, in templates and tests alike.
+
+    `omitted` takes the numbers of prompts that do not determine the model, and why.
+    """
+    check_left_out(effects_of(prompts), allow_circular=allow_circular)
+    n_tasks = len(prompts.conditions)
+    n_tests = len(prompts.people) * n_tasks
+    rng = np.random.default_rng(seed)
+    gram = gram_matrix(prompts.values, centre_maps=True)
+    points: dict[int, list[float]] = {}
+    for count in n_prompts:
+        try:
+            draws = []
+            for _ in range(n_draws):
+                kept = _draw_prompts(prompts, count, rng)
+                weights = effect_weights(prompts, kept).reshape(n_tests, -1)
+                draws.append(accuracy_of(gram_scores(weights @ gram @ weights.T, n_tasks)))
+            points[count] = draws
+        except InferenceError as error:
+            if omitted is None or count == max(n_prompts):
+                raise
+            omitted[f"by_prompts, {count}"] = str(error)
+    return AccuracyCurve(
+        n_tokens=(n_tokens,),
+        n_prompts=tuple(points),
+        accuracies=np.array([list(points.values())]),
+        n_tests=n_tests,
+        chance=1 / n_tasks,
+    )
+
+
+def token_curve(
+    effects: Mapping[int, Effects], *, n_prompts: int, allow_circular: bool = False
+) -> AccuracyCurve:
+    """Identify with all prompts, but effects of their first tokens, by number of tokens."""
+    parts = [identify_left_out(part, allow_circular=allow_circular) for part in effects.values()]
+    return AccuracyCurve(
+        n_tokens=tuple(effects),
+        n_prompts=(n_prompts,),
+        accuracies=np.array([part.accuracy for part in parts]).reshape(-1, 1, 1),
+        n_tests=parts[0].n_tests,
+        chance=parts[0].chance,
+    )
+
+
+def _draw_prompts(prompts: Prompts, count: int, rng: np.random.Generator) -> npt.NDArray[np.bool_]:
+    """Mark so many on prompts of each run and trial type, and off prompts in proportion."""
+    kept = np.zeros(len(prompts.values), dtype=np.bool_)
+    for name in dict.fromkeys(prompts.run_names.tolist()):
+        mine = prompts.run_names == name
+        kinds: dict[Any, None] = dict.fromkeys(prompts.trial_types[mine].tolist())
+        sizes = {kind: int((mine & (prompts.trial_types == kind)).sum()) for kind in kinds}
+        fewest = min(size for kind, size in sizes.items() if kind != OFF)
+        if not 1 <= count <= fewest:
+            raise NetworkError(
+                f"prompts per run: found {count}, expected 1 to {fewest}, which {name} has"
+            )
+        for kind in kinds:
+            rows = np.flatnonzero(mine & (prompts.trial_types == kind))
+            size = max(1, round(sizes[OFF] * count / fewest)) if kind == OFF else count
+            kept[rng.permutation(rows)[:size]] = True
+    return kept

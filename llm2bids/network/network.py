@@ -12,7 +12,7 @@ import numpy.typing as npt
 import pandas as pd
 
 from llm2bids.exceptions import DatasetError, NetworkError
-from llm2bids.network.provenance import Provenance
+from llm2bids.inference.provenance import LEVELS, Provenance
 from llm2bids.space.header import image_header
 from llm2bids.space.space import Space
 from llm2bids.space.stat_map import (
@@ -197,7 +197,7 @@ class Network:
             "Space": self.space_label,
             "Fingerprint": self.fingerprint,
             "Criterion": self.criterion,
-            "Provenance": self.provenance.to_dict(),
+            "Provenance": {level: sorted(self.provenance.names(level)) for level in LEVELS},
         }
         description.write_text(to_json(about), encoding="utf-8")
         return path, description
@@ -338,7 +338,7 @@ def load_network(path: Path) -> Network:
         space_label=str(about["Space"]),
         fingerprint=str(about["Fingerprint"]),
         table=table,
-        provenance=Provenance.from_dict(about["Provenance"]),
+        provenance=Provenance.of(**about["Provenance"]),
         criterion=str(about["Criterion"]),
     )
 

@@ -5,7 +5,6 @@ that were compared with the same off prompts share those prompts' errors, which 
 result says so.
 """
 
-from collections import Counter
 from dataclasses import dataclass
 from itertools import combinations
 from typing import Any
@@ -15,8 +14,7 @@ import numpy.typing as npt
 import pandas as pd
 
 from llm2bids.exceptions import NetworkError
-from llm2bids.network.effects import TaskEffects
-from llm2bids.network.provenance import Provenance
+from llm2bids.inference.effects import Effects
 from llm2bids.network.similarity import (
     Floats,
     Signs,
@@ -31,36 +29,21 @@ from llm2bids.network.similarity import (
     weighted_correlation,
 )
 
+_MATRICES = (
+    *("correlation", "correlation_low", "correlation_high", "dice", "dice_low", "dice_high"),
+    *("chance", "chance_within_site", "chance_within_site_high", "first"),
+)
+
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class Overlap:
-    """Overlap between the tasks, all arrays of float64 and shape (n_tasks, n_tasks).
+    """Overlap between the tasks, arrays of shape (n_tasks, n_tasks), intervals at `confidence`.
 
-    Parameters
-    ----------
-    tasks : tuple of str
-        Labels of both axes.
-    correlation, correlation_low, correlation_high : ndarray
-        Pearson's r over the units between group effect maps, and its interval.
-    dice, dice_low, dice_high : ndarray
-        Dice of the networks (units with the largest effects, signs agreeing), and its interval.
-    chance : ndarray
-        Expected Dice of random sets with as many units of either sign.
-    chance_within_site, chance_within_site_high : ndarray
-        Expected Dice, and its quantile at `confidence`, when a network's units are permuted within
-        their sites.
-    share : float
-        Share of the units in a network.
-    first : ndarray
-        Share of the bootstrap samples in which this pair has the highest correlation.
-    n_participants, n_boot : int
-        Participants, and bootstrap samples of them.
-    confidence : float
-        Coverage of the intervals.
-    warnings : tuple of str
-        What makes the overlap doubtful, such as a shared baseline.
-    provenance : Provenance
-        What the maps were made from.
+    `correlation`: Pearson's r over the units between group effect maps. `dice`: of the `share` of
+    units with the largest effects, signs agreeing. `chance`: expected Dice of random sets with as
+    many units of either sign; `chance_within_site` (and its quantile at `confidence`): when units
+    are permuted within their sites. `first`: share of the bootstrap samples in which this pair has
+    the highest correlation.
     """
 
     tasks: tuple[str, ...]
@@ -79,81 +62,28 @@ class Overlap:
     n_boot: int
     confidence: float
     warnings: tuple[str, ...]
-    provenance: Provenance
 
     def pairs(self) -> pd.DataFrame:
-        """List the pairs of tasks, the most alike first.
-
-        Returns
-        -------
-        DataFrame
-            Columns ``task_a``, ``task_b`` and each measure of the class, sorted by correlation.
-        """
+        """List the pairs of tasks, the most alike first: ``task_a``, ``task_b`` and each matrix."""
         rows, columns = np.triu_indices(len(self.tasks), k=1)
-        measures = {
-            name: getattr(self, name)[rows, columns]
-            for name in (
-                *("correlation", "correlation_low", "correlation_high"),
-                *("dice", "dice_low", "dice_high"),
-                *("chance", "chance_within_site", "chance_within_site_high", "first"),
-            )
-        }
+        measures = {name: getattr(self, name)[rows, columns] for name in _MATRICES}
         names = np.asarray(self.tasks, dtype=object)
         table = pd.DataFrame({"task_a": names[rows], "task_b": names[columns], **measures})
         return table.sort_values("correlation", ascending=False, ignore_index=True)
 
 
 def measure_overlap(
-    effects: TaskEffects,
+    effects: Effects,
     *,
     share: float = 0.05,
-    two_sided: bool = True,
     sites: npt.NDArray[Any] | None = None,
     n_boot: int = 200,
     n_perm: int = 1000,
     confidence: float = 0.95,
     seed: int = 0,
 ) -> Overlap:
-    """Measure how much the networks of the tasks have in common.
-
-    The intervals are for another cohort of as many participants: the estimate, plus and minus
-    Student's t times its standard error over participants, on Fisher's z scale for correlations
-    (jackknife) and on the arcsine scale for Dice (bootstrap). Percentiles of the bootstrap are not
-    used: a bootstrap sample repeats participants, so its maps are noisier than the cohort's and
-    less correlated. In simulations with 8 participants they cover 21 to 62 % where 95 % is asked
-    for, the bootstrap's standard error 96 to 100 %, the jackknife's 95 to 97 %; for Dice, which is
-    not smooth, the bootstrap's standard error covers 98 to 100 % and the jackknife's is larger.
-
-    Parameters
-    ----------
-    effects : TaskEffects
-        Effect maps of at least two participants and two tasks.
-    share : float, default=0.05
-        Share of the units in a network.
-    two_sided : bool, default=True
-        As in `top_units`.
-    sites : ndarray, shape (n_units,), optional
-        Site of each unit, for the chance level within sites; one site by default.
-    n_boot : int, default=200
-        Bootstrap samples of participants (for Dice, and for which pair is first).
-    n_perm : int, default=1000
-        Permutations of the units within sites.
-    confidence : float, default=0.95
-        Coverage of the intervals and quantile of the chance level.
-    seed : int, default=0
-        Seed of bootstrap and permutations.
-
-    Returns
-    -------
-    Overlap
-        Matrices between the tasks.
-
-    Raises
-    ------
-    NetworkError
-        If there are fewer than two participants or tasks, or `sites` has another length.
-    """
-    n_participants, n_tasks, n_units = effects.effects.shape
+    """Measure how much the tasks' networks have in common; `sites` labels each unit's site."""
+    n_participants, n_tasks, n_units = effects.values.shape
     if n_participants < 2 or n_tasks < 2:
         raise NetworkError(
             f"overlap: found {n_participants} participants and {n_tasks} tasks; expected two or "
@@ -163,11 +93,11 @@ def measure_overlap(
     if groups.shape != (n_units,):
         raise NetworkError(f"sites: found {groups.size} labels for {n_units} units; give one each")
     rng = np.random.default_rng(seed)
-    group = effects.effects.mean(axis=0)
-    networks = top_units(group, share, two_sided=two_sided)
+    group = effects.values.mean(axis=0)
+    networks = top_units(group, share)
     common = dice_matrix(networks)
     r, r_error = _correlate(effects)
-    r_boot, dice_boot = _bootstrap(effects, n_boot, share=share, two_sided=two_sided, rng=rng)
+    r_boot, dice_boot = _bootstrap(effects, n_boot, share=share, rng=rng)
     within = permuted_dice(networks, groups, n_perm=n_perm, seed=rng)
     grow = float(np.sqrt(n_participants / (n_participants - 1)))
     r_low, r_high = student_interval(
@@ -203,32 +133,11 @@ def measure_overlap(
         n_boot=n_boot,
         confidence=confidence,
         warnings=shared_between_tasks(effects),
-        provenance=effects.provenance,
     )
 
 
 def chance_dice(networks: Signs, sites: npt.NDArray[Any] | None = None) -> Floats:
-    """Give the expected Dice of random sets of the same sizes.
-
-    Parameters
-    ----------
-    networks : ndarray of int8, shape (n_networks, n_units)
-        Marked units with their signs.
-    sites : ndarray, shape (n_units,), optional
-        Site of each unit; random sets then have as many units in each site.
-
-    Returns
-    -------
-    ndarray of float64, shape (n_networks, n_networks)
-        Expectation over all permutations of the units (within sites): for each sign the product
-        of both counts over the number of units, summed, over the mean size.
-
-    Examples
-    --------
-    >>> one = np.array([[1, 1, 0, 0, 0, 0, 0, 0], [0, 0, 0, 0, 0, 0, 1, 1]], dtype=np.int8)
-    >>> float(chance_dice(one)[0, 1])
-    0.25
-    """
+    """Give the expected Dice of random sets with as many units of either sign, in each site."""
     positive, negative, widths = _count_by_site(networks, sites)
     common = (positive / widths) @ positive.T + (negative / widths) @ negative.T
     return _dice_of_counts(common, positive, negative)
@@ -241,28 +150,7 @@ def permuted_dice(
     n_perm: int = 1000,
     seed: int | np.random.Generator = 0,
 ) -> Floats:
-    """Draw the Dice of networks whose units are permuted within their sites.
-
-    The number of common units after a random permutation follows hypergeometric distributions,
-    one for each site and sign: they are drawn, the units themselves need not be moved.
-
-    Parameters
-    ----------
-    networks : ndarray of int8, shape (n_networks, n_units)
-        Marked units with their signs.
-    sites : ndarray, shape (n_units,), optional
-        Site of each unit; one site by default.
-    n_perm : int, default=1000
-        Number of permutations.
-    seed : int or Generator, default=0
-        Seed or source of the draws.
-
-    Returns
-    -------
-    ndarray of float64, shape (n_perm, n_networks, n_networks)
-        Dice of each pair in each permutation; 1 for a network with itself is not permuted, it is
-        drawn like the others.
-    """
+    """Draw the Dice of networks whose units are permuted in their sites, (n_perm, n, n)."""
     rng = np.random.default_rng(seed)
     positive, negative, widths = (part.astype(np.int64) for part in _count_by_site(networks, sites))
     n_networks = len(networks)
@@ -275,38 +163,23 @@ def permuted_dice(
     return _dice_of_counts(common, positive, negative)
 
 
-def shared_between_tasks(effects: TaskEffects) -> tuple[str, ...]:
-    """Find the tasks of one participant that used the same prompts.
-
-    Parameters
-    ----------
-    effects : TaskEffects
-        Effect maps with their provenance.
-
-    Returns
-    -------
-    tuple of str
-        A warning for each pair of tasks that shares off prompts or on prompts; empty if none does.
-    """
-    found: Counter[tuple[str, str, str]] = Counter()
+def shared_between_tasks(effects: Effects) -> tuple[str, ...]:
+    """Say which tasks of one participant used the same prompts."""
+    warnings = []
     for (i, one), (j, two) in combinations(enumerate(effects.tasks), 2):
-        for kind, parts in (("off", effects.off), ("on", effects.on)):
-            found[one, two, kind] += sum(len(row[i].overlap(row[j]).prompts) for row in parts)
-    why = {
-        "off": "a shared baseline makes their maps alike",
-        "on": "their maps are alike because they are made from the same prompts",
-    }
-    return tuple(
-        f"tasks {one} and {two} share {count} {kind} prompts within participants: {why[kind]}"
-        for (one, two, kind), count in found.items()
-        if count
-    )
+        count = sum(len(row[i].overlap(row[j]).prompts) for row in effects.made_from)
+        if count:
+            warnings.append(
+                f"tasks {one} and {two} share {count} prompts within participants: a shared "
+                "baseline makes their maps alike"
+            )
+    return tuple(warnings)
 
 
-def _correlate(effects: TaskEffects) -> tuple[Floats, Floats]:
+def _correlate(effects: Effects) -> tuple[Floats, Floats]:
     """Correlate the group maps; give r, and its jackknifed standard error on Fisher's z scale."""
-    n_participants, n_tasks, _ = effects.effects.shape
-    gram = gram_matrix(effects.effects.reshape(n_participants * n_tasks, -1))
+    n_participants, n_tasks, _ = effects.values.shape
+    gram = gram_matrix(effects.values.reshape(n_participants * n_tasks, -1))
     kept = np.vstack([np.ones(n_participants), 1 - np.eye(n_participants)])
     weights = _group_weights(kept / kept.sum(axis=1, keepdims=True), n_tasks)
     r = weighted_correlation(gram, weights, weights)
@@ -321,16 +194,15 @@ def _group_weights(participants: Floats, n_tasks: int) -> Floats:
 
 
 def _bootstrap(
-    effects: TaskEffects,
+    effects: Effects,
     n_boot: int,
     *,
     share: float,
-    two_sided: bool,
     rng: np.random.Generator,
 ) -> tuple[Floats, Floats]:
     """Resample participants; give r and Dice, each of shape (n_boot, n_tasks, n_tasks)."""
-    n_participants, n_tasks, _ = effects.effects.shape
-    maps = effects.effects.reshape(n_participants * n_tasks, -1)
+    n_participants, n_tasks, _ = effects.values.shape
+    maps = effects.values.reshape(n_participants * n_tasks, -1)
     drawn = np.sort(rng.integers(n_participants, size=(n_boot, n_participants)), axis=1)
     counts = np.stack([np.bincount(one, minlength=n_participants) for one in drawn])
     weights = _group_weights(counts / n_participants, n_tasks)
@@ -338,7 +210,7 @@ def _bootstrap(
     common = np.empty((n_boot, n_tasks, n_tasks))
     for index, weight in enumerate((counts / n_participants).astype(maps.dtype)):
         group = (weight @ maps.reshape(n_participants, -1)).reshape(n_tasks, -1)
-        common[index] = dice_matrix(top_units(group, share, two_sided=two_sided))
+        common[index] = dice_matrix(top_units(group, share))
     return r, common
 
 

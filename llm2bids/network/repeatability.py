@@ -1,7 +1,7 @@
-"""Repeatability of effect maps: split halves of participants or prompts.
+"""Repeatability of effect maps: single maps, split halves, and the agreement at each unit.
 
-Halves of participants say how well another cohort would give the same map; halves of prompts how
-well other prompts would, for the same participants.
+Split-half reliability r is of half of the data; of all data it is ``2 r / (1 + r)`` (Spearman and
+Brown). Intervals are jackknifed over participants.
 """
 
 from collections.abc import Sequence
@@ -15,19 +15,23 @@ import numpy.typing as npt
 import pandas as pd
 
 from llm2bids.exceptions import NetworkError
-from llm2bids.network.effects import PromptMeans, TaskEffects, combine, effect_weights
-from llm2bids.network.provenance import Provenance, require_apart
+from llm2bids.inference.effects import Effects, condition_names
+from llm2bids.inference.prompts import Prompts, combine, effect_weights
+from llm2bids.inference.provenance import Provenance, require_apart
 from llm2bids.network.similarity import (
+    CHUNK,
     Floats,
     Maps,
     angle,
     dice,
     fisher_mean,
     fisher_z,
+    gram_matrix,
     jackknife_error,
     share_of_angle,
     student_interval,
     top_units,
+    weighted_correlation,
 )
 
 Halves = Literal["participants", "prompts"]
@@ -35,29 +39,39 @@ Bools = npt.NDArray[np.bool_]
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
-class SplitHalf:
-    """Likeness of each task's group maps from two halves of the data.
+class SingleRun:
+    """Correlation of single maps of different participants, arrays of shape (n_tasks,).
 
-    Parameters
-    ----------
-    over : {"participants", "prompts"}
-        What was halved.
-    tasks : tuple of str
-        Labels of the tasks.
-    r, dice : ndarray of float64, shape (n_splits, n_tasks)
-        Correlation over the units, and Dice of the units with the largest effects.
-    mean_r, r_low, r_high : ndarray of float64, shape (n_tasks,)
-        Mean over the splits (Fisher's z) and its interval over participants.
-    mean_dice, dice_low, dice_high : ndarray of float64, shape (n_tasks,)
-        Mean over the splits and its interval over participants.
-    share : float
-        Share of the units that Dice compares.
-    n_participants : int
-        Participants of both halves together.
-    shared : Provenance
-        Prompts that participants share (with ``allow_circular``), empty where none.
-    provenance : Provenance
-        What the maps were made from.
+    `other_tasks_r`: with other participants' maps of the other tasks, what of `mean_r` is not
+    specific to the task; NaN with one task.
+    """
+
+    tasks: tuple[str, ...]
+    mean_r: Floats
+    r_low: Floats
+    r_high: Floats
+    other_tasks_r: Floats
+    shared: Provenance
+
+    def table(self) -> pd.DataFrame:
+        """Give one row for each task: ``r`` and its interval, ``other_tasks_r``."""
+        return pd.DataFrame(
+            {
+                "task": self.tasks,
+                "r": self.mean_r,
+                "r_low": self.r_low,
+                "r_high": self.r_high,
+                "other_tasks_r": self.other_tasks_r,
+            }
+        )
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class SplitHalf:
+    """Likeness of group maps from two halves of the data.
+
+    `r`, `dice`: correlation over units, and Dice of the strongest `share` of them, of each split,
+    shape (n_splits, n_tasks); means (r on Fisher's z) and intervals have shape (n_tasks,).
     """
 
     over: Halves
@@ -73,7 +87,6 @@ class SplitHalf:
     share: float
     n_participants: int
     shared: Provenance
-    provenance: Provenance
 
     @property
     def full_r(self) -> Floats:
@@ -81,14 +94,7 @@ class SplitHalf:
         return np.asarray(2 * self.mean_r / (1 + self.mean_r))
 
     def table(self) -> pd.DataFrame:
-        """Give one row for each task.
-
-        Returns
-        -------
-        DataFrame
-            Columns ``task``, ``r``, ``r_low``, ``r_high``, ``full_r``, ``dice``, ``dice_low``,
-            ``dice_high``, ``n_splits``.
-        """
+        """Give one row for each task, with the number of splits."""
         return pd.DataFrame(
             {
                 "task": self.tasks,
@@ -104,63 +110,105 @@ class SplitHalf:
         )
 
 
+@dataclass(frozen=True, kw_only=True)
+class Agreement:
+    """Quantiles over the units of an intraclass correlation."""
+
+    kind: str
+    targets: str
+    measurements: str
+    quantiles: dict[str, float]
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Repeatability:
+    """How well maps come again; `prompts` is None where the model has no halves of prompts."""
+
+    single_run: SingleRun
+    participants: SplitHalf
+    prompts: SplitHalf | None
+    icc: Agreement
+
+    @property
+    def shared(self) -> Provenance:
+        """Prompts that participants share, empty where none."""
+        parts = (self.single_run, self.participants, self.prompts)
+        return Provenance.union(part.shared for part in parts if part is not None)
+
+    def table(self) -> pd.DataFrame:
+        """Give one row for each task, the measures' columns named by what was compared."""
+        single = self.single_run.table().rename(columns=lambda name: f"single_run_{name}")
+        table = single.rename(
+            columns={"single_run_task": "task", "single_run_other_tasks_r": "other_tasks_r"}
+        )
+        for halves in (self.participants, self.prompts):
+            if halves is not None:
+                part = halves.table().drop(columns=["task", "n_splits"])
+                table = table.join(part.add_prefix(f"{halves.over}_"))
+        return table
+
+
+def compare_single_maps(effects: Effects, *, allow_circular: bool = False) -> SingleRun:
+    """Correlate the single maps of different participants."""
+    n_participants, n_tasks, n_units = effects.values.shape
+    shared = _require_apart(effects, "correlation between participants", allow_circular)
+    n_maps = n_participants * n_tasks
+    gram = gram_matrix(effects.values.reshape(n_maps, n_units))
+    every = weighted_correlation(gram, np.eye(n_maps), np.eye(n_maps))
+    every = every.reshape(n_participants, n_tasks, n_participants, n_tasks)
+    r = np.einsum("ptqt->tpq", every)
+    rows, columns = np.triu_indices(n_participants, k=1)
+    mean_r = fisher_mean(r[:, rows, columns], axis=1)
+    without = [
+        fisher_z(r[:, rows, columns])[:, (rows != i) & (columns != i)].mean(axis=1)
+        for i in range(n_participants if n_participants > 2 else 0)
+    ]
+    low, high = student_interval(
+        mean_r,
+        jackknife_error(without, n_tasks),
+        max(n_participants - 1, 1),
+        forth=fisher_z,
+        back=np.tanh,
+    )
+    apart = ~np.eye(n_participants, dtype=bool)[:, np.newaxis, :, np.newaxis]
+    other = apart & ~np.eye(n_tasks, dtype=bool)[:, np.newaxis, :]  # person, task, person, task
+    others = [
+        float(fisher_mean(every[:, task][other[:, task]])) if n_tasks > 1 else np.nan
+        for task in range(n_tasks)
+    ]
+    return SingleRun(
+        tasks=effects.tasks,
+        mean_r=mean_r,
+        r_low=low,
+        r_high=high,
+        other_tasks_r=np.array(others, dtype=np.float64),
+        shared=shared,
+    )
+
+
 def split_participants(
-    effects: TaskEffects,
+    effects: Effects,
     *,
     share: float = 0.05,
-    two_sided: bool = True,
     n_splits: int = 35,
-    confidence: float = 0.95,
     seed: int = 0,
     allow_circular: bool = False,
 ) -> SplitHalf:
-    """Compare the group maps of two halves of the participants.
-
-    Parameters
-    ----------
-    effects : TaskEffects
-        Effect maps of at least two participants.
-    share : float, default=0.05
-        Share of the units that Dice compares.
-    two_sided : bool, default=True
-        As in `top_units`.
-    n_splits : int, default=35
-        Number of random halves; all halves where there are no more (35 for 8 participants).
-    confidence : float, default=0.95
-        Coverage of the intervals, which are jackknifed over participants (NaN below three).
-    seed : int, default=0
-        Seed of the halves.
-    allow_circular : bool, default=False
-        Go on where participants share prompts, and say so on the result.
-
-    Returns
-    -------
-    SplitHalf
-        With an odd number one half has a participant more.
-
-    Raises
-    ------
-    NetworkError
-        If there is one participant only, or two participants share prompts.
-    """
+    """Compare the group maps of two halves of the participants."""
     n_participants = len(effects.participants)
-    shared = require_apart(
-        [effects.provenance_of([index]) for index in range(n_participants)],
-        what="split halves of participants",
-        allow_circular=allow_circular,
-    )
+    shared = _require_apart(effects, "split halves of participants", allow_circular)
     deleted = [None, *range(n_participants)] if n_participants > 2 else [None]
     measured = []
     for left_out in deleted:
         kept = np.array([index for index in range(n_participants) if index != left_out])
         splits = half_splits(kept.size, n_splits, seed=seed)
         pairs = (
-            (_mean_of(effects.effects, kept[half]), _mean_of(effects.effects, kept[~half]))
+            (_mean_of(effects.values, kept[half]), _mean_of(effects.values, kept[~half]))
             for half in splits
         )
-        measured.append([_compare(*pair, share=share, two_sided=two_sided) for pair in pairs])
+        measured.append([_compare(*pair, share=share) for pair in pairs])
     r, common = (
-        [np.array([one[part] for one in splits]) for splits in measured] for part in (0, 1)
+        [np.array([pair[part] for pair in splits]) for splits in measured] for part in (0, 1)
     )
     return SplitHalf(
         over="participants",
@@ -168,48 +216,21 @@ def split_participants(
         share=share,
         n_participants=n_participants,
         shared=shared,
-        provenance=effects.provenance,
-        **_summarise(r, common, confidence),
+        **_summarise(r, common),
     )
 
 
 def split_prompts(
-    means: PromptMeans,
+    prompts: Prompts,
     *,
     share: float = 0.05,
-    two_sided: bool = True,
     n_splits: int = 20,
-    confidence: float = 0.95,
     seed: int = 0,
     allow_circular: bool = False,
 ) -> SplitHalf:
-    """Compare the group maps of two halves of every participant's prompts.
-
-    On and off prompts of every run are halved at random, so that the halves share no prompt and
-    have as many of each kind.
-
-    Parameters
-    ----------
-    means : PromptMeans
-        Maps of the prompts, of at least two participants.
-    share, two_sided, confidence, seed, allow_circular
-        As in `split_participants`.
-    n_splits : int, default=20
-        Number of random halves.
-
-    Returns
-    -------
-    SplitHalf
-        Group maps of all participants in either half.
-
-    Raises
-    ------
-    NetworkError
-        If there is one participant only, a prompt comes twice, or a run has fewer than two
-        prompts of a kind.
-    """
+    """Compare the group maps of two halves of every participant's prompts."""
     rng = np.random.default_rng(seed)
-    shown = pd.DataFrame({"who": means.participants, "prompt": means.prompt_ids})
+    shown = pd.DataFrame({"who": prompts.participants, "prompt": prompts.prompt_ids})
     twice = shown[shown.duplicated()]
     if len(twice) and not allow_circular:
         raise NetworkError(
@@ -218,53 +239,76 @@ def split_prompts(
             "would share it; expected every prompt once; record without --allow-shared-prompts, or "
             "ask for it with allow_circular (--allow-circular), which is then said on the result"
         )
-    _, participants, tasks = effect_weights(means)
+    people, n_tasks = prompts.people, len(prompts.conditions)
     shared = require_apart(
-        [means.provenance(means.participants == name) for name in participants],
+        [prompts.provenance(prompts.participants == name) for name in people],
         what="split halves of prompts",
         allow_circular=allow_circular,
     )
-    deleted = [None, *range(len(participants))] if len(participants) > 2 else [None]
-    r = [np.empty((n_splits, len(tasks))) for _ in deleted]
-    common = [np.empty((n_splits, len(tasks))) for _ in deleted]
+    deleted = [None, *range(len(people))] if len(people) > 2 else [None]
+    r = [np.empty((n_splits, n_tasks)) for _ in deleted]
+    common = [np.empty((n_splits, n_tasks)) for _ in deleted]
     for split in range(n_splits):
-        half = _halve_prompts(means, rng)
+        half = _halve_prompts(prompts, rng)
         first, second = (
-            combine(means.values, effect_weights(means, rows)[0]) for rows in (half, ~half)
+            combine(prompts.values, effect_weights(prompts, rows)) for rows in (half, ~half)
         )
-        for place, left_out in enumerate(deleted):
-            kept = np.array([i for i in range(len(participants)) if i != left_out])
-            r[place][split], common[place][split] = _compare(
-                _mean_of(first, kept), _mean_of(second, kept), share=share, two_sided=two_sided
+        for index, left_out in enumerate(deleted):
+            kept = np.array([i for i in range(len(people)) if i != left_out])
+            r[index][split], common[index][split] = _compare(
+                _mean_of(first, kept), _mean_of(second, kept), share=share
             )
     return SplitHalf(
         over="prompts",
-        tasks=tasks,
+        tasks=condition_names(prompts.conditions),
         share=share,
-        n_participants=len(participants),
+        n_participants=len(people),
         shared=shared | Provenance.of(prompts=twice["prompt"]),
-        provenance=means.provenance(),
-        **_summarise(r, common, confidence),
+        **_summarise(r, common),
     )
 
 
+def agreement(effects: Effects) -> Agreement:
+    """Say how well participants agree, at each unit, on the differences between tasks."""
+    values = intraclass_correlation(effects.values.swapaxes(0, 1))
+    at = (0.05, 0.25, 0.5, 0.75, 0.95)
+    quantiles = np.nanquantile(values, at) if np.isfinite(values).any() else np.full(5, np.nan)
+    return Agreement(
+        kind="ICC(3,1)",
+        targets="tasks",
+        measurements="participants",
+        quantiles={f"{q:g}": float(value) for q, value in zip(at, quantiles, strict=True)},
+    )
+
+
+def intraclass_correlation(ratings: Maps) -> Floats:
+    """Compute the ICC(3,1) of each unit from ratings (n_targets, n_measurements, n_units).
+
+    Shrout and Fleiss (1979), Psychological Bulletin 86, 420: consistency of single measurements.
+    NaN for a unit that never varies.
+
+    Examples
+    --------
+    The example of Shrout and Fleiss (table 2): six targets, four judges.
+
+    >>> judges = np.array([[9, 2, 5, 8], [6, 1, 3, 2], [8, 4, 6, 8],
+    ...                    [7, 1, 2, 6], [10, 5, 6, 9], [6, 2, 4, 7]], dtype=float)
+    >>> intraclass_correlation(judges[..., np.newaxis]).round(2)
+    array([0.71])
+    """
+    if ratings.ndim != 3 or min(ratings.shape[:2]) < 2:
+        raise NetworkError(
+            f"intraclass correlation: found ratings of shape {ratings.shape}; expected (n_targets, "
+            "n_measurements, n_units) with two targets and two measurements at least"
+        )
+    values = np.empty(ratings.shape[2])
+    for start in range(0, values.size, CHUNK):
+        values[start : start + CHUNK] = _icc(ratings[..., start : start + CHUNK])
+    return values
+
+
 def half_splits(n: int, n_splits: int, *, seed: int = 0) -> Bools:
-    """List ways to part ``n`` things into two halves.
-
-    Parameters
-    ----------
-    n : int
-        Number of things, at least 2.
-    n_splits : int
-        Number of ways wanted.
-    seed : int, default=0
-        Seed of the choice.
-
-    Returns
-    -------
-    ndarray of bool, shape (at most n_splits, n)
-        True for the first half, which has ``n // 2``. All distinct ways if there are no more than
-        `n_splits`, else that many of them, distinct and at random.
+    """List ways to part ``n`` things in two halves, bool (at most n_splits, n): all, or at random.
 
     Examples
     --------
@@ -298,28 +342,26 @@ def _mean_of(maps: Maps, participants: npt.NDArray[np.intp]) -> Maps:
     return np.asarray((weights @ maps.reshape(len(maps), -1)).reshape(maps.shape[1:]))
 
 
-def _compare(first: Maps, second: Maps, *, share: float, two_sided: bool) -> tuple[Floats, Floats]:
+def _compare(first: Maps, second: Maps, *, share: float) -> tuple[Floats, Floats]:
     """Correlate maps row by row, and give the Dice of their strongest units."""
     one, two = (maps - maps.mean(axis=1, keepdims=True) for maps in (first, second))
     products = np.einsum("tu,tu->t", one, two)
     norms = np.sqrt(np.einsum("tu,tu->t", one, one) * np.einsum("tu,tu->t", two, two))
     r = np.divide(products, norms, out=np.zeros(len(norms)), where=norms > 0)
-    marked = (top_units(maps, share, two_sided=two_sided) for maps in (first, second))
+    marked = (top_units(maps, share) for maps in (first, second))
     return r, dice(*marked)
 
 
-def _summarise(r: Sequence[Floats], common: Sequence[Floats], confidence: float) -> dict[str, Any]:
+def _summarise(r: Sequence[Floats], common: Sequence[Floats]) -> dict[str, Any]:
     """Average over splits; the first entry has everybody, the others lack one participant each."""
     dof = max(len(r) - 2, 1)
     r_error = jackknife_error([fisher_z(one).mean(axis=0) for one in r[1:]], r[0].shape[1])
     dice_error = jackknife_error([angle(one).mean(axis=0) for one in common[1:]], r[0].shape[1])
     mean_r = fisher_mean(r[0], axis=0)
     mean_dice = common[0].mean(axis=0)
-    r_low, r_high = student_interval(
-        mean_r, r_error, dof, forth=fisher_z, back=np.tanh, confidence=confidence
-    )
+    r_low, r_high = student_interval(mean_r, r_error, dof, forth=fisher_z, back=np.tanh)
     dice_low, dice_high = student_interval(
-        mean_dice, dice_error, dof, forth=angle, back=share_of_angle, confidence=confidence
+        mean_dice, dice_error, dof, forth=angle, back=share_of_angle
     )
     return {
         "r": r[0],
@@ -333,26 +375,40 @@ def _summarise(r: Sequence[Floats], common: Sequence[Floats], confidence: float)
     }
 
 
-def _halve_prompts(means: PromptMeans, rng: np.random.Generator) -> Bools:
+def _halve_prompts(prompts: Prompts, rng: np.random.Generator) -> Bools:
     """Mark a random half of the prompts of each kind in each run."""
-    half = np.zeros(len(means.values), dtype=bool)
-    kinds = list(
-        zip(
-            means.participants.tolist(),
-            means.runs.tolist(),
-            means.trial_types.tolist(),
-            strict=True,
-        )
-    )
+    half = np.zeros(len(prompts.values), dtype=bool)
+    kinds = list(zip(prompts.run_names.tolist(), prompts.trial_types.tolist(), strict=True))
     for kind in dict.fromkeys(kinds):
-        rows = np.array([row for row, one in enumerate(kinds) if one == kind])
+        rows = np.array([row for row, other in enumerate(kinds) if other == kind])
         if rows.size < 2:
-            who, run, trial_type = kind
+            run, trial_type = kind
             raise NetworkError(
-                f"split halves of prompts: sub-{who} {run} has one prompt of "
+                f"split halves of prompts: {run} has one prompt of "
                 f"{trial_type or 'the off condition'}; expected two or more of each kind; record "
                 "more prompts per block"
             )
         n_first = rows.size // 2 + (rng.integers(2) if rows.size % 2 else 0)
         half[rng.permutation(rows)[:n_first]] = True
     return half
+
+
+def _icc(ratings: Maps) -> Floats:
+    n_targets, n_measurements, _ = ratings.shape
+    data = np.asarray(ratings, dtype=np.float64)
+    data = data - data.mean(axis=(0, 1))
+    targets = n_measurements * (data.mean(axis=1) ** 2).sum(axis=0)
+    between = targets / (n_targets - 1)
+    total = np.einsum("tmu,tmu->u", data, data)
+    rest = total - targets - n_targets * (data.mean(axis=0) ** 2).sum(axis=0)
+    error = np.maximum(rest, 0) / ((n_targets - 1) * (n_measurements - 1))
+    spread = between + (n_measurements - 1) * error
+    floor = 1e-12 * np.square(np.abs(ratings).max(axis=(0, 1)), dtype=np.float64)
+    return np.asarray(
+        np.divide(between - error, spread, out=np.full(total.shape, np.nan), where=spread > floor)
+    )
+
+
+def _require_apart(effects: Effects, what: str, allow_circular: bool) -> Provenance:
+    parts = [effects.provenance_of([index]) for index in range(len(effects.participants))]
+    return require_apart(parts, what=what, allow_circular=allow_circular)

@@ -115,13 +115,15 @@ def test_controls_stand_beside_the_data(analysed, scanned, model, tmp_path, caps
     assert analyze(scanned, out, "group", *argv) == 0
     assert f"control  {name}: identification, accuracy" in capsys.readouterr().out
     table = pd.read_csv(out / "group/findings/controls.tsv", sep="\t")
-    assert list(dict.fromkeys(table["control"])) == ["shuffled-labels", "random-networks", name]
+    assert list(dict.fromkeys(table["control"])) == [
+        *("100 random units", "shuffled labels", "shuffled-labels", "random-networks", name)
+    ]
     assert table.groupby("control")["n_draws"].first()[["shuffled-labels", name]].tolist() == [4, 1]
     real = table[table["measure"] == "identification"].set_index("control")["real"]
     content = json.loads((out / "group/findings/findings.json").read_text())
     assert real["shuffled-labels"] == pytest.approx(content["identification"]["accuracy"])
     assert content["controls"]["about"][name] == "dataset drawn"
-    assert len(content["controls"]["rows"]) == len(table)
+    assert len(content["controls"]["rows"]) == len(table) - 2
 
 
 def test_a_control_that_is_no_dataset_is_refused(analysed, scanned, tmp_path, capsys):
@@ -277,7 +279,7 @@ def test_each_mistake_has_its_message(scanned, argv, code, message, tmp_path, ca
         (["--participant-label", "01"], 1, "at least 2"),
         (["--contrast", "cooking - pathology"], 1, "cooking"),
         (["--task", "cooking"], 2, "has no task-cooking"),
-        (["--top-percent", "0"], 1, "top_percent"),
+        (["--top-percent", "0"], 2, "top_percent"),
     ],
 )
 def test_mistakes_at_the_group_level(analysed, scanned, argv, code, message, tmp_path, capsys):
@@ -305,7 +307,7 @@ def test_maps_of_another_model(analysed, tiny_model_dir, tmp_path, capsys):
     out = shutil.copytree(analysed, tmp_path / "out")
     assert analyze(other, out, "group") == 1
     err = capsys.readouterr().err
-    assert "made from this dataset" in err
+    assert "mixed spaces" in err
 
 
 def test_wrong_usage(scanned, tmp_path, capsys):

@@ -8,7 +8,7 @@ from llm2bids.dataset.transcript import write_transcript
 from llm2bids.exceptions import InferenceError
 from llm2bids.inference.confounds import STRATEGIES, load_confounds
 from llm2bids.inference.inputs import open_inputs
-from llm2bids.inference.options import FirstLevelOptions
+from llm2bids.inference.options import AnalysisOptions
 from llm2bids.inference.runs import run_design
 
 TOKENS, PER_BLOCK = 3, 4  # as the dataset is recorded
@@ -87,7 +87,7 @@ def test_nilearn_fits_them(dataset):
 def test_analyze_takes_strategies(dataset, unit):
     inputs = open_inputs(dataset.path)
     (entry, *_), *_ = inputs.choose().values()
-    options = FirstLevelOptions(
+    options = AnalysisOptions(
         unit_of_analysis=unit, confounds=("length", "surprisal", "global_signal")
     )
     design = run_design(inputs.load(entry), options)

@@ -23,7 +23,7 @@ def prompt_series(run):
     trials = volume_trials(run.transcript, run.counts.shape[3])
     return prompt_means(
         masked_volumes(open_image(run.path), run.mask, n_volumes=7), trials, n_voxels
-    )
+    )[0]
 
 
 def fit_prompts(run, *, n_blocks=1):

@@ -5,7 +5,10 @@ from collections.abc import Callable
 import numpy as np
 import pytest
 
-from llm2bids.network.effects import PromptMeans
+from llm2bids.inference.design import prompt_design
+from llm2bids.inference.effects import Condition
+from llm2bids.inference.options import AnalysisOptions
+from llm2bids.inference.prompts import PromptRun, Prompts
 
 
 def _simulate(
@@ -47,17 +50,48 @@ def _simulate(
                         (value, f"{participant:02d}", label, label if kind == "on" else "", name)
                     )
     values, participants, runs, trial_types, prompts = zip(*rows, strict=True)
-    return PromptMeans(
-        values=np.array(values, dtype=np.float32),
-        participants=participants,
-        runs=runs,
-        trial_types=trial_types,
-        prompt_ids=prompts,
+    return _prompts(np.array(values, dtype=np.float32), participants, runs, trial_types, prompts)
+
+
+def _prompts(values, participants, tasks, trial_types, prompt_ids, *, runs=None):
+    """Put prompts' images (n_prompts, n_units) into runs, one for each participant and task."""
+    keys = list(zip(participants, tasks, runs or [None] * len(tasks), strict=True))
+    shown = []
+    for key in dict.fromkeys(keys):
+        rows = [row for row, other in enumerate(keys) if other == key]
+        kinds = tuple(trial_types[row] for row in rows)
+        name = f"sub-{key[0]}_task-{key[1]}" + (f"_run-{key[2]}" if key[2] else "")
+        shown.append(
+            PromptRun(
+                participant=key[0],
+                task=key[1],
+                name=name,
+                trial_types=kinds,
+                prompt_ids=tuple(prompt_ids[row] for row in rows),
+                design=prompt_design(kinds),
+            )
+        )
+    pairs = zip(tasks, trial_types, strict=True)
+    return Prompts(
+        values=values,
+        runs=tuple(shown),
+        conditions=tuple(
+            Condition(task=task, label=kind, expression=kind)
+            for task, kind in dict.fromkeys(pair for pair in pairs if pair[1])
+        ),
+        mask=np.ones(values.shape[1], dtype=np.bool_),
+        options=AnalysisOptions(),
     )
 
 
 @pytest.fixture
-def simulate() -> Callable[..., PromptMeans]:
+def make_prompts() -> Callable[..., Prompts]:
+    """Give the function that puts images and labels together."""
+    return _prompts
+
+
+@pytest.fixture
+def simulate() -> Callable[..., Prompts]:
     """Give the simulator."""
     return _simulate
 

@@ -1,107 +1,117 @@
+"""Effects of prompts, and the value that everything after the participant level takes."""
+
 import dataclasses
 
 import numpy as np
 import pytest
 
-from llm2bids.exceptions import NetworkError
-from llm2bids.network.effects import OFF, PromptMeans, TaskEffects, task_effects
+from llm2bids.exceptions import InferenceError
+from llm2bids.inference.effects import Condition, Effects
+from llm2bids.inference.prompts import OFF, Prompts, effects_of
 
 
 def test_effects_equal_differences_of_means(simulate, patterns):
     means = simulate(patterns, n_participants=3)
-    effects = task_effects(means)
-    assert effects.effects.shape == (3, 4, 700)
+    effects = effects_of(means)
+    assert effects.values.shape == (3, 4, 700)
     assert effects.participants == ("01", "02", "03")
-    rows = (means.participants == "02") & (means.runs == "taskC")
+    rows = means.run_names == "sub-02_task-taskC"
     on = rows & (means.trial_types == "taskC")
     off = rows & (means.trial_types == OFF)
     expected = means.values[on].mean(axis=0) - means.values[off].mean(axis=0)
-    np.testing.assert_allclose(effects.effects[1, 2], expected, atol=1e-5)
-    assert effects.on[1][2].prompts == set(means.prompt_ids[on])
-    assert effects.off[1][2].prompts == set(means.prompt_ids[off])
-    assert effects.on[1][2].runs == {"sub-02_taskC"}
+    np.testing.assert_allclose(effects.values[1, 2], expected, atol=1e-5)
+    assert effects.made_from[1][2].prompts == set(means.prompt_ids[rows])
+    assert effects.made_from[1][2].runs == {"sub-02_task-taskC"}
     assert effects.provenance == means.provenance()
 
 
-def test_several_runs_are_averaged_run_by_run():
-    values = np.array([[1, 5], [0, 0], [0, 0], [9, 1], [4, 4]], dtype=np.float32)
-    means = PromptMeans(
-        values=values,
-        participants=["01"] * 5,
-        runs=["r1", "r1", "r1", "r2", "r2"],
-        trial_types=["tea", "", "", "tea", ""],
-        prompt_ids=list("abcde"),
+def test_several_runs_are_averaged_run_by_run(make_prompts):
+    values = np.array([[1, 5], [0, 0], [0, 0], [9, 1], [4, 4], [4, 4]], dtype=np.float32)
+    means = make_prompts(
+        values, ["01"] * 6, ["tea"] * 6, ["tea", "", "", "tea", "", ""], "abcdef", runs="111222"
     )
-    np.testing.assert_allclose(task_effects(means).effects[0, 0], [(1 + 5) / 2, (5 - 3) / 2])
+    np.testing.assert_allclose(effects_of(means).values[0, 0], [(1 + 5) / 2, (5 - 3) / 2])
 
 
-def test_tasks_of_one_run_share_its_baseline():
-    values = np.array([[1, 5], [7, 2], [1, 0]], dtype=np.float32)
-    means = PromptMeans(
-        values=values,
-        participants=["01"] * 3,
-        runs=["multi"] * 3,
-        trial_types=["tea", "coffee", ""],
-        prompt_ids=list("abc"),
+def test_tasks_of_one_run_share_its_baseline(make_prompts):
+    values = np.array([[1, 5], [7, 2], [1, 0], [1, 0]], dtype=np.float32)
+    means = make_prompts(values, ["01"] * 4, ["any"] * 4, ["tea", "coffee", "", ""], "abcd")
+    effects = effects_of(means)
+    assert effects.tasks == ("tea", "coffee")
+    np.testing.assert_allclose(effects.values[0], [[0, 5], [6, 2]], atol=1e-6)
+
+
+def test_shuffled_labels_leave_confounds_with_their_prompts(simulate, patterns):
+    means = simulate(patterns[:2], n_participants=2)
+    rng = np.random.default_rng(4)
+    runs = tuple(
+        dataclasses.replace(run, design=run.design.assign(length=rng.normal(size=len(run.design))))
+        for run in means.runs
     )
-    effects = task_effects(means)
-    np.testing.assert_allclose(effects.effects[0], [[0, 5], [6, 2]])
-    assert effects.off[0][0].prompts == effects.off[0][1].prompts == {"c"}
+    confounded = dataclasses.replace(means, runs=runs)
+    order = np.arange(len(means.values))
+    order[:10] = rng.permutation(10)
+    shuffled = effects_of(confounded, labels=order).values[0, 0]
+    design = runs[0].design.to_numpy().copy()
+    design[:, 0] = design[order[:10], 0]
+    expected = np.linalg.lstsq(design, means.values[:10], rcond=None)[0][0]
+    np.testing.assert_allclose(shuffled, expected, atol=1e-5)
+    assert not np.allclose(shuffled, effects_of(confounded).values[0, 0])
 
 
 def test_against_others_sums_to_zero(simulate, patterns):
-    effects = task_effects(simulate(patterns, n_participants=2))
+    effects = effects_of(simulate(patterns, n_participants=2))
     specific = effects.against_others()
-    np.testing.assert_allclose(specific.effects.sum(axis=1), 0, atol=1e-4)
-    others = effects.effects[:, [0, 2, 3]].mean(axis=1)
-    np.testing.assert_allclose(specific.effects[:, 1], effects.effects[:, 1] - others, atol=1e-5)
+    np.testing.assert_allclose(specific.values.sum(axis=1), 0, atol=1e-4)
+    others = effects.values[:, [0, 2, 3]].mean(axis=1)
+    np.testing.assert_allclose(specific.values[:, 1], effects.values[:, 1] - others, atol=1e-5)
 
 
-def test_bad_input_is_named(simulate, patterns):
+def test_bad_prompts_are_named(simulate, patterns):
     means = simulate(patterns, n_participants=2)
     fields = {field.name: getattr(means, field.name) for field in dataclasses.fields(means)}
-    with pytest.raises(NetworkError, match=r"80 maps and 79 runs"):
-        PromptMeans(**{**fields, "runs": means.runs[:-1]})
-    with pytest.raises(NetworkError, match=r"shape \(80, 700, 1\)"):
-        PromptMeans(**{**fields, "values": means.values[..., np.newaxis]})
+    with pytest.raises(InferenceError, match=r"shape \(79, 700\); expected 80 prompts x 700"):
+        Prompts(**{**fields, "values": means.values[:79]})
     broken = means.values.copy()
     broken[3, 5] = np.nan
-    with pytest.raises(NetworkError, match=r"prompt on-taskA-01-3 of sub-01: values that are NaN"):
-        PromptMeans(**{**fields, "values": broken})
-    rows = ~((means.participants == "02") & (means.trial_types == "taskB"))
-    with pytest.raises(NetworkError, match="sub-02 has no prompt of task taskB"):
-        task_effects(means, rows)
-    rows = ~((means.participants == "02") & (means.runs == "taskB") & (means.trial_types == OFF))
-    with pytest.raises(NetworkError, match="sub-02 taskB has no off prompt beside task taskB"):
-        task_effects(means, rows)
+    with pytest.raises(InferenceError, match=r"prompt on-taskA-01-3 of sub-01: values that are"):
+        Prompts(**{**fields, "values": broken})
+    rows = means.run_names != "sub-02_task-taskB"
+    with pytest.raises(InferenceError, match="sub-02 has no prompt of task taskB"):
+        effects_of(means.take(rows))
+    rows = rows | (means.trial_types != OFF)
+    with pytest.raises(InferenceError, match="4 prompts of sub-02_task-taskB do not determine"):
+        effects_of(means, rows)
 
 
 def test_bad_effects_are_named(simulate, patterns):
-    effects = task_effects(simulate(patterns, n_participants=2))
+    effects = effects_of(simulate(patterns, n_participants=2))
     fields = {field.name: getattr(effects, field.name) for field in dataclasses.fields(effects)}
-    with pytest.raises(NetworkError, match="expected 2 participants x 4 tasks"):
-        TaskEffects(**{**fields, "effects": effects.effects[:, :3]})
-    with pytest.raises(NetworkError, match="participants 01, 01: expected each label once"):
-        TaskEffects(**{**fields, "participants": ("01", "01")})
-    constant = effects.effects.copy()
+    with pytest.raises(InferenceError, match="expected 2 participants x 4 tasks"):
+        Effects(**{**fields, "values": effects.values[:, :3]})
+    with pytest.raises(InferenceError, match="participants 01, 01: expected each one once"):
+        Effects(**{**fields, "participants": ("01", "01")})
+    constant = effects.values.copy()
     constant[1, 0] = 3
-    with pytest.raises(NetworkError, match="task taskA of sub-02: the same value"):
-        TaskEffects(**{**fields, "effects": constant})
-    single = TaskEffects(
-        effects=effects.effects[:, :1],
-        participants=effects.participants,
-        tasks=("taskA",),
-        on=tuple(row[:1] for row in effects.on),
-        off=tuple(row[:1] for row in effects.off),
-    )
-    with pytest.raises(NetworkError, match="found one task, expected two"):
-        single.against_others()
+    with pytest.raises(InferenceError, match="task taskA of sub-02: the same value"):
+        Effects(**{**fields, "values": constant})
+    with pytest.raises(InferenceError, match="found one task, expected two"):
+        effects.take(conditions=[0]).against_others()
 
 
 def test_take_keeps_provenance(simulate, patterns):
-    effects = task_effects(simulate(patterns, n_participants=3))
-    taken = effects.take([2, 0])
+    effects = effects_of(simulate(patterns, n_participants=3))
+    taken = effects.take([2, 0], [1, 3])
     assert taken.participants == ("03", "01")
-    np.testing.assert_array_equal(taken.effects[0], effects.effects[2])
-    assert taken.provenance == effects.provenance_of([0, 2])
+    assert taken.tasks == ("taskB", "taskD")
+    np.testing.assert_array_equal(taken.values[0], effects.values[2, [1, 3]])
     assert not taken.provenance.overlap(effects.provenance_of([1]))
+
+
+def test_trial_types_that_several_tasks_have_are_named_after_their_task(simulate, patterns):
+    effects = effects_of(simulate(patterns[:2], n_participants=2))
+    same = tuple(
+        Condition(task=condition.task, label="on", expression="on")
+        for condition in effects.conditions
+    )
+    assert dataclasses.replace(effects, conditions=same).tasks == ("taskAOn", "taskBOn")

@@ -1,5 +1,7 @@
 """Known leaks on synthetic data without any effect: there with the guard off, gone with it on."""
 
+import dataclasses
+
 import numpy as np
 import pytest
 from sklearn.linear_model import RidgeClassifier
@@ -9,14 +11,14 @@ from llm2bids.exceptions import NetworkError
 from llm2bids.inference.blocks import prompt_means
 from llm2bids.inference.design import prompt_design
 from llm2bids.inference.first_level import fit_first_level
-from llm2bids.network.effects import PromptMeans, task_effects
-from llm2bids.network.provenance import require_disjoint
+from llm2bids.inference.prompts import effects_of
+from llm2bids.inference.provenance import require_disjoint
 
 TASKS = ("a", "b", "c", "d")
 N_UNITS, N_PROMPTS = 150, 6
 
 
-def fake_maps(rng, *, share_prompts):
+def fake_maps(make_prompts, rng, *, share_prompts):
     """Four people, four fake tasks: maps are the prompts' own and noise, tasks add nothing."""
     prompts, values, rows = {}, [], []
     for person in ("01", "02", "03", "04"):
@@ -27,28 +29,25 @@ def fake_maps(rng, *, share_prompts):
                     name = f"{owner}-{task}-{kind}-{index}"
                     own = prompts.setdefault(name, rng.standard_normal(N_UNITS))
                     values.append(own + 0.5 * rng.standard_normal(N_UNITS))
-                    rows.append((person, f"task-{task}", kind, name))
+                    rows.append((person, task, kind, name))
     people, runs, kinds, names = zip(*rows, strict=True)
-    return PromptMeans(
-        values=np.array(values, dtype=np.float32), participants=people, runs=runs,
-        trial_types=kinds, prompt_ids=names,
-    )  # fmt: skip
+    return make_prompts(np.array(values, dtype=np.float32), people, runs, kinds, names)
 
 
 def accuracy(effects):
     """Name the tasks of each participant by the mean map of the others."""
     hits = []
     for person in range(len(effects.participants)):
-        others = np.delete(effects.effects, person, axis=0).mean(axis=0)
-        r = np.corrcoef(effects.effects[person], others)[: len(TASKS), len(TASKS) :]
+        others = np.delete(effects.values, person, axis=0).mean(axis=0)
+        r = np.corrcoef(effects.values[person], others)[: len(TASKS), len(TASKS) :]
         hits.extend(r.argmax(axis=1) == np.arange(len(TASKS)))
     return np.mean(hits)
 
 
-def test_reused_prompts_identify_fake_tasks_and_are_refused():
+def test_reused_prompts_identify_fake_tasks_and_are_refused(make_prompts):
     rng = np.random.default_rng(0)
     shared, apart = (
-        [task_effects(fake_maps(rng, share_prompts=share)) for _ in range(8)]
+        [effects_of(fake_maps(make_prompts, rng, share_prompts=share)) for _ in range(8)]
         for share in (True, False)
     )
     assert np.mean([accuracy(one) for one in shared]) > 0.9
@@ -60,25 +59,20 @@ def test_reused_prompts_identify_fake_tasks_and_are_refused():
     assert not require_disjoint(rest, first, what="identification", levels=("prompts",))
 
 
-def test_a_shared_off_baseline_fakes_overlap():
+def test_a_shared_off_baseline_fakes_overlap(make_prompts):
     rng = np.random.default_rng(1)
-    own = fake_maps(rng, share_prompts=False)
+    own = fake_maps(make_prompts, rng, share_prompts=False)
     off = own.trial_types == ""
-    first = off & (own.runs == "task-a")
+    runs = own.run_names
     values = own.values.copy()
-    names = own.prompt_ids.copy()
-    for task in TASKS[1:]:  # every task of a participant takes the off prompts of the first
-        for person in np.unique(own.participants):
-            here = off & (own.runs == f"task-{task}") & (own.participants == person)
-            values[here] = own.values[first & (own.participants == person)]
-            names[here] = own.prompt_ids[first & (own.participants == person)]
-    common = PromptMeans(
-        values=values, participants=own.participants, runs=own.runs,
-        trial_types=own.trial_types, prompt_ids=names,
-    )  # fmt: skip
+    for person in own.people:  # every task takes the off prompts of the first
+        first = off & (runs == f"sub-{person}_task-a")
+        for task in TASKS[1:]:
+            values[off & (runs == f"sub-{person}_task-{task}")] = own.values[first]
+    common = dataclasses.replace(own, values=values)
     pairs = np.triu_indices(len(TASKS), 1)
     faked, true = (
-        np.mean([np.corrcoef(maps)[pairs].mean() for maps in task_effects(means).effects])
+        np.mean([np.corrcoef(maps)[pairs].mean() for maps in effects_of(means).values])
         for means in (common, own)
     )
     assert faked == pytest.approx(0.5, abs=0.06)  # half of an effect's variance is the baseline
@@ -102,7 +96,7 @@ def test_tokens_of_one_prompt_in_two_folds_decode_a_sham_label():
         leaked.append(cross_val_score(model, values, on[prompts], cv=split).mean())
         groups = {"cv": GroupKFold(4), "groups": prompts}
         closed.append(cross_val_score(model, values, on[prompts], **groups).mean())
-        means = prompt_means([(0, values.astype(np.float32))], prompts, N_UNITS)
+        means = prompt_means([(0, values.astype(np.float32))], prompts, N_UNITS)[0]
         averaged.append(cross_val_score(model, means, on, cv=split).mean())
     assert np.mean(leaked) > 0.9
     assert 0.3 < np.mean(closed) < 0.6

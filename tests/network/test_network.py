@@ -7,9 +7,9 @@ import pytest
 
 from llm2bids.dataset.locate import locate
 from llm2bids.exceptions import NetworkError, SpaceError
+from llm2bids.inference.provenance import Provenance
 from llm2bids.model.units import Site
 from llm2bids.network.network import UNIT_COLUMNS, Network, from_stat_maps, load_network
-from llm2bids.network.provenance import Provenance
 from llm2bids.space.arrange import build_space
 from llm2bids.space.header import read_fingerprint
 

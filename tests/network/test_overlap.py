@@ -1,8 +1,10 @@
+import dataclasses
+
 import numpy as np
 import pytest
 
 from llm2bids.exceptions import NetworkError
-from llm2bids.network.effects import task_effects
+from llm2bids.inference.prompts import effects_of
 from llm2bids.network.overlap import (
     chance_dice,
     measure_overlap,
@@ -15,7 +17,7 @@ UPPER = np.triu_indices(4, k=1)
 
 
 def test_planted_overlap_is_found(simulate, patterns):
-    effects = task_effects(simulate(patterns, noise=0.7))
+    effects = effects_of(simulate(patterns, noise=0.7))
     overlap = measure_overlap(effects, share=0.1, n_boot=60, n_perm=200)
     assert overlap.dice[0, 1] == pytest.approx(0.5, abs=0.06)
     assert overlap.dice_low[0, 1] <= overlap.dice[0, 1] <= overlap.dice_high[0, 1]
@@ -24,11 +26,10 @@ def test_planted_overlap_is_found(simulate, patterns):
     assert best["first"] == 1
     assert best["dice"] > best["chance_within_site_high"]
     assert overlap.correlation[0, 1] == pytest.approx(
-        np.corrcoef(effects.effects.mean(axis=0)[:2])[0, 1], abs=1e-5
+        np.corrcoef(effects.values.mean(axis=0)[:2])[0, 1], abs=1e-5
     )
     assert np.diag(overlap.dice).tolist() == [1] * 4
     assert overlap.warnings == ()
-    assert overlap.provenance == effects.provenance
     assert len(overlap.pairs()) == 6
 
 
@@ -36,7 +37,7 @@ def test_null_overlap_is_at_chance(simulate):
     measured, expected, above, r = [], [], [], []
     for seed in range(25):
         means = simulate(np.zeros((4, 900), np.float32), n_participants=3, seed=seed)
-        overlap = measure_overlap(task_effects(means), share=0.1, n_boot=2, n_perm=200, seed=seed)
+        overlap = measure_overlap(effects_of(means), share=0.1, n_boot=2, n_perm=200, seed=seed)
         measured.append(overlap.dice[UPPER])
         expected.append(overlap.chance[UPPER])
         above.append(overlap.dice[UPPER] > overlap.chance_within_site_high[UPPER])
@@ -49,17 +50,17 @@ def test_null_overlap_is_at_chance(simulate):
 
 def test_shared_baseline_fakes_overlap_and_is_said(simulate):
     nothing = np.zeros((4, 900), np.float32)
-    clean = measure_overlap(task_effects(simulate(nothing)), n_boot=2)
-    faked = measure_overlap(task_effects(simulate(nothing, shared_baseline=True)), n_boot=2)
+    clean = measure_overlap(effects_of(simulate(nothing)), n_boot=2)
+    faked = measure_overlap(effects_of(simulate(nothing, shared_baseline=True)), n_boot=2)
     assert abs(clean.correlation[UPPER].mean()) < 0.06
     assert faked.correlation[UPPER].mean() == pytest.approx(0.4, abs=0.06)
     assert faked.dice[UPPER].mean() > 2 * faked.chance[UPPER].mean()
     assert len(faked.warnings) == 6
     assert faked.warnings[0] == (
-        "tasks taskA and taskB share 30 off prompts within participants: a shared baseline makes "
+        "tasks taskA and taskB share 30 prompts within participants: a shared baseline makes "
         "their maps alike"
     )
-    assert shared_between_tasks(task_effects(simulate(nothing))) == ()
+    assert shared_between_tasks(effects_of(simulate(nothing))) == ()
 
 
 def test_chance_equals_permutation_of_units_within_sites():
@@ -86,27 +87,20 @@ def test_chance_of_unsigned_sets_is_their_share():
 
 
 @pytest.mark.slow
-def test_interval_covers_what_another_cohort_would_give():
+def test_interval_covers_what_another_cohort_would_give(simulate):
     """Participants differ in their maps; the interval is for cohorts of the same size."""
-    from llm2bids.network.effects import TaskEffects
-    from llm2bids.network.provenance import Provenance
-
     rng = np.random.default_rng(11)
     n_units, n_participants = 400, 8
     truth = rng.normal(size=(3, n_units))
     truth[1] += truth[0]
-    nowhere = tuple((Provenance(),) * 3 for _ in range(n_participants))
+    template = effects_of(
+        simulate(np.ones((3, n_units), np.float32), n_participants=n_participants)
+    )
 
     def cohort():
         mixture = rng.normal(size=(n_participants, 3, n_units)) * 1.5
         gain = 1 + 0.4 * rng.normal(size=(n_participants, 3, 1))
-        return TaskEffects(
-            effects=(gain * truth + mixture).astype(np.float32),
-            participants=tuple(f"{i:02d}" for i in range(n_participants)),
-            tasks=("a", "b", "c"),
-            on=nowhere,
-            off=nowhere,
-        )
+        return dataclasses.replace(template, values=(gain * truth + mixture).astype(np.float32))
 
     results = [measure_overlap(cohort(), share=0.1, n_boot=150, n_perm=2) for _ in range(120)]
     for name in ("correlation", "dice"):
@@ -121,7 +115,7 @@ def test_interval_covers_what_another_cohort_would_give():
 
 
 def test_bad_input_is_refused(simulate, patterns):
-    effects = task_effects(simulate(patterns, n_participants=2))
+    effects = effects_of(simulate(patterns, n_participants=2))
     with pytest.raises(NetworkError, match="found 1 participants and 4 tasks; expected two"):
         measure_overlap(effects.take([0]))
     with pytest.raises(NetworkError, match="found 3 labels for 700 units"):

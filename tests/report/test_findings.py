@@ -10,10 +10,9 @@ import numpy as np
 import pytest
 
 from llm2bids.exceptions import NetworkError
+from llm2bids.inference.provenance import Provenance
 from llm2bids.network.dataset_findings import dataset_findings
-from llm2bids.network.findings_files import write_findings
 from llm2bids.network.network import from_stat_maps, load_network
-from llm2bids.network.provenance import Provenance
 from llm2bids.report.findings import findings_sections, pair_matrix, summary_section, tile
 from llm2bids.report.layers import depth_of
 from llm2bids.report.maps import find_maps, strongest, strongest_section
@@ -332,9 +331,9 @@ def test_reads_what_the_group_level_writes(scanned, browser, tmp_path):
     out.mkdir()
     (out / "dataset").symlink_to(scanned / "dataset")
     shutil.copytree(scanned / "analysis", out / "analysis")
-    measured = dataset_findings(out / "dataset", progress=False)
-    write_findings(measured, out / "analysis")
     sources = find_sources(out)
+    measured = dataset_findings(out / "dataset", out / "analysis", progress=False)
+    measured.save(out / "analysis", sources.dataset.space)
     bodies = {one.name: str(one.body) for one in findings_sections(sources)}
     said = {name: plain(body) for name, body in bodies.items()}
     pair = measured.overlap.pairs().iloc[0]

@@ -32,7 +32,7 @@ from llm2bids.dataset.check import check_dataset
 from llm2bids.dataset.read import open_dataset
 from llm2bids.exceptions import Llm2bidsError
 from llm2bids.inference.inputs import open_inputs
-from llm2bids.inference.options import FirstLevelOptions
+from llm2bids.inference.options import AnalysisOptions
 from llm2bids.inference.runs import run_design
 from llm2bids.paradigm.prompts import read_bank
 from llm2bids.recording.draw import draw_scan
@@ -259,11 +259,13 @@ def read_all(root: Path) -> None:
     inputs = open_inputs(root)
     data = inputs.load(inputs.entries[0])
     for unit in ("prompt", "token"):
-        run_design(data, FirstLevelOptions(unit_of_analysis=unit))
+        run_design(data, AnalysisOptions(unit_of_analysis=unit))
 
 
 SIDECARS = (
     "code/llm2bids_settings.json",
+    "code/llm2bids_fields.json",
+    "code/tasks.json",
     "sub-01/func/sub-01_task-fossils_bold.json",
     "derivatives/llm2bids/sub-01/func/sub-01_task-fossils_space-Tiny_desc-preproc_bold.json",
     "derivatives/llm2bids/tpl-Tiny/tpl-Tiny_space.json",

@@ -5,16 +5,17 @@ from collections.abc import Sequence
 import nibabel as nib
 import numpy as np
 import numpy.typing as npt
-from nilearn.masking import apply_mask
 
 from llm2bids.exceptions import UsageError
 from llm2bids.inference.null.pipelines import RunTest, Tally, pooled_tally, z_tally
 from llm2bids.inference.null.rates import FAMILY_ALPHA
 from llm2bids.inference.null.units import UnitDraw
 from llm2bids.inference.pooled import pooled_test
-from llm2bids.inference.second_level import fit_second_level, permutation_test
+from llm2bids.inference.second_level import group_statistics, permutation_test
 from llm2bids.paradigm.seed import derive_generator
 from llm2bids.space.grid import open_image
+
+Floats32 = npt.NDArray[np.float32]
 
 CLUSTER_P = 0.01
 """Cluster-forming p value; 0.001 forms hardly any cluster on a panel of noise."""
@@ -105,9 +106,8 @@ def tally_group(
     varied = ~np.any([member.constant for member in members], axis=0)
     tested = draw.tested[varied[draw.tested]]
     effects = np.stack([member.effect for member in members])
-    images, mask_img = _compact(effects[:, tested])
-    fit = fit_second_level(images, mask_img=mask_img)
-    flipped = permutation_test(images, mask_img=mask_img, n_perm=FLIPS, random_state=random_state)
+    values, mask_img = _compact(effects[:, tested])
+    flipped = permutation_test(values, mask_img=mask_img, n_perm=FLIPS, random_state=random_state)
     pooled = pooled_test(
         np.concatenate([member.means[:, tested] for member in members]),
         np.concatenate([member.on for member in members]),
@@ -116,13 +116,13 @@ def tally_group(
         random_state=random_state,
     )
     inside = varied[draw.panel]
-    images, panel_img = _on_grid(effects[:, draw.panel[inside]], draw.panel_voxels[inside])
+    values, panel_img = _on_grid(effects[:, draw.panel[inside]], draw.panel_voxels[inside])
     clusters = permutation_test(
-        images, mask_img=panel_img, n_perm=FLIPS, threshold=CLUSTER_P, tfce=tfce,
+        values, mask_img=panel_img, n_perm=FLIPS, threshold=CLUSTER_P, tfce=tfce,
         random_state=random_state,
     )  # fmt: skip
     tallies = {
-        "second_level": z_tally(apply_mask(fit.z, mask_img)),
+        "second_level": z_tally(group_statistics(effects[:, tested]).z),
         "sign_flips": Tally(detections={"max_t": _detected(flipped["logp_max_t"])}),
         "pooled_permutation": pooled_tally(pooled),
         "clusters": Tally(
@@ -142,9 +142,7 @@ def _detected(logp: nib.Nifti1Image) -> bool:
     return bool(open_image(logp).volume().max() >= -np.log10(FAMILY_ALPHA) - 1e-6)
 
 
-def _compact(
-    effects: npt.NDArray[np.float32],
-) -> tuple[list[nib.Nifti1Image], nib.Nifti1Image]:
+def _compact(effects: Floats32) -> tuple[Floats32, nib.Nifti1Image]:
     """Put units on a grid of their own where neighbours do not matter, a cube."""
     side = int(np.ceil(np.cbrt(effects.shape[1])))
     places = np.unravel_index(np.arange(effects.shape[1]), (side, side, side))
@@ -152,16 +150,11 @@ def _compact(
 
 
 def _on_grid(
-    effects: npt.NDArray[np.float32], voxels: npt.NDArray[np.integer]
-) -> tuple[list[nib.Nifti1Image], nib.Nifti1Image]:
+    effects: Floats32, voxels: npt.NDArray[np.integer]
+) -> tuple[Floats32, nib.Nifti1Image]:
+    """Give effects (n_participants, n_units) in nilearn's order of a mask of their voxels."""
     shape = tuple(int(n) for n in voxels.max(axis=0) + 2)
-    affine = np.diag([2.0, 2.0, 2.0, 1.0])
-    places = tuple(voxels.T)
     mask = np.zeros(shape, dtype=np.uint8)
-    mask[places] = 1
-    images = []
-    for effect in effects:
-        grid = np.zeros(shape, dtype=np.float32)
-        grid[places] = effect
-        images.append(nib.Nifti1Image(grid, affine))
-    return images, nib.Nifti1Image(mask, affine)
+    mask[tuple(voxels.T)] = 1
+    order = np.lexsort(voxels.T[::-1])
+    return effects[:, order], nib.Nifti1Image(mask, np.diag([2.0, 2.0, 2.0, 1.0]))

@@ -163,7 +163,7 @@ def tally_run(run: NullRun, draw: UnitDraw, *, n_perm: int, random_state: int) -
     tokens = token_design(run.events, len(run.values), t_r=run.t_r, confounds=run.confounds)
     kinds = [SHAM if on else "" for on in run.on]
     prompts = prompt_design(kinds, prompt_confounds(run.confounds, run.trials))
-    means = prompt_means([(0, run.values)], run.trials, run.values.shape[1])
+    means = prompt_means([(0, run.values)], run.trials, run.values.shape[1])[0]
     constant = np.ptp(run.values, axis=0) == 0
     everything = np.arange(constant.size)
     fits: dict[str, tuple[Values, npt.NDArray[np.int64], pd.DataFrame, str]] = {

@@ -5,8 +5,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from llm2bids.exceptions import NetworkError
-from llm2bids.network.provenance import (
+from llm2bids.exceptions import InferenceError, NetworkError
+from llm2bids.inference.provenance import (
     Provenance,
     circularity_note,
     require_apart,
@@ -23,7 +23,8 @@ def _of(who, *prompts):
 
 @given(PROVENANCES)
 def test_round_trip_through_json(provenance):
-    assert Provenance.from_dict(json.loads(json.dumps(provenance.to_dict()))) == provenance
+    sidecar = json.loads(json.dumps(provenance.sidecar()))
+    assert Provenance.read(sidecar, "map.json") == provenance
 
 
 @given(PROVENANCES, PROVENANCES)
@@ -86,6 +87,7 @@ def test_one_participant_is_refused():
         require_apart([_of("01", "p1")], what="agreement")
 
 
-def test_foreign_keys_are_refused():
-    with pytest.raises(NetworkError, match="found the keys prompts; expected participants"):
-        Provenance.from_dict({"prompts": ["p1"]})
+def test_a_sidecar_without_provenance_is_refused():
+    for sidecar in ({"Prompts": ["p1"]}, {"Participants": 1, "Runs": [], "Prompts": []}):
+        with pytest.raises(InferenceError, match="the provenance that llm2bids writes"):
+            Provenance.read(sidecar, "map.json")

@@ -1,0 +1,287 @@
+"""Effects: what the participant level found, participants x tasks x units, with its model.
+
+Everything after the participant level takes its numbers from here: group maps, networks, overlap,
+repeatability, identification and controls.
+"""
+
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from functools import cached_property
+from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
+
+from llm2bids.exceptions import InferenceError
+from llm2bids.inference.inputs import Inputs
+from llm2bids.inference.options import AnalysisOptions
+from llm2bids.inference.participant import task_provenance
+from llm2bids.inference.provenance import Provenance
+from llm2bids.inference.runs import fit_task
+from llm2bids.inference.statmap import map_path, read_json, read_map, sidecar_of
+
+Floats32 = npt.NDArray[np.float32]
+
+
+@dataclass(frozen=True, kw_only=True, order=True)
+class Condition:
+    """A contrast of one task's runs: its BIDS label, and its expression over trial types."""
+
+    task: str
+    label: str
+    expression: str
+
+    @property
+    def is_trial_type(self) -> bool:
+        """Whether it is one trial type against the off prompts."""
+        return self.label == self.expression
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Effects:
+    """The effect map of every participant in every condition, and the model that made it.
+
+    `values`: float32, shape (n_participants, n_conditions, n_units), the units inside `mask` in
+    recording order, in standard deviations of the calibration; NaN where a participant lacks a
+    condition, whose `made_from` (shape (n_participants, n_conditions)) is then empty.
+    `mask`: bool, over all units of the space in recording order.
+    """
+
+    values: Floats32
+    participants: tuple[str, ...]
+    conditions: tuple[Condition, ...]
+    made_from: tuple[tuple[Provenance, ...], ...]
+    mask: npt.NDArray[np.bool_]
+    options: AnalysisOptions
+
+    def __post_init__(self) -> None:
+        labelled = (len(self.participants), len(self.conditions), int(self.mask.sum()))
+        made_from = (len(self.made_from), *{len(row) for row in self.made_from})
+        if self.values.shape != labelled or made_from != labelled[:2]:
+            raise InferenceError(
+                f"effects: shape {self.values.shape} and provenances of shape {made_from}; "
+                f"expected {labelled[0]} participants x {labelled[1]} tasks x {labelled[2]} units"
+            )
+        for name in ("participants", "conditions"):
+            labels = getattr(self, name)
+            if len(set(labels)) < len(labels):
+                raise InferenceError(
+                    f"effects: {name} {', '.join(map(str, labels))}: expected each one once"
+                )
+        for who, row, made in zip(self.participants, self.values, self.made_from, strict=True):
+            for condition, values, there in zip(self.conditions, row, made, strict=True):
+                if there:
+                    _check_map(values, f"task {condition.label} of sub-{who}")
+
+    @property
+    def tasks(self) -> tuple[str, ...]:
+        """A name for each condition."""
+        return condition_names(self.conditions)
+
+    @property
+    def has(self) -> npt.NDArray[np.bool_]:
+        """Which participants have which conditions, shape (n_participants, n_conditions)."""
+        return np.array([[bool(made) for made in row] for row in self.made_from], dtype=np.bool_)
+
+    @cached_property
+    def provenance(self) -> Provenance:
+        """All that the maps were made from."""
+        return Provenance.union(made for row in self.made_from for made in row)
+
+    def provenance_of(self, participants: Sequence[int]) -> Provenance:
+        """Say which data the maps of some participants come from."""
+        return Provenance.union(made for index in participants for made in self.made_from[index])
+
+    def take(
+        self, participants: Sequence[int] | None = None, conditions: Sequence[int] | None = None
+    ) -> "Effects":
+        """Take some participants and conditions, by index."""
+        rows = range(len(self.participants)) if participants is None else participants
+        columns = range(len(self.conditions)) if conditions is None else conditions
+        return replace(
+            self,
+            values=self.values[np.ix_(rows, columns)],
+            participants=tuple(self.participants[row] for row in rows),
+            conditions=tuple(self.conditions[column] for column in columns),
+            made_from=tuple(
+                tuple(self.made_from[row][column] for column in columns) for row in rows
+            ),
+        )
+
+    def complete(self) -> "Effects":
+        """Take the participants who have every condition."""
+        return self.take(np.flatnonzero(self.has.all(axis=1)).tolist())
+
+    def against_others(self) -> "Effects":
+        """Contrast each task with the mean of the other tasks, within participant."""
+        n_tasks = len(self.conditions)
+        if n_tasks < 2:
+            raise InferenceError(
+                "contrast against the other tasks: found one task, expected two or more"
+            )
+        mean = self.values.mean(axis=1, keepdims=True)
+        factor = np.float32(n_tasks / (n_tasks - 1))
+        made_from = tuple((Provenance.union(row),) * n_tasks for row in self.made_from)
+        return replace(self, values=(self.values - mean) * factor, made_from=made_from)
+
+
+def condition_names(conditions: Sequence[Condition]) -> tuple[str, ...]:
+    """Name conditions by their labels, after the task where several tasks have the label."""
+    shared = Counter(condition.label for condition in conditions)
+    return tuple(
+        one.label if shared[one.label] == 1 else f"{one.task}{one.label.capitalize()}"
+        for one in conditions
+    )
+
+
+def read_effects(
+    inputs: Inputs,
+    out_dir: Path,
+    *,
+    participant_label: Sequence[str] | None = None,
+    task: Sequence[str] | None = None,
+) -> Effects:
+    """Read the effect maps that the participant level wrote: one space, one mask, one model."""
+    maps: dict[tuple[str, Condition], tuple[Path, Provenance]] = {}
+    options: AnalysisOptions | None = None
+    mask: npt.NDArray[np.bool_] | None = None
+    first: Path | None = None
+    for path in sorted(out_dir.glob("sub-*/func/*_stat-effect_statmap.nii.gz")):
+        sidecar = read_json(sidecar_of(path))
+        made_from = Provenance.read(sidecar, sidecar_of(path))
+        condition = _condition(sidecar, path)
+        label = next(iter(made_from.participants), "")
+        if participant_label is not None and label not in participant_label:
+            continue
+        if task is not None and condition.task not in task:
+            continue
+        _check_space(sidecar, inputs, path)
+        found = AnalysisOptions.read(sidecar, sidecar_of(path))
+        names = {"sub": label, "task": condition.task, "space": inputs.space.label}
+        inside = (
+            read_map(out_dir / map_path("mask.nii.gz", **names, desc="brain"), inputs.space) > 0
+        )
+        if options is None or mask is None or first is None:
+            options, mask, first = found, inside, path
+        _check_model(path, found, inside, first, options, mask)
+        maps[label, condition] = (path, made_from)
+    if options is None or mask is None:
+        raise InferenceError(
+            f"{out_dir}: no effect map of the participants and tasks asked for; expected "
+            "sub-*/func/*_stat-effect_statmap.nii.gz; run the participant level first"
+        )
+    return _stacked(
+        {
+            key: (read_map(path, inputs.space)[mask], made_from)
+            for key, (path, made_from) in maps.items()
+        },
+        mask=mask,
+        options=options,
+    )
+
+
+def fit_effects(
+    inputs: Inputs,
+    options: AnalysisOptions,
+    *,
+    task: Sequence[str] | None = None,
+    mem_gb: float | None = 1.0,
+    work_dir: Path | None = None,
+) -> Effects:
+    """Fit the participant level of a dataset without writing its maps."""
+    maps = {}
+    for (label, name), entries in inputs.choose(task=task).items():
+        if not entries:
+            continue
+        runs = [inputs.load(entry) for entry in entries]
+        model = fit_task(runs, options, mem_gb=mem_gb, work_dir=work_dir)
+        for contrast, expression in model.contrasts.items():
+            condition = Condition(task=name, label=contrast, expression=expression)
+            values = model.fit.maps[contrast, "effect"][inputs.unit_order]
+            maps[label, condition] = (values, task_provenance(runs))
+    return _stacked(maps, mask=inputs.units, options=options)
+
+
+def _stacked(
+    maps: dict[tuple[str, Condition], tuple[Floats32, Provenance]],
+    *,
+    mask: npt.NDArray[np.bool_],
+    options: AnalysisOptions,
+) -> Effects:
+    """Put single maps, each (n_units,), into one array."""
+    participants = tuple(sorted({label for label, _ in maps}))
+    conditions = tuple(dict.fromkeys(condition for _, condition in maps))
+    values = np.full(
+        (len(participants), len(conditions), int(mask.sum())), np.nan, dtype=np.float32
+    )
+    made_from = [[Provenance()] * len(conditions) for _ in participants]
+    for (label, condition), (effect, made) in maps.items():
+        row, column = participants.index(label), conditions.index(condition)
+        values[row, column] = effect
+        made_from[row][column] = made
+    return Effects(
+        values=values,
+        participants=participants,
+        conditions=conditions,
+        made_from=tuple(map(tuple, made_from)),
+        mask=mask,
+        options=options,
+    )
+
+
+def _check_map(values: Floats32, name: str) -> None:
+    """Refuse a map that is not finite, or the same everywhere."""
+    if not np.isfinite(values.sum(dtype=np.float64)):
+        raise InferenceError(
+            f"effect map of {name}: values that are NaN or infinite; expected finite values in all "
+            "units; mask these units or leave the run out"
+        )
+    if values.max() == values.min():
+        raise InferenceError(
+            f"effect map of {name}: the same value ({values[0]:g}) in all {values.size} units; "
+            "expected values that differ; look at this run"
+        )
+
+
+def _condition(sidecar: dict[str, object], path: Path) -> Condition:
+    names = ("TaskLabel", "ContrastLabel", "Contrast")
+    missing = [name for name in names if name not in sidecar]
+    if missing:
+        raise InferenceError(
+            f"{sidecar_of(path)}: no key {', '.join(missing)}; run the participant level again"
+        )
+    task, label, expression = (str(sidecar[name]) for name in names)
+    return Condition(task=task, label=label, expression=expression)
+
+
+def _check_space(sidecar: dict[str, object], inputs: Inputs, path: Path) -> None:
+    fingerprint = str(sidecar.get("SpaceFingerprint"))
+    if fingerprint != inputs.fingerprint:
+        raise InferenceError(
+            f"mixed spaces: {path} is of {sidecar.get('SpaceLabel')} ({fingerprint[:12]}), "
+            f"{inputs.bids_dir} has {inputs.space.label} ({inputs.fingerprint[:12]}); expected one "
+            "model, choice of sites and calibration; give the dataset that the maps were made from"
+        )
+
+
+def _check_model(
+    path: Path,
+    options: AnalysisOptions,
+    mask: npt.NDArray[np.bool_],
+    first: Path,
+    expected: AnalysisOptions,
+    expected_mask: npt.NDArray[np.bool_],
+) -> None:
+    """Refuse participants or tasks that were analysed in different ways."""
+    again = "expected one model for the group; run the participant level again into an empty folder"
+    if options != expected:
+        raise InferenceError(
+            f"{path}: first-level model: {options.describe()}; {first.name} has: "
+            f"{expected.describe()}; {again}"
+        )
+    if not np.array_equal(mask, expected_mask):
+        raise InferenceError(
+            f"{path}: first-level model over {int(mask.sum()):,} units, {first.name} over "
+            f"{int(expected_mask.sum()):,} or others (--mask); {again}"
+        )

@@ -1,0 +1,397 @@
+"""The prompts' images of a dataset, and effects of a part of them by the model of the maps.
+
+The participant level with one image per prompt and ordinary least squares is linear in the images:
+``contrast @ pinv(design)`` weighs them. Halves of the prompts, fewer prompts, fewer tokens and
+shuffled labels take these weights with the design matrix of the full fit.
+"""
+
+import sys
+import tempfile
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import pandas as pd
+from tqdm import tqdm
+
+from llm2bids.exceptions import InferenceError
+from llm2bids.inference.contrast import contrast_vector
+from llm2bids.inference.effects import Condition, Effects, Floats32
+from llm2bids.inference.inputs import Inputs
+from llm2bids.inference.options import AnalysisOptions
+from llm2bids.inference.provenance import Provenance
+from llm2bids.inference.runs import RunData, prompt_series, run_design
+
+OFF = ""
+"""Trial type of the off prompts."""
+
+Labels = npt.NDArray[np.str_]
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class PromptRun:
+    """What one run showed: its design matrix has one row for each prompt, in presentation order."""
+
+    participant: str
+    task: str
+    name: str
+    trial_types: tuple[str, ...]
+    prompt_ids: tuple[str, ...]
+    design: pd.DataFrame
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Prompts:
+    """One image per prompt (the mean of its tokens), float32 (n_prompts, n_units), run after run.
+
+    `mask` says which units of the space they are, as in `Effects`; `conditions` and `options` are
+    those of the effects that are made of them.
+    """
+
+    values: Floats32
+    runs: tuple[PromptRun, ...]
+    conditions: tuple[Condition, ...]
+    mask: npt.NDArray[np.bool_]
+    options: AnalysisOptions
+
+    def __post_init__(self) -> None:
+        n_prompts = sum(len(run.prompt_ids) for run in self.runs)
+        if self.values.shape != (n_prompts, int(self.mask.sum())):
+            raise InferenceError(
+                f"prompts: images of shape {self.values.shape}; expected {n_prompts} prompts x "
+                f"{int(self.mask.sum())} units"
+            )
+        finite = np.isfinite(self.values.sum(axis=1, dtype=np.float64))
+        if not finite.all():
+            row = int(np.argmin(finite))
+            raise InferenceError(
+                f"prompt {self.prompt_ids[row]} of sub-{self.participants[row]}: values that are "
+                "NaN or infinite; expected finite values in all units; mask these units or leave "
+                "the run out"
+            )
+
+    @cached_property
+    def participants(self) -> Labels:
+        """Label of each prompt's participant, shape (n_prompts,)."""
+        return self._each([run.participant for run in self.runs])
+
+    @cached_property
+    def run_names(self) -> Labels:
+        """Name of each prompt's run, unique in the dataset, shape (n_prompts,)."""
+        return self._each([run.name for run in self.runs])
+
+    @cached_property
+    def trial_types(self) -> Labels:
+        """Trial type of each prompt, ``""`` for off, shape (n_prompts,)."""
+        return np.array([kind for run in self.runs for kind in run.trial_types], dtype=np.str_)
+
+    @cached_property
+    def prompt_ids(self) -> Labels:
+        """Identifier of each prompt, shape (n_prompts,)."""
+        return np.array([name for run in self.runs for name in run.prompt_ids], dtype=np.str_)
+
+    @property
+    def people(self) -> tuple[str, ...]:
+        """Labels of the participants, each once."""
+        return tuple(dict.fromkeys(run.participant for run in self.runs))
+
+    def provenance(self, rows: npt.NDArray[Any] | slice = slice(None)) -> Provenance:
+        """Say which data some prompts, or all of them, come from."""
+        return Provenance.of(
+            participants=self.participants[rows],
+            runs=self.run_names[rows],
+            prompts=self.prompt_ids[rows],
+        )
+
+    def take(self, rows: npt.NDArray[np.bool_]) -> "Prompts":
+        """Take some prompts, shape (n_prompts,); runs without any go."""
+        parts, start = [], 0
+        for run in self.runs:
+            kept = rows[start : start + len(run.prompt_ids)]
+            start += len(run.prompt_ids)
+            part = replace(
+                run,
+                trial_types=tuple(np.array(run.trial_types, dtype=object)[kept]),
+                prompt_ids=tuple(np.array(run.prompt_ids, dtype=object)[kept]),
+                design=run.design[kept],
+            )
+            parts += [part] if kept.any() else []
+        return replace(self, values=self.values[rows], runs=tuple(parts))
+
+    def _each(self, names: Sequence[str]) -> Labels:
+        counts = [len(run.prompt_ids) for run in self.runs]
+        return np.repeat(np.array(names, dtype=np.str_), counts)
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class PromptSamples:
+    """Prompts' images over all volumes, and the effects of each prompt's first so many volumes.
+
+    `omitted` says why there are no effects for a number of volumes.
+    """
+
+    prompts: Prompts
+    first_tokens: dict[int, Effects]
+    omitted: dict[int, str]
+
+
+def effects_of(
+    prompts: Prompts,
+    rows: npt.NDArray[np.bool_] | None = None,
+    *,
+    labels: npt.NDArray[np.intp] | None = None,
+) -> Effects:
+    """Fit the effects of some prompts (`rows`), or of prompts with others' labels (`labels`)."""
+    weights = effect_weights(prompts, rows, labels=labels)
+    made_from = tuple(
+        tuple(
+            prompts.provenance((prompts.participants == who) & _of_task(prompts, condition.task))
+            for condition in prompts.conditions
+        )
+        for who in prompts.people
+    )
+    return Effects(
+        values=combine(prompts.values, weights),
+        participants=prompts.people,
+        conditions=prompts.conditions,
+        made_from=made_from,
+        mask=prompts.mask,
+        options=prompts.options,
+    )
+
+
+def effect_weights(
+    prompts: Prompts,
+    rows: npt.NDArray[np.bool_] | None = None,
+    *,
+    labels: npt.NDArray[np.intp] | None = None,
+) -> Floats32:
+    """Weigh the prompts in each effect, shape (n_participants, n_conditions, n_prompts).
+
+    `labels`: each prompt takes the trial type of another one of its run, shape (n_prompts,), and
+    keeps its own confounds.
+    """
+    people = prompts.people
+    weights = np.zeros((len(people), len(prompts.conditions), len(prompts.values)))
+    n_runs = np.zeros(weights.shape[:2])
+    stop = 0
+    for run in prompts.runs:
+        start, stop = stop, stop + len(run.prompt_ids)
+        kept = np.arange(start, stop) if rows is None else start + np.flatnonzero(rows[start:stop])
+        design = run.design.to_numpy(dtype=np.float64)
+        if labels is not None:
+            kinds = [column in run.trial_types for column in run.design]
+            design[:, kinds] = design[labels[start:stop] - start][:, kinds]
+        person = people.index(run.participant)
+        inverse: npt.NDArray[np.float64] | None = None
+        for index, condition in enumerate(prompts.conditions):
+            if condition.task != run.task:
+                continue
+            if inverse is None:
+                inverse = _inverse(design[kept - start], run)
+            vector = contrast_vector(condition.expression, run.design)
+            weights[person, index, kept] += vector @ inverse
+            n_runs[person, index] += 1
+    if not n_runs.all():
+        row, column = np.argwhere(n_runs == 0)[0]
+        raise InferenceError(
+            f"effects: sub-{people[row]} has no prompt of task {prompts.conditions[column].task}; "
+            "expected every participant in every task; leave the participant or the task out"
+        )
+    return np.asarray(weights / n_runs[..., np.newaxis], dtype=np.float32)
+
+
+def combine(values: Floats32, weights: Floats32) -> Floats32:
+    """Sum images (n_prompts, n_units) with weights (..., n_prompts), of which most are 0."""
+    sums = np.empty((*weights.shape[:-1], values.shape[1]), dtype=np.float32)
+    for index in np.ndindex(weights.shape[:-1]):
+        chosen = np.flatnonzero(weights[index])
+        sums[index] = weights[index][chosen] @ values[chosen]
+    return sums
+
+
+def powers_below(limit: int) -> tuple[int, ...]:
+    """List the powers of two below a number."""
+    return tuple(1 << power for power in range(limit.bit_length()) if 1 << power < limit)
+
+
+def why_no_parts(options: AnalysisOptions) -> str:
+    """Say why a model has no effects of a part of the prompts; empty where it has.
+
+    Examples
+    --------
+    >>> why_no_parts(AnalysisOptions())
+    ''
+    """
+    if options.unit_of_analysis == "token":
+        return (
+            "observations are tokens: a part of the prompts would leave gaps in the series that "
+            "the model is fitted to"
+        )
+    if options.noise != "ols":
+        return (
+            f"noise model {options.noise} takes prompts that follow one another, which a part of "
+            "the prompts does not do"
+        )
+    return ""
+
+
+def read_prompts(
+    inputs: Inputs,
+    options: AnalysisOptions | None = None,
+    conditions: Sequence[Condition] | None = None,
+    *,
+    participant_label: Sequence[str] | None = None,
+    task: Sequence[str] | None = None,
+    first_tokens: bool = False,
+    mem_gb: float | None = None,
+    work_dir: Path | None = None,
+    progress: bool = False,
+) -> PromptSamples:
+    """Read the prompts' images under a model, and in the same pass effects of fewer tokens.
+
+    Images that take more than `mem_gb` are held in a scratch file in `work_dir`.
+    """
+    options = options or AnalysisOptions()
+    reason = why_no_parts(options)
+    if reason:
+        raise InferenceError(f"prompts: {reason}; analyse one image per prompt with 'ols'")
+    chosen = inputs.choose(participant_label=participant_label, task=task)
+    missing = [f"sub-{label} task-{name}" for (label, name), found in chosen.items() if not found]
+    if missing:
+        raise InferenceError(
+            f"prompts: no run of {', '.join(missing)}; expected every participant in every task; "
+            "leave the participant or the task out, or record the dataset again to add it"
+        )
+    loaded = [inputs.load(entry) for entries in chosen.values() for entry in entries]
+    counts = [run.trials["n_volumes"] for run in loaded]
+    steps = powers_below(int(min(count.min() for count in counts))) if first_tokens else ()
+    runs = [_shown(run, run_design(run, options)) for run in loaded]
+    if conditions is None:
+        conditions = _trial_types(runs)
+    values = _allocate(
+        (sum(map(len, counts)), int(inputs.units.sum())), mem_gb=mem_gb, work_dir=work_dir
+    )
+    early = _Early(steps, inputs, options, tuple(conditions))
+    start = 0
+    for run in tqdm(loaded, desc="prompts", file=sys.stderr, disable=not progress):
+        parts = prompt_series(run, smoothing_fwhm=options.smoothing_fwhm, n_tokens=(None, *steps))
+        part = slice(start, start + len(parts[0]))
+        values[part] = parts[0][:, inputs.unit_order]
+        start = part.stop
+        early.add(run, parts[1:])
+    return PromptSamples(
+        prompts=Prompts(
+            values=values,
+            runs=tuple(runs),
+            conditions=tuple(conditions),
+            mask=inputs.units,
+            options=options,
+        ),
+        first_tokens=early.effects(),
+        omitted=early.omitted,
+    )
+
+
+class _Early:
+    """Effects of the prompts' first tokens, one participant's images in memory at a time."""
+
+    def __init__(
+        self,
+        steps: Sequence[int],
+        inputs: Inputs,
+        options: AnalysisOptions,
+        conditions: tuple[Condition, ...],
+    ) -> None:
+        self.inputs, self.options, self.conditions = inputs, options, conditions
+        self.images: dict[int, list[tuple[PromptRun, Floats32]]] = {step: [] for step in steps}
+        self.done: dict[int, list[Effects]] = {step: [] for step in steps}
+        self.omitted: dict[int, str] = {}
+
+    def add(self, run: RunData, images: Sequence[npt.NDArray[np.float64]]) -> None:
+        """Take a run's images (n_prompts, n_voxels), one array for each number of tokens."""
+        for step, values in zip(list(self.images), images, strict=True):
+            if self.images[step] and self.images[step][0][0].participant != run.participant_label:
+                self._finish(step)
+            if step not in self.omitted:
+                try:
+                    shown = _shown(run, run_design(run, self.options, n_tokens=step))
+                except InferenceError as error:
+                    self.omitted[step] = str(error)
+                    continue
+                part = values[:, self.inputs.unit_order].astype(np.float32)
+                self.images[step].append((shown, part))
+
+    def effects(self) -> dict[int, Effects]:
+        """Give the effects of all participants by number of tokens."""
+        for step in self.images:
+            self._finish(step)
+        return {step: _joined(done) for step, done in self.done.items() if step not in self.omitted}
+
+    def _finish(self, step: int) -> None:
+        parts, self.images[step] = self.images[step], []
+        if step not in self.omitted:
+            prompts = Prompts(
+                values=np.concatenate([values for _, values in parts]),
+                runs=tuple(run for run, _ in parts),
+                conditions=self.conditions,
+                mask=self.inputs.units,
+                options=self.options,
+            )
+            self.done[step].append(effects_of(prompts))
+
+
+def _inverse(design: npt.NDArray[np.float64], run: PromptRun) -> npt.NDArray[np.float64]:
+    """Give the pseudo-inverse (n_columns, n_prompts) of a design that determines its parameters."""
+    if np.linalg.matrix_rank(design) < design.shape[1]:
+        raise InferenceError(
+            f"effects: {len(design)} prompts of {run.name} do not determine the model "
+            f"({', '.join(map(str, run.design))}); expected prompts of every kind, and more of "
+            "them than confounds"
+        )
+    return np.asarray(np.linalg.pinv(design), dtype=np.float64)
+
+
+def _of_task(prompts: Prompts, task: str) -> npt.NDArray[np.bool_]:
+    return np.isin(prompts.run_names, [run.name for run in prompts.runs if run.task == task])
+
+
+def _shown(run: RunData, design: pd.DataFrame) -> PromptRun:
+    trials = run.trials
+    return PromptRun(
+        participant=run.participant_label,
+        task=run.task,
+        name=run.name,
+        trial_types=tuple(trials["trial_type"]),
+        prompt_ids=tuple(trials["prompt_id"]),
+        design=design,
+    )
+
+
+def _trial_types(runs: Sequence[PromptRun]) -> tuple[Condition, ...]:
+    """List each task's trial types as conditions."""
+    kinds = {(run.task, kind) for run in runs for kind in run.trial_types if kind != OFF}
+    return tuple(Condition(task=task, label=kind, expression=kind) for task, kind in sorted(kinds))
+
+
+def _joined(parts: Sequence[Effects]) -> Effects:
+    """Put the effects of single participants together."""
+    return replace(
+        parts[0],
+        values=np.concatenate([part.values for part in parts]),
+        participants=tuple(who for part in parts for who in part.participants),
+        made_from=tuple(row for part in parts for row in part.made_from),
+    )
+
+
+def _allocate(shape: tuple[int, int], *, mem_gb: float | None, work_dir: Path | None) -> Floats32:
+    if mem_gb is None or 4 * shape[0] * shape[1] <= mem_gb * 1e9:
+        return np.empty(shape, dtype=np.float32)
+    if work_dir is not None:
+        work_dir.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryFile(dir=work_dir) as file:  # unnamed: it goes with the mapping
+        return np.memmap(file, dtype=np.float32, mode="w+", shape=shape)
