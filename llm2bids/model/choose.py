@@ -103,7 +103,8 @@ class Chooser:
 
     def _choose(self, scores: Tensor) -> Tensor:
         """Choose one token for each row; `scores` may be overwritten."""
-        scores[:, self.suppressed] = -torch.inf
+        # a tokenizer may name an end of text that the model does not have
+        scores[:, self.suppressed[self.suppressed < scores.shape[1]]] = -torch.inf
         scores[:, self.n_known :] = -torch.inf  # rows of the vocabulary that stand for no token
         if not self.sampling.do_sample:
             return scores.argmax(dim=-1)

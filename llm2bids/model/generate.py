@@ -164,7 +164,9 @@ def _padded(
 ) -> tuple[Tensor, Tensor]:
     """Fill up texts to one length: token ids and mask, each (n_texts, longest)."""
     longest = max(map(len, texts))
-    padded = torch.full((len(texts), longest), loaded.pad_token_id, dtype=torch.long)
+    n_known = loaded.model.get_input_embeddings().num_embeddings
+    filler = loaded.pad_token_id if loaded.pad_token_id < n_known else 0
+    padded = torch.full((len(texts), longest), filler, dtype=torch.long)
     mask = torch.zeros_like(padded)
     for row, text in enumerate(texts):
         part = slice(longest - len(text), None) if left else slice(len(text))

@@ -49,7 +49,7 @@ def prompt_tokens(
             tokens.append(encode(loaded, prompt.text))
         except RecordingError as error:
             raise RecordingError(f"prompt {prompt.prompt_id}: {error}") from None
-        check_length(loaded, prompt.prompt_id, len(tokens[-1]), n_tokens)
+        _check_prompt(loaded, prompt.prompt_id, tokens[-1], n_tokens)
     return tokens
 
 
@@ -69,12 +69,19 @@ def carried_tokens(
         tokens = [*context, *encode(loaded, SEPARATOR + prompt.text, special=False)]
     else:
         tokens = encode(loaded, prompt.text)
-    check_length(loaded, f"{prompt.prompt_id} (trial {trial}, carried)", len(tokens), n_tokens)
+    _check_prompt(loaded, f"{prompt.prompt_id} (trial {trial}, carried)", tokens, n_tokens)
     return tokens
 
 
-def check_length(loaded: "LoadedModel", what: str, n_prompt: int, n_tokens: int) -> None:
-    """Refuse a prompt that does not fit."""
+def _check_prompt(loaded: "LoadedModel", what: str, tokens: Sequence[int], n_tokens: int) -> None:
+    """Refuse a prompt that the model cannot take, with the tokens that it will generate."""
+    n_prompt, n_known = len(tokens), loaded.model.get_input_embeddings().num_embeddings
+    if max(tokens) >= n_known:
+        raise RecordingError(
+            f"prompt {what}: token id {max(tokens)}; {loaded.name} knows 0 to {n_known - 1}: its "
+            "tokenizer is larger than its vocabulary; expected the tokenizer that it was trained "
+            "with"
+        )
     if n_prompt < loaded.shortest_prompt:
         raise RecordingError(
             f"prompt {what}: {n_prompt} token; {loaded.name} goes on from the text before it where "

@@ -9,11 +9,13 @@ import torch
 import transformers
 
 from llm2bids.exceptions import RecordingError, UsageError
+from llm2bids.model.exactness import exact_sites
 from llm2bids.model.load import load_model
 from llm2bids.model.sites import find_sites, select_sites
 from llm2bids.paradigm.task import Sampling
 from llm2bids.recording import batches
 from llm2bids.recording.record import group_runs, record_run, record_runs
+from tests.synthetic import save_tiny_model
 
 ARCHITECTURES = (
     "llama",
@@ -393,3 +395,13 @@ def test_half_precision_is_widened(tiny_model_dir, design_of, dtype):
     assert recording.values.dtype == np.float32
     narrow = torch.from_numpy(recording.values).to(getattr(torch, dtype)).float().numpy()
     np.testing.assert_array_equal(narrow, recording.values)
+
+
+def test_a_tokenizer_larger_than_the_vocabulary_is_said(tmp_path, design_of):
+    """Prompts that the model knows are recorded; one that it does not know is refused by name."""
+    folder = save_tiny_model("llama", tmp_path / "llama", vocab_size=260, eos_token_id=259)
+    loaded, table, _ = exact_sites(load_model(folder, device="cpu"))
+    known = design_of(["x", "qx7"])
+    assert record_run(loaded, known, table.sites).tokens["token_id"].max() < 260
+    with pytest.raises(RecordingError, match=r"prompt p1: token id \d+; llama knows 0 to 259: its"):
+        record_run(loaded, design_of(["x", "The senate of the old republic"]), table.sites)
