@@ -58,6 +58,7 @@ class Exactness:
 
     batching: Batching
     n_sites: int
+    has_residual: bool
     errors: Mapping[str, float]  # by role: largest difference / the site's largest value
     bits: float  # largest difference of surprisal or entropy
     left_out: tuple[tuple[str, str], ...]  # modules that differ, and by how much
@@ -97,6 +98,8 @@ class Exactness:
             f"difference {largest:.1g} of a site's largest value, {self.bits:.1g} bit); "
             f"{WORDS[self.batching]}"
         )
+        if not self.has_residual:
+            text += "; its layers' own outputs, the residual stream, cannot be recorded"
         if self.left_out:
             text += f"; {len(self.left_out)} sites differ and are left out (--skipped names them)"
         for batching, reason in self.refused.items():
@@ -118,6 +121,16 @@ def exact_sites(loaded: LoadedModel) -> tuple[LoadedModel, SiteTable, Exactness]
 
     Refuses a model whose residual stream or logits differ however it is batched.
     """
+    try:
+        return _exact_sites(loaded)
+    except MemoryError as error:
+        raise ModelError(
+            f"model {loaded.name}: memory does not suffice for a few short prompts ({error}); "
+            "use --dtype bfloat16, another --device, or a smaller model"
+        ) from None
+
+
+def _exact_sites(loaded: LoadedModel) -> tuple[LoadedModel, SiteTable, Exactness]:
     began = time.perf_counter()
     table = find_sites(loaded)
     refused: dict[Batching, str] = {}
@@ -143,6 +156,7 @@ def exact_sites(loaded: LoadedModel) -> tuple[LoadedModel, SiteTable, Exactness]
     exactness = Exactness(
         batching=loaded.batching,
         n_sites=len(kept.sites),
+        has_residual=any(site.role == RESIDUAL for site in kept.sites),
         errors=errors,
         bits=measured.bits,
         left_out=left_out,
@@ -167,11 +181,6 @@ def _measure(loaded: LoadedModel, table: SiteTable) -> tuple[_Measured, SiteTabl
                 head=tuple(site for site in table.head if site.name != error.site.name),
                 skipped=(*table.skipped, (error.site.name, error.reason)),
             )
-        except MemoryError as error:
-            raise ModelError(
-                f"model {loaded.name}: memory does not suffice for a few short prompts ({error}); "
-                "use --dtype bfloat16, another --device, or a smaller model"
-            ) from None
 
 
 def _compare(

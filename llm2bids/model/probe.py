@@ -47,7 +47,7 @@ class Probe:
     lengths: list[int]  # positions that each forward pass was given
 
 
-def count_prompts(model: nn.Module) -> int:
+def _count_prompts(model: nn.Module) -> int:
     """Choose how many prompts probe a model: no number of its configuration.
 
     An output's axis of prompts is known by its length, and could be one of heads, streams or
@@ -71,7 +71,7 @@ def probe_model(loaded: LoadedModel, candidates: Mapping[str, nn.Module]) -> Pro
     """Generate a few tokens and note what every candidate returns in each forward pass."""
     from transformers import GenerationConfig
 
-    n_prompts = count_prompts(loaded.model)
+    n_prompts = _count_prompts(loaded.model)
     lengths: list[int] = []
     tokens = plain_tokens(loaded, n_prompts, N_TOKENS + N_STEPS)
 
@@ -105,7 +105,7 @@ def outline_model(model: nn.Module, candidates: Mapping[str, nn.Module]) -> Prob
     Positions are given once for all prompts, so that a module that only looks at positions
     shows by its batch axis of length 1.
     """
-    n_prompts = count_prompts(model)
+    n_prompts = _count_prompts(model)
     lengths: list[int] = []
 
     accepted = inspect.signature(model.forward).parameters

@@ -200,7 +200,12 @@ def _match(table: SiteTable, pattern: str) -> list[Site]:
         ]
     if found:
         return found
-    reasons = [(n, why) for n, why in table.skipped if fnmatchcase(n, pattern)]
+    is_residual = pattern == RESIDUAL  # a layer is named by its number
+    reasons = [
+        (name, why)
+        for name, why in table.skipped
+        if (name.rpartition(".")[2].isdigit() if is_residual else fnmatchcase(name, pattern))
+    ]
     if reasons:
         raise ModelError(
             f"site pattern {pattern!r} matches only modules that cannot be recorded: "
@@ -208,7 +213,8 @@ def _match(table: SiteTable, pattern: str) -> list[Site]:
         )
     names = list({name: None for s in table.sites for name in (s.role, s.name)})
     presets = ["all", RESIDUAL, "attention", "mlp"]
-    near = get_close_matches(pattern, list(dict.fromkeys(presets + names)), n=3, cutoff=0.5)
+    others = [name for name in dict.fromkeys(presets + names) if name != pattern]
+    near = get_close_matches(pattern, others, n=3, cutoff=0.5)
     near = near or names[:3]
     raise ModelError(
         f"site pattern {pattern!r} matches no module; near it: {', '.join(near)}; expected "

@@ -4,14 +4,16 @@ import json
 from functools import cache
 
 import pytest
+import torch
+from transformers import AutoModelForImageTextToText
 
 from llm2bids.exceptions import ModelError, RecordingError
 from llm2bids.model.exactness import exact_sites
 from llm2bids.model.load import load_model
-from llm2bids.model.sites import find_sites
+from llm2bids.model.sites import find_layers, find_sites, select_sites
 from llm2bids.recording.record import record_run
 from llm2bids.recording.replay import replay_run
-from tests.architectures import save_architecture
+from tests.architectures import save_architecture, tiny_config
 from tests.plain import site_errors
 from tests.synthetic import PROMPTS, make_design
 
@@ -135,3 +137,34 @@ def test_nothing_is_left_out_of_a_right_model(tiny_loaded):
     assert metadata["LargestError"]["residual"] < 1e-5
     assert metadata["PromptLengths"] == [[3, 5, 8, 13, 21]]
     assert metadata["LeftOut"] == metadata["RefusedBatching"] == {}
+
+
+def test_a_model_without_a_residual_stream_says_so(checked, caplog):
+    with caplog.at_level("INFO"):
+        _, table, exactness = checked("hrm_text")
+    assert not exactness.has_residual
+    assert "the residual stream, cannot be recorded" in caplog.text
+    with pytest.raises(ModelError, match=r"'residual' matches only modules that cannot .*called"):
+        select_sites(table, ["residual"])
+
+
+def test_too_little_memory_is_one_message(tiny_model_dir):
+    loaded = load_model(tiny_model_dir("llama"), device="cpu")
+
+    def fail(module, args):
+        raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2 GiB")
+
+    loaded.model.model.register_forward_pre_hook(fail)
+    with pytest.raises(ModelError, match="memory does not suffice for a few short prompts"):
+        exact_sites(loaded)
+
+
+@pytest.mark.parametrize("kind", ["gemma3", "llava", "mistral3"])
+def test_the_layers_are_the_language_models_and_not_the_towers(kind):
+    """A tower for images as deep as the language model, and with more weights."""
+    config = tiny_config(kind)
+    config.vision_config.hidden_size = 8 * config.get_text_config().hidden_size
+    config.vision_config.num_hidden_layers = config.get_text_config().num_hidden_layers
+    with torch.device("meta"):
+        model = AutoModelForImageTextToText.from_config(config)
+    assert find_layers(model)[0] == "model.language_model.layers"
