@@ -9,6 +9,7 @@ from llm2bids.exceptions import InferenceError
 from llm2bids.inference.statmap import checked_output
 from llm2bids.store.checksums import FOLDER, list_place, list_text, sha256_of
 from llm2bids.store.commit import replace_text
+from llm2bids.store.files import data_files
 
 _GROUP = ("group/**/*",)
 """What the group's list has. Reports and calibrations come and go, and what lies at the top is
@@ -66,7 +67,7 @@ def check_analysis(out_dir: Path, *, progress: bool = False) -> Check:
         Files that were changed, are missing, or that `analyze` did not finish.
     """
     found: dict[PurePosixPath, list[str]] = defaultdict(list)
-    there = any((out_dir / FOLDER).glob("*.sha256"))
+    there = bool(data_files(out_dir / FOLDER, "*.sha256"))
     if not there:
         found[FOLDER].append("the results have no checksums; earlier versions wrote none")
     n_files = check_sums(out_dir, found, progress=progress) if there else 0
@@ -74,7 +75,7 @@ def check_analysis(out_dir: Path, *, progress: bool = False) -> Check:
 
 
 def _list(out_dir: Path, patterns: Iterable[str]) -> str:
-    files = {path for pattern in patterns for path in out_dir.glob(pattern) if path.is_file()}
+    files = {path for pattern in patterns for path in data_files(out_dir, pattern)}
     return list_text(
         {
             PurePosixPath(path.relative_to(out_dir).as_posix()): sha256_of(path)

@@ -13,6 +13,7 @@ from llm2bids.dataset.transcript import read_transcript
 from llm2bids.exceptions import InferenceError
 from llm2bids.inference.trials import volume_trials
 from llm2bids.space.grid import GridImage, open_image
+from llm2bids.store.files import data_files
 
 STRATEGIES = {
     "position": "prompt_position",
@@ -274,7 +275,7 @@ def _derived_files(image: Path) -> tuple[Path, str]:
 
 
 def _brain_mask(folder: Path, name: str) -> Path:
-    found = sorted(folder.glob(f"{name}_space-*_desc-brain_mask.nii.gz"))
+    found = data_files(folder, f"{name}_space-*_desc-brain_mask.nii.gz")
     if len(found) != 1:
         raise InferenceError(
             f"{folder}: {len(found)} files {name}_space-*_desc-brain_mask.nii.gz, expected one; "

@@ -20,6 +20,7 @@ from llm2bids.inference.participant import task_provenance
 from llm2bids.inference.provenance import Provenance
 from llm2bids.inference.runs import fit_task
 from llm2bids.inference.statmap import map_path, read_json, read_map, sidecar_of
+from llm2bids.store.files import data_files
 
 Floats32 = npt.NDArray[np.float32]
 
@@ -147,7 +148,7 @@ def read_effects(
     options: AnalysisOptions | None = None
     mask: npt.NDArray[np.bool_] | None = None
     first: Path | None = None
-    for path in sorted(out_dir.glob("sub-*/func/*_stat-effect_statmap.nii.gz")):
+    for path in data_files(out_dir, "sub-*/func/*_stat-effect_statmap.nii.gz"):
         sidecar = read_json(sidecar_of(path))
         made_from = Provenance.read(sidecar, sidecar_of(path))
         condition = _condition(sidecar, path)

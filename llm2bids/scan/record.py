@@ -169,8 +169,9 @@ def _prepare(bids_dir: Path, options: ScanOptions, answers: Answers | None) -> _
         **choice.settings,
     }
     # no entries for what datasets of earlier versions could not be
-    if loaded.random_weights is not None:
-        settings["random_weights"] = loaded.random_weights
+    for name in ("random_weights", "adapter", "quantization"):
+        if getattr(loaded, name) is not None:
+            settings[name] = getattr(loaded, name)
     if loaded.batching != "padded":
         settings["batching"] = loaded.batching
     return _Prepared(
