@@ -179,7 +179,7 @@ def sidecars(seeds: Seeds, rng: random.Random, folder: Path) -> None:
 
 def settings(seeds: Seeds, rng: random.Random, folder: Path) -> None:
     """Do the same with what every verb reads first: settings, fields, tasks, participants."""
-    names = ("llm2bids_settings.json", "llm2bids_fields.json", "tasks.json", "participants.tsv",
+    names = ("llm2bids_settings.json", "participants.tsv",
              "dataset_description.json")  # fmt: skip
     places = [place for place in seeds.places if place.name in names]
     read_spoiled(seeds, rng, folder, rng.choice(places))

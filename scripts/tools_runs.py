@@ -18,7 +18,6 @@ import nibabel as nib
 import numpy as np
 import pandas as pd
 
-from llm2bids.dataset.first_files import FIELDS, TASKS, read_tasks
 from llm2bids.dataset.locate import locate
 from llm2bids.dataset.read import open_dataset
 from llm2bids.dataset.stats_models import all_tasks_model
@@ -51,11 +50,11 @@ class Work:
 
     def _narrow(self):
         """Write the model of all tasks as a scan of these tasks alone would have it."""
-        known = read_tasks(json.loads((self.bids_dir / TASKS).read_text()), name=TASKS)
-        fields = json.loads((self.bids_dir / FIELDS).read_text())
+        known = {task.label: task for task in self.dataset.paradigm.tasks}
+        tasks = [known[task] for task in self.tasks]
         path = self.model("all")
         path.unlink()  # a hard link to the dataset's own
-        path.write_text(to_json(all_tasks_model([known[task] for task in self.tasks], fields)))
+        path.write_text(to_json(all_tasks_model(tasks, self.dataset.fields)))
 
     def model(self, name):
         """Name the file of a BIDS Stats Model."""

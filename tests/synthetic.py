@@ -225,7 +225,16 @@ class Experiment:
             baseline=self.baseline,
             prompts_per_block=self.per_block,
             tokens_per_prompt=self.tokens_per_prompt,
-            source='order = "off_on_off"\n',
+            source=self._source,
+        )
+
+    @property
+    def _source(self) -> str:
+        tasks = "\n".join(f"{task} = '{task}'" for task in self.tasks)
+        return (
+            f"description = 'Off, on, off.'\norder = 'off_on_off'\nbaseline = '{self.baseline}'\n"
+            f"prompts_per_block = {self.per_block}\ntokens_per_prompt = {self.tokens_per_prompt}\n"
+            f"[tasks]\n{tasks}\n"
         )
 
     @property

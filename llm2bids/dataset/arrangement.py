@@ -10,9 +10,8 @@ import numpy as np
 import numpy.typing as npt
 import pandas as pd
 
-from llm2bids.dataset.first_files import FIELDS
 from llm2bids.dataset.layout import sidecar, template_file
-from llm2bids.dataset.settings import is_dataset
+from llm2bids.dataset.settings import is_dataset, read_settings, space_label
 from llm2bids.exceptions import DatasetError, SpaceError, UsageError
 from llm2bids.recording.localizer import Localizer
 from llm2bids.space.arrange import cells_of, rearrange
@@ -77,7 +76,7 @@ def read_given(path: Path) -> Given:
     """Read an arrangement: a dataset's, or a table with its sidecar."""
     file = path
     if is_dataset(path):
-        file = path / arrangement_file(str(read_json(path / FIELDS).get("space_label")))
+        file = path / arrangement_file(space_label(path, read_settings(path)))
     if not file.is_file():
         raise UsageError(
             f"--arrangement {path}: found no arrangement there; expected "

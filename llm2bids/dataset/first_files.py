@@ -6,24 +6,14 @@ from typing import Any
 
 import pandas as pd
 
-from llm2bids.dataset.layout import DERIVATIVE, check_label, task_files
-from llm2bids.dataset.settings import PLACE, settings_json
+from llm2bids.dataset.layout import DERIVATIVE, task_files
+from llm2bids.dataset.settings import PARADIGM, PLACE, settings_json
 from llm2bids.dataset.sidecar import generated_by, task_bold_json, task_events_json
 from llm2bids.dataset.static_files import fill_json, fill_text
 from llm2bids.dataset.stats_models import all_tasks_model, task_model
-from llm2bids.exceptions import DatasetError
 from llm2bids.paradigm.task import Paradigm, Prompt, Task
 from llm2bids.store.commit import Staging
 from llm2bids.store.json import read_json, to_json
-
-PARADIGM = "code/paradigm.toml"
-"""Place of the paradigm's TOML file."""
-
-FIELDS = "code/llm2bids_fields.json"
-"""Place of the values that were filled into the static files, among them the space's label."""
-
-TASKS = "code/tasks.json"
-"""Place of the conditions of each task, for runs that are added later."""
 
 T1W = PurePosixPath("T1w.json")
 """Place of the sidecar of all anatomies."""
@@ -62,8 +52,6 @@ def write_static_files(
     stage.text(root / "code/bids-validator-config.json", to_json(fill_json(
         "validator_config.json", {})))  # fmt: skip
     stage.text(root / PARADIGM, paradigm.source)
-    tasks = {task.label: dict(task.conditions) for task in paradigm.tasks}
-    stage.text(root / TASKS, to_json(tasks))
     _write_models(stage, paradigm, fields)
     for condition, prompts in banks.items():
         table = pd.DataFrame([vars(prompt) for prompt in prompts])
@@ -109,25 +97,6 @@ def write_all_tasks_model(stage: Staging, tasks: Sequence[Task], fields: Mapping
     if stage.overwrite or present.get("Input") != model["Input"]:
         stage.json(ALL_TASKS_MODEL, model)
     return True
-
-
-def read_tasks(about: Mapping[str, Any], *, name: str) -> dict[str, Task]:
-    """Read the tasks of a dataset."""
-    try:
-        return {
-            check_label(label, what=f"{name}: task"): Task(
-                label=label,
-                conditions=tuple(
-                    (check_label(kind, what=f"{name}: trial type"), check_label(bank, what="bank"))
-                    for kind, bank in conditions.items()
-                ),
-            )
-            for label, conditions in about.items()
-        }
-    except (AttributeError, TypeError):
-        raise DatasetError(
-            f"{name}: expected the conditions of each task as an object; restore the file"
-        ) from None
 
 
 def _write_models(stage: Staging, paradigm: Paradigm, fields: Mapping[str, Any]) -> None:

@@ -139,6 +139,7 @@ class RunNames:
             extension=extension,
         )
         self._space = space
+        self.participant_label, self.task, self.run = participant_label, task, run
 
     @property
     def bold(self) -> PurePosixPath:

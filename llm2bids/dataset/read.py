@@ -10,20 +10,26 @@ import numpy as np
 import numpy.typing as npt
 import pandas as pd
 
-from llm2bids.dataset.first_files import FIELDS
-from llm2bids.dataset.layout import DERIVATIVE, RunNames, list_bolds, parse_path, sidecar
+from llm2bids.dataset.layout import DERIVATIVE, RunNames, list_bolds, run_names, sidecar
 from llm2bids.dataset.participants import read_participants
-from llm2bids.dataset.settings import read_settings, read_sidecar
+from llm2bids.dataset.settings import (
+    read_settings,
+    read_sidecar,
+    recorded_paradigm,
+    space_label,
+)
+from llm2bids.dataset.sidecar import base_fields
 from llm2bids.dataset.space_template import read_template
 from llm2bids.dataset.transcript import read_transcript
 from llm2bids.exceptions import DatasetError
+from llm2bids.paradigm.design import RunDesign
 from llm2bids.paradigm.prompts import COLUMNS as PROMPT_COLUMNS
+from llm2bids.paradigm.task import Paradigm
 from llm2bids.recording.calibration import Calibration
 from llm2bids.space.grid import GridImage, open_image
 from llm2bids.space.image import decode
 from llm2bids.space.space import Space
 from llm2bids.store.files import data_files, inside, walk_files
-from llm2bids.store.json import read_json
 from llm2bids.store.tables import checked_columns, read_table
 
 RECORD_AGAIN = "delete it and record the dataset again: only this run will be made anew"
@@ -34,21 +40,63 @@ RECORD_AGAIN = "delete it and record the dataset again: only this run will be ma
 class Run:
     """One run of a dataset; all paths are in the dataset."""
 
-    participant_label: str
-    task: str
-    run: int | None
-    bold: Path
-    events: Path
-    preproc: Path
-    mask: Path
-    boldref: Path
-    confounds: Path
-    transcript: Path
+    root: Path
+    names: RunNames
+
+    @property
+    def participant_label(self) -> str:
+        """BIDS label, without ``sub-``."""
+        return self.names.participant_label
+
+    @property
+    def task(self) -> str:
+        """BIDS label, without ``task-``."""
+        return self.names.task
+
+    @property
+    def run(self) -> int | None:
+        """Run index, from 1; None where the task has one run."""
+        return self.names.run
 
     @property
     def name(self) -> str:
         """Entities of the run, e.g. ``sub-01_task-pathology``."""
         return self.bold.name.rpartition("_")[0]
+
+    @property
+    def bold(self) -> Path:
+        """Raw series."""
+        return inside(self.root, self.root / self.names.bold)
+
+    @property
+    def events(self) -> Path:
+        """Events."""
+        return inside(self.root, self.root / self.names.events)
+
+    @property
+    def preproc(self) -> Path:
+        """Series in the derivative."""
+        return inside(self.root, self.root / self.names.preproc)
+
+    @property
+    def mask(self) -> Path:
+        """Mask of the units in the derivative."""
+        return inside(self.root, self.root / self.names.mask)
+
+    @property
+    def boldref(self) -> Path:
+        """Mean over time in the derivative."""
+        return inside(self.root, self.root / self.names.boldref)
+
+    @property
+    def confounds(self) -> Path:
+        """Confounds in the derivative."""
+        return inside(self.root, self.root / self.names.confounds)
+
+    @property
+    def transcript(self) -> Path:
+        """Every generated token, in the derivative."""
+        return inside(self.root, self.root / self.names.transcript)
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -65,18 +113,45 @@ class Dataset:
         Mean and standard deviation of each unit.
     settings : dict
         What the dataset was recorded with.
-    participants : DataFrame
-        ``participants.tsv``.
-    runs : tuple of Run
-        Sorted by name.
     """
 
     path: Path
     space: Space
     calibration: Calibration
     settings: dict[str, Any]
-    participants: pd.DataFrame
-    runs: tuple[Run, ...]
+
+    @cached_property
+    def participants(self) -> pd.DataFrame:
+        """Content of ``participants.tsv``, also of columns that were added to it."""
+        return read_participants(self.path)
+
+    @cached_property
+    def runs(self) -> tuple[Run, ...]:
+        """Runs that are there, sorted by name."""
+        return tuple(
+            Run(root=self.path, names=run_names(place, self.space.label))
+            for place in list_bolds(self.path)
+        )
+
+    @cached_property
+    def paradigm(self) -> Paradigm:
+        """What was to be shown; its banks are in ``stimuli/``."""
+        return recorded_paradigm(self.path, self.settings)
+
+    @cached_property
+    def fields(self) -> dict[str, Any]:
+        """Values of the blanks in the static files."""
+        return base_fields(self.space, settings=self.settings, paradigm=self.paradigm)
+
+    def names(self, design: RunDesign) -> RunNames:
+        """Name the files of a run that is to be written."""
+        return RunNames(
+            design.participant_label,
+            design.task,
+            design.run,
+            space=self.space.label,
+            extension=".nii.gz" if self.settings["compress"] else ".nii",
+        )
 
     @property
     def derivative(self) -> Path:
@@ -294,39 +369,14 @@ def open_dataset(path: str | Path) -> Dataset:
     """
     root = Path(path)
     settings = read_settings(root)
-    label = str(read_json(inside(root, root / FIELDS)).get("space_label"))
-    space, calibration = read_template(root, label)
-    return Dataset(
-        path=root,
-        space=space,
-        calibration=calibration,
-        settings=settings,
-        participants=read_participants(root),
-        runs=tuple(_run(root, place, label) for place in list_bolds(root)),
-    )
-
-
-def _run(root: Path, place: PurePosixPath, space: str) -> Run:
-    entities = parse_path(place)
-    names = RunNames(
-        str(entities.sub),
-        str(entities.task),
-        entities.run,
-        space=space,
-        extension=entities.extension,
-    )
-    return Run(
-        participant_label=str(entities.sub),
-        task=str(entities.task),
-        run=entities.run,
-        bold=inside(root, root / place),
-        events=inside(root, root / names.events),
-        preproc=inside(root, root / names.preproc),
-        mask=inside(root, root / names.mask),
-        boldref=inside(root, root / names.boldref),
-        confounds=inside(root, root / names.confounds),
-        transcript=inside(root, root / names.transcript),
-    )
+    space, calibration = read_template(root, space_label(root, settings))
+    dataset = Dataset(path=root, space=space, calibration=calibration, settings=settings)
+    # what is damaged or leads out of the dataset is refused now
+    _ = dataset.participants, dataset.paradigm
+    for run in dataset.runs:
+        for place in run.names.all():
+            inside(root, root / place)
+    return dataset
 
 
 def _relative(path: Path, root: Path) -> PurePosixPath:

@@ -7,7 +7,7 @@ from typing import Any
 
 import pandas as pd
 
-from llm2bids.dataset.first_files import ALL_TASKS_MODEL, FIELDS, TASKS
+from llm2bids.dataset.first_files import ALL_TASKS_MODEL
 from llm2bids.dataset.layout import (
     DERIVATIVE,
     IMAGE,
@@ -28,6 +28,7 @@ from llm2bids.dataset.participants import (
     with_participant,
     without_participants,
 )
+from llm2bids.dataset.settings import PARADIGM, read_settings, recorded_paradigm
 from llm2bids.dataset.settings import PLACE as SETTINGS
 from llm2bids.exceptions import DatasetError
 from llm2bids.store.checksums import (
@@ -47,7 +48,6 @@ from llm2bids.store.commit import (
     staging,
 )
 from llm2bids.store.files import data_files, inside
-from llm2bids.store.json import read_json
 from llm2bids.store.pointers import refuse_missing
 from llm2bids.store.tables import write_table
 
@@ -177,7 +177,7 @@ def remove_leftovers(root: Path, *, overwrite: bool = False) -> None:
 
 def _is_source(place: PurePosixPath) -> bool:
     template = place.is_relative_to(DERIVATIVE) and place.parts[2].startswith("tpl-")
-    return template or place in (SETTINGS, PurePosixPath(FIELDS), PurePosixPath(TASKS))
+    return template or place in (SETTINGS, PARADIGM)
 
 
 def _tasks(root: Path) -> set[str]:
@@ -185,7 +185,7 @@ def _tasks(root: Path) -> set[str]:
 
 
 def _planned_tasks(root: Path) -> set[str]:
-    return set(read_json(root / TASKS))
+    return {task.label for task in recorded_paradigm(root, read_settings(root)).tasks}
 
 
 def _leftovers(root: Path) -> list[PurePosixPath]:

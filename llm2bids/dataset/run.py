@@ -1,9 +1,6 @@
 """One run on its way into a dataset: checked against it, then made file by file."""
 
-from collections.abc import Mapping
-from dataclasses import dataclass
-from functools import cached_property
-from pathlib import Path, PurePosixPath
+from pathlib import PurePosixPath
 from typing import Any
 
 import numpy as np
@@ -13,21 +10,19 @@ from joblib import cpu_count
 from llm2bids.dataset.derivative import write_anatomy, write_derived_run
 from llm2bids.dataset.first_files import write_participant_sidecars, write_task_files
 from llm2bids.dataset.hrf import convolve
-from llm2bids.dataset.layout import RunNames, raw_anatomy
+from llm2bids.dataset.layout import raw_anatomy
 from llm2bids.dataset.participants import with_participant
+from llm2bids.dataset.read import Dataset
 from llm2bids.dataset.resume import participants_to_extend, stage_participants
 from llm2bids.dataset.sidecar import bold_json, task_bold_json
 from llm2bids.dataset.transcript import stim_series
 from llm2bids.dataset.volumes import VolumeWriter
 from llm2bids.exceptions import DatasetError
 from llm2bids.paradigm.design import RunDesign
-from llm2bids.paradigm.task import Task
-from llm2bids.recording.calibration import Calibration
 from llm2bids.recording.events import events_table
 from llm2bids.recording.record import Recording
 from llm2bids.space.header import BOLD_WINDOW, image_header
 from llm2bids.space.image import EncodingCounts, encode_blocks
-from llm2bids.space.space import Space
 from llm2bids.store.commit import Staging
 from llm2bids.store.tables import write_table
 
@@ -38,51 +33,25 @@ _PIECE = 1 << 16
 """Voxels that are added up at a time."""
 
 
-@dataclass(frozen=True, kw_only=True, eq=False)
-class Contents:
-    """What a dataset has besides its runs."""
-
-    root: Path
-    space: Space
-    calibration: Calibration
-    settings: Mapping[str, Any]
-    fields: Mapping[str, Any]  # from `llm2bids.dataset.sidecar.base_fields`
-    tasks: Mapping[str, Task]
-
-    @cached_property
-    def fingerprint(self) -> str:
-        """Fingerprint of space and calibration."""
-        return self.space.fingerprint(self.calibration)
-
-    def names(self, design: RunDesign) -> RunNames:
-        """Name the files of a run."""
-        return RunNames(
-            design.participant_label,
-            design.task,
-            design.run,
-            space=self.space.label,
-            extension=".nii.gz" if self.settings["compress"] else ".nii",
-        )
-
-
 def run_name(design: RunDesign) -> str:
     """Name a run in messages, e.g. ``sub-01 task-pathology``."""
     run = "" if design.run is None else f" run-{design.run}"
     return f"sub-{design.participant_label} task-{design.task}{run}"
 
 
-def check_run(contents: Contents, recording: Recording, *, t_r: float) -> None:
+def check_run(dataset: Dataset, recording: Recording, *, t_r: float) -> None:
     """Refuse a run that does not fit the dataset."""
-    design, space = recording.design, contents.space
+    design, space = recording.design, dataset.space
     name = run_name(design)
-    known = contents.settings["t_r"]
+    known = dataset.settings["t_r"]
     if not t_r > 0 or (known is not None and known != t_r):
         raise DatasetError(
             f"{name}: repetition time {t_r}, the dataset has {known}; use the same, above 0"
         )
-    if design.task not in contents.tasks:
+    tasks = [task.label for task in dataset.paradigm.tasks]
+    if design.task not in tasks:
         raise DatasetError(
-            f"{name}: the dataset has the tasks {', '.join(contents.tasks)}; use its paradigm"
+            f"{name}: the dataset has the tasks {', '.join(tasks)}; use its paradigm"
         )
     if recording.sites != space.sites:
         raise DatasetError(
@@ -101,65 +70,65 @@ def writing_threads() -> int:
     return min(int(cpu_count()), _MOST_THREADS)
 
 
-def stage_run(stage: Staging, contents: Contents, recording: Recording, *, t_r: float) -> None:
+def stage_run(stage: Staging, dataset: Dataset, recording: Recording, *, t_r: float) -> None:
     """Stage all files of a run, raw and derived, and its participant's where they are new."""
     design = recording.design
-    names = contents.names(design)
-    task = contents.tasks[design.task]
-    counts, mean_counts = _write_bold(stage, names.bold, contents, recording, t_r=t_r)
+    names = dataset.names(design)
+    task = next(task for task in dataset.paradigm.tasks if task.label == design.task)
+    counts, mean_counts = _write_bold(stage, names.bold, dataset, recording, t_r=t_r)
     about = bold_json(
         recording,
         t_r=t_r,
-        space=contents.space,
-        fingerprint=contents.fingerprint,
-        settings=contents.settings,
+        space=dataset.space,
+        fingerprint=dataset.fingerprint,
+        settings=dataset.settings,
         counts=counts,
     )
     stage.json(names.bold_json, about)
     write_table(stage.path(names.events), events_table(design, t_r))
     stage.path(names.stim).write_bytes(stim_series(recording.tokens))
-    write_task_files(stage, task, t_r=t_r, fields=contents.fields)
+    write_task_files(stage, task, t_r=t_r, fields=dataset.fields)
     write_derived_run(
         stage,
-        contents.root,
+        dataset.path,
         names,
         recording,
         bold=stage.path(names.bold),
         mean_counts=mean_counts,
-        space=contents.space,
-        fingerprint=contents.fingerprint,
+        space=dataset.space,
+        fingerprint=dataset.fingerprint,
         t_r=t_r,
-        inherited=task_bold_json(task.label, task.conditions, contents.fields),
+        inherited=task_bold_json(task.label, task.conditions, dataset.fields),
     )
-    _stage_participant(stage, contents, design.participant_label)
+    _stage_participant(stage, dataset, design.participant_label)
 
 
-def _stage_participant(stage: Staging, contents: Contents, label: str) -> None:
-    if not (contents.root / raw_anatomy(label)).exists():
-        write_anatomy(stage, contents.root, label, contents.space)
-    write_participant_sidecars(stage, contents.fields)
-    table = participants_to_extend(contents.root, contents.settings, overwrite=stage.overwrite)
+def _stage_participant(stage: Staging, dataset: Dataset, label: str) -> None:
+    if not (dataset.path / raw_anatomy(label)).exists():
+        write_anatomy(stage, dataset.path, label, dataset.space)
+    write_participant_sidecars(stage, dataset.fields)
+    table = participants_to_extend(dataset.path, dataset.settings, overwrite=stage.overwrite)
     if f"sub-{label}" not in set(table["participant_id"]):
-        stage_participants(stage, with_participant(table, label, contents.settings))
+        stage_participants(stage, with_participant(table, label, dataset.settings))
 
 
 def _write_bold(
-    stage: Staging, place: PurePosixPath, contents: Contents, recording: Recording, *, t_r: float
+    stage: Staging, place: PurePosixPath, dataset: Dataset, recording: Recording, *, t_r: float
 ) -> tuple[EncodingCounts, npt.NDArray[np.float64]]:
     """Write the raw series; give what encoding could not keep, and the mean over time."""
-    space, calibration = contents.space, contents.calibration
-    dtype = contents.settings["volume_dtype"]
+    space, calibration = dataset.space, dataset.calibration
+    dtype = dataset.settings["volume_dtype"]
     n_volumes = recording.design.n_volumes
     header = image_header(
         space,
-        fingerprint=contents.fingerprint,
+        fingerprint=dataset.fingerprint,
         dtype=dtype,
         n_volumes=n_volumes,
         t_r=t_r,
         window=BOLD_WINDOW,
     )
     values = convolve(
-        recording.values, t_r, contents.settings["hrf_model"], baseline=calibration.mean
+        recording.values, t_r, dataset.settings["hrf_model"], baseline=calibration.mean
     )
     total = np.zeros(int(np.prod(space.shape)), dtype=np.float64)
     clipped, constant = 0, 0

@@ -2,10 +2,13 @@
 
 import json
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path, PurePosixPath
 from typing import Any
 
 from llm2bids.exceptions import DatasetError
+from llm2bids.paradigm.load import load_paradigm
+from llm2bids.paradigm.task import Paradigm
 from llm2bids.store.files import inside
 from llm2bids.store.json import read_json, to_json
 
@@ -24,6 +27,12 @@ OBJECTS = {"Sampling", "Versions"}
 
 LONGEST_T_R = 1e6
 """Seconds; a longer repetition time is no number that was meant."""
+
+PARADIGM = PurePosixPath("code/paradigm.toml")
+"""Place of the paradigm: what is shown, with the numbers that the settings have."""
+
+_FIELDS = "code/llm2bids_fields.json"
+"""Place of the space's label in datasets of earlier versions."""
 
 DEFAULTS: Mapping[str, Any] = {
     "volume_dtype": "int16",
@@ -71,6 +80,19 @@ def read_settings(path: Path) -> dict[str, Any]:
             "make one with `llm2bids record`"
         )
     return read_json(inside(path, path / PLACE))
+
+
+def recorded_paradigm(root: Path, settings: Mapping[str, Any]) -> Paradigm:
+    """Read the paradigm that a dataset was recorded with, without its banks."""
+    paradigm = load_paradigm(inside(root, root / PARADIGM), with_banks=False)
+    return replace(paradigm, name=str(settings.get("paradigm") or paradigm.name))
+
+
+def space_label(root: Path, settings: Mapping[str, Any]) -> str:
+    """Give the label of a dataset's space."""
+    if "space_label" in settings:
+        return str(settings["space_label"])
+    return str(read_json(inside(root, root / _FIELDS)).get("space_label"))
 
 
 def read_sidecar(path: Path) -> dict[str, Any]:

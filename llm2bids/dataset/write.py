@@ -14,9 +14,6 @@ import numpy.typing as npt
 from llm2bids.dataset.first_files import (
     ALL_TASKS_MODEL,
     EXACTNESS,
-    FIELDS,
-    TASKS,
-    read_tasks,
     write_all_tasks_model,
     write_static_files,
 )
@@ -28,6 +25,7 @@ from llm2bids.dataset.participants import (
     read_participants,
     with_participant,
 )
+from llm2bids.dataset.read import Dataset
 from llm2bids.dataset.resume import (
     changed_runs,
     check_unchanged,
@@ -38,9 +36,15 @@ from llm2bids.dataset.resume import (
     stage_participants,
     undo_creation,
 )
-from llm2bids.dataset.run import Contents, check_run, run_name, stage_run
+from llm2bids.dataset.run import check_run, run_name, stage_run
 from llm2bids.dataset.settings import PLACE as SETTINGS
-from llm2bids.dataset.settings import compare_settings, is_dataset, normal_settings, read_settings
+from llm2bids.dataset.settings import (
+    compare_settings,
+    is_dataset,
+    normal_settings,
+    read_settings,
+    space_label,
+)
 from llm2bids.dataset.sidecar import base_fields
 from llm2bids.dataset.space_template import read_template, write_template
 from llm2bids.exceptions import DatasetError
@@ -52,7 +56,7 @@ from llm2bids.recording.record import Recording
 from llm2bids.space.smoothness import Stability
 from llm2bids.space.space import Space, VolumeDtype
 from llm2bids.store.commit import HIDDEN, Staging, check_space, clear_staging, recover, staging
-from llm2bids.store.json import read_json, to_json
+from llm2bids.store.json import to_json
 from llm2bids.store.lock import DatasetLock
 from llm2bids.store.pointers import refuse_missing
 
@@ -96,14 +100,14 @@ class DatasetWriter:
 
     def __init__(
         self,
-        contents: Contents,
+        dataset: Dataset,
         lock: DatasetLock,
         *,
         overwrite: bool = False,
         changed: Iterable[PurePosixPath] = (),
     ) -> None:
-        self._contents = contents
-        self._root = contents.root
+        self._dataset = dataset
+        self._root = dataset.path
         self._lock = lock
         self._overwrite = overwrite
         self._changed = set(changed)
@@ -155,7 +159,7 @@ class DatasetWriter:
         try:
             undo_creation(root)
             check_space(root, needed=40 * space.n_units + _SMALL_FILES, doing="the template")
-            normal = normal_settings(settings)
+            normal = normal_settings({**settings, "space_label": space.label})
             fields = base_fields(space, settings=normal, paradigm=paradigm)
             with staging(root, doing="writing the template") as stage:
                 write_static_files(
@@ -170,24 +174,14 @@ class DatasetWriter:
                     stage, space, calibration, weight_norms=weight_norms, fields=fields,
                     stability=stability,
                 )  # fmt: skip
-                stage.text(PurePosixPath(FIELDS), to_json(fields))
                 if exactness is not None:
                     stage.text(PurePosixPath(EXACTNESS), to_json(exactness))
                 stage.commit(last=SETTINGS)
         except BaseException:
             lock.release()
             raise
-        return cls(
-            Contents(
-                root=root,
-                space=space,
-                calibration=calibration,
-                settings=normal,
-                fields=fields,
-                tasks={task.label: task for task in paradigm.tasks},
-            ),
-            lock,
-        )
+        dataset = Dataset(path=root, space=space, calibration=calibration, settings=normal)
+        return cls(dataset, lock)
 
     @classmethod
     def open(
@@ -201,57 +195,49 @@ class DatasetWriter:
         root = Path(bids_dir)
         stored = read_settings(root)
         if settings is not None:
-            compare_settings(root, settings)
+            compare_settings(root, {"space_label": space_label(root, stored), **settings})
         lock = DatasetLock(root)
         try:
             refuse_missing_content(root)
             recover(root)
             clear_staging(root)
             check_unchanged(root, overwrite=overwrite)
-            fields = read_json(root / FIELDS)
-            label = str(fields.get("space_label"))
+            label = space_label(root, stored)
             changed = changed_runs(root, label) if overwrite else set()
             mend_participants(root, stored, overwrite=overwrite)
             space, calibration = read_template(root, label)
-            tasks = read_tasks(read_json(root / TASKS), name=str(root / TASKS))
+            dataset = Dataset(path=root, space=space, calibration=calibration, settings=stored)
+            _ = dataset.paradigm  # refused now, if it is damaged
         except BaseException:
             lock.release()
             raise
-        contents = Contents(
-            root=root,
-            space=space,
-            calibration=calibration,
-            settings=stored,
-            fields=fields,
-            tasks=tasks,
-        )
-        return cls(contents, lock, overwrite=overwrite, changed=changed)
+        return cls(dataset, lock, overwrite=overwrite, changed=changed)
 
     @property
     def space(self) -> Space:
         """The space of the dataset."""
-        return self._contents.space
+        return self._dataset.space
 
     @property
     def calibration(self) -> Calibration:
         """The calibration of the dataset."""
-        return self._contents.calibration
+        return self._dataset.calibration
 
     @property
     def settings(self) -> dict[str, Any]:
         """The settings of the dataset."""
-        return dict(self._contents.settings)
+        return self._dataset.settings
 
     def has_run(self, design: RunDesign) -> bool:
         """Tell whether a run is in the dataset, and is not to be recorded anew."""
-        bold = self._contents.names(design).bold
+        bold = self._dataset.names(design).bold
         return bold not in self._changed and (self._root / bold).is_file()
 
     def run_bytes(self, design: RunDesign) -> int:
         """Estimate the disk space that a run needs; see `estimate_run_bytes`."""
-        settings = self._contents.settings
+        settings = self._dataset.settings
         return estimate_run_bytes(
-            self._contents.space,
+            self._dataset.space,
             design.n_volumes,
             volume_dtype=settings["volume_dtype"],
             compress=bool(settings["compress"]),
@@ -265,12 +251,12 @@ class DatasetWriter:
         self._lock.check()
         if self.has_run(design):
             raise DatasetError(f"{name} is in {self._root} already; remove it to record it anew")
-        check_run(self._contents, recording, t_r=t_r)
+        check_run(self._dataset, recording, t_r=t_r)
         check_space(self._root, needed=self.run_bytes(design), doing=name)
-        bold = self._contents.names(design).bold
+        bold = self._dataset.names(design).bold
         try:
             with self._staging(f"writing {name}") as stage:
-                stage_run(stage, self._contents, recording, t_r=t_r)
+                stage_run(stage, self._dataset, recording, t_r=t_r)
                 stage.commit(last=bold)
         except BaseException:
             with suppress(OSError, DatasetError):  # the first error is the one to tell
@@ -286,15 +272,15 @@ class DatasetWriter:
         mine = sorted(self._bolds.of_participant[participant_label])
         if mine and self._n_counted.get(participant_label) == len(mine):
             return
-        settings = self._contents.settings
+        settings = self._dataset.settings
         table = participants_to_extend(self._root, settings, overwrite=self._overwrite)
         table = with_participant(table, participant_label, settings)
         table = counted(table, participant_label, self._root, mine)
         recorded = self._bolds.tasks
-        tasks = [task for task in self._contents.tasks.values() if task.label in recorded]
+        tasks = [task for task in self._dataset.paradigm.tasks if task.label in recorded]
         with self._staging("writing participants.tsv") as stage:
             stage_participants(stage, table)
-            if not write_all_tasks_model(stage, tasks, self._contents.fields):
+            if not write_all_tasks_model(stage, tasks, self._dataset.fields):
                 stage.remove(ALL_TASKS_MODEL)
             stage.commit(last=PARTICIPANTS)
         self._n_counted[participant_label] = len(mine)

@@ -170,7 +170,7 @@ class StepReader:
     def close(self, step: int) -> None:
         """End a forward pass that was read: on another device than the CPU, send it off."""
         self._reading = False
-        if not self.deferred:
+        if not self.deferred or not self.sites:
             return
         if self._at_once is None:
             self._at_once = {

@@ -8,8 +8,7 @@ from typing import Any, TypeVar
 import numpy as np
 import numpy.typing as npt
 
-from llm2bids.dataset.first_files import TASKS
-from llm2bids.dataset.settings import read_settings
+from llm2bids.dataset.settings import read_settings, recorded_paradigm
 from llm2bids.exceptions import InferenceError, NetworkError, UsageError
 from llm2bids.inference.effects import Effects, fit_effects, read_effects
 from llm2bids.inference.inputs import Inputs, open_inputs
@@ -50,7 +49,6 @@ from llm2bids.network.repeatability import (
 )
 from llm2bids.network.task_networks import Against, task_networks
 from llm2bids.space.space import Space
-from llm2bids.store.json import read_json
 
 LEAST_PARTICIPANTS, LEAST_TASKS = 3, 2
 """What the findings need: intervals over participants, and tasks to tell apart."""
@@ -423,7 +421,8 @@ def _effects(inputs: Inputs, out_dir: Path, chosen: Mapping[tuple[str, str], obj
         participant_label=list(dict.fromkeys(label for label, _ in chosen)),
         task=list(dict.fromkeys(name for _, name in chosen)),
     ).complete()
-    order = [*read_json(inputs.bids_dir / TASKS)]
+    paradigm = recorded_paradigm(inputs.bids_dir, read_settings(inputs.bids_dir))
+    order = [task.label for task in paradigm.tasks]
     ranks = [
         order.index(condition.task) if condition.task in order else len(order)
         for condition in effects.conditions

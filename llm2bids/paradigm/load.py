@@ -37,7 +37,7 @@ def shipped_paradigms() -> tuple[str, ...]:
     return tuple(sorted(file.stem for file in PARADIGMS_FOLDER.glob("*.toml")))
 
 
-def load_paradigm(name_or_path: str | Path) -> Paradigm:
+def load_paradigm(name_or_path: str | Path, *, with_banks: bool = True) -> Paradigm:
     """Read a paradigm and check all of it."""
     path = _find(name_or_path)
     source = _read_text(path)
@@ -53,6 +53,7 @@ def load_paradigm(name_or_path: str | Path) -> Paradigm:
     baseline = top.label("baseline", top.text("baseline"))
     tasks = _read_tasks(top.table("tasks", required=True), order)
     shown = [condition for task in tasks for _, condition in task.conditions]
+    conditions = tuple(dict.fromkeys([*shown, baseline]))
     return Paradigm(
         name=path.stem,
         description=top.text("description", ""),
@@ -67,7 +68,7 @@ def load_paradigm(name_or_path: str | Path) -> Paradigm:
         calibration_prompts=top.integer(
             "calibration_prompts", Paradigm.calibration_prompts, minimum=1
         ),
-        banks=_read_banks(top.table("banks"), tuple(dict.fromkeys([*shown, baseline]))),
+        banks=_read_banks(top.table("banks"), conditions) if with_banks else (),
         source=source,
     )
 

@@ -46,7 +46,7 @@ class Sources:
 
     @cached_property
     def _trial_types(self) -> dict[str, Any]:
-        return read_object(self.dataset.path / "code" / "tasks.json")
+        return {task.label: dict(task.conditions) for task in self.dataset.paradigm.tasks}
 
     def color(self, *names: str) -> int:
         """Give the number of the colour of the first name that is a task or a trial type."""

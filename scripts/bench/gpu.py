@@ -158,6 +158,7 @@ def main():
         with ThreadPoolExecutor(8) as pool:
             rows = pool.map(checked_apart, KINDS, [dtype] * len(KINDS))
             result[f"exactness_{dtype}"] = dict(zip(KINDS, rows, strict=True))
+    report(result, args.output)  # kept, whatever becomes of the rest
     result["gpu_against_cpu"] = difference(DEVICE, scan.designs, scan.paradigm.tokens_per_prompt)
     for dtype in (torch.float32, torch.bfloat16):
         result[f"rates_{dtype}".replace("torch.", "")] = rates(DEVICE, dtype, scan, args.rounds)

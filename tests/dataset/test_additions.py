@@ -141,7 +141,7 @@ def test_links_to_content_that_is_not_here_are_refused_and_kept(changed, file, o
         ("version https://git-lfs.github.com/spec/v1\noid sha256:00\n", "Git LFS.*git lfs pull"),
     ],
 )
-@pytest.mark.parametrize("file", [BOLD, "code/llm2bids_fields.json", "participants.tsv"])
+@pytest.mark.parametrize("file", [BOLD, "code/llm2bids_settings.json", "participants.tsv"])
 def test_pointers_are_named_as_such(changed, file, text, message):
     (changed / file).unlink()
     (changed / file).write_text(text)

@@ -220,8 +220,8 @@ def test_lists_that_lead_out_or_are_none(changed, line):
     path = changed / FOLDER / "dataset.sha256"
     path.write_text(path.read_text() + line + "\n")
     (fault,) = check_dataset(changed).faults
-    assert "line 48 is" in fault.found
-    with pytest.raises(DatasetError, match="line 48 is"):
+    assert "line 46 is" in fault.found
+    with pytest.raises(DatasetError, match="line 46 is"):
         DatasetWriter.open(changed)
 
 

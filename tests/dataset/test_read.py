@@ -164,7 +164,7 @@ def test_a_template_that_leads_out_is_refused(changed, tmp_path):
 
 
 def test_a_space_label_cannot_lead_out(changed):
-    path = changed / "code/llm2bids_fields.json"
+    path = changed / "code/llm2bids_settings.json"
     about = json.loads(path.read_text())
     path.write_text(json.dumps({**about, "space_label": "../../x"}))
     with pytest.raises(DatasetError, match="not allowed by BIDS"):

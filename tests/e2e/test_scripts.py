@@ -66,3 +66,25 @@ def test_no_network(checkout):
     done = call(checkout, "demo", PYTHON=sys.executable, PIP_NO_INDEX="1", PIP_FIND_LINKS="")
     assert done.returncode == 1
     assert "No network?" in done.stderr
+
+
+@pytest.mark.parametrize(
+    ("answer", "status", "said"),
+    [
+        ("", 2, "audit: NOTHING WAS AUDITED: the database of vulnerabilities could not be reached"),
+        ('{"dependencies": [{"name": "own", "skip_reason": "local"}]}', 2, "NOTHING"),
+        ('{"dependencies": [{"name": "a", "version": "1", "vulns": []}, {"name": "own"}]}', 0,
+         "audit: 1 packages audited, 0 known vulnerabilities; not audited: own"),
+        ('{"dependencies": [{"name": "a", "version": "1", "vulns": '
+         '[{"id": "CVE-1", "fix_versions": ["2"]}]}]}', 1, "a 1: CVE-1, fixed in: 2"),
+    ],
+)  # fmt: skip
+def test_an_audit_that_did_not_happen_says_so(checkout, answer, status, said):
+    """pip-audit answers nothing where its database cannot be reached."""
+    for place in (checkout / ".venv/bin", checkout / ".cache/pip-audit/bin"):
+        place.mkdir(parents=True)
+    fake(checkout / ".venv/bin", "python", f'exec {sys.executable} "$@"')
+    fake(checkout / ".cache/pip-audit/bin", "pip-audit", f"echo '{answer}'")
+    done = call(checkout, "audit")
+    assert done.returncode == status, done.stderr
+    assert said in done.stdout

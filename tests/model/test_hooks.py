@@ -174,3 +174,10 @@ def test_new_values_of_the_cpu():
     values = new_values((2, 3, 5), "cpu")
     assert values.shape == (2, 3, 5)
     assert values.dtype == np.float32
+
+
+def test_nothing_to_record_is_sent_off_from_no_device():
+    reader = StepReader((), np.zeros((3, 1, 0), dtype=np.float32), device="cpu", deferred=True)
+    reader.open(0)
+    reader.close(0)
+    reader.wait()

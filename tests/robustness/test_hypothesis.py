@@ -264,8 +264,6 @@ def read_all(root: Path) -> None:
 
 SIDECARS = (
     "code/llm2bids_settings.json",
-    "code/llm2bids_fields.json",
-    "code/tasks.json",
     "sub-01/func/sub-01_task-fossils_bold.json",
     "derivatives/llm2bids/sub-01/func/sub-01_task-fossils_space-Tiny_desc-preproc_bold.json",
     "derivatives/llm2bids/tpl-Tiny/tpl-Tiny_space.json",

@@ -3,6 +3,7 @@
 import json
 import os
 import pickle
+import re
 import shutil
 import subprocess
 import sys
@@ -175,17 +176,19 @@ def test_participants_that_are_read_back_cannot_be_paths(sent, participant):
 
 
 @pytest.mark.parametrize(
-    "tasks", [{"../x": {"a": "b"}}, {"a": {"../x": "b"}}, {"a": {"b": "../x"}}, {"a": {"b": 3}}]
+    "tasks", ['"../x" = "b"', 'a = "../x"', 'a = { "../x" = "b" }', "a = 3", 'a = { b = "../x" }']
 )
 def test_tasks_that_are_read_back_cannot_be_paths(sent, tasks):
-    (sent / "code/tasks.json").write_text(json.dumps(tasks))
+    path = sent / "code/paradigm.toml"
+    path.write_text(re.sub(r"\[tasks\].*", f"[tasks]\n{tasks}\n", path.read_text(), flags=re.S))
     shutil.rmtree(sent / "code/checksums")  # who changes a file can change its checksum
-    with pytest.raises(DatasetError, match=r"not allowed by BIDS|expected the conditions"):
-        DatasetWriter.open(sent)
+    for opened in (open_dataset, DatasetWriter.open):
+        with pytest.raises(ParadigmError, match=r"BIDS label|expected a bank"):
+            opened(sent)
 
 
 def test_a_space_label_that_is_read_back_cannot_be_a_path(sent):
-    path = sent / "code/llm2bids_fields.json"
+    path = sent / "code/llm2bids_settings.json"
     path.write_text(json.dumps({**json.loads(path.read_text()), "space_label": "../../x"}))
     shutil.rmtree(sent / "code/checksums")  # who changes a file can change its checksum
     for opened in (open_dataset, DatasetWriter.open):
@@ -214,7 +217,7 @@ def test_a_zero_byte_in_a_prompt_is_refused(tmp_path):
 PLACES = (
     "participants.tsv",
     "code/llm2bids_settings.json",
-    "code/llm2bids_fields.json",
+    "code/paradigm.toml",
     "sub-01/func/sub-01_task-pathology_bold.nii.gz",
     "derivatives/llm2bids/sub-01/func/sub-01_task-pathology_desc-transcript_tokens.tsv",
 )
