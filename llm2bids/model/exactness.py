@@ -101,7 +101,7 @@ class Exactness:
         if not self.has_residual:
             text += "; its layers' own outputs, the residual stream, cannot be recorded"
         if self.left_out:
-            text += f"; {len(self.left_out)} sites differ and are left out (--skipped names them)"
+            text += f"; {len(self.left_out)} differ and are left out (--skipped names them)"
         for batching, reason in self.refused.items():
             text += f"; not {WORDS[batching]}: {reason}"
         return text

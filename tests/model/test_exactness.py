@@ -5,6 +5,7 @@ from functools import cache
 
 import pytest
 import torch
+from torch import nn
 from transformers import AutoModelForImageTextToText
 
 from llm2bids.exceptions import ModelError, RecordingError
@@ -168,3 +169,68 @@ def test_the_layers_are_the_language_models_and_not_the_towers(kind):
     with torch.device("meta"):
         model = AutoModelForImageTextToText.from_config(config)
     assert find_layers(model)[0] == "model.language_model.layers"
+
+
+class _Aside(nn.Module):
+    """A module of a model, and one beside it whose output nobody uses."""
+
+    def __init__(self, inner, aside):
+        super().__init__()
+        self.inner, self.aside = inner, aside
+
+    def forward(self, x):
+        self.aside(x)
+        return self.inner(x)
+
+
+class _SortedRows(nn.Module):
+    """Rows of all prompts in the order of their values, as experts sort theirs."""
+
+    def forward(self, x):
+        rows = x.flatten(0, 1)
+        return rows[rows[:, 0].argsort()]
+
+
+class _LastOfTheBatch(nn.Module):
+    """Something of the longest prompt in everyone's values."""
+
+    def forward(self, x):
+        return x + x[-1:, :, :].amax()
+
+
+@pytest.mark.parametrize("aside", [_SortedRows, _LastOfTheBatch])
+def test_a_site_that_mixes_prompts_is_left_out_with_its_reason(aside, tiny_model_dir):
+    loaded = load_model(tiny_model_dir("llama"), device="cpu")
+    loaded.model.model.norm = _Aside(loaded.model.model.norm, aside())
+    assert "model.norm.aside" in {site.name for site in find_sites(loaded).sites}
+    loaded, table, exactness = exact_sites(loaded)
+    assert loaded.batching == "padded"
+    assert "model.norm.aside" not in {site.name for site in table.sites}
+    assert "not what a plain forward pass gives" in dict(table.skipped)["model.norm.aside"]
+    assert list(exactness.metadata()["LeftOut"]) == ["model.norm.aside"]
+    assert "; 1 differ and are left out" in exactness.summary()
+
+
+def test_a_model_that_mixes_prompts_runs_them_one_by_one(tiny_model_dir):
+    loaded = load_model(tiny_model_dir("llama"), device="cpu")
+
+    def mix(module, args, output):
+        return output + 0.5 * (len(output) > 1) * output.std()
+
+    loaded.model.model.layers[1].register_forward_hook(mix)
+    loaded, _, exactness = exact_sites(loaded)
+    assert loaded.batching == "single"
+    assert set(exactness.refused) == {"padded", "equal"}
+
+
+def test_a_model_that_remembers_the_last_text_is_refused(tiny_model_dir):
+    loaded = load_model(tiny_model_dir("llama"), device="cpu")
+    state = [0.0]
+
+    def remember(module, args, output):
+        state[0] += 1.0
+        return output * (1 + state[0])
+
+    loaded.model.model.layers[1].mlp.register_forward_hook(remember)
+    with pytest.raises(ModelError, match=r"cannot be recorded truly|not causal"):
+        exact_sites(loaded)
