@@ -70,8 +70,10 @@ def refuse_missing_content(root: Path) -> None:
     """Refuse a dataset of which files are links or pointers to content that is not here."""
     for path in data_files(root, f"{FOLDER}/*.sha256"):
         refuse_missing(path, doing=_NOT_HERE)
-    for place in (*list_bolds(root), *read_manifest(root)):
-        refuse_missing(root / place, doing=_NOT_HERE)
+    bolds = set(list_bolds(root))
+    for place in (*bolds, *read_manifest(root)):
+        if place in bolds or (root / place).is_symlink():  # others say so when they are read
+            refuse_missing(root / place, doing=_NOT_HERE)
 
 
 def check_unchanged(root: Path, *, overwrite: bool) -> None:
@@ -79,6 +81,7 @@ def check_unchanged(root: Path, *, overwrite: bool) -> None:
     known = read_list(root / list_place(PARTICIPANTS))
     for place in known:
         if _is_source(place) and is_edited(root, place, known):
+            refuse_missing(root / place, doing=_NOT_HERE)
             raise DatasetError(
                 f"{root / place}: changed after llm2bids wrote it (its sha256 is not the one in "
                 f"{list_place(place)}), and new runs would be made with it. Restore the file, or "
@@ -106,6 +109,7 @@ def changed_runs(root: Path, space_label: str) -> set[PurePosixPath]:
         files = [place for place in run_names(bold, space_label).all() if place in known]
         wrong = [p for p in files if not (root / p).is_file() or is_edited(root, p, known)]
         if wrong:
+            refuse_missing(root / wrong[0], doing=_NOT_HERE)
             log.warning("%s: not as it was written; the run is recorded anew", root / wrong[0])
             changed.add(bold)
     return changed

@@ -17,7 +17,7 @@ MOST_TOKENS = 2**31 - 1
 
 
 @dataclass(frozen=True, kw_only=True)
-class Answers:
+class GivenAnswers:
     """An answer to each prompt."""
 
     # text, or token ids, of the answer to each prompt
@@ -38,7 +38,7 @@ class Answers:
         return [self.by_prompt[prompt_id] for prompt_id in ids]  # type: ignore[return-value]
 
 
-def read_answers(path: Path) -> Answers:
+def read_answers(path: Path) -> GivenAnswers:
     """Read a table of answers."""
     files = data_files(path, "derivatives/llm2bids/sub-*/func/*_desc-transcript_*.tsv")
     if not path.is_dir():
@@ -57,7 +57,7 @@ def read_answers(path: Path) -> Answers:
                     f"{file}: prompt {prompt_id} has two different answers; a replay needs one for "
                     "each prompt"
                 )
-    return Answers(by_prompt=by_prompt, sha256=digest.hexdigest(), source=str(path))
+    return GivenAnswers(by_prompt=by_prompt, sha256=digest.hexdigest(), source=str(path))
 
 
 def _read_bytes(file: Path) -> bytes:

@@ -22,7 +22,7 @@ from llm2bids.recording.draw import Scan
 from llm2bids.recording.record import Recording, group_runs, record_runs
 from llm2bids.recording.replay import replay_run
 from llm2bids.recording.trials import first_step, prompt_tokens
-from llm2bids.scan.answers import Answers, read_answers
+from llm2bids.scan.answers import GivenAnswers, read_answers
 from llm2bids.scan.arrangement import Choice, arranged_space, check_localizer, refuse_old_method
 from llm2bids.scan.background import Background
 from llm2bids.scan.options import ScanOptions, takes_scan_options
@@ -48,7 +48,7 @@ SHARED_PROMPTS = (
 def record(
     bids_dir: str | Path,
     *,
-    answers: Answers | None = None,
+    answers: GivenAnswers | None = None,
     overwrite: bool = False,
     progress: bool = True,
     **options: Any,
@@ -59,7 +59,7 @@ def record(
     ----------
     bids_dir : str or Path
         Folder of the dataset: new, empty, or one of ours that was recorded with the same settings.
-    answers : Answers, optional
+    answers : GivenAnswers, optional
         Given answers, which the model reads instead of generating its own; see `replay`.
     overwrite : bool
         Replace files that were changed since they were written, and record runs anew of which a
@@ -149,7 +149,7 @@ class _Prepared:
     settings: Mapping[str, Any]
 
 
-def _prepare(bids_dir: Path, options: ScanOptions, answers: Answers | None) -> _Prepared:
+def _prepare(bids_dir: Path, options: ScanOptions, answers: GivenAnswers | None) -> _Prepared:
     """Draw the scan and load the model, refusing first what costs least to find."""
     choice = options.choose_arrangement()
     refuse_old_method(bids_dir)

@@ -14,6 +14,8 @@ from llm2bids.dataset.write import DatasetWriter
 from llm2bids.exceptions import DatasetError
 
 BOLD = "sub-01/func/sub-01_task-fossils_bold.nii.gz"
+EVENTS = BOLD.replace("bold.nii.gz", "events.tsv")
+MASK = "derivatives/llm2bids/tpl-Tiny/anat/tpl-Tiny_label-GM_mask.nii.gz"
 ANNEX = "../../.git/annex/objects/aa/bb/MD5E-s1--00.nii.gz/MD5E-s1--00.nii.gz"
 
 
@@ -141,13 +143,15 @@ def test_links_to_content_that_is_not_here_are_refused_and_kept(changed, file, o
         ("version https://git-lfs.github.com/spec/v1\noid sha256:00\n", "Git LFS.*git lfs pull"),
     ],
 )
-@pytest.mark.parametrize("file", [BOLD, "code/llm2bids_settings.json", "participants.tsv"])
+@pytest.mark.parametrize(
+    "file", [BOLD, "code/llm2bids_settings.json", "participants.tsv", EVENTS, MASK]
+)
 def test_pointers_are_named_as_such(changed, file, text, message):
     (changed / file).unlink()
     (changed / file).write_text(text)
     with pytest.raises(DatasetError, match=message):
         DatasetWriter.open(changed, overwrite=True)
-    if file != BOLD:
+    if file in ("code/llm2bids_settings.json", "participants.tsv"):
         with pytest.raises(DatasetError, match=message):
             open_dataset(changed)
 
