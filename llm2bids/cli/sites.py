@@ -37,6 +37,7 @@ def run(args: argparse.Namespace) -> int:
             dtype=args.dtype,
             revision=args.revision,
             trust_remote_code=args.trust_remote_code,
+            adapter=args.adapter,
         )
     )
     if args.skipped:

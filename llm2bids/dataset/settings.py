@@ -127,7 +127,8 @@ def settings_json(settings: Mapping[str, Any]) -> str:
 def compare_settings(path: Path, settings: Mapping[str, Any]) -> None:
     """Refuse to go on with other settings than the dataset has."""
     old, new = read_settings(path), normal_settings(settings)
-    names = sorted(old.keys() | new.keys())
+    # what the weights' hash says too, and what datasets of earlier versions do not have
+    names = sorted((old.keys() | new.keys()) - {"quantization"})
     differing = [
         f"  {name}: {_show(old, name)} in the dataset, {_show(new, name)} asked for"
         for name in names

@@ -22,7 +22,19 @@ that the same seed gives the same bytes."""
 _PARADIGM = ("paradigm", "paradigm_sha256")
 """Settings that name what was shown."""
 
-_ORIGIN = ("model", "revision", "weights_sha256", "random_weights", "dtype", "device", "seed")
+_ORIGIN = (
+    "model",
+    "revision",
+    "weights_sha256",
+    "random_weights",
+    "adapter",
+    "quantization",
+    "chat_template",
+    "system",
+    "dtype",
+    "device",
+    "seed",
+)
 """Settings that name what was recorded, and how."""
 
 _INTENSITY = (

@@ -13,6 +13,7 @@ from llm2bids.exceptions import ModelError, UsageError
 from llm2bids.model.adapter import identity
 from llm2bids.model.architecture import auto_class
 from llm2bids.model.cache import weights_sha256
+from llm2bids.model.chat import Chat
 from llm2bids.model.checkpoint import load_weights
 from llm2bids.model.place import EMBEDDED, OFFER, WAY_ROUND, Place, checkpoint_files, locate_model
 from llm2bids.model.quantization import package_hint, quantization_of
@@ -70,6 +71,8 @@ class LoadedModel:
     """What was merged into the weights."""
     quantization: str | None = None
     """Method and bits of quantized weights."""
+    chat: Chat | None = None
+    """How prompts are shown: by themselves, or through the tokenizer's chat template."""
     batching: Batching = "padded"
     """Which prompts run together: of any length, of one length, or each by itself; settled by
     `llm2bids.model.exactness.exact_sites`, as `shortest_prompt` is."""

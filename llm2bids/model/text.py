@@ -8,27 +8,14 @@ from llm2bids.model.load import LoadedModel
 
 
 def encode(loaded: LoadedModel, text: str, *, special: bool = True) -> list[int]:
-    """Tokenize a text as the model's tokenizer does by itself.
+    """Tokenize a text as the model's tokenizer does, without an end-of-text token at the end.
 
-    Parameters
-    ----------
-    loaded : LoadedModel
-        The model.
-    text : str
-        The text.
-    special : bool
-        Whether the tokenizer adds its special tokens (beginning of text).
-
-    Returns
-    -------
-    list of int
-        Token ids, without an end-of-text token at the end.
-
-    Raises
-    ------
-    RecordingError
-        If the text has no token.
+    A prompt (`special`) begins with the tokenizer's special tokens, or is a turn of its chat
+    template.
     """
+    if special and loaded.chat is not None:
+        text = loaded.chat.render(loaded.tokenizer, text)  # has all special tokens
+        special = False
     ids = [int(token) for token in loaded.tokenizer(text, add_special_tokens=special)["input_ids"]]
     if special and len(ids) > 1 and ids[-1] in loaded.end_token_ids:
         ids.pop()
@@ -38,19 +25,6 @@ def encode(loaded: LoadedModel, text: str, *, special: bool = True) -> list[int]
 
 
 def decode(loaded: LoadedModel, token_ids: npt.NDArray[np.int64]) -> list[str]:
-    """Spell tokens one by one.
-
-    Parameters
-    ----------
-    loaded : LoadedModel
-        The model.
-    token_ids : ndarray of int64, shape (n_tokens,)
-        Tokens.
-
-    Returns
-    -------
-    list of str
-        Their text; part of a character is shown as U+FFFD.
-    """
+    """Spell tokens (n_tokens,) one by one; part of a character is shown as U+FFFD."""
     texts = loaded.tokenizer.batch_decode(token_ids[:, None])
     return [str(text) for text in texts]

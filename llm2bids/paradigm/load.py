@@ -25,6 +25,8 @@ _KEYS = (
     "tokens_per_prompt",
     "n_runs",
     "context",
+    "chat_template",
+    "system",
     "calibration_prompts",
     "sampling",
     "tasks",
@@ -64,6 +66,8 @@ def load_paradigm(name_or_path: str | Path, *, with_banks: bool = True) -> Parad
         tokens_per_prompt=top.integer("tokens_per_prompt", minimum=1),
         n_runs=top.integer("n_runs", Paradigm.n_runs, minimum=1, maximum=MOST_RUNS),
         context=cast(Context, top.choice("context", get_args(Context), Paradigm.context)),
+        chat_template=top.boolean("chat_template", Paradigm.chat_template),
+        system=top.text("system", Paradigm.system),
         sampling=_read_sampling(top.table("sampling")),
         calibration_prompts=top.integer(
             "calibration_prompts", Paradigm.calibration_prompts, minimum=1

@@ -51,6 +51,9 @@ class Paradigm:
     tokens_per_prompt: int  # volumes that each prompt gives
     n_runs: int = 1
     context: Context = "fresh"
+    # prompts are shown as a user's turns, after what the system says ("": what the template says)
+    chat_template: bool = False
+    system: str = ""
     sampling: Sampling = Sampling()
     # off prompts of the separate resting scan that fixes the intensity scale; never in a run
     calibration_prompts: int = 32

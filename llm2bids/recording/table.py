@@ -63,6 +63,7 @@ def provenance(
     seconds: float,
 ) -> dict[str, object]:
     """Say how values came about."""
+    chat = loaded.chat
     return {
         "method": method,
         "model": loaded.name,
@@ -70,6 +71,10 @@ def provenance(
         "revision": loaded.revision,
         "weights_sha256": loaded.weights_sha256,
         "random_weights": loaded.random_weights,
+        "adapter": loaded.adapter,
+        "quantization": loaded.quantization,
+        "chat_template": chat.template_sha256(loaded.tokenizer) if chat else None,
+        "system": chat.system if chat else None,
         "dtype": loaded.dtype,
         "device": loaded.device,
         "batch_size": batch_size,

@@ -15,7 +15,9 @@ from llm2bids.exceptions import UsageError
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
+    from llm2bids.model.chat import Chat
     from llm2bids.model.units import Site
+    from llm2bids.paradigm.task import Paradigm
     from llm2bids.recording.draw import Scan
     from llm2bids.scan.arrangement import Choice
 
@@ -106,6 +108,35 @@ class ScanOptions:
             group="model",
             shown="its main branch",
             metavar="REV",
+        ),
+    )
+    adapter: str | Path | None = field(
+        default=None,
+        metadata=_flag(
+            "--adapter",
+            "folder of an adapter (LoRA and its kin) that is merged into the model's weights; "
+            "needs peft: pip install 'llm2bids[adapters]'",
+            group="model",
+            shown="none",
+            metavar="PATH",
+        ),
+    )
+    chat_template: bool = field(
+        default=False,
+        metadata=_flag(
+            "--chat-template",
+            "show each prompt as a user's turn, through the tokenizer's chat template",
+            group="model",
+        ),
+    )
+    system: str | None = field(
+        default=None,
+        metadata=_flag(
+            "--system",
+            "with --chat-template: what the system says first",
+            group="model",
+            shown="what the template says",
+            metavar="TEXT",
         ),
     )
     sites: "Sequence[str]" = field(
@@ -317,6 +348,25 @@ class ScanOptions:
             metavar="NAME",
         ),
     )
+
+    def choose_chat(self, paradigm: "Paradigm") -> "Chat | None":
+        """Decide how prompts are shown: what is asked for goes before what the paradigm says."""
+        from llm2bids.model.chat import Chat
+
+        system = self.system or paradigm.system or None
+        if not (self.chat_template or paradigm.chat_template):
+            if system is not None:
+                raise UsageError(
+                    f"system {system!r} without a chat template: expected --chat-template too (in "
+                    "a paradigm: chat_template = true)"
+                )
+            return None
+        if paradigm.context == "carry":
+            raise UsageError(
+                f"paradigm {paradigm.name}: context 'carry' and a chat template: prompts that go "
+                "on from each other are no turns of the template; expected one of the two"
+            )
+        return Chat(system=system)
 
     def choose_arrangement(self) -> "Choice":
         """Read the arrangement that was asked for."""

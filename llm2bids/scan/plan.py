@@ -18,9 +18,13 @@ from llm2bids.space.arrange import build_space
 from llm2bids.space.space import Space
 
 if TYPE_CHECKING:
+    from llm2bids.model.chat import Chat
     from llm2bids.model.outline import Outline
     from llm2bids.model.pace import Pace
     from llm2bids.paradigm.design import RunDesign
+
+TEMPLATE_TOKENS = 32
+"""Tokens that a chat template puts around a prompt, about, with a short system text of its own."""
 
 CHARACTERS_PER_TOKEN = 4.6
 """Of the shipped prompts with the embedded model's tokenizer."""
@@ -208,7 +212,9 @@ def plan(*, time: bool = True, **options: Any) -> Plan:
         dtype=asked.dtype,
         revision=asked.revision,
         trust_remote_code=asked.trust_remote_code,
+        adapter=asked.adapter,
     )
+    chat = asked.choose_chat(scan.paradigm)
     chosen = select_sites(outline.sites, asked.sites)
     settings = asked.settings(scan, chosen, outline)
     space = build_space(
@@ -226,7 +232,7 @@ def plan(*, time: bool = True, **options: Any) -> Plan:
         space=space,
         scan=scan,
         weights=weights,
-        pace=_pace(outline, chosen, scan, n_prompts, asked.device) if time else None,
+        pace=_pace(outline, chosen, scan, n_prompts, asked.device, chat) if time else None,
         groups=groups,
         batch_size=size,
         keep_first=asked.keep_first,
@@ -234,7 +240,12 @@ def plan(*, time: bool = True, **options: Any) -> Plan:
 
 
 def _pace(
-    outline: "Outline", sites: Sequence[Any], scan: Scan, n_prompts: int, device: str
+    outline: "Outline",
+    sites: Sequence[Any],
+    scan: Scan,
+    n_prompts: int,
+    device: str,
+    chat: "Chat | None",
 ) -> "Pace":
     """Time a batch of the longest run, its prompts as long as its longest."""
     from llm2bids.model.pace import measure_pace
@@ -242,6 +253,8 @@ def _pace(
     design = max(scan.designs, key=lambda one: len(one.trials))
     longest = max(len(trial.prompt.text) for trial in design.trials)
     length = math.ceil(longest / CHARACTERS_PER_TOKEN)
+    if chat is not None:
+        length += TEMPLATE_TOKENS + math.ceil(len(chat.system or "") / CHARACTERS_PER_TOKEN)
     if design.context == "carry":  # what was said before stays: half of it, on average
         length *= len(design.trials) // 2 or 1
     return measure_pace(

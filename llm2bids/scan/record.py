@@ -151,13 +151,18 @@ class _Prepared:
 
 def _prepare(bids_dir: Path, options: ScanOptions, answers: GivenAnswers | None) -> _Prepared:
     """Draw the scan and load the model, refusing first what costs least to find."""
+    from llm2bids.model.chat import with_chat
+
     choice = options.choose_arrangement()
     refuse_old_method(bids_dir)
     scan = options.draw(localizer_prompts=choice.localizer_prompts)
     if share_prompts(scan.designs).between_participants:
         log.warning("%s", SHARED_PROMPTS)
     DatasetWriter.check_target(bids_dir)
+    chat = options.choose_chat(scan.paradigm)
     loaded, sites, exactness = _load(options)
+    if chat is not None:
+        loaded = with_chat(loaded, chat)
     check_localizer(choice, scan, sites)
     _check_lengths(loaded, scan, keep_first=options.keep_first)
     settings = {
@@ -172,6 +177,8 @@ def _prepare(bids_dir: Path, options: ScanOptions, answers: GivenAnswers | None)
     for name in ("random_weights", "adapter", "quantization"):
         if getattr(loaded, name) is not None:
             settings[name] = getattr(loaded, name)
+    if chat is not None:
+        settings |= {"chat_template": chat.template_sha256(loaded.tokenizer), "system": chat.system}
     if loaded.batching != "padded":
         settings["batching"] = loaded.batching
     return _Prepared(
@@ -199,6 +206,7 @@ def _load(options: ScanOptions) -> tuple["LoadedModel", tuple["Site", ...], "Exa
             device=options.device,
             dtype=options.dtype,
             random_weights=options.random_weights,
+            adapter=options.adapter,
         )
     )
     chosen = select_sites(table, options.sites)
