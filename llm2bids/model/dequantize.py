@@ -31,15 +31,57 @@ _RECORD = "complete.json"
 
 _TYPES = "gguf_types.json"
 
-_NUMBERS = {
-    "attn_logit_softcapping": "attn_logit_softcapping",
-    "final_logit_softcapping": "final_logit_softcapping",
-    "logit_scale": "logit_scale",
-    "embedding_scale": "embedding_multiplier",
-    "residual_scale": "residual_multiplier",
-    "attention.scale": "attention_multiplier",
+_NAMES = {
+    "attention.key_length": ("head_dim",),
+    "attention.layer_norm_epsilon": ("layer_norm_epsilon", "layer_norm_eps", "norm_eps"),
+    "attention.scale": ("attention_multiplier",),
+    "attention.sliding_window": ("sliding_window",),
+    "attn_logit_softcapping": ("attn_logit_softcapping",),
+    "embedding_scale": ("embedding_multiplier",),
+    "expert_feed_forward_length": ("moe_intermediate_size",),
+    "expert_shared_feed_forward_length": ("shared_expert_intermediate_size",),
+    "expert_weights_norm": ("norm_topk_prob",),
+    "final_logit_softcapping": ("final_logit_softcapping",),
+    "logit_scale": ("logit_scale",),
+    "residual_scale": ("residual_multiplier",),
+    "use_parallel_residual": ("use_parallel_residual",),
 }
-"""Numbers of a GGUF header that change what a model computes, and the configuration's names."""
+"""Entries of a GGUF header that transformers reads of few architectures or of none, and what its
+configurations call them."""
+
+_SHAPES = (
+    "block_count",
+    "context_length",
+    "embedding_length",
+    "feed_forward_length",
+    "attention.head_count",
+    "attention.head_count_kv",
+    "tensor_data_layout",
+    "vocab_size",
+)
+"""Entries that show in the shapes of the tensors, or that change no value."""
+
+_ROPE = (
+    "rope.dimension_count",
+    "rope.freq_base",
+    "rope.freq_base_swa",
+    "rope.scaling.factor",
+    "rope.scaling.finetuned",
+    "rope.scaling.original_context_length",
+    "rope.scaling.type",
+)
+"""Entries about positions, which have a function of their own."""
+
+_ONES = (
+    "attention.causal",
+    "expert_gating_func",  # 1 is softmax, as transformers has it where it reads no other
+    "rope.scale_linear",
+    "rope.scaling.attn_factor",
+)
+"""Entries that change nothing where they are 1."""
+
+_DEEP = {"gemma2": 46, "gemma3": 62}
+"""Layers of the models of 27 billion, which scale queries by their width and not by a head's."""
 
 
 def dequantized_folder(
@@ -210,30 +252,95 @@ def _config(path: Path, header: Any) -> Any:
     from transformers import AutoConfig
 
     config = AutoConfig.from_pretrained(path.parent, gguf_file=path.name, local_files_only=True)
-    fields = {name.partition(".")[2]: field for name, field in header.fields.items()}
-    for key, name in _NUMBERS.items():
-        if key in fields:
-            if not hasattr(config, name):
-                raise ModelError(
-                    f"{path}: its header has {key}, which {type(config).__name__} does not know; "
-                    "the model would compute something else: use its safetensors checkpoint"
-                )
-            setattr(config, name, float(fields[key].contents()))
-    _apply_rope(path, header, config, fields)
+    architecture = str(header.fields["general.architecture"].contents())
+    start = f"{architecture}."
+    entries = {
+        name.removeprefix(start): field.contents()
+        for name, field in header.fields.items()
+        if name.startswith(start)
+    }
+    if "attention.key_length" in entries and architecture in _DEEP:
+        is_deep = config.num_hidden_layers == _DEEP[architecture]
+        head = config.hidden_size // config.num_attention_heads if is_deep else config.head_dim
+        config.query_pre_attn_scalar = head
+    taken = _taken(architecture)
+    unknown = []
+    if taken is not None:
+        for key, value in entries.items():
+            if key in taken or key in (*_SHAPES, *_ROPE):
+                continue
+            if not _apply(config, key, value):
+                unknown.append(key)
+    _apply_rope(path, header, config, entries, taken)
+    if unknown:
+        raise ModelError(
+            f"{path}: its header has {', '.join(unknown)}, which transformers does not read from "
+            "GGUF files; the model would compute something else: use its safetensors checkpoint"
+        )
     return config
 
 
-def _apply_rope(path: Path, header: Any, config: Any, fields: dict[str, Any]) -> None:
-    """Take over how positions are scaled, which transformers reads for few architectures."""
-    rope = dict(getattr(config, "rope_parameters", None) or {})
-    scaling = str(fields["rope.scaling.type"].contents()) if "rope.scaling.type" in fields else ""
-    factors = {t.name: t for t in header.tensors if t.name.startswith("rope_f")}
-    if rope.get("rope_type", "default") != "default" or (scaling in ("", "none") and not factors):
+def _taken(architecture: str) -> set[str] | None:
+    """List the entries that transformers reads of an architecture; None where it reads all."""
+    from transformers.integrations import ggml
+
+    try:
+        from transformers.integrations.gguf.gguf_config_mapping import GGUF_CONFIG_ARCHS
+    except ImportError:  # of transformers 5.24 and later
+        GGUF_CONFIG_ARCHS = {}
+    if architecture in GGUF_CONFIG_ARCHS:
+        return None
+    name = {"qwen2moe": "qwen2_moe", "qwen3moe": "qwen3_moe"}.get(architecture, architecture)
+    mapping = ggml.GGUF_CONFIG_MAPPING.get(name.replace("-", "_"), {})
+    return {key for key, value in mapping.items() if value is not None}
+
+
+def _apply(config: Any, key: str, value: Any) -> bool:
+    """Put an entry of the header into the configuration, or find it there; False if unknown."""
+    for name in _NAMES.get(key, ()):
+        if hasattr(config, name):
+            setattr(config, name, value)
+            return True
+    if key in ("attention.key_length", "attention.value_length"):
+        return bool(value == _head_size(config))
+    if key == "attention.sliding_window_pattern" and hasattr(config, "layer_types"):
+        slides = [kind == "sliding_attention" for kind in config.layer_types]
+        if isinstance(value, list):
+            return list(map(bool, value)) == slides
+        return [bool((layer + 1) % value) for layer in range(len(slides))] == slides
+    if key in _ONES:
+        return bool(value == 1)
+    return not value  # switched off
+
+
+def _head_size(config: Any) -> int:
+    size = getattr(config, "head_dim", None)
+    return int(size or config.hidden_size // config.num_attention_heads)
+
+
+def _apply_rope(
+    path: Path, header: Any, config: Any, entries: dict[str, Any], taken: set[str] | None
+) -> None:
+    """Take over how positions are turned and scaled."""
+    if taken is None:
         return
-    if list(factors) == ["rope_freqs.weight"] and scaling in ("", "none", "linear"):
+    rope = dict(getattr(config, "rope_parameters", None) or {})
+    by_layer = {kind: dict(part) for kind, part in rope.items() if isinstance(part, dict)}
+    part = by_layer.get("full_attention", rope)  # Gemma 3 slides over its own, unscaled positions
+    scaling = str(entries.get("rope.scaling.type") or "none")
+    factors = {t.name: t for t in header.tensors if t.name.startswith("rope_f")}
+    wrong = []
+    if "rope.freq_base" in entries and part:
+        part["rope_theta"] = float(entries["rope.freq_base"])
+    if "rope.freq_base_swa" in entries and "sliding_attention" in by_layer:
+        by_layer["sliding_attention"]["rope_theta"] = float(entries["rope.freq_base_swa"])
+    turned = _head_size(config) * part.get("partial_rotary_factor", 1.0)
+    if part and entries.get("rope.dimension_count", turned) != int(turned):
+        wrong.append(f"rope.dimension_count {entries['rope.dimension_count']}")
+    if list(factors) == ["rope_freqs.weight"] and scaling in ("none", "linear") and not by_layer:
         # Llama 3's scaling as the numbers that it comes to: "longrope" divides by given numbers.
         values = [float(value) for value in factors["rope_freqs.weight"].data.ravel()]
-        rope |= {
+        part |= {
             "rope_type": "longrope",
             "short_factor": values,
             "long_factor": values,
@@ -241,15 +348,18 @@ def _apply_rope(path: Path, header: Any, config: Any, fields: dict[str, Any]) ->
             "factor": 1.0,
             "original_max_position_embeddings": config.max_position_embeddings,
         }
-    elif scaling == "linear" and not factors:
-        rope |= {"rope_type": "linear", "factor": float(fields["rope.scaling.factor"].contents())}
-    else:
-        what = ", ".join([*factors, *([f"rope.scaling.type {scaling}"] if scaling else [])])
+    elif scaling == "linear" and not factors and part:
+        part |= {"rope_type": "linear", "factor": float(entries["rope.scaling.factor"])}
+    elif scaling != "none" or factors:
+        wrong += [*factors, *([f"rope.scaling.type {scaling}"] if scaling != "none" else [])]
+    if wrong:
         raise ModelError(
-            f"{path}: its positions are scaled ({what}), which transformers does not read from "
-            "GGUF files; the model would compute something else: use its safetensors checkpoint"
+            f"{path}: its positions are scaled ({', '.join(wrong)}), which transformers does not "
+            "read from GGUF files; the model would compute something else: use its safetensors "
+            "checkpoint"
         )
-    config.rope_parameters = rope
+    if part:
+        config.rope_parameters = by_layer | {"full_attention": part} if by_layer else part
 
 
 def _refuse_left_out(path: Path, header: Any, n_taken: int, model: Any) -> None:

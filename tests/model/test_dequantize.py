@@ -247,3 +247,82 @@ def test_what_would_be_left_out_is_refused_by_name(tmp_path, extra, message):
     with pytest.raises(ModelError, match=message):
         load_model(path)
     assert not list((tmp_path / "cache").rglob("*.safetensors"))
+
+
+def header(path, architecture, **entries):
+    """Write a GGUF file that has a header and no tensors but one."""
+    writer = gguf.GGUFWriter(str(path), architecture)
+    common = {
+        "context_length": 64,
+        "embedding_length": 48,
+        "block_count": 12,
+        "feed_forward_length": 40,
+        "attention.head_count": 4,
+        "attention.head_count_kv": 2,
+        "vocab_size": 331,
+    }
+    for name, value in (common | entries).items():
+        add = {str: writer.add_string, int: writer.add_uint32, float: writer.add_float32}
+        add[type(value)](f"{architecture}.{name.replace('__', '.')}", value)
+    writer.add_tensor("token_embd.weight", np.ones((2, 4), np.float32))
+    writer.write_header_to_file()
+    writer.write_kv_data_to_file()
+    writer.write_tensors_to_file()
+    writer.close()
+    return path
+
+
+@pytest.mark.parametrize(
+    ("architecture", "entries", "right"),
+    [
+        ("starcoder2", {"rope__freq_base": 1e6}, {"rope_parameters": {"rope_theta": 1e6}}),
+        ("qwen3", {"attention__key_length": 20}, {"head_dim": 20}),
+        ("phi3", {"attention__sliding_window": 37}, {"sliding_window": 37}),
+        ("nemotron", {"attention__layer_norm_epsilon": 0.5}, {"norm_eps": 0.5}),
+        (
+            "gemma2",
+            {"attn_logit_softcapping": 7.0, "final_logit_softcapping": 3.0},
+            {"attn_logit_softcapping": 7.0, "final_logit_softcapping": 3.0},
+        ),
+        ("gemma3", {"attention__key_length": 20}, {"query_pre_attn_scalar": 20}),
+        # the model of 27 billion: 48 / 4
+        (
+            "gemma3",
+            {"attention__key_length": 20, "block_count": 62},
+            {"query_pre_attn_scalar": 12},
+        ),
+        (
+            "gemma3",
+            {"rope__freq_base": 1e6, "rope__scaling__type": "linear", "rope__scaling__factor": 8.0},
+            {
+                "rope_parameters": {
+                    "full_attention": {"rope_type": "linear", "factor": 8.0, "rope_theta": 1e6},
+                    "sliding_attention": {"rope_type": "default", "rope_theta": 1e4},
+                }
+            },
+        ),
+    ],
+)
+def test_what_transformers_passes_over_in_a_header(tmp_path, architecture, entries, right):
+    config = dequantize.gguf_config(header(tmp_path / "m.gguf", architecture, **entries))
+    for name, value in right.items():
+        got = getattr(config, name)
+        if isinstance(value, dict):
+            got = {key: got[key] for key in value}
+        assert got == value, name
+
+
+@pytest.mark.parametrize(
+    ("architecture", "entries", "message"),
+    [
+        ("llama", {"attention__clamp_kqv": 8.0}, "clamp_kqv"),
+        ("llama", {"attention__value_length": 11}, "value_length"),
+        ("llama", {"rope__scale_linear": 4.0}, "scale_linear"),
+        ("qwen2", {"rope__dimension_count": 6}, "dimension_count 6"),
+        ("qwen3moe", {"expert_gating_func": 2}, "expert_gating_func"),
+        ("gemma3", {"attention__sliding_window_pattern": 4}, "sliding_window_pattern"),
+    ],
+)
+def test_a_header_that_asks_for_something_else_is_refused(tmp_path, architecture, entries, message):
+    with pytest.raises(ModelError, match=message):
+        dequantize.gguf_config(header(tmp_path / "m.gguf", architecture, **entries))
