@@ -55,12 +55,14 @@ def _chosen(
             for file in ([path] if path.is_file() else walk_files(path))
             if file.is_file()
         }
-        found = there | {place for place in listed if place.is_relative_to(wanted)}
-        found = {p for p in found if not p.is_relative_to(FOLDER) and not p.is_relative_to(HIDDEN)}
-        if not found:
+        matching = there | {place for place in listed if place.is_relative_to(wanted)}
+        matching = {
+            p for p in matching if not p.is_relative_to(FOLDER) and not p.is_relative_to(HIDDEN)
+        }
+        if not matching:
             raise UsageError(
                 f"--accept {text}: no such file in {root} or its checksums; give a path relative "
                 "to the dataset"
             )
-        chosen |= found
+        chosen |= matching
     return sorted(chosen)

@@ -55,7 +55,7 @@ class Check:
             of_file[fault.file].append(fault.found)
         for file in self.files:
             lines.append(f"  {file}")
-            lines += [f"    {found}" for found in of_file[file]]
+            lines += [f"    {faults}" for faults in of_file[file]]
             lines.append(f"    -> {_advice(self.path, file)}")
         return "\n".join(lines)
 
@@ -67,47 +67,47 @@ def check_dataset(bids_dir: str | Path, *, progress: bool = False) -> Check:
     # been made anew (events, images of another space, another calibration)
     root = Path(bids_dir)
     read_settings(root)
-    found: dict[PurePosixPath, list[str]] = defaultdict(list)
+    faults: dict[PurePosixPath, list[str]] = defaultdict(list)
     if has_manifest(root):
-        n_files = check_sums(root, found, progress=progress)
+        n_files = check_sums(root, faults, progress=progress)
     else:
         n_files = 0
-        found[FOLDER].append("the dataset has no checksums; earlier versions wrote none")
+        faults[FOLDER].append("the dataset has no checksums; earlier versions wrote none")
     runs: Sequence[object] = ()
     try:
         dataset = open_dataset(root)
     except Llm2bidsError as error:
-        found[_place_in(root, str(error))].append(str(error))
+        faults[_place_in(root, str(error))].append(str(error))
     else:
         runs = dataset.runs
         expected = fingerprints(dataset)
         for place, text in check_template(dataset, expected):
-            found[place].append(text)
+            faults[place].append(text)
         for run in dataset.runs:
             for place, text in check_run_files(dataset, run, expected):
-                found[place].append(text)
-        found[PARTICIPANTS] += _check_participants(dataset)
-    return Check(path=root, faults=faults_of(found), n_files=n_files, n_runs=len(runs))
+                faults[place].append(text)
+        faults[PARTICIPANTS] += _check_participants(dataset)
+    return Check(path=root, faults=faults_of(faults), n_files=n_files, n_runs=len(runs))
 
 
-def faults_of(found: Mapping[PurePosixPath, Sequence[str]]) -> tuple[Fault, ...]:
+def faults_of(faults: Mapping[PurePosixPath, Sequence[str]]) -> tuple[Fault, ...]:
     """List what was found, sorted by file, each text once for a file."""
     return tuple(
         Fault(file=place, found=text)
-        for place in sorted(found)
-        for text in dict.fromkeys(found[place])
+        for place in sorted(faults)
+        for text in dict.fromkeys(faults[place])
     )
 
 
-def check_sums(root: Path, found: dict[PurePosixPath, list[str]], *, progress: bool) -> int:
+def check_sums(root: Path, faults: dict[PurePosixPath, list[str]], *, progress: bool) -> int:
     """Compare all files of a folder with its lists of checksums."""
     if read_journal(root) is not None:
         place = PurePosixPath(HIDDEN)
-        found[place].append("a process was killed while it put a run in place")
+        faults[place].append("a process was killed while it put a run in place")
     try:
         known = read_manifest(root)
     except Llm2bidsError as error:
-        found[_place_in(root, str(error))].append(str(error))
+        faults[_place_in(root, str(error))].append(str(error))
         return 0
     digests: dict[tuple[int, int], str] = {}
     for place, digest in tqdm(
@@ -116,22 +116,22 @@ def check_sums(root: Path, found: dict[PurePosixPath, list[str]], *, progress: b
         try:
             path = inside(root, root / place)
         except Llm2bidsError as error:
-            found[place].append(str(error))
+            faults[place].append(str(error))
             continue
         if not path.is_file():
-            found[place].append("is missing")
+            faults[place].append("is missing")
             continue
         status = path.stat()
         same = (status.st_dev, status.st_ino)  # hard links are read once
         if same not in digests:
             digests[same] = sha256_of(path)
         if digests[same] != digest:
-            found[place].append(
+            faults[place].append(
                 f"sha256 {digests[same][:12]}..., it was written with {digest[:12]}..."
                 f"{_damage(path)}"
             )
     for place in sorted(set(_all_files(root)) - known.keys()):
-        found[place].append("has no checksum: llm2bids did not write it, or it was cut off")
+        faults[place].append("has no checksum: llm2bids did not write it, or it was cut off")
     return len(known)
 
 

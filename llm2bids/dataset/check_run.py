@@ -72,18 +72,18 @@ def _check_sidecars(
         if place in missing:
             continue
         try:
-            about = read_json(dataset.path / place)
+            metadata = read_json(dataset.path / place)
         except Llm2bidsError as error:
             yield place, str(error)
             continue
-        found = str(about.get("SpaceFingerprint"))
-        if not found.startswith(fingerprint):
+        written = str(metadata.get("SpaceFingerprint"))
+        if not written.startswith(fingerprint):
             yield (
                 place,
-                f"SpaceFingerprint is {found[:FINGERPRINT_DIGITS]}, the dataset has "
+                f"SpaceFingerprint is {written[:FINGERPRINT_DIGITS]}, the dataset has "
                 f"{fingerprint[:FINGERPRINT_DIGITS]}",
             )
-        weights = about.get("WeightsSHA256", dataset.space.weights_sha256)
+        weights = metadata.get("WeightsSHA256", dataset.space.weights_sha256)
         if weights != dataset.space.weights_sha256:
             yield place, f"WeightsSHA256 is {str(weights)[:12]}..., not that of the space"
 
@@ -120,11 +120,11 @@ def _check_tables(dataset: Dataset, run: Run, names: RunNames) -> Found:
 
 
 def _check_series(dataset: Dataset, names: RunNames, n_volumes: int, t_r: float) -> Found:
-    about = read_json(dataset.path / names.bold_json)
-    if about.get("NumberOfVolumes", n_volumes) != n_volumes:
+    metadata = read_json(dataset.path / names.bold_json)
+    if metadata.get("NumberOfVolumes", n_volumes) != n_volumes:
         yield (
             names.bold_json,
-            f"NumberOfVolumes is {about['NumberOfVolumes']}, the transcript has {n_volumes}",
+            f"NumberOfVolumes is {metadata['NumberOfVolumes']}, the transcript has {n_volumes}",
         )
     try:
         image = open_image(dataset.path / names.bold)
@@ -152,11 +152,11 @@ def compare_events(events: pd.DataFrame, recorded: pd.DataFrame, t_r: float) -> 
         return f"{len(events)} rows, the transcript has {len(expected)} prompts that are events"
     for row in range(len(expected)):
         for name in ("onset", "duration"):
-            found, wanted = float(events[name].iloc[row]), float(expected[name].iloc[row])
-            if abs(found - wanted) > 1e-6:
+            written, wanted = float(events[name].iloc[row]), float(expected[name].iloc[row])
+            if abs(written - wanted) > 1e-6:
                 return (
-                    f"row {row + 1}: {name} {found:g} s, the tokens of the transcript say "
-                    f"{wanted:g} s ({(found - wanted) / t_r:+g} volumes)"
+                    f"row {row + 1}: {name} {written:g} s, the tokens of the transcript say "
+                    f"{wanted:g} s ({(written - wanted) / t_r:+g} volumes)"
                 )
         if str(events["trial_type"].iloc[row]) != str(expected["trial_type"].iloc[row]):
             return (
@@ -174,9 +174,9 @@ def _compare_stim(dataset: Dataset, names: RunNames, transcript: pd.DataFrame) -
         return table.iloc[:, :3]
 
     try:
-        found = whole((dataset.path / names.stim).read_bytes())
+        written = whole((dataset.path / names.stim).read_bytes())
     except (OSError, EOFError, ValueError, zlib.error) as error:
         return f"not a readable series ({error})"
-    if not found.equals(whole(stim_series(transcript))):
+    if not written.equals(whole(stim_series(transcript))):
         return "its tokens are not those of the transcript"
     return None

@@ -59,15 +59,15 @@ def check_template(dataset: Dataset, expected: Fingerprints) -> Iterator[tuple[P
 
 def common_fingerprint(dataset: Dataset) -> str | None:
     """Give the fingerprint that most series carry."""
-    found: Counter[str] = Counter()
+    counts: Counter[str] = Counter()
     for run in dataset.runs:
         try:
             carried = read_fingerprint(open_image(run.bold).header)
         except SpaceError:
             continue
         if carried is not None:
-            found[carried] += 1
-    return found.most_common(1)[0][0] if found else None
+            counts[carried] += 1
+    return counts.most_common(1)[0][0] if counts else None
 
 
 def _check_image(
@@ -80,12 +80,12 @@ def _check_image(
             yield place, f"its header has the fingerprint {carried}, the space {expected[:16]}"
     except Llm2bidsError as error:
         yield place, str(error)
-    about = sidecar(place)
-    if not (dataset.path / about).is_file():
-        yield about, "is missing"
+    metadata_file = sidecar(place)
+    if not (dataset.path / metadata_file).is_file():
+        yield metadata_file, "is missing"
         return
     try:
-        if read_json(dataset.path / about).get("SpaceFingerprint") != expected:
-            yield about, f"SpaceFingerprint is not that of the space, {expected[:16]}..."
+        if read_json(dataset.path / metadata_file).get("SpaceFingerprint") != expected:
+            yield metadata_file, f"SpaceFingerprint is not that of the space, {expected[:16]}..."
     except Llm2bidsError as error:
-        yield about, str(error)
+        yield metadata_file, str(error)

@@ -84,8 +84,8 @@ def _write_tables(stage: Staging, names: RunNames, recording: Recording, *, t_r:
     confounds = confounds_table(recording.tokens, tokens_per_prompt=per_prompt)
     write_table(stage.path(names.confounds), confounds)
     known = fill_json("derivative/confounds.json", {"centre": centre_name(per_prompt)})
-    about = {name: known[name] for name in map(str, confounds)}
-    _sidecar(stage, names.confounds, {"Description": "Confounds of the run.", **task, **about})
+    metadata = {name: known[name] for name in map(str, confounds)}
+    _sidecar(stage, names.confounds, {"Description": "Confounds of the run.", **task, **metadata})
     write_transcript(stage.path(names.transcript), transcript_table(recording.tokens, t_r=t_r))
     tokens = fill_json("derivative/tokens.json", {})
     _sidecar(stage, names.transcript, {"Description": "Every generated token.", **task, **tokens})
@@ -100,11 +100,11 @@ def write_anatomy(stage: Staging, root: Path, participant_label: str, space: Spa
     fingerprint = space.fingerprint()
     preproc = derived_anatomy(participant_label, space.label, desc="preproc", suffix="T1w")
     stage.link(preproc, root / anatomy)
-    about = image_json(
+    metadata = image_json(
         space, "Norm of the weights that produce each unit: the raw image itself.",
         fingerprint=fingerprint, SkullStripped=True, Sources=[f"bids:raw:{raw}"],
     )  # fmt: skip
-    _sidecar(stage, preproc, about)
+    _sidecar(stage, preproc, metadata)
     mask = derived_anatomy(participant_label, space.label, desc="brain", suffix="mask")
     stage.link(mask, root / brain)
     about_mask = image_json(
@@ -115,5 +115,5 @@ def write_anatomy(stage: Staging, root: Path, participant_label: str, space: Spa
     _sidecar(stage, mask, about_mask)
 
 
-def _sidecar(stage: Staging, place: PurePosixPath, about: Mapping[str, Any]) -> None:
-    stage.json(sidecar(place), about)
+def _sidecar(stage: Staging, place: PurePosixPath, metadata: Mapping[str, Any]) -> None:
+    stage.json(sidecar(place), metadata)

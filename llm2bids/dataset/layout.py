@@ -85,21 +85,21 @@ def parse_path(path: PurePosixPath | str) -> Entities:
     path = PurePosixPath(path)
     stem, dot, extension = path.name.partition(".")
     *pairs, suffix = stem.split("_")
-    found: dict[str, Any] = {}
+    labels: dict[str, Any] = {}
     known = {field.name for field in fields(Entities)} - _PARTS
     for pair in pairs:
         key, dash, label = pair.partition("-")
-        if not dash or key not in known or key in found:
+        if not dash or key not in known or key in labels:
             raise _not_ours(path)
-        found[key] = label
-    if not re.fullmatch(r"[1-9][0-9]*", found.get("run", "1")):
+        labels[key] = label
+    if not re.fullmatch(r"[1-9][0-9]*", labels.get("run", "1")):
         raise _not_ours(path)
-    if "run" in found:
-        found["run"] = int(found["run"])
-    top = "sub" in found or "tpl" in found
+    if "run" in labels:
+        labels["run"] = int(labels["run"])
+    top = "sub" in labels or "tpl" in labels
     datatype = path.parts[1] if top and len(path.parts) == 3 else None
     try:
-        entities = Entities(suffix=suffix, extension=dot + extension, datatype=datatype, **found)
+        entities = Entities(suffix=suffix, extension=dot + extension, datatype=datatype, **labels)
     except DatasetError as error:
         raise _not_ours(path) from error
     if build_path(entities) != path:
@@ -286,11 +286,11 @@ RunKey = tuple[str, str, int | None]
 
 def list_bolds(root: Path) -> tuple[PurePosixPath, ...]:
     """List the raw series of a dataset; a run is there if and only if its raw series is."""
-    found = [
+    bolds = [
         PurePosixPath(path.relative_to(root).as_posix())
         for path in data_files(root, "sub-*/func/sub-*_bold.nii*")
     ]
-    return tuple(sorted(place for place in found if run_of(place) is not None))
+    return tuple(sorted(place for place in bolds if run_of(place) is not None))
 
 
 def run_of(place: PurePosixPath) -> RunKey | None:

@@ -76,7 +76,7 @@ def stage_run(stage: Staging, dataset: Dataset, recording: Recording, *, t_r: fl
     names = dataset.names(design)
     task = next(task for task in dataset.paradigm.tasks if task.label == design.task)
     counts, mean_counts = _write_bold(stage, names.bold, dataset, recording, t_r=t_r)
-    about = bold_json(
+    metadata = bold_json(
         recording,
         t_r=t_r,
         space=dataset.space,
@@ -84,7 +84,7 @@ def stage_run(stage: Staging, dataset: Dataset, recording: Recording, *, t_r: fl
         settings=dataset.settings,
         counts=counts,
     )
-    stage.json(names.bold_json, about)
+    stage.json(names.bold_json, metadata)
     write_table(stage.path(names.events), events_table(design, t_r))
     stage.path(names.stim).write_bytes(stim_series(recording.tokens))
     write_task_files(stage, task, t_r=t_r, fields=dataset.fields)

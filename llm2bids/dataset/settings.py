@@ -70,13 +70,13 @@ def read_settings(path: Path) -> dict[str, Any]:
             f"{path}: no such folder; expected a dataset that `llm2bids record` wrote"
         )
     if not is_dataset(path):
-        about = (
+        kind = (
             "a BIDS dataset, but not one"
             if (path / "dataset_description.json").exists()
             else ("not a BIDS dataset; expected one")
         )
         raise DatasetError(
-            f"{path}: {about} that llm2bids wrote ({PLACE} is missing); "
+            f"{path}: {kind} that llm2bids wrote ({PLACE} is missing); "
             "make one with `llm2bids record`"
         )
     return read_json(inside(path, path / PLACE))
@@ -97,26 +97,30 @@ def space_label(root: Path, settings: Mapping[str, Any]) -> str:
 
 def read_sidecar(path: Path) -> dict[str, Any]:
     """Read the sidecar of a series, and check the numbers in it that are counted with."""
-    about = read_json(path)
-    for name in COUNTS & about.keys():
-        if isinstance(about[name], bool) or not isinstance(about[name], int) or about[name] < 0:
+    metadata = read_json(path)
+    for name in COUNTS & metadata.keys():
+        if (
+            isinstance(metadata[name], bool)
+            or not isinstance(metadata[name], int)
+            or metadata[name] < 0
+        ):
             raise DatasetError(
-                f"{path}: {name} is {str(about[name])[:40]!r}; expected a whole number from 0; "
+                f"{path}: {name} is {str(metadata[name])[:40]!r}; expected a whole number from 0; "
                 "restore the file or record the run again"
             )
-    for name in OBJECTS & about.keys():
-        if not isinstance(about[name], dict):
+    for name in OBJECTS & metadata.keys():
+        if not isinstance(metadata[name], dict):
             raise DatasetError(
-                f"{path}: {name} is {str(about[name])[:40]!r}; expected an object; restore the "
+                f"{path}: {name} is {str(metadata[name])[:40]!r}; expected an object; restore the "
                 "file or record the run again"
             )
-    t_r = about.get("RepetitionTime")
+    t_r = metadata.get("RepetitionTime")
     if isinstance(t_r, bool) or not isinstance(t_r, int | float) or not 0 < t_r < LONGEST_T_R:
         raise DatasetError(
             f"{path}: RepetitionTime is {str(t_r)[:40]!r}; expected seconds, above 0; restore the "
             "file or record the run again"
         )
-    return about
+    return metadata
 
 
 def settings_json(settings: Mapping[str, Any]) -> str:

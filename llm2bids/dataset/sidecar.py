@@ -62,7 +62,7 @@ def base_fields(space: Space, *, settings: Mapping[str, Any], paradigm: Paradigm
 
 
 def generated_by(
-    about: Mapping[str, Any], settings: Mapping[str, Any], fields: Mapping[str, Any]
+    description: Mapping[str, Any], settings: Mapping[str, Any], fields: Mapping[str, Any]
 ) -> list[dict[str, Any]]:
     """Say in a dataset's description what made it, and from what."""
     known = {
@@ -71,7 +71,7 @@ def generated_by(
         if settings.get(key) is not None
     }
     origin = {**known, "SpaceFingerprint": fields["space_fingerprint"], "Versions": versions()}
-    return [{**entry, **origin} for entry in about["GeneratedBy"]]
+    return [{**entry, **origin} for entry in description["GeneratedBy"]]
 
 
 def bold_json(
@@ -150,12 +150,12 @@ def task_events_json(
 ) -> dict[str, Any]:
     """Make the sidecar of a task's events, with all levels of ``trial_type``."""
     events = fill_json("raw/task_events.json", fields)
-    about = events["trial_type"]
-    about["Levels"] = {
+    column = events["trial_type"]
+    column["Levels"] = {
         trial_type: f"A prompt of the bank {bank} is shown and answered."
         for trial_type, bank in conditions
     }
-    about["HED"] = {
+    column["HED"] = {
         trial_type: f"Sensory-event, Experimental-stimulus, (Language-item, Label/{trial_type})"
         for trial_type, _ in conditions
     }

@@ -92,8 +92,11 @@ def read_template(root: Path, label: str) -> tuple[Space, Calibration]:
         raise DatasetError(f"{root / _units(label)}: {error}") from error
     check_arrangement(root, space)
     place = root / sidecar(_boldmap(label, "mean"))
-    about = read_json(inside(root, place))
-    prompt_ids, n_tokens = about.get("CalibrationPrompts", []), about.get("CalibrationTokens", 0)
+    calibrated = read_json(inside(root, place))
+    prompt_ids, n_tokens = (
+        calibrated.get("CalibrationPrompts", []),
+        calibrated.get("CalibrationTokens", 0),
+    )
     if not isinstance(prompt_ids, list) or not isinstance(n_tokens, int):
         raise DatasetError(
             f"{place}: CalibrationPrompts is a {type(prompt_ids).__name__}, CalibrationTokens "
@@ -114,7 +117,7 @@ def _read_map(root: Path, space: Space, stat: str) -> npt.NDArray[np.float32]:
 
 
 def _write_calibration(stage: Staging, space: Space, calibration: Calibration) -> None:
-    about: dict[str, Any] = {
+    entries: dict[str, Any] = {
         "CalibrationPrompts": list(calibration.prompt_ids),
         "CalibrationTokens": calibration.n_tokens,
     }
@@ -130,7 +133,7 @@ def _write_calibration(stage: Staging, space: Space, calibration: Calibration) -
             f"{words} of each unit over the resting scan that fixes the intensity scale, in the "
             "model's own scale.",
             SkullStripped=True,
-            **about,
+            **entries,
         )
 
 
@@ -142,11 +145,11 @@ def _write_atlas(
     description: str,
     fields: Mapping[str, Any],
 ) -> None:
-    about = fill_json(
+    metadata = fill_json(
         "derivative/atlas_description.json", {**fields, "atlas": name, "description": description}
     )
     place = build_path(Entities(atlas=name, suffix="description", extension=".json"))
-    stage.text(DERIVATIVE / place, to_json(about))
+    stage.text(DERIVATIVE / place, to_json(metadata))
     image = template_file(space.label, "dseg", atlas=name)
     top = float(len(atlas.table))
     columns = fill_json("derivative/dseg.json", {})
@@ -169,8 +172,8 @@ def _image(
 ) -> None:
     fingerprint = space.fingerprint()
     write_volume(stage.path(place), data, space, fingerprint=fingerprint, window=window)
-    about = image_json(space, description, fingerprint=fingerprint, **entries)
-    stage.text(sidecar(place), to_json(about))
+    metadata = image_json(space, description, fingerprint=fingerprint, **entries)
+    stage.text(sidecar(place), to_json(metadata))
 
 
 def _check_norms(weight_norms: npt.NDArray[np.float32], space: Space) -> None:

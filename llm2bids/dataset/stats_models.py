@@ -30,12 +30,12 @@ def all_tasks_model(tasks: Sequence[Task], fields: Mapping[str, Any]) -> dict[st
         *({"Name": name, "ConditionList": [name], "Weights": [1], "Test": "t"} for name in names),
         *(
             {
-                "Name": f"{one}Vs{other[0].upper()}{other[1:]}",
-                "ConditionList": [one, other],
+                "Name": f"{first}Vs{second[0].upper()}{second[1:]}",
+                "ConditionList": [first, second],
                 "Weights": [1, -1],
                 "Test": "t",
             }
-            for one, other in pairwise(names)
+            for first, second in pairwise(names)
         ),
     ]
     return model

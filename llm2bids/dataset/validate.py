@@ -50,7 +50,7 @@ class Validation:
 
     def counts(self) -> dict[tuple[str, str, str], int]:
         """Count issues by dataset, severity and code."""
-        return dict(Counter((one.dataset, one.severity, one.code) for one in self.issues))
+        return dict(Counter((issue.dataset, issue.severity, issue.code) for issue in self.issues))
 
     def describe(self) -> str:
         """Say in a few lines what was found."""
@@ -64,7 +64,7 @@ class Validation:
             )
         for (name, severity, code), number in sorted(self.counts().items()):
             example = next(
-                one.file for one in self.issues if (one.dataset, one.code) == (name, code)
+                issue.file for issue in self.issues if (issue.dataset, issue.code) == (name, code)
             )
             lines.append(f"  {name}: {severity} {code}, {number} times, e.g. {example}")
         return "\n".join(lines)
@@ -111,12 +111,12 @@ def validate(bids_dir: str | Path) -> Validation:
 def find_validator() -> str:
     """Find the validator beside this Python, or on the path of programs."""
     beside = Path(sys.executable).with_name(PROGRAM)
-    found = str(beside) if beside.exists() else shutil.which(PROGRAM)
-    if found is None:
+    program = str(beside) if beside.exists() else shutil.which(PROGRAM)
+    if program is None:
         raise DatasetError(
             f"{PROGRAM} is not installed; install it with `pip install 'llm2bids[demo]'`"
         )
-    return found
+    return program
 
 
 def _report(program: str, path: Path) -> dict[str, Any]:
@@ -144,11 +144,11 @@ def _issues(name: str, report: dict[str, Any]) -> list[Issue]:
     return [
         Issue(
             dataset=name,
-            severity=str(one.get("severity")),
-            code=":".join(str(one[key]) for key in ("code", "subCode") if one.get(key)),
-            file=str(one.get("location", "")),
-            message=str(one.get("issueMessage") or one.get("rule") or ""),
+            severity=str(issue.get("severity")),
+            code=":".join(str(issue[key]) for key in ("code", "subCode") if issue.get(key)),
+            file=str(issue.get("location", "")),
+            message=str(issue.get("issueMessage") or issue.get("rule") or ""),
         )
-        for one in report["issues"]["issues"]
-        if one.get("severity") in ("error", "warning")
+        for issue in report["issues"]["issues"]
+        if issue.get("severity") in ("error", "warning")
     ]

@@ -124,11 +124,11 @@ class DatasetWriter:
         if not root.exists() or is_dataset(root) or (root / HIDDEN).is_dir():
             return
         refuse_missing(root / SETTINGS)
-        found = sorted(path.name for path in root.iterdir() if not path.name.startswith("."))
-        if found:
+        names = sorted(path.name for path in root.iterdir() if not path.name.startswith("."))
+        if names:
             raise DatasetError(
-                f"{root} is not empty and not a dataset that llm2bids wrote; found {found[0]}"
-                f"{f' and {len(found) - 1} more' if len(found) > 1 else ''}. Name a new or an "
+                f"{root} is not empty and not a dataset that llm2bids wrote; found {names[0]}"
+                f"{f' and {len(names) - 1} more' if len(names) > 1 else ''}. Name a new or an "
                 "empty folder"
             )
 

@@ -47,9 +47,9 @@ def load_banks(paradigm: Paradigm) -> dict[str, tuple[Prompt, ...]]:
         table = tables[files[name]]
         banks[condition] = tuple(prompt for prompt in table if prompt.condition == condition)
         if not banks[condition]:
-            found = ", ".join(sorted({prompt.condition for prompt in table}))
+            problem = ", ".join(sorted({prompt.condition for prompt in table}))
             raise ParadigmError(
-                f"{files[name]}: found no prompt of condition '{condition}', but of: {found}. "
+                f"{files[name]}: found no prompt of condition '{condition}', but of: {problem}. "
                 f"Correct the column 'condition', or name another file for '{condition}' under "
                 f"[banks] in paradigm '{paradigm.name}'."
             )
@@ -69,10 +69,10 @@ def _locate(name: str) -> Path:
 
 def _read_text(file: Path) -> str:
     if not file.is_file():
-        found = "a folder" if file.is_dir() else "no such file"
+        problem = "a folder" if file.is_dir() else "no such file"
         raise ParadigmError(
-            f"{file}: found {found}, expected a prompt bank (tab-separated values with the columns "
-            f"{', '.join(COLUMNS)}). Correct the path."
+            f"{file}: found {problem}, expected a prompt bank (tab-separated values with the "
+            f"columns {', '.join(COLUMNS)}). Correct the path."
         )
     try:
         content = file.read_bytes()
@@ -109,9 +109,9 @@ def _read_rows(file: Path) -> Iterator[tuple[int, list[str]]]:
 def _find_columns(file: Path, header: list[str]) -> list[int]:
     for column in COLUMNS:
         if header.count(column) != 1:
-            found = "twice" if column in header else "not"
+            problem = "twice" if column in header else "not"
             raise ParadigmError(
-                f"{file}, line 1: column '{column}' is {found} there, found: "
+                f"{file}, line 1: column '{column}' is {problem} there, found: "
                 f"{', '.join(header) or 'nothing'}; expected once each, parted by tabs: "
                 f"{', '.join(COLUMNS)}."
             )

@@ -250,7 +250,7 @@ def _pace(
     """Time a batch of the longest run, its prompts as long as its longest."""
     from llm2bids.model.pace import measure_pace
 
-    design = max(scan.designs, key=lambda one: len(one.trials))
+    design = max(scan.designs, key=lambda design: len(design.trials))
     longest = max(len(trial.prompt.text) for trial in design.trials)
     length = math.ceil(longest / CHARACTERS_PER_TOKEN)
     if chat is not None:
@@ -269,7 +269,7 @@ def _pace(
 
 def _largest_batch(groups: "Sequence[Sequence[RunDesign]]", batch_size: int) -> int:
     """Count the prompts of the largest batch."""
-    return min(batch_size, max(sum(len(one.trials) for one in group) for group in groups))
+    return min(batch_size, max(sum(len(design.trials) for design in group) for group in groups))
 
 
 def _size(n_bytes: int) -> str:

@@ -286,11 +286,11 @@ def _open_writer(
 def _check_authors(bids_dir: Path, authors: Sequence[str]) -> None:
     """Refuse other authors than a dataset has: its description is written once."""
     path = bids_dir / "dataset_description.json"
-    found = read_json(path).get("Authors", [])
-    if authors and list(authors) != found:
+    known = read_json(path).get("Authors", [])
+    if authors and list(authors) != known:
         raise UsageError(
             f"--author {', '.join(authors)}: {path} has "
-            f"{', '.join(found) if found else 'no authors'}; edit Authors there and in the "
+            f"{', '.join(known) if known else 'no authors'}; edit Authors there and in the "
             "derivative's, or leave --author out"
         )
 

@@ -120,14 +120,14 @@ def simulate_recording(space: Space, design: RunDesign) -> Recording:
     volume[position > 0] = np.arange(n_trials * n_volumes)
     trial = np.repeat(np.arange(n_trials), n_tokens)
     shown = [design.trials[index] for index in trial]
-    words = [one.prompt.text.split() or ["a"] for one in shown]
+    words = [event.prompt.text.split() or ["a"] for event in shown]
     tokens = pd.DataFrame(
         {
             "volume": volume,
             "trial": trial,
-            "block": [one.block for one in shown],
-            "trial_type": pd.array([one.trial_type for one in shown], dtype="string"),
-            "prompt_id": [one.prompt.prompt_id for one in shown],
+            "block": [event.block for event in shown],
+            "trial_type": pd.array([event.trial_type for event in shown], dtype="string"),
+            "prompt_id": [event.prompt.prompt_id for event in shown],
             "position": position,
             "token_id": rng.integers(50_000, size=position.size),
             "token": [" " + w[index % len(w)] for w, index in zip(words, position, strict=True)],
@@ -142,10 +142,10 @@ def simulate_recording(space: Space, design: RunDesign) -> Recording:
 
 def _bytes(root: Path) -> tuple[int, int]:
     """Add up the files of a dataset, those of several names once: all but series, and series."""
-    found = {}
+    sizes = {}
     for path in root.rglob("*"):
         if path.is_file():
             status = path.stat()
-            found[status.st_ino] = (_SERIES in path.name and "func" in path.parts, status.st_size)
-    series = sum(size for is_series, size in found.values() if is_series)
-    return sum(size for _, size in found.values()) - series, series
+            sizes[status.st_ino] = (_SERIES in path.name and "func" in path.parts, status.st_size)
+    series = sum(size for is_series, size in sizes.values() if is_series)
+    return sum(size for _, size in sizes.values()) - series, series

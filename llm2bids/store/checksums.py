@@ -37,7 +37,7 @@ def read_list(path: Path) -> dict[PurePosixPath, str]:
         return {}
     except (OSError, ValueError) as error:
         raise DatasetError(f"{path}: not a readable list of checksums ({error})") from None
-    found = {}
+    digests = {}
     for number, line in enumerate(lines, 1):
         match = _LINE.fullmatch(line)
         place = PurePosixPath(match[2]) if match else PurePosixPath("/")
@@ -47,16 +47,16 @@ def read_list(path: Path) -> dict[PurePosixPath, str]:
                 "spaces and a place within the dataset. Restore the list, or make it anew with "
                 "`llm2bids check BIDS_DIR --accept .`"
             )
-        found[place] = match[1]
-    return found
+        digests[place] = match[1]
+    return digests
 
 
 def read_manifest(root: Path) -> dict[PurePosixPath, str]:
     """Read all lists of a dataset."""
-    found: dict[PurePosixPath, str] = {}
+    digests: dict[PurePosixPath, str] = {}
     for path in data_files(root / FOLDER, "*.sha256"):
-        found |= read_list(inside(root, path))
-    return found
+        digests |= read_list(inside(root, path))
+    return digests
 
 
 def list_text(entries: Mapping[PurePosixPath, str]) -> str:

@@ -269,8 +269,8 @@ def to_disk(paths: Iterable[Path]) -> None:
 
 def _folders(paths: Iterable[Path], root: Path) -> list[Path]:
     """List the folders of files, up to the dataset's, from the inside."""
-    found = {folder for path in paths for folder in path.parents if folder.is_relative_to(root)}
-    return sorted(found, reverse=True)
+    folders = {folder for path in paths for folder in path.parents if folder.is_relative_to(root)}
+    return sorted(folders, reverse=True)
 
 
 def link_or_copy(source: Path, target: Path) -> None:

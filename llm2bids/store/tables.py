@@ -28,8 +28,8 @@ def checked_columns(
             f"{', '.join((*numbers, *text))}. Restore the file or record the run again"
         )
     for name in numbers:
-        found = to_numbers(table[name])
-        wrong = ~(found.abs() < float("inf"))
+        cells = to_numbers(table[name])
+        wrong = ~(cells.abs() < float("inf"))
         if name in missing:
             wrong &= table[name].notna()
         if wrong.any():
@@ -74,9 +74,9 @@ def read_table(
     for name in table.columns.difference(list(text)):
         column = table[name]
         if column.dtype.kind in "OUT" or isinstance(column.dtype, pd.StringDtype):
-            found = column.mask(column == "n/a")
-            numbers = to_numbers(found)
-            table[name] = numbers if numbers.notna().equals(found.notna()) else found
+            cells = column.mask(column == "n/a")
+            numbers = to_numbers(cells)
+            table[name] = numbers if numbers.notna().equals(cells.notna()) else cells
     return table
 
 
