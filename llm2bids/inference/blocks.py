@@ -17,21 +17,7 @@ COPIES = 8
 def block_edges(
     n_voxels: int, n_observations: int, *, mem_gb: float | None
 ) -> npt.NDArray[np.int64]:
-    """Split the voxels so that fitting one block stays within the memory.
-
-    Parameters
-    ----------
-    n_voxels : int
-        Voxels of the mask.
-    n_observations : int
-        Volumes or prompts of all runs that are fitted together.
-    mem_gb : float or None
-        Memory for the fit in gigabytes; None fits all voxels at once.
-
-    Returns
-    -------
-    ndarray of int64, shape (n_blocks + 1,)
-        Edges of the blocks, from 0 to `n_voxels`.
+    """Split the voxels so that fitting one block stays within the memory, (n_blocks + 1,).
 
     Examples
     --------
@@ -48,30 +34,15 @@ def block_edges(
 
 @dataclass(frozen=True, kw_only=True)
 class Transposed:
-    """A run in a scratch file, one block of voxels after the other.
+    """A run in a scratch file, one block of voxels after the other."""
 
-    Parameters
-    ----------
-    path : Path
-        The file: for each block of voxels a float32 array (n_volumes, voxels of the block).
-    edges : ndarray of int64, shape (n_blocks + 1,)
-        Edges of the blocks.
-    n_volumes : int
-        Volumes of the run.
-    """
-
+    # the file: for each block of voxels a float32 array (n_volumes, voxels of the block)
     path: Path
-    edges: npt.NDArray[np.int64]
-    n_volumes: int
+    edges: npt.NDArray[np.int64]  # (n_blocks + 1,): Edges of the blocks
+    n_volumes: int  # volumes of the run
 
     def write(self, blocks: Iterable[tuple[int, npt.NDArray[np.float32]]]) -> None:
-        """Fill the file from blocks of volumes.
-
-        Parameters
-        ----------
-        blocks : iterable of (int, ndarray of float32, shape (n, n_voxels))
-            First volume of each block, and its values.
-        """
+        """Fill the file from blocks of volumes; blocks (n, n_voxels)."""
         with self.path.open("wb") as stream:
             for start, values in blocks:
                 for block in range(self.edges.size - 1):
@@ -80,18 +51,7 @@ class Transposed:
                     stream.write(np.ascontiguousarray(values[:, low:high]).tobytes())
 
     def read(self, block: int) -> npt.NDArray[np.float32]:
-        """Read all volumes of one block of voxels.
-
-        Parameters
-        ----------
-        block : int
-            Index of the block.
-
-        Returns
-        -------
-        ndarray of float32, shape (n_volumes, voxels of the block)
-            The values.
-        """
+        """Read all volumes of one block of voxels, (n_volumes, voxels of the block)."""
         width = int(self.edges[block + 1] - self.edges[block])
         with self.path.open("rb") as stream:
             values = _read(stream, self._offset(block, 0), self.n_volumes * width)
@@ -117,21 +77,7 @@ def transposed(
 ) -> Iterator[Transposed]:
     """Hold a run in a scratch file that is removed at the end.
 
-    Parameters
-    ----------
-    blocks : iterable of (int, ndarray of float32, shape (n, n_voxels))
-        First volume of each block of volumes, and its values.
-    edges : ndarray of int64, shape (n_blocks + 1,)
-        Edges of the blocks of voxels.
-    n_volumes : int
-        Volumes of the run.
-    work_dir : Path, optional
-        Folder for the file, made if needed; the system's temporary folder by default.
-
-    Yields
-    ------
-    Transposed
-        The run, to be read block by block.
+    Shapes: blocks (n, n_voxels), edges (n_blocks + 1,).
     """
     if work_dir is not None:
         work_dir.mkdir(parents=True, exist_ok=True)

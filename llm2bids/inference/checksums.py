@@ -17,28 +17,14 @@ written anew by every call, perhaps by several at once."""
 
 
 def list_participants(out_dir: Path, labels: Iterable[str]) -> None:
-    """Write the checksums of participants' results, one list for each of them.
-
-    Parameters
-    ----------
-    out_dir : Path
-        Output folder of `analyze`.
-    labels : iterable of str
-        Participants whose results were written; a list without files is removed.
-    """
+    """Write the checksums of participants' results, one list for each of them."""
     for label in labels:
         name = list_place(PurePosixPath(f"sub-{label}") / "func" / "any")
         replace_text(out_dir / name, _list(out_dir, (f"sub-{label}/**/*",)))
 
 
 def list_group(out_dir: Path) -> None:
-    """Write the checksums of the group's results, findings among them.
-
-    Parameters
-    ----------
-    out_dir : Path
-        Output folder of `analyze`.
-    """
+    """Write the checksums of the group's results, findings among them."""
     replace_text(out_dir / list_place(PurePosixPath("group/any")), _list(out_dir, _GROUP))
 
 
@@ -52,20 +38,7 @@ def is_analysis(out_dir: Path) -> bool:
 
 
 def check_analysis(out_dir: Path, *, progress: bool = False) -> Check:
-    """Compare the results of `analyze` with their checksums.
-
-    Parameters
-    ----------
-    out_dir : Path
-        Output folder of `analyze`. Nothing in it is changed.
-    progress : bool
-        Show a progress bar on the standard error stream.
-
-    Returns
-    -------
-    Check
-        Files that were changed, are missing, or that `analyze` did not finish.
-    """
+    """Compare the results of `analyze` with their checksums."""
     found: dict[PurePosixPath, list[str]] = defaultdict(list)
     there = bool(data_files(out_dir / FOLDER, "*.sha256"))
     if not there:

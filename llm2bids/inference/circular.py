@@ -14,39 +14,13 @@ MOST_NAMED = 10
 
 
 def shared_with_arrangement(space: Space, prompts: Iterable[str]) -> tuple[str, ...]:
-    """Find the prompts that an arrangement was learned from.
-
-    Parameters
-    ----------
-    space : Space
-        Its layout names the localizer's prompts.
-    prompts : iterable of str
-        Prompts that are analysed.
-
-    Returns
-    -------
-    tuple of str
-        Those that both have, sorted.
-    """
+    """Find the prompts that an arrangement was learned from."""
     learned = () if space.layout is None else space.layout.prompt_ids
     return tuple(sorted(set(prompts) & set(learned)))
 
 
 def circularity_caution(space: Space, prompts: Iterable[str]) -> dict[str, object]:
-    """Say in a map's sidecar that its units were arranged by prompts that it was made from.
-
-    Parameters
-    ----------
-    space : Space
-        The map's space.
-    prompts : iterable of str
-        What the map was made from.
-
-    Returns
-    -------
-    dict
-        ``CircularityCaution``, a sentence; empty where no prompt is shared.
-    """
+    """Say in a map's sidecar that its units were arranged by prompts that it was made from."""
     shared = shared_with_arrangement(space, prompts)
     return (
         {"CircularityCaution": f"CIRCULAR, no evidence: {_said(space, shared)}"} if shared else {}
@@ -69,25 +43,6 @@ def check_arrangement_prompts(
 
     Units that chance made alike on these prompts would lie side by side, and their chance would
     look like a cluster.
-
-    Parameters
-    ----------
-    inputs : Inputs
-        The dataset; its space names the localizer's prompts.
-    entries : iterable of RunEntry
-        Runs that are analysed.
-    allow_circular : bool
-        Warn instead; sidecars say it too, see `circularity_caution`.
-
-    Returns
-    -------
-    tuple of str
-        Identifiers of the prompts that both have, sorted; empty where all is well.
-
-    Raises
-    ------
-    InferenceError
-        If there are any, naming them, unless they are allowed.
     """
     layout = inputs.space.layout
     if layout is None or not layout.prompt_ids:

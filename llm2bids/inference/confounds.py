@@ -117,21 +117,6 @@ def load_confounds(
 def strategy_columns(strategy: Sequence[str]) -> list[str]:
     """Give the columns of strategies.
 
-    Parameters
-    ----------
-    strategy : sequence of str
-        As for `load_confounds`.
-
-    Returns
-    -------
-    list of str
-        Each once, in the order of `strategy`.
-
-    Raises
-    ------
-    InferenceError
-        If a strategy is unknown.
-
     Examples
     --------
     >>> strategy_columns(["length", "prefill"])
@@ -148,26 +133,7 @@ def strategy_columns(strategy: Sequence[str]) -> list[str]:
 def token_confounds(
     transcript: pd.DataFrame, n_volumes: int, columns: Sequence[str]
 ) -> pd.DataFrame:
-    """Make confounds of a run from its transcript.
-
-    Parameters
-    ----------
-    transcript : DataFrame
-        As `llm2bids.inference.trials.volume_trials` takes it.
-    n_volumes : int
-        Volumes of the run's image.
-    columns : sequence of str
-        Some of the values of `STRATEGIES`, without ``global_signal``.
-
-    Returns
-    -------
-    DataFrame of float64, shape (n_volumes, n_columns)
-        In the order of volumes.
-
-    Raises
-    ------
-    InferenceError
-        If the transcript lacks a column or does not fit the image.
+    """Make confounds of a run from its transcript, (n_volumes, n_columns).
 
     Examples
     --------
@@ -201,25 +167,7 @@ def token_confounds(
 
 
 def global_signal(series: GridImage, mask: npt.NDArray[np.bool_]) -> npt.NDArray[np.float64]:
-    """Average every volume over a mask.
-
-    Parameters
-    ----------
-    series : GridImage
-        The series.
-    mask : ndarray of bool, shape (n_x, n_y, n_z)
-        Voxels to average.
-
-    Returns
-    -------
-    ndarray of float64, shape (n_volumes,)
-        Means, in counts.
-
-    Raises
-    ------
-    InferenceError
-        If the image is missing or damaged, or has another grid than the mask.
-    """
+    """Average every volume over a mask; mask (n_x, n_y, n_z); gives (n_volumes,)."""
     return np.concatenate(
         [values.mean(axis=1, dtype=np.float64) for _, values in series.masked(mask)]
     )

@@ -16,16 +16,6 @@ _WORDS = (("-", "Minus"), ("+", "Plus"), ("*", "Times"), ("/", "Over"), (".", "P
 def contrast_label(expression: str) -> str:
     """Turn a contrast expression into a BIDS label, as nilearn names its maps.
 
-    Parameters
-    ----------
-    expression : str
-        E.g. ``"tea - coffee"``.
-
-    Returns
-    -------
-    str
-        Letters and digits only.
-
     Examples
     --------
     >>> contrast_label("tea - coffee")
@@ -43,23 +33,6 @@ def named_contrasts(
     contrasts: Mapping[str, str] | Sequence[str] | None, trial_types: Sequence[str]
 ) -> dict[str, str]:
     """Give every contrast a BIDS label.
-
-    Parameters
-    ----------
-    contrasts : mapping of str to str, sequence of str, or None
-        ``{label: expression}``, or expressions, or None for each trial type against the baseline.
-    trial_types : sequence of str
-        Trial types of the runs.
-
-    Returns
-    -------
-    dict of str to str
-        Expression by label.
-
-    Raises
-    ------
-    InferenceError
-        If a label is empty, not alphanumeric, or given twice.
 
     Examples
     --------
@@ -88,22 +61,7 @@ def named_contrasts(
 def contrast_vector(expression: str, design: pd.DataFrame) -> npt.NDArray[np.float64]:
     """Evaluate a contrast expression on the columns of a design matrix, with nilearn.
 
-    Parameters
-    ----------
-    expression : str
-        Any expression that nilearn takes, e.g. ``"tea - coffee"``.
-    design : DataFrame
-        The design matrix.
-
-    Returns
-    -------
-    ndarray of float64, shape (n_columns,)
-        Weights of the columns.
-
-    Raises
-    ------
-    InferenceError
-        If the expression names no existing column, or weighs none.
+    Shape of the result: (n_columns,).
 
     Examples
     --------
@@ -125,18 +83,6 @@ def contrast_vector(expression: str, design: pd.DataFrame) -> npt.NDArray[np.flo
 
 def has_contrast(expression: str, trial_types: Sequence[str]) -> bool:
     """Say whether an expression can be evaluated over these trial types.
-
-    Parameters
-    ----------
-    expression : str
-        A contrast expression.
-    trial_types : sequence of str
-        Trial types of a run.
-
-    Returns
-    -------
-    bool
-        True if every name in it is one of the trial types (or the constant).
 
     Examples
     --------

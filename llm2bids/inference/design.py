@@ -17,23 +17,6 @@ def prompt_design(
     The off prompts (trial type ``""``) are the implicit baseline. With one trial type the ordinary
     least squares fit of this design is the two-sample t test with pooled variance.
 
-    Parameters
-    ----------
-    trial_types : sequence of str
-        Trial type of each prompt image, ``""`` for an off prompt.
-    confounds : DataFrame, optional
-        Covariates, one row for each prompt image.
-
-    Returns
-    -------
-    DataFrame
-        Shape (n_prompts, n_trial_types + n_confounds + 1).
-
-    Raises
-    ------
-    InferenceError
-        If on or off prompts are missing, or the design is singular or leaves no residual.
-
     Examples
     --------
     >>> prompt_design(["", "tea", "tea", ""])
@@ -72,37 +55,7 @@ def token_design(
     drift_order: int = 1,
     confounds: pd.DataFrame | None = None,
 ) -> pd.DataFrame:
-    """Build the design of a series of volumes with nilearn.
-
-    Parameters
-    ----------
-    events : DataFrame
-        ``onset``, ``duration`` (seconds), ``trial_type``.
-    n_volumes : int
-        Volumes of the run.
-    t_r : float
-        Repetition time in seconds.
-    hrf_model : str or None
-        As in nilearn; None (no convolution) matches a model, which has no haemodynamic lag.
-    drift_model : {"cosine", "polynomial"} or None
-        As in nilearn. With `high_pass` given, None means "cosine".
-    high_pass : float, optional
-        Cut-off of the cosine drifts in hertz, nilearn's 0.01 where a cosine model has none given.
-    drift_order : int
-        Order of the polynomial drift.
-    confounds : DataFrame, optional
-        Covariates, one row for each volume.
-
-    Returns
-    -------
-    DataFrame
-        Shape (n_volumes, n_columns), index in seconds.
-
-    Raises
-    ------
-    InferenceError
-        If the parameters are none of nilearn's, or the design is singular or leaves no residual.
-    """
+    """Build the design of a series of volumes with nilearn."""
     if events.empty:
         raise InferenceError("design: events.tsv has no row; nothing to contrast")
     if drift_model is None and high_pass is not None:
@@ -130,21 +83,6 @@ def token_design(
 def checked_design(design: pd.DataFrame) -> pd.DataFrame:
     """Return a design matrix if a linear model can be fitted with it.
 
-    Parameters
-    ----------
-    design : DataFrame
-        Shape (n_observations, n_columns).
-
-    Returns
-    -------
-    DataFrame
-        The same.
-
-    Raises
-    ------
-    InferenceError
-        If columns are linearly dependent or there are not more rows than columns.
-
     Examples
     --------
     >>> len(checked_design(pd.DataFrame({"a": [1.0, 0.0, 1.0], "constant": [1.0, 1.0, 1.0]})))
@@ -165,25 +103,7 @@ def checked_design(design: pd.DataFrame) -> pd.DataFrame:
 
 
 def chosen_confounds(table: pd.DataFrame, columns: Sequence[str]) -> pd.DataFrame:
-    """Take columns of a confounds table as covariates.
-
-    Parameters
-    ----------
-    table : DataFrame
-        Confounds, one row for each volume.
-    columns : sequence of str
-        Names of the columns.
-
-    Returns
-    -------
-    DataFrame of float64
-        The columns, missing values (a derivative's first row) replaced by the column's mean.
-
-    Raises
-    ------
-    InferenceError
-        If a column does not exist or holds no number.
-    """
+    """Take columns of a confounds table as covariates."""
     unknown = [column for column in columns if column not in table.columns]
     if unknown:
         raise InferenceError(

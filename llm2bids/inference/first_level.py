@@ -38,47 +38,22 @@ TOKEN_CAUTION = (
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class FirstLevelFit:
-    """Maps of one participant and task.
+    """Maps of one participant and task."""
 
-    Parameters
-    ----------
-    maps : dict of (str, str) to ndarray of float32, shape (n_voxels,)
-        By contrast label and one of `STATS`. Effects in units of the calibration's standard
-        deviation (if the data were), variances in its square.
-    r_squared : ndarray of float32, shape (n_voxels,)
-        Share of variance that the design explains, mean over runs.
-    residual_ar1 : ndarray of float32, shape (n_voxels,)
-        Lag-1 autocorrelation of the (whitened) residuals, mean over runs.
-    constant : ndarray of bool, shape (n_voxels,)
-        Voxels that did not vary in any run; their maps are 0.
-    dof : float
-        Degrees of freedom of the t maps.
-    """
-
+    # (n_voxels,): By contrast label and one of `STATS`. Effects in units of the calibration's
+    # standard deviation (if the data were), variances in its square
     maps: dict[tuple[str, str], npt.NDArray[np.float32]]
+    # (n_voxels,): Share of variance that the design explains, mean over runs
     r_squared: npt.NDArray[np.float32]
+    # (n_voxels,): Lag-1 autocorrelation of the (whitened) residuals, mean over runs
     residual_ar1: npt.NDArray[np.float32]
+    # (n_voxels,): Voxels that did not vary in any run; their maps are 0
     constant: npt.NDArray[np.bool_]
-    dof: float
+    dof: float  # degrees of freedom of the t maps
 
 
 def checked_noise_model(noise_model: str) -> str:
     """Return the name of a noise model if nilearn knows it.
-
-    Parameters
-    ----------
-    noise_model : str
-        ``"ols"`` or ``"arN"``.
-
-    Returns
-    -------
-    str
-        The same.
-
-    Raises
-    ------
-    InferenceError
-        If it is anything else.
 
     Examples
     --------
@@ -102,30 +77,7 @@ def fit_first_level(
 ) -> FirstLevelFit:
     """Fit the runs of one participant and task, several runs as fixed effects.
 
-    Parameters
-    ----------
-    read_block : callable
-        Gives the values of a block of voxels in each run, shape (n_observations, n_block).
-    edges : ndarray of int64, shape (n_blocks + 1,)
-        Edges of the blocks of voxels.
-    designs : sequence of DataFrame
-        Design matrix of each run.
-    contrasts : mapping of str to str
-        Expression of each contrast by its label.
-    noise_model : str
-        ``"ols"`` or ``"arN"``, as in nilearn. Above ``"ar1"`` nilearn clusters the coefficients of
-        all voxels together, so the result belongs to one block only.
-
-    Returns
-    -------
-    FirstLevelFit
-        The maps, voxels in the order of the blocks.
-
-    Raises
-    ------
-    InferenceError
-        If a contrast or the noise model does not exist, more than one block is asked of a noise
-        model above ``"ar1"``, or values are not finite.
+    Shapes: edges (n_blocks + 1,).
     """
     checked_noise_model(noise_model)
     if edges.size > 2 and noise_model not in ("ols", "ar1"):
@@ -220,15 +172,7 @@ def _explained(fit: Any) -> Floats:
 def lag1(residuals: Floats) -> Floats:
     """Compute the lag-1 autocorrelation of series.
 
-    Parameters
-    ----------
-    residuals : ndarray of float64, shape (n_observations, n_voxels)
-        Residuals, mean near 0.
-
-    Returns
-    -------
-    ndarray of float64, shape (n_voxels,)
-        Sum of products of neighbours over the sum of squares; 0 for a series of zeros.
+    Shapes: residuals (n_observations, n_voxels); gives (n_voxels,).
 
     Examples
     --------

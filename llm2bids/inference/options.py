@@ -73,13 +73,7 @@ class AnalysisOptions:
         return "ols" if self.unit_of_analysis == "prompt" else "ar1"
 
     def parameters(self) -> dict[str, object]:
-        """Say the options in nilearn's names, for a sidecar.
-
-        Returns
-        -------
-        dict
-            Name to value; what does not apply is left out.
-        """
+        """Say the options in nilearn's names, for a sidecar."""
         parameters: dict[str, object] = {
             "noise_model": self.noise,
             "hrf_model": self.hrf_model,

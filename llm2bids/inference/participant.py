@@ -39,18 +39,7 @@ UNITS = {
 
 
 def caution(options: AnalysisOptions) -> str | None:
-    """Say the measured inflation of a model that does not keep its nominal error rate.
-
-    Parameters
-    ----------
-    options : AnalysisOptions
-        The model.
-
-    Returns
-    -------
-    str or None
-        The sentence; None for the recommended model.
-    """
+    """Say the measured inflation of a model that does not keep its nominal error rate."""
     if options.unit_of_analysis == "token":
         return TOKEN_CAUTION
     return None if options.noise == "ols" else PROMPT_AR_CAUTION
@@ -74,28 +63,7 @@ def write_task(
     space: Space,
     fingerprint: str,
 ) -> list[Path]:
-    """Write the maps, mask and design matrices of one participant and task.
-
-    Parameters
-    ----------
-    out_dir : Path
-        The output dataset.
-    model : TaskFit
-        What was fitted.
-    runs : sequence of RunData
-        What it was fitted to.
-    options : AnalysisOptions
-        How.
-    space : Space
-        The runs' space.
-    fingerprint : str
-        Its fingerprint with the calibration.
-
-    Returns
-    -------
-    list of Path
-        Images and tables that were written.
-    """
+    """Write the maps, mask and design matrices of one participant and task."""
     about = _about(model, runs, options, space=space, fingerprint=fingerprint)
     names = {"sub": runs[0].participant_label, "task": runs[0].task, "space": space.label}
     mask = runs[0].mask

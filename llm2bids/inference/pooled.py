@@ -28,49 +28,23 @@ FloatType = TypeVar("FloatType", np.float32, np.float64)
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class PooledTest:
-    """Result of the pooled test, all arrays of shape (n_units,).
+    """Result of the pooled test, all arrays of shape (n_units,)."""
 
-    Parameters
-    ----------
-    effect : ndarray of float64
-        Mean of on minus mean of off within participant, averaged with the weights of least squares.
-    t : ndarray of float64
-        t with one intercept for each participant.
-    d : ndarray of float64
-        Cohen's d: effect over the standard deviation of prompts within participant and condition.
-    p : ndarray of float64
-        Two-sided permutation p of each unit, uncorrected (with `n_perm` draws, at least
-        1 / (n_perm + 1)).
-    p_fwe : ndarray of float64
-        Two-sided p corrected for the family of units, from the largest abs(t) of each permutation.
-    max_t : ndarray of float64, shape (n_perm,)
-        Largest abs(t) over the units in each permutation.
-    dof : int
-        Degrees of freedom of `t`.
-    """
-
+    # mean of on minus mean of off within participant, averaged with the weights of least squares
     effect: Floats
-    t: Floats
+    t: Floats  # t with one intercept for each participant
+    # Cohen's d: effect over the standard deviation of prompts within participant and condition
     d: Floats
+    # two-sided permutation p of each unit, uncorrected (with `n_perm` draws, at least 1 / (n_perm
+    # + 1))
     p: Floats
+    # two-sided p corrected for the family of units, from the largest abs(t) of each permutation
     p_fwe: Floats
-    max_t: Floats
-    dof: int
+    max_t: Floats  # (n_perm,): Largest abs(t) over the units in each permutation
+    dof: int  # degrees of freedom of `t`
 
     def threshold(self, alpha: float = 0.05) -> float:
-        """Give the abs(t) above which a unit is significant, family-wise.
-
-        Parameters
-        ----------
-        alpha : float
-            Family-wise error rate, in (0, 1).
-
-        Returns
-        -------
-        float
-            Smallest observed-or-permuted abs(t) whose corrected p is at most `alpha`; infinity
-            where the permutations are too few.
-        """
+        """Give the abs(t) above which a unit is significant, family-wise."""
         ranked = np.sort(self.max_t)[::-1]
         allowed = int(np.floor(alpha * (ranked.size + 1) + 1e-9)) - 1
         return float(np.inf if allowed < 0 else ranked[min(allowed, ranked.size - 1)])
@@ -87,30 +61,7 @@ def pooled_test(
 ) -> PooledTest:
     """Compare on and off prompts over all participants, permuting labels within participant.
 
-    Parameters
-    ----------
-    values : ndarray of float, shape (n_prompts, n_units)
-        One image per prompt, of all participants.
-    on : ndarray of bool, shape (n_prompts,)
-        True for on prompts.
-    participants : ndarray, shape (n_prompts,)
-        Participant (exchangeability block) of each prompt.
-    n_perm : int
-        Random permutations.
-    random_state : int or None
-        Seed of the permutations.
-    chunk : int
-        Permutations computed at once.
-
-    Returns
-    -------
-    PooledTest
-        Statistics of every unit.
-
-    Raises
-    ------
-    InferenceError
-        If shapes differ, a participant lacks on or off prompts, or too few prompts are given.
+    Shapes: values (n_prompts, n_units), on (n_prompts,), participants (n_prompts,).
     """
     design, dof = _centred_label(values, on, participants)
     centred = _within(np.asarray(values, dtype=np.float32), participants)
@@ -148,19 +99,7 @@ def pooled_test(
 
 
 def parametric_p(t: Floats, dof: int) -> Floats:
-    """Give the two-sided p of Student's t.
-
-    Parameters
-    ----------
-    t : ndarray of float64, shape (n_units,)
-        t values.
-    dof : int
-        Degrees of freedom.
-
-    Returns
-    -------
-    ndarray of float64, shape (n_units,)
-        p values.
+    """Give the two-sided p of Student's t; t (n_units,); gives (n_units,).
 
     Examples
     --------

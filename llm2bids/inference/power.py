@@ -19,26 +19,15 @@ Correction = Literal["none", "bonferroni", "fdr"]
 
 @dataclass(frozen=True, kw_only=True)
 class Design:
-    """A design and its power.
-
-    Parameters
-    ----------
-    n_participants, n_prompts, n_tokens : int
-        Participants, prompts per block, volumes per prompt.
-    power : float
-        Probability that a unit with the effect is found.
-    alpha : float
-        Error rate of the unit's two-sided test, after the correction.
-    cost : int
-        Tokens that one task takes, over all participants: each prompt gives its volumes and the
-        first token, which is not recorded.
-    """
+    """A design and its power."""
 
     n_participants: int
     n_prompts: int
     n_tokens: int
-    power: float
-    alpha: float
+    power: float  # probability that a unit with the effect is found
+    alpha: float  # error rate of the unit's two-sided test, after the correction
+    # tokens that one task takes, over all participants: each prompt gives its volumes and the
+    # first token, which is not recorded
     cost: int
 
 
@@ -51,31 +40,6 @@ def unit_alpha(
     power: float = 0.8,
 ) -> float:
     """Give the error rate that one unit's test is left with after a correction.
-
-    Parameters
-    ----------
-    alpha : float
-        Nominal rate: per unit, family-wise, or of false discoveries.
-    correction : {"none", "bonferroni", "fdr"}
-        What it controls.
-    n_units : int
-        Units that are tested.
-    share : float, default=0.05
-        Share of the units that have the effect, for ``"fdr"``.
-    power : float, default=0.8
-        Power to find these, for ``"fdr"``.
-
-    Returns
-    -------
-    float
-        For ``"fdr"`` the p value at which, on average, Benjamini and Hochberg (1995) stop: where
-        false ones among the found are the share `alpha` of all found (Jung 2005, Bioinformatics
-        21).
-
-    Raises
-    ------
-    UsageError
-        If a rate or a share is not between 0 and 1, or the correction is unknown.
 
     Examples
     --------
@@ -107,33 +71,7 @@ def design_power(
     alpha: float = 0.05,
     off_per_on: float = 2.0,
 ) -> float:
-    """Give the power of the two-sided t test over participants at one unit.
-
-    Parameters
-    ----------
-    components : VarianceComponents
-        The unit's variances.
-    effect_size : float
-        Difference of on and off in standard deviations of single volumes (`volume`), so that it
-        does not depend on the design. The group map's Cohen's d is larger: this times
-        ``sqrt(volume / effect_variance)``.
-    n_participants, n_prompts, n_tokens : int
-        The design.
-    alpha : float, default=0.05
-        Error rate of the unit's test, see `unit_alpha`.
-    off_per_on : float, default=2
-        Off prompts for each on prompt.
-
-    Returns
-    -------
-    float
-        Probability that the effect is found.
-
-    Raises
-    ------
-    UsageError
-        If the design has fewer than two participants, or no prompt or token.
-    """
+    """Give the power of the two-sided t test over participants at one unit."""
     if n_participants < 2 or min(n_prompts, n_tokens) < 1:
         raise UsageError(
             f"design: {n_participants} participants x {n_prompts} prompts x {n_tokens} tokens; "
@@ -161,36 +99,7 @@ def recommend_designs(
     max_prompts: int | None = None,
     off_per_on: float = 2.0,
 ) -> tuple[Design, ...]:
-    """Recommend designs that reach a power, the cheapest first.
-
-    Parameters
-    ----------
-    components : VarianceComponents
-        Variances.
-    effect_size : float
-        As for `design_power`; above 0.
-    power : float, default=0.8
-        Wanted power.
-    alpha : float, default=0.05
-        Error rate of the unit's test, see `unit_alpha`.
-    n_participants, n_prompts, n_tokens : sequence of int
-        What may be chosen. Fewer than four prompts per block can hardly be tested within a run.
-    max_prompts : int, optional
-        On prompts that the smallest bank has: participants share none.
-    off_per_on : float, default=2
-        Off prompts for each on prompt.
-
-    Returns
-    -------
-    tuple of Design
-        The cheapest design for each number of tokens that reaches the power, the cheapest of them
-        first; empty where none does.
-
-    Raises
-    ------
-    UsageError
-        If the effect size is not above 0, or the power is not between 0 and 1.
-    """
+    """Recommend designs that reach a power, the cheapest first."""
     if not effect_size > 0 or not np.isfinite(effect_size):
         raise UsageError(f"effect size: found {effect_size:g}; expected a number above 0")
     if not 0 < power < 1:

@@ -24,38 +24,18 @@ from llm2bids.space.image import BASELINE, COUNTS_PER_SD
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class RunData:
-    """One run as the first level needs it.
-
-    Parameters
-    ----------
-    participant_label, task : str
-        BIDS labels.
-    run : int or None
-        Run index.
-    series : GridImage
-        The series of volumes, on the grid of the mask.
-    mask : ndarray of bool, shape (n_x, n_y, n_z)
-        Voxels to model.
-    t_r : float
-        Repetition time in seconds.
-    transcript, events : DataFrame
-        Tokens and events of the run.
-    confounds : DataFrame or None
-        Covariates, one row for each volume.
-    source : str
-        BIDS URI of `series`.
-    """
+    """One run as the first level needs it."""
 
     participant_label: str
     task: str
-    run: int | None
-    series: GridImage
-    mask: npt.NDArray[np.bool_]
-    t_r: float
+    run: int | None  # run index
+    series: GridImage  # the series of volumes, on the grid of the mask
+    mask: npt.NDArray[np.bool_]  # (n_x, n_y, n_z): Voxels to model
+    t_r: float  # repetition time in seconds
     transcript: pd.DataFrame
     events: pd.DataFrame
-    confounds: pd.DataFrame | None = None
-    source: str = ""
+    confounds: pd.DataFrame | None = None  # covariates, one row for each volume
+    source: str = ""  # BIDS URI of `series`
 
     @property
     def name(self) -> str:
@@ -76,24 +56,12 @@ class RunData:
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class TaskFit:
-    """The fitted model of one participant and task.
+    """The fitted model of one participant and task."""
 
-    Parameters
-    ----------
-    fit : FirstLevelFit
-        Maps in the order of the mask's voxels.
-    designs : tuple of DataFrame
-        Design matrix of each run.
-    contrasts : dict of str to str
-        Expression of each contrast by its label.
-    trials : tuple of DataFrame
-        Trials of each run.
-    """
-
-    fit: FirstLevelFit
-    designs: tuple[pd.DataFrame, ...]
-    contrasts: dict[str, str]
-    trials: tuple[pd.DataFrame, ...]
+    fit: FirstLevelFit  # maps in the order of the mask's voxels
+    designs: tuple[pd.DataFrame, ...]  # design matrix of each run
+    contrasts: dict[str, str]  # expression of each contrast by its label
+    trials: tuple[pd.DataFrame, ...]  # trials of each run
 
 
 def prompt_series(
@@ -118,16 +86,6 @@ def prompt_series(
 
 def in_sd(counts: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
     """Turn counts into units of the calibration's standard deviation, in place.
-
-    Parameters
-    ----------
-    counts : ndarray of float64
-        Counts as in the images.
-
-    Returns
-    -------
-    ndarray of float64
-        ``(counts - 10000) / 500``, the same array.
 
     Examples
     --------
@@ -186,20 +144,7 @@ def _covariates(run: RunData, names: Sequence[str]) -> pd.DataFrame:
 
 
 def task_contrasts(runs: Sequence[RunData], options: AnalysisOptions) -> dict[str, str]:
-    """Choose the contrasts that these runs can answer.
-
-    Parameters
-    ----------
-    runs : sequence of RunData
-        Runs of one participant and task.
-    options : AnalysisOptions
-        With the contrasts that were asked for.
-
-    Returns
-    -------
-    dict of str to str
-        Expression by label; those over trial types of other tasks are left out.
-    """
+    """Choose the contrasts that these runs can answer."""
     kinds = [sorted(set(run.trials["trial_type"]) - {""}) for run in runs]
     everywhere = [kind for kind in kinds[0] if all(kind in other for other in kinds)]
     named = named_contrasts(options.contrasts, everywhere)
@@ -217,30 +162,7 @@ def fit_task(
     mem_gb: float | None = 1.0,
     work_dir: Path | None = None,
 ) -> TaskFit:
-    """Fit the runs of one participant and task, several runs as fixed effects.
-
-    Parameters
-    ----------
-    runs : sequence of RunData
-        Runs with one mask.
-    options : AnalysisOptions
-        How they are modelled.
-    mem_gb : float or None
-        Memory for the fit in gigabytes: voxels are fitted in blocks that keep within it; the maps
-        are the same. None fits all voxels at once.
-    work_dir : Path, optional
-        Folder for scratch files.
-
-    Returns
-    -------
-    TaskFit
-        Maps, designs and trials.
-
-    Raises
-    ------
-    InferenceError
-        If the runs cannot be read or modelled, or none of the contrasts exists in them.
-    """
+    """Fit the runs of one participant and task, several runs as fixed effects."""
     contrasts = task_contrasts(runs, options)
     if not contrasts:
         wanted = named_contrasts(options.contrasts, []) if options.contrasts else {}

@@ -64,19 +64,6 @@ FitLins. They are listed in `.bidsignore` so that the validator checks the rest.
 def map_path(suffix: str, **entities: str | int | None) -> Path:
     """Build the path of a result relative to the output folder.
 
-    Parameters
-    ----------
-    suffix : str
-        Suffix and extension, e.g. ``"statmap.nii.gz"``.
-    **entities : str, int or None
-        Entities by key (``sub``, ``task``, ``run``, ``space``, ``contrast``, ``stat``, ``desc``);
-        None leaves one out. Without ``sub`` the result belongs to the group.
-
-    Returns
-    -------
-    Path
-        In ``sub-<label>/func/`` or ``group/``.
-
     Examples
     --------
     >>> map_path("statmap.nii.gz", sub="01", task="tea", space="S", contrast="tea", stat="t").name
@@ -104,25 +91,7 @@ def write_map(
     Maps of z and t say so in the header's intent, t with its degrees of freedom: AFNI and
     BrainVoyager show p values from it.
 
-    Parameters
-    ----------
-    path : Path
-        Ends with ``.nii.gz``; the entity ``stat`` says which statistic it is.
-    values : ndarray, shape (n_voxels,)
-        In nilearn's order of the mask; bool is stored as uint8, all else as float32.
-    mask : ndarray of bool, shape (n_x, n_y, n_z)
-        The voxels.
-    space : Space
-        Grid and label; the header carries the fingerprint that the sidecar has.
-    sidecar : mapping
-        Contents of the JSON file, with ``SpaceFingerprint``.
-    fill : float
-        Value outside the mask.
-
-    Returns
-    -------
-    Path
-        `path`.
+    Shapes: values (n_voxels,), mask (n_x, n_y, n_z).
     """
     dtype = "uint8" if values.dtype == np.bool_ else "float32"
     header = image_header(space, fingerprint=str(sidecar["SpaceFingerprint"]), dtype=dtype)
@@ -142,16 +111,6 @@ def write_map(
 def sidecar_of(path: Path) -> Path:
     """Give the path of an image's or a table's sidecar.
 
-    Parameters
-    ----------
-    path : Path
-        E.g. ``.../sub-01_statmap.nii.gz``.
-
-    Returns
-    -------
-    Path
-        The same with ``.json``.
-
     Examples
     --------
     >>> sidecar_of(Path("sub-01_statmap.nii.gz")).name
@@ -161,23 +120,7 @@ def sidecar_of(path: Path) -> Path:
 
 
 def read_json(path: Path) -> dict[str, Any]:
-    """Read a sidecar.
-
-    Parameters
-    ----------
-    path : Path
-        The file.
-
-    Returns
-    -------
-    dict
-        What it says.
-
-    Raises
-    ------
-    InferenceError
-        If it is missing or no JSON object.
-    """
+    """Read a sidecar."""
     try:
         contents = json.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError, RecursionError) as error:
@@ -190,41 +133,17 @@ def read_json(path: Path) -> dict[str, Any]:
 
 
 def write_json(path: Path, contents: Mapping[str, object]) -> None:
-    """Write a sidecar, staged and renamed.
-
-    Parameters
-    ----------
-    path : Path
-        The file; its folder is made.
-    contents : mapping
-        What it says.
-    """
+    """Write a sidecar, staged and renamed."""
     write_text(path, json.dumps(contents, indent=2, ensure_ascii=False) + "\n")
 
 
 def write_table(path: Path, table: pd.DataFrame) -> None:
-    """Write a tab-separated table, staged and renamed.
-
-    Parameters
-    ----------
-    path : Path
-        The file; its folder is made.
-    table : DataFrame
-        Its rows; missing values become ``n/a``.
-    """
+    """Write a tab-separated table, staged and renamed."""
     write_text(path, table.to_csv(sep="\t", index=False, na_rep="n/a", lineterminator="\n"))
 
 
 def write_text(path: Path, text: str) -> None:
-    """Write a text file, staged and renamed.
-
-    Parameters
-    ----------
-    path : Path
-        The file; its folder is made.
-    text : str
-        Contents.
-    """
+    """Write a text file, staged and renamed."""
     path.parent.mkdir(parents=True, exist_ok=True)
     staged = path.with_name(f".{path.name}.part")
     try:
@@ -236,31 +155,12 @@ def write_text(path: Path, text: str) -> None:
 
 
 def software() -> dict[str, str]:
-    """Say which versions made a result.
-
-    Returns
-    -------
-    dict of str to str
-        Version by package.
-    """
+    """Say which versions made a result."""
     return {"llm2bids": __version__, "nilearn": importlib.metadata.version("nilearn")}
 
 
 def start_output(out_dir: Path, bids_dir: Path, derivative_dir: Path) -> None:
-    """Make the output folder a derivative dataset, or check that it is one of ours.
-
-    Parameters
-    ----------
-    out_dir : Path
-        Where results go.
-    bids_dir, derivative_dir : Path
-        Raw dataset and the derivative that was analysed.
-
-    Raises
-    ------
-    InferenceError
-        If the folder holds something else.
-    """
+    """Make the output folder a derivative dataset, or check that it is one of ours."""
     described = out_dir / "dataset_description.json"
     if out_dir.exists() and (not out_dir.is_dir() or any(out_dir.iterdir())):
         checked_output(out_dir)
@@ -292,18 +192,7 @@ def start_output(out_dir: Path, bids_dir: Path, derivative_dir: Path) -> None:
 
 
 def checked_output(out_dir: Path) -> None:
-    """Check that a folder holds results of `analyze`.
-
-    Parameters
-    ----------
-    out_dir : Path
-        The folder.
-
-    Raises
-    ------
-    InferenceError
-        If it does not.
-    """
+    """Check that a folder holds results of `analyze`."""
     try:
         described = json.loads((out_dir / "dataset_description.json").read_text(encoding="utf-8"))
         ours = any(
@@ -320,15 +209,7 @@ def checked_output(out_dir: Path) -> None:
 
 
 def remove_results(out_dir: Path, *, participant_label: str, task: str) -> None:
-    """Remove what an earlier call wrote for a participant and task, so that nothing stale stays.
-
-    Parameters
-    ----------
-    out_dir : Path
-        The output dataset.
-    participant_label, task : str
-        BIDS labels.
-    """
+    """Remove what an earlier call wrote for a participant and task, so that nothing stale stays."""
     folder = out_dir / f"sub-{participant_label}" / "func"
     for path in folder.glob(f"sub-{participant_label}_task-{task}_*"):
         path.unlink()

@@ -27,24 +27,7 @@ def height_threshold(
 ) -> float:
     """Give the two-sided z threshold of a height control, as nilearn's `threshold_stats_img`.
 
-    Parameters
-    ----------
-    z : ndarray of float, shape (n_voxels,)
-        z of all units that were tested.
-    alpha : float
-        Error rate.
-    height_control : {"fpr", "fdr", "bonferroni"}
-        What `alpha` controls.
-
-    Returns
-    -------
-    float
-        Threshold for abs(z); infinity where no unit survives the false discovery rate.
-
-    Raises
-    ------
-    InferenceError
-        If `alpha` or `height_control` is not usable.
+    Shapes: z (n_voxels,).
 
     Examples
     --------
@@ -66,18 +49,7 @@ def thresholds(
 ) -> dict[str, dict[str, float | int | None]]:
     """Find the two-sided z threshold of every height control, and the units above it.
 
-    Parameters
-    ----------
-    z : ndarray of float, shape (n_voxels,)
-        z of all units that were tested.
-    alpha : float
-        Error rate.
-
-    Returns
-    -------
-    dict
-        ``{height_control: {"z": threshold or None, "n_units": units above it}}`` for ``"fpr"``,
-        ``"fdr"`` and ``"bonferroni"``; None where no threshold controls the rate.
+    Shapes: z (n_voxels,).
 
     Examples
     --------
@@ -103,29 +75,7 @@ def thresholded(
     height_control: HeightControl = "fdr",
     cluster_threshold: int = 0,
 ) -> tuple[nib.Nifti1Image, float]:
-    """Threshold a z map, two-sided, with ``nilearn.glm.threshold_stats_img``.
-
-    Parameters
-    ----------
-    z_img, mask_img : Nifti1Image
-        z map and the units that were tested.
-    alpha : float
-        Error rate.
-    height_control : {"fpr", "fdr", "bonferroni"}
-        What `alpha` controls (nilearn's own default, uncorrected ``"fpr"``, is not ours).
-    cluster_threshold : int
-        Smallest cluster that stays, in voxels.
-
-    Returns
-    -------
-    tuple of (Nifti1Image, float)
-        The map with 0 below the threshold, and the threshold (infinity where none controls it).
-
-    Raises
-    ------
-    InferenceError
-        If `alpha` or `height_control` is not usable.
-    """
+    """Threshold a z map, two-sided, with ``nilearn.glm.threshold_stats_img``."""
     z = apply_mask(z_img, mask_img)
     threshold = height_threshold(z, alpha=alpha, height_control=height_control)
     if not (np.abs(z) >= threshold).any():
@@ -153,22 +103,6 @@ def cluster_table(
 
     Each cluster is given to nilearn on its own, in the order of size: on the whole grid its table
     takes minutes for the hundreds of clusters of our maps.
-
-    Parameters
-    ----------
-    z_img : Nifti1Image
-        z map.
-    stat_threshold : float
-        z above which voxels form clusters (in both directions).
-    cluster_threshold : int
-        Smallest cluster listed, in voxels.
-    min_distance : float
-        Smallest distance between listed peaks of a cluster, in millimetres.
-
-    Returns
-    -------
-    DataFrame
-        Columns of nilearn's ``get_clusters_table``; no row where nothing is above the threshold.
     """
     image = open_image(z_img)
     grid = np.asarray(image.volume(), dtype=np.float32)
@@ -222,22 +156,7 @@ def true_discoveries(
     threshold: float | list[float] = 3.0,
     alpha: float = 0.05,
 ) -> nib.Nifti1Image:
-    """Bound the share of truly active units of each cluster, with nilearn (one-sided).
-
-    Parameters
-    ----------
-    z_img, mask_img : Nifti1Image
-        z map and the units that were tested.
-    threshold : float or list of float
-        Cluster-forming thresholds in z.
-    alpha : float
-        Level of the bound.
-
-    Returns
-    -------
-    Nifti1Image
-        Lower bound of the share, in each voxel of a cluster (Rosenblatt et al. 2018).
-    """
+    """Bound the share of truly active units of each cluster, with nilearn (one-sided)."""
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", r"\s*From nilearn version", FutureWarning)
         return cluster_level_inference(z_img, mask_img=mask_img, threshold=threshold, alpha=alpha)

@@ -13,25 +13,7 @@ NEEDED = ("volume", "trial", "block", "trial_type", "prompt_id")
 
 
 def volume_trials(transcript: pd.DataFrame, n_volumes: int) -> npt.NDArray[np.int64]:
-    """Say for every volume which trial it belongs to.
-
-    Parameters
-    ----------
-    transcript : DataFrame
-        One row for each generated token, columns as in ``Recording.tokens``; rows without a
-        ``volume`` (a first token that was left out) are passed over.
-    n_volumes : int
-        Volumes of the run's image.
-
-    Returns
-    -------
-    ndarray of int64, shape (n_volumes,)
-        Index of the volume's trial, in the order of presentation.
-
-    Raises
-    ------
-    InferenceError
-        If columns are missing, or the table and the image differ in their volumes.
+    """Say for every volume which trial it belongs to, (n_volumes,).
 
     Examples
     --------
@@ -61,24 +43,6 @@ def volume_trials(transcript: pd.DataFrame, n_volumes: int) -> npt.NDArray[np.in
 
 def trial_table(transcript: pd.DataFrame, n_volumes: int) -> pd.DataFrame:
     """List the trials of a run in the order of presentation.
-
-    Parameters
-    ----------
-    transcript : DataFrame
-        As for `volume_trials`.
-    n_volumes : int
-        Volumes of the run's image.
-
-    Returns
-    -------
-    DataFrame
-        One row for each trial: ``prompt_id`` (str), ``trial_type`` (str, ``""`` for the off
-        prompts), ``block`` (int), ``n_volumes`` (int).
-
-    Raises
-    ------
-    InferenceError
-        As `volume_trials`.
 
     Examples
     --------

@@ -32,28 +32,15 @@ MEASURED = "variance_components.json"
 
 @dataclass(frozen=True, kw_only=True)
 class VarianceComponents:
-    """Variances of one unit, in any one unit of measurement.
+    """Variances of one unit, in any one unit of measurement."""
 
-    Parameters
-    ----------
-    participant : float
-        Of the true effect, between participants.
-    prompt : float
-        Of prompts' true means, within a condition of a participant.
-    token : float
-        Of volumes about their prompt's true mean.
-    autocorrelation : float
-        Of volumes of a prompt that follow one another, in [0, 1); it falls by this factor with
-        each further volume.
-    source : str
-        What they were estimated from.
-    """
-
-    participant: float
-    prompt: float
-    token: float
+    participant: float  # of the true effect, between participants
+    prompt: float  # of prompts' true means, within a condition of a participant
+    token: float  # of volumes about their prompt's true mean
+    # of volumes of a prompt that follow one another, in [0, 1); it falls by this factor with each
+    # further volume
     autocorrelation: float
-    source: str = ""
+    source: str = ""  # what they were estimated from
 
     def __post_init__(self) -> None:
         variances = (self.participant, self.prompt, self.token)
@@ -69,40 +56,13 @@ class VarianceComponents:
         return self.prompt + self.token
 
     def effect_variance(self, *, n_prompts: int, n_tokens: int, off_per_on: float = 2.0) -> float:
-        """Give the variance of one participant's effect.
-
-        Parameters
-        ----------
-        n_prompts : int
-            On prompts.
-        n_tokens : int
-            Volumes of each prompt.
-        off_per_on : float, default=2
-            Off prompts for each on prompt (2 in off/on/off).
-
-        Returns
-        -------
-        float
-            Variance of the on prompts' mean minus the off prompts' mean.
-        """
+        """Give the variance of one participant's effect."""
         mean = self.prompt + self.token * mean_variance(n_tokens, self.autocorrelation)
         return self.participant + mean * (1 + 1 / off_per_on) / n_prompts
 
 
 def mean_variance(n_tokens: int, autocorrelation: float) -> float:
     """Give the variance of the mean of correlated tokens of variance 1.
-
-    Parameters
-    ----------
-    n_tokens : int
-        How many.
-    autocorrelation : float
-        Correlation of neighbours; those ``k`` apart correlate by its ``k``-th power.
-
-    Returns
-    -------
-    float
-        1 / n_tokens where they are independent.
 
     Examples
     --------
@@ -128,26 +88,8 @@ def estimate_components(
     first 1, 2, ... volumes; prompt, token and autocorrelation are fitted to it by least squares.
     What the participants' effects vary beyond that is the participants' own.
 
-    Parameters
-    ----------
-    values : ndarray of float, shape (n_prompts, n_tokens, n_units)
-        Every volume, of two volumes per prompt at least.
-    participants, tasks : ndarray, shape (n_prompts,)
-        Of each prompt; off prompts belong to the task in whose run they were shown.
-    on : ndarray of bool, shape (n_prompts,)
-        Whether it is an on prompt.
-    source : str
-        What the data are.
-
-    Returns
-    -------
-    VarianceComponents
-        Medians over the units.
-
-    Raises
-    ------
-    InferenceError
-        If there are fewer than two participants, volumes per prompt, or prompts of a kind.
+    Shapes: values (n_prompts, n_tokens, n_units), participants, tasks (n_prompts,), on
+    (n_prompts,).
     """
     n_tokens = values.shape[1]
     cells = _cells(participants, tasks, on)
@@ -173,35 +115,13 @@ def estimate_components(
 
 
 def shipped_components() -> VarianceComponents:
-    """Read the components that were measured for the embedded model.
-
-    Returns
-    -------
-    VarianceComponents
-        With their source.
-    """
+    """Read the components that were measured for the embedded model."""
     place = importlib.resources.files("llm2bids.inference") / MEASURED
     return read_components(json.loads(place.read_text(encoding="utf-8")))
 
 
 def read_components(about: Mapping[str, Any]) -> VarianceComponents:
-    """Read components from what `VarianceComponents` holds.
-
-    Parameters
-    ----------
-    about : mapping
-        Its fields.
-
-    Returns
-    -------
-    VarianceComponents
-        The same.
-
-    Raises
-    ------
-    InferenceError
-        If a field is missing or no number.
-    """
+    """Read components from what `VarianceComponents` holds."""
     names = ("participant", "prompt", "token", "autocorrelation")
     try:
         numbers = {name: float(about[name]) for name in names}

@@ -234,40 +234,7 @@ def from_stat_maps(
     two_sided: bool = True,
     fingerprint: str | Sequence[str] | None = None,
 ) -> Network:
-    """Make a network of the units with the largest statistic.
-
-    Parameters
-    ----------
-    maps : mapping of str to nibabel image or path
-        Statistical maps by name. The first one ranks and chooses the units (take an effect size:
-        maps of t or z saturate), the others are noted.
-    space : Space
-        The space of the maps.
-    label : str
-        What the network is of.
-    provenance : Provenance
-        Participants, runs and prompts that the maps come from.
-    top_percent, threshold, two_sided
-        As for `llm2bids.locate`: exactly one of the first two.
-    mask_img : nibabel image or path, optional
-        Only units that are neither 0 nor NaN in it are taken, e.g. a map after false discovery
-        rate control. `top_percent` still counts all units of the space.
-    fingerprint : str or sequence of str, optional
-        Those that the images may carry, with or without calibration.
-
-    Returns
-    -------
-    Network
-        Units by size of the first statistic; possibly none.
-
-    Raises
-    ------
-    NetworkError
-        If there is no map, a name is taken, a map has more than one volume or carries another
-        fingerprint, or the threshold makes no sense.
-    SpaceError
-        If a map is on another grid.
-    """
+    """Make a network of the units with the largest statistic."""
     check_threshold(threshold, top_percent, two_sided=two_sided)
     taken = [name for name in maps if name in UNIT_COLUMNS]
     if not maps or taken:

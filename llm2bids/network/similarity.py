@@ -23,18 +23,7 @@ def gram_matrix(maps: Maps, *, centre_maps: bool = False) -> Floats:
     All correlations between weighted sums of the maps follow from this matrix (see
     `weighted_correlation`), so resampling participants or prompts never touches the units again.
 
-    Parameters
-    ----------
-    maps : ndarray of float, shape (n_maps, n_units)
-        The maps; float32 is multiplied as float32, and summed over blocks of units as float64.
-    centre_maps : bool, default=False
-        Take the mean map off first. It changes nothing for sums with weights that add up to zero
-        (differences between conditions), and spares their digits.
-
-    Returns
-    -------
-    ndarray of float64, shape (n_maps, n_maps)
-        Sums of products over the units.
+    Shapes: maps (n_maps, n_units); gives (n_maps, n_maps).
 
     Examples
     --------
@@ -55,19 +44,8 @@ def gram_matrix(maps: Maps, *, centre_maps: bool = False) -> Floats:
 def weighted_correlation(gram: Floats, first: Floats, second: Floats) -> Floats:
     """Correlate weighted sums of maps, given the maps' Gram matrix.
 
-    Parameters
-    ----------
-    gram : ndarray of float64, shape (n_maps, n_maps)
-        From `gram_matrix`.
-    first : ndarray of float64, shape (..., n_first, n_maps)
-        Weights of the sums on one side.
-    second : ndarray of float64, shape (..., n_second, n_maps)
-        Weights of the sums on the other side.
-
-    Returns
-    -------
-    ndarray of float64, shape (..., n_first, n_second)
-        Pearson's r over the units; 0 where a sum is constant over the units.
+    Shapes: gram (n_maps, n_maps), first (..., n_first, n_maps), second (..., n_second, n_maps);
+    gives (..., n_first, n_second).
 
     Examples
     --------
@@ -91,26 +69,7 @@ def weighted_correlation(gram: Floats, first: Floats, second: Floats) -> Floats:
 def top_units(maps: Maps, share: float = 0.05, *, two_sided: bool = True) -> Signs:
     """Mark the units with the largest effects of each map, with their sign.
 
-    Parameters
-    ----------
-    maps : ndarray of float, shape (..., n_units)
-        Effect maps.
-    share : float, default=0.05
-        Share of the units that are marked, in (0, 1].
-    two_sided : bool, default=True
-        Rank by size whatever the sign (the sign of a unit is arbitrary for the model); otherwise
-        the largest values only.
-
-    Returns
-    -------
-    ndarray of int8, shape (..., n_units)
-        1 or -1 for the marked units (their sign), 0 for the others; as many in each map. A marked
-        unit whose effect is exactly 0 counts as 1.
-
-    Raises
-    ------
-    NetworkError
-        If the share is not in (0, 1] or stands for less than one unit.
+    Shapes: maps (..., n_units); gives (..., n_units).
 
     Examples
     --------
@@ -141,17 +100,7 @@ def top_units(maps: Maps, share: float = 0.05, *, two_sided: bool = True) -> Sig
 
 
 def dice(first: npt.NDArray[Any], second: npt.NDArray[Any]) -> Floats:
-    """Compare sets of units by Dice's coefficient.
-
-    Parameters
-    ----------
-    first, second : ndarray of bool or int8, shape (..., n_units)
-        Marked units; where they carry signs, a unit counts as common if its signs agree.
-
-    Returns
-    -------
-    ndarray of float64, shape (...)
-        Twice the units in common over the sum of both sizes; NaN where both are empty.
+    """Compare sets of units by Dice's coefficient; first, second (..., n_units); gives (...).
 
     References
     ----------
@@ -172,15 +121,7 @@ def dice(first: npt.NDArray[Any], second: npt.NDArray[Any]) -> Floats:
 def dice_matrix(sets: npt.NDArray[Any]) -> Floats:
     """Compare every set of units with every other.
 
-    Parameters
-    ----------
-    sets : ndarray of bool or int8, shape (n_sets, n_units)
-        As in `dice`.
-
-    Returns
-    -------
-    ndarray of float64, shape (n_sets, n_sets)
-        Dice coefficients.
+    Shapes: sets (n_sets, n_units); gives (n_sets, n_sets).
     """
     signed = [(sets > 0).astype(np.float32), (sets < 0).astype(np.float32)]
     common = np.add(*(part @ part.T for part in signed)).astype(np.float64)
@@ -191,68 +132,22 @@ def dice_matrix(sets: npt.NDArray[Any]) -> Floats:
 
 
 def fisher_mean(r: Floats, axis: int | tuple[int, ...] | None = None) -> Floats:
-    """Average correlations on Fisher's z scale.
-
-    Parameters
-    ----------
-    r : ndarray of float64
-        Correlations.
-    axis : int, tuple of int or None
-        Axes to average over, all by default.
-
-    Returns
-    -------
-    ndarray of float64
-        Mean correlation.
-    """
+    """Average correlations on Fisher's z scale."""
     return np.asarray(np.tanh(fisher_z(r).mean(axis=axis)))
 
 
 def fisher_z(r: Floats) -> Floats:
-    """Put correlations on Fisher's z scale.
-
-    Parameters
-    ----------
-    r : ndarray of float64
-        Correlations.
-
-    Returns
-    -------
-    ndarray of float64
-        Inverse hyperbolic tangent, finite for correlations of 1 and -1.
-    """
+    """Put correlations on Fisher's z scale."""
     return np.asarray(np.arctanh(np.clip(r, -1 + 1e-12, 1 - 1e-12)))
 
 
 def angle(shares: Floats) -> Floats:
-    """Put shares such as Dice on the arcsine scale, on which their spread is about even.
-
-    Parameters
-    ----------
-    shares : ndarray of float64
-        Shares from 0 to 1.
-
-    Returns
-    -------
-    ndarray of float64
-        Angles from 0 to pi / 2.
-    """
+    """Put shares such as Dice on the arcsine scale, on which their spread is about even."""
     return np.asarray(np.arcsin(np.sqrt(np.clip(shares, 0, 1))))
 
 
 def share_of_angle(angles: Floats) -> Floats:
-    """Undo `angle`.
-
-    Parameters
-    ----------
-    angles : ndarray of float64
-        Angles; those beyond 0 and pi / 2 are clipped.
-
-    Returns
-    -------
-    ndarray of float64
-        Shares from 0 to 1.
-    """
+    """Undo `angle`."""
     return np.asarray(np.sin(np.clip(angles, 0, np.pi / 2)) ** 2)
 
 
@@ -265,26 +160,7 @@ def student_interval(
     back: Callable[[Floats], Floats],
     confidence: float = 0.95,
 ) -> tuple[Floats, Floats]:
-    """Give an interval around an estimate, from its standard error on a transformed scale.
-
-    Parameters
-    ----------
-    estimate : ndarray of float64
-        Estimates on their own scale.
-    error : ndarray of float64
-        Standard errors on the transformed scale.
-    dof : int
-        Degrees of freedom of Student's t.
-    forth, back : callable
-        The transform and its inverse, e.g. `fisher_z` and ``numpy.tanh``.
-    confidence : float, default=0.95
-        Coverage.
-
-    Returns
-    -------
-    tuple of (ndarray of float64, ndarray of float64)
-        Lower and upper bounds on the scale of the estimates.
-    """
+    """Give an interval around an estimate, from its standard error on a transformed scale."""
     reach = stats.t.ppf((1 + confidence) / 2, dof) * error
     middle = forth(np.asarray(estimate, dtype=np.float64))
     return back(middle - reach), back(middle + reach)
@@ -293,17 +169,7 @@ def student_interval(
 def jackknife_error(without: Sequence[Floats], n_estimates: int) -> Floats:
     """Give the standard error of estimates by leaving out one participant at a time.
 
-    Parameters
-    ----------
-    without : sequence of ndarray of float64, each of shape (n_estimates,)
-        The estimates without each participant.
-    n_estimates : int
-        Number of estimates.
-
-    Returns
-    -------
-    ndarray of float64, shape (n_estimates,)
-        Standard errors; NaN where `without` is empty.
+    Shapes: without (n_estimates,); gives (n_estimates,).
 
     References
     ----------

@@ -16,23 +16,6 @@ GLOBAL_SIGNAL = "global_signal"
 def checked_confounds(names: Sequence[str], *, recorded: bool) -> tuple[str, ...]:
     """Turn names of strategies into columns.
 
-    Parameters
-    ----------
-    names : sequence of str
-        Some of `llm2bids.inference.confounds.STRATEGIES`.
-    recorded : bool
-        Whether the runs are those of a dataset, whose images have a global signal.
-
-    Returns
-    -------
-    tuple of str
-        Columns, each once.
-
-    Raises
-    ------
-    UsageError
-        If a name is unknown, or the global signal is wanted of runs without images.
-
     Examples
     --------
     >>> checked_confounds(["length", "surprisal"], recorded=False)
@@ -54,22 +37,7 @@ def checked_confounds(names: Sequence[str], *, recorded: bool) -> tuple[str, ...
 def null_confounds(
     tokens: pd.DataFrame, n_volumes: int, columns: Sequence[str]
 ) -> pd.DataFrame | None:
-    """Make the confounds of a null run from its tokens.
-
-    Parameters
-    ----------
-    tokens : DataFrame
-        Transcript, or tokens of a recording.
-    n_volumes : int
-        Volumes of the run.
-    columns : sequence of str
-        From `checked_confounds`, without the global signal.
-
-    Returns
-    -------
-    DataFrame of float64, shape (n_volumes, n_columns), or None
-        Columns that vary and are no mixture of others, mean taken off; None where there is none.
-    """
+    """Make the confounds of a null run from its tokens, (n_volumes, n_columns)."""
     if not columns:
         return None
     table = token_confounds(tokens, n_volumes, columns)
@@ -80,21 +48,7 @@ def null_confounds(
 def prompt_confounds(
     confounds: pd.DataFrame | None, trials: npt.NDArray[np.int64]
 ) -> pd.DataFrame | None:
-    """Average confounds over each prompt.
-
-    Parameters
-    ----------
-    confounds : DataFrame or None
-        One row for each volume.
-    trials : ndarray of int64, shape (n_volumes,)
-        Trial of each volume.
-
-    Returns
-    -------
-    DataFrame or None
-        One row for each prompt, without those that are the same in every prompt (such as the
-        position in the answer); None where nothing is left.
-    """
+    """Average confounds over each prompt; trials (n_volumes,)."""
     if confounds is None:
         return None
     means = confounds.groupby(trials).mean().reset_index(drop=True)

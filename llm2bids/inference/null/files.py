@@ -29,22 +29,7 @@ NAMES = {"bonferroni": "Bonferroni", "fdr": "FDR", "max_t": "largest t", "tfce":
 
 
 def write_measurement(out_dir: Path, measured: NullMeasurement) -> list[Path]:
-    """Write a measurement into a folder.
-
-    Parameters
-    ----------
-    out_dir : Path
-        The folder, made if needed. In an output folder of ``llm2bids analyze`` the report shows
-        the rates beside the maps.
-    measured : NullMeasurement
-        The rates.
-
-    Returns
-    -------
-    list of Path
-        ``calibration.json``, ``calibration.tsv`` (rates), ``calibration_shares.tsv`` (share of
-        units in each run and group), and ``calibration.png`` where matplotlib is installed.
-    """
+    """Write a measurement into a folder."""
     paths = [out_dir / name for name in (JSON_NAME, TABLE_NAME, SHARES_NAME)]
     write_json(paths[0], as_json(measured))
     write_table(paths[1], rate_table(measured))
@@ -54,18 +39,7 @@ def write_measurement(out_dir: Path, measured: NullMeasurement) -> list[Path]:
 
 
 def as_json(measured: NullMeasurement) -> dict[str, Any]:
-    """Put a measurement into the form that the report reads.
-
-    Parameters
-    ----------
-    measured : NullMeasurement
-        The rates.
-
-    Returns
-    -------
-    dict
-        ``about``, ``pipelines`` (with verdict and one sentence each), ``rates``.
-    """
+    """Put a measurement into the form that the report reads."""
     return {
         "about": {**measured.about, "software": software()},
         "pipelines": [
@@ -85,18 +59,7 @@ def as_json(measured: NullMeasurement) -> dict[str, Any]:
 
 
 def rate_table(measured: NullMeasurement) -> pd.DataFrame:
-    """List the rates.
-
-    Parameters
-    ----------
-    measured : NullMeasurement
-        The rates.
-
-    Returns
-    -------
-    DataFrame
-        One row for each `Rate`, with its ``factor``.
-    """
+    """List the rates."""
     rows = [{**asdict(rate), "factor": rate.factor} for rate in measured.rates]
     table = pd.DataFrame(rows)
     numbers = table.select_dtypes("float").columns
@@ -104,20 +67,7 @@ def rate_table(measured: NullMeasurement) -> pd.DataFrame:
 
 
 def sentence(measured: NullMeasurement, pipeline: Pipeline) -> str:
-    """Say in one sentence what was measured of a pipeline.
-
-    Parameters
-    ----------
-    measured : NullMeasurement
-        The rates.
-    pipeline : Pipeline
-        The pipeline.
-
-    Returns
-    -------
-    str
-        Verdict and numbers.
-    """
+    """Say in one sentence what was measured of a pipeline."""
     rates = measured.of(pipeline.key)
     units = [rate for rate in rates if rate.kind == "unit"]
     families = [rate for rate in rates if rate.kind != "unit"]
@@ -143,18 +93,7 @@ def _judged(verdict: str, rates: list[Rate]) -> str:
 
 
 def text_table(measured: NullMeasurement) -> str:
-    """Put the rates into a table for the terminal.
-
-    Parameters
-    ----------
-    measured : NullMeasurement
-        The rates.
-
-    Returns
-    -------
-    str
-        One line for each pipeline: rates of single units, shares with any detection, verdict.
-    """
+    """Put the rates into a table for the terminal."""
     rows: list[dict[str, str]] = []
     for pipeline in measured.pipelines:
         rates = measured.of(pipeline.key)
@@ -178,20 +117,7 @@ def text_table(measured: NullMeasurement) -> str:
 
 
 def draw_rates(measured: NullMeasurement, path: Path) -> bool:
-    """Draw the rates with their intervals.
-
-    Parameters
-    ----------
-    measured : NullMeasurement
-        The rates.
-    path : Path
-        A PNG.
-
-    Returns
-    -------
-    bool
-        False where matplotlib is not installed.
-    """
+    """Draw the rates with their intervals."""
     try:
         from matplotlib.figure import Figure
     except ImportError:

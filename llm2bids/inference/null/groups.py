@@ -29,25 +29,6 @@ def draw_groups(
 ) -> list[tuple[int, ...]]:
     """Resample groups from a pool of runs: distinct participants, one run of each.
 
-    Parameters
-    ----------
-    participants : sequence of str
-        Participant of each run.
-    n_groups, group_size : int
-        Groups, and participants in each.
-    seed : int
-        Seed.
-
-    Returns
-    -------
-    list of tuple of int
-        Indices of the runs in each group.
-
-    Raises
-    ------
-    UsageError
-        If there are fewer participants than a group has, or a number is out of range.
-
     Examples
     --------
     >>> draw_groups(["01", "01", "02"], n_groups=1, group_size=2, seed=0)
@@ -83,26 +64,7 @@ def tally_group(
     tfce: bool,
     random_state: int,
 ) -> dict[str, Tally]:
-    """Test one null group with every pipeline of the group level.
-
-    Parameters
-    ----------
-    members : sequence of RunTest
-        One run of each participant.
-    draw : UnitDraw
-        Their units.
-    n_perm : int
-        Permutations of the pooled prompts' labels; sign flips are `FLIPS`.
-    tfce : bool
-        Also threshold-free cluster enhancement, which takes seconds.
-    random_state : int
-        Seed of the permutations.
-
-    Returns
-    -------
-    dict of str to Tally
-        By pipeline.
-    """
+    """Test one null group with every pipeline of the group level."""
     varied = ~np.any([member.constant for member in members], axis=0)
     tested = draw.tested[varied[draw.tested]]
     effects = np.stack([member.effect for member in members])

@@ -28,50 +28,22 @@ from llm2bids.paradigm.seed import derive_seed
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class NullMeasurement:
-    """Measured error rates.
+    """Measured error rates."""
 
-    Parameters
-    ----------
-    rates : tuple of Rate
-        In the order of `PIPELINES`.
-    shares : DataFrame
-        One row for each pipeline, run or group and level: ``pipeline``, ``index``, ``nominal``,
-        ``share`` of the units.
-    about : mapping
-        Model, design, numbers of runs, groups, units and permutations, seed.
-    """
-
-    rates: tuple[Rate, ...]
+    rates: tuple[Rate, ...]  # in the order of `PIPELINES`
+    # one row for each pipeline, run or group and level: ``pipeline``, ``index``, ``nominal``,
+    # ``share`` of the units
     shares: pd.DataFrame
-    about: Mapping[str, Any]
+    about: Mapping[str, Any]  # model, design, numbers of runs, groups, units and permutations, seed
 
     def of(self, pipeline: str) -> list[Rate]:
-        """Give the rates of one pipeline.
-
-        Parameters
-        ----------
-        pipeline : str
-            Its key.
-
-        Returns
-        -------
-        list of Rate
-            Empty where it was not measured.
-        """
+        """Give the rates of one pipeline."""
         return [rate for rate in self.rates if rate.pipeline == pipeline]
 
     def verdict(self, pipeline: str) -> Verdict:
         """Judge one pipeline, as `overall_verdict`.
 
-        Parameters
-        ----------
-        pipeline : str
-            Its key.
-
-        Returns
-        -------
-        {"inside", "inflated", "conservative", "undecided"}
-            Verdict over all its rates.
+        Verdict over all its rates.
         """
         return overall_verdict(self.of(pipeline))
 
@@ -98,37 +70,6 @@ def measure_null(
     Groups are resampled from the pool of null runs, so they share runs: their rates are unbiased;
     the intervals of single units are widened for it, those of any detection take
     groups as independent and are too narrow.
-
-    Parameters
-    ----------
-    source : NullSource
-        Null runs.
-    n_groups : int
-        Null groups; 0 measures the participant level alone.
-    group_size : int
-        Participants in a group.
-    tfce_groups : int
-        The first so many groups also go through threshold-free cluster enhancement.
-    n_perm : int
-        Permutations of labels.
-    seed : int
-        Seed of groups and permutations.
-    n_cpus : int
-        Processes; the rates do not depend on it.
-    progress : bool
-        Show progress bars on stderr.
-
-    Returns
-    -------
-    NullMeasurement
-        Rates with intervals and verdicts.
-
-    Raises
-    ------
-    UsageError
-        If a number is out of range, or there are fewer participants than a group has.
-    Llm2bidsError
-        If a run cannot be recorded or read.
     """
     if n_cpus < 1 or n_perm < 19 or tfce_groups < 0:
         raise UsageError(
@@ -179,18 +120,6 @@ def measure_null(
 
 def rates_of(tallies: Sequence[tuple[str, int, Tally]], *, widening: float = 1.0) -> list[Rate]:
     """Turn tallies into rates.
-
-    Parameters
-    ----------
-    tallies : sequence of (str, int, Tally)
-        Pipeline, run or group, and what it called significant there.
-    widening : float
-        Of the intervals of groups, for the participants that they share.
-
-    Returns
-    -------
-    list of Rate
-        In the order of `PIPELINES`; single units before corrections.
 
     Examples
     --------

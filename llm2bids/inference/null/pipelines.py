@@ -28,27 +28,14 @@ ORDER = 6
 
 @dataclass(frozen=True, kw_only=True)
 class Pipeline:
-    """One way to test.
+    """One way to test."""
 
-    Parameters
-    ----------
-    key : str
-        Name in tables.
-    label : str
-        Name for readers.
-    level : {"run", "group"}
-        Whether one run is tested or a group of participants.
-    options : str
-        The options of ``llm2bids analyze`` that choose it; empty for what it does anyway.
-    default : bool
-        Whether `analyze` does it unless told otherwise.
-    """
-
-    key: str
-    label: str
-    level: Literal["run", "group"]
+    key: str  # name in tables
+    label: str  # name for readers
+    level: Literal["run", "group"]  # whether one run is tested or a group of participants
+    # the options of ``llm2bids analyze`` that choose it; empty for what it does anyway
     options: str
-    default: bool = False
+    default: bool = False  # whether `analyze` does it unless told otherwise
 
 
 PIPELINES = (
@@ -95,71 +82,32 @@ PIPELINES = (
 
 @dataclass(frozen=True, kw_only=True)
 class Tally:
-    """What one pipeline called significant in one run or group.
+    """What one pipeline called significant in one run or group."""
 
-    Parameters
-    ----------
-    exceed : dict of float to int
-        Units with a two-sided p of at most each of `LEVELS`; empty where a pipeline gives no
-        uncorrected p.
-    n_tests : int
-        Units that were tested.
-    detections : dict of str to bool
-        By correction: whether anything is significant at 0.05 for the family of units.
-    """
-
+    # units with a two-sided p of at most each of `LEVELS`; empty where a pipeline gives no
+    # uncorrected p
     exceed: Mapping[float, int] = field(default_factory=dict)
-    n_tests: int = 0
+    n_tests: int = 0  # units that were tested
+    # by correction: whether anything is significant at 0.05 for the family of units
     detections: Mapping[str, bool] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class RunTest:
-    """One run, tested.
+    """One run, tested."""
 
-    Parameters
-    ----------
-    participant_label : str
-        Its participant.
-    tallies : dict of str to Tally
-        By pipeline.
-    effect : ndarray of float32, shape (n_kept,)
-        Mean of the on prompts minus mean of the off prompts, from the default first level.
-    means : ndarray of float32, shape (n_prompts, n_kept)
-        One image per prompt.
-    on : ndarray of bool, shape (n_prompts,)
-        Prompts of the sham on block.
-    constant : ndarray of bool, shape (n_kept,)
-        Units that did not vary; they count for nothing.
-    """
-
-    participant_label: str
-    tallies: Mapping[str, Tally]
+    participant_label: str  # its participant
+    tallies: Mapping[str, Tally]  # by pipeline
+    # (n_kept,): Mean of the on prompts minus mean of the off prompts, from the default first
+    # level
     effect: npt.NDArray[np.float32]
-    means: npt.NDArray[np.float32]
-    on: npt.NDArray[np.bool_]
-    constant: npt.NDArray[np.bool_]
+    means: npt.NDArray[np.float32]  # (n_prompts, n_kept): One image per prompt
+    on: npt.NDArray[np.bool_]  # (n_prompts,): Prompts of the sham on block
+    constant: npt.NDArray[np.bool_]  # (n_kept,): Units that did not vary; they count for nothing
 
 
 def tally_run(run: NullRun, draw: UnitDraw, *, n_perm: int, random_state: int) -> RunTest:
-    """Test one null run with every pipeline of the participant level.
-
-    Parameters
-    ----------
-    run : NullRun
-        The run.
-    draw : UnitDraw
-        Its units.
-    n_perm : int
-        Permutations of the prompts' labels.
-    random_state : int
-        Their seed.
-
-    Returns
-    -------
-    RunTest
-        Tallies, and what the group level needs.
-    """
+    """Test one null run with every pipeline of the participant level."""
     tokens = token_design(run.events, len(run.values), t_r=run.t_r, confounds=run.confounds)
     kinds = [SHAM if on else "" for on in run.on]
     prompts = prompt_design(kinds, prompt_confounds(run.confounds, run.trials))
@@ -208,17 +156,7 @@ def _fitted(
 
 
 def z_tally(z: Values) -> Tally:
-    """Count what thresholds on a z map call significant, two-sided.
-
-    Parameters
-    ----------
-    z : ndarray of float, shape (n_units,)
-        z of the units that were tested.
-
-    Returns
-    -------
-    Tally
-        Uncorrected, and after Bonferroni and the false discovery rate as `analyze` applies them.
+    """Count what thresholds on a z map call significant, two-sided; z (n_units,).
 
     Examples
     --------
@@ -235,18 +173,7 @@ def z_tally(z: Values) -> Tally:
 
 
 def pooled_tally(test: PooledTest) -> Tally:
-    """Count what a permutation test of prompts calls significant.
-
-    Parameters
-    ----------
-    test : PooledTest
-        The test.
-
-    Returns
-    -------
-    Tally
-        At the levels that so many permutations can reach, and corrected by the largest statistic.
-    """
+    """Count what a permutation test of prompts calls significant."""
     smallest = 1 / (test.max_t.size + 1)
     return Tally(
         exceed={

@@ -6,9 +6,9 @@ from typing import Any, Literal
 
 import numpy as np
 import numpy.typing as npt
-from scipy import stats
 
 from llm2bids.exceptions import InferenceError
+from llm2bids.inference.intervals import binomial_interval
 
 Verdict = Literal["inside", "inflated", "conservative", "undecided"]
 
@@ -30,42 +30,21 @@ N_BOOTSTRAP = 2000
 
 @dataclass(frozen=True, kw_only=True)
 class Rate:
-    """One measured rate.
+    """One measured rate."""
 
-    Parameters
-    ----------
-    pipeline : str
-        Key of the pipeline.
-    kind : str
-        ``"unit"`` for the share of units beyond an uncorrected threshold; otherwise the correction
-        (``"bonferroni"``, ``"fdr"``, ``"max_t"``, ...), for the share of runs or groups in which
-        it detects anything.
-    nominal : float
-        The rate that the pipeline promises.
-    n : int
-        Runs or groups.
-    measured : float
-        The rate.
-    low, high : float
-        95 % interval: of the mean over runs or groups by bootstrap (units are correlated, runs are
-        not; groups share participants, and get a wider one) for ``"unit"``, of Clopper and Pearson
-        otherwise.
-    binomial_low, binomial_high : float
-        95 % interval of Clopper and Pearson; for ``"unit"`` as if all units were independent.
-    verdict : {"inside", "inflated", "conservative", "undecided"}
-        See `unit_verdict` and `family_verdict`.
-    """
-
-    pipeline: str
+    pipeline: str  # key of the pipeline
+    # ``"unit"`` for the share of units beyond an uncorrected threshold; otherwise the correction
+    # (``"bonferroni"``, ``"fdr"``, ``"max_t"``, ...), for the share of runs or groups in which it
+    # detects anything
     kind: str
-    nominal: float
-    n: int
-    measured: float
+    nominal: float  # the rate that the pipeline promises
+    n: int  # runs or groups
+    measured: float  # the rate
     low: float
     high: float
     binomial_low: float
     binomial_high: float
-    verdict: Verdict
+    verdict: Verdict  # see `unit_verdict` and `family_verdict`
 
     @property
     def factor(self) -> float:
@@ -84,31 +63,6 @@ def unit_rate(
 ) -> Rate:
     """Estimate the share of units that are called significant.
 
-    Parameters
-    ----------
-    pipeline : str
-        Key of the pipeline.
-    nominal : float
-        One of `LEVELS`.
-    exceed : sequence of int
-        Units beyond the threshold in each run or group.
-    n_tests : sequence of int
-        Units that were tested in each.
-    widening : float
-        Factor by which the interval of the mean is widened, as `widening_of` gives it.
-    random_state : int
-        Seed of the bootstrap.
-
-    Returns
-    -------
-    Rate
-        Mean over runs or groups, with its intervals.
-
-    Raises
-    ------
-    InferenceError
-        If there is no run, or a run tested no unit.
-
     Examples
     --------
     >>> rate = unit_rate("prompt_ols", 0.05, [4, 6, 5, 5], [100, 100, 100, 100])
@@ -123,7 +77,7 @@ def unit_rate(
         )
     shares = np.asarray(exceed) / tests
     low, high = mean_interval(shares, random_state=random_state)
-    binomial = binomial_interval(int(np.sum(exceed)), int(tests.sum()))
+    binomial = binomial_interval(int(np.sum(exceed)), int(tests.sum()), method="exact")
     measured = float(shares.mean())
     low = max(0.0, measured - widening * (measured - low))
     high = min(1.0, measured + widening * (high - measured))
@@ -144,25 +98,6 @@ def unit_rate(
 def family_rate(pipeline: str, kind: str, detections: Sequence[bool]) -> Rate:
     """Estimate the share of runs or groups in which anything is detected.
 
-    Parameters
-    ----------
-    pipeline : str
-        Key of the pipeline.
-    kind : str
-        The correction.
-    detections : sequence of bool
-        Whether there was a detection, for each run or group.
-
-    Returns
-    -------
-    Rate
-        Share, with the interval of Clopper and Pearson.
-
-    Raises
-    ------
-    InferenceError
-        If there is no run.
-
     Examples
     --------
     >>> family_rate("prompt_ols", "fdr", [True, False, False, True]).measured
@@ -171,7 +106,7 @@ def family_rate(pipeline: str, kind: str, detections: Sequence[bool]) -> Rate:
     n, hits = len(detections), int(np.sum(detections))
     if not n:
         raise InferenceError(f"false positives of {pipeline}: no run; expected one or more")
-    low, high = binomial_interval(hits, n)
+    low, high = binomial_interval(hits, n, method="exact")
     return Rate(
         pipeline=pipeline,
         kind=kind,
@@ -186,44 +121,10 @@ def family_rate(pipeline: str, kind: str, detections: Sequence[bool]) -> Rate:
     )
 
 
-def binomial_interval(hits: int, n: int) -> tuple[float, float]:
-    """Give the exact interval of a share (Clopper and Pearson 1934, Biometrika 26:404).
-
-    Parameters
-    ----------
-    hits, n : int
-        Successes and trials.
-
-    Returns
-    -------
-    tuple of float
-        95 % interval.
-
-    Examples
-    --------
-    >>> [round(bound, 3) for bound in binomial_interval(3, 60)]
-    [0.01, 0.139]
-    """
-    interval = stats.binomtest(hits, n).proportion_ci(CONFIDENCE, method="exact")
-    return float(interval.low), float(interval.high)
-
-
 def mean_interval(
     shares: npt.NDArray[np.floating[Any]], *, random_state: int = 0
 ) -> tuple[float, float]:
-    """Give the interval of a mean over runs: percentiles of the bootstrap.
-
-    Parameters
-    ----------
-    shares : ndarray of float, shape (n_runs,)
-        Rate in each run.
-    random_state : int
-        Seed.
-
-    Returns
-    -------
-    tuple of float
-        95 % interval.
+    """Give the interval of a mean over runs: percentiles of the bootstrap; shares (n_runs,).
 
     Examples
     --------
@@ -245,18 +146,6 @@ def widening_of(n_groups: int, group_size: int, n_participants: int) -> float:
     were drawn add their own share, and differ less than independent ones as they are drawn without
     replacement.
 
-    Parameters
-    ----------
-    n_groups, group_size : int
-        Groups, and participants in each.
-    n_participants : int
-        Participants in the pool.
-
-    Returns
-    -------
-    float
-        Above 1.
-
     Examples
     --------
     >>> round(widening_of(200, 8, 60), 2)
@@ -269,18 +158,8 @@ def widening_of(n_groups: int, group_size: int, n_participants: int) -> float:
 def unit_verdict(nominal: float, measured: float, low: float, high: float) -> Verdict:
     """Judge a rate of single units.
 
-    Parameters
-    ----------
-    nominal : float
-        One of `LEVELS`.
-    measured, low, high : float
-        Rate and its interval over runs.
-
-    Returns
-    -------
-    {"inside", "inflated", "conservative", "undecided"}
-        Inside the band of `BANDS`; inflated or conservative where rate and interval lie beyond it
-        on one side; undecided where the rate lies outside but the runs are too few to tell.
+    Inside the band of `BANDS`; inflated or conservative where rate and interval lie beyond it on
+    one side; undecided where the rate lies outside but the runs are too few to tell.
 
     Examples
     --------
@@ -300,18 +179,8 @@ def unit_verdict(nominal: float, measured: float, low: float, high: float) -> Ve
 def family_verdict(n: int, low: float, high: float) -> Verdict:
     """Judge a share of runs or groups with a detection.
 
-    Parameters
-    ----------
-    n : int
-        Runs or groups.
-    low, high : float
-        Its interval.
-
-    Returns
-    -------
-    {"inside", "inflated", "conservative", "undecided"}
-        Whether the interval lies around, above or below `FAMILY_ALPHA`; undecided where there are
-        too few to tell an inflation.
+    Whether the interval lies around, above or below `FAMILY_ALPHA`; undecided where there are too
+    few to tell an inflation.
 
     Examples
     --------
@@ -328,21 +197,8 @@ def family_verdict(n: int, low: float, high: float) -> Verdict:
 def overall_verdict(rates: Sequence[Rate]) -> Verdict:
     """Judge a pipeline by all its rates.
 
-    Parameters
-    ----------
-    rates : sequence of Rate
-        Rates of one pipeline.
-
-    Returns
-    -------
-    {"inside", "inflated", "conservative", "undecided"}
-        Inflated if any rate is. Otherwise the single units decide where there are any (a correction
-        for many correlated units may well be conservative).
-
-    Raises
-    ------
-    InferenceError
-        If there is no rate.
+    Inflated if any rate is. Otherwise the single units decide where there are any (a correction for
+    many correlated units may well be conservative).
 
     Examples
     --------

@@ -17,29 +17,6 @@ def null_scan(
 ) -> Scan:
     """Draw the designs of null runs, no prompt twice.
 
-    Parameters
-    ----------
-    paradigm : str or Path
-        A null paradigm.
-    n_runs : int
-        Runs.
-    seed : int
-        Seed.
-    prompts_per_block, tokens_per_prompt : int, optional
-        In place of the paradigm's own numbers.
-
-    Returns
-    -------
-    Scan
-        With exactly `n_runs` designs.
-
-    Raises
-    ------
-    UsageError
-        If a task's on prompts come from another bank than its off prompts.
-    ParadigmError
-        If the bank is too small.
-
     Examples
     --------
     >>> scan = null_scan("null", n_runs=8, seed=0)
@@ -64,20 +41,7 @@ def null_scan(
 
 
 def no_null(where: str, task: str, on: set[str], off: set[str]) -> UsageError:
-    """Make the error that says why a design is no null design.
-
-    Parameters
-    ----------
-    where, task : str
-        Paradigm or run, and the task.
-    on, off : set of str
-        Banks of its on and of its off prompts.
-
-    Returns
-    -------
-    UsageError
-        To be raised.
-    """
+    """Make the error that says why a design is no null design."""
     shown, rest = (", ".join(sorted(banks)) or "no bank" for banks in (on, off))
     return UsageError(
         f"{where}: no null design: task {task} shows prompts of {shown} on and of {rest} off; "

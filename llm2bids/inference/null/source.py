@@ -34,92 +34,35 @@ MINIMUM_RUNS = 10
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class NullRun:
-    """One run in which there is nothing to find.
-
-    Parameters
-    ----------
-    participant_label, task : str
-        Labels; runs of one participant never meet in a group.
-    values : ndarray of float32, shape (n_volumes, n_kept)
-        Values of the units that were kept, mean over the run taken off.
-    trials : ndarray of int64, shape (n_volumes,)
-        Trial of each volume.
-    on : ndarray of bool, shape (n_trials,)
-        Trials of the sham on block.
-    events : DataFrame
-        ``onset``, ``duration`` (seconds), ``trial_type`` of the on trials.
-    t_r : float
-        Repetition time in seconds.
-    prompt_ids : tuple of str
-        Prompts in the order of presentation.
-    confounds : DataFrame, optional
-        Covariates, one row for each volume.
-    """
+    """One run in which there is nothing to find."""
 
     participant_label: str
     task: str
+    # (n_volumes, n_kept): Values of the units that were kept, mean over the run taken off
     values: npt.NDArray[np.float32]
-    trials: npt.NDArray[np.int64]
-    on: npt.NDArray[np.bool_]
-    events: pd.DataFrame
-    t_r: float
-    prompt_ids: tuple[str, ...]
-    confounds: pd.DataFrame | None = None
+    trials: npt.NDArray[np.int64]  # (n_volumes,): Trial of each volume
+    on: npt.NDArray[np.bool_]  # (n_trials,): Trials of the sham on block
+    events: pd.DataFrame  # ``onset``, ``duration`` (seconds), ``trial_type`` of the on trials
+    t_r: float  # repetition time in seconds
+    prompt_ids: tuple[str, ...]  # prompts in the order of presentation
+    confounds: pd.DataFrame | None = None  # covariates, one row for each volume
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class NullSource:
-    """Where null runs come from.
+    """Where null runs come from."""
 
-    Parameters
-    ----------
-    n_runs : int
-        Runs that there are.
-    participants : tuple of str
-        Participant of each run.
-    draw : UnitDraw
-        Units that are kept of them.
-    runs : callable
-        Gives the runs one after the other.
-    about : mapping
-        Model, design, seed: what the measured rates hold for.
-    """
-
-    n_runs: int
-    participants: tuple[str, ...]
-    draw: UnitDraw
-    runs: Callable[[], Iterator[NullRun]] = field(repr=False)
-    about: Mapping[str, Any]
+    n_runs: int  # runs that there are
+    participants: tuple[str, ...]  # participant of each run
+    draw: UnitDraw  # units that are kept of them
+    runs: Callable[[], Iterator[NullRun]] = field(repr=False)  # gives the runs one after the other
+    about: Mapping[str, Any]  # model, design, seed: what the measured rates hold for
 
 
 def dataset_source(
     dataset: Dataset, *, n_units: int, seed: int, confounds: Sequence[str] = ()
 ) -> NullSource:
-    """Take the runs of a dataset that was recorded with a null design.
-
-    Parameters
-    ----------
-    dataset : Dataset
-        The dataset.
-    n_units : int
-        Units to draw.
-    seed : int
-        Seed of their draw.
-    confounds : sequence of str
-        Strategies of `llm2bids.inference.confounds.load_confounds`, without ``prefill``.
-
-    Returns
-    -------
-    NullSource
-        Its runs, read one at a time.
-
-    Raises
-    ------
-    InferenceError
-        If there are fewer than `MINIMUM_RUNS` runs, or one participant only.
-    UsageError
-        If a run shows other prompts on than off, or a confound is unknown.
-    """
+    """Take the runs of a dataset that was recorded with a null design."""
     checked_confounds(confounds, recorded=True)
     name = str(dataset.path)
     checked_runs(len(dataset.runs), name=name)
@@ -174,43 +117,6 @@ def model_source(
 
     No prompt comes twice, so every run counts as a participant of its own. There is no
     calibration scan: all statistics are the same on any scale of a unit.
-
-    Parameters
-    ----------
-    loaded : LoadedModel
-        The model.
-    sites : sequence of Site
-        What to record.
-    n_runs : int
-        Runs to record.
-    n_units : int
-        Units to draw.
-    seed : int
-        Seed of prompts, sampling and units.
-    paradigm : str or Path
-        A paradigm whose on prompts come from the bank of the off prompts.
-    prompts_per_block, tokens_per_prompt : int, optional
-        In place of the paradigm's own numbers.
-    batch_size : int, optional
-        Prompts that run together.
-    on_token : callable, optional
-        Told the number of volumes that were added.
-    confounds : sequence of str
-        As for `dataset_source`, without ``global_signal``.
-
-    Returns
-    -------
-    NullSource
-        The runs, recorded one after the other.
-
-    Raises
-    ------
-    InferenceError
-        If there are fewer than `MINIMUM_RUNS` runs.
-    UsageError
-        If the paradigm is no null design, or a confound is unknown.
-    ParadigmError
-        If the bank is too small for so many runs.
     """
     checked_runs(n_runs, name="--runs")
     columns = checked_confounds(confounds, recorded=False)
@@ -264,23 +170,6 @@ def model_source(
 
 def checked_runs(n_runs: int, *, name: str) -> int:
     """Return a number of runs if rates can be measured over them.
-
-    Parameters
-    ----------
-    n_runs : int
-        Null runs.
-    name : str
-        Dataset or option, for the message.
-
-    Returns
-    -------
-    int
-        The same.
-
-    Raises
-    ------
-    InferenceError
-        If there are fewer than `MINIMUM_RUNS`.
 
     Examples
     --------

@@ -16,55 +16,20 @@ even there."""
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class UnitDraw:
-    """Units of the null analyses.
+    """Units of the null analyses."""
 
-    Parameters
-    ----------
-    kept : ndarray of int64, shape (n_kept,)
-        Units in recording order that are kept of a recording, sorted.
-    tested : ndarray of int64, shape (n_tested,)
-        Places in `kept` of the random subset.
-    panel : ndarray of int64, shape (n_panel,)
-        Places in `kept` of one site's units, which are neighbours on the grid.
-    panel_voxels : ndarray of int64, shape (n_panel, 3)
-        Voxels of `panel`, from 1.
-    panel_site : str
-        Name of that site.
-    n_units : int
-        Units of the recording.
-    """
-
+    # (n_kept,): Units in recording order that are kept of a recording, sorted
     kept: npt.NDArray[np.int64]
-    tested: npt.NDArray[np.int64]
+    tested: npt.NDArray[np.int64]  # (n_tested,): Places in `kept` of the random subset
+    # (n_panel,): Places in `kept` of one site's units, which are neighbours on the grid
     panel: npt.NDArray[np.int64]
-    panel_voxels: npt.NDArray[np.int64]
-    panel_site: str
-    n_units: int
+    panel_voxels: npt.NDArray[np.int64]  # (n_panel, 3): Voxels of `panel`, from 1
+    panel_site: str  # name of that site
+    n_units: int  # units of the recording
 
 
 def draw_units(space: Space, n_units: int, *, seed: int) -> UnitDraw:
-    """Draw units of a space.
-
-    Parameters
-    ----------
-    space : Space
-        All units.
-    n_units : int
-        Size of the random subset; all units where there are fewer.
-    seed : int
-        Seed of the draw.
-
-    Returns
-    -------
-    UnitDraw
-        Random units, and the panel of the site nearest to the middle of the model among the
-        largest with at most `LARGEST_PANEL` units.
-
-    Raises
-    ------
-    UsageError
-        If `n_units` is below 1.
-    """
+    """Draw units of a space."""
     if n_units < 1:
         raise UsageError(f"n_units (--units) is {n_units}; expected 1 or more")
     rng = derive_generator(seed, "null", "units")
