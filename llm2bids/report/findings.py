@@ -7,6 +7,9 @@ import numpy as np
 import pandas as pd
 from markupsafe import Markup
 
+from llm2bids.network.controls import P_VALUE
+from llm2bids.network.findings import NOTE, Findings
+from llm2bids.network.identification import AccuracyCurve
 from llm2bids.report.calibration import (
     NOT_CALIBRATED,
     calibration_body,
@@ -15,118 +18,120 @@ from llm2bids.report.calibration import (
 from llm2bids.report.draw.chart import Estimate, Line, interval_chart, line_chart
 from llm2bids.report.draw.color import task_color
 from llm2bids.report.heat import heat_table
-from llm2bids.report.results import COMPARED, Results
 from llm2bids.report.section import Missing, Section, interval, missing, number, render
 from llm2bids.report.sources import Sources
+
+N_IDENTIFICATION = 2
+"""Controls of identification, which come first: random units, and shuffled labels."""
 
 MEASURES = {"correlation": "Correlation of the group effect maps", "dice": "Dice of the networks"}
 
 
 def findings_sections(sources: Sources) -> list[Section]:
     """Show overlap, repeatability, identification, controls and false positives."""
-    results = sources.results
+    findings = sources.findings
     command = sources.command("group")
     few = "was not computed: it takes two tasks and three participants who did every one."
-    parts = [
-        ("overlap", "Overlap", _overlap(sources, results), f"Overlap {few}", command),
-        (
-            *("repeatability", "Repeatability", _repeatability(sources, results)),
-            *(f"Repeatability {few}", command),
-        ),
-        (
-            *("identification", "Identification", _identification(results)),
-            *(f"Identification of tasks {few}", command),
-        ),
-        (
-            *("controls", "Real beside control", _controls(results)),
+    bodies: dict[str, Markup | None] = {"calibration": calibration_body(sources)}
+    if findings is not None:
+        bodies["overlap"] = _overlap(sources, findings)
+        bodies["repeatability"] = _repeatability(sources, findings)
+        bodies["identification"] = _identification(findings)
+        bodies["controls"] = _controls(findings)
+    parts = {
+        "overlap": ("Overlap", f"Overlap {few}", command),
+        "repeatability": ("Repeatability", f"Repeatability {few}", command),
+        "identification": ("Identification", f"Identification of tasks {few}", command),
+        "controls": (
+            "Real beside control",
             "No control was measured: the same analysis with shuffled labels, random networks, and "
             "on a recording of the model with random weights (record --random-weights).",
             f"{command} --control shuffled-labels --control random-networks "
             "--control-dataset RANDOM_WEIGHTS_DIR",
         ),
-        (
-            *("calibration", "False positives", calibration_body(sources)),
-            *(NOT_CALIBRATED, calibration_command(sources)),
-        ),
-    ]
+        "calibration": ("False positives", NOT_CALIBRATED, calibration_command(sources)),
+    }
     return [
-        Section(name=name, title=title, body=body or missing(Missing(what=what, command=making)))
-        for name, title, body, what, making in parts
+        Section(
+            name=name,
+            title=title,
+            body=bodies.get(name) or missing(Missing(what=what, command=making)),
+        )
+        for name, (title, what, making) in parts.items()
     ]
 
 
 def summary_section(sources: Sources) -> Section | None:
     """Put the findings in short, with doubts; None where nothing was computed."""
-    results = sources.results
-    if not results.table:
+    findings = sources.findings
+    if findings is None:
         return None
-    shown = [row for row in results.table if row["finding"] != "networks"]  # have their section
-    before = [None, *(row["finding"] for row in shown)]
-    rows = [
-        {
-            **row,
-            "finding": "" if row["finding"] == last else row["finding"],
-            "shown": number(row["value"]),
-            "range": interval(row.get("low"), row.get("high")),
-        }
-        for row, last in zip(shown, before, strict=False)
-    ]  # fmt: skip
-    body = render("summary.html", rows=rows, warnings=results.warnings)
+    table = findings.table()
+    table = table[table["finding"] != "networks"]  # they have their section
+    table["again"] = table["finding"] == table["finding"].shift()
+    omitted: dict[str, list[str]] = {}
+    for part, reason in findings.omitted.items():
+        omitted.setdefault(reason, []).append(part.replace("_", " "))
+    body = render("summary.html", rows=table.to_dict("records"), findings=findings, omitted=omitted)
     return Section(name="findings", title="In short", body=body)
 
 
 def tile(sources: Sources) -> list[tuple[str, str]]:
     """Give the number for the top of the page: the share of maps identified."""
-    one = sources.results.identification
-    return [] if one is None else [(f"{one.accuracy:.0%}", "tasks identified")]
+    findings = sources.findings
+    if findings is None:
+        return []
+    return [(f"{findings.identification.accuracy:.0%}", "tasks identified")]
 
 
 def pair_matrix(pairs: pd.DataFrame, tasks: Sequence[str], measure: str) -> pd.DataFrame:
     """Put a measure of pairs into a symmetric matrix, NaN on the diagonal."""
-    values = np.full((len(tasks), len(tasks)), np.nan)
-    place = {task: number for number, task in enumerate(tasks)}
+    matrix = pd.DataFrame(np.nan, index=list(tasks), columns=list(tasks))
     for row in pairs.to_dict("records"):
-        first, second = place[row["task_a"]], place[row["task_b"]]
-        values[first, second] = values[second, first] = row[measure]
-    return pd.DataFrame(values, index=list(tasks), columns=list(tasks))
+        matrix.loc[row["task_a"], row["task_b"]] = row[measure]
+        matrix.loc[row["task_b"], row["task_a"]] = row[measure]
+    return matrix
 
 
-def _overlap(sources: Sources, results: Results) -> Markup | None:
-    pairs = results.pairs
-    if pairs is None or pairs.empty:
-        return None
-    named = set(pairs["task_a"]) | set(pairs["task_b"])
-    tasks = [task for task in sources.tasks if task in named] or sorted(named)
+def _overlap(sources: Sources, findings: Findings) -> Markup:
+    pairs = findings.overlap.pairs()
+    tasks = [task for task in sources.tasks if task in findings.tasks]
     tables = []
     for measure, caption in MEASURES.items():
-        matrix = pair_matrix(pairs, tasks, measure)
-        tips = _tips(pairs, tasks, measure)
+        matrix = pair_matrix(pairs, tasks, measure).to_numpy()
         tables.append(
             heat_table(
-                matrix.to_numpy(), tasks, tasks, caption=caption,
-                limit=max(float(np.nanmax(matrix.to_numpy())), 0.1), titles=tips,
+                matrix, tasks, tasks, caption=caption, limit=max(float(np.nanmax(matrix)), 0.1),
+                titles=_tips(pairs, tasks, measure),
             )
         )  # fmt: skip
-    ranked = pairs.sort_values("correlation", ascending=False)
     return render(
         "overlap.html",
         tables=tables,
-        pairs=ranked.to_dict("records"),
+        pairs=pairs.to_dict("records"),
         bounds=_bounds,
-        about=results.overlap,
+        overlap=findings.overlap,
     )
 
 
-def _repeatability(sources: Sources, results: Results) -> Markup | None:
+def _repeatability(sources: Sources, findings: Findings) -> Markup:
+    part = findings.repeatability
+    compared = {
+        "Split halves of the participants": part.participants,
+        "Split halves of the prompts": part.prompts,
+        "Single participants": part.single_run,
+    }
+    labels = {"r": "correlation over units", "dice": "Dice of the networks"}
     figures = []
-    for name, table in results.repeatability.items():
-        for measure, label in (("r", "correlation over units"), ("dice", "Dice of the networks")):
+    for title, likeness in compared.items():
+        table = pd.DataFrame() if likeness is None else likeness.table()
+        for measure, label in labels.items():
             if measure in table:
-                title = f"{COMPARED[name]}: {label}"
-                figures.append((title, _estimates(sources, table, measure, title)))
-    if not figures:
-        return None
-    return render("repeatability.html", figures=figures, icc=results.icc, about=results.overlap)
+                caption = f"{title}: {label}"
+                figures.append((caption, _estimates(sources, table, measure, caption)))
+    return render(
+        "repeatability.html", figures=figures, icc=part.icc, share=part.participants.share
+    )
 
 
 def _estimates(sources: Sources, table: pd.DataFrame, measure: str, alt: str) -> Markup:
@@ -134,82 +139,90 @@ def _estimates(sources: Sources, table: pd.DataFrame, measure: str, alt: str) ->
         Estimate(
             name=str(row["task"]),
             value=float(row[measure]),
-            low=float(row.get(f"{measure}_low", np.nan)),
-            high=float(row.get(f"{measure}_high", np.nan)),
+            low=float(row[f"{measure}_low"]),
+            high=float(row[f"{measure}_high"]),
             color=task_color(sources.color(str(row["task"]))),
         )
         for row in table.to_dict("records")
     ]
-    said = ", ".join(f"{row.name} {row.value:.2f}" for row in rows if np.isfinite(row.value))
-    return interval_chart(rows, x_label=measure, alt=f"{alt}: {said}.")
+    values = ", ".join(f"{row.name} {row.value:.2f}" for row in rows if np.isfinite(row.value))
+    return interval_chart(rows, x_label=measure, alt=f"{alt}: {values}.")
 
 
-def _identification(results: Results) -> Markup | None:
-    one = results.identification
-    if one is None:
-        return None
+def _identification(findings: Findings) -> Markup:
+    one = findings.identification
     counts = one.confusion.to_numpy(dtype=np.float64)
     confusion = heat_table(
         counts,
-        list(one.confusion.index),
-        list(one.confusion.columns),
+        list(one.tasks),
+        list(one.tasks),
         caption="Held-out maps by task shown (rows) and task identified (columns).",
-        limit=float(counts.sum(axis=1).max()) if counts.size else 1.0,
+        limit=float(counts.sum(axis=1).max()),
         digits=0,
         color="var(--c0)",
     )
     curves = [
-        (title, _curve(one.curves[name], name, one.chance))
-        for name, title in (("prompts", "By number of prompts"), ("tokens", "By number of tokens"))
-        if name in one.curves and len(one.curves[name]) > 1
+        (title, _curve(curve, by))
+        for title, by, curve in (
+            ("By number of prompts", "n_prompts", findings.by_prompts),
+            ("By number of tokens", "n_tokens", findings.by_tokens),
+        )
+        if curve is not None and len(curve.table()) > 1
     ]
-    return render("identification.html", one=one, confusion=confusion, curves=curves)
+    controls = [(one.name, one.measures[0]) for one in findings.controls[:N_IDENTIFICATION]]
+    return render(
+        "identification.html",
+        one=one,
+        confusion=confusion,
+        curves=curves,
+        controls=controls,
+        note=NOTE,
+        p_value=P_VALUE,
+    )
 
 
-def _controls(results: Results) -> Markup | None:
-    if not results.controls:
+def _controls(findings: Findings) -> Markup | None:
+    controls = findings.controls[N_IDENTIFICATION:]
+    if not controls:
         return None
-    names = list(dict.fromkeys(row["control"] for row in results.controls))
-    measures = dict.fromkeys((row["measure"], row["text"]) for row in results.controls)
-    cells = {(row["measure"], row["control"]): row for row in results.controls}
-    rows = [(text, [cells.get((measure, name)) for name in names]) for measure, text in measures]
-    return render("controls.html", names=names, about=results.control_about, rows=rows)
+    texts = {one.measure: one.text for control in controls for one in control.measures}
+    cells = [{one.measure: one for one in control.measures} for control in controls]
+    rows = [(text, [cell.get(measure) for cell in cells]) for measure, text in texts.items()]
+    return render("controls.html", controls=controls, rows=rows)
 
 
-def _curve(table: pd.DataFrame, by: str, chance: float) -> Markup:
-    """Draw accuracy by the number of prompts or of tokens, with the interval of one draw."""
-    part = table.sort_values(f"n_{by}").astype(float)
+def _curve(curve: AccuracyCurve, by: str) -> Markup:
+    """Draw accuracy by ``n_prompts`` or ``n_tokens``, with the interval of one draw's tests."""
+    table = curve.table().sort_values(by)
     line = Line(
         name="accuracy",
-        x=part[f"n_{by}"].tolist(),
-        y=part["accuracy"].tolist(),
+        x=table[by].tolist(),
+        y=table["accuracy"].tolist(),
         color="var(--c0)",
-        low=part["low"].tolist(),
-        high=part["high"].tolist(),
+        low=table["low"].tolist(),
+        high=table["high"].tolist(),
     )
-    label = {"prompts": "on prompts in a map", "tokens": "first tokens of each prompt"}[by]
-    said = ", ".join(f"{x:g}: {y:.0%}" for x, y in zip(line.x, line.y, strict=True))
+    label = {"n_prompts": "on prompts in a map", "n_tokens": "first tokens of each prompt"}[by]
+    points = ", ".join(f"{x:g}: {y:.0%}" for x, y in zip(line.x, line.y, strict=True))
     return line_chart(
         [line],
         x_label=label,
         y_label="accuracy",
         y_range=(0.0, 1.04),
         x_ticks={x: f"{x:g}" for x in line.x},
-        alt=f"Accuracy of identification by {label}: {said}.",
-        references={"chance": chance},
+        alt=f"Accuracy of identification by {label}: {points}.",
+        references={"chance": curve.chance},
     )
 
 
 def _bounds(row: Mapping[Any, Any], measure: str) -> str:
-    low, high = row.get(f"{measure}_low"), row.get(f"{measure}_high")
-    if low is None or high is None or not np.isfinite([float(low), float(high)]).all():
-        return ""
-    return f" [{number(low)}, {number(high)}]"
+    bounds = interval(row[f"{measure}_low"], row[f"{measure}_high"])
+    return f" [{bounds}]" if bounds else ""
 
 
 def _tips(pairs: pd.DataFrame, tasks: Sequence[str], measure: str) -> list[list[str]]:
-    said = {}
+    tips = {}
     for row in pairs.to_dict("records"):
         tip = f"{row['task_a']} and {row['task_b']}: {number(row[measure])}{_bounds(row, measure)}"
-        said[row["task_a"], row["task_b"]] = said[row["task_b"], row["task_a"]] = tip
-    return [[said.get((first, second), "") for second in tasks] for first in tasks]
+        tips[row["task_a"], row["task_b"]] = tips[row["task_b"], row["task_a"]] = tip
+    return [[tips.get((first, second), "") for second in tasks] for first in tasks]

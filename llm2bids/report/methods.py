@@ -52,8 +52,8 @@ def recording_sentences(sources: Sources) -> list[str]:
     convolved = "" if hrf == "none" else f" The series were convolved with a {hrf} response."
     return [
         f"We recorded the outputs of {len(dataset.space.sites)} modules "
-        f"({dataset.space.n_units:,} units) of {dataset.settings.get('model')} (weights "
-        f"{str(about.get('WeightsSHA256', ''))[:12]}, computed in "
+        f"({dataset.space.n_units:,} units) of {dataset.settings.get('model')}{_variant(sources)} "
+        f"(weights {str(about.get('WeightsSHA256', ''))[:12]}, computed in "
         f"{about.get('ComputeDataType', 'unknown precision')}) with llm2bids "
         f"{about.get('Versions', {}).get('llm2bids', __version__)}, after Nencka et al. (2023).",
         f"{counted(n_participants, 'participant')}, each a draw of prompts and a sampling seed for "
@@ -108,19 +108,16 @@ def analysis_sentences(sources: Sources, maps: tuple[GroupMap, ...]) -> list[str
 
 
 def _findings_sentences(sources: Sources) -> list[str]:
-    results = sources.results
-    sentences = []
-    if results.networks:
-        sentences.append(
-            f"Networks are chosen by {results.networks[0]['criterion']} of the group's mean effect."
-        )
-    one = results.identification
-    if one is not None:
-        sentences.append(
-            f"Tasks were identified by {one.method or 'template correlation'} from maps of "
-            "participants who gave no template, after each participant's mean map over the tasks "
-            f"was taken off: {one.n_correct} of {one.n_tests} (chance {percent(one.chance)})."
-        )
+    findings = sources.findings
+    if findings is None:
+        return []
+    one = findings.identification
+    sentences = [
+        f"Tasks were identified by {one.method}: {one.n_correct} of {one.n_tests} maps of left-out "
+        f"participants (chance {percent(one.chance)})."
+    ]
+    if findings.networks:
+        sentences.insert(0, f"Networks are units chosen by {findings.networks[0].criterion}.")
     return sentences
 
 
@@ -144,6 +141,14 @@ def software(sources: Sources) -> list[tuple[str, str]]:
 def _first_level(sources: Sources) -> dict[str, Any]:
     paths = sources.files("sub-*/func/*_stat-effect_statmap.nii.gz")
     return sidecar(paths[0]) if paths else {}
+
+
+def _variant(sources: Sources) -> str:
+    settings = sources.dataset.settings
+    adapter, quantization = settings.get("adapter"), settings.get("quantization")
+    return (f" with the adapter {adapter}" if adapter else "") + (
+        f", quantized ({quantization})" if quantization else ""
+    )
 
 
 def _bids_version(sources: Sources) -> str:

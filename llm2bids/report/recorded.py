@@ -25,6 +25,7 @@ def recorded_section(sources: Sources) -> Section:
         n_volumes=sum(int(dataset.sidecar(run).get("NumberOfVolumes", 0)) for run in dataset.runs),
         fingerprint=dataset.fingerprint,
         highest=(32767 - about["Baseline"]) / about["CountsPerSD"],
+        settings=dataset.settings,
         exactness=read_object(dataset.path / EXACTNESS),
         lowest=(-32768 - about["Baseline"]) / about["CountsPerSD"],
     )

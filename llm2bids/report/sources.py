@@ -12,12 +12,11 @@ from llm2bids.dataset.read import Dataset, Run, open_dataset
 from llm2bids.dataset.settings import is_dataset
 from llm2bids.exceptions import UsageError
 from llm2bids.inference.statmap import sidecar_of
-from llm2bids.network.network import load_network
+from llm2bids.network.findings import Findings
 from llm2bids.network.task_networks import TaskNetwork
 from llm2bids.report.draw.color import task_color
-from llm2bids.report.results import FINDINGS, Results, read_results
 from llm2bids.space.stat_map import unit_values
-from llm2bids.store.files import data_files, inside
+from llm2bids.store.files import data_files
 from llm2bids.store.json import read_json
 
 REPORT_NAME = "report.html"
@@ -88,23 +87,15 @@ class Sources:
         return np.where(self.analysed, self._values(image), np.nan).astype(np.float32)
 
     @cached_property
-    def results(self) -> Results:
-        """What was found about the networks; empty where nothing was."""
-        return read_results(self.analysis)
+    def findings(self) -> Findings | None:
+        """What was found about the networks, where the group level found anything."""
+        return None if self.analysis is None else Findings.load(self.analysis)
 
     @cached_property
     def networks(self) -> dict[str, TaskNetwork]:
         """The networks against the off prompts that the group level wrote, by label."""
-        networks = {}
-        for one in self.results.networks:
-            if one["against"] == "off" and self.analysis is not None:
-                path = (self.analysis / FINDINGS).parent / str(one["table"])
-                names = ("task", "against", "top_percent", "alpha", "n_fdr", "n_fdr_anywhere")
-                networks[str(one["label"])] = TaskNetwork(
-                    network=load_network(inside(self.analysis, path)),
-                    **{name: one[name] for name in names},
-                )
-        return networks
+        networks = () if self.findings is None else self.findings.networks
+        return {one.label: one for one in networks if one.against == "off"}
 
     def _values(self, image: Path) -> npt.NDArray[np.float64]:
         prints = (self.dataset.fingerprint, self.dataset.space.fingerprint())

@@ -3,96 +3,71 @@
 import json
 import re
 import shutil
+from dataclasses import replace
 from html import unescape
 
 import nibabel as nib
 import numpy as np
+import pandas as pd
 import pytest
 
 from llm2bids.exceptions import NetworkError
-from llm2bids.inference.provenance import Provenance
+from llm2bids.network.controls import P_VALUE
 from llm2bids.network.dataset_findings import dataset_findings
-from llm2bids.network.network import from_stat_maps, load_network
+from llm2bids.network.findings import FOLDER
 from llm2bids.report.findings import findings_sections, pair_matrix, summary_section, tile
 from llm2bids.report.layers import depth_of
 from llm2bids.report.maps import find_maps, strongest, strongest_section
-from llm2bids.report.networks import group_network
+from llm2bids.report.networks import group_network, networks_sections
 from llm2bids.report.page import write_report
-from llm2bids.report.results import FINDINGS, read_results
+from llm2bids.report.section import interval, number
 from llm2bids.report.sources import find_sources
-
-PAIR = {
-    "task_a": "cats", "task_b": "dogs", "correlation": 0.625, "correlation_low": 0.5,
-    "correlation_high": 0.75, "dice": 0.375, "dice_low": 0.25, "dice_high": 0.4375,
-    "chance": 0.025, "chance_within_site": 0.03, "chance_within_site_high": 0.05, "first": 1.0,
-}  # fmt: skip
-REPEATED = {
-    "task": "cats", "single_run_r": 0.71, "single_run_r_low": 0.6, "single_run_r_high": 0.8,
-    "other_tasks_r": 0.2, "participants_r": 0.86, "participants_r_low": None,
-    "participants_r_high": None, "participants_full_r": 0.92, "participants_dice": 0.61,
-    "participants_dice_low": 0.5, "participants_dice_high": 0.7, "prompts_r": 0.83,
-    "prompts_r_low": 0.7, "prompts_r_high": 0.9, "prompts_full_r": 0.9, "prompts_dice": 0.58,
-    "prompts_dice_low": 0.4, "prompts_dice_high": 0.6,
-}  # fmt: skip
-POINT = {"n_tokens": 3, "accuracy": 0.9, "low": 0.6, "high": 1.0, "draw_low": 0.8, "draw_high": 1.0,
-         "n_tests": 6, "chance": 0.5}  # fmt: skip
-CONTENTS = {
-    "tasks": ["cats", "dogs"],
-    "warnings": ["few <b>participants</b>"],
-    "table": [
-        {"finding": "identification", "measure": "accuracy", "value": 0.833, "low": 0.44,
-         "high": 0.97, "text": "5 of 6 maps"},
-        {"finding": "networks", "measure": "units", "value": 12730, "low": None, "high": None,
-         "text": "cats & dogs"},
-    ],
-    "networks": [],
-    "overlap": {"share": 0.05, "confidence": 0.9, "n_participants": 3, "pairs": [PAIR]},
-    "repeatability": {
-        "tasks": [REPEATED, {**REPEATED, "task": "dogs", "single_run_r": None}],
-        "icc": {"kind": "ICC(C,1)", "targets": "tasks", "measurements": "participants",
-                "quantiles": {"0.05": -0.1, "0.5": 0.45}},
-    },
-    "identification": {
-        "method": "template correlation", "accuracy": 0.833, "low": 0.44, "high": 0.97,
-        "confidence": 0.95, "n_correct": 5, "n_tests": 6, "chance": 0.5, "p_value": 0.1,
-        "tasks": ["cats", "dogs"], "confusion": [[2, 1], [0, 3]],
-        "controls": [{"name": "100 random units", "mean": 0.77, "low": 0.5, "high": 1.0,
-                      "n_draws": 100, "p_value": None}],
-        "curve": {"prompts": [{**POINT, "n_prompts": 1}, {**POINT, "n_prompts": 2}],
-                  "tokens": [{**POINT, "n_prompts": 2}]},
-        "note": "Identification is easy.",
-    },
-}  # fmt: skip
 
 
 @pytest.fixture(scope="module")
 def found(scanned, tmp_path_factory):
-    """The scanned folder with findings and a network in it."""
+    """The scanned folder with real findings in it, beside two controls."""
     out = tmp_path_factory.mktemp("found") / "out"
     out.mkdir()
     (out / "dataset").symlink_to(scanned / "dataset")
     shutil.copytree(scanned / "analysis", out / "analysis")
-    sources = find_sources(out)
-    folder = (out / "analysis" / FINDINGS).parent
-    shutil.rmtree(folder, ignore_errors=True)
-    one = find_maps(sources)[0]
-    network = from_stat_maps(
-        {"effect": one.path}, sources.dataset.space, label=one.contrast, provenance=Provenance(),
-        top_percent=10, fingerprint=sources.dataset.fingerprint,
-    )  # fmt: skip
-    network.save(folder / "networks" / f"{one.contrast}_network.tsv")
-    entry = {"label": one.contrast, "task": one.task, "against": "off", "n_units": len(network),
-             "n_fdr": 17, "n_fdr_anywhere": 23, "alpha": 0.05, "top_percent": 10.0,
-             "criterion": network.criterion,
-             "table": f"networks/{one.contrast}_network.tsv"}  # fmt: skip
-    text = json.dumps({**CONTENTS, "networks": [entry]})
-    (folder / "findings.json").write_text(text, encoding="utf-8")
+    findings = dataset_findings(
+        out / "dataset",
+        out / "analysis",
+        top_percent=10.0,
+        controls=("shuffled-labels", "random-networks"),
+        n_control_draws=3,
+        progress=False,
+    )
+    findings.save(out / "analysis", find_sources(out).dataset.space)
     return out
 
 
 @pytest.fixture(scope="module")
-def bodies(found):
-    return {one.name: str(one.body) for one in findings_sections(find_sources(found))}
+def sources(found):
+    return find_sources(found)
+
+
+@pytest.fixture(scope="module")
+def measured(sources):
+    return sources.findings
+
+
+@pytest.fixture(scope="module")
+def bodies(sources):
+    return {one.name: str(one.body) for one in findings_sections(sources)}
+
+
+@pytest.fixture
+def with_findings(found):
+    """Make a function that gives the sources of a report with some of the findings replaced."""
+
+    def make(**changes):
+        sources = find_sources(found)
+        sources.__dict__["findings"] = replace(sources.findings, **changes)
+        return sources
+
+    return make
 
 
 def values_of(sources, one):
@@ -104,51 +79,92 @@ def plain(text):
     return re.sub(r"\s+", " ", unescape(re.sub(r"<[^>]+>", " ", text)))
 
 
-def test_overlap_shows_measures_chance_and_intervals(bodies):
-    said = plain(bodies["overlap"])
-    for number in ("0.62 [0.50, 0.75]", "0.38 [0.25, 0.44]", "0.025", "90 % intervals", "100 %"):
-        assert number in said
+def test_overlap_shows_measures_chance_and_intervals(measured, bodies):
+    text = plain(bodies["overlap"])
+    (pair,) = measured.overlap.pairs().to_dict("records")
+    for measure in ("correlation", "dice"):
+        bounds = interval(pair[f"{measure}_low"], pair[f"{measure}_high"])
+        assert f"{number(pair[measure])} [{bounds}]" in text
+    assert "Dice of the 10 % of units" in text
+    assert f"{number(pair['chance'], 3)}" in text
+    assert f"{pair['first']:.0%}".replace("%", " %") in text
+    assert f"{measured.overlap.confidence:.0%} intervals".replace("%", " %") in text
     assert bodies["overlap"].count("·") >= 4  # the diagonals are empty
 
 
-def test_repeatability_shows_what_was_compared_and_leaves_missing_values_out(bodies):
-    said = plain(bodies["repeatability"])
-    for number in ("0.86", "0.61", "0.83", "0.58", "0.71", "0.45"):
-        assert number in said
+def test_repeatability_shows_what_was_compared(measured, bodies):
+    text = plain(bodies["repeatability"])
+    part = measured.repeatability
+    for values in (
+        *(part.participants.mean_r, part.participants.mean_dice, part.prompts.mean_r),
+        *(part.prompts.mean_dice, part.single_run.mean_r, part.icc.quantiles.values()),
+    ):
+        assert all(number(value) in text for value in values)
     assert "nan" not in bodies["repeatability"]
     assert bodies["repeatability"].count("<svg") == 5
 
 
-def test_identification_shows_confusion_controls_and_the_curve(bodies):
-    said = plain(bodies["identification"])
-    assert "5 of 6 maps" in said
-    assert "95 % Wilson interval 44 to 97 %" in said
-    assert "100 random units" in said
-    assert "Identification is easy." in said
-    assert bodies["identification"].count("<svg") == 1  # one point is no curve
+def test_what_was_not_measured_is_not_shown_and_said_with_its_reason(measured, with_findings):
+    sources = with_findings(
+        repeatability=replace(measured.repeatability, prompts=None),
+        by_tokens=None,
+        omitted={"halves of the prompts": "too <few>", "by_tokens": "too <few>"},
+    )
+    bodies = {one.name: str(one.body) for one in findings_sections(sources)}
+    assert bodies["repeatability"].count("<svg") == 3
+    assert bodies["identification"].count("<svg") == 1
+    text = plain(str(summary_section(sources).body))
+    assert "Not measured: halves of the prompts and by tokens. too <few>" in text
+
+
+def test_identification_says_what_was_taken_off_and_what_p_is(measured, bodies):
+    text = plain(bodies["identification"])
+    one = measured.identification
+    low, high = one.interval()
+    assert f"{one.n_correct} of {one.n_tests} maps" in text
+    assert f"95 % Wilson interval {100 * low:.0f} to {100 * high:.0f} %" in text
+    assert "each participant's mean map over the tasks taken off first" in text
+    assert f"mean maps left in: {one.n_correct_with_mean} of {one.n_tests}" in text
+    assert f"p: {P_VALUE}" in text
+    for control in measured.controls[:2]:
+        (measure,) = control.measures
+        assert f"{control.name} {number(measure.value)}" in text
+        assert f"{measure.n_draws:,} {measure.p_value:.2g}" in text
+    assert bodies["identification"].count("<svg") == 2
     cells = re.findall(r"<td style[^>]*>([^<]*)</td>", bodies["identification"])
-    assert cells == ["2", "1", "0", "3"]
+    assert cells == [str(n) for n in one.confusion.to_numpy().ravel()]
 
 
-def test_controls_stand_beside_the_data(found, tmp_path, bodies):
-    assert "No control was measured" in bodies["controls"]
-    assert "--control shuffled-labels" in bodies["controls"]
-    out = tmp_path / "out"
-    shutil.copytree(found, out, symlinks=True)
-    path = out / "analysis" / FINDINGS
-    row = {"control": "shuffled-labels", "measure": "a", "text": "accuracy <of> it",
-           "real": 0.9375, "value": 0.175, "low": 0.0625, "high": 0.3125, "p_value": 0.04,
-           "n_draws": 20}  # fmt: skip
-    other = {**row, "control": "tiny <b>", "value": 0.4375, "low": None, "high": None}
-    rows = [row, other, {**row, "measure": "b", "text": "r"}]
-    controls = {"about": {"shuffled-labels": "on & off shuffled"}, "rows": rows}
-    path.write_text(json.dumps({**json.loads(path.read_text()), "controls": controls}))
-    body = next(one for one in findings_sections(find_sources(out)) if one.name == "controls").body
-    said = plain(str(body))
-    assert "accuracy <of> it 0.94 | 0.17 0.06 to 0.31 0.94 | 0.44" in said
-    assert "r 0.94 | 0.17 0.06 to 0.31 –" in said
-    assert "shuffled-labels: on & off shuffled" in said
-    assert "<b>" not in str(body)
+def test_controls_stand_beside_the_data(measured, bodies):
+    text = plain(bodies["controls"])
+    names = [control.name for control in measured.controls[2:]]
+    assert names == ["shuffled-labels", "random-networks"]
+    assert f"measure {' '.join(names)}" in text
+    for control in measured.controls[2:]:
+        assert f"{control.name}: {control.about}" in text
+        for one in control.measures:
+            bounds = interval(one.low, one.high)
+            assert f"{number(one.real)} | {number(one.value)} {bounds}" in text
+    assert "share of units past false discovery rate 0.05" in text
+
+
+def test_a_control_of_one_draw_has_no_interval_and_names_are_escaped(measured, with_findings):
+    control = measured.controls[2]
+    (one, *_) = control.measures
+    single = replace(one, low=np.nan, high=np.nan, p_value=np.nan, n_draws=1, value=0.4375)
+    other = replace(control, name="tiny <b>", measures=(single,))
+    sources = with_findings(controls=(*measured.controls, other))
+    body = next(str(one.body) for one in findings_sections(sources) if one.name == "controls")
+    assert f"{number(one.real)} | 0.44 single".removesuffix(" single") in plain(body)
+    assert "tiny <b>" not in body
+    assert "nan" not in body
+
+
+def test_without_controls_the_page_says_how_to_measure_them(measured, with_findings):
+    sources = with_findings(controls=measured.controls[:2])
+    body = next(str(one.body) for one in findings_sections(sources) if one.name == "controls")
+    assert "No control was measured" in body
+    assert "--control shuffled-labels" in body
 
 
 def test_calibration_says_plainly_that_it_was_not_run(bodies):
@@ -210,25 +226,31 @@ def test_a_damaged_calibration_is_named(calibrated):
         findings_sections(sources)
 
 
-def test_the_summary_says_doubts_and_numbers_escaped(found):
-    sources = find_sources(found)
+def test_the_summary_says_doubts_model_and_numbers_escaped(measured, with_findings):
+    sources = with_findings(cautions=("few <b>participants</b>",))
     body = str(summary_section(sources).body)
     assert "few &lt;b&gt;participants&lt;/b&gt;" in body
-    said = plain(body)
-    assert "cats & dogs" not in said  # networks have a section of their own
-    for number in ("0.83", "0.44 to 0.97", "5 of 6 maps"):
-        assert number in said
-    assert tile(sources) == [("83%", "tasks identified")]
+    text = plain(body)
+    assert "units (top" not in text  # networks have a section of their own
+    assert f"{measured.model}; {measured.n_units:,} of {measured.n_units_of_space:,} units" in text
+    for row in measured.table().to_dict("records"):
+        if row["finding"] != "networks":
+            shown = " ".join(
+                filter(None, [number(row["value"]), interval(row["low"], row["high"])])
+            )
+            assert f"{row['measure']} {shown} {row['text']}" in text
+    accuracy = measured.identification.accuracy
+    assert tile(sources) == [(f"{accuracy:.0%}", "tasks identified")]
 
 
-def test_profiles_take_the_network_that_was_written(found, scanned):
-    sources = find_sources(found)
+def test_profiles_take_the_network_that_was_written(sources, scanned):
     one = find_maps(sources)[0]
     values = values_of(sources, one)
     n_units = sources.dataset.space.n_units
     assert np.count_nonzero(~np.isnan(values)) == int(np.ceil(n_units / 10))
-    without = values_of(find_sources(scanned), one)
-    assert np.count_nonzero(~np.isnan(without)) == round(n_units / 20)
+    without = find_sources(scanned)
+    assert without.findings is None
+    assert np.count_nonzero(~np.isnan(values_of(without, one))) == round(n_units / 20)
 
 
 def test_signs_and_values_come_from_the_network_and_not_from_the_group_map(found, tmp_path):
@@ -237,9 +259,7 @@ def test_signs_and_values_come_from_the_network_and_not_from_the_group_map(found
     shutil.copytree(found, out, symlinks=True)
     sources = find_sources(out)
     one = find_maps(sources)[0]
-    before = load_network(
-        (out / "analysis" / FINDINGS).parent / "networks" / f"{one.contrast}_network.tsv"
-    )
+    before = sources.networks[one.contrast].network
     image = nib.load(one.path)
     nib.save(nib.Nifti1Image(np.zeros(image.shape, np.float32), None, image.header), one.path)
     values = values_of(sources, one)
@@ -276,12 +296,6 @@ def test_counts_say_level_correction_and_cluster_size(found, tmp_path):
     )
 
 
-def test_identification_says_what_was_taken_off_and_what_p_is(bodies):
-    said = plain(bodies["identification"])
-    assert "Each participant's mean map over the tasks was taken off first" in said
-    assert "p: share of draws, the data counted in, that do at least as well as the data" in said
-
-
 def test_the_page_with_findings_has_no_errors(found, browser, tmp_path):
     page = write_report(found, output=tmp_path / "page.html", progress=False)
     for width in (1280, 390):
@@ -294,62 +308,44 @@ def test_the_page_with_findings_has_no_errors(found, browser, tmp_path):
 
 
 def test_pairs_become_a_symmetric_matrix_in_the_order_of_the_tasks():
-    import pandas as pd
-
-    matrix = pair_matrix(pd.DataFrame([PAIR]), ["dogs", "cats"], "dice")
+    pair = {"task_a": "cats", "task_b": "dogs", "dice": 0.375}
+    matrix = pair_matrix(pd.DataFrame([pair]), ["dogs", "cats"], "dice")
     assert matrix.loc["dogs", "cats"] == matrix.loc["cats", "dogs"] == 0.375
     assert np.isnan(np.diag(matrix)).all()
 
 
-def test_without_findings_each_section_says_so(scanned, tmp_path):
-    assert read_results(None).pairs is None
-    assert read_results(tmp_path).table == []
+def test_without_findings_each_section_says_so(scanned):
+    sources = find_sources(scanned)
+    assert summary_section(sources) is None
+    assert tile(sources) == []
+    *sections, controls, _ = findings_sections(sources)
+    assert all("was not computed" in one.body for one in sections)
+    assert "No control was measured" in controls.body
 
 
-@pytest.mark.parametrize(
-    "text",
-    [
-        "[]",
-        "{",
-        '{"overlap": {"share": 1}}',
-        '{"overlap": {"pairs": [{"task_a": "cats"}]}}',
-        '{"identification": 3}',
-        '{"table": [{"finding": "overlap"}]}',
-    ],
-)
-def test_a_damaged_file_is_named(tmp_path, text):
-    path = tmp_path / FINDINGS
-    path.parent.mkdir(parents=True)
-    path.write_text(text)
-    with pytest.raises(NetworkError, match=r"findings\.json: is not what llm2bids writes .*again"):
-        read_results(tmp_path)
+def test_damaged_findings_are_named(found, tmp_path):
+    shutil.copytree(found, tmp_path / "out", symlinks=True)
+    path = tmp_path / "out" / "analysis" / FOLDER / "findings.json"
+    path.write_text('{"networks": [], "overlap": 3}', encoding="utf-8")
+    with pytest.raises(NetworkError, match=r"findings\.json: is not what .* again"):
+        write_report(tmp_path / "out", progress=False)
 
 
-def test_reads_what_the_group_level_writes(scanned, browser, tmp_path):
-    """Every finding of a real dataset comes to the page, from the files that were written."""
-    out = tmp_path / "out"
-    out.mkdir()
-    (out / "dataset").symlink_to(scanned / "dataset")
-    shutil.copytree(scanned / "analysis", out / "analysis")
-    sources = find_sources(out)
-    measured = dataset_findings(out / "dataset", out / "analysis", progress=False)
-    measured.save(out / "analysis", sources.dataset.space)
-    bodies = {one.name: str(one.body) for one in findings_sections(sources)}
-    said = {name: plain(body) for name, body in bodies.items()}
-    pair = measured.overlap.pairs().iloc[0]
-    assert f"{pair['task_a']} · {pair['task_b']} {pair['correlation']:.2f}" in said["overlap"]
-    one = measured.identification
-    assert f"{one.n_correct} of {one.n_tests} maps" in said["identification"]
-    assert bodies["identification"].count("<svg") == 2
-    assert bodies["repeatability"].count("<svg") == 5
-    assert len(read_results(out / "analysis").networks) == 4
-    for maps in find_maps(sources)[:2]:
-        values = values_of(sources, maps)
-        written = next(
-            one for one in read_results(out / "analysis").networks if one["label"] == maps.contrast
-        )
-        assert np.count_nonzero(~np.isnan(values)) == written["n_units"]
-    assert all(row["measure"] for row in read_results(out / "analysis").table)
-    page = write_report(out, progress=False)
-    browser.open(page)
-    assert browser.errors == []
+def test_the_page_of_a_masked_analysis_counts_what_its_table_counts(masked, tmp_path):
+    """Units outside the mask are in no network, and signs are those of the network's table."""
+    analysis, inside = masked
+    out = tmp_path / "analysis"
+    shutil.copytree(analysis, out)
+    dataset = find_sources(analysis).dataset
+    findings = dataset_findings(dataset.path, out, top_percent=20.0, progress=False)
+    findings.save(out, dataset.space)
+    sources = find_sources(out, bids_dir=dataset.path)
+    body = plain(str(networks_sections(sources, find_maps(sources))[0].body))
+    for one in find_maps(sources)[:2]:
+        table = sources.networks[one.contrast].network.table
+        units = sources.networks[one.contrast].network.units(dataset.space)
+        assert inside[units].all()
+        rise = np.count_nonzero(table["effect"] > 0)
+        assert f"{one.title} {len(table):,} units, {rise:,} rise" in body
+    text = plain(str(summary_section(sources).body))
+    assert f"{np.count_nonzero(inside):,} of {len(inside):,} units" in text

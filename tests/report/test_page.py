@@ -157,3 +157,15 @@ def test_sites_that_were_left_out_are_named(scanned, tmp_path):
     assert "<code>model.mixer</code> (differs &lt;by&gt; 0.3)" in page
     path.unlink()  # a dataset of an earlier version
     assert "<dt>exactness</dt>" not in write_report(tmp_path, progress=False).read_text("utf-8")
+
+
+def test_quantization_and_adapter_are_named(scanned, tmp_path, text):
+    assert "quantized" not in text
+    shutil.copytree(scanned / "dataset", tmp_path / "dataset")
+    path = tmp_path / "dataset" / "code" / "llm2bids_settings.json"
+    settings = json.loads(path.read_text())
+    settings |= {"quantization": "gptq, 4 bits", "adapter": "my/lora"}
+    path.write_text(json.dumps(settings))
+    page = write_report(tmp_path, progress=False).read_text(encoding="utf-8")
+    assert "</strong> (quantized: gptq, 4 bits) with the adapter <code>my/lora</code>," in page
+    assert "with the adapter my/lora, quantized (gptq, 4 bits) (weights" in page
