@@ -227,7 +227,7 @@ def test_provenance_says_how(llama, sites, design_of):
     assert said["keep_first"] is False
     assert said["seed"] == 11
     assert said["dtype"] == "float32"
-    assert said["versions"]["torch"] == torch.__version__
+    assert said["versions"]["torch"].split("+")[0] == torch.__version__.split("+")[0]
     assert said["n_tokens"] == 7 * 6
 
 
