@@ -47,6 +47,11 @@ def _add_selection(parser: argparse.ArgumentParser) -> None:
     )  # fmt: skip
     group.add_argument("--task", nargs="+", metavar="LABEL", help="only these tasks")
     group.add_argument(
+        "--bids-filter-file", type=Path, metavar="FILE",
+        help="JSON file of pybids' filters, as fMRIPrep takes it: only the runs that match, e.g. "
+        '{"bold": {"task": "pathology", "run": [1, 2]}}; the group level takes the same runs',
+    )  # fmt: skip
+    group.add_argument(
         "--contrast", action="append", metavar="EXPRESSION",
         help="in place of each trial type against off (participant level), or besides the usual "
         "ones (group level), e.g. 'paleontology - archeology'; repeatable",
@@ -192,6 +197,7 @@ def run_participant(args: argparse.Namespace) -> int:
             confounds=args.confounds,
             smoothing_fwhm=args.smoothing,
             mask_img=args.mask,
+            bids_filter_file=args.bids_filter_file,
             use=args.use,
             n_cpus=args.n_cpus,
             mem_gb=args.mem_gb,

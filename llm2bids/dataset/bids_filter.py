@@ -39,11 +39,19 @@ def read_bids_filter(path: Path) -> dict[str, Any]:
 
 def filtered_runs(dataset: Dataset, filters: Mapping[str, Any]) -> tuple[Run, ...]:
     """Choose runs by pybids' filters; each value must be there, so that a misspelled one shows."""
-    from bids.layout import BIDSLayout, BIDSLayoutIndexer, Query  # half a second
+    from bids.layout import BIDSLayout, BIDSLayoutIndexer  # half a second
 
     layout = BIDSLayout(
         dataset.path, indexer=BIDSLayoutIndexer(validate=False, index_metadata=False)
     )
+    try:
+        return _filtered(layout, dataset, filters)
+    finally:  # pybids leaves its database open
+        layout.session.close()
+        layout.connection_manager.engine.dispose()
+
+
+def _filtered(layout: Any, dataset: Dataset, filters: Mapping[str, Any]) -> tuple[Run, ...]:
     searching = {"regex_search": bool(filters.get("regex_search", False))}
     entities = {name: value for name, value in filters.items() if name not in searching}
     known = layout.get_entities()
@@ -55,14 +63,10 @@ def filtered_runs(dataset: Dataset, filters: Mapping[str, Any]) -> tuple[Run, ..
                 f"{', '.join(sorted(known))}, regex_search"
             )
 
-    def matching(**wanted: Any) -> list[Run]:
-        special = {None: Query.NONE, "*": Query.ANY}
-        query = {
-            name: value if isinstance(value, list) else special.get(value, value)
-            for name, value in ({"suffix": "bold"} | wanted).items()
-        }
+    def matching(**wanted: Any) -> tuple[Run, ...]:
+        query = {name: _query(value) for name, value in ({"suffix": "bold"} | wanted).items()}
         names = {Path(file).name for file in layout.get(return_type="file", **query, **searching)}
-        return [run for run in dataset.runs if run.bold.name in names]
+        return tuple(run for run in dataset.runs if run.bold.name in names)
 
     for name, value in entities.items():
         for item in value if isinstance(value, list) else [value]:
@@ -78,4 +82,13 @@ def filtered_runs(dataset: Dataset, filters: Mapping[str, Any]) -> tuple[Run, ..
             f"BIDS filter {json.dumps(dict(filters))}: each value matches runs of {dataset.path}, "
             "all of them together match none"
         )
-    return tuple(runs)
+    return runs
+
+
+def _query(value: Any) -> Any:
+    """Give a filter's value as pybids takes it, by fMRIPrep's spelling."""
+    from bids.layout import Query
+
+    if value is None:
+        return Query.NONE
+    return Query.ANY if value == "*" else value

@@ -102,6 +102,7 @@ def analyze_participants(
     smoothing_fwhm: float | None = None,
     mask_img: Path | str | None = None,
     use: Source | None = None,
+    bids_filter_file: Path | str | None = None,
     n_cpus: int = 1,
     mem_gb: float | None = None,
     work_dir: Path | str | None = None,
@@ -131,6 +132,9 @@ def analyze_participants(
     use : {"transcript", "events"}, optional
         Which table says what was shown where a run's ``events.tsv`` and its transcript differ;
         without, such a run is refused.
+    bids_filter_file : Path or str, optional
+        JSON file with pybids' filters of the bold series, as fMRIPrep takes it:
+        ``{"bold": {"task": "pathology", "run": [1, 2]}}``. The group level takes the same runs.
     n_cpus : int
         Participants and tasks that are fitted at once.
     mem_gb : float, optional
@@ -170,7 +174,10 @@ def analyze_participants(
     if n_cpus < 1 or (mem_gb is not None and mem_gb <= 0):
         raise UsageError(f"n_cpus={n_cpus}, mem_gb={mem_gb}: expected at least 1 and above 0")
     inputs = open_inputs(
-        Path(bids_dir), mask_img=None if mask_img is None else Path(mask_img), use=use
+        Path(bids_dir),
+        mask_img=None if mask_img is None else Path(mask_img),
+        use=use,
+        bids_filter_file=None if bids_filter_file is None else Path(bids_filter_file),
     )
     chosen = inputs.choose(participant_label=participant_label, task=task)
     check_arrangement_prompts(
@@ -282,7 +289,7 @@ def analyze_group(
         participant_label=sorted({label for label, _ in chosen}),
         task=sorted({name for _, name in chosen}),
     )
-    inputs = inputs.within(effects.mask)
+    inputs = inputs.within(effects.mask, run_names=effects.provenance.runs)
     questions = group_contrasts(effects, contrasts)
     bar = tqdm(questions, desc="group level", file=sys.stderr, disable=not progress)
     results = tuple(

@@ -1,7 +1,7 @@
 """What the statistics take from a recorded dataset."""
 
 from collections import defaultdict
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
@@ -9,6 +9,7 @@ from pathlib import Path
 import numpy as np
 import numpy.typing as npt
 
+from llm2bids.dataset.bids_filter import filtered_runs, read_bids_filter
 from llm2bids.dataset.read import RECORD_AGAIN, Dataset, Run, open_dataset
 from llm2bids.exceptions import InferenceError, UsageError
 from llm2bids.inference.runs import RunData
@@ -82,9 +83,20 @@ class Inputs:
         inside = np.ravel_multi_index(tuple(self.space.voxels[self.units].T), self.mask.shape)
         return np.asarray(place[inside], dtype=np.intp)
 
-    def within(self, units: npt.NDArray[np.bool_], use: Source | None = None) -> "Inputs":
-        """Model only some units of the space, bool of shape (n_units,)."""
-        return replace(self, mask=np.asarray(self.space.to_grid(units) > 0), use=use)
+    def within(
+        self,
+        units: npt.NDArray[np.bool_],
+        use: Source | None = None,
+        *,
+        run_names: Collection[str] | None = None,
+    ) -> "Inputs":
+        """Model only some units of the space, bool of shape (n_units,), and some runs."""
+        runs = {
+            entry: run
+            for entry, run in self.runs.items()
+            if run_names is None or run.name in run_names
+        }
+        return replace(self, mask=np.asarray(self.space.to_grid(units) > 0), use=use, runs=runs)
 
     def load(self, entry: RunEntry) -> RunData:
         """Open a run."""
@@ -170,7 +182,11 @@ def chosen_labels(
 
 
 def open_inputs(
-    bids_dir: Path, *, mask_img: Path | None = None, use: Source | None = None
+    bids_dir: Path,
+    *,
+    mask_img: Path | None = None,
+    use: Source | None = None,
+    bids_filter_file: Path | None = None,
 ) -> Inputs:
     """Open a recorded dataset for statistics.
 
@@ -182,6 +198,8 @@ def open_inputs(
         Model only the units in this image.
     use : {"transcript", "events"}, optional
         Which table is right where a run's events and its transcript differ; refused without.
+    bids_filter_file : Path, optional
+        Only the runs that these filters choose, see `read_bids_filter`.
 
     Returns
     -------
@@ -196,13 +214,16 @@ def open_inputs(
         If there is no run, or the mask is of another grid or has no unit.
     """
     dataset = open_dataset(bids_dir)
+    if not dataset.runs:
+        raise InferenceError(f"{bids_dir}: has no run; record one with `llm2bids record`")
+    filters = {} if bids_filter_file is None else read_bids_filter(bids_filter_file)
     runs = {
         RunEntry(participant_label=run.participant_label, task=run.task, run=run.run): run
-        for run in dataset.runs
+        for run in (filtered_runs(dataset, filters) if filters else dataset.runs)
     }
-    if not runs:
-        raise InferenceError(f"{bids_dir}: has no run; record one with `llm2bids record`")
-    listed = dataset.participants["participant_id"].str.removeprefix("sub-")
+    listed = set(dataset.participants["participant_id"].str.removeprefix("sub-"))
+    if "subject" in filters:  # the others are not missing, they are not asked for
+        listed.clear()
     mask = dataset.space.grey
     if mask_img is not None:
         mask = mask & read_mask(mask_img, dataset.space)
@@ -211,7 +232,7 @@ def open_inputs(
         fingerprint=dataset.fingerprint,
         mask=mask,
         runs=runs,
-        participants=tuple(sorted({*listed, *(entry.participant_label for entry in runs)})),
+        participants=tuple(sorted(listed | {entry.participant_label for entry in runs})),
         use=use,
     )
 

@@ -211,7 +211,7 @@ def analysed_findings(
     inputs = open_inputs(bids_dir)
     chosen = inputs.choose(participant_label=participant_label, task=task)
     effects = _effects(inputs, out_dir, chosen)
-    inputs = inputs.within(effects.mask, effects.options.use)
+    inputs = inputs.within(effects.mask, effects.options.use, run_names=effects.provenance.runs)
     samples: PromptSamples | None = None
     if not why_no_parts(effects.options):
         samples = read_prompts(

@@ -445,9 +445,10 @@ def takes_scan_options(verb: Verb) -> Verb:
     ]
     verb.__signature__ = signature.replace(parameters=[*own, *flat])  # type: ignore[attr-defined]
     entries = "\n".join(
-        f"    {name}\n        {argument.text[0].upper()}{argument.text[1:]}."
+        f"{name}\n    {argument.text[0].upper()}{argument.text[1:]}."
         for name, argument in arguments().items()
     )
-    marker = "    **options\n        The options of a scan."
-    verb.__doc__ = (verb.__doc__ or "").replace(marker, entries)
+    # without its indentation, which Python 3.13 takes off and older ones leave
+    text = inspect.cleandoc(verb.__doc__ or "")
+    verb.__doc__ = text.replace("**options\n    The options of a scan.", entries)
     return verb

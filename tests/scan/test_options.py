@@ -60,7 +60,7 @@ def test_verbs_take_the_options_as_flat_keywords(verb):
     assert set(NAMES) < set(parameters)
     assert all(parameters[name].default == getattr(ScanOptions(), name) for name in NAMES)
     if verb is not plan:
-        assert all(f"    {name}\n" in verb.__doc__ for name in NAMES)
+        assert all(f"\n{name}\n" in inspect.getdoc(verb) for name in NAMES)
         assert "**options" not in verb.__doc__
 
 
