@@ -29,8 +29,7 @@ def add_parser(subparsers: "argparse._SubParsersAction[argparse.ArgumentParser]"
 
 def run(args: argparse.Namespace) -> int:
     """Check and print the faults; or take changed files as they are."""
-    from llm2bids.dataset.accept import accept
-    from llm2bids.dataset.check import check_dataset
+    from llm2bids.dataset.check import accept, check_dataset
     from llm2bids.inference.checksums import check_analysis, is_analysis
 
     if args.accept:

@@ -33,7 +33,7 @@ MOST_NAMED = 10
 log = logging.getLogger(__name__)
 
 
-def arrangement_file(label: str) -> PurePosixPath:
+def _arrangement_file(label: str) -> PurePosixPath:
     """Place the table of an arrangement."""
     return template_file(label, "arrangement", extension=".tsv.gz", datatype=None)
 
@@ -76,7 +76,7 @@ def read_given(path: Path) -> Given:
     """Read an arrangement: a dataset's, or a table with its sidecar."""
     file = path
     if is_dataset(path):
-        file = path / arrangement_file(space_label(path, read_settings(path)))
+        file = path / _arrangement_file(space_label(path, read_settings(path)))
     if not file.is_file():
         raise UsageError(
             f"--arrangement {path}: found no arrangement there; expected "
@@ -136,7 +136,7 @@ def write_arrangement(stage: Staging, space: Space, stability: Stability | None 
     """Stage the table of an arrangement and its sidecar; nothing in index arrangement."""
     if space.layout is None:
         return
-    place = arrangement_file(space.label)
+    place = _arrangement_file(space.label)
     cells = cells_of(space) - _starts(space)
     addresses = space.unit_table()["address"]
     write_table(stage.path(place), pd.DataFrame({"address": addresses, "cell": cells}))
@@ -162,7 +162,7 @@ def read_stability(root: Path, space: Space) -> Stability | None:
     """Read what the halves of a localizer agreed on."""
     if space.layout is None:
         return None
-    path = root / sidecar(arrangement_file(space.label))
+    path = root / sidecar(_arrangement_file(space.label))
     return _stability(read_json(path), path)
 
 
@@ -188,7 +188,7 @@ def check_arrangement(root: Path, space: Space) -> None:
     """Compare the table of an arrangement with the space that was read."""
     if space.layout is None:
         return
-    path = root / arrangement_file(space.label)
+    path = root / _arrangement_file(space.label)
     if not path.is_file():
         raise DatasetError(f"{root}: the template lacks {path.name}; restore it")
     table = read_table(path, text=("address",))

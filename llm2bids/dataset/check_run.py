@@ -18,12 +18,12 @@ from llm2bids.space.grid import open_image
 from llm2bids.space.header import FINGERPRINT_DIGITS, read_fingerprint
 from llm2bids.store.json import read_json
 
-Found = Iterator[tuple[PurePosixPath, str]]
+_Found = Iterator[tuple[PurePosixPath, str]]
 
 
-def check_run_files(dataset: Dataset, run: Run, expected: Fingerprints) -> Found:
+def check_run_files(dataset: Dataset, run: Run, expected: Fingerprints) -> _Found:
     """Compare the files of a run with one another and with the space."""
-    names = _names(dataset, run)
+    names = run.names
     missing = [place for place in names.all() if not (dataset.path / place).is_file()]
     for place in missing:
         yield place, "is missing"
@@ -34,16 +34,9 @@ def check_run_files(dataset: Dataset, run: Run, expected: Fingerprints) -> Found
         yield from _check_tables(dataset, run, names)
 
 
-def _names(dataset: Dataset, run: Run) -> RunNames:
-    extension = ".nii" + run.bold.name.partition(".nii")[2]
-    return RunNames(
-        run.participant_label, run.task, run.run, space=dataset.space.label, extension=extension
-    )
-
-
 def _check_images(
     dataset: Dataset, names: RunNames, missing: list[PurePosixPath], expected: Fingerprints
-) -> Found:
+) -> _Found:
     images = (names.bold, names.preproc, names.boldref, names.mask)
     for place in images:
         fingerprint = expected.space if place == names.mask else expected.series
@@ -65,7 +58,7 @@ def _check_images(
 
 def _check_sidecars(
     dataset: Dataset, names: RunNames, missing: list[PurePosixPath], expected: Fingerprints
-) -> Found:
+) -> _Found:
     of_mask = sidecar(names.mask)
     for place in (names.bold_json, sidecar(names.preproc), sidecar(names.boldref), of_mask):
         fingerprint = expected.space if place == of_mask else expected.series
@@ -88,7 +81,7 @@ def _check_sidecars(
             yield place, f"WeightsSHA256 is {str(weights)[:12]}..., not that of the space"
 
 
-def _check_tables(dataset: Dataset, run: Run, names: RunNames) -> Found:
+def _check_tables(dataset: Dataset, run: Run, names: RunNames) -> _Found:
     try:
         t_r = dataset.t_r(run)
     except Llm2bidsError as error:
@@ -113,13 +106,13 @@ def _check_tables(dataset: Dataset, run: Run, names: RunNames) -> Found:
     except Llm2bidsError as error:
         yield names.events, str(error)
     else:
-        if (text := compare_events(events, recorded, t_r)) is not None:
+        if (text := _compare_events(events, recorded, t_r)) is not None:
             yield names.events, text
     if (text := _compare_stim(dataset, names, transcript)) is not None:
         yield names.stim, text
 
 
-def _check_series(dataset: Dataset, names: RunNames, n_volumes: int, t_r: float) -> Found:
+def _check_series(dataset: Dataset, names: RunNames, n_volumes: int, t_r: float) -> _Found:
     metadata = read_json(dataset.path / names.bold_json)
     if metadata.get("NumberOfVolumes", n_volumes) != n_volumes:
         yield (
@@ -137,7 +130,7 @@ def _check_series(dataset: Dataset, names: RunNames, n_volumes: int, t_r: float)
         yield names.bold, f"pixdim[4] is {zooms[3]}, RepetitionTime is {t_r}"
 
 
-def compare_events(events: pd.DataFrame, recorded: pd.DataFrame, t_r: float) -> str | None:
+def _compare_events(events: pd.DataFrame, recorded: pd.DataFrame, t_r: float) -> str | None:
     """Compare a run's events with the tokens of its transcript."""
     shown = recorded[recorded["trial_type"].notna()]
     by_trial = shown.groupby("trial", sort=True)

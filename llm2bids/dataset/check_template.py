@@ -26,7 +26,7 @@ class Fingerprints:
 def fingerprints(dataset: Dataset) -> Fingerprints:
     """Find out what the headers and sidecars of a dataset have to carry."""
     calibrated = dataset.fingerprint
-    common = common_fingerprint(dataset)
+    common = _common_fingerprint(dataset)
     agree = common in (None, calibrated[:FINGERPRINT_DIGITS])
     return Fingerprints(
         space=dataset.space.fingerprint(),
@@ -57,7 +57,7 @@ def check_template(dataset: Dataset, expected: Fingerprints) -> Iterator[tuple[P
         yield from _check_image(dataset, place, expected.space)
 
 
-def common_fingerprint(dataset: Dataset) -> str | None:
+def _common_fingerprint(dataset: Dataset) -> str | None:
     """Give the fingerprint that most series carry."""
     counts: Counter[str] = Counter()
     for run in dataset.runs:

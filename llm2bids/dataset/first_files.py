@@ -15,7 +15,7 @@ from llm2bids.paradigm.task import Paradigm, Prompt, Task
 from llm2bids.store.commit import Staging
 from llm2bids.store.json import read_json, to_json
 
-T1W = PurePosixPath("T1w.json")
+_T1W = PurePosixPath("T1w.json")
 """Place of the sidecar of all anatomies."""
 
 EXACTNESS = PurePosixPath("code/exactness.json")
@@ -68,7 +68,7 @@ def write_participant_sidecars(stage: Staging, fields: Mapping[str, Any]) -> Non
         PurePosixPath("participants.json"), fill_json("raw/participants.json", fields), once=True
     )
     anatomy = fill_json("raw/T1w.json", fields) | fill_json("raw/mr_fields.json", fields)
-    stage.json(T1W, anatomy, once=True)
+    stage.json(_T1W, anatomy, once=True)
 
 
 def write_task_files(stage: Staging, task: Task, *, t_r: float, fields: Mapping[str, Any]) -> None:

@@ -280,7 +280,7 @@ def sidecar(place: PurePosixPath) -> PurePosixPath:
     return place.with_name(place.name.partition(".")[0] + ".json")
 
 
-RunKey = tuple[str, str, int | None]
+_RunKey = tuple[str, str, int | None]
 """Participant label, task and run index."""
 
 
@@ -293,7 +293,7 @@ def list_bolds(root: Path) -> tuple[PurePosixPath, ...]:
     return tuple(sorted(place for place in bolds if run_of(place) is not None))
 
 
-def run_of(place: PurePosixPath) -> RunKey | None:
+def run_of(place: PurePosixPath) -> _RunKey | None:
     """Read which run a file is of; None where its name is not ours or names no run."""
     entities = entities_of(place)
     if entities is None or entities.sub is None or entities.task is None:

@@ -87,7 +87,9 @@ def count_runs(table: pd.DataFrame) -> dict[str, int]:
     return dict(zip(names.tolist(), full["n_runs"].astype(int).tolist(), strict=True))
 
 
-def counts_of(participant_label: str, root: Path, bolds: Iterable[PurePosixPath]) -> dict[str, int]:
+def _counts_of(
+    participant_label: str, root: Path, bolds: Iterable[PurePosixPath]
+) -> dict[str, int]:
     """Count a participant's runs, prompts and volumes from the sidecars of its series."""
     mine = [place for place in bolds if parse_path(place).sub == participant_label]
     if not mine:
@@ -108,7 +110,7 @@ def counted(
     """Fill in a participant's counts."""
     row = table["participant_id"] == f"sub-{participant_label}"
     filled = table.copy()
-    for name, count in counts_of(participant_label, root, bolds).items():
+    for name, count in _counts_of(participant_label, root, bolds).items():
         filled.loc[row, name] = count
     return filled
 
@@ -126,7 +128,7 @@ def disagreement(root: Path, bolds: Iterable[PurePosixPath], settings: Mapping[s
         return f"sub-{listed[listed.duplicated()].iloc[0]} is in the table twice"
     for row in table.dropna(subset=["n_runs"]).to_dict("records"):
         label = str(row["participant_id"]).removeprefix("sub-")
-        counts = counts_of(label, root, of_label[label])
+        counts = _counts_of(label, root, of_label[label])
         if any(pd.isna(row[name]) or row[name] != count for name, count in counts.items()):
             return f"the counts of sub-{label} are not those of its runs"
         for name in ("model", "seed"):

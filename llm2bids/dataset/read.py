@@ -3,14 +3,14 @@
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from pathlib import Path, PurePosixPath
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 import pandas as pd
 
-from llm2bids.dataset.layout import DERIVATIVE, RunNames, list_bolds, run_names, sidecar
+from llm2bids.dataset.layout import DERIVATIVE, RunNames, list_bolds, run_names
 from llm2bids.dataset.participants import read_participants
 from llm2bids.dataset.settings import (
     read_settings,
@@ -283,7 +283,7 @@ class Dataset:
 
     def sidecar(self, run: Run) -> dict[str, Any]:
         """Read the sidecar of a run's raw series."""
-        return read_sidecar(self._inside(self.path / sidecar(_relative(run.bold, self.path))))
+        return read_sidecar(self._inside(self.path / run.names.bold_json))
 
     def t_r(self, run: Run) -> float:
         """Read a run's repetition time, in seconds."""
@@ -377,7 +377,3 @@ def open_dataset(path: str | Path) -> Dataset:
         for place in run.names.all():
             inside(root, root / place)
     return dataset
-
-
-def _relative(path: Path, root: Path) -> PurePosixPath:
-    return PurePosixPath(path.relative_to(root).as_posix())

@@ -22,7 +22,7 @@ COUNTS = {
 }
 """Entries of a series' sidecar that are whole numbers."""
 
-OBJECTS = {"Sampling", "Versions"}
+_OBJECTS = {"Sampling", "Versions"}
 """Entries of a series' sidecar that are objects."""
 
 LONGEST_T_R = 1e6
@@ -34,7 +34,7 @@ PARADIGM = PurePosixPath("code/paradigm.toml")
 _FIELDS = "code/llm2bids_fields.json"
 """Place of the space's label in datasets of earlier versions."""
 
-DEFAULTS: Mapping[str, Any] = {
+_DEFAULTS: Mapping[str, Any] = {
     "volume_dtype": "int16",
     "compress": True,
     "hrf_model": None,
@@ -55,7 +55,7 @@ def is_dataset(path: Path) -> bool:
 def normal_settings(settings: Mapping[str, Any]) -> dict[str, Any]:
     """Bring settings into the form that JSON gives back, with the defaults."""
     try:
-        normal: dict[str, Any] = json.loads(json.dumps({**DEFAULTS, **settings}, allow_nan=False))
+        normal: dict[str, Any] = json.loads(json.dumps({**_DEFAULTS, **settings}, allow_nan=False))
     except (TypeError, ValueError) as error:
         raise DatasetError(
             f"settings cannot be written as JSON ({error}); use texts, numbers, lists and mappings"
@@ -108,7 +108,7 @@ def read_sidecar(path: Path) -> dict[str, Any]:
                 f"{path}: {name} is {str(metadata[name])[:40]!r}; expected a whole number from 0; "
                 "restore the file or record the run again"
             )
-    for name in OBJECTS & metadata.keys():
+    for name in _OBJECTS & metadata.keys():
         if not isinstance(metadata[name], dict):
             raise DatasetError(
                 f"{path}: {name} is {str(metadata[name])[:40]!r}; expected an object; restore the "

@@ -15,7 +15,7 @@ from llm2bids.space.dither import DITHER
 from llm2bids.space.image import BASELINE, COUNTS_PER_SD, EncodingCounts
 from llm2bids.space.space import Space
 
-UNSTABLE = ("seconds", "tokens_per_second")
+_UNSTABLE = ("seconds", "tokens_per_second")
 """Entries of a recording's provenance that differ from call to call; sidecars leave them out, so
 that the same seed gives the same bytes."""
 
@@ -89,7 +89,7 @@ def bold_json(
     known = {
         _camel(name): _without_folder(value) if name == "source" else value
         for name, value in recording.provenance.items()
-        if name not in (*UNSTABLE, "keep_first") and value is not None
+        if name not in (*_UNSTABLE, "keep_first") and value is not None
     }
     return {
         "RepetitionTime": t_r,
@@ -168,13 +168,13 @@ def image_json(
     """Make the sidecar of an image of the derivative."""
     return {
         "Description": description,
-        "SpatialReference": template_uri(space),
+        "SpatialReference": _template_uri(space),
         **entries,
         "SpaceFingerprint": fingerprint,
     }
 
 
-def template_uri(space: Space) -> str:
+def _template_uri(space: Space) -> str:
     """Name the T1w of the template, which is the space's reference, as a BIDS URI."""
     return f"bids::tpl-{space.label}/anat/tpl-{space.label}_T1w.nii.gz"
 

@@ -11,7 +11,6 @@ from llm2bids.paradigm.order import latin_square, order_blocks
 from llm2bids.paradigm.partition import (
     Banks,
     check_participants,
-    count_participants,
     permute_bank,
     prompts_per_participant,
     slice_banks,
@@ -68,11 +67,6 @@ def participant_label(participant: int) -> str:
     if participant < 1:
         raise UsageError(f"participant: found {participant}, expected 1 or more.")
     return f"{participant:02d}"
-
-
-def max_participants(paradigm: Paradigm, banks: Banks) -> int:
-    """Count the participants that the banks serve with disjoint prompts."""
-    return min(count_participants(paradigm, banks).values())
 
 
 def draw_calibration(paradigm: Paradigm, banks: Banks, *, seed: int) -> tuple[Prompt, ...]:

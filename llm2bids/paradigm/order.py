@@ -7,7 +7,7 @@ import numpy.typing as npt
 
 from llm2bids.paradigm.task import Order
 
-Block = tuple[str | None, int]
+_Block = tuple[str | None, int]
 """``(trial_type, n_prompts)``; the trial type of an off block is None."""
 
 
@@ -26,7 +26,7 @@ def latin_square(n_conditions: int) -> npt.NDArray[np.int64]:
 
 def order_blocks(
     order: Order, trial_types: Sequence[str], prompts_per_block: int
-) -> tuple[Block, ...]:
+) -> tuple[_Block, ...]:
     """Lay out the blocks of one run."""
     # every order begins and ends with off and is its own mirror image: a linear drift is orthogonal
     # to
@@ -35,13 +35,13 @@ def order_blocks(
         shown, n_prompts = list(trial_types) * prompts_per_block, 1
     else:
         shown, n_prompts = list(trial_types), prompts_per_block
-    blocks: list[Block] = [(None, n_prompts)]
+    blocks: list[_Block] = [(None, n_prompts)]
     for trial_type in shown:
         blocks += [(trial_type, n_prompts), (None, n_prompts)]
     return tuple(blocks)
 
 
-def count_prompts(blocks: Sequence[Block]) -> dict[str | None, int]:
+def count_prompts(blocks: Sequence[_Block]) -> dict[str | None, int]:
     """Count the prompts of each trial type in a run."""
     counts: dict[str | None, int] = {}
     for trial_type, n_prompts in blocks:

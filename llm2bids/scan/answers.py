@@ -12,7 +12,7 @@ from llm2bids.paradigm.design import RunDesign
 from llm2bids.store.files import data_files, inside
 from llm2bids.store.tables import to_numbers
 
-MOST_TOKENS = 2**31 - 1
+_MOST_TOKENS = 2**31 - 1
 """Largest token id, and position, that a table of answers may name."""
 
 
@@ -72,7 +72,7 @@ def _read_bytes(file: Path) -> bytes:
 def _whole(file: Path, table: pd.DataFrame, name: str) -> "pd.Series[int]":
     """Read a column of whole numbers from 0."""
     numbers = to_numbers(table[name])
-    wrong = ~(numbers.between(0, MOST_TOKENS) & (numbers == numbers.round()))
+    wrong = ~(numbers.between(0, _MOST_TOKENS) & (numbers == numbers.round()))
     if wrong.any():
         row = int(wrong.to_numpy().argmax())
         raise DatasetError(

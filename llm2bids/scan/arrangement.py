@@ -31,10 +31,10 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 
-PARALLEL_FROM = 50_000
+_PARALLEL_FROM = 50_000
 """Units from which on panels are arranged in several processes; fewer are done in one sooner."""
 
-MOST_PROCESSES = 4
+_MOST_PROCESSES = 4
 """Processes that arrange panels."""
 
 
@@ -138,7 +138,7 @@ def arranged_space(
         space,
         localizer,
         baseline=scan.paradigm.baseline,
-        n_jobs=min(os.cpu_count() or 1, MOST_PROCESSES) if space.n_units > PARALLEL_FROM else 1,
+        n_jobs=min(os.cpu_count() or 1, _MOST_PROCESSES) if space.n_units > _PARALLEL_FROM else 1,
     )
     log.info("arranged %s units in %.1f s", f"{space.n_units:,}", time.perf_counter() - began)
     return made, stability

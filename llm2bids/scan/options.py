@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from llm2bids.recording.draw import Scan
     from llm2bids.scan.arrangement import Choice
 
-Verb = TypeVar("Verb", bound=Callable[..., Any])
+_Verb = TypeVar("_Verb", bound=Callable[..., Any])
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -430,7 +430,7 @@ def _argument(option: "Field[Any]") -> Argument:
     return replace(argument, shown_default=shown, settings=settings)
 
 
-def takes_scan_options(verb: Verb) -> Verb:
+def takes_scan_options(verb: _Verb) -> _Verb:
     """Spell the options out in the signature and the docstring of a verb that takes them."""
     signature = inspect.signature(verb)
     own = [p for p in signature.parameters.values() if p.kind is not p.VAR_KEYWORD]

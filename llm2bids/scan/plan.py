@@ -23,22 +23,22 @@ if TYPE_CHECKING:
     from llm2bids.model.pace import Pace
     from llm2bids.paradigm.design import RunDesign
 
-TEMPLATE_TOKENS = 32
+_TEMPLATE_TOKENS = 32
 """Tokens that a chat template puts around a prompt, about, with a short system text of its own."""
 
-CHARACTERS_PER_TOKEN = 4.6
+_CHARACTERS_PER_TOKEN = 4.6
 """Of the shipped prompts with the embedded model's tokenizer."""
 
-PROCESS_BYTES = 480_000_000
+_PROCESS_BYTES = 480_000_000
 """Memory of a process that has torch and transformers loaded and no model."""
 
-BYTES_PER_UNIT = 700
+_BYTES_PER_UNIT = 700
 """Memory for each unit while the template's tables are made, and for what stays of the space."""
 
-START_SECONDS = 6.0
+_START_SECONDS = 6.0
 """Importing torch and transformers, and finding the sites."""
 
-LOADED_PER_SECOND = 1e9
+_LOADED_PER_SECOND = 1e9
 """Bytes of weights that are read in a second."""
 
 
@@ -92,12 +92,12 @@ class Plan:
     @property
     def memory_bytes(self) -> int:
         """Most memory of the process: it depends on the runs of a batch, not on their number."""
-        return PROCESS_BYTES + self.outline.weight_bytes + max(self._tables, self._recording)
+        return _PROCESS_BYTES + self.outline.weight_bytes + max(self._tables, self._recording)
 
     @property
     def _tables(self) -> int:
         """Memory while the template is written."""
-        return BYTES_PER_UNIT * self.space.n_units
+        return _BYTES_PER_UNIT * self.space.n_units
 
     @property
     def _recording(self) -> int:
@@ -138,7 +138,7 @@ class Plan:
         generation = self.generation_seconds
         if generation is None or self.pace is None:
             return None
-        start = START_SECONDS + self.outline.weight_bytes / LOADED_PER_SECOND
+        start = _START_SECONDS + self.outline.weight_bytes / _LOADED_PER_SECOND
         start += self.weights.seconds_template
         cores = max(writing_threads() / 2, 1)  # two processors are often one core
         writing = self.writing_seconds / cores
@@ -252,9 +252,9 @@ def _pace(
 
     design = max(scan.designs, key=lambda design: len(design.trials))
     longest = max(len(trial.prompt.text) for trial in design.trials)
-    length = math.ceil(longest / CHARACTERS_PER_TOKEN)
+    length = math.ceil(longest / _CHARACTERS_PER_TOKEN)
     if chat is not None:
-        length += TEMPLATE_TOKENS + math.ceil(len(chat.system or "") / CHARACTERS_PER_TOKEN)
+        length += _TEMPLATE_TOKENS + math.ceil(len(chat.system or "") / _CHARACTERS_PER_TOKEN)
     if design.context == "carry":  # what was said before stays: half of it, on average
         length *= len(design.trials) // 2 or 1
     return measure_pace(

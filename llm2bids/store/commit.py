@@ -17,7 +17,7 @@ from llm2bids.store.json import is_kept, read_json, to_json, with_own_keys
 HIDDEN = PurePosixPath(".llm2bids")
 """Hidden folder of the dataset: the lock, and files that are being made."""
 
-STAGED = HIDDEN / "staging"
+_STAGED = HIDDEN / "staging"
 """Where files are made."""
 
 JOURNAL = HIDDEN / "commit.json"
@@ -33,7 +33,7 @@ class Staging:
     def __init__(self, root: Path, *, overwrite: bool = False) -> None:
         self.root = root
         self.overwrite = overwrite
-        self._folder = root / STAGED
+        self._folder = root / _STAGED
         self._identity = _identity(root)
         self._staged: list[PurePosixPath] = []
         self._removed: list[PurePosixPath] = []
@@ -69,7 +69,7 @@ class Staging:
 
     def link(self, place: PurePosixPath, source: Path) -> None:
         """Stage a hard link, or a copy where links cannot be."""
-        link_or_copy(inside(self.root, source), self.path(place))
+        _link_or_copy(inside(self.root, source), self.path(place))
         self._sources[place] = source
 
     def hashed(self, place: PurePosixPath, digest: str) -> None:
@@ -162,7 +162,7 @@ def recover(root: Path) -> None:
         return
     try:
         for place in journal["put"]:
-            staged = inside(root / STAGED, root / STAGED / place)
+            staged = inside(root / _STAGED, root / _STAGED / place)
             if staged.is_file():
                 target = inside(root, root / place)
                 target.parent.mkdir(parents=True, exist_ok=True)
@@ -193,7 +193,7 @@ def read_journal(root: Path) -> dict[str, list[str]] | None:
 def clear_staging(root: Path) -> None:
     """Remove what a killed process left in the hidden folder, unless `recover` needs it."""
     if not (root / JOURNAL).exists():
-        shutil.rmtree(inside(root, root / STAGED), ignore_errors=True)
+        shutil.rmtree(inside(root, root / _STAGED), ignore_errors=True)
 
 
 def refuse_edited(root: Path, edited: Sequence[PurePosixPath]) -> None:
@@ -273,7 +273,7 @@ def _folders(paths: Iterable[Path], root: Path) -> list[Path]:
     return sorted(folders, reverse=True)
 
 
-def link_or_copy(source: Path, target: Path) -> None:
+def _link_or_copy(source: Path, target: Path) -> None:
     """Make a hard link, or a copy where links cannot be."""
     target.unlink(missing_ok=True)
     try:

@@ -13,8 +13,7 @@ import pandas as pd
 import pytest
 
 from llm2bids.cli.main import main
-from llm2bids.dataset.accept import accept
-from llm2bids.dataset.check import check_dataset
+from llm2bids.dataset.check import accept, check_dataset
 from llm2bids.dataset.write import DatasetWriter
 from llm2bids.exceptions import DatasetError, UsageError
 from llm2bids.store.checksums import FOLDER, read_manifest

@@ -8,12 +8,12 @@ from llm2bids.exceptions import ParadigmError, UsageError
 from llm2bids.paradigm.design import (
     draw_calibration,
     draw_runs,
-    max_participants,
     paradigm_hash,
     participant_label,
     share_prompts,
 )
 from llm2bids.paradigm.load import load_paradigm, shipped_paradigms
+from llm2bids.paradigm.partition import count_participants
 from llm2bids.paradigm.prompts import load_banks
 from llm2bids.paradigm.task import Prompt, Task
 
@@ -58,7 +58,7 @@ def test_a_run_is_off_on_off(make_paradigm, banks):
 def test_no_prompt_of_a_shipped_paradigm_is_shown_twice(name):
     paradigm = load_paradigm(name)
     banks = load_banks(paradigm)
-    n_participants = max_participants(paradigm, banks)
+    n_participants = min(count_participants(paradigm, banks).values())
     assert n_participants >= (11 if name == "null" else 16)
     designs = draw_all(paradigm, banks, n_participants, seed=3)
     shown = prompt_ids(designs) + [x.prompt_id for x in draw_calibration(paradigm, banks, seed=3)]
@@ -103,7 +103,7 @@ def test_seeds_give_other_draws(make_paradigm, banks):
 
 def test_runs_of_a_task_show_other_prompts(make_paradigm, banks):
     paradigm = make_paradigm(n_runs=2)
-    assert max_participants(paradigm, banks) == 2
+    assert min(count_participants(paradigm, banks).values()) == 2
     designs = draw_all(paradigm, banks, 2, seed=0)
     assert [(run.task, run.run) for run in designs[:4]] == [
         ("cats", 1),
@@ -156,7 +156,7 @@ def test_the_calibration_is_drawn_from_the_baseline(make_paradigm, banks):
 
 
 def test_a_bank_too_small_for_the_participants_says_how_many_it_serves(make_paradigm, banks):
-    assert max_participants(make_paradigm(), banks) == 4
+    assert min(count_participants(make_paradigm(), banks).values()) == 4
     with pytest.raises(ParadigmError) as error:
         draw_runs(make_paradigm(), banks, participant=5, seed=0)
     message = str(error.value)
@@ -193,7 +193,7 @@ def test_with_a_very_small_bank_off_prompts_come_back_in_another_task_only(
     make_paradigm, make_bank, banks
 ):
     banks |= {"off": make_bank("off", 7 + 6)}
-    assert max_participants(make_paradigm(), banks) == 0
+    assert min(count_participants(make_paradigm(), banks).values()) == 0
     with pytest.raises(ParadigmError, match=r"bank 'off': serves 0 participants"):
         draw_runs(make_paradigm(), banks, participant=1, seed=0)
     designs = draw_runs(make_paradigm(), banks, participant=1, seed=0, allow_shared_prompts=True)

@@ -4,8 +4,8 @@ from pathlib import Path
 import pytest
 
 from llm2bids.exceptions import ParadigmError
-from llm2bids.paradigm.design import max_participants
 from llm2bids.paradigm.load import _KEYS, load_paradigm, shipped_paradigms
+from llm2bids.paradigm.partition import count_participants
 from llm2bids.paradigm.prompts import load_banks
 from llm2bids.paradigm.task import Sampling, Task
 
@@ -231,7 +231,7 @@ def test_the_reference_page_names_every_key_and_how_many_participants_are_served
         assert f"`{key}`" in page or f"`[{key}]`" in page
     for name in shipped_paradigms():
         paradigm = load_paradigm(name)
-        served = max_participants(paradigm, load_banks(paradigm))
+        served = min(count_participants(paradigm, load_banks(paradigm)).values())
         row = next(line for line in page.splitlines() if line.startswith(f"| `{name}` |"))
         assert re.search(rf"\| {served}( participants)? \|$", row)
 
