@@ -10,7 +10,7 @@ from pathlib import Path
 
 from filelock import FileLock
 
-CACHE_VARIABLE = "LLM2BIDS_CACHE"
+_VARIABLE = "LLM2BIDS_CACHE"
 """Environment variable that names the cache folder."""
 
 
@@ -24,7 +24,7 @@ def cache_folder() -> Path:
     ``$LLM2BIDS_CACHE``, else ``$XDG_CACHE_HOME/llm2bids``, else ``~/.cache/llm2bids``
     (XDG Base Directory Specification 0.8).
     """
-    own = os.environ.get(CACHE_VARIABLE)
+    own = os.environ.get(_VARIABLE)
     if own:
         return Path(own).expanduser()
     xdg = os.environ.get("XDG_CACHE_HOME")

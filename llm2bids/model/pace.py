@@ -17,10 +17,10 @@ from llm2bids.model.random_weights import random_model
 from llm2bids.model.units import Site
 from llm2bids.paradigm.task import Sampling
 
-WHOLE = 1_000_000_000
+_WHOLE = 1_000_000_000
 """Bytes of weights up to which the whole model is timed."""
 
-SHALLOW = (1, 3)
+_SHALLOW = (1, 3)
 """Numbers of layers that are timed of a larger model; time is linear in the layers."""
 
 _STEPS = 4
@@ -28,24 +28,12 @@ _STEPS = 4
 
 @dataclass(frozen=True, kw_only=True)
 class Pace:
-    """Seconds that one batch takes.
+    """Seconds that one batch takes."""
 
-    Parameters
-    ----------
-    first : float
-        Until the first token is chosen: reading the prompts.
-    step : float
-        Each token after it, recorded.
-    n_layers : tuple of int
-        Numbers of layers that were timed.
-    uses_processor : bool
-        Whether generation needs the processor, so that writing competes with it.
-    """
-
-    first: float
-    step: float
-    n_layers: tuple[int, ...]
-    uses_processor: bool
+    first: float  # until the first token is chosen: reading the prompts
+    step: float  # each token after it, recorded
+    n_layers: tuple[int, ...]  # numbers of layers that were timed
+    uses_processor: bool  # generation needs the processor, so that writing competes with it
 
     def seconds(self, n_tokens: int) -> float:
         """Seconds for a batch of prompts that take `n_tokens` tokens each."""
@@ -61,39 +49,16 @@ def measure_pace(
     sampling: Sampling,
     device: str = "auto",
 ) -> Pace:
-    """Time a batch on this machine, without the model's weights.
+    """Time a batch on this machine, without the model's weights, on prompts of random tokens.
 
-    Parameters
-    ----------
-    outline : Outline
-        The model.
-    sites : sequence of Site
-        What is recorded.
-    n_prompts : int
-        Prompts in a batch.
-    prompt_tokens : int
-        Length of a prompt in tokens.
-    sampling : Sampling
-        How tokens are chosen.
-    device : str
-        As :func:`llm2bids.model.load.load_model` takes it.
-
-    Returns
-    -------
-    Pace
-        Of the whole model: measured up to `WHOLE` bytes of weights, else continued from `SHALLOW`
-        numbers of layers. Prompts are random tokens.
-
-    Raises
-    ------
-    UsageError
-        If the device is unknown or not there.
+    Of the whole model: measured up to `_WHOLE` bytes of weights, else continued from `_SHALLOW`
+    numbers of layers.
     """
     where = check_device(device)
     depth = int(outline.config.get_text_config().num_hidden_layers)
     depths: tuple[int, ...] = (depth,)
-    if outline.weight_bytes > WHOLE and depth > SHALLOW[-1]:
-        depths = SHALLOW
+    if outline.weight_bytes > _WHOLE and depth > _SHALLOW[-1]:
+        depths = _SHALLOW
     timed = [
         _time_layers(outline, sites, n, where, n_prompts, prompt_tokens, sampling) for n in depths
     ]

@@ -19,7 +19,7 @@ EMBEDDED = "embedded"
 OFFER = "`--model embedded` needs no network"
 """What a message offers where a model cannot be had."""
 
-PICKLES = (".bin", ".pt", ".pth", ".pkl", ".ckpt")
+_PICKLES = (".bin", ".pt", ".pth", ".pkl", ".ckpt")
 """Extensions of files that are opened by running what is in them."""
 
 WAY_ROUND = (
@@ -220,7 +220,7 @@ def checkpoint_files(folder: Path) -> tuple[Path, ...]:
         return (single,)
     if shards:
         return shards
-    others = sorted(p.name for p in folder.iterdir() if p.suffix in (*PICKLES, ".safetensors"))
+    others = sorted(p.name for p in folder.iterdir() if p.suffix in (*_PICKLES, ".safetensors"))
     others = [name for name in others if not name.startswith(".")]
     pickles = [name for name in others if not name.endswith(".safetensors")]
     if pickles and len(pickles) == len(others):

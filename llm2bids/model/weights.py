@@ -12,23 +12,11 @@ from llm2bids.model.units import Site
 
 
 def weight_norms(loaded: LoadedModel, sites: Sequence[Site]) -> npt.NDArray[np.float32]:
-    """Measure the L2 norm of the weights that produce each unit.
+    """Measure the L2 norm of the weights that produce each unit: float32 (n_units,), finite.
 
     Rows of a linear layer, columns of GPT-2's transposed one and of an embedding, the absolute
     weight of a norm. Units of modules without weights of their own (activation functions, the
-    residual stream, fused experts) take the median over all units that have some.
-
-    Parameters
-    ----------
-    loaded : LoadedModel
-        The model.
-    sites : sequence of Site
-        Sites in recording order.
-
-    Returns
-    -------
-    ndarray of float32, shape (n_units,)
-        Finite; 1 everywhere if no site has weights.
+    residual stream, fused experts) take the median over all units that have some, 1 without any.
     """
     parts = [_norms(loaded.model.get_submodule(site.name), site.width) for site in sites]
     known = [part for part in parts if part is not None]
@@ -41,9 +29,11 @@ def weight_norms(loaded: LoadedModel, sites: Sequence[Site]) -> npt.NDArray[np.f
 
 
 def _norms(module: nn.Module, width: int) -> npt.NDArray[np.float32] | None:
-    weight = module._parameters.get("weight")
+    weight: Tensor | None = module._parameters.get("weight")
     if weight is None or not weight.is_floating_point():
         return None
+    if type(weight.data) not in (Tensor, nn.Parameter):  # packed (torchao), called a float
+        weight = weight.dequantize()
     norms = _unit_norms(module, weight.detach(), width)
     if norms is None:
         return None
