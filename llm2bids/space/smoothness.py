@@ -49,20 +49,22 @@ def morans_i(values: npt.ArrayLike, space: Space) -> npt.NDArray[np.float64]:
     """Measure Moran's I (1950) of maps (n_maps, n_units) within each panel: (n_maps, n_sites).
 
     Neighbours share a face and a panel; without autocorrelation ``-1 / (width - 1)`` is expected.
-    Values are centred in each panel, so that differences between panels do not count. NaN where a
-    map is constant or a panel has no neighbours.
+    Values are centred in each panel, so that differences between panels do not count. Units that
+    are NaN are left out. NaN where a map is constant or a panel has no neighbours.
     """
     maps = _checked(values, space)
     site = np.repeat(np.arange(len(space.sites)), [site.width for site in space.sites])
     first, second = grid_pairs(space)
-    n_pairs = np.bincount(site[first], minlength=len(space.sites))
-    widths = np.bincount(site)
     moran = np.full((len(maps), len(space.sites)), np.nan)
     for row, values_of_map in enumerate(maps):
-        centred = values_of_map - (np.bincount(site, values_of_map) / widths)[site]
-        squares = np.bincount(site, centred**2) / widths
-        products = np.bincount(site[first], centred[first] * centred[second], len(space.sites))
+        there = np.isfinite(values_of_map)
+        filled = np.where(there, values_of_map, 0.0)
         with np.errstate(divide="ignore", invalid="ignore"):
+            widths = np.bincount(site, there)
+            centred = np.where(there, filled - (np.bincount(site, filled) / widths)[site], 0.0)
+            squares = np.bincount(site, centred**2) / widths
+            products = np.bincount(site[first], centred[first] * centred[second], len(space.sites))
+            n_pairs = np.bincount(site[first], there[first] & there[second], len(space.sites))
             moran[row] = products / n_pairs / squares
     return moran
 

@@ -114,6 +114,20 @@ def test_morans_i_is_that_of_the_formula():
     assert np.isnan(morans_i(np.ones((1, 9)), space)[0, 0])
 
 
+def test_morans_i_leaves_units_without_a_value_out():
+    site = Site(name="a", layer=None, role="a", width=9)
+    space = build_space([site], label="A", model_name="a", weights_sha256="0" * 64)
+    values = np.array([[2.0, 1, 0, 3, -1, 4, 5, 1, -2]])
+    values[0, [2, 4]] = np.nan
+    first, second = grid_pairs(space)
+    both = np.isfinite(values[0, first] * values[0, second])
+    assert 0 < both.sum() < both.size
+    centred = values[0] - np.nanmean(values)
+    products = (centred[first] * centred[second])[both].mean()
+    assert morans_i(values, space)[0, 0] == pytest.approx(products / np.nanmean(centred**2))
+    assert np.isnan(morans_i(np.full((1, 9), np.nan), space)[0, 0])
+
+
 def test_neighbour_correlation_falls_with_distance(space, responses):
     table = neighbour_correlation(responses, functional(space, responses), (1, 3))
     assert table["correlation"].iloc[0] > table["correlation"].iloc[1] > -0.2
