@@ -98,7 +98,7 @@ def probe_model(loaded: LoadedModel, candidates: Mapping[str, nn.Module]) -> Pro
     return Probe(calls=calls, n_prompts=n_prompts, lengths=lengths)
 
 
-def outline_model(model: nn.Module, candidates: Mapping[str, nn.Module]) -> Probe:
+def outline_model(model: nn.Module, candidates: Mapping[str, nn.Module], *, masked: bool) -> Probe:
     """Work out what every candidate would return, on a model that lies on the meta device.
 
     Nothing is computed: the forward passes of prefill and decode steps run on shapes alone.
@@ -107,7 +107,6 @@ def outline_model(model: nn.Module, candidates: Mapping[str, nn.Module]) -> Prob
     """
     n_prompts = _count_prompts(model)
     lengths: list[int] = []
-
     accepted = inspect.signature(model.forward).parameters
     last = {"logits_to_keep": 1} if "logits_to_keep" in accepted else {}  # as generation asks
 
@@ -117,6 +116,8 @@ def outline_model(model: nn.Module, candidates: Mapping[str, nn.Module]) -> Prob
             for length in (N_TOKENS, *[1] * (N_STEPS - 1)):
                 lengths.append(length)
                 given = torch.zeros((n_prompts, length), dtype=torch.long)
+                if masked:
+                    state["attention_mask"] = torch.ones((n_prompts, sum(lengths)))
                 output = model(input_ids=given, use_cache=True, **last, **state)
                 # by the names that are there: asking for an old one warns in newer transformers
                 state = {name: value for name, value in output.items() if name in _CACHES}

@@ -52,14 +52,20 @@ def find_sites(loaded: LoadedModel) -> SiteTable:
 def outline_sites(model: Any, name: str) -> SiteTable:
     """Find what could be recorded from a model that has a configuration and no weights."""
     candidates, skipped = _candidates(model)
-    try:
-        probe = outline_model(model, candidates)
-    except Exception as error:  # shapes alone do not suffice for every model
+    failures: list[Exception] = []
+    for masked in (False, True):  # some models look at values of a mask, and some where none is
+        try:
+            probe = outline_model(model, candidates, masked=masked)
+            break
+        except Exception as error:  # shapes alone do not suffice for every model
+            failures.append(error)
+    else:
+        failure = failures[0]
         raise ModelError(
-            f"model {name}: {raising_module(model, error)} cannot be planned from its "
-            f"configuration ({type(error).__name__}: {first_line(error)}); `llm2bids sites` finds "
-            "its sites with weights"
-        ) from error
+            f"model {name}: {raising_module(model, failure)} cannot be planned from its "
+            f"configuration ({type(failure).__name__}: {first_line(failure)}); `llm2bids sites` "
+            "finds its sites with weights"
+        ) from failure
     return _judge_all(model, name, candidates, skipped, probe)
 
 
@@ -98,7 +104,7 @@ def _judge_all(
     layers_name, layers = find_layers(model)
     names = {f"{layers_name}.{index}": index for index in range(len(layers))}
     head, calls = model.get_output_embeddings(), probe.calls
-    found: list[Site] = []
+    sites: list[Site] = []
     heads: tuple[Site, ...] = ()
     leaves = {
         name: noted
@@ -117,7 +123,7 @@ def _judge_all(
         if twin is not None:
             skipped.append((name, f"passes on the output of {twin}"))
             continue
-        layer, role = _place(name, layers_name, names)
+        layer, role = _layer_and_role(name, layers_name, names)
         site = Site(
             name=name, layer=layer, role=role, width=width,
             token_axis=token_axis, prompt_axis=prompt_axis,
@@ -128,14 +134,14 @@ def _judge_all(
         parent = model.get_submodule(name.rpartition(".")[0])
         config = model.config.get_text_config()
         n_heads, head_size = split_heads(config, role, width, shape, parent)
-        found.append(replace(site, n_heads=n_heads, head_size=head_size))
-    if not found:
+        sites.append(replace(site, n_heads=n_heads, head_size=head_size))
+    if not sites:
         reasons = Counter(reason for _, reason in skipped if not reason.startswith("passes its"))
         raise ModelError(
             f"model {model_name}: none of its {len(skipped)} modules with an output can be "
             f"recorded; most often: {', '.join(r for r, _ in reasons.most_common(1))}"
         )
-    return SiteTable(sites=tuple(found), skipped=tuple(skipped), head=heads)
+    return SiteTable(sites=tuple(sites), skipped=tuple(skipped), head=heads)
 
 
 def find_layers(model: nn.Module) -> tuple[str, nn.ModuleList]:
@@ -187,19 +193,19 @@ def _match(table: SiteTable, pattern: str) -> list[Site]:
     if pattern == "all":
         return list(table.sites)
     if pattern == RESIDUAL:
-        found = [site for site in table.sites if site.role == RESIDUAL]
+        matching = [site for site in table.sites if site.role == RESIDUAL]
     elif pattern == "attention":
-        found = [site for site in table.sites if _is_attention(site)]
+        matching = [site for site in table.sites if _is_attention(site)]
     elif pattern == "mlp":
-        found = [site for site in table.sites if _is_mlp(site)]
+        matching = [site for site in table.sites if _is_mlp(site)]
     else:
-        found = [
+        matching = [
             site
             for site in (*table.sites, *table.head)
             if fnmatchcase(site.name, pattern) or fnmatchcase(site.role, pattern)
         ]
-    if found:
-        return found
+    if matching:
+        return matching
     is_residual = pattern == RESIDUAL  # a layer is named by its number
     reasons = [
         (name, why)
@@ -237,7 +243,7 @@ def _is_mlp(site: Site) -> bool:
     return any(word in part for part in parents for word in words) or (not parents and bare)
 
 
-def _place(name: str, layers_name: str, layers: dict[str, int]) -> tuple[int | None, str]:
+def _layer_and_role(name: str, layers_name: str, layers: dict[str, int]) -> tuple[int | None, str]:
     if name in layers:
         return layers[name], RESIDUAL
     if name.startswith(layers_name + "."):
@@ -266,14 +272,14 @@ def _judge(
         return "output is not floating point"
     if is_head:  # generation asks for the last position's logits only
         lengths = [call.shape[1] for call in seen]
-    found = _find_axes([call.shape for call in seen], lengths, probe.n_prompts)
-    if isinstance(found, str):
-        return found
+    axes = _find_axes([call.shape for call in seen], lengths, probe.n_prompts)
+    if isinstance(axes, str):
+        return axes
     owns = next(module.parameters(), None) is not None
     varies = not all(call.constant for call in seen)
     if not owns and varies and all(call.alike for call in seen):
         return "a table of positions: the same for any text"
-    return found
+    return axes
 
 
 def _find_axes(
@@ -314,8 +320,8 @@ def _twin(calls: Calls, leaves: dict[str, Calls]) -> str | None:
     return None
 
 
-def _same_memory(one: Tensor, other: Tensor) -> bool:
-    if one.is_meta:  # no addresses, but storages of their own
-        same = one.untyped_storage()._cdata == other.untyped_storage()._cdata
-        return bool(same and one.storage_offset() == other.storage_offset())
-    return one.data_ptr() == other.data_ptr()
+def _same_memory(first: Tensor, second: Tensor) -> bool:
+    if first.is_meta:  # no addresses, but storages of their own
+        same = first.untyped_storage()._cdata == second.untyped_storage()._cdata
+        return bool(same and first.storage_offset() == second.storage_offset())
+    return first.data_ptr() == second.data_ptr()

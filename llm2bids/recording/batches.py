@@ -45,16 +45,16 @@ def in_batches(
     check_batch_size(batch_size)
     size = min(batch_size or DEFAULT_BATCH_SIZE, max(n_prompts, 1))
     results: list[Result] = []
-    start = told = 0
+    start = reported = 0
 
     def tell(volumes: int) -> None:
-        nonlocal told
-        told += volumes
+        nonlocal reported
+        reported += volumes
         if on_token is not None:
             on_token(volumes)
 
     while start < n_prompts:
-        told = 0
+        reported = 0
         part = slice(start, min(start + size, n_prompts))
         try:
             results.append(work(part, tell))
@@ -64,7 +64,7 @@ def in_batches(
                     f"prompt {start}: memory does not suffice even for one prompt ({error}); use "
                     "--dtype bfloat16, fewer sites, another --device, or a smaller model"
                 ) from None
-            tell(-told)
+            tell(-reported)
             size = max(1, (part.stop - part.start) // 2)
             logger.warning("memory does not suffice; going on with batches of %d prompts", size)
             continue

@@ -179,10 +179,12 @@ def _generate(
     contexts = (
         []
         if carry
-        else [text for one in designs for text in trial_tokens(loaded, one, n_tokens=n_tokens)]
+        else [
+            text for design in designs for text in trial_tokens(loaded, design, n_tokens=n_tokens)
+        ]
     )
     uniforms = np.concatenate(
-        [token_uniforms(one.seed, range(len(one.trials)), n_tokens) for one in designs]
+        [token_uniforms(design.seed, range(len(design.trials)), n_tokens) for design in designs]
     )
     answers: list[Answers] = []
 
@@ -213,7 +215,7 @@ def _generate(
 
 
 def _check_alike(designs: Sequence[RunDesign]) -> None:
-    kinds = {(one.tokens_per_prompt, one.sampling, one.context) for one in designs}
+    kinds = {(design.tokens_per_prompt, design.sampling, design.context) for design in designs}
     if len(kinds) != 1 or (len(designs) > 1 and designs[0].context == "carry"):
         raise UsageError(
             f"{len(designs)} runs: expected runs of one paradigm that do not carry their context; "

@@ -33,7 +33,8 @@ def test_sites_are_those_of_the_model(architecture, tiny_loaded, tiny_model_dir,
 
 @pytest.mark.filterwarnings("ignore")  # the libraries' own, of old architectures
 @pytest.mark.parametrize(
-    "name", ["bart", "bert", "modernbert-decoder", "mixtral-top1", "qwen3_5_text", "gemma4_text"]
+    "name",
+    ["bart", "bert", "modernbert-decoder", "mixtral-top1", "qwen3_5_text", "gemma4", "moshi"],
 )
 def test_units_are_those_of_the_record(name, tmp_path):
     folder = save_architecture(name, tmp_path / name)
