@@ -111,7 +111,7 @@ DIFFERING: dict[str, dict[str, Any]] = {
         "num_hidden_layers": 4,
         "attention_hidden_size": 64,
         "n_mamba_heads": 8,
-        "layer_types": ["mamba", "hybrid", "mamba", "hybrid"],
+        "layers_block_type": ["mamba", "hybrid", "mamba", "hybrid"],
         "attention_head_dim": 16,
         "num_mem_blocks": 1,
     },
