@@ -250,7 +250,16 @@ def _no_safetensors(text: str) -> bool:
 
 def _load_config(place: Place) -> Any:
     from transformers import AutoConfig
+    from transformers.utils import find_adapter_config_file
 
+    if place.is_on_hub and find_adapter_config_file(
+        place.path, revision=place.keywords["revision"]
+    ):
+        raise ModelError(
+            f"model {place.source}: the repository holds an adapter; fetch it with `hf download "
+            f"{place.path} --local-dir FOLDER` and give the folder with --model, or with --adapter "
+            "beside its base model"
+        )
     return AutoConfig.from_pretrained(place.path, **place.keywords)
 
 

@@ -312,24 +312,42 @@ def test_hub_name_that_cannot_be_reached():
         load_model("facebook/no-such-model-125m")
 
 
-def test_hub_name_in_the_local_cache(folder, tmp_path):
-    """A cache laid out as huggingface_hub does, read in a fresh process without network."""
-    commit = "0123456789abcdef0123456789abcdef01234567"
+COMMIT = "0123456789abcdef0123456789abcdef01234567"
+
+
+@pytest.fixture
+def snapshot(folder, tmp_path):
+    """A model in a cache laid out as huggingface_hub does."""
     repository = tmp_path / "hub" / "models--someone--tiny-llama"
     (repository / "refs").mkdir(parents=True)
-    (repository / "refs" / "main").write_text(commit)
-    shutil.copytree(folder, repository / "snapshots" / commit)
+    (repository / "refs" / "main").write_text(COMMIT)
+    return shutil.copytree(folder, repository / "snapshots" / COMMIT)
+
+
+def load_from_hub(tmp_path):
+    """Load it in a fresh process without network."""
     program = (
         "from llm2bids.model.load import load_model\n"
         "loaded = load_model('someone/tiny-llama')\n"
         "print(loaded.name, loaded.label, loaded.revision, loaded.weights_sha256)"
     )
     environment = {**os.environ, "HF_HUB_CACHE": str(tmp_path / "hub"), "HF_HUB_OFFLINE": "1"}
-    done = subprocess.run(
-        [sys.executable, "-c", program], env=environment, capture_output=True, text=True, check=True
-    )
-    digest = cache.file_sha256(folder / "model.safetensors")
-    assert done.stdout.split() == ["someone/tiny-llama", "tinyllama", commit, digest]
+    command = [sys.executable, "-c", program]
+    return subprocess.run(command, env=environment, capture_output=True, text=True)
+
+
+def test_hub_name_in_the_local_cache(snapshot, tmp_path):
+    digest = cache.file_sha256(snapshot / "model.safetensors")
+    done = load_from_hub(tmp_path)
+    assert done.stdout.split() == ["someone/tiny-llama", "tinyllama", COMMIT, digest]
+
+
+@pytest.mark.parametrize("alone", [False, True])
+def test_an_adapter_on_the_hub_is_not_passed_over(snapshot, tmp_path, alone):
+    (snapshot / "adapter_config.json").write_text(json.dumps({"peft_type": "LORA"}))
+    if alone:
+        (snapshot / "config.json").unlink()
+    assert "the repository holds an adapter; fetch it" in load_from_hub(tmp_path).stderr
 
 
 def test_code_that_comes_with_the_weights_does_not_run(folder):
