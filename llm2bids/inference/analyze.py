@@ -182,7 +182,12 @@ def analyze_participants(
     chosen = inputs.choose(participant_label=participant_label, task=task)
     check_arrangement_prompts(
         inputs,
-        [entry for found in chosen.values() for entry in found],
+        (
+            str(prompt)
+            for entries in chosen.values()
+            for entry in entries
+            for prompt in inputs.load(entry).transcript["prompt_id"].unique()
+        ),
         allow_circular=allow_circular,
     )
     start_output(Path(out_dir), inputs.bids_dir, inputs.derivative_dir)
@@ -278,18 +283,14 @@ def analyze_group(
     inputs = open_inputs(Path(bids_dir))
     checked_output(Path(out_dir))
     chosen = inputs.choose(participant_label=participant_label, task=task)
-    check_arrangement_prompts(
-        inputs,
-        [entry for found in chosen.values() for entry in found],
-        allow_circular=allow_circular,
-    )
     effects = read_effects(
         inputs,
         Path(out_dir),
         participant_label=sorted({label for label, _ in chosen}),
         task=sorted({name for _, name in chosen}),
     )
-    inputs = inputs.within(effects.mask, run_names=effects.provenance.runs)
+    check_arrangement_prompts(inputs, effects.provenance.prompts, allow_circular=allow_circular)
+    inputs = inputs.within(effects.mask, effects.options.use, run_names=effects.provenance.runs)
     questions = group_contrasts(effects, contrasts)
     bar = tqdm(questions, desc="group level", file=sys.stderr, disable=not progress)
     results = tuple(

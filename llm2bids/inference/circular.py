@@ -4,7 +4,7 @@ import logging
 from collections.abc import Iterable
 
 from llm2bids.exceptions import InferenceError
-from llm2bids.inference.inputs import Inputs, RunEntry
+from llm2bids.inference.inputs import Inputs
 from llm2bids.space.space import Space
 
 log = logging.getLogger(__name__)
@@ -37,9 +37,9 @@ def _said(space: Space, shared: tuple[str, ...]) -> str:
 
 
 def check_arrangement_prompts(
-    inputs: Inputs, entries: Iterable[RunEntry], *, allow_circular: bool = False
+    inputs: Inputs, prompts: Iterable[str], *, allow_circular: bool = False
 ) -> tuple[str, ...]:
-    """Refuse an arrangement that was learned from prompts of the runs that are analysed.
+    """Refuse an arrangement that was learned from prompts that are analysed; give what is shared.
 
     Units that chance made alike on these prompts would lie side by side, and their chance would
     look like a cluster.
@@ -47,10 +47,7 @@ def check_arrangement_prompts(
     layout = inputs.space.layout
     if layout is None or not layout.prompt_ids:
         return ()
-    shown: set[str] = set()
-    for entry in entries:
-        shown.update(inputs.load(entry).transcript["prompt_id"].unique().tolist())
-    shared = shared_with_arrangement(inputs.space, shown)
+    shared = shared_with_arrangement(inputs.space, prompts)
     if not shared:
         return ()
     about = _said(inputs.space, shared)

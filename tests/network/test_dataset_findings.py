@@ -9,6 +9,7 @@ import pytest
 from llm2bids import open_dataset
 from llm2bids.exceptions import InferenceError, NetworkError
 from llm2bids.inference.analyze import analyze_group, analyze_participants
+from llm2bids.inference.options import GroupOptions
 from llm2bids.network.dataset_findings import dataset_findings
 from llm2bids.network.findings import Findings
 from llm2bids.network.similarity import dice, top_units
@@ -192,8 +193,6 @@ def test_findings_need_the_participant_level(drinks, tmp_path):
 
 
 def test_a_pooled_test_of_another_model_is_refused(drinks, tmp_path):
-    from llm2bids.inference.options import GroupOptions
-
     analyze_participants(
         drinks, tmp_path / "out", task=["tea"], confounds=["surprisal"], progress=False
     )
@@ -201,3 +200,25 @@ def test_a_pooled_test_of_another_model_is_refused(drinks, tmp_path):
         analyze_group(
             drinks, tmp_path / "out", options=GroupOptions(pooled_n_perm=9), progress=False
         )
+
+
+def test_what_was_said_of_edited_events_holds_at_the_group_level(drinks, tmp_path):
+    """--use of the participant level is read back: the group level does not ask again."""
+    data = shutil.copytree(drinks, tmp_path / "bids")
+    for path in data.rglob("sub-0*_task-tea_events.tsv"):
+        text = path.read_text().splitlines()
+        path.unlink()
+        path.write_text("\n".join([text[0], *text[2:]]) + "\n")  # one on prompt is off
+    out_dir = tmp_path / "out"
+    with pytest.raises(InferenceError, match="events"):
+        analyze_participants(data, out_dir, progress=False, task=["tea"])
+    shutil.rmtree(out_dir)
+    analyze_participants(data, out_dir, progress=False, use="events")
+    analyze_group(data, out_dir, options=GroupOptions(pooled_n_perm=9), progress=False)
+    found = dataset_findings(data, out_dir, progress=False)
+    assert found.model.endswith("conditions of the events")
+    assert found.n_on == 3
+    maps = written_maps(open_dataset(data), out_dir)
+    network = found.networks[0].network
+    units = network.units(open_dataset(data).space)
+    np.testing.assert_allclose(network.table["effect"], maps.mean(axis=0)[0][units], rtol=1e-5)
