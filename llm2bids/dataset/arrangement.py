@@ -105,11 +105,7 @@ def read_given(path: Path) -> Given:
 
 
 def learned_space(
-    space: Space,
-    localizer: Localizer,
-    *,
-    baseline: str,
-    n_jobs: int = 1,
+    space: Space, localizer: Localizer, *, baseline: str, n_jobs: int = 1
 ) -> tuple[Space, Stability | None]:
     """Arrange a space by the responses to a localizer."""
     how: dict[str, Any] = {"baseline": baseline, "n_jobs": n_jobs}

@@ -225,9 +225,7 @@ def _read_lists(root: Path) -> dict[PurePosixPath, dict[PurePosixPath, str]]:
 
 
 def _chosen(
-    root: Path,
-    paths: Sequence[str],
-    lists: dict[PurePosixPath, dict[PurePosixPath, str]],
+    root: Path, paths: Sequence[str], lists: dict[PurePosixPath, dict[PurePosixPath, str]]
 ) -> list[PurePosixPath]:
     """List the files that are meant, there or in the lists."""
     listed = {place for entries in lists.values() for place in entries}

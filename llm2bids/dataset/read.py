@@ -12,12 +12,7 @@ import pandas as pd
 
 from llm2bids.dataset.layout import DERIVATIVE, RunNames, list_bolds, run_names
 from llm2bids.dataset.participants import read_participants
-from llm2bids.dataset.settings import (
-    read_settings,
-    read_sidecar,
-    recorded_paradigm,
-    space_label,
-)
+from llm2bids.dataset.settings import read_settings, read_sidecar, recorded_paradigm, space_label
 from llm2bids.dataset.sidecar import base_fields
 from llm2bids.dataset.space_template import read_template
 from llm2bids.dataset.transcript import read_transcript
@@ -34,6 +29,15 @@ from llm2bids.store.tables import checked_columns, read_table
 
 RECORD_AGAIN = "delete it and record the dataset again: only this run will be made anew"
 """What to do about a series that cannot be read."""
+
+
+def _file(kind: str, text: str) -> Any:
+    """Make the property of a run that gives the path of one of its files."""
+
+    def path(run: "Run") -> Path:
+        return inside(run.root, run.root / getattr(run.names, kind))
+
+    return property(path, doc=text)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -58,45 +62,18 @@ class Run:
         """Run index, from 1; None where the task has one run."""
         return self.names.run
 
+    bold = _file("bold", "Raw series.")
+    events = _file("events", "Events.")
+    preproc = _file("preproc", "Series in the derivative.")
+    mask = _file("mask", "Mask of the units in the derivative.")
+    boldref = _file("boldref", "Mean over time in the derivative.")
+    confounds = _file("confounds", "Confounds in the derivative.")
+    transcript = _file("transcript", "Every generated token, in the derivative.")
+
     @property
     def name(self) -> str:
         """Entities of the run, e.g. ``sub-01_task-pathology``."""
-        return self.bold.name.rpartition("_")[0]
-
-    @property
-    def bold(self) -> Path:
-        """Raw series."""
-        return inside(self.root, self.root / self.names.bold)
-
-    @property
-    def events(self) -> Path:
-        """Events."""
-        return inside(self.root, self.root / self.names.events)
-
-    @property
-    def preproc(self) -> Path:
-        """Series in the derivative."""
-        return inside(self.root, self.root / self.names.preproc)
-
-    @property
-    def mask(self) -> Path:
-        """Mask of the units in the derivative."""
-        return inside(self.root, self.root / self.names.mask)
-
-    @property
-    def boldref(self) -> Path:
-        """Mean over time in the derivative."""
-        return inside(self.root, self.root / self.names.boldref)
-
-    @property
-    def confounds(self) -> Path:
-        """Confounds in the derivative."""
-        return inside(self.root, self.root / self.names.confounds)
-
-    @property
-    def transcript(self) -> Path:
-        """Every generated token, in the derivative."""
-        return inside(self.root, self.root / self.names.transcript)
+        return self.names.bold.name.rpartition("_")[0]
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)

@@ -19,12 +19,7 @@ from llm2bids.dataset.first_files import (
 )
 from llm2bids.dataset.layout import check_label, list_bolds, parse_path
 from llm2bids.dataset.participants import PLACE as PARTICIPANTS
-from llm2bids.dataset.participants import (
-    count_runs,
-    counted,
-    read_participants,
-    with_participant,
-)
+from llm2bids.dataset.participants import count_runs, counted, read_participants, with_participant
 from llm2bids.dataset.read import Dataset
 from llm2bids.dataset.resume import (
     changed_runs,

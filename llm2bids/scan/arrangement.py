@@ -8,12 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from llm2bids.dataset.arrangement import (
-    LOCALIZER_PROMPTS,
-    Given,
-    learned_space,
-    read_given,
-)
+from llm2bids.dataset.arrangement import LOCALIZER_PROMPTS, Given, learned_space, read_given
 from llm2bids.dataset.settings import is_dataset, read_settings
 from llm2bids.exceptions import DatasetError, UsageError
 from llm2bids.paradigm.seed import derive_seed

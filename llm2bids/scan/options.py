@@ -212,11 +212,7 @@ class ScanOptions:
     seed: int = field(
         default=0,
         metadata=_flag(
-            "--seed",
-            "one seed for everything, 0 or more",
-            group="scan",
-            stored=True,
-            type=int,
+            "--seed", "one seed for everything, 0 or more", group="scan", stored=True, type=int
         ),
     )
     random_weights: int | None = field(
@@ -286,10 +282,7 @@ class ScanOptions:
     compress: bool = field(
         default=True,
         metadata=_flag(
-            "--no-compress",
-            "write series as .nii, not .nii.gz",
-            group="volumes",
-            stored=True,
+            "--no-compress", "write series as .nii, not .nii.gz", group="volumes", stored=True
         ),
     )
     hrf_model: str | None = field(

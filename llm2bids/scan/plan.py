@@ -218,10 +218,7 @@ def plan(*, time: bool = True, **options: Any) -> Plan:
     chosen = select_sites(outline.sites, asked.sites)
     settings = asked.settings(scan, chosen, outline)
     space = build_space(
-        chosen,
-        label=settings["space_label"],
-        model_name=outline.name,
-        weights_sha256="0" * 64,
+        chosen, label=settings["space_label"], model_name=outline.name, weights_sha256="0" * 64
     )
     weights = weigh(space, scan, settings)
     groups = group_runs(scan.designs, batch_size=asked.batch_size)

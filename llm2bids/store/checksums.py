@@ -66,10 +66,7 @@ def list_text(entries: Mapping[PurePosixPath, str]) -> str:
 
 
 def updated_lists(
-    root: Path,
-    digests: Mapping[PurePosixPath, str],
-    *,
-    removed: Iterable[PurePosixPath] = (),
+    root: Path, digests: Mapping[PurePosixPath, str], *, removed: Iterable[PurePosixPath] = ()
 ) -> dict[PurePosixPath, str]:
     """Write the lists anew that a change concerns."""
     removed = set(removed)
