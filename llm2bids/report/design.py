@@ -30,13 +30,13 @@ _MATRIX_LEFT, _MATRIX_TOP, _MATRIX_HEIGHT, _COLUMN = 34.0, 88.0, 200.0, 26.0
 def design_section(sources: Sources) -> Section:
     """Show the timeline of the first participant's runs, and examples of prompts and answers."""
     runs = sources.first_runs()
-    tables = {run.name: prompt_table(sources.dataset.token_table(run)) for run in runs}
+    tables = {run.name: _prompt_table(sources.dataset.token_table(run)) for run in runs}
     body = render(
         "design.html",
         about=about_design(sources),
         participant=runs[0].participant_label,
         n_participants=len({run.participant_label for run in sources.dataset.runs}),
-        timeline=timeline(sources, runs, tables, t_r=sources.dataset.t_r(runs[0])),
+        timeline=_timeline(sources, runs, tables, t_r=sources.dataset.t_r(runs[0])),
         examples=_examples(sources, tables),
     )
     return Section(name="design", title="Design", body=body)
@@ -46,7 +46,7 @@ def about_design(sources: Sources) -> dict[str, Any]:
     """Gather the facts of the paradigm, those of a run from the first one."""
     dataset = sources.dataset
     run = sources.first_runs()[0]
-    about, table = dataset.sidecar(run), prompt_table(dataset.token_table(run))
+    about, table = dataset.sidecar(run), _prompt_table(dataset.token_table(run))
     try:
         paradigm = tomllib.loads((dataset.path / "code" / "paradigm.toml").read_text("utf-8"))
     except (OSError, ValueError):
@@ -65,7 +65,7 @@ def about_design(sources: Sources) -> dict[str, Any]:
     }
 
 
-def prompt_table(tokens: pd.DataFrame) -> pd.DataFrame:
+def _prompt_table(tokens: pd.DataFrame) -> pd.DataFrame:
     """Take a row for each prompt, with its seconds and answer (``↵``: a new line), from tokens."""
     tokens = tokens.assign(token=tokens["token"].fillna("").astype(str))
     grouped = tokens.groupby("trial", sort=True)
@@ -76,10 +76,10 @@ def prompt_table(tokens: pd.DataFrame) -> pd.DataFrame:
     return table.reset_index()
 
 
-def timeline(
+def _timeline(
     sources: Sources, runs: tuple[Run, ...], tables: Mapping[str, pd.DataFrame], *, t_r: float
 ) -> Markup:
-    """Draw when each prompt of `prompt_table` was shown, one row for each run."""
+    """Draw when each prompt of `_prompt_table` was shown, one row for each run."""
     end = max(float((table["prompt_onset"] + table["seconds"]).max()) for table in tables.values())
     scale = (_WIDTH - _LEFT - 12) / (end or 1.0)
     parts = []
@@ -122,7 +122,7 @@ def designs_section(sources: Sources) -> Section:
     about = sidecar(shown[0])
     body = render(
         "designs.html",
-        figures=[matrix_drawing(sources, path) for path in shown[:MOST_DESIGNS]],
+        figures=[_matrix_drawing(sources, path) for path in shown[:MOST_DESIGNS]],
         participant=participants[0],
         n_participants=len(participants),
         rows=about.get("Rows", "rows"),
@@ -132,7 +132,7 @@ def designs_section(sources: Sources) -> Section:
     return Section(name="designs", title=title, body=body)
 
 
-def matrix_drawing(sources: Sources, path: Path) -> tuple[Markup, float]:
+def _matrix_drawing(sources: Sources, path: Path) -> tuple[Markup, float]:
     """Draw a design matrix, columns scaled to their largest value; give its width too."""
     table = read_table(path)
     checked_columns(table, path, list(table.columns))

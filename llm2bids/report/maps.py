@@ -100,7 +100,7 @@ def maps_section(sources: Sources, maps: tuple[GroupMap, ...]) -> Section:
     title = "Group maps"
     if not maps:
         return Section(name="maps", title=title, body=_nothing(sources))
-    data, left_out = packed_maps(sources, maps)
+    data, left_out = _packed_maps(sources, maps)
     mosaics = []
     for one in against_off(maps)[:MOST_MOSAICS]:
         values = sources.unit_map(one.path)
@@ -109,7 +109,7 @@ def maps_section(sources: Sources, maps: tuple[GroupMap, ...]) -> Section:
         mosaics.append((one, color_of(sources, one), limit, drawing))
     body = render(
         "maps.html",
-        data=script_json(data),
+        data=_script_json(data),
         mosaics=mosaics,
         left_out=left_out,
         n_participants=maps[0].about.get("NumberOfParticipants"),
@@ -120,7 +120,7 @@ def maps_section(sources: Sources, maps: tuple[GroupMap, ...]) -> Section:
     return Section(name="maps", title=title, body=body)
 
 
-def packed_maps(sources: Sources, maps: tuple[GroupMap, ...]) -> tuple[dict[str, Any], list[str]]:
+def _packed_maps(sources: Sources, maps: tuple[GroupMap, ...]) -> tuple[dict[str, Any], list[str]]:
     """Pack the layout and as many maps as the page may hold; name those that did not fit."""
     wanted = [(one, "effect") for one in maps]
     wanted += [(one, "cohensd") for one in maps if one.is_against_off]
@@ -147,10 +147,10 @@ def packed_maps(sources: Sources, maps: tuple[GroupMap, ...]) -> tuple[dict[str,
     return {**pack_layout(sources.dataset.space), "maps": entries}, left_out
 
 
-def script_json(data: object) -> Markup:
+def _script_json(data: object) -> Markup:
     r"""Write JSON that cannot end the script element that it stands in.
 
-    >>> str(script_json({"a": "</script>"}))
+    >>> str(_script_json({"a": "</script>"}))
     '{"a":"\\u003c/script\\u003e"}'
     """
     text = json.dumps(data, separators=(",", ":"), allow_nan=False)
@@ -160,7 +160,7 @@ def script_json(data: object) -> Markup:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Strongest:
+class _Strongest:
     """Strongest units and clusters of a contrast."""
 
     title: str
@@ -191,7 +191,7 @@ def strongest_section(sources: Sources, maps: tuple[GroupMap, ...]) -> Section:
     return Section(name="strongest", title=title, body=body)
 
 
-def strongest(sources: Sources, one: GroupMap) -> Strongest:
+def strongest(sources: Sources, one: GroupMap) -> _Strongest:
     """List a contrast's units by absolute effect, and its clusters by absolute z of the peak."""
     about = sidecar(one.other("z"))
     tables = sources.files(f"group/{one.path.name.partition('_stat-')[0]}_desc-*_clusters.tsv")
@@ -201,7 +201,7 @@ def strongest(sources: Sources, one: GroupMap) -> Strongest:
         cut = sidecar(one.other(f"z_desc-{control}"))
         clusters = _whole_clusters(tables[0])
     peaks = _peaks(sources.dataset.space, clusters)
-    return Strongest(
+    return _Strongest(
         title=one.title,
         color=color_of(sources, one),
         units=[_plain(row) for row in _strongest_units(sources, one).to_dict("records")],

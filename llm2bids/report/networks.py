@@ -34,7 +34,7 @@ _OUTER = "outside layers"
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
-class GroupNetwork:
+class _GroupNetwork:
     """A contrast's network as the page shows it."""
 
     title: str
@@ -85,7 +85,7 @@ def networks_sections(sources: Sources, maps: tuple[GroupMap, ...]) -> list[Sect
         "networks": render(
             "profiles.html",
             profiles=[
-                (one, _peak(one, depth), profile_drawing(one, depth, limit=limit))
+                (one, _peak(one, depth), _profile_drawing(one, depth, limit=limit))
                 for one in networks
             ],
             share=SHARE,
@@ -97,7 +97,7 @@ def networks_sections(sources: Sources, maps: tuple[GroupMap, ...]) -> list[Sect
     return [Section(name=name, title=titles[name], body=bodies[name]) for name in titles]
 
 
-def group_network(sources: Sources, one: GroupMap, depth: Depth) -> GroupNetwork:
+def group_network(sources: Sources, one: GroupMap, depth: Depth) -> _GroupNetwork:
     """Take a contrast's network from the table that the group level wrote.
 
     Without one it is the `SHARE` of all units with the largest absolute effect in the group map.
@@ -111,13 +111,13 @@ def group_network(sources: Sources, one: GroupMap, depth: Depth) -> GroupNetwork
         values[units] = effect[units]
     else:
         values[written.network.units(space)] = written.network.table["effect"]
-    roles, share = site_shares(space, depth, ~np.isnan(values))
-    return GroupNetwork(
+    roles, share = _site_shares(space, depth, ~np.isnan(values))
+    return _GroupNetwork(
         title=one.title, color=color_of(sources, one), values=values, roles=roles, share=share
     )
 
 
-def flat_drawing(space: Space, network: GroupNetwork) -> Markup:
+def flat_drawing(space: Space, network: _GroupNetwork) -> Markup:
     """Draw a network on the flat map, in the colours of both pages."""
     inside = ~np.isnan(network.values)
     counts = {name: int(inside[units].sum()) for name, units in space.site_slices.items()}
@@ -137,11 +137,11 @@ def flat_drawing(space: Space, network: GroupNetwork) -> Markup:
     return figure_svg(flat_figure([flat], scale), alt=alt)
 
 
-def site_shares(
+def _site_shares(
     space: Space, depth: Depth, inside: npt.NDArray[np.bool_]
 ) -> tuple[tuple[str, ...], npt.NDArray[np.float64]]:
     """Measure which share of each role's units at each level is inside a set, (n_units,)."""
-    roles = profile_roles(space.sites)
+    roles = _profile_roles(space.sites)
     counts = np.zeros((len(roles), len(depth.labels)))
     total = np.zeros_like(counts)
     for number, site in enumerate(space.sites):
@@ -153,7 +153,7 @@ def site_shares(
     return roles, shares
 
 
-def profile_roles(sites: tuple[Site, ...]) -> tuple[str, ...]:
+def _profile_roles(sites: tuple[Site, ...]) -> tuple[str, ...]:
     """List the rows of a profile: roles within layers, then modules outside them together.
 
     There are at most `MOST_ROLES`; the last one then stands for the rest.
@@ -171,7 +171,7 @@ def opacity(share: float, limit: float) -> float:
     return float(0.04 + 0.96 * min(share / (limit or 1), 1.0) ** 0.65)
 
 
-def profile_drawing(network: GroupNetwork, depth: Depth, *, limit: float) -> Markup:
+def _profile_drawing(network: _GroupNetwork, depth: Depth, *, limit: float) -> Markup:
     """Draw roles as rows and layers as columns; each cell says its share in a tool tip."""
     step = (_WIDTH - _LEFT - 6) / len(depth.labels)
     parts = []
@@ -200,7 +200,7 @@ def profile_drawing(network: GroupNetwork, depth: Depth, *, limit: float) -> Mar
     return drawing(parts, width=_WIDTH, height=bottom + 20, alt=alt)
 
 
-def _peak(network: GroupNetwork, depth: Depth) -> Mapping[str, Any]:
+def _peak(network: _GroupNetwork, depth: Depth) -> Mapping[str, Any]:
     row, column = np.unravel_index(np.nanargmax(network.share), network.share.shape)
     level = _level_name(depth.labels[column])
     return {"role": network.roles[row], "level": level, "share": float(network.share[row, column])}

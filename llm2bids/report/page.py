@@ -72,12 +72,12 @@ def write_report(
             "the page goes: --output FILE"
         )
     path = Path(out_dir) / REPORT_NAME if output is None else Path(output)
-    text = build_page(sources, progress=progress)
+    text = _build_page(sources, progress=progress)
     write_text(path, text)
     return path
 
 
-def build_page(sources: Sources, *, progress: bool = True) -> str:
+def _build_page(sources: Sources, *, progress: bool = True) -> str:
     """Put the page together; its security policy allows this script alone, and no address."""
     maps = find_maps(sources)
     flat_maps, profiles = networks_sections(sources, maps)
@@ -97,7 +97,7 @@ def build_page(sources: Sources, *, progress: bool = True) -> str:
     short = summary_section(sources)
     if short is not None:
         sections.insert(0, short)
-    script = page_script()
+    script = _page_script()
     return str(
         render(
             "page.html",
@@ -113,7 +113,7 @@ def build_page(sources: Sources, *, progress: bool = True) -> str:
     )
 
 
-def page_script() -> str:
+def _page_script() -> str:
     """Join the page's scripts into one function of its own."""
     parts = [read_asset(name) for name in SCRIPTS]
     return "\n".join(['(() => {\n"use strict";', *parts, "})();"])

@@ -34,7 +34,7 @@ Floats = npt.NDArray[np.float64]
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
-class RunQuality:
+class _RunQuality:
     """What the volumes of a run tell: medians over the units of each level, (n_levels,)."""
 
     run: Run
@@ -47,12 +47,12 @@ class RunQuality:
 def quality_section(sources: Sources, *, progress: bool = True) -> Section:
     """Show clipped values, carpet plots, signal-to-noise, and what the first token does."""
     dataset, depth = sources.dataset, depth_of(sources.dataset.space)
-    chosen = spread_runs(sources)
+    chosen = _spread_runs(sources)
     bar = tqdm(chosen, desc="quality", file=sys.stderr, disable=not progress)
-    read = [run_quality(sources, run, depth) for run in bar]
+    read = [_run_quality(sources, run, depth) for run in bar]
     tokens = pd.concat([dataset.transcript(run) for run in dataset.runs], ignore_index=True)
     tokens["is_on"] = tokens["trial_type"].fillna("").astype(str) != ""
-    clipped = clipped_table(sources)
+    clipped = _clipped_table(sources)
     body = render(
         "quality.html",
         clipped=clipped,
@@ -77,7 +77,7 @@ def quality_section(sources: Sources, *, progress: bool = True) -> Section:
     return Section(name="quality", title="Quality", body=body)
 
 
-def spread_runs(sources: Sources, most: int = MOST_RUNS) -> list[Run]:
+def _spread_runs(sources: Sources, most: int = MOST_RUNS) -> list[Run]:
     """Choose runs to read: every task in turn, each time from the next participant."""
     by_task = {
         task: [run for run in sources.dataset.runs if run.task == task] for task in sources.tasks
@@ -90,7 +90,7 @@ def spread_runs(sources: Sources, most: int = MOST_RUNS) -> list[Run]:
     return chosen
 
 
-def run_quality(sources: Sources, run: Run, depth: Depth) -> RunQuality:
+def _run_quality(sources: Sources, run: Run, depth: Depth) -> _RunQuality:
     """Read the volumes of a run and sum them up, by level and by position in the answer."""
     dataset = sources.dataset
     values = dataset.values(run)
@@ -114,17 +114,17 @@ def run_quality(sources: Sources, run: Run, depth: Depth) -> RunQuality:
     tokens = dataset.transcript(run).dropna(subset=["volume"])
     is_on = tokens["trial_type"].fillna("").astype(str) != ""
     rms = np.sqrt(squares / n_units)[tokens["volume"].to_numpy(dtype=np.intp)]
-    units = carpet_units(depth)
-    return RunQuality(
+    units = _carpet_units(depth)
+    return _RunQuality(
         run=run,
         tsnr=_medians(tsnr, depth),
         spread=_medians(sd, depth),
         positions=pd.DataFrame({"position": tokens["position"], "is_on": is_on, "rms": rms}),
-        carpet=carpet_drawing(sources, run, values[:, units], depth, units),
+        carpet=_carpet_drawing(sources, run, values[:, units], depth, units),
     )
 
 
-def clipped_table(sources: Sources) -> pd.DataFrame:
+def _clipped_table(sources: Sources) -> pd.DataFrame:
     """Count clipped values in a million, participants by tasks, from the runs' sidecars."""
     counts: dict[tuple[str, str], list[int]] = {}
     for run in sources.dataset.runs:
@@ -137,7 +137,7 @@ def clipped_table(sources: Sources) -> pd.DataFrame:
     return table.reindex(columns=list(sources.tasks))
 
 
-def carpet_units(depth: Depth, n_rows: int = N_ROWS) -> npt.NDArray[np.intp]:
+def _carpet_units(depth: Depth, n_rows: int = N_ROWS) -> npt.NDArray[np.intp]:
     """Choose units evenly from every level, in order of depth."""
     each = max(2, n_rows // len(depth.labels))
     chosen = []
@@ -148,7 +148,7 @@ def carpet_units(depth: Depth, n_rows: int = N_ROWS) -> npt.NDArray[np.intp]:
     return np.concatenate(chosen).astype(np.intp)
 
 
-def carpet_drawing(
+def _carpet_drawing(
     sources: Sources,
     run: Run,
     values: npt.NDArray[np.float32],
@@ -198,7 +198,7 @@ def _medians(values: Floats, depth: Depth) -> Floats:
     return medians
 
 
-def _by_layer(sources: Sources, read: Sequence[RunQuality], depth: Depth, name: str) -> Markup:
+def _by_layer(sources: Sources, read: Sequence[_RunQuality], depth: Depth, name: str) -> Markup:
     """Draw the mean over runs of ``tsnr`` or ``spread`` by layer, one line a task."""
     lines = [
         Line(

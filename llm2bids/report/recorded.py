@@ -19,7 +19,7 @@ def recorded_section(sources: Sources) -> Section:
         "recorded.html",
         space=space,
         about=about,
-        roles=role_table(space),
+        roles=_role_table(space),
         n_layers=len({site.layer for site in space.sites} - {None}),
         n_runs=len(dataset.runs),
         n_volumes=sum(int(dataset.sidecar(run).get("NumberOfVolumes", 0)) for run in dataset.runs),
@@ -32,7 +32,7 @@ def recorded_section(sources: Sources) -> Section:
     return Section(name="recorded", title="What was recorded", body=body)
 
 
-def role_table(space: Space) -> list[dict[str, Any]]:
+def _role_table(space: Space) -> list[dict[str, Any]]:
     """Sum the sites up by role, in recording order; modules outside the layers come one by one."""
     colors = role_colors(site.role for site in space.sites)
     inside = roles_of(space)

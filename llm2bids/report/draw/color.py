@@ -54,7 +54,7 @@ _LAB_TO_LMS = np.array(
 
 
 @dataclass(frozen=True)
-class Arm:
+class _Arm:
     """One arm of a map in OKLCh, from the middle out: chroma is a parabola, the rest is linear."""
 
     lightness: tuple[float, float]  # beginning, end
@@ -62,17 +62,17 @@ class Arm:
     hue: tuple[float, float]  # beginning, end, in degrees
 
 
-ARMS: dict[str, tuple[Arm, ...]] = {
+ARMS: dict[str, tuple[_Arm, ...]] = {
     "llm2bids": (
-        Arm((0.945, 0.42), (0.004, 0.112, 0.138), (226.0, 264.0)),
-        Arm((0.945, 0.42), (0.004, 0.112, 0.138), (74.0, 36.0)),
+        _Arm((0.945, 0.42), (0.004, 0.112, 0.138), (226.0, 264.0)),
+        _Arm((0.945, 0.42), (0.004, 0.112, 0.138), (74.0, 36.0)),
     ),
     "llm2bids_dark": (
-        Arm((0.265, 0.87), (0.004, 0.116, 0.098), (262.0, 216.0)),
-        Arm((0.265, 0.87), (0.004, 0.116, 0.098), (40.0, 86.0)),
+        _Arm((0.265, 0.87), (0.004, 0.116, 0.098), (262.0, 216.0)),
+        _Arm((0.265, 0.87), (0.004, 0.116, 0.098), (40.0, 86.0)),
     ),
-    "llm2bids_sequential": (Arm((0.945, 0.31), (0.004, 0.118, 0.112), (88.0, 20.0)),),
-    "llm2bids_sequential_dark": (Arm((0.265, 0.93), (0.004, 0.118, 0.100), (18.0, 94.0)),),
+    "llm2bids_sequential": (_Arm((0.945, 0.31), (0.004, 0.118, 0.112), (88.0, 20.0)),),
+    "llm2bids_sequential_dark": (_Arm((0.265, 0.93), (0.004, 0.118, 0.100), (18.0, 94.0)),),
 }
 """Name of each map -> its arms: two of a diverging map, that below zero first, or one."""
 
@@ -121,7 +121,7 @@ def oklab_to_srgb(lab: npt.ArrayLike) -> Float64:
     return np.asarray(np.copysign(encoded, linear))
 
 
-def arm_colors(arm: Arm, n_colors: int) -> Float64:
+def arm_colors(arm: _Arm, n_colors: int) -> Float64:
     """Space colours along an arm: OKLab, (n_colors, 3), equal distances between neighbours."""
     t = np.linspace(0.0, 1.0, _FINE)
     lightness = np.interp(t, [0, 1], arm.lightness)

@@ -40,7 +40,7 @@ FONTS = (
 
 
 @dataclass(frozen=True, kw_only=True)
-class Palette:
+class _Palette:
     """Colours of a page, and the end of the names of its colour maps."""
 
     page: str
@@ -51,18 +51,18 @@ class Palette:
     accent: str  # the residual stream
 
 
-PALETTES: dict[Theme, Palette] = {
-    "light": Palette(
+PALETTES: dict[Theme, _Palette] = {
+    "light": _Palette(
         page="#fbfaf7", panel="#efede8", edge="#d5d1c7", ink="#1d2126", mute="#747b84",
         accent="#2c7a64",
     ),
-    "dark": Palette(
+    "dark": _Palette(
         page="#121519", panel="#22262b", edge="#363c43", ink="#eae8e3", mute="#8d959e",
         accent="#6cc5a6",
     ),
 }  # fmt: skip
 
-STYLED = Palette(
+STYLED = _Palette(
     page="none",
     **{
         name: stand_in(f"var(--{variable})")
@@ -153,7 +153,7 @@ class _Pen:
     """Axes in units from the top left, and what to draw with: inches of a unit, type face."""
 
     axes: "Axes"
-    palette: Palette
+    palette: _Palette
     unit: float
     font: str
 
@@ -298,7 +298,7 @@ def _column_labels(pen: _Pen, layout: FlatLayout) -> None:
                       rotation=90, color=pen.palette.accent)  # fmt: skip
 
 
-def _draw_heading(figure: "Figure", title: str, note: str, palette: Palette) -> None:
+def _draw_heading(figure: "Figure", title: str, note: str, palette: _Palette) -> None:
     """Write title and note at the top left."""
     width, height = figure.get_size_inches()
     font = _font_name()
@@ -311,7 +311,7 @@ def _draw_heading(figure: "Figure", title: str, note: str, palette: Palette) -> 
                     va="top", color=palette.mute)  # fmt: skip
 
 
-def _draw_color_bar(figure: "Figure", scale: ColorScale, palette: Palette) -> None:
+def _draw_color_bar(figure: "Figure", scale: ColorScale, palette: _Palette) -> None:
     """Draw the colour bar at the top right: what is hidden is empty, ends say what they clip."""
     from matplotlib import colormaps
 
@@ -345,17 +345,17 @@ def bar_ticks(scale: ColorScale) -> dict[float, str]:
     """Label the ends of a colour bar, and the threshold, or zero without one."""
     low, high = scale.bar
     middle = (-scale.threshold, scale.threshold) if scale.threshold else (0.0,)
-    ticks = {low: ("≤ " if scale.clipped[0] else "") + three_digits(low)}
+    ticks = {low: ("≤ " if scale.clipped[0] else "") + _three_digits(low)}
     room = 0.12 * (high - low)
-    ticks |= {tick: three_digits(tick) for tick in middle if low + room < tick < high - room}
-    ticks[high] = ("≥ " if scale.clipped[1] else "") + three_digits(high)
+    ticks |= {tick: _three_digits(tick) for tick in middle if low + room < tick < high - room}
+    ticks[high] = ("≥ " if scale.clipped[1] else "") + _three_digits(high)
     return ticks
 
 
-def three_digits(value: float) -> str:
+def _three_digits(value: float) -> str:
     """Write a number with three digits and a true minus sign.
 
-    >>> three_digits(-3.1), three_digits(0.01234), three_digits(0)
+    >>> _three_digits(-3.1), _three_digits(0.01234), _three_digits(0)
     ('−3.1', '0.0123', '0')
     """
     return f"{value:.3g}".replace("-", "−")

@@ -17,7 +17,7 @@ _GAP, _LABEL = 7, 20
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
-class Quantised:
+class _Quantised:
     """A map in one byte a unit: a value is ``sign(step) * (step / 127) ** 2 * limit``."""
 
     steps: npt.NDArray[np.int8]  # (n_units,), -127 to 127; -128 where a unit has no value
@@ -29,7 +29,7 @@ class Quantised:
         return np.asarray(np.sign(steps) * (steps / LEVELS) ** 2 * self.limit)
 
 
-def quantise(values: npt.NDArray[np.floating[Any]]) -> Quantised:
+def quantise(values: npt.NDArray[np.floating[Any]]) -> _Quantised:
     """Store a map, (n_units,), in one byte a unit, on a square root scale: finer near zero.
 
     >>> quantise(np.array([-4.0, 0.0, 1.0, np.nan])).steps.tolist()
@@ -38,7 +38,7 @@ def quantise(values: npt.NDArray[np.floating[Any]]) -> Quantised:
     limit = float(np.nanmax(np.abs(values), initial=0.0)) or 1.0
     steps = np.sign(values) * np.sqrt(np.abs(values) / limit) * LEVELS
     steps = np.where(np.isnan(steps), -LEVELS - 1, np.rint(steps))
-    return Quantised(steps=steps.astype(np.int8), limit=limit)
+    return _Quantised(steps=steps.astype(np.int8), limit=limit)
 
 
 def packed(array: npt.NDArray[Any]) -> str:
@@ -81,7 +81,7 @@ def pack_layout(space: Space) -> dict[str, Any]:
         ],
         "slices": [
             {"label": label, "w": x.stop - x.start, "h": y.stop - y.start}
-            for label in slice_labels(space)
+            for label in _slice_labels(space)
         ],
         "pieces": pieces,
         "bits": 8 * dtype.itemsize,
@@ -89,7 +89,7 @@ def pack_layout(space: Space) -> dict[str, Any]:
     }  # fmt: skip
 
 
-def slice_labels(space: Space) -> list[str]:
+def _slice_labels(space: Space) -> list[str]:
     """Name each slice that has units: ``"layer 5"``, or the last part of a module's name."""
     labels: dict[int, list[str]] = {}
     for site in space.sites:
@@ -121,7 +121,7 @@ def mosaic_figure(
         _panels(space, at),
         element("image", href=png, width=size[0], height=size[1], class_="pixels"),
     ]
-    for slot, label in enumerate(slice_labels(space)):
+    for slot, label in enumerate(_slice_labels(space)):
         left, top = (np.array([slot % columns, slot // columns]) * step).tolist()
         short = label.removeprefix("layer ").split("_")[0]
         parts.append(element("text", short, x=left, y=top + 15, class_="slice"))
