@@ -31,6 +31,9 @@ _RECORD = "complete.json"
 
 _TYPES = "gguf_types.json"
 
+_FORMAT = 2
+"""Raised where the same file would become other weights or another configuration."""
+
 _NAMES = {
     "attention.key_length": ("head_dim",),
     "attention.layer_norm_epsilon": ("layer_norm_epsilon", "layer_norm_eps", "norm_eps"),
@@ -126,7 +129,7 @@ def gguf_config(path: Path) -> Any:
 
 def _folder(name: str, sha256: str, dtype: str) -> Path:
     kept = "float32" if dtype == "auto" else dtype
-    return cache_folder() / "gguf" / f"{name}-{sha256[:12]}-{kept}"
+    return cache_folder() / "gguf" / f"{name}-{sha256[:12]}-{kept}-{_FORMAT}"
 
 
 def _is_whole(folder: Path) -> bool:

@@ -99,7 +99,6 @@ def locate_model(
         place,
         name=chosen.name_of(place.name),
         label=chosen.label_of(place.label),
-        source=f"{place.source} with adapter {chosen.folder}",
         adapter=chosen,
     )
 

@@ -78,6 +78,7 @@ def test_an_adapter_is_in_the_weights(base, adapter, where):
     got = loaded.model.get_submodule("model.layers.1.self_attn.q_proj").weight
     torch.testing.assert_close(got.data, adapted_weight(base, adapter, 1))
     assert loaded.adapter == f"LORA {base.name if where == 'beside' else 'My-lora'}"
+    assert loaded.source == str(base)
     assert loaded.name == f"Base-1 with {loaded.adapter.replace('LORA', 'adapter')}"
 
 
