@@ -87,9 +87,12 @@ def check_unchanged(root: Path, *, overwrite: bool) -> None:
                 f"{list_place(place)}), and new runs would be made with it. Restore the file, or "
                 "record into another folder"
             )
+    leftovers = _leftovers(root)
+    for place in leftovers:
+        inside(root, root / place)
     if overwrite:
         return
-    leftovers = [p for p in _leftovers(root) if p.suffix != ".json"]
+    leftovers = [p for p in leftovers if p.suffix != ".json"]
     # the derivative's series is the raw one by another name, and that was taken away
     replaced = [p for p in leftovers if not p.name.endswith(("_bold.nii.gz", "_bold.nii"))]
     lists = {list_place(place) for place in replaced}

@@ -97,7 +97,7 @@ class Staging:
             else:
                 self._removed.append(name)
         places = sorted(self._staged, key=lambda place: place == last)
-        for place in places:
+        for place in (*places, *self._removed):
             inside(self.root, self.root / place)
         for place in places:
             (self.root / place).parent.mkdir(parents=True, exist_ok=True)

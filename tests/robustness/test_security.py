@@ -264,6 +264,7 @@ def test_nothing_outside_is_removed_through_a_link(sent, tmp_path):
     with pytest.raises(DatasetError, match="leads out of the dataset"):
         DatasetWriter.open(sent)
     assert mine.exists()
+    assert not (sent / ".llm2bids/commit.json").exists()
 
 
 @pytest.mark.parametrize("name", [".llm2bids", ".llm2bids/lock", ".llm2bids/staging"])
