@@ -44,7 +44,7 @@ def test_runs_are_those_that_pybids_finds(two_runs, tmp_path, filters, chosen):
         ({"participant": "01"}, r"participant: no entity of pybids; pybids calls it subject"),
         ({"Task": "tea"}, r"Task: no entity of pybids; expected some of .*task"),
         ({"RepetitionTime": 1}, r"RepetitionTime: no entity"),
-        ({"task": ["tea", "teh"]}, r'task: "teh" matches no run of .*; there are cocoa, milk, tea'),
+        ({"task": ["tea", "ten"]}, r'task: "ten" matches no run of .*; there are cocoa, milk, tea'),
         ({"subject": "sub-01"}, r'subject: "sub-01" matches no run of .*; there are 01, 02, 03'),
         ({"session": "1"}, r'session: "1" matches no run .*none with this entity'),
         ({"run": None}, r"run: null matches no run"),
