@@ -78,6 +78,7 @@ def provenance(
         "dtype": loaded.dtype,
         "device": loaded.device,
         "batch_size": batch_size,
+        "prompt_batching": loaded.batching,
         "keep_first": keep_first,
         "end_of_text_suppressed": method == "record",
         "seed": seed,

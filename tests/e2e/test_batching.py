@@ -39,6 +39,8 @@ def test_the_dataset_says_how_its_prompts_were_batched(scanned):
     settings = json.loads((scanned / "code/llm2bids_settings.json").read_text("utf-8"))
     exactness = json.loads((scanned / "code/exactness.json").read_text("utf-8"))
     assert settings["batching"] == exactness["Batching"] == "equal"
+    dataset = open_dataset(scanned)
+    assert dataset.sidecar(dataset.runs[0])["PromptBatching"] == "equal"
     assert exactness["LargestError"]["residual"] < 1e-5
     assert "residual stream" in exactness["RefusedBatching"]["padded"]
 
