@@ -149,8 +149,9 @@ def paradigm_hash(paradigm: Paradigm, banks: Banks) -> str:
     content = dataclasses.asdict(paradigm)
     for key in ("name", "description", "banks", "source"):
         del content[key]
-    if not content["localizer_prompts"]:  # datasets from before there was a localizer have none
-        del content["localizer_prompts"]
+    for key in ("localizer_prompts", "chat_template", "system"):
+        if not content[key]:  # datasets of earlier versions have none of them
+            del content[key]
     content["prompts"] = {
         condition: [dataclasses.astuple(prompt) for prompt in banks[condition]]
         for condition in prompts_per_participant(paradigm)

@@ -79,3 +79,12 @@ def test_repetition_times_that_are_none(text):
 def test_the_reference_page_has_the_table_of_options():
     script = Path(__file__).parents[2] / "scripts/options_table.py"
     subprocess.run([sys.executable, str(script), "--check"], check=True)
+
+
+def test_datasets_of_earlier_versions_go_on():
+    """The hash of what is shown is the one that a dataset of an earlier version has."""
+    options = ScanOptions(n_participants=1, prompts_per_block=4, tokens_per_prompt=3)
+    scan = options.draw(localizer_prompts=4)
+    assert scan.paradigm_sha256 == (
+        "a298adec089d92b54170cd9ff263f46e30efa5b745158be197a3656c468760a6"
+    )
