@@ -11,6 +11,7 @@ import argparse
 import re
 import sys
 import tempfile
+import textwrap
 import warnings
 from collections import Counter
 from dataclasses import dataclass
@@ -143,7 +144,7 @@ def _kind(reason: str) -> str:
 
 def _first(error: BaseException) -> str:
     line = (str(error).strip() or type(error).__name__).split("\n")[0]
-    return line if len(line) < 300 else line[:299] + "…"
+    return textwrap.shorten(line, 300, placeholder=" …")
 
 
 def write_table(rows: list[Row], path: Path) -> None:
