@@ -15,26 +15,42 @@ def load_weights(
     place: Place, auto: Any, config: Any, *, dtype: torch.dtype | str, device: torch.device
 ) -> Any:
     """Load a model's weights, and merge an adapter into them."""
+    from transformers.utils import logging
+
     keywords: dict[str, Any] = {}
     if quantization_of(config) is not None:  # packed weights cannot be moved everywhere later
         keywords["device_map"] = {"": device}
-    model, info = auto.from_pretrained(
-        place.path,
-        dtype=dtype,
-        output_loading_info=True,
-        use_safetensors=True,
-        # With peft installed, transformers would put an adapter that it sees on top of the modules,
-        # which hides their outputs; it is made to look elsewhere, and the adapter is merged below.
-        adapter_kwargs={"subfolder": "no-adapter"},
-        **keywords,
-        **place.keywords,
-    )
+    verbosity = logging.get_verbosity()
+    logging.set_verbosity_error()  # its report of what does not fit is one message of ours
+    try:
+        model, info = auto.from_pretrained(
+            place.path,
+            dtype=dtype,
+            output_loading_info=True,
+            use_safetensors=True,
+            ignore_mismatched_sizes=True,  # refused below, by name
+            # With peft installed, transformers would put an adapter that it sees on top of the
+            # modules, which hides their outputs; it looks elsewhere, and the adapter is merged.
+            adapter_kwargs={"subfolder": "no-adapter"},
+            **keywords,
+            **place.keywords,
+        )
+    finally:
+        logging.set_verbosity(verbosity)
     _check_complete(place, model, info)
     return model if place.adapter is None else merge_adapter(model, place.adapter)
 
 
 def _check_complete(place: Place, model: Any, info: dict[str, Any]) -> None:
     """Refuse weights that are missing, and those that the model would leave out."""
+    wrong = sorted(info["mismatched_keys"])
+    if wrong:
+        name, stored, made = wrong[0]
+        raise ModelError(
+            f"model {place.source}: {len(wrong)} weights have other shapes in the checkpoint than "
+            f"config.json says (first {name}: {tuple(stored)}, not {tuple(made)}); expected the "
+            "config.json that was saved with the weights"
+        )
     missing = sorted(info["missing_keys"])
     if missing:
         raise ModelError(

@@ -226,7 +226,9 @@ def _as_model_error(place: Place) -> Iterator[dict[str, Any]]:
                 f"model {place.source}: does not fit into the device's memory; "
                 "use --dtype bfloat16, another --device, or a smaller model"
             ) from error
-        found = str(error).strip().split("\n")[0] or type(error).__name__
+        lines = [line.strip() for line in str(error).split("\n") if line.strip()]
+        heading = 2 if lines and lines[0].endswith(":") else 1
+        found = " ".join(lines[:heading]) or type(error).__name__
         if "trust_remote_code" in str(error):
             hint = "its code must be allowed to run: --trust-remote-code, if you trust its authors"
         elif noted and package_hint(noted["config"]):
