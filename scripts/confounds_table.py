@@ -20,16 +20,12 @@ import numpy as np
 from scipy import stats
 from tqdm import tqdm
 
-from llm2bids.dataset.read import Dataset, open_dataset
-from llm2bids.inference.blocks import prompt_means
-from llm2bids.inference.confounds import STRATEGIES, load_confounds
-from llm2bids.inference.design import prompt_design
-from llm2bids.inference.first_level import fit_first_level
-from llm2bids.inference.null.confounds import prompt_confounds
-from llm2bids.inference.null.measure import measure_null
-from llm2bids.inference.null.source import dataset_source
+from llm2bids.inference.confounds import STRATEGIES
+from llm2bids.inference.inputs import open_inputs
+from llm2bids.inference.null import draw_units, measure_null
+from llm2bids.inference.null_pipelines import pipeline_models
+from llm2bids.inference.runs import fit_task
 from llm2bids.inference.threshold import thresholds
-from llm2bids.inference.trials import trial_table, volume_trials
 
 CHOICES: dict[str, tuple[str, ...]] = {
     "none": (),
@@ -52,7 +48,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     args = parser.parse_args(arguments)
     found = {
         "false_positives": false_positives(args.null, args.units, args.groups),
-        "power": power(open_dataset(args.dataset), args.units),
+        "power": power(args.dataset, args.units),
     }
     args.output.write_text(json.dumps(found, indent=1) + "\n", encoding="utf-8")
     for table in found.values():
@@ -66,11 +62,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 def false_positives(path: Path, n_units: int, n_groups: int) -> dict[str, dict[str, Any]]:
     """Measure the rates of null runs with each choice of confounds."""
-    dataset = open_dataset(path)
+    inputs = open_inputs(path)
     table = {}
     for name, confounds in CHOICES.items():
-        source = dataset_source(dataset, n_units=n_units, seed=0, confounds=confounds)
-        measured = measure_null(source, n_groups=n_groups, n_perm=19)
+        measured = measure_null(
+            inputs, n_units=n_units, n_groups=n_groups, n_perm=19, confounds=confounds
+        )
         rates = {(rate.pipeline, rate.kind, rate.nominal): rate for rate in measured.rates}
         table[name] = {
             f"{key} {level:g}": round(rates[key, "unit", level].measured, 4)
@@ -80,31 +77,17 @@ def false_positives(path: Path, n_units: int, n_groups: int) -> dict[str, dict[s
     return table
 
 
-def power(dataset: Dataset, n_units: int) -> dict[str, dict[str, Any]]:
+def power(path: Path, n_units: int) -> dict[str, dict[str, Any]]:
     """Measure what the default pipeline finds with each choice of confounds."""
-    rng = np.random.default_rng(0)
-    units = np.sort(
-        rng.choice(dataset.space.n_units, min(n_units, dataset.space.n_units), replace=False)
-    )
+    inputs = open_inputs(path)
+    inputs = inputs.within(draw_units(inputs.space, n_units, seed=0)[0])
     effects: dict[str, dict[tuple[str, str], Any]] = {name: {} for name in CHOICES}
-    for run in tqdm(dataset.runs, desc="runs", file=sys.stderr):
-        transcript = dataset.transcript(run)
-        n_volumes = int(dataset.load_run(run).shape[3])
-        trials = volume_trials(transcript, n_volumes)
-        values = dataset.values(run)[:, units]
-        means = prompt_means([(0, values)], trials, units.size)[0]
-        scale = dataset.calibration.sd[units]
-        kinds = trial_table(transcript, n_volumes)["trial_type"].tolist()
-        table, _ = load_confounds(run.preproc, list(STRATEGIES))
+    for entry in tqdm(inputs.entries, desc="runs", file=sys.stderr):
+        run = inputs.load(entry)
         for name, confounds in CHOICES.items():
-            chosen = table.filter([STRATEGIES[one] for one in confounds]) if confounds else None
-            design = prompt_design(kinds, prompt_confounds(chosen, trials))
-            task = run.task
-            fit = fit_first_level(
-                lambda block, means=means: [means], np.array([0, units.size]), [design],
-                {task: task}, noise_model="ols",
-            )  # fmt: skip
-            effects[name][run.participant_label, task] = fit.maps[task, "effect"] / scale
+            options = pipeline_models(confounds)["prompt_ols"]
+            fit = fit_task([run], options, mem_gb=None).fit
+            effects[name][entry.participant_label, entry.task] = fit.maps[entry.task, "effect"]
     return {name: group_power(maps, effects["none"]) for name, maps in effects.items()}
 
 

@@ -2,14 +2,9 @@
 
 import argparse
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 from llm2bids.cli import options
 from llm2bids.exceptions import UsageError
-
-if TYPE_CHECKING:
-    from llm2bids.inference.null.measure import NullMeasurement
-    from llm2bids.inference.null.source import NullSource
 
 
 def add_parser(subparsers: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
@@ -27,7 +22,7 @@ def add_parser(subparsers: "argparse._SubParsersAction[argparse.ArgumentParser]"
     parser.add_argument(
         "source", metavar="SOURCE",
         help="a dataset recorded with a null paradigm, or a model (as --model of record takes it), "
-        "of which null runs are then recorded; no images are written",
+        "of which null runs are then recorded into OUT_DIR/dataset",
     )  # fmt: skip
     parser.add_argument("output_dir", type=Path, metavar="OUT_DIR", help="folder of the results")
     _add_measurement(parser)
@@ -44,10 +39,6 @@ def _add_measurement(parser: argparse.ArgumentParser) -> None:
     group.add_argument(
         "--group-size", type=int, default=8, metavar="N", help="participants in a group (8)"
     )
-    group.add_argument(
-        "--tfce-groups", type=int, default=0, metavar="N",
-        help="the first N groups also go through TFCE, seconds each (default 0)",
-    )  # fmt: skip
     group.add_argument(
         "--units", type=int, default=8000, metavar="N", help="random units to test (default 8000)"
     )
@@ -69,7 +60,10 @@ def _add_measurement(parser: argparse.ArgumentParser) -> None:
 def _add_recording(parser: argparse.ArgumentParser) -> None:
     group = parser.add_argument_group("recording (SOURCE is a model)")
     group.add_argument(
-        "--runs", type=int, metavar="N", help="null runs to record (default 60, at least 10)"
+        "--runs",
+        type=int,
+        metavar="N",
+        help="null runs to record, of whole participants (default 60, at least 10)",
     )
     group.add_argument(
         "--paradigm", metavar="NAME_OR_FILE",
@@ -78,7 +72,10 @@ def _add_recording(parser: argparse.ArgumentParser) -> None:
     group.add_argument("--prompts-per-block", type=int, metavar="N", help="default: the paradigm's")
     group.add_argument("--tokens-per-prompt", type=int, metavar="N", help="default: the paradigm's")
     group.add_argument(
-        "--sites", action="append", metavar="PATTERN", help="as for record; default all"
+        "--sites",
+        action="append",
+        metavar="PATTERN",
+        help="as for record; default residual (a GB for the embedded model; all takes 11)",
     )
     group.add_argument("--revision", metavar="REV", help="branch, tag or commit of a hub model")
     group.add_argument("--device", help="auto (default), cpu, cuda, cuda:1, mps")
@@ -99,57 +96,34 @@ RECORDING = (
 
 def run(args: argparse.Namespace) -> int:
     """Measure, write, and print the table."""
-    from llm2bids.inference.null.files import text_table, write_measurement
+    from llm2bids.inference.inputs import open_inputs
+    from llm2bids.inference.null import measure_null
+    from llm2bids.inference.null_results import text_table, write_measurement
 
-    measured = measure(args)
+    if args.seed < 0:
+        raise UsageError(f"--seed {args.seed}: expected 0 or more")
+    if args.output_dir.exists() and not args.output_dir.is_dir():
+        raise UsageError(f"{args.output_dir}: found a file, expected a folder for the results")
+    measured = measure_null(
+        open_inputs(null_dataset(args)),
+        n_units=args.units,
+        n_groups=args.groups,
+        group_size=args.group_size,
+        n_perm=args.n_perm,
+        confounds=args.confounds,
+        seed=args.seed,
+        n_cpus=args.n_cpus,
+        progress=not args.quiet,
+    )
     files = write_measurement(args.output_dir, measured)
     print(text_table(measured))  # noqa: T201
     print(f"{len(files)} files written to {args.output_dir}")  # noqa: T201
     return 0
 
 
-def measure(args: argparse.Namespace) -> "NullMeasurement":
-    """Measure the rates that the arguments ask for.
-
-    Raises
-    ------
-    UsageError
-        If options do not fit one another or the source.
-    Llm2bidsError
-        If the source cannot be read or recorded.
-    """
-    from llm2bids.inference.null.groups import draw_groups
-    from llm2bids.inference.null.measure import measure_null
-
-    if args.seed < 0:
-        raise UsageError(f"--seed {args.seed}: expected 0 or more")
-    if args.output_dir.exists() and not args.output_dir.is_dir():
-        raise UsageError(f"{args.output_dir}: found a file, expected a folder for the results")
-    source = find_source(args)
-    groups = {"n_groups": args.groups, "group_size": args.group_size, "seed": args.seed}
-    draw_groups(source.participants, **groups)  # refuses before anything is recorded
-    return measure_null(
-        source,
-        tfce_groups=args.tfce_groups,
-        n_perm=args.n_perm,
-        n_cpus=args.n_cpus,
-        progress=not args.quiet,
-        **groups,
-    )
-
-
-def find_source(args: argparse.Namespace) -> "NullSource":
-    """Open the dataset, or load the model, that ``SOURCE`` names.
-
-    Raises
-    ------
-    UsageError
-        If options of the recording are given for a dataset, or it is no null design.
-    Llm2bidsError
-        If it cannot be opened.
-    """
+def null_dataset(args: argparse.Namespace) -> Path:
+    """Give the dataset that ``SOURCE`` is, or record one of the model that it names."""
     from llm2bids.dataset.settings import is_dataset
-    from llm2bids.inference.null.source import dataset_source
 
     path = Path(args.source)
     if not is_dataset(path) and not (path / "dataset_description.json").is_file():
@@ -160,45 +134,45 @@ def find_source(args: argparse.Namespace) -> "NullSource":
         raise UsageError(
             f"{listed}: {path} is recorded already; leave it out, or give a model to record"
         )
-    from llm2bids.dataset.read import open_dataset
-
-    return dataset_source(
-        open_dataset(path), n_units=args.units, seed=args.seed, confounds=args.confounds
-    )
+    return path
 
 
-def _recorded(args: argparse.Namespace) -> "NullSource":
-    from llm2bids.inference.null.confounds import checked_confounds
-    from llm2bids.inference.null.scan import null_scan
-    from llm2bids.inference.null.source import checked_runs, model_source
-    from llm2bids.model.exactness import exact_sites
-    from llm2bids.model.load import load_model
-    from llm2bids.model.sites import select_sites
+def _recorded(args: argparse.Namespace) -> Path:
+    from llm2bids.inference.null import MINIMUM_RUNS, not_null
+    from llm2bids.recording.draw import draw_scan
+    from llm2bids.scan.record import record
 
     n_runs = 60 if args.runs is None else args.runs
-    numbers = {
-        "n_runs": checked_runs(n_runs, name="--runs"),
-        "seed": args.seed,
+    if n_runs < MINIMUM_RUNS:
+        raise UsageError(
+            f"--runs: found {n_runs} null runs, expected at least {MINIMUM_RUNS}, and 60 for a "
+            "verdict"
+        )
+    design = {
         "paradigm": args.paradigm or "null",
         "prompts_per_block": args.prompts_per_block,
         "tokens_per_prompt": args.tokens_per_prompt,
+        "seed": args.seed,
     }
-    checked_confounds(args.confounds, recorded=False)  # refuses before the model is loaded
-    null_scan(**numbers)
-    loaded, table, _ = exact_sites(
-        load_model(
-            args.source,
-            device=args.device or "auto",
-            dtype=args.dtype or "auto",
-            revision=args.revision,
-            trust_remote_code=bool(args.trust_remote_code),
-        )
-    )
-    return model_source(
-        loaded,
-        select_sites(table, args.sites or ["all"]),
-        n_units=args.units,
+    paradigm = draw_scan(n_participants=1, **design).paradigm
+    for task in paradigm.tasks:
+        shown = {bank for _, bank in task.conditions}
+        if shown != {paradigm.baseline}:
+            where = f"paradigm {paradigm.name}"
+            raise not_null(where, task.label, shown, {paradigm.baseline})
+    n_participants = -(-n_runs // len(draw_scan(n_participants=1, **design).designs))
+    draw_scan(n_participants=n_participants, **design)  # a bank too small: before a model is loaded
+    dataset = record(
+        args.output_dir / "dataset",
+        model=args.source,
+        n_participants=n_participants,
+        sites=args.sites or ["residual"],
+        device=args.device or "auto",
+        dtype=args.dtype or "auto",
+        revision=args.revision,
+        trust_remote_code=bool(args.trust_remote_code),
         batch_size=args.batch_size,
-        confounds=args.confounds,
-        **numbers,
+        progress=not args.quiet,
+        **design,
     )
+    return dataset.path

@@ -41,7 +41,8 @@ def test_a_dataset_with_a_null_design_is_measured(null_dataset, tmp_path, capsys
     assert "4 files written to" in said.out
     assert said.err == ""
     about = json.loads((tmp_path / "out/calibration.json").read_text())["about"]
-    assert (about["n_runs"], about["n_participants"], about["n_groups"]) == (12, 4, 2)
+    # no prompt comes twice, so that every run is a replicate
+    assert (about["n_runs"], about["n_participants"], about["n_groups"]) == (12, 12, 2)
     assert (about["prompts_on"], about["prompts_off"], about["tokens_per_prompt"]) == (3, 6, 2)
 
 
@@ -58,27 +59,20 @@ def test_confounds_go_into_every_first_level_model(null_dataset, model, tmp_path
     ]
     for pipeline in ("token_ols", "prompt_ols"):
         assert not shares[0].loc[pipeline].equals(shares[1].loc[pipeline])
-    argv = ["--confounds", "global_signal", "--runs", "12", *FAST]
-    assert null(model, tmp_path / "out", *argv) == 2
-    assert "give it as SOURCE" in capsys.readouterr().err
 
 
 @pytest.mark.slow
-def test_a_model_gives_the_rates_of_its_dataset(model, null_dataset, tmp_path):
-    """Recorded in memory, or read from int16 images on the calibrated scale: one and the same."""
-    assert null(model, tmp_path / "model", "--runs", "12", "--device", "cpu", *SIZE, *FAST) == 0
-    about = json.loads((tmp_path / "model/calibration.json").read_text())["about"]
-    assert (about["n_runs"], about["n_participants"], about["source"]) == (12, 12, "model")
+def test_a_model_gives_the_rates_of_its_dataset(model, tmp_path, capsys):
+    argv = [model, tmp_path / "out", "--runs", "12", "--device", "cpu", "--sites", "all", *SIZE]
+    assert null(*argv, *FAST) == 0
+    about = json.loads((tmp_path / "out/calibration.json").read_text())["about"]
+    assert (about["n_runs"], about["n_participants"]) == (12, 12)
+    capsys.readouterr()
     whole = record(tmp_path / "whole", model, 2, "--paradigm", "null")
-    assert null(whole, tmp_path / "dataset", *FAST, "--groups", "0") == 0
-    tables = [
-        pd.read_csv(tmp_path / name / "calibration.tsv", sep="\t")
-        .query("pipeline.str.startswith('prompt') or pipeline.str.startswith('token')")
-        .set_index(["pipeline", "kind", "nominal"])["measured"]
-        for name in ("model", "dataset")
-    ]
-    assert tables[0].index.equals(tables[1].index)
-    assert (tables[0] - tables[1]).abs().max() < 0.01
+    assert null(whole, tmp_path / "again", *FAST) == 0
+    assert null(tmp_path / "out/dataset", tmp_path / "again2", *FAST) == 0
+    tables = [tmp_path / name / "calibration.tsv" for name in ("out", "again", "again2")]
+    assert len({path.read_bytes() for path in tables}) == 1
 
 
 def test_a_dataset_that_is_no_null_design_is_refused(model, tmp_path, capsys):
@@ -96,25 +90,14 @@ def test_too_few_runs_are_refused(model, tmp_path, capsys):
     path = record(tmp_path / "dataset", model, 2, "--paradigm", "null", "--task", "null1")
     assert null(path, tmp_path / "out", *FAST) == 1
     assert "found 2 null runs, expected at least 10" in capsys.readouterr().err
-    assert null(model, tmp_path / "out", "--runs", "4", *FAST) == 1
+    assert null(model, tmp_path / "out", "--runs", "4", *FAST) == 2
     assert "--runs: found 4 null runs" in capsys.readouterr().err
-
-
-def test_one_participant_is_refused(model, tmp_path, capsys):
-    paradigm = tmp_path / "sham.toml"
-    paradigm.write_text(
-        'order = "off_on_off"\nbaseline = "offtopic"\nprompts_per_block = 3\n'
-        'tokens_per_prompt = 2\nn_runs = 10\n[tasks]\nsham = "offtopic"\n'
-    )
-    path = record(tmp_path / "dataset", model, 1, "--paradigm", str(paradigm))
-    assert null(path, tmp_path / "out", *FAST) == 1
-    assert "found one participant (sub-01)" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(
     ("argv", "message"),
     [
-        (["--group-size", "5"], "there are 4 participants"),
+        (["--group-size", "13"], "there are 12 participants"),
         (["--runs", "60"], "--runs: "),
         (["--sites", "mlp", "--device", "cpu"], "--sites, --device: "),
         (["--units", "0"], "--units"),

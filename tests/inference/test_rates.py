@@ -6,7 +6,7 @@ from scipy import stats
 
 from llm2bids.exceptions import InferenceError
 from llm2bids.inference.intervals import binomial_interval
-from llm2bids.inference.null.rates import (
+from llm2bids.inference.rates import (
     LEVELS,
     family_rate,
     family_verdict,

@@ -7,9 +7,9 @@ from typing import TYPE_CHECKING, Any
 
 import pandas as pd
 
-from llm2bids.inference.null.measure import NullMeasurement
-from llm2bids.inference.null.pipelines import Pipeline
-from llm2bids.inference.null.rates import Rate
+from llm2bids.inference.null import NullMeasurement
+from llm2bids.inference.null_pipelines import Pipeline
+from llm2bids.inference.rates import Rate
 from llm2bids.inference.statmap import software, write_json, write_table
 
 if TYPE_CHECKING:
@@ -21,9 +21,8 @@ SHARES_NAME = "calibration_shares.tsv"
 FIGURE_NAME = "calibration.png"
 
 COLORS = {0.05: "#1f6fb4", 0.01: "#c2571a", 0.001: "#3f8f3f"}
-MARKERS = {"bonferroni": "o", "fdr": "s", "max_t": "D", "cluster_size": "^", "cluster_mass": "v",
-           "tfce": "P"}  # fmt: skip
-NAMES = {"bonferroni": "Bonferroni", "fdr": "FDR", "max_t": "largest t", "tfce": "TFCE",
+MARKERS = {"bonferroni": "o", "fdr": "s", "max_t": "D", "cluster_size": "^", "cluster_mass": "v"}
+NAMES = {"bonferroni": "Bonferroni", "fdr": "FDR", "max_t": "largest t",
          "cluster_size": "cluster size", "cluster_mass": "cluster mass"}  # fmt: skip
 """Corrections, for readers."""
 

@@ -1,0 +1,308 @@
+"""False positives: null runs through what `analyze` offers, and what is found there counted.
+
+A null run has off prompts throughout and a sham on block among them. Its dataset is recorded as any
+other; its runs, and groups of them, go through the same functions as those of a real design.
+"""
+
+import sys
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import pandas as pd
+from joblib import Parallel, delayed
+from tqdm import tqdm
+
+from llm2bids.exceptions import InferenceError, UsageError
+from llm2bids.inference.inputs import Inputs
+from llm2bids.inference.null_pipelines import (
+    CLUSTER_P,
+    FLIPS,
+    PIPELINES,
+    Pipeline,
+    RunTallies,
+    Tally,
+    cropped,
+    pipeline_models,
+    tally_group,
+    tally_run,
+)
+from llm2bids.inference.rates import (
+    LEVELS,
+    Rate,
+    Verdict,
+    family_rate,
+    overall_verdict,
+    unit_rate,
+    widening_of,
+)
+from llm2bids.paradigm.seed import derive_generator, derive_seed
+from llm2bids.space.space import Space
+
+MINIMUM_RUNS = 10
+"""Null runs below which nothing is measured: a single one ranges from 0.02 to 0.13 at 0.05."""
+
+LARGEST_PANEL = 640
+"""Units of the panel that clusters are measured on."""
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class NullMeasurement:
+    """Measured error rates, in the order of `PIPELINES`.
+
+    `shares`: ``pipeline``, ``index`` of the run or group, ``nominal``, ``share`` of the units;
+    `about`: model, design, numbers of runs, groups, units and permutations, seed.
+    """
+
+    rates: tuple[Rate, ...]
+    shares: pd.DataFrame
+    about: Mapping[str, Any]
+
+    def of(self, pipeline: str) -> list[Rate]:
+        """Give the rates of one pipeline; none where it was not measured."""
+        return [rate for rate in self.rates if rate.pipeline == pipeline]
+
+    def verdict(self, pipeline: str) -> Verdict:
+        """Judge one pipeline over all its rates."""
+        return overall_verdict(self.of(pipeline))
+
+    @property
+    def pipelines(self) -> list[Pipeline]:
+        """Pipelines that were measured, in the order of tables."""
+        measured = {rate.pipeline for rate in self.rates}
+        return [pipeline for pipeline in PIPELINES if pipeline.key in measured]
+
+
+def measure_null(
+    inputs: Inputs,
+    *,
+    n_units: int = 8000,
+    n_groups: int = 200,
+    group_size: int = 8,
+    n_perm: int = 1999,
+    confounds: Sequence[str] = (),
+    seed: int = 0,
+    n_cpus: int = 1,
+    progress: bool = True,
+) -> NullMeasurement:
+    """Measure the error rates of all pipelines on the runs of a null dataset.
+
+    Groups are resampled from the pool of runs, so they share runs: their rates are unbiased; the
+    intervals of single units are widened for it, those of any detection take groups as independent
+    and are too narrow.
+    """
+    if n_cpus < 1 or n_perm < 19:
+        raise UsageError(
+            f"n_cpus={n_cpus}, n_perm={n_perm}: expected at least 1 process, and 19 permutations "
+            "(for 0.05)"
+        )
+    replicates = null_replicates(inputs)
+    groups = draw_groups(replicates, n_groups=n_groups, group_size=group_size, seed=seed)
+    tested, panel = draw_units(inputs.space, n_units, seed=seed)
+    chosen = inputs.within(tested | panel)
+    parts = tested[chosen.units], panel[chosen.units]
+    models = pipeline_models(confounds)
+    jobs: list[Any] = [
+        delayed(tally_run)(
+            chosen, entry, parts[0], models,
+            n_perm=n_perm, random_state=derive_seed(seed, "null", "run", index),
+        )
+        for index, entry in enumerate(chosen.entries)
+    ]  # fmt: skip
+    runs: list[RunTallies] = _in_parallel(jobs, "null runs", n_cpus, progress)
+    crop = cropped(chosen, parts[1])
+    jobs = [
+        delayed(tally_group)(
+            [runs[place] for place in places], *parts, crop,
+            n_perm=n_perm, random_state=derive_seed(seed, "null", "group", index),
+        )
+        for index, places in enumerate(groups)
+    ]  # fmt: skip
+    found = [run.tallies for run in runs], _in_parallel(jobs, "groups", n_cpus, progress)
+    n_replicates = len(set(replicates))
+    widening = widening_of(n_groups, group_size, n_replicates)
+    tallies = [
+        (key, index, tally)
+        for level in found
+        for index, tallied in enumerate(level)
+        for key, tally in tallied.items()
+    ]
+    return NullMeasurement(
+        rates=tuple(rates_of(tallies, widening=widening)),
+        shares=_shares(tallies),
+        about={
+            **_design(inputs),
+            "confounds": list(confounds),
+            "n_runs": len(runs),
+            "n_participants": n_replicates,
+            "n_groups": n_groups,
+            "group_size": group_size,
+            "n_units": inputs.space.n_units,
+            "n_tested": int(tested.sum()),
+            "panel_site": _panel_site(inputs.space),
+            "panel_voxels": int(panel.sum()),
+            "n_perm": n_perm,
+            "n_flips": FLIPS,
+            "cluster_forming_p": CLUSTER_P,
+            "seed": seed,
+        },
+    )
+
+
+def null_replicates(inputs: Inputs) -> list[str]:
+    """Check that all runs are null runs, and say which of them are replicates of one another.
+
+    Runs without a prompt in common are replicates of their own; otherwise participants are.
+    """
+    name, entries = inputs.bids_dir, inputs.entries
+    if len(entries) < MINIMUM_RUNS:
+        raise InferenceError(
+            f"{name}: found {len(entries)} null runs, expected at least {MINIMUM_RUNS}, and 60 for "
+            "a verdict: units of a run are correlated, so a single run says little. Record more: "
+            "--participants with `llm2bids record`, --runs with `llm2bids null`"
+        )
+    table = inputs.dataset.prompts
+    banks = dict(zip(table["prompt_id"], table["condition"], strict=True))
+    prompts: list[str] = []
+    for entry in entries:
+        run = inputs.load(entry)
+        trials = run.trials
+        shown = trials["prompt_id"].map(banks).fillna("no bank")
+        on = set(shown[trials["trial_type"] != ""])
+        off = set(shown[trials["trial_type"] == ""])
+        if on != off or len(on) != 1:
+            raise not_null(f"{name}, {run.name}", entry.task, on, off)
+        prompts += trials["prompt_id"].tolist()
+    if len(set(prompts)) == len(prompts):
+        return [f"{index}" for index in range(len(entries))]
+    return [entry.participant_label for entry in entries]
+
+
+def not_null(where: str, task: str, on: set[str], off: set[str]) -> UsageError:
+    """Make the error that says why a design is no null design."""
+    shown, rest = (", ".join(sorted(banks)) or "no bank" for banks in (on, off))
+    return UsageError(
+        f"{where}: no null design: task {task} shows prompts of {shown} on and of {rest} off; "
+        "expected both from one bank. Record one with `llm2bids record BIDS_DIR --paradigm null`, "
+        "or give a model"
+    )
+
+
+def draw_groups(
+    replicates: Sequence[str], *, n_groups: int, group_size: int, seed: int
+) -> list[tuple[int, ...]]:
+    """Resample groups of runs, of distinct replicates.
+
+    >>> draw_groups(["01", "01", "02"], n_groups=1, group_size=2, seed=0)
+    [(0, 2)]
+    """
+    labels = list(dict.fromkeys(replicates))
+    if n_groups < 0 or group_size < 2:
+        raise UsageError(
+            f"--groups {n_groups}, --group-size {group_size}: expected 0 or more groups of 2 or "
+            "more participants"
+        )
+    if n_groups and len(labels) < group_size:
+        raise UsageError(
+            f"--group-size {group_size}: there are {len(labels)} participants to resample groups "
+            "from; expected at least as many; record more, take smaller groups, or --groups 0"
+        )
+    runs_of = {label: np.flatnonzero(np.asarray(replicates) == label) for label in labels}
+    rng = derive_generator(seed, "null", "groups")
+    return [
+        tuple(
+            int(rng.choice(runs_of[labels[place]]))
+            for place in sorted(rng.choice(len(labels), group_size, replace=False))
+        )
+        for _ in range(n_groups)
+    ]
+
+
+def draw_units(
+    space: Space, n_units: int, *, seed: int
+) -> tuple[npt.NDArray[np.bool_], npt.NDArray[np.bool_]]:
+    """Draw random units to test, and one whole panel for clusters: bool, shape (n_units,) each."""
+    if n_units < 1:
+        raise UsageError(f"n_units (--units) is {n_units}; expected 1 or more")
+    rng = derive_generator(seed, "null", "units")
+    tested, panel = np.zeros((2, space.n_units), dtype=np.bool_)
+    tested[rng.choice(space.n_units, min(n_units, space.n_units), replace=False)] = True
+    panel[space.site_slices[_panel_site(space)]] = True
+    return tested, panel
+
+
+def _panel_site(space: Space) -> str:
+    """Name the site in the middle of the model among the largest with few enough units."""
+    widths = [site.width for site in space.sites]
+    wanted = max((width for width in widths if width <= LARGEST_PANEL), default=min(widths))
+    candidates = [
+        (abs(2 * place - len(space.sites)), site.name)
+        for place, site in enumerate(space.sites)
+        if site.width == wanted
+    ]
+    return min(candidates)[1]
+
+
+def rates_of(tallies: Sequence[tuple[str, int, Tally]], *, widening: float = 1.0) -> list[Rate]:
+    """Turn tallies (pipeline, run or group, what it found) into rates; single units come first.
+
+    >>> tally = Tally(exceed={0.05: 1}, n_tests=20, detections={"fdr": False})
+    >>> [(rate.kind, rate.measured) for rate in rates_of([("prompt_ols", 0, tally)])]
+    [('unit', 0.05), ('fdr', 0.0)]
+    """
+    rates: list[Rate] = []
+    for pipeline in PIPELINES:
+        own = [tally for key, _, tally in tallies if key == pipeline.key]
+        if not own:
+            continue
+        rates += [
+            unit_rate(
+                pipeline.key,
+                level,
+                [tally.exceed[level] for tally in own],
+                [tally.n_tests for tally in own],
+                widening=widening if pipeline.level == "group" else 1.0,
+            )
+            for level in LEVELS
+            if all(level in tally.exceed for tally in own)
+        ]
+        rates += [
+            family_rate(pipeline.key, kind, [tally.detections[kind] for tally in own])
+            for kind in own[0].detections
+        ]
+    return rates
+
+
+def _design(inputs: Inputs) -> dict[str, Any]:
+    """Say what the rates hold for: model, paradigm, prompts and tokens."""
+    settings = inputs.dataset.settings
+    kinds = inputs.load(inputs.entries[0]).trials["trial_type"]
+    return {
+        "model": settings.get("model"),
+        "weights_sha256": settings.get("weights_sha256"),
+        "paradigm": settings.get("paradigm"),
+        "prompts_on": int((kinds != "").sum()),
+        "prompts_off": int((kinds == "").sum()),
+        "tokens_per_prompt": settings.get("tokens_per_prompt"),
+        "sites": len(inputs.space.sites),
+        "recording_seed": settings.get("seed"),
+        "shared_prompts": bool(settings.get("allow_shared_prompts")),
+    }
+
+
+def _shares(tallies: Sequence[tuple[str, int, Tally]]) -> pd.DataFrame:
+    rows = [
+        (key, index, level, count / tally.n_tests)
+        for key, index, tally in tallies
+        for level, count in tally.exceed.items()
+    ]
+    return pd.DataFrame(rows, columns=["pipeline", "index", "nominal", "share"])
+
+
+def _in_parallel(jobs: Sequence[Any], what: str, n_cpus: int, progress: bool) -> list[Any]:
+    """Run jobs in processes, with a bar on stderr; results in the order of the jobs."""
+    done = Parallel(n_jobs=n_cpus, return_as="generator")(jobs)
+    hidden = not progress or not jobs
+    return list(tqdm(done, what, len(jobs), disable=hidden, file=sys.stderr, dynamic_ncols=True))

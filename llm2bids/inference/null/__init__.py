@@ -1,1 +1,0 @@
-"""False-positive rates of the pipelines, measured where there is nothing to find."""
