@@ -12,7 +12,7 @@ from markupsafe import Markup
 
 from llm2bids.dataset.read import Run
 from llm2bids.report.draw.color import diverging_indices, diverging_palette
-from llm2bids.report.draw.svg import drawing, element, palette_png
+from llm2bids.report.draw.svg import drawing, element, palette_png, pixels, rect
 from llm2bids.report.section import Missing, Section, listed, missing, render
 from llm2bids.report.sources import Sources, sidecar
 from llm2bids.store.tables import checked_columns, read_table
@@ -92,7 +92,7 @@ def _timeline(
             left = _LEFT + prompt["prompt_onset"] * scale
             width = max(prompt["seconds"] * scale - 1.5, 0.75)
             color = sources.trial_color(prompt["trial_type"])
-            parts += [element("rect", tip, x=left, y=top, width=width, height=20, rx=2, fill=color)]
+            parts.append(rect(left, top, width, 20, tip, rx=2, fill=color))
     bottom = 8 + len(runs) * _STEP
     for seconds in np.linspace(0, end, 5):
         at = _LEFT + float(seconds) * scale
@@ -139,9 +139,8 @@ def _matrix_drawing(sources: Sources, path: Path) -> tuple[Markup, float]:
     width = max(_COLUMN * table.shape[1], 60.0)
     step = width / max(table.shape[1], 1)
     parts = [
-        element("rect", x=_MATRIX_LEFT, y=_MATRIX_TOP, width=width, height=_MATRIX_HEIGHT,
-                class_="panel")
-    ]  # fmt: skip
+        rect(_MATRIX_LEFT, _MATRIX_TOP, width, _MATRIX_HEIGHT, class_="panel"),
+    ]
     known = (*sources.tasks, *sources.trial_types)
     for index, column in enumerate(map(str, table.columns)):
         left = _MATRIX_LEFT + index * step
@@ -166,18 +165,16 @@ def _column(values: npt.NDArray[np.float64], left: float, width: float, color: s
     step, largest = _MATRIX_HEIGHT / len(values), float(np.abs(values).max()) or 1.0
     if values.min() < 0 or len(starts) > MOST_BLOCKS:
         image = diverging_indices(values[:, np.newaxis] / largest, 1.0)
-        return [
-            element("image", href=palette_png(image, diverging_palette()), x=left, y=_MATRIX_TOP,
-                    width=width, height=_MATRIX_HEIGHT, preserveAspectRatio="none", class_="pixels")
-        ]  # fmt: skip
+        png = palette_png(image, diverging_palette())
+        return [pixels(png, left, _MATRIX_TOP, width, _MATRIX_HEIGHT)]
     stops = np.r_[starts[1:], len(values)]
-    return [
-        element("rect", x=left, y=_MATRIX_TOP + start * step, width=width,
-                height=(stop - start) * step, fill=color,
-                fill_opacity=round(float(values[start]) / largest, 3))
-        for start, stop in zip(starts.tolist(), stops.tolist(), strict=True)
-        if values[start] > 0
-    ]  # fmt: skip
+    blocks = []
+    for start, stop in zip(starts.tolist(), stops.tolist(), strict=True):
+        if values[start] > 0:
+            strength = round(float(values[start]) / largest, 3)
+            top, height = _MATRIX_TOP + start * step, (stop - start) * step
+            blocks.append(rect(left, top, width, height, fill=color, fill_opacity=strength))
+    return blocks
 
 
 def _residual_checks(sources: Sources) -> dict[str, tuple[float, float]]:

@@ -101,10 +101,14 @@ def _overlap(sources: Sources, findings: Findings) -> Markup:
         matrix = pair_matrix(pairs, tasks, measure).to_numpy()
         tables.append(
             heat_table(
-                matrix, tasks, tasks, caption=caption, limit=max(float(np.nanmax(matrix)), 0.1),
+                matrix,
+                tasks,
+                tasks,
+                caption=caption,
+                limit=max(float(np.nanmax(matrix)), 0.1),
                 titles=_tips(pairs, tasks, measure),
             )
-        )  # fmt: skip
+        )
     return render(
         "overlap.html",
         tables=tables,

@@ -12,7 +12,7 @@ from llm2bids.model.units import Site
 from llm2bids.network.similarity import top_units
 from llm2bids.report.draw.color import full_color, register_colormaps
 from llm2bids.report.draw.flat_figure import ColorScale, FlatMap, flat_figure
-from llm2bids.report.draw.svg import drawing, element, figure_svg
+from llm2bids.report.draw.svg import drawing, element, figure_svg, rect
 from llm2bids.report.flatmap import FULL_COLOR, two_digits
 from llm2bids.report.layers import Depth, depth_of
 from llm2bids.report.maps import GroupMap, color_of
@@ -130,9 +130,14 @@ def flat_drawing(space: Space, network: _GroupNetwork) -> Markup:
     register_colormaps()
     limit = network.limit
     scale = ColorScale(
-        cmap="llm2bids", vmin=-limit, vmax=limit, bar=(-limit, limit), threshold=None,
-        clipped=(True, True), label="",
-    )  # fmt: skip
+        cmap="llm2bids",
+        vmin=-limit,
+        vmax=limit,
+        bar=(-limit, limit),
+        threshold=None,
+        clipped=(True, True),
+        label="",
+    )
     flat = FlatMap(space=space, values=network.values, label="")
     return figure_svg(flat_figure([flat], scale), alt=alt)
 
@@ -183,11 +188,9 @@ def _profile_drawing(network: _GroupNetwork, depth: Depth, *, limit: float) -> M
             share = network.share[row, column]
             if np.isfinite(share):
                 tip = element("title", f"{role}, {_level_name(level)}: {share:.1%}")
-                parts.append(
-                    element("rect", tip, x=_LEFT + column * step, y=top, width=step - 0.8,
-                            height=_CELL_H - 1.2, fill=network.color,
-                            fill_opacity=round(opacity(share, limit), 3))
-                )  # fmt: skip
+                left, strength = _LEFT + column * step, round(opacity(share, limit), 3)
+                style = {"fill": network.color, "fill_opacity": strength}
+                parts.append(rect(left, top, step - 0.8, _CELL_H - 1.2, tip, **style))
     bottom = 4 + len(network.roles) * _CELL_H
     for tick, label in depth.ticks(9).items():
         at = _LEFT + (tick + 0.5) * step

@@ -13,7 +13,7 @@ from tqdm import tqdm
 from llm2bids.dataset.read import Run
 from llm2bids.report.draw.chart import Line, line_chart
 from llm2bids.report.draw.color import diverging_indices, diverging_palette, task_color
-from llm2bids.report.draw.svg import drawing, element, palette_png
+from llm2bids.report.draw.svg import drawing, element, palette_png, pixels, rect
 from llm2bids.report.layers import Depth, depth_of
 from llm2bids.report.section import Section, render
 from llm2bids.report.sources import Sources
@@ -68,12 +68,14 @@ def quality_section(sources: Sources, *, progress: bool = True) -> Section:
         tasks=[(task, task_color(sources.color(task))) for task in sources.tasks],
         surprisal=_by_position(tokens, "surprisal", "surprisal (bit)", "Mean surprisal"),
         size=_by_position(
-            pd.concat([one.positions for one in read]), "rms", "size (rest sd)",
+            pd.concat([one.positions for one in read]),
+            "rms",
+            "size (rest sd)",
             "Root mean square of the recorded values",
         ),
         at_rest=BASELINE / COUNTS_PER_SD,
         first_kept=bool(dataset.settings.get("keep_first")),
-    )  # fmt: skip
+    )
     return Section(name="quality", title="Quality", body=body)
 
 
@@ -162,19 +164,16 @@ def _carpet_drawing(
     n_volumes = len(values)
     width = _WIDTH - _LEFT - 4
     parts = [
-        element("rect", x=_LEFT, y=_TOP, width=width, height=_HEIGHT, fill="var(--panel)"),
-        element("image", href=png, x=_LEFT, y=_TOP, width=width, height=_HEIGHT,
-                preserveAspectRatio="none", class_="pixels"),
-    ]  # fmt: skip
+        rect(_LEFT, _TOP, width, _HEIGHT, fill="var(--panel)"),
+        pixels(png, _LEFT, _TOP, width, _HEIGHT),
+    ]
     tokens = sources.dataset.transcript(run).dropna(subset=["volume"])
     tokens["kind"] = tokens["trial_type"].fillna("").astype(str)
     for (_, kind), block in tokens.groupby(["block", "kind"]):
         first, last = int(block["volume"].min()), int(block["volume"].max()) + 1
-        parts.append(
-            element("rect", x=_LEFT + first / n_volumes * width, y=_TOP - 11,
-                    width=(last - first) / n_volumes * width - 1, height=8,
-                    fill=sources.trial_color(str(kind)))
-        )  # fmt: skip
+        left, right = (_LEFT + at / n_volumes * width for at in (first, last))
+        color = sources.trial_color(str(kind))
+        parts.append(rect(left, _TOP - 11, right - left - 1, 8, fill=color))
     levels = depth.of_unit[units]
     for level, label in depth.ticks(8).items():
         rows = np.flatnonzero(levels == int(level))
@@ -230,9 +229,10 @@ def _by_position(table: pd.DataFrame, column: str, y_label: str, title: str) -> 
         mean = table[table["is_on"] == is_on].groupby("position")[column].mean()
         if len(mean):
             lines.append(
-                Line(name=name, x=mean.index.tolist(), y=mean.tolist(), color=color,
-                     dashed=not is_on)
-            )  # fmt: skip
+                Line(
+                    name=name, x=mean.index.tolist(), y=mean.tolist(), color=color, dashed=not is_on
+                )
+            )
     positions = sorted({float(n) for line in lines for n in line.x})
     step = max(1, len(positions) // 12)
     first = ", ".join(f"{line.name} {line.y[0]:.1f}" for line in lines)

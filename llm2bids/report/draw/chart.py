@@ -3,7 +3,7 @@
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from markupsafe import Markup
 
@@ -13,6 +13,8 @@ from llm2bids.report.section import number
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
+
+_OFFSET = "offset points"
 
 WIDTH = 470.0
 """Points of a chart: it is drawn about as wide as that many pixels."""
@@ -59,16 +61,15 @@ def line_chart(
     figure, axes = _axes(height, left=58, right=12, top=14, bottom=44)
     for line in lines:
         color = stand_in(line.color)
-        axes.plot(line.x, line.y, color=color, lw=2, ls=(0, (2.5, 2)) if line.dashed else "-",
-                  marker="o" if len(line.x) <= 16 else "", ms=6, mew=0,
-                  solid_joinstyle="round")  # fmt: skip
+        dashes, mark = (0, (2.5, 2)) if line.dashed else "-", "o" if len(line.x) <= 16 else ""
+        style: dict[str, Any] = {"lw": 2, "ms": 6, "mew": 0, "solid_joinstyle": "round"}
+        axes.plot(line.x, line.y, color=color, ls=dashes, marker=mark, **style)
         if line.low is not None and line.high is not None:
             axes.fill_between(line.x, line.low, line.high, color=color, alpha=0.14, lw=0)
     for label, value in (references or {}).items():
         axes.axhline(value, color=_INK, lw=1, ls=(0, (2, 3)), zorder=1.5)
-        axes.annotate(label, (1, value), (0, 5), xycoords=axes.get_yaxis_transform(),
-                      textcoords="offset points", ha="right", fontsize=TICK,
-                      color=_MUTE)  # fmt: skip
+        above: dict[str, Any] = {"ha": "right", "fontsize": TICK, "color": _MUTE}
+        axes.annotate(label, (1, value), (0, 5), axes.get_yaxis_transform(), _OFFSET, **above)
     axes.margins(0.015, 0.06)
     axes.set_ylim(y_range)
     axes.grid(axis="y", color=_RULE, lw=1)
@@ -90,13 +91,12 @@ def interval_chart(rows: Sequence[Estimate], *, x_label: str, alt: str) -> Marku
     middle = axes.get_yaxis_transform()
     for place, row in enumerate(rows):
         color = stand_in(row.color)
-        axes.plot([row.low, row.high], [place, place], color=color, lw=3, alpha=0.55,
-                  solid_capstyle="round")  # fmt: skip
+        bar: dict[str, Any] = {"lw": 3, "alpha": 0.55, "solid_capstyle": "round"}
+        axes.plot([row.low, row.high], [place, place], color=color, **bar)
         axes.plot([row.value], [place], "o", color=color, ms=10, mew=0)
-        axes.annotate(row.name, (0, place), (-12, -4), xycoords=middle, fontsize=LABEL,
-                      textcoords="offset points", ha="right", color=_INK)  # fmt: skip
-        axes.annotate(number(row.value), (1, place), (16, -4), xycoords=middle, fontsize=LABEL,
-                      textcoords="offset points", color=_INK)  # fmt: skip
+        style: dict[str, Any] = {"fontsize": LABEL, "color": _INK}
+        axes.annotate(row.name, (0, place), (-12, -4), middle, _OFFSET, ha="right", **style)
+        axes.annotate(number(row.value), (1, place), (16, -4), middle, _OFFSET, **style)
     ends = [value for row in rows for value in (row.low, row.high, row.value, 0.0, 1.0)]
     finite = [value for value in ends if math.isfinite(value)]
     axes.set_xlim(min(finite), max(finite))

@@ -53,14 +53,22 @@ class _Palette:
 
 PALETTES: dict[Theme, _Palette] = {
     "light": _Palette(
-        page="#fbfaf7", panel="#efede8", edge="#d5d1c7", ink="#1d2126", mute="#747b84",
+        page="#fbfaf7",
+        panel="#efede8",
+        edge="#d5d1c7",
+        ink="#1d2126",
+        mute="#747b84",
         accent="#2c7a64",
     ),
     "dark": _Palette(
-        page="#121519", panel="#22262b", edge="#363c43", ink="#eae8e3", mute="#8d959e",
+        page="#121519",
+        panel="#22262b",
+        edge="#363c43",
+        ink="#eae8e3",
+        mute="#8d959e",
         accent="#6cc5a6",
     ),
-}  # fmt: skip
+}
 
 STYLED = _Palette(
     page="none",
@@ -264,15 +272,15 @@ def _row_labels(pen: _Pen, layout: FlatLayout) -> None:
     """Name roles at the left, and their groups with a bracket."""
     for number, row in enumerate(layout.rows):
         color = pen.palette.accent if number == layout.midline else pen.palette.ink
-        pen.write(row.name, -pen.inches(0.09), row.top + row.height / 2, ha="right",
-                  va="center_baseline", color=color)  # fmt: skip
+        y = row.top + row.height / 2
+        pen.write(row.name, -pen.inches(0.09), y, ha="right", va="center_baseline", color=color)
     for group in dict.fromkeys(row.group for row in layout.rows if row.group):
         inside = [row for row in layout.rows if row.group == group]
         top, bottom = inside[0].top, inside[-1].top + inside[-1].height
         x = -pen.inches(LEFT - 0.3)
         pen.axes.plot([x, x], [top, bottom], color=pen.palette.edge, linewidth=0.6, clip_on=False)
-        pen.write(group, x - pen.inches(0.05), (top + bottom) / 2, ha="right", va="center",
-                  rotation=90, color=pen.palette.mute)  # fmt: skip
+        upright = {"ha": "right", "va": "center", "rotation": 90, "color": pen.palette.mute}
+        pen.write(group, x - pen.inches(0.05), (top + bottom) / 2, **upright)
 
 
 def _column_labels(pen: _Pen, layout: FlatLayout) -> None:
@@ -285,8 +293,9 @@ def _column_labels(pen: _Pen, layout: FlatLayout) -> None:
         fifth = int(column.label) % 5 == 0 or number == len(layers) - 1
         if fifth or roomy:
             size, color = (PLAIN, pen.palette.ink) if fifth else (SMALL, pen.palette.mute)
-            pen.write(column.label, middle, below, ha="center", va="top", fontsize=size,
-                      color=color)  # fmt: skip
+            pen.write(
+                column.label, middle, below, ha="center", va="top", fontsize=size, color=color
+            )
     if layers:
         pen.write("layer", -pen.inches(0.09), below, ha="right", va="top", color=pen.palette.mute)
     if layout.midline < 0:
@@ -294,8 +303,8 @@ def _column_labels(pen: _Pen, layout: FlatLayout) -> None:
     top = layout.rows[layout.midline].top - pen.inches(0.06)
     for column in layout.columns:
         if not column.is_layer:
-            pen.write(column.label, column.left + column.width / 2, top, ha="center", va="bottom",
-                      rotation=90, color=pen.palette.accent)  # fmt: skip
+            upright = {"ha": "center", "va": "bottom", "rotation": 90, "color": pen.palette.accent}
+            pen.write(column.label, column.left + column.width / 2, top, **upright)
 
 
 def _draw_heading(figure: "Figure", title: str, note: str, palette: _Palette) -> None:
@@ -303,12 +312,13 @@ def _draw_heading(figure: "Figure", title: str, note: str, palette: _Palette) ->
     width, height = figure.get_size_inches()
     font = _font_name()
     left = 0.16 / width
+    style: dict[str, Any] = {"family": font, "va": "top"}
     if title:
-        figure.text(left, 1 - 0.17 / height, title, family=font, fontsize=LARGE, weight="bold",
-                    va="top", color=palette.ink)  # fmt: skip
+        top = 1 - 0.17 / height
+        figure.text(left, top, title, color=palette.ink, fontsize=LARGE, weight="bold", **style)
     if note:
-        figure.text(left, 1 - (0.4 if title else 0.2) / height, note, family=font, fontsize=PLAIN,
-                    va="top", color=palette.mute)  # fmt: skip
+        top = 1 - (0.4 if title else 0.2) / height
+        figure.text(left, top, note, color=palette.mute, fontsize=PLAIN, **style)
 
 
 def _draw_color_bar(figure: "Figure", scale: ColorScale, palette: _Palette) -> None:
@@ -331,8 +341,9 @@ def _draw_color_bar(figure: "Figure", scale: ColorScale, palette: _Palette) -> N
     axes.spines[:].set(color=palette.edge, linewidth=0.4)
     ticks = bar_ticks(scale)
     axes.set_xticks(list(ticks), list(ticks.values()), family=font)
-    axes.tick_params(length=2, width=0.4, pad=1.5, labelsize=SMALL, color=palette.mute,
-                     labelcolor=palette.mute)  # fmt: skip
+    axes.tick_params(
+        length=2, width=0.4, pad=1.5, labelsize=SMALL, color=palette.mute, labelcolor=palette.mute
+    )
     first, *_, last = axes.get_xticklabels()
     first.set_horizontalalignment("left")
     last.set_horizontalalignment("right")

@@ -76,8 +76,15 @@ def pack_layout(space: Space) -> dict[str, Any]:
             pieces.append([index, depths.index(depth), *where, columns, rows, number])
     return {
         "sites": [
-            [site.name, site.layer, site.role, site.width, site.head_size,
-             space.site_slices[site.name].start] for site in space.sites
+            [
+                site.name,
+                site.layer,
+                site.role,
+                site.width,
+                site.head_size,
+                space.site_slices[site.name].start,
+            ]
+            for site in space.sites
         ],
         "slices": [
             {"label": label, "w": x.stop - x.start, "h": y.stop - y.start}
@@ -86,7 +93,7 @@ def pack_layout(space: Space) -> dict[str, Any]:
         "pieces": pieces,
         "bits": 8 * dtype.itemsize,
         "grids": [packed(np.frombuffer(cells, dtype=dtype)) for _, cells in grids],
-    }  # fmt: skip
+    }
 
 
 def _slice_labels(space: Space) -> list[str]:

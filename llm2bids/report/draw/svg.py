@@ -23,8 +23,16 @@ TICK, LABEL = 11.0, 12.5
 """Sizes of type that the style sheet knows as classes, larger on small screens."""
 
 # matplotlib takes no style variable for a colour: each has a colour in its place
-_VARIABLES = ("ink", "mute", "rule", "accent", "flat-panel", "flat-edge", "stream",
-              *(f"c{index}" for index in range(8)))  # fmt: skip
+_VARIABLES = (
+    "ink",
+    "mute",
+    "rule",
+    "accent",
+    "flat-panel",
+    "flat-edge",
+    "stream",
+    *(f"c{index}" for index in range(8)),
+)
 _STAND_INS = {f"var(--{name})": f"#0a{index:02x}f1" for index, name in enumerate(_VARIABLES)}
 _CLASSES = {f"{TICK:g}": "tick", f"{LABEL:g}": "label"}
 
@@ -52,6 +60,19 @@ def element(name: str, *content: object, **attributes: object) -> Markup:
     return Markup("<{0}{1}>{2}</{0}>").format(Markup(name), written, inside)
 
 
+def rect(
+    x: float, y: float, width: float, height: float, *content: Markup, **attributes: object
+) -> Markup:
+    """Write a rectangle by its top left corner and size."""
+    return element("rect", *content, x=x, y=y, width=width, height=height, **attributes)
+
+
+def pixels(png: str, x: float, y: float, width: float, height: float) -> Markup:
+    """Write a picture of `palette_png`, stretched to a rectangle."""
+    place = {"x": x, "y": y, "width": width, "height": height}
+    return element("image", href=png, **place, preserveAspectRatio="none", class_="pixels")
+
+
 def drawing(content: Iterable[Markup], *, width: float, height: float, alt: str) -> Markup:
     """Put elements into a drawing that scales with the page; `alt` says what it shows."""
     return element(
@@ -76,8 +97,11 @@ def figure_svg(figure: "Figure", *, alt: str) -> Markup:
         figure.savefig(written, format="svg", transparent=True, metadata=dict.fromkeys(names))
     body = re.search(r"<svg[^>]*>\s*<defs>.*?</defs>(.*)</svg>", written.getvalue(), re.S)
     text = body[1] if body else ""
-    text = re.sub(r' id="(?!p[0-9a-f]{10}"|m[0-9a-f]{10}"|C)(\w+-page)?[^"]*"',
-                  lambda found: f' class="{found[1]}"' if found[1] else "", text)  # fmt: skip
+    text = re.sub(
+        r' id="(?!p[0-9a-f]{10}"|m[0-9a-f]{10}"|C)(\w+-page)?[^"]*"',
+        lambda found: f' class="{found[1]}"' if found[1] else "",
+        text,
+    )
     text = re.sub(r' style="image-rendering[^"]*"', "", text)  # shrunk, it would drop pixels
     text = re.sub(r" font-family: [^;]*;", "", text)
     text = re.sub(r'<text style="font-size: ([\d.]+)px;', _classed, text)
