@@ -1,14 +1,15 @@
-"""Write the table of a scan's options into docs/reference/command-line.md, or check it.
+"""Write a scan's options into the pages of docs/reference, or check that they are there.
 
 Usage: python scripts/options_table.py [--check]
 """
 
 import sys
+import textwrap
 from pathlib import Path
 
-from llm2bids.scan.options import arguments
+from llm2bids.scan.options import ScanOptions, arguments
 
-PAGE = Path(__file__).parents[1] / "docs/reference/command-line.md"
+PAGES = Path(__file__).parents[1] / "docs/reference"
 BEGIN, END = "<!-- scan options: scripts/options_table.py -->\n", "<!-- end of scan options -->\n"
 
 
@@ -34,9 +35,20 @@ def table() -> str:
 
 ORDER = ("scan", "model", "volumes")
 
+
+def defaults() -> str:
+    """Show the names and defaults of the options as Python."""
+    shown = ", ".join(f"{name}={value!r}" for name, value in vars(ScanOptions()).items())
+    lines = textwrap.wrap(shown.replace("'", '"'), 95)
+    return "\n".join(["```python", *lines, "```"]) + "\n"
+
+
 if __name__ == "__main__":
-    before, rest = PAGE.read_text(encoding="utf-8").split(BEGIN)
-    old, after = rest.split(END)
-    if "--check" in sys.argv[1:]:
-        sys.exit(0 if old == table() else f"{PAGE.name}: call python scripts/options_table.py")
-    PAGE.write_text(before + BEGIN + table() + END + after, encoding="utf-8")
+    for page, made in (("command-line.md", table()), ("python-api.md", defaults())):
+        path = PAGES / page
+        before, rest = path.read_text(encoding="utf-8").split(BEGIN)
+        old, after = rest.split(END)
+        if "--check" not in sys.argv[1:]:
+            path.write_text(before + BEGIN + made + END + after, encoding="utf-8")
+        elif old != made:
+            sys.exit(f"{page}: call python scripts/options_table.py")
