@@ -74,11 +74,14 @@ class Sources:
 
     @cached_property
     def analysed(self) -> npt.NDArray[np.bool_]:
-        """Units in the mask of every participant, (n_units,)."""
-        pattern = "sub-*/func/*_desc-brain_mask.nii.gz"
-        masks = {path.read_bytes(): path for path in self.files(pattern)}  # most are alike
+        """Units in the masks of all runs that went into the group maps, (n_units,)."""
+        maps = self.files("group/*_stat-effect_statmap.nii.gz")
+        runs = {"_".join(run.split("_")[:2]) for path in maps for run in sidecar(path)["Runs"]}
+        masks = self.files("sub-*/func/*_desc-brain_mask.nii.gz")
+        grouped = [path for path in masks if "_".join(path.name.split("_")[:2]) in runs]
+        distinct = {path.read_bytes(): path for path in grouped}  # most are alike
         analysed = np.ones(self.dataset.space.n_units, dtype=bool)
-        for path in masks.values():
+        for path in distinct.values():
             analysed &= self._values(path) > 0
         return analysed
 

@@ -12,6 +12,7 @@ import pandas as pd
 import pytest
 
 from llm2bids.exceptions import NetworkError
+from llm2bids.inference.analyze import analyze_group
 from llm2bids.network.controls import P_VALUE
 from llm2bids.network.dataset_findings import dataset_findings
 from llm2bids.network.findings import FOLDER
@@ -349,3 +350,15 @@ def test_the_page_of_a_masked_analysis_counts_what_its_table_counts(masked, tmp_
         assert f"{one.title} {len(table):,} units, {rise:,} rise" in body
     text = plain(str(summary_section(sources).body))
     assert f"{np.count_nonzero(inside):,} of {len(inside):,} units" in text
+
+
+def test_masks_of_participants_who_are_not_in_the_group_do_not_count(scanned, masked, tmp_path):
+    analysis, inside = masked
+    out = tmp_path / "analysis"
+    shutil.copytree(scanned / "analysis", out)
+    for path in (analysis / "sub-03" / "func").glob("*_desc-brain_mask.nii.gz"):
+        shutil.copy(path, out / "sub-03" / "func" / path.name)
+    sources = find_sources(out, bids_dir=scanned / "dataset")
+    np.testing.assert_array_equal(sources.analysed, inside)
+    analyze_group(scanned / "dataset", out, participant_label=["01", "02"], progress=False)
+    assert find_sources(out, bids_dir=scanned / "dataset").analysed.all()
