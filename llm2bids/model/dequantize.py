@@ -164,9 +164,9 @@ def _make(folder: Path, gguf: Path, dtype: str) -> None:
         try:
             dequantize(gguf, part, dtype)
         except (ImportError, KeyError, RuntimeError, ValueError, IndexError, TypeError) as error:
-            found = str(error).strip().split("\n")[0]
+            reason = str(error).strip().split("\n")[0]
             raise ModelError(
-                f"{gguf}: transformers cannot read it ({found}); expected a whole GGUF file of an "
+                f"{gguf}: transformers cannot read it ({reason}); expected a whole GGUF file of an "
                 "architecture that transformers dequantizes"
             ) from error
         record = {}

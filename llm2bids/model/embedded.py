@@ -35,15 +35,15 @@ def find_gguf() -> Path:
             f"the embedded model needs the package {DISTRIBUTION}, which is not installed; "
             f"install it with: {_INSTALL}"
         ) from None
-    found = [Path(str(file.locate())) for file in files if file.name.endswith(".gguf")]
-    if not found or not found[0].is_file():
+    paths = [Path(str(file.locate())) for file in files if file.name.endswith(".gguf")]
+    if not paths or not paths[0].is_file():
         raise ModelError(
             f"package {DISTRIBUTION}: no .gguf file found in it; install it again with: {_INSTALL}"
         )
-    digest = file_sha256(found[0])
+    digest = file_sha256(paths[0])
     if digest != GGUF_SHA256:
         raise ModelError(
-            f"{found[0]}: SHA-256 is {digest}, expected {GGUF_SHA256}; the file is damaged or of "
+            f"{paths[0]}: SHA-256 is {digest}, expected {GGUF_SHA256}; the file is damaged or of "
             f"another version: install it again with: {_INSTALL} --force-reinstall"
         )
-    return found[0]
+    return paths[0]

@@ -228,7 +228,7 @@ def _as_model_error(place: Place) -> Iterator[dict[str, Any]]:
             ) from error
         lines = [line.strip() for line in str(error).split("\n") if line.strip()]
         heading = 2 if lines and lines[0].endswith(":") else 1
-        found = " ".join(lines[:heading]) or type(error).__name__
+        reason = " ".join(lines[:heading]) or type(error).__name__
         if "trust_remote_code" in str(error):
             hint = "its code must be allowed to run: --trust-remote-code, if you trust its authors"
         elif noted and package_hint(noted["config"]):
@@ -242,7 +242,7 @@ def _as_model_error(place: Place) -> Iterator[dict[str, Any]]:
             )
         else:
             hint = "expected a causal language model that transformers reads"
-        raise ModelError(f"model {place.source}: cannot be loaded ({found}): {hint}") from error
+        raise ModelError(f"model {place.source}: cannot be loaded ({reason}): {hint}") from error
 
 
 def _no_safetensors(text: str) -> bool:

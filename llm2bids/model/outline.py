@@ -69,10 +69,10 @@ def outline(
                 trust_remote_code=trust_remote_code,
             ).eval()
     except (ValueError, KeyError, AttributeError, ImportError) as error:
-        found = str(error).strip().split("\n")[0]
+        reason = str(error).strip().split("\n")[0]
         raise ModelError(
             f"model {name_or_path}: no causal language model can be made of its configuration "
-            f"({found}); expected one that transformers reads"
+            f"({reason}); expected one that transformers reads"
         ) from error
     if hasattr(model, "set_experts_implementation"):  # the usual one looks at values
         model.set_experts_implementation("batched_mm")
@@ -114,8 +114,8 @@ def _read_config(name: str, revision: str | None, trust_remote_code: bool) -> tu
         keywords: dict[str, Any] = {"trust_remote_code": trust_remote_code}
         return AutoConfig.from_pretrained(name, revision=revision or "main", **keywords), name
     except (OSError, ValueError, KeyError) as error:
-        found = str(error).strip().split("\n")[0]
+        reason = str(error).strip().split("\n")[0]
         raise ModelError(
-            f"model {name}: its configuration cannot be read ({found}); expected a folder with "
+            f"model {name}: its configuration cannot be read ({reason}); expected a folder with "
             f"config.json, a .gguf file, or the name of a hub model; {OFFER}"
         ) from error

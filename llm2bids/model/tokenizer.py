@@ -29,9 +29,9 @@ def load_tokenizer(place: Place) -> Any:
     except Exception as error:  # the tokenizers library raises plain exceptions
         if place.weights is None:
             raise
-        found = str(error).strip().split("\n")[0]
+        reason = str(error).strip().split("\n")[0]
         raise ModelError(
-            f"model {place.source}: no usable tokenizer ({found}); expected tokenizer.json beside "
+            f"model {place.source}: no usable tokenizer ({reason}); expected tokenizer.json beside "
             "the weights, as `tokenizer.save_pretrained(folder)` writes"
         ) from error
     if len(tokenizer) == 0 or not tokenizer("a b")["input_ids"]:
