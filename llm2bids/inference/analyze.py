@@ -40,21 +40,11 @@ log = logging.getLogger(__name__)
 
 @dataclass(frozen=True, kw_only=True)
 class Failure:
-    """Something that could not be analysed, while the rest was.
-
-    Parameters
-    ----------
-    participant_label : str
-        The participant.
-    task : str
-        The task.
-    reason : str
-        What was found, what was expected, what to do.
-    """
+    """Something that could not be analysed, while the rest was."""
 
     participant_label: str
     task: str
-    reason: str
+    reason: str  # what was found, what was expected, what to do
 
     def __str__(self) -> str:
         return f"sub-{self.participant_label} task-{self.task}: {self.reason}"
@@ -62,26 +52,13 @@ class Failure:
 
 @dataclass(frozen=True, kw_only=True)
 class ParticipantsResult:
-    """What the participant level did.
+    """What the participant level did."""
 
-    Parameters
-    ----------
-    out_dir : Path
-        The output dataset.
-    done : tuple of (str, str)
-        Participants and tasks that were analysed.
-    failed : tuple of Failure
-        Those that were not.
-    files : tuple of Path
-        Images and tables that were written.
-    caution : str or None
-        What is known about the error rate of the model, if it is not the nominal one.
-    """
-
-    out_dir: Path
-    done: tuple[tuple[str, str], ...]
-    failed: tuple[Failure, ...]
-    files: tuple[Path, ...]
+    out_dir: Path  # the output dataset
+    done: tuple[tuple[str, str], ...]  # participants and tasks that were analysed
+    failed: tuple[Failure, ...]  # those that were not
+    files: tuple[Path, ...]  # images and tables that were written
+    # what is known about the error rate of the model, if it is not the nominal one
     caution: str | None
 
 
@@ -214,24 +191,13 @@ def analyze_participants(
 
 @dataclass(frozen=True, kw_only=True)
 class GroupResult:
-    """What the group level did.
+    """What the group level did."""
 
-    Parameters
-    ----------
-    out_dir : Path
-        The output dataset.
-    contrasts : tuple of GroupContrastResult
-        What became of each contrast.
-    failed : tuple of Failure
-        Participants and tasks that were left out, and contrasts that could not be tested.
-    files : tuple of Path
-        Images and tables that were written.
-    """
-
-    out_dir: Path
-    contrasts: tuple[GroupContrastResult, ...]
+    out_dir: Path  # the output dataset
+    contrasts: tuple[GroupContrastResult, ...]  # what became of each contrast
+    # participants and tasks that were left out, and contrasts that could not be tested
     failed: tuple[Failure, ...]
-    files: tuple[Path, ...]
+    files: tuple[Path, ...]  # images and tables that were written
 
 
 def analyze_group(

@@ -13,7 +13,7 @@ MOST_NAMED = 10
 """Prompts that the message names; all are counted."""
 
 
-def shared_with_arrangement(space: Space, prompts: Iterable[str]) -> tuple[str, ...]:
+def _shared_with_arrangement(space: Space, prompts: Iterable[str]) -> tuple[str, ...]:
     """Find the prompts that an arrangement was learned from."""
     learned = () if space.layout is None else space.layout.prompt_ids
     return tuple(sorted(set(prompts) & set(learned)))
@@ -21,7 +21,7 @@ def shared_with_arrangement(space: Space, prompts: Iterable[str]) -> tuple[str, 
 
 def circularity_caution(space: Space, prompts: Iterable[str]) -> dict[str, object]:
     """Say in a map's sidecar that its units were arranged by prompts that it was made from."""
-    shared = shared_with_arrangement(space, prompts)
+    shared = _shared_with_arrangement(space, prompts)
     return (
         {"CircularityCaution": f"CIRCULAR, no evidence: {_said(space, shared)}"} if shared else {}
     )
@@ -47,7 +47,7 @@ def check_arrangement_prompts(
     layout = inputs.space.layout
     if layout is None or not layout.prompt_ids:
         return ()
-    shared = shared_with_arrangement(inputs.space, prompts)
+    shared = _shared_with_arrangement(inputs.space, prompts)
     if not shared:
         return ()
     about = _said(inputs.space, shared)

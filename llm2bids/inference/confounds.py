@@ -25,7 +25,7 @@ STRATEGIES = {
 }
 """Column of each strategy."""
 
-PREFILL = "prefill"
+_PREFILL = "prefill"
 """The strategy that makes a sample mask: volumes of the prompt's own pass are left out."""
 
 _SOURCE = {"prompt_position": "position", "first_token": "position"}
@@ -102,11 +102,11 @@ def load_confounds(
         raise InferenceError(
             f"unit_of_analysis is {unit_of_analysis!r}; expected 'token' or 'prompt'"
         )
-    columns = strategy_columns(strategy)
+    columns = _strategy_columns(strategy)
     single = isinstance(img_files, str | Path)
     files = [Path(img_files)] if isinstance(img_files, str | Path) else [*map(Path, img_files)]
     loaded = [
-        _load(file, columns, PREFILL in strategy, unit_of_analysis == "prompt", demean)
+        _load(file, columns, _PREFILL in strategy, unit_of_analysis == "prompt", demean)
         for file in files
     ]
     if single:
@@ -114,20 +114,20 @@ def load_confounds(
     return [table for table, _ in loaded], [mask for _, mask in loaded]
 
 
-def strategy_columns(strategy: Sequence[str]) -> list[str]:
+def _strategy_columns(strategy: Sequence[str]) -> list[str]:
     """Give the columns of strategies.
 
     Examples
     --------
-    >>> strategy_columns(["length", "prefill"])
+    >>> _strategy_columns(["length", "prefill"])
     ['prompt_tokens']
     """
-    known = [*STRATEGIES, PREFILL]
+    known = [*STRATEGIES, _PREFILL]
     if isinstance(strategy, str) or not set(strategy) <= set(known):
         raise InferenceError(
             f"strategy is {strategy!r}; expected a sequence of some of {', '.join(known)}"
         )
-    return list(dict.fromkeys(STRATEGIES[name] for name in strategy if name != PREFILL))
+    return list(dict.fromkeys(STRATEGIES[name] for name in strategy if name != _PREFILL))
 
 
 def token_confounds(

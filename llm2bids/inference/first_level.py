@@ -121,7 +121,7 @@ def _fit_block(
         for key, fit in result.items():
             chosen = label == key
             r_squared[chosen] += _explained(fit) / len(runs)
-            residual_ar1[chosen] += lag1(fit.whitened_residuals) / len(runs)
+            residual_ar1[chosen] += _lag1(fit.whitened_residuals) / len(runs)
     maps: dict[tuple[str, str], npt.NDArray[np.float32]] = {}
     dof = 0.0
     for name, weights in vectors.items():
@@ -169,14 +169,14 @@ def _explained(fit: Any) -> Floats:
         return np.asarray(np.nan_to_num(np.asarray(fit.r_square), posinf=0.0), dtype=np.float64)
 
 
-def lag1(residuals: Floats) -> Floats:
+def _lag1(residuals: Floats) -> Floats:
     """Compute the lag-1 autocorrelation of series.
 
     Shapes: residuals (n_observations, n_voxels); gives (n_voxels,).
 
     Examples
     --------
-    >>> lag1(np.array([[1.0, 0.0], [-1.0, 0.0], [1.0, 0.0], [-1.0, 0.0]]))
+    >>> _lag1(np.array([[1.0, 0.0], [-1.0, 0.0], [1.0, 0.0], [-1.0, 0.0]]))
     array([-0.75,  0.  ])
     """
     power = np.einsum("tv,tv->v", residuals, residuals)

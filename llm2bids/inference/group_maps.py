@@ -26,7 +26,7 @@ from llm2bids.inference.threshold import (
 )
 from llm2bids.space.space import Space
 
-DESCRIPTIONS = {
+_DESCRIPTIONS = {
     "effect": ("Mean effect over participants.", "calibration standard deviations"),
     "variance": ("Variance of the mean effect.", "squared calibration standard deviations"),
     "t": ("t of the mean effect.", "arbitrary"),
@@ -156,7 +156,7 @@ def tested_and_written(
     z_img = unmask(fit.z, writer.mask_img)
     found = thresholds(fit.z, alpha=options.alpha)
     files = []
-    for stat, (description, units) in DESCRIPTIONS.items():
+    for stat, (description, units) in _DESCRIPTIONS.items():
         more: dict[str, object] = {"Units": units, "DegreesOfFreedom": len(effects) - 1}
         if stat == "z":
             more |= {"Alpha": options.alpha, "TwoSidedThresholds": found}

@@ -21,19 +21,11 @@ from llm2bids.space.space import Space
 
 @dataclass(frozen=True, kw_only=True, order=True)
 class RunEntry:
-    """One run of a dataset.
-
-    Parameters
-    ----------
-    participant_label, task : str
-        BIDS labels.
-    run : int or None
-        Run index.
-    """
+    """One run of a dataset."""
 
     participant_label: str
     task: str
-    run: int | None = None
+    run: int | None = None  # run index
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -108,27 +100,11 @@ class Inputs:
         participant_label: Sequence[str] | None = None,
         task: Sequence[str] | None = None,
     ) -> dict[tuple[str, str], tuple[RunEntry, ...]]:
-        """Group the runs by participant and task.
-
-        Parameters
-        ----------
-        participant_label, task : sequence of str, optional
-            Only these; with or without ``sub-`` and ``task-``.
-
-        Returns
-        -------
-        dict of (str, str) to tuple of RunEntry
-            Every chosen participant with every chosen task; empty where the participant lacks it.
-
-        Raises
-        ------
-        UsageError
-            If the dataset has no such participant or task.
-        """
+        """Group the runs by participant and task."""
         labels = self.participants
         tasks = list(dict.fromkeys(entry.task for entry in self.entries))
-        wanted = chosen_labels(participant_label, labels, prefix="sub-", where=self.bids_dir)
-        kept = chosen_labels(task, tasks, prefix="task-", where=self.bids_dir)
+        wanted = _chosen_labels(participant_label, labels, prefix="sub-", where=self.bids_dir)
+        kept = _chosen_labels(task, tasks, prefix="task-", where=self.bids_dir)
         found: dict[tuple[str, str], list[RunEntry]] = defaultdict(list)
         for entry in self.entries:
             found[entry.participant_label, entry.task].append(entry)
@@ -137,35 +113,14 @@ class Inputs:
         }
 
 
-def chosen_labels(
+def _chosen_labels(
     wanted: Sequence[str] | None, there: Sequence[str], *, prefix: str, where: Path
 ) -> tuple[str, ...]:
     """Check labels that were asked for against those that exist.
 
-    Parameters
-    ----------
-    wanted : sequence of str or None
-        Labels with or without `prefix`; None takes all.
-    there : sequence of str
-        Labels that exist.
-    prefix : str
-        ``"sub-"`` or ``"task-"``.
-    where : Path
-        The dataset, for the message.
-
-    Returns
-    -------
-    tuple of str
-        Labels without prefix.
-
-    Raises
-    ------
-    UsageError
-        If one does not exist.
-
     Examples
     --------
-    >>> chosen_labels(["sub-02", "01"], ["01", "02"], prefix="sub-", where=Path("d"))
+    >>> _chosen_labels(["sub-02", "01"], ["01", "02"], prefix="sub-", where=Path("d"))
     ('02', '01')
     """
     if wanted is None:
@@ -188,31 +143,7 @@ def open_inputs(
     use: Source | None = None,
     bids_filter_file: Path | None = None,
 ) -> Inputs:
-    """Open a recorded dataset for statistics.
-
-    Parameters
-    ----------
-    bids_dir : Path
-        The dataset.
-    mask_img : Path, optional
-        Model only the units in this image.
-    use : {"transcript", "events"}, optional
-        Which table is right where a run's events and its transcript differ; refused without.
-    bids_filter_file : Path, optional
-        Only the runs that these filters choose, see `read_bids_filter`.
-
-    Returns
-    -------
-    Inputs
-        Its runs.
-
-    Raises
-    ------
-    DatasetError
-        If the folder is no dataset of ours.
-    InferenceError
-        If there is no run, or the mask is of another grid or has no unit.
-    """
+    """Open a recorded dataset for statistics."""
     dataset = open_dataset(bids_dir)
     if not dataset.runs:
         raise InferenceError(f"{bids_dir}: has no run; record one with `llm2bids record`")
@@ -226,7 +157,7 @@ def open_inputs(
         listed.clear()
     mask = dataset.space.grey
     if mask_img is not None:
-        mask = mask & read_mask(mask_img, dataset.space)
+        mask = mask & _read_mask(mask_img, dataset.space)
     return Inputs(
         dataset=dataset,
         fingerprint=dataset.fingerprint,
@@ -237,28 +168,8 @@ def open_inputs(
     )
 
 
-def read_mask(path: Path, space: Space) -> npt.NDArray[np.bool_]:
-    """Read a mask in the space.
-
-    Parameters
-    ----------
-    path : Path
-        A 3D image, above 0 inside.
-    space : Space
-        The space that it must be in.
-
-    Returns
-    -------
-    ndarray of bool, shape (n_x, n_y, n_z)
-        The mask.
-
-    Raises
-    ------
-    SpaceError
-        If the file is missing or damaged, or of another grid.
-    InferenceError
-        If it has no unit.
-    """
+def _read_mask(path: Path, space: Space) -> npt.NDArray[np.bool_]:
+    """Read a mask in the space, (n_x, n_y, n_z)."""
     voxels = np.asarray(open_image(path, space).volume() > 0)
     if not (voxels & space.grey).any():
         raise InferenceError(f"{path}: holds no unit of space {space.label}; nothing to model")

@@ -22,7 +22,7 @@ from llm2bids.inference.statmap import (
 )
 from llm2bids.space.space import Space
 
-PROMPT_AR_CAUTION = (
+_PROMPT_AR_CAUTION = (
     "With few prompts an autoregressive noise model is liberal: null data exceed nominal "
     "0.05 / 0.01 / 0.001 in 0.076 / 0.022 / 0.004 of units (AR(1) on prompt means), and 53 to 60 % "
     "of null runs have a detection after correction; noise_model 'ols' keeps the nominal rates."
@@ -42,7 +42,7 @@ def caution(options: AnalysisOptions) -> str | None:
     """Say the measured inflation of a model that does not keep its nominal error rate."""
     if options.unit_of_analysis == "token":
         return TOKEN_CAUTION
-    return None if options.noise == "ols" else PROMPT_AR_CAUTION
+    return None if options.noise == "ols" else _PROMPT_AR_CAUTION
 
 
 def task_provenance(runs: Sequence[RunData]) -> Provenance:

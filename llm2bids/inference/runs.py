@@ -143,7 +143,7 @@ def _covariates(run: RunData, names: Sequence[str]) -> pd.DataFrame:
     return chosen_confounds(table, wanted)
 
 
-def task_contrasts(runs: Sequence[RunData], options: AnalysisOptions) -> dict[str, str]:
+def _task_contrasts(runs: Sequence[RunData], options: AnalysisOptions) -> dict[str, str]:
     """Choose the contrasts that these runs can answer."""
     kinds = [sorted(set(run.trials["trial_type"]) - {""}) for run in runs]
     everywhere = [kind for kind in kinds[0] if all(kind in other for other in kinds)]
@@ -163,7 +163,7 @@ def fit_task(
     work_dir: Path | None = None,
 ) -> TaskFit:
     """Fit the runs of one participant and task, several runs as fixed effects."""
-    contrasts = task_contrasts(runs, options)
+    contrasts = _task_contrasts(runs, options)
     if not contrasts:
         wanted = named_contrasts(options.contrasts, []) if options.contrasts else {}
         kinds = sorted(set().union(*(run.trials["trial_type"] for run in runs)) - {""})

@@ -24,10 +24,10 @@ from llm2bids.space.grid import open_image
 from llm2bids.space.header import image_header
 from llm2bids.space.space import Space
 
-BIDS_VERSION = "1.11.1"
-CODE_URL = "https://github.com/llm2bids/llm2bids"
+_BIDS_VERSION = "1.11.1"
+_CODE_URL = "https://github.com/llm2bids/llm2bids"
 
-IGNORED = (
+_IGNORED = (
     "*_statmap.nii.gz",
     "*_statmap.json",
     "*_design.tsv",
@@ -172,14 +172,14 @@ def start_output(out_dir: Path, bids_dir: Path, derivative_dir: Path) -> None:
         described,
         {
             "Name": "llm2bids analyze: statistical maps",
-            "BIDSVersion": BIDS_VERSION,
+            "BIDSVersion": _BIDS_VERSION,
             "DatasetType": "derivative",
             "GeneratedBy": [
                 {
                     "Name": "llm2bids",
                     "Version": software()["llm2bids"],
                     "Description": "llm2bids analyze",
-                    "CodeURL": CODE_URL,
+                    "CodeURL": _CODE_URL,
                 },
                 {"Name": "nilearn", "Version": software()["nilearn"]},
             ],
@@ -188,7 +188,7 @@ def start_output(out_dir: Path, bids_dir: Path, derivative_dir: Path) -> None:
         },
     )
     write_text(out_dir / "README.md", README)
-    write_text(out_dir / ".bidsignore", "\n".join(IGNORED) + "\n")
+    write_text(out_dir / ".bidsignore", "\n".join(_IGNORED) + "\n")
 
 
 def checked_output(out_dir: Path) -> None:

@@ -19,7 +19,7 @@ from llm2bids.space.grid import open_image
 HeightControl = Literal["fpr", "fdr", "bonferroni"]
 HEIGHT_CONTROLS: tuple[HeightControl, ...] = ("fpr", "fdr", "bonferroni")
 
-CLUSTER_COLUMNS = ("Cluster ID", "X", "Y", "Z", "Peak Stat", "Cluster Size (mm3)")
+_CLUSTER_COLUMNS = ("Cluster ID", "X", "Y", "Z", "Peak Stat", "Cluster Size (mm3)")
 
 
 def height_threshold(
@@ -121,7 +121,7 @@ def cluster_table(
         letters = table["Cluster ID"].astype(str).str.lstrip("0123456789")
         table["Cluster ID"] = str(number) + letters
     if not tables:
-        return pd.DataFrame(columns=list(CLUSTER_COLUMNS))
+        return pd.DataFrame(columns=list(_CLUSTER_COLUMNS))
     return pd.concat([table for _, table in tables], ignore_index=True)
 
 

@@ -8,7 +8,7 @@ import pandas as pd
 
 from llm2bids.exceptions import InferenceError
 
-NEEDED = ("volume", "trial", "block", "trial_type", "prompt_id")
+_NEEDED = ("volume", "trial", "block", "trial_type", "prompt_id")
 """Columns of a transcript that the trial structure is read from."""
 
 
@@ -22,11 +22,11 @@ def volume_trials(transcript: pd.DataFrame, n_volumes: int) -> npt.NDArray[np.in
     >>> volume_trials(rows, 3)
     array([0, 0, 1])
     """
-    missing = [column for column in NEEDED if column not in transcript.columns]
+    missing = [column for column in _NEEDED if column not in transcript.columns]
     if missing:
         raise InferenceError(
             f"transcript: no column {', '.join(missing)}; found {', '.join(transcript.columns)}; "
-            f"expected {', '.join(NEEDED)}; record the dataset again with this version"
+            f"expected {', '.join(_NEEDED)}; record the dataset again with this version"
         )
     rows = transcript[transcript["volume"].notna()]
     volumes = rows["volume"].to_numpy(dtype=np.int64)

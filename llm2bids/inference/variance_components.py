@@ -26,7 +26,7 @@ from llm2bids.exceptions import InferenceError
 
 Floats = npt.NDArray[np.float64]
 
-MEASURED = "variance_components.json"
+_MEASURED = "variance_components.json"
 """Name of the shipped components, beside this file; written by ``scripts/power_figure.py``."""
 
 
@@ -116,7 +116,7 @@ def estimate_components(
 
 def shipped_components() -> VarianceComponents:
     """Read the components that were measured for the embedded model."""
-    place = importlib.resources.files("llm2bids.inference") / MEASURED
+    place = importlib.resources.files("llm2bids.inference") / _MEASURED
     return read_components(json.loads(place.read_text(encoding="utf-8")))
 
 

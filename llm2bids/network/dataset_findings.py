@@ -53,10 +53,10 @@ from llm2bids.space.space import Space
 LEAST_PARTICIPANTS, LEAST_TASKS = 3, 2
 """What the findings need: intervals over participants, and tasks to tell apart."""
 
-FEW_UNITS = 100
+_FEW_UNITS = 100
 """Units of the control with random units."""
 
-STALE = 2e-3
+_STALE = 2e-3
 """Calibration sd by which effects of all prompts may differ from the maps: float32's rounding."""
 
 T = TypeVar("T")
@@ -309,7 +309,7 @@ def measure_findings(
         by_prompts=parts.by_prompts,
         by_tokens=parts.by_tokens,
         controls=(
-            random_units(effects, n_units=min(FEW_UNITS, n_units // 2), **again),
+            random_units(effects, n_units=min(_FEW_UNITS, n_units // 2), **again),
             shuffled_labels(effects, n_perm=options.n_perm, **again),
             *parts.controls,
         ),
@@ -405,7 +405,7 @@ def check_maps(maps: Effects, fitted: Effects, out_dir: Path) -> None:
     """Refuse maps that the dataset does not give today under the model that they name."""
     for index, who in enumerate(maps.participants):
         error = np.abs(maps.values[index] - fitted.values[index]).max()
-        if not error <= STALE * max(1.0, float(np.abs(maps.values[index]).max())):
+        if not error <= _STALE * max(1.0, float(np.abs(maps.values[index]).max())):
             raise NetworkError(
                 f"{out_dir}: the effect maps of sub-{who} are not those of the dataset (they "
                 f"differ by up to {error:.2g} calibration sd): runs, transcripts or events were "

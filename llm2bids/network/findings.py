@@ -32,7 +32,7 @@ from llm2bids.space.space import Space
 FOLDER = Path("group", "findings")
 """Where findings lie in the output folder of ``llm2bids analyze``."""
 
-ENOUGH_PARTICIPANTS = 8
+_ENOUGH_PARTICIPANTS = 8
 """Participants from which on network fingerprints are stable."""
 
 NOTE = (
@@ -40,7 +40,7 @@ NOTE = (
     "all. Templates never come from the participants and prompts that they are tested on."
 )
 
-MOST_SITES = 10
+_MOST_SITES = 10
 """Layers and roles of a network that `findings.json` lists, those with most units."""
 
 TABLE_COLUMNS = ("finding", "measure", "value", "low", "high", "text")
@@ -115,10 +115,10 @@ class Findings:
     def warnings(self) -> tuple[str, ...]:
         """What makes the findings doubtful."""
         warnings = [*self.cautions, *self.overlap.warnings]
-        if len(self.participants) < ENOUGH_PARTICIPANTS:
+        if len(self.participants) < _ENOUGH_PARTICIPANTS:
             warnings.append(
                 f"{len(self.participants)} participants: networks are stable from "
-                f"{ENOUGH_PARTICIPANTS} on"
+                f"{_ENOUGH_PARTICIPANTS} on"
             )
         warnings += [warning for control in self.controls for warning in control.warnings]
         shared = self.identification.shared | self.repeatability.shared
@@ -200,7 +200,7 @@ class Findings:
                 "summary": to_plain(
                     one.network.summary(space)
                     .sort_values("n_units", ascending=False, kind="stable")
-                    .head(MOST_SITES)
+                    .head(_MOST_SITES)
                 ),
             }
             for one in self.networks
