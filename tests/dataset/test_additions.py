@@ -190,3 +190,15 @@ def test_a_new_dataset_goes_beside_dot_files(synthetic, tmp_path):
     (tmp_path / "dataset/.gitattributes").touch()
     synthetic.write_dataset(tmp_path / "dataset")
     assert check_dataset(tmp_path / "dataset").faults == ()
+
+
+def test_a_table_that_a_spreadsheet_saved_is_read(changed, synthetic):
+    """With a byte order mark and line ends of Windows."""
+    path = changed / "participants.tsv"
+    table = [[*row, value] for row, value in zip(rows(path), ["age", "007", "n/a"], strict=True)]
+    text = "".join("\t".join(row) + "\r\n" for row in table)
+    path.write_bytes(text.encode("utf-8-sig"))
+    assert open_dataset(changed).participants["age"].tolist() == ["007", "n/a"]
+    add_run(changed, synthetic, 3)
+    assert rows(path)[:3] == table
+    assert rows(path)[3][-1] == "n/a"
