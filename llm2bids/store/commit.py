@@ -99,8 +99,6 @@ class Staging:
         places = sorted(self._staged, key=lambda place: place == last)
         for place in (*places, *self._removed):
             inside(self.root, self.root / place)
-        for place in places:
-            (self.root / place).parent.mkdir(parents=True, exist_ok=True)
         self._check_there()
         journal = {"put": [str(p) for p in places], "remove": [str(p) for p in self._removed]}
         self._folder.mkdir(parents=True, exist_ok=True)  # nothing is staged where files only go
