@@ -280,7 +280,7 @@ def test_shared_prompts_are_said_with_their_inflation(model, tmp_path, caplog):
     options = {"model": model, "paradigm": toml, "n_participants": 2, "progress": False}
     with pytest.raises(ParadigmError, match="--allow-shared-prompts"):
         record(tmp_path / "d", **options)
-    with caplog.at_level("WARNING"):
+    with caplog.at_level("WARNING", logger="llm2bids"):
         dataset = record(tmp_path / "d", allow_shared_prompts=True, **options)
     assert "0.66" in caplog.text
     assert dataset.settings["allow_shared_prompts"] is True

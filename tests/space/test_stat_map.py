@@ -103,7 +103,7 @@ def test_a_map_that_went_to_another_grid_and_back_is_named(series, space, caplog
     options = {"force_resample": True, "copy_header": True}
     there = resample_img(z_map, target_affine=affine, **options)
     back = resample_img(there, target_affine=space.affine, target_shape=space.shape, **options)
-    with caplog.at_level(logging.WARNING):
+    with caplog.at_level(logging.WARNING, logger="llm2bids"):
         unit_values(back, space)
     assert "mixes neighbours" in caplog.text
 
