@@ -1,8 +1,12 @@
 """Adapters: merged into their base model, or refused."""
 
+import importlib
 import json
+import re
 import shutil
+import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 import torch
@@ -14,6 +18,8 @@ from llm2bids.model.outline import outline
 from llm2bids.model.sites import find_sites
 from tests.synthetic import save_tiny_model
 
+ROOT = Path(__file__).parents[2]
+
 SCALE = 6 / 2
 """lora_alpha / r"""
 
@@ -21,6 +27,26 @@ SCALE = 6 / 2
 @pytest.fixture(autouse=True)
 def own_cache(tmp_path, monkeypatch):
     monkeypatch.setenv("LLM2BIDS_CACHE", str(tmp_path / "llm2bids-cache"))
+
+
+@pytest.fixture
+def peft(monkeypatch):
+    """The package of the extra ``adapters``, at the lock's version, for the tests that need it.
+
+    It is no part of the test environment, where an adapter has to be refused.
+    """
+    if importlib.util.find_spec("peft") is None:
+        pinned = re.search(r"^peft==\S+", (ROOT / "lock.txt").read_text(), re.MULTILINE)[0]
+        folder = ROOT / ".cache" / pinned
+        if not (folder / "peft").is_dir():
+            command = [sys.executable, "-m", "pip", "install", "--quiet", "--no-deps"]
+            done = subprocess.run(
+                [*command, "--target", folder, pinned], capture_output=True, text=True
+            )
+            if done.returncode:
+                pytest.skip(f"{pinned} cannot be installed: {done.stderr.strip()[-200:]}")
+        monkeypatch.syspath_prepend(folder)
+    return importlib.import_module("peft")
 
 
 @pytest.fixture
@@ -65,8 +91,7 @@ def adapted_weight(base, adapter, layer):
 
 
 @pytest.mark.parametrize("where", ["apart", "beside", "alone"])
-def test_an_adapter_is_in_the_weights(base, adapter, where):
-    pytest.importorskip("peft")
+def test_an_adapter_is_in_the_weights(base, adapter, where, peft):
     if where == "apart":
         loaded = load_model(base, adapter=adapter)
     elif where == "alone":
@@ -82,16 +107,14 @@ def test_an_adapter_is_in_the_weights(base, adapter, where):
     assert loaded.name == f"Base-1 with {loaded.adapter.replace('LORA', 'adapter')}"
 
 
-def test_base_and_adapted_model_have_the_same_sites_and_heads(base, adapter):
-    pytest.importorskip("peft")
+def test_base_and_adapted_model_have_the_same_sites_and_heads(base, adapter, peft):
     plain, adapted = load_model(base), load_model(base, adapter=adapter)
     assert find_sites(adapted).sites == find_sites(plain).sites
     assert any(site.n_heads == 4 for site in find_sites(adapted).sites)
     assert adapted.label == "Base1Mylora"
 
 
-def test_the_adapter_is_part_of_the_models_identity(base, adapter, tmp_path):
-    pytest.importorskip("peft")
+def test_the_adapter_is_part_of_the_models_identity(base, adapter, tmp_path, peft):
     hashes = {
         load_model(base).weights_sha256,
         load_model(base, adapter=adapter).weights_sha256,
@@ -104,9 +127,8 @@ def test_the_adapter_is_part_of_the_models_identity(base, adapter, tmp_path):
     assert again == load_model(base, adapter=adapter).weights_sha256
 
 
-def test_an_adapter_that_cannot_be_merged_is_refused(tmp_path):
+def test_an_adapter_that_cannot_be_merged_is_refused(tmp_path, peft):
     """Adapting a vocabulary head that is the embedding would change the embedding too."""
-    pytest.importorskip("peft")
     base = save_tiny_model("llama", tmp_path / "tied", tie_word_embeddings=True)
     folder = write_adapter(tmp_path / "lora", base, target_modules=["lm_head"])
     name = "base_model.model.lm_head.lora_"
@@ -117,8 +139,7 @@ def test_an_adapter_that_cannot_be_merged_is_refused(tmp_path):
 
 
 @pytest.mark.parametrize("fault", ["left over", "missing", "shape"])
-def test_an_adapter_of_another_model_is_refused(base, adapter, fault):
-    pytest.importorskip("peft")
+def test_an_adapter_of_another_model_is_refused(base, adapter, fault, peft):
     path = adapter / "adapter_model.safetensors"
     tensors = load_file(path)
     first = min(tensors)
@@ -133,8 +154,7 @@ def test_an_adapter_of_another_model_is_refused(base, adapter, fault):
         load_model(base, adapter=adapter)
 
 
-def test_a_trained_prompt_is_no_change_of_weights(base, tmp_path):
-    pytest.importorskip("peft")
+def test_a_trained_prompt_is_no_change_of_weights(base, tmp_path, peft):
     folder = write_adapter(tmp_path / "p", base, peft_type="PREFIX_TUNING", num_virtual_tokens=3)
     with pytest.raises(ModelError, match="PREFIX_TUNING is no change of weights"):
         load_model(base, adapter=folder)
@@ -153,8 +173,7 @@ def test_without_peft_an_adapter_is_refused(base, adapter, where, monkeypatch):
         load_model(name, adapter=adapter if where == "apart" else None)
 
 
-def test_random_weights_have_no_adapter(base, adapter):
-    pytest.importorskip("peft")
+def test_random_weights_have_no_adapter(base, adapter, peft):
     with pytest.raises(UsageError, match="random weights and an adapter"):
         load_model(base, adapter=adapter, random_weights=1)
 
