@@ -142,10 +142,10 @@ class Findings:
         """List the measures of the data beside those of each control."""
         return pd.concat([control.table() for control in self.controls], ignore_index=True)
 
-    def save(self, out_dir: Path, space: Space) -> tuple[Path, ...]:
+    def save(self, out_dir: Path | str, space: Space) -> tuple[Path, ...]:
         """Write the findings into the output folder of ``llm2bids analyze``, whole and anew."""
-        folder = out_dir / FOLDER
-        remove_findings(out_dir)
+        folder = Path(out_dir) / FOLDER
+        remove_findings(Path(out_dir))
         files: list[Path] = []
         for one in self.networks:
             path, image = folder / one.table, folder / one.image
@@ -168,7 +168,7 @@ class Findings:
             folder / "findings.json",
             self._content(space),
         )
-        list_group(out_dir)
+        list_group(Path(out_dir))
         return (*files, *(folder / f"{name}.tsv" for name in tables), folder / "findings.json")
 
     @classmethod
