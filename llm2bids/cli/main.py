@@ -13,13 +13,14 @@ import sys
 from collections.abc import Sequence
 
 from llm2bids import __version__
+from llm2bids.cli import options
 from llm2bids.exceptions import Llm2bidsError
 
 COMMANDS = (
     *("demo", "plan", "record", "replay", "sites", "validate", "check"),
     *("analyze", "null", "report", "locate", "resample", "flatmap"),
 )
-"""Names of the commands; each is a module of this folder with `add_parser` and `run`."""
+"""Names of the commands; each is a module of this folder with `add_arguments` and `run`."""
 
 INTERRUPTED = 130
 
@@ -27,10 +28,7 @@ INTERRUPTED = 130
 def build_parser() -> argparse.ArgumentParser:
     """Build the parser of all commands, without importing what the commands need.
 
-    Returns
-    -------
-    argparse.ArgumentParser
-        Parser whose namespace holds ``run``, the function of the chosen command.
+    A command's docstring is its help, in the list of commands and of itself.
     """
     parser = argparse.ArgumentParser(
         prog="llm2bids", description="Scan a language model like a brain: BIDS in, BIDS out."
@@ -38,15 +36,22 @@ def build_parser() -> argparse.ArgumentParser:
     parser.add_argument("--version", action="version", version=f"llm2bids {__version__}")
     subparsers = parser.add_subparsers(metavar="COMMAND", required=True)
     for name in COMMANDS:
-        importlib.import_module(f"llm2bids.cli.{name}").add_parser(subparsers)
+        command = importlib.import_module(f"llm2bids.cli.{name}")
+        first, _, rest = (command.__doc__ or ".").partition("\n\n")
+        summary = first[0].lower() + first[1:].rstrip(".")
+        added = subparsers.add_parser(name, help=summary, description=rest)
+        command.add_arguments(added)
+        options.verbosity(added)
+        added.set_defaults(run=command.run)
     return parser
 
 
 def _set_up_log(args: argparse.Namespace) -> None:
-    if args.quiet:  # read by transformers and tqdm when they are imported
+    if not args.progress:  # read by transformers and tqdm when they are imported
         os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
         os.environ.setdefault("TQDM_DISABLE", "1")
-    level = logging.WARNING if args.quiet else logging.DEBUG if args.debug else logging.INFO
+    level = logging.INFO if args.progress else logging.WARNING
+    level = logging.DEBUG if args.debug and args.progress else level
     logging.basicConfig(level=logging.WARNING, format="%(message)s", stream=sys.stderr, force=True)
     logging.getLogger("llm2bids").setLevel(level)
 
@@ -70,18 +75,7 @@ def _terminate(signum: int, frame: object) -> None:
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Run the command line.
-
-    Parameters
-    ----------
-    argv : sequence of str, optional
-        Arguments without the program's name; default ``sys.argv[1:]``.
-
-    Returns
-    -------
-    int
-        Exit code: 0 done, 1 failed, 2 wrong usage, 130 interrupted.
-    """
+    """Run the command line; without `argv`, that of the process."""
     _show_what_the_terminal_cannot()
     args = build_parser().parse_args(argv)
     _set_up_log(args)

@@ -1,32 +1,67 @@
-"""Options that several commands share, as argparse parents."""
+"""Arguments that several commands share, and how they reach the verbs."""
 
 import argparse
-from collections.abc import Collection
+import inspect
+from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import Any, TypeVar
 
+from llm2bids.exceptions import UsageError
 from llm2bids.scan.options import ScanOptions, arguments
 
+_Result = TypeVar("_Result")
+_Group = argparse.ArgumentParser | argparse._ArgumentGroup
 
-def verbosity() -> argparse.ArgumentParser:
-    """Options of every command: ``--quiet``, ``--debug``."""
-    parser = argparse.ArgumentParser(add_help=False)
+
+def call(verb: Callable[..., _Result], args: argparse.Namespace, **given: Any) -> _Result:
+    """Call a verb with the arguments that have the names of its keywords, and what is given."""
+    names = inspect.signature(verb).parameters
+    taken = {name: value for name, value in vars(args).items() if name in names}
+    return verb(**(taken | given))
+
+
+def add(group: _Group, flag: str, text: str, default: Any = None, **settings: Any) -> None:
+    """Add an option; its default, where there is one, is in its help and says its type."""
+    if default is not None:
+        settings = {"type": type(default), **settings}
+        text = f"{text} (default: {default})"
+    flags = flag.split(", ")
+    group.add_argument(*flags, default=default, help=text.replace("%", "%%"), **settings)
+
+
+def verbosity(parser: argparse.ArgumentParser) -> None:
+    """Add what every command takes: ``--quiet``, ``--debug``."""
     group = parser.add_argument_group("messages")
-    group.add_argument("-q", "--quiet", action="store_true", help="no progress, warnings only")
+    text = "no progress, warnings only"
+    group.add_argument("-q", "--quiet", dest="progress", action="store_false", help=text)
     group.add_argument("--debug", action="store_true", help="show the traceback of an error")
-    return parser
 
 
-def scan(*, groups: Collection[str] = ("scan", "model", "volumes")) -> argparse.ArgumentParser:
-    """Options of `ScanOptions` in some of their groups."""
-    parser = argparse.ArgumentParser(add_help=False)
-    headings = {name: parser.add_argument_group(name) for name in groups}
+def scan(
+    parser: argparse.ArgumentParser,
+    *,
+    groups: Sequence[str] = ("scan", "model", "volumes"),
+    names: Sequence[str] | None = None,
+    heading: str | None = None,
+    unset: bool = False,
+    **defaults: Any,
+) -> None:
+    """Add options of `ScanOptions`: groups, or some by name under a heading, with other defaults.
+
+    With `unset`, an option that is not given is None, whatever the help says.
+    """
+    headings: dict[str, argparse._ArgumentGroup] = {}
     for name, argument in arguments().items():
-        if argument.group in headings:
-            text = f"{argument.text} (default: {argument.shown_default})".replace("%", "%%")
-            headings[argument.group].add_argument(
-                argument.flag, dest=name, help=text, **argument.settings
-            )
-    return parser
+        if argument.group in groups and (names is None or name in names):
+            title = heading or argument.group
+            if title not in headings:
+                headings[title] = parser.add_argument_group(title)
+            shown = defaults.get(name, argument.shown_default)
+            settings = {**argument.settings, "dest": name}
+            if unset or name in defaults:
+                settings["default"] = None if unset else shown
+            text = f"{argument.text} (default: {shown})".replace("%", "%%")
+            headings[title].add_argument(argument.flag, help=text, **settings)
 
 
 def scan_options(args: argparse.Namespace) -> ScanOptions:
@@ -53,4 +88,27 @@ def overwrite(parser: argparse.ArgumentParser) -> None:
         action="store_true",
         help="replace files that were changed since they were written, and record runs anew of "
         "which a file was changed or is gone; refused otherwise",
+    )
+
+
+def image(parser: argparse.ArgumentParser) -> None:
+    """Add the positional ``STAT_IMG``, and ``--dataset`` for the dataset that it belongs to."""
+    parser.add_argument("stat_img", type=Path, metavar="STAT_IMG", help="a NIfTI image")
+    text = "the dataset that the image was made from (default: the one around the image)"
+    add(parser, "--dataset, --bids-dir", text, type=Path, metavar="BIDS_DIR")
+
+
+def dataset_of(args: argparse.Namespace) -> Path:
+    """Give ``--dataset``, or the nearest dataset of ours in or beside the folders of the image."""
+    from llm2bids.dataset.settings import is_dataset
+
+    if args.dataset is not None:
+        return Path(args.dataset)
+    for folder in args.stat_img.absolute().parents:
+        for candidate in (folder, folder / "dataset"):
+            if is_dataset(candidate):
+                return Path(candidate)
+    raise UsageError(
+        f"{args.stat_img} does not lie in a dataset of ours; name the dataset that the image was "
+        "made from: --dataset BIDS_DIR"
     )

@@ -1,27 +1,23 @@
-"""``llm2bids plan``: what a scan will take, before it is begun."""
+"""Tell units, volumes, disk, memory and time of a scan beforehand; recommend a design.
+
+Work out what `record` with the same options will take, from the model's configuration alone: no
+weights are needed, of a hub model only config.json is fetched. With --effect-size, recommend
+designs that find it.
+"""
 
 import argparse
 import json
-import sys
 from dataclasses import asdict
 
 from llm2bids.cli import options, recommend
 
 
-def add_parser(subparsers: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
-    """Add the command to the parser."""
-    parser = subparsers.add_parser(
-        "plan",
-        parents=[options.scan(), options.verbosity()],
-        help="tell units, volumes, disk, memory and time of a scan beforehand; recommend a design",
-        description="Work out what `record` with the same options will take, from the model's "
-        "configuration alone: no weights are needed, of a hub model only config.json is fetched. "
-        "With --effect-size, recommend designs that find it.",
-    )
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Add what the command takes."""
+    options.scan(parser)
     parser.add_argument("--no-time", action="store_true", help="do not time this machine")
     parser.add_argument("--json", action="store_true", help="the figures as JSON")
     recommend.add_arguments(parser)
-    parser.set_defaults(run=run)
 
 
 def run(args: argparse.Namespace) -> int:
@@ -39,9 +35,7 @@ def run(args: argparse.Namespace) -> int:
             args, n_units=planned.space.n_units, max_prompts=min(sizes, default=None)
         )
     if args.json:
-        sys.stdout.write(json.dumps({**planned.numbers(), "recommended": recommended}, indent=1))
-        sys.stdout.write("\n")
-        return 0
-    sections = [planned.describe(), *([recommended] if recommended else [])]
-    sys.stdout.write("\n\n".join(sections) + "\n")
+        print(json.dumps({**planned.numbers(), "recommended": recommended}, indent=1))
+    else:
+        print("\n\n".join([planned.describe(), *([recommended] if recommended else [])]))
     return 0

@@ -5,6 +5,8 @@ import json
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from llm2bids.cli.options import add
+
 if TYPE_CHECKING:
     from llm2bids.inference.variance_components import VarianceComponents
 
@@ -12,61 +14,35 @@ if TYPE_CHECKING:
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add ``--effect-size`` and what goes with it."""
     group = parser.add_argument_group("recommend a design for a wanted effect")
-    group.add_argument(
-        "--effect-size", type=float, metavar="D",
-        help="on minus off at one unit, in standard deviations of its single volumes",
-    )  # fmt: skip
-    group.add_argument(
-        "--power", type=float, default=0.8, metavar="P", help="wanted power (default 0.8)"
-    )
-    group.add_argument(
-        "--alpha", type=float, default=0.05, metavar="P", help="error rate (default 0.05)"
-    )
-    group.add_argument(
-        "--correction", choices=("fdr", "bonferroni", "none"), default="fdr",
-        help="what alpha controls (default fdr, with 5 %% of the units affected)",
-    )  # fmt: skip
-    group.add_argument(
-        "--variance-components", type=Path, metavar="JSON",
-        help="measured on another model, by scripts/power_figure.py --components",
-    )  # fmt: skip
+    text = "on minus off at one unit, in standard deviations of its single volumes"
+    add(group, "--effect-size", text, type=float, metavar="D")
+    add(group, "--power", "wanted power", 0.8, metavar="P")
+    add(group, "--alpha", "error rate", 0.05, metavar="P")
+    text = "what alpha controls; fdr: with 5 % of the units affected"
+    add(group, "--correction", text, "fdr", choices=("fdr", "bonferroni", "none"))
+    text = "measured on another model, by scripts/power_figure.py --components"
+    add(group, "--variance-components", text, type=Path, metavar="JSON")
 
 
 def describe_designs(
     args: argparse.Namespace, *, n_units: int, max_prompts: int | None, off_per_on: float = 2.0
 ) -> str:
-    """Recommend designs in a few lines.
+    """Give the cheapest designs in a few lines, and where the variances come from.
 
-    Parameters
-    ----------
-    args : Namespace
-        With the options of `add_arguments`; ``effect_size`` is given.
-    n_units : int
-        Units that are tested, for ``--correction bonferroni``.
-    max_prompts : int or None
-        On prompts that the smallest bank has.
-    off_per_on : float, default=2
-        Off prompts for each on prompt.
-
-    Returns
-    -------
-    str
-        The cheapest design, the cheapest for other numbers of tokens, and where the variances
-        come from.
-
-    Raises
-    ------
-    Llm2bidsError
-        If a number makes no sense, or the file of components cannot be read.
+    `max_prompts`: on prompts of the smallest bank; `off_per_on`: off prompts for each of them.
     """
     from llm2bids.inference.power import recommend_designs, unit_alpha
 
     components = _components(args.variance_components)
     alpha = unit_alpha(args.alpha, args.correction, n_units=n_units, power=args.power)
     designs = recommend_designs(
-        components, args.effect_size, power=args.power, alpha=alpha, max_prompts=max_prompts,
+        components,
+        args.effect_size,
+        power=args.power,
+        alpha=alpha,
+        max_prompts=max_prompts,
         off_per_on=off_per_on,
-    )  # fmt: skip
+    )
     wanted = (
         f"d {args.effect_size:g} at power {args.power:g}, {args.correction} {args.alpha:g} "
         f"(p below {alpha:.2g} at a unit)"
@@ -76,9 +52,10 @@ def describe_designs(
     if designs:
         lines = [f"recommended for {wanted}{bank}:"]
         lines += [
-            f"  {one.n_participants} participants x {one.n_prompts} prompts per block x "
-            f"{one.n_tokens} tokens per prompt: power {one.power:.2f}, {one.cost:,} tokens a task"
-            for one in designs
+            f"  {design.n_participants} participants x {design.n_prompts} prompts per block x "
+            f"{design.n_tokens} tokens per prompt: power {design.power:.2f}, {design.cost:,} "
+            "tokens a task"
+            for design in designs
         ]
     return "\n".join([*lines, f"variances: {components.source}"])
 

@@ -1,42 +1,25 @@
-"""``llm2bids resample``: an image in another arrangement of the same model."""
+"""Move an image between arrangements of the same model (index, functional, random).
+
+Move every unit's value to the voxel that the unit has in another arrangement of the same weights
+and sites. It is a permutation: nothing is interpolated, and moving back gives the same image.
+Spaces of other models or sites are refused.
+"""
 
 import argparse
 import tempfile
 from pathlib import Path
 
 from llm2bids.cli import options
-from llm2bids.cli.locate import find_dataset
 from llm2bids.exceptions import UsageError
 
 
-def add_parser(subparsers: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
-    """Add the command to the parser."""
-    parser = subparsers.add_parser(
-        "resample",
-        parents=[options.verbosity()],
-        help="move an image between arrangements of the same model (index, functional, random)",
-        description="Move every unit's value to the voxel that the unit has in another arrangement "
-        "of the same weights and sites. It is a permutation: nothing is interpolated, and moving "
-        "back gives the same image. Spaces of other models or sites are refused.",
-    )
-    parser.add_argument("stat_img", type=Path, metavar="STAT_IMG", help="a NIfTI image")
-    parser.add_argument(
-        "--to",
-        required=True,
-        metavar="SPACE_OR_BIDS_DIR",
-        help="a dataset in the arrangement that is wanted, or 'index'",
-    )
-    parser.add_argument(
-        "--dataset",
-        type=Path,
-        metavar="BIDS_DIR",
-        help="the dataset that the image was made from (default: the one around the image)",
-    )
-    parser.add_argument(
-        "-o", "--output", type=Path, metavar="OUT",
-        help="default: STAT_IMG's name with the arrangement, in this folder",
-    )  # fmt: skip
-    parser.set_defaults(run=run)
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Add what the command takes."""
+    options.image(parser)
+    text = "a dataset in the arrangement that is wanted, or 'index'"
+    options.add(parser, "--to", text, required=True, metavar="SPACE_OR_BIDS_DIR")
+    text = "default: STAT_IMG's name with the arrangement, in this folder"
+    options.add(parser, "-o, --output", text, type=Path, metavar="OUT")
 
 
 def run(args: argparse.Namespace) -> int:
@@ -47,7 +30,7 @@ def run(args: argparse.Namespace) -> int:
     from llm2bids.space.arrange import index_space
     from llm2bids.space.resample import resample
 
-    source = open_dataset(args.dataset or find_dataset(args.stat_img))
+    source = open_dataset(options.dataset_of(args))
     to_index = args.to == "index"
     target = index_space(source.space) if to_index else open_dataset(args.to).space
     stem, dot, extension = args.stat_img.name.partition(".")
@@ -62,8 +45,6 @@ def run(args: argparse.Namespace) -> int:
         staged = Path(folder) / output.name
         nib.save(image, staged)
         staged.replace(output)
-    print(  # noqa: T201
-        f"{args.stat_img.name}: {source.space.arrangement} to {target.arrangement} arrangement, "
-        f"{output}"
-    )
+    way = f"{source.space.arrangement} to {target.arrangement} arrangement"
+    print(f"{args.stat_img.name}: {way}, {output}")
     return 0

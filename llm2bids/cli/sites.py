@@ -1,4 +1,8 @@
-"""``llm2bids sites``: what can be recorded in a model."""
+"""Print the modules that can be recorded, with their units.
+
+Print the sites of a model as a table (module, layer, role, width, heads) and the totals. Modules
+that are left out are listed with the reason by --skipped.
+"""
 
 import argparse
 import sys
@@ -6,20 +10,12 @@ import sys
 from llm2bids.cli import options
 
 
-def add_parser(subparsers: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
-    """Add the command to the parser."""
-    parser = subparsers.add_parser(
-        "sites",
-        parents=[options.scan(groups=("model",)), options.verbosity()],
-        help="print the modules that can be recorded, with their units",
-        description="Print the sites of a model as a table (module, layer, role, width, heads) "
-        "and the totals. Modules that are left out are listed with the reason by --skipped.",
-    )
-    parser.add_argument(
-        "--skipped", action="store_true", help="list the modules that are left out, and why"
-    )
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Add what the command takes."""
+    options.scan(parser, groups=("model",))
+    text = "list the modules that are left out, and why"
+    parser.add_argument("--skipped", action="store_true", help=text)
     parser.add_argument("--tsv", action="store_true", help="tab-separated, without totals")
-    parser.set_defaults(run=run)
 
 
 def run(args: argparse.Namespace) -> int:
@@ -30,16 +26,7 @@ def run(args: argparse.Namespace) -> int:
     from llm2bids.model.load import load_model
     from llm2bids.model.sites import select_sites
 
-    loaded, table, _ = exact_sites(
-        load_model(
-            args.model,
-            device=args.device,
-            dtype=args.dtype,
-            revision=args.revision,
-            trust_remote_code=args.trust_remote_code,
-            adapter=args.adapter,
-        )
-    )
+    loaded, table, _ = exact_sites(options.call(load_model, args, name_or_path=args.model))
     if args.skipped:
         skipped = pd.DataFrame(table.skipped, columns=["module", "reason"])
         sys.stdout.write(skipped.to_csv(sep="\t", index=False))
@@ -52,15 +39,13 @@ def run(args: argparse.Namespace) -> int:
     if args.tsv:
         sys.stdout.write(frame.to_csv(sep="\t", index=False, na_rep="n/a"))
         return 0
-    shown = frame.astype(object).where(frame.notna(), "n/a")
-    sys.stdout.write(shown.to_string(index=False) + "\n\n")
+    print(frame.astype(object).where(frame.notna(), "n/a").to_string(index=False) + "\n")
     n_layers = frame["layer"].nunique()
     residual = int(frame.loc[frame["role"] == "residual", "width"].sum())
     total = int(frame["width"].sum())
-    sys.stdout.write(
+    print(
         f"{loaded.name}: {len(frame)} sites in {n_layers} layers, {total:,} units"
         + (f" ({total - residual:,} without the residual stream)" if 0 < residual < total else "")
         + (f"; left out: {len(table.skipped)} (--skipped says why)" if table.skipped else "")
-        + "\n"
     )
     return 0

@@ -436,7 +436,7 @@ def test_maps(dataset, folder, data, compressed):
 
 # --- command lines ---
 
-LEFT_OUT = {"help", "quiet", "debug"}
+LEFT_OUT = {"help", "progress", "debug"}
 """Options that are not drawn: ``--debug`` shows the traceback, which is what it is for."""
 
 SLOW = {"demo", "null", "validate"}
