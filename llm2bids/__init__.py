@@ -25,6 +25,10 @@ if TYPE_CHECKING:
     from llm2bids.inference.analyze import analyze_group as analyze_group
     from llm2bids.inference.analyze import analyze_participants as analyze_participants
     from llm2bids.inference.confounds import load_confounds as load_confounds
+    from llm2bids.intervention.edit import edited as edited
+    from llm2bids.intervention.edit import make_edit as make_edit
+    from llm2bids.model.edit import Edit as Edit
+    from llm2bids.model.edit import load_edit as load_edit
     from llm2bids.network.dataset_findings import dataset_findings as dataset_findings
     from llm2bids.network.network import Network as Network
     from llm2bids.network.network import load_network as load_network
@@ -37,15 +41,19 @@ if TYPE_CHECKING:
 
 _WHERE = {
     "Dataset": "llm2bids.dataset.read",
+    "Edit": "llm2bids.model.edit",
     "Llm2bidsError": "llm2bids.exceptions",
     "Network": "llm2bids.network.network",
     "Space": "llm2bids.space.space",
     "analyze_group": "llm2bids.inference.analyze",
     "analyze_participants": "llm2bids.inference.analyze",
     "dataset_findings": "llm2bids.network.dataset_findings",
+    "edited": "llm2bids.intervention.edit",
     "load_confounds": "llm2bids.inference.confounds",
+    "load_edit": "llm2bids.model.edit",
     "load_network": "llm2bids.network.network",
     "locate": "llm2bids.dataset.locate",
+    "make_edit": "llm2bids.intervention.edit",
     "open_dataset": "llm2bids.dataset.read",
     "plot_flatmap": "llm2bids.report.flatmap",
     "record": "llm2bids.scan.record",

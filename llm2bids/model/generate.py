@@ -113,7 +113,7 @@ def _generate(
 ) -> Answers:
     from transformers import GenerationConfig, LogitsProcessorList
 
-    token_ids, mask = _padded(prompts, loaded, left=True)
+    token_ids, mask = padded(prompts, loaded, left=True)
     reader = StepReader(sites, values, device=loaded.device)
     chooser = Chooser(loaded, sampling, uniforms, reader, first_step, on_step)
     with forward_errors(loaded), hooked(loaded.model, sites, reader.hook), torch.no_grad():
@@ -141,7 +141,7 @@ def _read(
     chosen = np.asarray(answers, dtype=np.int64)
     fed = [[*prompt, *answer[:-1]] for prompt, answer in zip(prompts, answers, strict=True)]
     # padded on the right: earlier positions do not see it
-    token_ids, mask = _padded(fed, loaded, left=False)
+    token_ids, mask = padded(fed, loaded, left=False)
     starts = np.array([len(prompt) - 1 for prompt in prompts], dtype=np.int64)
     positions = starts[:, None] + np.arange(chosen.shape[1])
     reader = PositionReader(sites, values, positions[:, first_step:], device=loaded.device)
@@ -159,7 +159,7 @@ def _read(
         )
 
 
-def _padded(
+def padded(
     texts: Sequence[Sequence[int]], loaded: LoadedModel, *, left: bool
 ) -> tuple[Tensor, Tensor]:
     """Fill up texts to one length: token ids and mask, each (n_texts, longest)."""

@@ -19,7 +19,7 @@ from llm2bids.model.units import Site
 N_TOKENS, N_STEPS = 5, 3
 """Size of the probe: tokens of each prompt, forward passes (prefill and decode steps)."""
 
-_CACHES = ("cache", "past_key_values", "cache_params")
+CACHES = ("cache", "past_key_values", "cache_params")
 """Names under which models return what the next step goes on from (transformers renamed it)."""
 
 
@@ -120,7 +120,7 @@ def outline_model(model: nn.Module, candidates: Mapping[str, nn.Module], *, mask
                     state["attention_mask"] = torch.ones((n_prompts, sum(lengths)))
                 output = model(input_ids=given, use_cache=True, **last, **state)
                 # by the names that are there: asking for an old one warns in newer transformers
-                state = {name: value for name, value in output.items() if name in _CACHES}
+                state = {name: value for name, value in output.items() if name in CACHES}
 
     calls = _noted(model, candidates, lengths, forward, partial(_described, n_prompts))
     return Probe(calls=calls, n_prompts=n_prompts, lengths=lengths)

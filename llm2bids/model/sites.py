@@ -197,7 +197,7 @@ def _match(table: SiteTable, pattern: str) -> list[Site]:
     elif pattern == "attention":
         matching = [site for site in table.sites if _is_attention(site)]
     elif pattern == "mlp":
-        matching = [site for site in table.sites if _is_mlp(site)]
+        matching = [site for site in table.sites if is_mlp(site)]
     else:
         matching = [
             site
@@ -233,7 +233,8 @@ def _is_attention(site: Site) -> bool:
     return any("attn" in part or "attention" in part for part in parents)
 
 
-def _is_mlp(site: Site) -> bool:
+def is_mlp(site: Site) -> bool:
+    """Tell whether a site is part of a layer's feed-forward block."""
     if site.layer is None:
         return False
     *parents, last = site.role.split(".")

@@ -1,0 +1,1 @@
+"""From a network to the model: edits, and what they do."""

@@ -1,0 +1,237 @@
+"""Edits made from maps, networks and atlases of a dataset."""
+
+import json
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import torch
+
+import llm2bids
+from llm2bids.exceptions import InterventionError, ModelError, SpaceError, UsageError
+from llm2bids.inference.provenance import Provenance
+from llm2bids.intervention.edit import choose_units, default_sites, resting_rows, vector_edit
+from llm2bids.intervention.held_out import held_out_prompts, shown_prompts
+from llm2bids.model.sites import find_sites
+from llm2bids.network.network import from_stat_maps
+
+
+@pytest.fixture(scope="module")
+def values(scanned):
+    """A map with a value of its own for each unit."""
+    return np.random.default_rng(0).normal(size=scanned.space.n_units)
+
+
+def units_of(edit, space):
+    return {
+        int(space.site_slices[part.site.name].start + unit)
+        for part in edit.parts
+        for unit in part.units
+    }
+
+
+def inside(space, role):
+    return np.concatenate(
+        [np.arange(space.n_units)[space.site_slices[s.name]] for s in space.sites if s.role == role]
+    )
+
+
+def test_the_largest_activations_at_their_calibration_mean(scanned, values):
+    edit = llm2bids.make_edit(scanned, stat_img=values, top_percent=10)
+    units = inside(scanned.space, "mlp.act_fn")  # 3 layers of 40
+    largest = units[np.argsort(-np.abs(values[units]))[:12]]
+    assert units_of(edit, scanned.space) == set(largest.tolist())
+    for part in edit.parts:
+        start = scanned.space.site_slices[part.site.name].start
+        np.testing.assert_array_equal(part.values, scanned.calibration.mean[start + part.units])
+    assert edit.kind == "set" and edit.weights_sha256 == scanned.settings["weights_sha256"]
+    assert edit.criterion == "top 10 % |value| of 120 units of mlp.act_fn"
+
+
+@pytest.mark.parametrize(("sign", "factor"), [("positive", 1), ("negative", -1)])
+def test_one_sign_beyond_a_threshold(sign, factor, scanned, values):
+    edit = llm2bids.make_edit(
+        scanned, stat_img=values, threshold=1.0, sign=sign, sites=["residual"], method="zero"
+    )
+    units = inside(scanned.space, "residual")
+    assert units_of(edit, scanned.space) == set(units[factor * values[units] > 1.0].tolist())
+    assert all((part.values == 0).all() for part in edit.parts)
+
+
+def test_an_image_and_its_network_give_the_same_units(scanned, values, tmp_path):
+    space = scanned.space
+    network = from_stat_maps(
+        {"effect": values}, space, label="tea", provenance=Provenance.of(prompts=["p"]),
+        top_percent=2,
+    )  # fmt: skip
+    network.save(tmp_path / "tea.tsv")
+    network.to_img(space, statistic="effect").to_filename(tmp_path / "tea.nii.gz")
+    by_table = llm2bids.make_edit(scanned, network=tmp_path / "tea.tsv")
+    by_image = llm2bids.make_edit(
+        scanned, stat_img=tmp_path / "tea.nii.gz", threshold=0, sites=["all"]
+    )
+    assert units_of(by_table, space) == units_of(by_image, space) == set(network.units(space))
+    assert by_table.prompts == {"p"}
+    # nothing says what the image was made from: all that the dataset shows may have defined it
+    assert by_image.prompts == shown_prompts(scanned) - set(scanned.calibration.prompt_ids)
+
+
+def test_a_map_brings_the_prompts_that_it_was_made_from(scanned, values, tmp_path):
+    image = scanned.space.to_grid(values.astype(np.float32))
+    import nibabel as nib
+
+    nib.Nifti1Image(image, scanned.space.affine).to_filename(tmp_path / "a_statmap.nii.gz")
+    sidecar = Provenance.of(participants=["01"], runs=["r"], prompts=["p1", "p2"]).sidecar()
+    (tmp_path / "a_statmap.json").write_text(json.dumps(sidecar))
+    edit = llm2bids.make_edit(scanned, stat_img=tmp_path / "a_statmap.nii.gz")
+    assert edit.made_from == {"participants": ("01",), "runs": ("r",), "prompts": ("p1", "p2")}
+
+
+def test_a_head_of_the_atlas(scanned):
+    edit = llm2bids.make_edit(
+        scanned, atlas="heads", atlas_labels=["L01SelfAttnQProjH02"], method="zero"
+    )
+    (part,) = edit.parts
+    assert part.site.name == "model.layers.1.self_attn.q_proj"
+    assert part.units.tolist() == list(range(12, 18)) and not edit.prompts
+
+
+def test_resampled_values_were_there(scanned, values):
+    chosen = choose_units(scanned, stat_img=values, top_percent=5)
+    rows, shown = resting_rows(scanned, chosen.units, seed=3)
+    off = np.concatenate(
+        [
+            scanned.values(run)[
+                scanned.transcript(run).dropna(subset="volume")["trial_type"].isna()
+            ]
+            for run in scanned.runs
+        ]
+    )[:, chosen.units]
+    assert 30 <= len(rows) <= 64
+    assert all((off == row).all(axis=1).any() for row in rows)
+    assert {prompt.startswith("offtopic") for prompt in shown.prompts} == {True}
+    edit = llm2bids.make_edit(scanned, stat_img=values, top_percent=5, method="resample", seed=3)
+    assert edit.parts[0].values.shape[0] == len(rows)
+
+
+def test_scaling_and_adding(scanned, values):
+    scale = llm2bids.make_edit(scanned, stat_img=values, method="scale", value=2.5)
+    assert scale.kind == "scale" and all((p.values == 2.5).all() for p in scale.parts)
+    add = llm2bids.make_edit(scanned, stat_img=values, method="add", value=-2)
+    for part in add.parts:
+        units = scanned.space.site_slices[part.site.name].start + part.units
+        expected = -2 * values[units] * scanned.calibration.scale[units]
+        np.testing.assert_allclose(part.values, expected, rtol=1e-5)
+
+
+def test_the_edited_model_is_edited_while_it_is(scanned, values, tiny_loaded):
+    loaded, ids = tiny_loaded("llama"), torch.tensor([[5, 9, 30, 7]])
+    edit = llm2bids.make_edit(scanned, stat_img=values, top_percent=30, method="zero")
+    with torch.no_grad():
+        intact = loaded.model(ids).logits
+        with llm2bids.edited(loaded, edit):
+            ours = loaded.model(ids).logits
+        with llm2bids.edited(loaded.model, edit) as model:
+            theirs = model(ids).logits
+        assert torch.equal(loaded.model(ids).logits, intact)
+    assert torch.equal(ours, theirs) and not torch.allclose(ours, intact)
+
+
+def test_an_edit_for_other_weights(scanned, values, tiny_loaded):
+    edit = llm2bids.make_edit(scanned, stat_img=values)
+    other = replace(edit, weights_sha256="f" * 64)
+    refused = r"is for tiny-llama .*ffff.*, not for tiny-llama"
+    with (
+        pytest.raises(InterventionError, match=refused),
+        llm2bids.edited(tiny_loaded("llama"), other),
+    ):
+        pass
+    with (
+        pytest.raises(InterventionError, match=r"OPTForCausalLM has no module model\.layers"),
+        llm2bids.edited(tiny_loaded("opt").model, edit),
+    ):
+        pass
+
+
+def test_a_vector_is_added_to_a_layer(scanned):
+    edit = vector_edit(scanned.space, "model.layers.1", np.arange(24), strength=2)
+    assert edit.strength == 2 and edit.n_units == 24
+    with pytest.raises(InterventionError, match=r"shape \(23,\).*expected shape \(24,\)"):
+        vector_edit(scanned.space, "model.layers.1", np.ones(23))
+    with pytest.raises(InterventionError, match="expected a site of space"):
+        vector_edit(scanned.space, "model.layers.9", np.ones(24))
+
+
+@pytest.mark.parametrize(
+    ("options", "error", "message"),
+    [
+        ({}, UsageError, "got nothing; expected one of a map"),
+        ({"atlas": "heads"}, UsageError, "labels \\(none\\)"),
+        ({"atlas": "heads", "atlas_labels": ["L01SelfAttnQH02"]}, UsageError, "near it: L0"),
+        ({"atlas": "sites", "atlas_labels": ["x"], "top_percent": 2}, UsageError, "has none"),
+        ({"map": 1, "threshold": 99}, InterventionError, "no unit of 120 .* is above 99"),
+        ({"map": 1, "top_percent": 0}, SpaceError, "top_percent is 0"),
+        ({"map": 1, "sites": ["mlp.actfn"]}, ModelError, "near it: mlp.act_fn"),
+        ({"map": 1, "method": "constant"}, UsageError, "expected a number"),
+        ({"map": 1, "method": "mean", "value": 2}, UsageError, "expected none"),
+        ({"map": 1, "method": "cut"}, UsageError, "method 'cut' is unknown"),
+        ({"map": 0}, InterventionError, "has a value above 0"),
+    ],
+)
+def test_units_that_cannot_be_chosen(options, error, message, scanned, values):
+    options = dict(options)
+    if "map" in options:
+        options["stat_img"] = values * options.pop("map")
+    with pytest.raises(error, match=message):
+        llm2bids.make_edit(scanned, **options)
+
+
+def test_a_map_of_another_model(scanned, values):
+    import nibabel as nib
+
+    from llm2bids.space.header import image_header
+
+    header = image_header(scanned.space, fingerprint="ab" * 32, dtype="float32")
+    grid = scanned.space.to_grid(values.astype(np.float32))
+    other = nib.Nifti1Image(grid, scanned.space.affine, header)
+    with pytest.raises(SpaceError, match="made from another model"):
+        llm2bids.make_edit(scanned, stat_img=other)
+
+
+@pytest.mark.parametrize(
+    ("architecture", "role"),
+    [
+        ("llama", "mlp.act_fn"),
+        ("opt", "activation_fn"),
+        ("gpt2", "mlp.act"),
+        ("gpt_neox", "mlp.act"),
+        ("gemma", "mlp.act_fn"),
+    ],
+)
+def test_what_the_down_projection_is_given(architecture, role, tiny_loaded):
+    sites = find_sites(tiny_loaded(architecture)).sites
+    roles = {site.name: site.role for site in sites}
+    names = default_sites(sites)
+    assert len(names) == 3 and {roles[name] for name in names} == {role}
+
+
+def test_no_default_without_an_mlp(tiny_loaded):
+    with pytest.raises(InterventionError, match="no activation of an MLP"):
+        default_sites(find_sites(tiny_loaded("mamba")).sites)
+    sites = find_sites(tiny_loaded("llama")).sites
+    without = [site for site in sites if site.role != "mlp.act_fn"]
+    assert default_sites(without) == tuple(f"model.layers.{n}.mlp.gate_proj" for n in range(3))
+
+
+def test_held_out_prompts_were_seen_by_nothing(scanned):
+    shown = shown_prompts(scanned)
+    assert len(shown) == 2 * 3 * 9 + 5
+    used = scanned.prompts["prompt_id"][scanned.prompts["condition"] == "pathology"][:40]
+    prompts = held_out_prompts(scanned, "pathology", n=30, seed=1, used=used)
+    ids = {prompt.prompt_id for prompt in prompts}
+    assert len(ids) == 30 and not ids & (shown | set(used))
+    assert held_out_prompts(scanned, "pathology", n=30, seed=1, used=used) == prompts
+    assert held_out_prompts(scanned, "pathology", n=30, seed=2, used=used) != prompts
+    n_left = 174 - 6 - len(set(used) - shown)
+    with pytest.raises(InterventionError, match=f"{n_left} of the 174 prompts .* expected 400"):
+        held_out_prompts(scanned, "pathology", n=400, seed=1, used=used)
