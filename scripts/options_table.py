@@ -7,7 +7,8 @@ import sys
 import textwrap
 from pathlib import Path
 
-from llm2bids.scan.options import ScanOptions, arguments
+from llm2bids.options import arguments
+from llm2bids.scan.options import ScanOptions
 
 PAGES = Path(__file__).parents[1] / "docs/reference"
 BEGIN, END = "<!-- scan options: scripts/options_table.py -->\n", "<!-- end of scan options -->\n"
@@ -17,7 +18,7 @@ def table() -> str:
     """Make the table, the groups in their order."""
     lines = ["| option | value | default |", "|---|---|---|"]
     group = ""
-    for argument in sorted(arguments().values(), key=lambda a: ORDER.index(a.group)):
+    for argument in sorted(arguments(ScanOptions).values(), key=lambda a: ORDER.index(a.group)):
         if argument.group != group:
             group = argument.group
             lines.append(f"| **{group}** | | |")

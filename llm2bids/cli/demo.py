@@ -8,11 +8,11 @@ on where it stopped.
 
 import argparse
 import sys
-from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from llm2bids.cli import options
+from llm2bids.scan.options import ScanOptions
 
 if TYPE_CHECKING:
     from llm2bids.network.findings import Findings
@@ -32,7 +32,7 @@ LEAST_PARTICIPANTS = 3
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add what the command takes."""
     parser.add_argument("out", type=Path, metavar="OUT", help="folder to write into")
-    options.scan(parser, names=tuple(DESIGN), **DESIGN)
+    options.of(parser, ScanOptions, names=tuple(DESIGN), **DESIGN)
     options.add(parser, "--n-cpus", "processes of the first level", 2, metavar="N")
     parser.add_argument(
         "--no-analysis", action="store_true", help="write and validate the dataset, no more"
@@ -53,7 +53,7 @@ def run(args: argparse.Namespace) -> int:
             "participants at least; --no-analysis writes the dataset alone"
         )
     bids_dir, out_dir = args.out / "dataset", args.out / "analysis"
-    scanned = asdict(options.scan_options(args))
+    scanned = options.read(args, ScanOptions)
     print(record(bids_dir, progress=args.progress, **scanned).describe())
     result = validate(bids_dir)
     print(result.describe())

@@ -14,6 +14,7 @@ from pathlib import Path
 from llm2bids.cli import options
 from llm2bids.cli.options import add
 from llm2bids.exceptions import UsageError
+from llm2bids.scan.options import ScanOptions
 
 RECORDING = (
     *("paradigm", "prompts_per_block", "tokens_per_prompt", "sites", "revision"),
@@ -47,7 +48,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add(group, "--runs", text, type=int, metavar="N")
     heading = "recording (SOURCE is a model)"
     shown = {"paradigm": "null", "sites": "residual: a GB for the embedded model; all takes 11"}
-    options.scan(parser, names=RECORDING, heading=heading, unset=True, **shown)
+    options.of(parser, ScanOptions, names=RECORDING, heading=heading, unset=True, **shown)
 
 
 def run(args: argparse.Namespace) -> int:
@@ -94,7 +95,8 @@ def _recorded(args: argparse.Namespace) -> Path:
             "verdict"
         )
     args.paradigm, args.sites = args.paradigm or "null", args.sites or ["residual"]
-    asked = replace(options.scan_options(args), model=args.source, n_participants=1)
+    asked = ScanOptions(**options.read(args, ScanOptions))
+    asked = replace(asked, model=args.source, n_participants=1)
     first = asked.draw(localizer_prompts=None)
     paradigm = first.paradigm
     for task in paradigm.tasks:

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from llm2bids.exceptions import UsageError
-from llm2bids.scan.options import ScanOptions, arguments
+from llm2bids.options import arguments
 
 _Result = TypeVar("_Result")
 _Group = argparse.ArgumentParser | argparse._ArgumentGroup
@@ -37,43 +37,49 @@ def verbosity(parser: argparse.ArgumentParser) -> None:
     group.add_argument("--debug", action="store_true", help="show the traceback of an error")
 
 
-def scan(
+def of(
     parser: argparse.ArgumentParser,
-    *,
-    groups: Sequence[str] = ("scan", "model", "volumes"),
+    *kinds: type,
+    groups: Sequence[str] | None = None,
     names: Sequence[str] | None = None,
     heading: str | None = None,
     unset: bool = False,
     **defaults: Any,
 ) -> None:
-    """Add options of `ScanOptions`: groups, or some by name under a heading, with other defaults.
+    """Add options of dataclasses: groups, or some by name under a heading, with other defaults.
 
-    With `unset`, an option that is not given is None, whatever the help says.
+    With `unset`, an option that is not given is None, whatever the help says. Options of one flag
+    in several dataclasses are one.
     """
     headings: dict[str, argparse._ArgumentGroup] = {}
-    for name, argument in arguments().items():
-        if argument.group in groups and (names is None or name in names):
-            title = heading or argument.group
-            if title not in headings:
-                headings[title] = parser.add_argument_group(title)
-            shown = defaults.get(name, argument.shown_default)
-            settings = {**argument.settings, "dest": name}
-            if unset or name in defaults:
-                settings["default"] = None if unset else shown
-            text = f"{argument.text} (default: {shown})".replace("%", "%%")
-            headings[title].add_argument(argument.flag, help=text, **settings)
+    added: set[str] = set()
+    for name, argument in arguments(*kinds).items():
+        chosen = (groups is None or argument.group in groups) and (names is None or name in names)
+        if not chosen or argument.flag in added:
+            continue
+        added.add(argument.flag)
+        title = heading or argument.group
+        if title not in headings:
+            headings[title] = parser.add_argument_group(title)
+        shown = defaults.get(name, argument.shown_default)
+        settings = {**argument.settings, "dest": name}
+        if unset or name in defaults:
+            settings["default"] = None if unset else shown
+        text = f"{argument.text} (default: {shown})".replace("%", "%%")
+        headings[title].add_argument(*argument.flag.split(), help=text, **settings)
 
 
-def scan_options(args: argparse.Namespace) -> ScanOptions:
-    """Read the options of `scan` back, of all groups or of some."""
+def read(args: argparse.Namespace, *kinds: type) -> dict[str, Any]:
+    """Read the options of `of` back, of all groups or of some, as flat keywords of a verb."""
     values = {}
-    for name, argument in arguments().items():
-        value = getattr(args, name, None)
-        if argument.parse is not None and value is not None:
-            values[name] = argument.parse(value)
-        elif value is not None:
-            values[name] = tuple(value) if isinstance(value, list) else value
-    return ScanOptions(**values)
+    for name, argument in arguments(*kinds).items():
+        value = getattr(args, name, getattr(args, argument.dest, None))
+        if value is None:
+            value = argument.default
+        elif argument.parse is not None:
+            value = argument.parse(value)
+        values[name] = tuple(value) if isinstance(value, list) else value
+    return values
 
 
 def bids_dir(parser: argparse.ArgumentParser, text: str = "folder of the BIDS dataset") -> None:

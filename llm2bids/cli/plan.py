@@ -7,14 +7,14 @@ designs that find it.
 
 import argparse
 import json
-from dataclasses import asdict
 
 from llm2bids.cli import options, recommend
+from llm2bids.scan.options import ScanOptions
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add what the command takes."""
-    options.scan(parser)
+    options.of(parser, ScanOptions)
     parser.add_argument("--no-time", action="store_true", help="do not time this machine")
     parser.add_argument("--json", action="store_true", help="the figures as JSON")
     recommend.add_arguments(parser)
@@ -25,7 +25,7 @@ def run(args: argparse.Namespace) -> int:
     from llm2bids.paradigm.prompts import load_banks
     from llm2bids.scan.plan import plan
 
-    planned = plan(time=not args.no_time, **asdict(options.scan_options(args)))
+    planned = plan(time=not args.no_time, **options.read(args, ScanOptions))
     recommended = None
     if args.effect_size is not None:
         banks = load_banks(planned.scan.paradigm)

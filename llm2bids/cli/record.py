@@ -6,15 +6,15 @@ with more participants it adds them.
 """
 
 import argparse
-from dataclasses import asdict
 
 from llm2bids.cli import options
+from llm2bids.scan.options import ScanOptions
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add what the command takes."""
     options.bids_dir(parser, "folder of the dataset: new, empty, or one of ours to go on with")
-    options.scan(parser)
+    options.of(parser, ScanOptions)
     options.overwrite(parser)
 
 
@@ -22,5 +22,5 @@ def run(args: argparse.Namespace) -> int:
     """Record, then say what was written and where."""
     from llm2bids.scan.record import record
 
-    print(options.call(record, args, **asdict(options.scan_options(args))).describe())
+    print(options.call(record, args, **options.read(args, ScanOptions)).describe())
     return 0

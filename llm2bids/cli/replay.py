@@ -5,10 +5,10 @@ forward pass for each batch.
 """
 
 import argparse
-from dataclasses import asdict
 from pathlib import Path
 
 from llm2bids.cli import options
+from llm2bids.scan.options import ScanOptions
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -19,7 +19,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "dataset of ours"
     )
     options.add(parser, "--transcripts", text, type=Path, required=True, metavar="FILE")
-    options.scan(parser)
+    options.of(parser, ScanOptions)
     options.overwrite(parser)
 
 
@@ -27,5 +27,5 @@ def run(args: argparse.Namespace) -> int:
     """Replay, then say what was written and where."""
     from llm2bids.scan.record import replay
 
-    print(options.call(replay, args, **asdict(options.scan_options(args))).describe())
+    print(options.call(replay, args, **options.read(args, ScanOptions)).describe())
     return 0

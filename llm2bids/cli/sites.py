@@ -8,11 +8,12 @@ import argparse
 import sys
 
 from llm2bids.cli import options
+from llm2bids.scan.options import ScanOptions
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add what the command takes."""
-    options.scan(parser, groups=("model",))
+    options.of(parser, ScanOptions, groups=("model",))
     text = "list the modules that are left out, and why"
     parser.add_argument("--skipped", action="store_true", help=text)
     parser.add_argument("--tsv", action="store_true", help="tab-separated, without totals")
@@ -31,7 +32,7 @@ def run(args: argparse.Namespace) -> int:
         skipped = pd.DataFrame(table.skipped, columns=["module", "reason"])
         sys.stdout.write(skipped.to_csv(sep="\t", index=False))
         return 0
-    sites = select_sites(table, options.scan_options(args).sites)
+    sites = select_sites(table, ScanOptions(**options.read(args, ScanOptions)).sites)
     frame = pd.DataFrame(
         [(s.name, s.layer, s.role, s.width, s.n_heads, s.head_size) for s in sites],
         columns=["module", "layer", "role", "width", "heads", "head_size"],

@@ -96,7 +96,7 @@ def write_task(
     }
     files.append(write_map(path, np.ones(int(mask.sum()), dtype=np.bool_), mask, space, sidecar))
     for run, design in zip(runs, model.designs, strict=True):
-        files += _write_design(out_dir, run, design, options)
+        files.append(_write_design(out_dir, run, design, options))
     return files
 
 
@@ -135,7 +135,7 @@ def _quantiles(values: npt.NDArray[np.float32]) -> dict[str, float]:
 
 def _write_design(
     out_dir: Path, run: RunData, design: pd.DataFrame, options: AnalysisOptions
-) -> list[Path]:
+) -> Path:
     names = {"sub": run.participant_label, "task": run.task, "run": run.run}
     path = out_dir / map_path("design.tsv", **names)
     write_table(path, design)
@@ -153,18 +153,4 @@ def _write_design(
             "ModelParameters": options.parameters(),
         },
     )
-    picture = path.with_suffix(".png")
-    return [path, picture] if _draw_design(design, picture) else [path]
-
-
-def _draw_design(design: pd.DataFrame, path: Path) -> bool:
-    """Draw a design matrix where matplotlib is installed."""
-    try:
-        from matplotlib.figure import Figure
-        from nilearn.plotting import plot_design_matrix
-    except ImportError:
-        return False
-    figure = Figure(layout="constrained")
-    plot_design_matrix(design, axes=figure.subplots())
-    figure.savefig(path, metadata={"Software": None})
-    return True
+    return path

@@ -32,7 +32,6 @@ _IGNORED = (
     "*_statmap.json",
     "*_design.tsv",
     "*_design.json",
-    "*_design.png",
     "/*.html",
     "/calibration*",
     "/group",
@@ -47,7 +46,7 @@ Statistical maps of recorded language models, made by `llm2bids analyze` with ni
   units of each unit's calibration standard deviation, variances in its square.
 - `sub-*/func/*_stat-rsquared_statmap.nii.gz`, `*_stat-residualar1_statmap.nii.gz`: share of
   variance explained, and lag-1 autocorrelation of the residuals.
-- `sub-*/func/*_design.{tsv,json,png}`: design matrices.
+- `sub-*/func/*_design.{tsv,json}`: design matrices.
 - `sub-*/func/*_desc-brain_mask.nii.gz`: the units that were modelled.
 - `group/`: second level.
 

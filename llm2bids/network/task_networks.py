@@ -12,6 +12,7 @@ from llm2bids.inference.group import OTHERS
 from llm2bids.inference.provenance import Provenance
 from llm2bids.inference.second_level import group_statistics
 from llm2bids.network.network import Network
+from llm2bids.network.stored import apart
 from llm2bids.space.space import Space
 from llm2bids.space.stat_map import select_units, units_at
 
@@ -27,7 +28,7 @@ class TaskNetwork:
     network whose effect survives it, `n_fdr_anywhere`: of all units that the maps have.
     """
 
-    network: Network
+    network: Network = apart()
     task: str
     against: Against
     top_percent: float | None

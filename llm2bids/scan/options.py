@@ -1,16 +1,11 @@
-"""The options of a scan, each once: verbs, command line, settings and the reference page take them.
+"""The options of a scan: verbs, command line, settings and the reference page take them."""
 
-An option is one field of `ScanOptions`. Its text is the help of its flag, its entry in the
-docstrings of the verbs, and its row in ``docs/reference/command-line.md``.
-"""
-
-import inspect
-from collections.abc import Callable
-from dataclasses import Field, dataclass, field, fields, replace
+from dataclasses import dataclass, fields
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, Any
 
 from llm2bids.exceptions import UsageError
+from llm2bids.options import none_or_name, option
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -20,21 +15,6 @@ if TYPE_CHECKING:
     from llm2bids.paradigm.task import Paradigm
     from llm2bids.recording.draw import Scan
     from llm2bids.scan.arrangement import Choice
-
-_Verb = TypeVar("_Verb", bound=Callable[..., Any])
-
-
-@dataclass(frozen=True, kw_only=True)
-class Argument:
-    """How an option is spelled on the command line."""
-
-    flag: str
-    text: str
-    group: str  # heading in the help
-    shown_default: str  # as the reference page has it
-    settings: dict[str, Any]  # for `argparse.ArgumentParser.add_argument`
-    parse: Callable[[str], Any] | None  # from the text of the flag to the value
-    stored: bool  # kept as it is among the settings of a dataset, and compared
 
 
 def read_seconds(text: str) -> float | None:
@@ -50,296 +30,215 @@ def read_seconds(text: str) -> float | None:
     return t_r
 
 
-def _none_or_name(text: str) -> str | None:
-    return None if text == "none" else text
-
-
-def _flag(
-    flag: str,
-    text: str,
-    *,
-    group: str,
-    shown: str = "",
-    stored: bool = False,
-    parse: Callable[[str], Any] | None = None,
-    **settings: Any,
-) -> dict[str, Argument]:
-    argument = Argument(
-        flag=flag,
-        text=text,
-        group=group,
-        shown_default=shown,
-        settings=settings,
-        parse=parse,
-        stored=stored,
-    )
-    return {"argument": argument}
-
-
 @dataclass(frozen=True, kw_only=True)
 class ScanOptions:
     """What is to be scanned and how, as `record`, `replay` and `plan` take it."""
 
-    n_participants: int = field(
-        default=8,
-        metadata=_flag(
-            "--participants",
-            "number of participants in the end",
-            group="scan",
-            type=int,
-            metavar="N",
-        ),
+    n_participants: int = option(
+        8,
+        "--participants",
+        "number of participants in the end",
+        group="scan",
+        type=int,
+        metavar="N",
     )
-    model: str | Path = field(
-        default="embedded",
-        metadata=_flag(
-            "--model",
-            "hub name (facebook/galactica-125m), local folder, GGUF file, or 'embedded' "
-            "(SmolLM2-135M-Instruct)",
-            group="model",
-            metavar="NAME_OR_PATH",
-        ),
+    model: str | Path = option(
+        "embedded",
+        "--model",
+        "hub name (facebook/galactica-125m), local folder, GGUF file, or 'embedded' "
+        "(SmolLM2-135M-Instruct)",
+        group="model",
+        metavar="NAME_OR_PATH",
     )
-    revision: str | None = field(
-        default=None,
-        metadata=_flag(
-            "--revision",
-            "branch, tag or commit of a hub model",
-            group="model",
-            shown="its main branch",
-            metavar="REV",
-        ),
+    revision: str | None = option(
+        None,
+        "--revision",
+        "branch, tag or commit of a hub model",
+        group="model",
+        shown="its main branch",
+        metavar="REV",
     )
-    adapter: str | Path | None = field(
-        default=None,
-        metadata=_flag(
-            "--adapter",
-            "folder of an adapter (LoRA and its kin) that is merged into the model's weights; "
-            "needs peft: pip install 'llm2bids[adapters]'",
-            group="model",
-            shown="none",
-            metavar="PATH",
-        ),
+    adapter: str | Path | None = option(
+        None,
+        "--adapter",
+        "folder of an adapter (LoRA and its kin) that is merged into the model's weights; "
+        "needs peft: pip install 'llm2bids[adapters]'",
+        group="model",
+        shown="none",
+        metavar="PATH",
     )
-    chat_template: bool = field(
-        default=False,
-        metadata=_flag(
-            "--chat-template",
-            "show each prompt as a user's turn, through the tokenizer's chat template",
-            group="model",
-        ),
+    chat_template: bool = option(
+        False,
+        "--chat-template",
+        "show each prompt as a user's turn, through the tokenizer's chat template",
+        group="model",
     )
-    system: str | None = field(
-        default=None,
-        metadata=_flag(
-            "--system",
-            "with --chat-template: what the system says first",
-            group="model",
-            shown="what the template says",
-            metavar="TEXT",
-        ),
+    system: str | None = option(
+        None,
+        "--system",
+        "with --chat-template: what the system says first",
+        group="model",
+        shown="what the template says",
+        metavar="TEXT",
     )
-    sites: "Sequence[str]" = field(
-        default=("all",),
-        metadata=_flag(
-            "--sites",
-            "modules to record: all, residual, attention, mlp, a pattern on module names "
-            "(model.layers.*.mlp.down_proj), or ! and any of these; repeatable, or with commas",
-            group="model",
-            shown="all",
-            action="append",
-            metavar="PATTERN",
-        ),
+    sites: "Sequence[str]" = option(
+        ("all",),
+        "--sites",
+        "modules to record: all, residual, attention, mlp, a pattern on module names "
+        "(model.layers.*.mlp.down_proj), or ! and any of these; repeatable, or with commas",
+        group="model",
+        shown="all",
+        action="append",
+        metavar="PATTERN",
     )
-    device: str = field(
-        default="auto", metadata=_flag("--device", "auto, cpu, cuda, cuda:1, mps", group="model")
+    device: str = option("auto", "--device", "auto, cpu, cuda, cuda:1, mps", group="model")
+    dtype: str = option(
+        "auto", "--dtype", "auto (as stored), float32, float16 or bfloat16", group="model"
     )
-    dtype: str = field(
-        default="auto",
-        metadata=_flag("--dtype", "auto (as stored), float32, float16 or bfloat16", group="model"),
+    trust_remote_code: bool = option(
+        False,
+        "--trust-remote-code",
+        "run code that a hub model brings along; it is recorded",
+        group="model",
+        stored=True,
     )
-    trust_remote_code: bool = field(
-        default=False,
-        metadata=_flag(
-            "--trust-remote-code",
-            "run code that a hub model brings along; it is recorded",
-            group="model",
-            stored=True,
-        ),
+    paradigm: str | Path = option(
+        "off_on_off",
+        "--paradigm",
+        "off_on_off, multi_task, interleaved, null, or a TOML file",
+        group="scan",
+        metavar="NAME_OR_FILE",
     )
-    paradigm: str | Path = field(
-        default="off_on_off",
-        metadata=_flag(
-            "--paradigm",
-            "off_on_off, multi_task, interleaved, null, or a TOML file",
-            group="scan",
-            metavar="NAME_OR_FILE",
-        ),
+    task_labels: "Sequence[str] | None" = option(
+        None,
+        "--task",
+        "record only this task of the paradigm; repeatable",
+        group="scan",
+        shown="all",
+        action="append",
+        metavar="LABEL",
     )
-    task_labels: "Sequence[str] | None" = field(
-        default=None,
-        metadata=_flag(
-            "--task",
-            "record only this task of the paradigm; repeatable",
-            group="scan",
-            shown="all",
-            action="append",
-            metavar="LABEL",
-        ),
+    prompts_per_block: int | None = option(
+        None,
+        "--prompts-per-block",
+        "in place of the paradigm's number",
+        group="scan",
+        shown="the paradigm's",
+        type=int,
+        metavar="N",
     )
-    prompts_per_block: int | None = field(
-        default=None,
-        metadata=_flag(
-            "--prompts-per-block",
-            "in place of the paradigm's number",
-            group="scan",
-            shown="the paradigm's",
-            type=int,
-            metavar="N",
-        ),
+    tokens_per_prompt: int | None = option(
+        None,
+        "--tokens-per-prompt",
+        "volumes of each prompt, in place of the paradigm's number",
+        group="scan",
+        shown="the paradigm's",
+        type=int,
+        metavar="N",
     )
-    tokens_per_prompt: int | None = field(
-        default=None,
-        metadata=_flag(
-            "--tokens-per-prompt",
-            "volumes of each prompt, in place of the paradigm's number",
-            group="scan",
-            shown="the paradigm's",
-            type=int,
-            metavar="N",
-        ),
+    seed: int = option(
+        0, "--seed", "one seed for everything, 0 or more", group="scan", stored=True, type=int
     )
-    seed: int = field(
-        default=0,
-        metadata=_flag(
-            "--seed", "one seed for everything, 0 or more", group="scan", stored=True, type=int
-        ),
+    random_weights: int | None = option(
+        None,
+        "--random-weights",
+        "the same architecture with weights drawn at random, by this seed: the control dataset "
+        "of `analyze --control-dataset`; name, sidecars, hash and space say so",
+        group="scan",
+        shown="off; without a number 0",
+        type=int,
+        nargs="?",
+        const=0,
+        metavar="SEED",
     )
-    random_weights: int | None = field(
-        default=None,
-        metadata=_flag(
-            "--random-weights",
-            "the same architecture with weights drawn at random, by this seed: the control dataset "
-            "of `analyze --control-dataset`; name, sidecars, hash and space say so",
-            group="scan",
-            shown="off; without a number 0",
-            type=int,
-            nargs="?",
-            const=0,
-            metavar="SEED",
-        ),
+    t_r: float | None = option(
+        None,
+        "--tr",
+        "RepetitionTime in seconds, above 0; auto is a power of two",
+        group="scan",
+        shown="auto",
+        parse=read_seconds,
+        metavar="SECONDS",
     )
-    t_r: float | None = field(
-        default=None,
-        metadata=_flag(
-            "--tr",
-            "RepetitionTime in seconds, above 0; auto is a power of two",
-            group="scan",
-            shown="auto",
-            parse=read_seconds,
-            metavar="SECONDS",
-        ),
+    batch_size: int | None = option(
+        None,
+        "--batch-size",
+        "prompts that run together, of as many runs as fit whole",
+        group="scan",
+        shown="32, of one run; 16 in the calibration; 8 in a replay",
+        type=int,
+        metavar="N",
     )
-    batch_size: int | None = field(
-        default=None,
-        metadata=_flag(
-            "--batch-size",
-            "prompts that run together, of as many runs as fit whole",
-            group="scan",
-            shown="32, of one run; 16 in the calibration; 8 in a replay",
-            type=int,
-            metavar="N",
-        ),
+    keep_first: bool = option(
+        False,
+        "--keep-first",
+        "the first generated token of each prompt, which reads the prompt, gives a volume too",
+        group="scan",
+        stored=True,
     )
-    keep_first: bool = field(
-        default=False,
-        metadata=_flag(
-            "--keep-first",
-            "the first generated token of each prompt, which reads the prompt, gives a volume too",
-            group="scan",
-            stored=True,
-        ),
+    allow_shared_prompts: bool = option(
+        False,
+        "--allow-shared-prompts",
+        "let participants share prompts where a bank is too small (inflates group results)",
+        group="scan",
+        stored=True,
     )
-    allow_shared_prompts: bool = field(
-        default=False,
-        metadata=_flag(
-            "--allow-shared-prompts",
-            "let participants share prompts where a bank is too small (inflates group results)",
-            group="scan",
-            stored=True,
-        ),
+    volume_dtype: str = option(
+        "int16",
+        "--volume-dtype",
+        "calibrated counts rounded to integers (int16), or without loss (float32)",
+        group="volumes",
+        stored=True,
+        choices=("int16", "float32"),
     )
-    volume_dtype: str = field(
-        default="int16",
-        metadata=_flag(
-            "--volume-dtype",
-            "calibrated counts rounded to integers (int16), or without loss (float32)",
-            group="volumes",
-            stored=True,
-            choices=("int16", "float32"),
-        ),
+    compress: bool = option(
+        True, "--no-compress", "write series as .nii, not .nii.gz", group="volumes", stored=True
     )
-    compress: bool = field(
-        default=True,
-        metadata=_flag(
-            "--no-compress", "write series as .nii, not .nii.gz", group="volumes", stored=True
-        ),
+    hrf_model: str | None = option(
+        None,
+        "--hrf",
+        "convolve with a haemodynamic response before writing, for tools that insist",
+        group="volumes",
+        shown="none",
+        stored=True,
+        parse=none_or_name,
+        choices=("none", "spm", "glover"),
     )
-    hrf_model: str | None = field(
-        default=None,
-        metadata=_flag(
-            "--hrf",
-            "convolve with a haemodynamic response before writing, for tools that insist",
-            group="volumes",
-            shown="none",
-            stored=True,
-            parse=_none_or_name,
-            choices=("none", "spm", "glover"),
-        ),
+    arrangement: str | Path = option(
+        "index",
+        "--arrangement",
+        "units in a panel: index (native order), functional (similar responses side by side, "
+        "learned on prompts that no run shows), random, or as in another dataset (its "
+        "folder, or its tpl-*_arrangement.tsv.gz)",
+        group="volumes",
+        metavar="ORDER",
     )
-    arrangement: str | Path = field(
-        default="index",
-        metadata=_flag(
-            "--arrangement",
-            "units in a panel: index (native order), functional (similar responses side by side, "
-            "learned on prompts that no run shows), random, or as in another dataset (its "
-            "folder, or its tpl-*_arrangement.tsv.gz)",
-            group="volumes",
-            metavar="ORDER",
-        ),
+    localizer_prompts: int | None = option(
+        None,
+        "--localizer-prompts",
+        "with functional arrangement: prompts of each task set aside for learning, 2 or more; "
+        "0 learns from off prompts alone",
+        group="volumes",
+        shown="16",
+        type=int,
+        metavar="N",
     )
-    localizer_prompts: int | None = field(
-        default=None,
-        metadata=_flag(
-            "--localizer-prompts",
-            "with functional arrangement: prompts of each task set aside for learning, 2 or more; "
-            "0 learns from off prompts alone",
-            group="volumes",
-            shown="16",
-            type=int,
-            metavar="N",
-        ),
+    space_label: str | None = option(
+        None,
+        "--space-label",
+        "letters and digits",
+        group="volumes",
+        shown="from the model's name",
+        metavar="LABEL",
     )
-    space_label: str | None = field(
-        default=None,
-        metadata=_flag(
-            "--space-label",
-            "letters and digits",
-            group="volumes",
-            shown="from the model's name",
-            metavar="LABEL",
-        ),
-    )
-    authors: "Sequence[str]" = field(
-        default=(),
-        metadata=_flag(
-            "--author",
-            "author of a new dataset, as in 'Ada Lovelace'; repeatable",
-            group="volumes",
-            shown="none",
-            action="append",
-            metavar="NAME",
-        ),
+    authors: "Sequence[str]" = option(
+        (),
+        "--author",
+        "author of a new dataset, as in 'Ada Lovelace'; repeatable",
+        group="volumes",
+        shown="none",
+        action="append",
+        metavar="NAME",
     )
 
     def choose_chat(self, paradigm: "Paradigm") -> "Chat | None":
@@ -386,9 +285,9 @@ class ScanOptions:
     def settings(self, scan: "Scan", sites: "Sequence[Site]", model: Any) -> dict[str, Any]:
         """List what must not change within a dataset; `model`: a loaded one, or its outline."""
         stored = {
-            option.name: getattr(self, option.name)
-            for option in fields(self)
-            if option.metadata["argument"].stored
+            item.name: getattr(self, item.name)
+            for item in fields(self)
+            if item.metadata["argument"].stored
         }
         return stored | {
             "model": model.name,
@@ -401,47 +300,3 @@ class ScanOptions:
             "t_r": scan.t_r,
             "space_label": self.space_label or model.label,
         }
-
-
-def arguments() -> dict[str, Argument]:
-    """List the arguments of the command line, by the names of their options."""
-    return {option.name: _argument(option) for option in fields(ScanOptions)}
-
-
-def _argument(option: "Field[Any]") -> Argument:
-    """Complete an argument with what the option's default says."""
-    argument: Argument = option.metadata["argument"]
-    settings = {"default": option.default, **argument.settings}
-    shown = argument.shown_default or str(option.default)
-    if isinstance(option.default, bool):
-        settings["action"] = "store_false" if option.default else "store_true"
-        shown = "off"
-    elif settings.get("action") == "append":
-        settings["default"] = None  # argparse would append to the default
-    elif argument.parse is not None:
-        settings["default"] = shown
-    return replace(argument, shown_default=shown, settings=settings)
-
-
-def takes_scan_options(verb: _Verb) -> _Verb:
-    """Spell the options out in the signature and the docstring of a verb that takes them."""
-    signature = inspect.signature(verb)
-    own = [p for p in signature.parameters.values() if p.kind is not p.VAR_KEYWORD]
-    flat = [
-        inspect.Parameter(
-            option.name,
-            inspect.Parameter.KEYWORD_ONLY,
-            default=option.default,
-            annotation=option.type,
-        )
-        for option in fields(ScanOptions)
-    ]
-    verb.__signature__ = signature.replace(parameters=[*own, *flat])  # type: ignore[attr-defined]
-    entries = "\n".join(
-        f"{name}\n    {argument.text[0].upper()}{argument.text[1:]}."
-        for name, argument in arguments().items()
-    )
-    # without its indentation, which Python 3.13 takes off and older ones leave
-    text = inspect.cleandoc(verb.__doc__ or "")
-    verb.__doc__ = text.replace("**options\n    The options of a scan.", entries)
-    return verb

@@ -6,13 +6,14 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from llm2bids.dataset.run import writing_threads
+from llm2bids.options import takes_options
 from llm2bids.recording.batches import DEFAULT_BATCH_SIZE
 from llm2bids.recording.buffers import LARGEST
 from llm2bids.recording.calibration import CALIBRATION_BATCH_SIZE
 from llm2bids.recording.draw import Scan
 from llm2bids.recording.record import group_runs
 from llm2bids.recording.trials import first_step
-from llm2bids.scan.options import ScanOptions, takes_scan_options
+from llm2bids.scan.options import ScanOptions
 from llm2bids.scan.simulate import Weights, weigh
 from llm2bids.space.arrange import build_space
 from llm2bids.space.space import Space
@@ -197,7 +198,7 @@ class Plan:
         return "\n".join(lines)
 
 
-@takes_scan_options
+@takes_options(ScanOptions)
 def plan(*, time: bool = True, **options: Any) -> Plan:
     """Work out what a scan will take, without the model's weights."""
     # bytes come from a few simulated runs that are written and weighed; time from a batch on random

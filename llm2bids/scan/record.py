@@ -14,6 +14,7 @@ from llm2bids.dataset.read import Dataset, open_dataset
 from llm2bids.dataset.settings import is_dataset
 from llm2bids.dataset.write import DatasetWriter
 from llm2bids.exceptions import UsageError
+from llm2bids.options import takes_options
 from llm2bids.paradigm.design import RunDesign, share_prompts
 from llm2bids.paradigm.seed import derive_seed
 from llm2bids.recording.buffers import RunBuffers
@@ -25,7 +26,7 @@ from llm2bids.recording.trials import first_step, prompt_tokens
 from llm2bids.scan.answers import GivenAnswers, read_answers
 from llm2bids.scan.arrangement import Choice, arranged_space, check_localizer, refuse_old_method
 from llm2bids.scan.background import Background
-from llm2bids.scan.options import ScanOptions, takes_scan_options
+from llm2bids.scan.options import ScanOptions
 from llm2bids.space.arrange import build_space
 from llm2bids.store.json import read_json
 
@@ -44,7 +45,7 @@ SHARED_PROMPTS = (
 """What is said wherever participants share prompts."""
 
 
-@takes_scan_options
+@takes_options(ScanOptions)
 def record(
     bids_dir: str | Path,
     *,
@@ -105,7 +106,7 @@ def record(
     return open_dataset(bids_dir)
 
 
-@takes_scan_options
+@takes_options(ScanOptions)
 def replay(bids_dir: str | Path, *, transcripts: str | Path, **options: Any) -> Dataset:
     """Scan a model on given answers (teacher-forced): one forward pass for each batch.
 

@@ -100,7 +100,6 @@ def test_design_matrices_and_residual_checks_are_written(analysed):
     assert list(design.columns) == ["tea", "constant"]
     assert design["tea"].sum() == 4
     assert len(json.loads((func / "sub-01_task-tea_design.json").read_text())["PromptIds"]) == 12
-    assert (func / "sub-01_task-tea_design.png").stat().st_size > 1000
     for stat in ("rsquared", "residualar1"):
         found = json.loads(
             (func / f"sub-01_task-tea_space-Drinks_stat-{stat}_statmap.json").read_text()

@@ -177,6 +177,7 @@ def test_files(found, space, tmp_path):
     assert all(path.is_file() for path in files)
     folder = tmp_path / FOLDER
     content = json.loads((folder / "findings.json").read_text())
+    assert "network" not in content["networks"][0]  # units are in tables of their own
     assert "NaN" not in (folder / "findings.json").read_text()
     assert content["tasks"] == list(found.tasks)
     assert content["n_units"] == content["n_units_of_space"] == 700

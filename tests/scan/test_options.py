@@ -12,15 +12,17 @@ import pytest
 import llm2bids
 from llm2bids.cli import options
 from llm2bids.exceptions import UsageError
-from llm2bids.scan.options import ScanOptions, arguments
+from llm2bids.options import arguments
+from llm2bids.scan.options import ScanOptions
 from llm2bids.scan.plan import plan
 
 NAMES = [field.name for field in fields(ScanOptions)]
 
 
 def parsed(*words):
-    parser = argparse.ArgumentParser(parents=[options.scan()])
-    return options.scan_options(parser.parse_args(list(words)))
+    parser = argparse.ArgumentParser()
+    options.of(parser, ScanOptions)
+    return ScanOptions(**options.read(parser.parse_args(list(words)), ScanOptions))
 
 
 def test_without_a_word_the_command_line_has_the_defaults_of_the_verbs():
@@ -50,7 +52,7 @@ def test_flags_set_their_options(words, name, value):
 
 
 def test_every_option_has_a_flag_of_its_own():
-    flags = [argument.flag for argument in arguments().values()]
+    flags = [argument.flag for argument in arguments(ScanOptions).values()]
     assert len(set(flags)) == len(NAMES)
 
 

@@ -1,0 +1,131 @@
+"""Options, each once: one field of a frozen dataclass is a keyword, a flag and a row of the docs.
+
+Verbs take the fields of such dataclasses as flat keywords, `llm2bids.cli.options` makes flags of
+them, ``scripts/options_table.py`` the reference pages. An option's text is the help of its flag,
+its entry in the docstrings of the verbs, and its row in ``docs/reference/command-line.md``.
+"""
+
+import inspect
+import re
+from collections.abc import Callable, Mapping
+from dataclasses import Field, dataclass, field, fields, replace
+from typing import Any, TypeVar
+
+Verb = TypeVar("Verb", bound=Callable[..., Any])
+
+
+@dataclass(frozen=True, kw_only=True)
+class Argument:
+    """How an option is spelled on the command line."""
+
+    default: Any
+    flag: str  # other spellings after a space
+    text: str
+    group: str  # heading in the help
+    shown_default: str  # as the reference page has it
+    settings: dict[str, Any]  # for `argparse.ArgumentParser.add_argument`
+    parse: Callable[[str], Any] | None  # from the text of the flag to the value
+    stored: bool  # kept as it is among the settings of a dataset, and compared
+
+    @property
+    def dest(self) -> str:
+        """Name of the flag among parsed arguments, where another option of it came first."""
+        return self.flag.split()[0].removeprefix("--").replace("-", "_")
+
+
+def option(
+    default: Any,
+    flag: str,
+    text: str,
+    *,
+    group: str,
+    shown: str = "",
+    stored: bool = False,
+    parse: Callable[[str], Any] | None = None,
+    **settings: Any,
+) -> Any:
+    """Make the field of an option; `settings` are argparse's, `shown` its default for readers."""
+    argument = Argument(
+        default=default,
+        flag=flag,
+        text=text,
+        group=group,
+        shown_default=shown,
+        settings=settings,
+        parse=parse,
+        stored=stored,
+    )
+    return field(default=default, metadata={"argument": argument})
+
+
+def none_or_name(text: str) -> str | None:
+    """Read a flag that takes a name or ``none``."""
+    return None if text == "none" else text
+
+
+def arguments(*kinds: type) -> dict[str, Argument]:
+    """List the arguments of the command line, by the names of their options."""
+    return {
+        item.name: _argument(item)
+        for kind in kinds
+        for item in fields(kind)
+        if "argument" in item.metadata
+    }
+
+
+def _argument(item: "Field[Any]") -> Argument:
+    """Complete an argument with what the option's default says."""
+    argument: Argument = item.metadata["argument"]
+    settings = {"default": item.default, **argument.settings}
+    shown = argument.shown_default or str(item.default)
+    if isinstance(item.default, bool):
+        settings["action"] = "store_false" if item.default else "store_true"
+        shown = argument.shown_default or "off"
+    elif settings.get("action") == "append":
+        settings["default"] = None  # argparse would append to the default
+    elif argument.parse is not None:
+        settings["default"] = shown
+    return replace(argument, shown_default=shown, settings=settings)
+
+
+def takes_options(*kinds: type) -> Callable[[Verb], Verb]:
+    """Spell the options out in the signature and the docstring of a verb that takes them."""
+
+    def spell_out(verb: Verb) -> Verb:
+        signature = inspect.signature(verb)
+        own = [p for p in signature.parameters.values() if p.kind is not p.VAR_KEYWORD]
+        flat = {
+            item.name: inspect.Parameter(
+                item.name,
+                inspect.Parameter.KEYWORD_ONLY,
+                default=item.default,
+                annotation=item.type,
+            )
+            for kind in kinds
+            for item in fields(kind)
+            if "argument" in item.metadata
+        }
+        parameters = [*own, *flat.values()]
+        verb.__signature__ = signature.replace(parameters=parameters)  # type: ignore[attr-defined]
+        entries = "\n".join(
+            f"{name}\n    {argument.text[0].upper()}{argument.text[1:]}."
+            for name, argument in arguments(*kinds).items()
+        )
+        # without its indentation, which Python 3.13 takes off and older ones leave
+        text = inspect.cleandoc(verb.__doc__ or "")
+        verb.__doc__ = re.sub(r"\*\*options\n    .*", lambda _: entries, text)
+        return verb
+
+    return spell_out
+
+
+def split_options(options: Mapping[str, Any], *kinds: type) -> tuple[Any, ...]:
+    """Make each dataclass of its own among flat keywords; a keyword that none has is refused."""
+    names = [{item.name for item in fields(kind)} for kind in kinds]
+    unknown = set(options).difference(*names)
+    if unknown:
+        raise TypeError(f"unexpected keyword argument {', '.join(sorted(map(repr, unknown)))}")
+    return tuple(
+        kind(**{name: value for name, value in options.items() if name in own})
+        for kind, own in zip(kinds, names, strict=True)
+    )
