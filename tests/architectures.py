@@ -52,7 +52,10 @@ SIZES: dict[str, Any] = {
 }
 """Sizes under all the names that configurations give them; each takes those that it knows."""
 
-_FULL = {"layer_types": ["sliding_attention", "full_attention"] * 2, "num_hidden_layers": 4}
+_FULL: dict[str, Any] = {
+    "layer_types": ["sliding_attention", "full_attention"] * 2,
+    "num_hidden_layers": 4,
+}
 
 _DEEP = {"num_hidden_layers": 4}
 
@@ -61,16 +64,30 @@ DIFFERING: dict[str, dict[str, Any]] = {
     **dict.fromkeys(("olmo_hybrid", "lfm3"), _DEEP),
     "bailing_hybrid": {"layer_group_size": 2},
     "granitemoehybrid": {"layer_types": ["mamba", "attention"]},
+    "inkling2_text": {"unpadded_vocab_size": 331},
+    "inkling2_loop_text": {"unpadded_vocab_size": 331},
     "jamba": {"attn_layer_period": 2, "attn_layer_offset": 1},
     "kimi_linear": {"layer_types": ["linear_attention", "full_attention"]},
     "bamba": {"attn_layer_indices": [1]},
+    "beam": {"mlp_layer_types": ["dense", "sparse"]},
     "blt": {"encoder_hash_byte_group_vocab": 97, "encoder_hash_byte_group_size": [3, 4]},
-    "cohere_compass_text": _FULL,
-    "dbrx": {"d_model": 32, "n_heads": 4},
+    "cohere_compass_text": {
+        **_FULL,
+        "rope_parameters": {
+            kind: {"rope_type": "default", "rope_theta": 1e4} for kind in _FULL["layer_types"]
+        },
+    },
+    "dbrx": {
+        "d_model": 32,
+        "n_heads": 4,
+        "attn_config": {"rope_theta": 1e4, "kv_n_heads": 2, "clip_qkv": 8.0},
+        "ffn_config": {"hidden_size": 32, "ffn_hidden_size": 48, "moe_top_k": 2},
+    },
     "dory": _DEEP,
     "codegen": {"rotary_dim": 4},
     "gptj": {"rotary_dim": 4},
     "falcon": {"num_kv_heads": 2},
+    "flint": {"mlp_only_layers": [0]},
     "falcon_h1": {"mamba_d_ssm": 64},
     "gemma4_text": {**_FULL, "hidden_size_per_layer_input": 8, "num_kv_shared_layers": 0},
     "gemma3n_text": {
@@ -122,6 +139,8 @@ DIFFERING: dict[str, dict[str, Any]] = {
 
 OTHERS: dict[str, tuple[str, dict[str, Any]]] = {
     "bert-bidirectional": ("bert", {"is_decoder": False}),
+    "doge-moe": ("doge", {"is_moe": True, "num_experts": 16, "num_experts_per_tok": 4}),
+    "gemma4-moe": ("gemma4_text", {"enable_moe_block": True, "num_experts": 4, "top_k_experts": 2}),
     "mixtral-top1": ("mixtral", {"num_experts_per_tok": 1}),
     "opt-galactica-125m": (
         "opt",

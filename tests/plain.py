@@ -5,26 +5,35 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+FUNCTIONS = {
+    "softmax": lambda x: x.exp() / x.exp().sum(-1, keepdim=True),
+    "sigmoid": lambda x: 1 / (1 + (-x).exp()),
+    "sqrtsoftplus": lambda x: (1 + x.exp()).log().sqrt(),
+}
+"""What routers make of their scores, (..., n_experts), written out."""
+
 
 def plain_values(model: Any, tokens: list[int], sites: Any) -> npt.NDArray[np.float32]:
     """Outputs of some modules over one text, (n_tokens, n_units), without mask, cache or batch.
 
-    The axis of tokens is the one of the text's length; all others are units.
+    The axis of tokens is the one of the text's length; all others are units. Of a router, the
+    probabilities that its scores come to.
     """
     import torch
 
     outputs = {}
 
-    def keep(name: str) -> Any:
+    def keep(site: Any) -> Any:
         def hook(module: Any, args: Any, output: Any) -> None:
-            first = output if torch.is_tensor(output) else next(iter(_parts(output)))
-            outputs[name] = first.clone()  # some models change it in place afterwards
+            parts = [output] if torch.is_tensor(output) else list(_parts(output))
+            first = parts[site.scores.index if site.scores else 0]
+            if site.scores is not None:
+                first = FUNCTIONS[site.scores.function](first)
+            outputs[site.name] = first.clone()  # some models change it in place afterwards
 
         return hook
 
-    handles = [
-        model.get_submodule(site.name).register_forward_hook(keep(site.name)) for site in sites
-    ]
+    handles = [model.get_submodule(site.name).register_forward_hook(keep(site)) for site in sites]
     with torch.no_grad():
         model(input_ids=torch.tensor([tokens]), use_cache=False)
     for handle in handles:

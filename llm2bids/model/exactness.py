@@ -62,6 +62,7 @@ class Exactness:
     errors: Mapping[str, float]  # by role: largest difference / the site's largest value
     bits: float  # largest difference of surprisal or entropy
     left_out: tuple[tuple[str, str], ...]  # modules that differ, and by how much
+    routers: Mapping[str, str]  # sites of probabilities, and the function that makes them
     refused: Mapping[Batching, str]  # ways of batching that change the model's values, and how
     lengths: tuple[tuple[int, ...], ...]
     dtype: str
@@ -85,6 +86,7 @@ class Exactness:
             "PromptLengths": [list(lengths) for lengths in self.lengths],
             "TokensPerPrompt": N_TOKENS,
             "LeftOut": dict(self.left_out),
+            "RouterProbabilities": dict(self.routers),
             "RefusedBatching": dict(self.refused),
             "dtype": self.dtype,
             "device": self.device,
@@ -160,6 +162,7 @@ def _exact_sites(loaded: LoadedModel) -> tuple[LoadedModel, SiteTable, Exactness
         errors=errors,
         bits=measured.bits,
         left_out=left_out,
+        routers={site.name: site.scores.function for site in kept.sites if site.scores},
         refused=refused,
         lengths=measured.lengths,
         dtype=loaded.dtype,

@@ -15,6 +15,7 @@ from torch import Tensor, nn
 
 from llm2bids.exceptions import Llm2bidsError, ModelError
 from llm2bids.model.load import LoadedModel
+from llm2bids.model.routers import PROBABILITIES, all_tensors
 from llm2bids.model.units import Site, SiteError
 
 Hook = Callable[[nn.Module, Any, Any], Any]
@@ -98,7 +99,9 @@ def first_tensor(output: Any) -> Tensor | None:
 
 
 def required_tensor(output: Any, site: Site) -> Tensor:
-    """Take what counts as a site's output, or refuse the site."""
+    """Take what counts as a site's output (probabilities, of a router), or refuse the site."""
+    if site.scores is not None:
+        return PROBABILITIES[site.scores.function](all_tensors(output)[site.scores.index])
     tensor = first_tensor(output)
     if tensor is None:
         raise SiteError(site, f"its module returned {type(output).__name__} without a tensor")
@@ -196,12 +199,15 @@ class StepReader:
 
     def _copy(self, index: int) -> Hook:
         site, n_prompts = self.sites[index], self._n_prompts
+        plain = site.scores is None
 
         def copy(module: nn.Module, args: Any, output: Any) -> None:
             if not self._reading:
                 return
             target = self._targets[index]
-            tensor = output if isinstance(output, Tensor) else required_tensor(output, site)
+            tensor = (
+                output if plain and isinstance(output, Tensor) else required_tensor(output, site)
+            )
             if tensor.shape == target.shape:
                 target.copy_(tensor)
             else:
@@ -211,11 +217,14 @@ class StepReader:
 
     def _defer(self, index: int) -> Hook:
         site, n_prompts = self.sites[index], self._n_prompts
+        plain = site.scores is None
 
         def defer(module: nn.Module, args: Any, output: Any) -> None:
             if not self._reading:
                 return
-            tensor = output if isinstance(output, Tensor) else required_tensor(output, site)
+            tensor = (
+                output if plain and isinstance(output, Tensor) else required_tensor(output, site)
+            )
             last = by_token(tensor, site, n_prompts)[:, -1]
             if self._at_once is None:
                 self._originals[index] = (tensor, tensor._version)

@@ -19,9 +19,17 @@ from torch import Tensor, nn
 
 from llm2bids.exceptions import ModelError
 from llm2bids.model.heads import split_heads
-from llm2bids.model.hooks import first_line, raising_module
+from llm2bids.model.hooks import first_line, forward_errors, raising_module
 from llm2bids.model.load import LoadedModel
-from llm2bids.model.probe import Calls, Probe, outline_model, probe_model
+from llm2bids.model.probe import (
+    N_TOKENS,
+    Calls,
+    Probe,
+    outline_model,
+    plain_tokens,
+    probe_model,
+)
+from llm2bids.model.routers import find_routers, find_scores
 from llm2bids.model.units import Site
 
 RESIDUAL = "residual"
@@ -46,7 +54,11 @@ def find_sites(loaded: LoadedModel) -> SiteTable:
     """Find every module output that can be recorded."""
     model = loaded.model
     candidates, skipped = _candidates(model)
-    return _judge_all(model, loaded.name, candidates, skipped, probe_model(loaded, candidates))
+    table = _judge_all(model, loaded.name, candidates, skipped, probe_model(loaded, candidates))
+    with forward_errors(loaded):
+        scores = find_scores(model, plain_tokens(loaded, 3, N_TOKENS))
+    sites = tuple(replace(site, scores=scores.get(site.name)) for site in table.sites)
+    return replace(table, sites=sites)
 
 
 def outline_sites(model: Any, name: str) -> SiteTable:
@@ -73,6 +85,7 @@ def _candidates(model: nn.Module) -> tuple[dict[str, nn.Module], list[tuple[str,
     """List the modules whose output may be a site, and those that are left out beforehand."""
     layers_name, layers = find_layers(model)
     names = {f"{layers_name}.{index}" for index in range(len(layers))}
+    routers = find_routers(model)
     skipped: list[tuple[str, str]] = []
     candidates: dict[str, nn.Module] = {}
     experts = ""
@@ -84,7 +97,7 @@ def _candidates(model: nn.Module) -> tuple[dict[str, nn.Module], list[tuple[str,
             experts = name + "."  # one module for all experts, with their weights stacked
         leaf = next(module.children(), None) is None
         weighted = next(module.parameters(recurse=False), None) is not None
-        if not name or not (leaf or weighted or name in names):
+        if not name or not (leaf or weighted or name in names or name in routers):
             continue
         if isinstance(module, nn.Dropout | nn.Identity):
             skipped.append((name, "passes its input on unchanged"))
@@ -103,7 +116,7 @@ def _judge_all(
     """Decide on all candidates by what they returned."""
     layers_name, layers = find_layers(model)
     names = {f"{layers_name}.{index}": index for index in range(len(layers))}
-    head, calls = model.get_output_embeddings(), probe.calls
+    head, calls, routers = model.get_output_embeddings(), probe.calls, find_routers(model)
     sites: list[Site] = []
     heads: tuple[Site, ...] = ()
     leaves = {
@@ -113,6 +126,9 @@ def _judge_all(
     }
     for name in [*calls, *(name for name in candidates if name not in calls)]:
         module = candidates[name]
+        parts = any(other.startswith(f"{name}.") for other in calls) if name in routers else False
+        if parts and next(module.parameters(recurse=False), None) is None:
+            continue  # a part of it gives its scores
         verdict = _judge(module, calls.get(name, {}), probe, is_head=module is head)
         if isinstance(verdict, str):
             skipped.append((name, verdict))

@@ -8,6 +8,14 @@ from llm2bids.exceptions import ModelError
 
 
 @dataclass(frozen=True, kw_only=True)
+class Scores:
+    """A router's scores of its experts, and what the model makes of them: what is recorded."""
+
+    index: int  # among the tensors that the module returns
+    function: str  # softmax, sigmoid or sqrtsoftplus, of each token's scores
+
+
+@dataclass(frozen=True, kw_only=True)
 class Site:
     """One hooked module output; a decoder layer itself is the residual stream after that layer."""
 
@@ -22,6 +30,7 @@ class Site:
     # site's identity: a site read back from a dataset equals the one of the model.
     token_axis: int = field(default=1, compare=False, repr=False)
     prompt_axis: int = field(default=0, compare=False, repr=False)
+    scores: Scores | None = field(default=None, compare=False, repr=False)
 
 
 class SiteError(ModelError):

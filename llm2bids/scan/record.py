@@ -180,6 +180,9 @@ def _prepare(bids_dir: Path, options: ScanOptions, answers: GivenAnswers | None)
             settings[name] = getattr(loaded, name)
     if chat is not None:
         settings |= {"chat_template": chat.template_sha256(loaded.tokenizer), "system": chat.system}
+    functions = {site.scores.function for site in sites if site.scores}
+    if functions:
+        settings["router_probabilities"] = ", ".join(sorted(functions))
     if loaded.batching != "padded":
         settings["batching"] = loaded.batching
     return _Prepared(

@@ -15,6 +15,7 @@ from llm2bids.model.sites import find_sites, select_sites
 from llm2bids.paradigm.task import Sampling
 from llm2bids.recording import batches
 from llm2bids.recording.record import group_runs, record_run, record_runs
+from tests.plain import plain_values
 from tests.synthetic import save_tiny_model
 
 ARCHITECTURES = (
@@ -32,21 +33,9 @@ ARCHITECTURES = (
 
 def plain_forward(loaded, token_ids, sites):
     """Outputs of every site at every position of one text: no padding, no cache, no generate."""
-    outputs = {}
-    handles = [
-        loaded.model.get_submodule(site.name).register_forward_hook(
-            lambda module, args, output, name=site.name: outputs.update(
-                {name: output[0] if isinstance(output, tuple) else output}
-            )
-        )
-        for site in sites
-    ]
     with torch.no_grad():
         logits = loaded.model(torch.tensor([token_ids]), use_cache=False).logits[0]
-    for handle in handles:
-        handle.remove()
-    columns = [outputs[site.name].reshape(len(token_ids), site.width) for site in sites]
-    return torch.cat(columns, dim=1).numpy(), logits.double()
+    return plain_values(loaded.model, token_ids, sites), logits.double()
 
 
 def assert_equals_plain_forward(loaded, recording, sites, *, first):
