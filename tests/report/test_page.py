@@ -1,6 +1,5 @@
 """The page as text: what it holds, what it leaves out, and what it refuses."""
 
-import argparse
 import base64
 import json
 import re
@@ -9,7 +8,7 @@ import shutil
 import numpy as np
 import pytest
 
-from llm2bids.cli.report import add_parser
+from llm2bids.cli.main import main
 from llm2bids.dataset.read import open_dataset
 from llm2bids.exceptions import UsageError
 from llm2bids.report.page import write_report
@@ -100,12 +99,9 @@ def test_the_output_of_analyze_finds_its_dataset(scanned, tmp_path):
 
 
 def test_the_command_writes_the_page_and_says_where(scanned, tmp_path, capsys):
-    parser = argparse.ArgumentParser()
-    add_parser(parser.add_subparsers())
     output = tmp_path / "sub" / "page.html"
-    words = ["report", str(scanned / "dataset"), "-q", "-o", str(output)]
-    args = parser.parse_args([*words, "--analysis", str(scanned / "analysis")])
-    assert args.run(args) == 0
+    argv = ["report", str(scanned / "dataset"), "-q", "-o", str(output)]
+    assert main([*argv, "--analysis", str(scanned / "analysis")]) == 0
     assert capsys.readouterr().out == f"{output}\n"
     assert "Group maps" in output.read_text(encoding="utf-8")
     assert [path.name for path in output.parent.iterdir()] == ["page.html"]
