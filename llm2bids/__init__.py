@@ -14,7 +14,7 @@ Examples
 import importlib
 from typing import TYPE_CHECKING, Any
 
-__version__ = "0.1.0.dev0"
+__version__ = "0.1.0"
 
 if TYPE_CHECKING:
     from llm2bids.dataset.locate import locate as locate
