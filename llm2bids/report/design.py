@@ -13,13 +13,11 @@ from markupsafe import Markup
 from llm2bids.dataset.read import Run
 from llm2bids.report.draw.color import diverging_indices, diverging_palette
 from llm2bids.report.draw.svg import drawing, element, palette_png, pixels, rect
-from llm2bids.report.section import Missing, Section, listed, missing, render
+from llm2bids.report.section import Section, listed, missing, render
 from llm2bids.report.sources import Sources, sidecar
 from llm2bids.store.tables import checked_columns, read_table
 
-N_EXAMPLES = 2
-"""Prompts of each condition that are shown with their answers."""
-
+N_EXAMPLES = 2  # prompts of each condition that are shown with their answers
 MOST_DESIGNS, MOST_BLOCKS = 12, 40
 """Design matrices that are shown, and blocks of equal values that are drawn one by one."""
 
@@ -112,11 +110,9 @@ def designs_section(sources: Sources) -> Section:
     title = "First level"
     paths = sources.files("sub-*/func/*_design.tsv")
     if not paths:
-        part = Missing(
-            what="There is no first level yet: no design matrices and no participants' maps.",
-            command=sources.command("participant"),
-        )
-        return Section(name="designs", title=title, body=missing(part))
+        what = "There is no first level yet: no design matrices and no participants' maps."
+        body = missing(what, sources.command("participant"))
+        return Section(name="designs", title=title, body=body)
     participants = list(dict.fromkeys(path.name.partition("_")[0] for path in paths))
     shown = [path for path in paths if path.name.startswith(f"{participants[0]}_")]
     about = sidecar(shown[0])
@@ -181,11 +177,9 @@ def _residual_checks(sources: Sources) -> dict[str, tuple[float, float]]:
     """Give the range over participants of the median of each residual check."""
     ranges = {}
     for stat in ("rsquared", "residualar1"):
-        quantiles = [
-            sidecar(path).get("Quantiles", {})
-            for path in sources.files(f"sub-*/func/*_stat-{stat}_statmap.nii.gz")
-        ]
-        medians = [one["0.5"] for one in quantiles if "0.5" in one]
+        maps = sources.files(f"sub-*/func/*_stat-{stat}_statmap.nii.gz")
+        quantiles = [sidecar(path).get("Quantiles", {}) for path in maps]
+        medians = [known["0.5"] for known in quantiles if "0.5" in known]
         if medians:
             ranges[stat] = (min(medians), max(medians))
     return ranges

@@ -16,9 +16,7 @@ from llm2bids.report.calibration import (
     calibration_command,
 )
 from llm2bids.report.draw.chart import Estimate, Line, interval_chart, line_chart
-from llm2bids.report.draw.color import task_color
-from llm2bids.report.heat import heat_table
-from llm2bids.report.section import Missing, Section, interval, missing, number, render
+from llm2bids.report.section import Section, heat_table, interval, missing, number, render
 from llm2bids.report.sources import Sources
 
 N_IDENTIFICATION = 2
@@ -52,11 +50,7 @@ def findings_sections(sources: Sources) -> list[Section]:
         "calibration": ("False positives", NOT_CALIBRATED, calibration_command(sources)),
     }
     return [
-        Section(
-            name=name,
-            title=title,
-            body=bodies.get(name) or missing(Missing(what=what, command=making)),
-        )
+        Section(name=name, title=title, body=bodies.get(name) or missing(what, making))
         for name, (title, what, making) in parts.items()
     ]
 
@@ -145,7 +139,7 @@ def _estimates(sources: Sources, table: pd.DataFrame, measure: str, alt: str) ->
             value=float(row[measure]),
             low=float(row[f"{measure}_low"]),
             high=float(row[f"{measure}_high"]),
-            color=task_color(sources.color(str(row["task"]))),
+            color=sources.color(str(row["task"])),
         )
         for row in table.to_dict("records")
     ]
@@ -154,12 +148,12 @@ def _estimates(sources: Sources, table: pd.DataFrame, measure: str, alt: str) ->
 
 
 def _identification(findings: Findings) -> Markup:
-    one = findings.identification
-    counts = one.confusion.to_numpy(dtype=np.float64)
+    identification = findings.identification
+    counts = identification.confusion.to_numpy(dtype=np.float64)
     confusion = heat_table(
         counts,
-        list(one.tasks),
-        list(one.tasks),
+        list(identification.tasks),
+        list(identification.tasks),
         caption="Held-out maps by task shown (rows) and task identified (columns).",
         limit=float(counts.sum(axis=1).max()),
         digits=0,
@@ -173,10 +167,12 @@ def _identification(findings: Findings) -> Markup:
         )
         if curve is not None and len(curve.table()) > 1
     ]
-    controls = [(one.name, one.measures[0]) for one in findings.controls[:N_IDENTIFICATION]]
+    controls = [
+        (control.name, control.measures[0]) for control in findings.controls[:N_IDENTIFICATION]
+    ]
     return render(
         "identification.html",
-        one=one,
+        one=identification,
         confusion=confusion,
         curves=curves,
         controls=controls,
@@ -189,8 +185,8 @@ def _controls(findings: Findings) -> Markup | None:
     controls = findings.controls[N_IDENTIFICATION:]
     if not controls:
         return None
-    texts = {one.measure: one.text for control in controls for one in control.measures}
-    cells = [{one.measure: one for one in control.measures} for control in controls]
+    texts = {measure.measure: measure.text for control in controls for measure in control.measures}
+    cells = [{measure.measure: measure for measure in control.measures} for control in controls]
     rows = [(text, [cell.get(measure) for cell in cells]) for measure, text in texts.items()]
     return render("controls.html", controls=controls, rows=rows)
 

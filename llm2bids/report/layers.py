@@ -1,12 +1,10 @@
 """Layers as a reader counts them: what comes before, the layers, what comes after."""
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
 import numpy.typing as npt
 
-from llm2bids.model.units import Site
 from llm2bids.space.space import Space
 
 
@@ -31,17 +29,15 @@ class Depth:
 
 def depth_of(space: Space) -> Depth:
     """Order the sites of a space by depth: levels with at least one site."""
-    keys = _keys(space.sites)
+    last = max((site.layer for site in space.sites if site.layer is not None), default=-1)
+    keys, entered = [], False  # -1 before the first layer, one more than the last layer after it
+    for site in space.sites:
+        entered = entered or site.layer is not None
+        keys.append(site.layer if site.layer is not None else last + 1 if entered else -1)
     order = sorted(set(keys))
-    place = {key: n for n, key in enumerate(order)}
-    of_site = np.array([place[key] for key in keys], dtype=np.int64)
-    names = {-1: "in"}
-    last = max(keys)
-    labels = tuple(
-        names.get(key, "out" if key == last and _after(space.sites) else str(key)) for key in order
-    )
+    of_site = np.searchsorted(order, keys)
     return Depth(
-        labels=labels,
+        labels=tuple({-1: "in", last + 1: "out"}.get(key, str(key)) for key in order),
         of_site=of_site,
         of_unit=np.repeat(of_site, [site.width for site in space.sites]),
     )
@@ -50,22 +46,3 @@ def depth_of(space: Space) -> Depth:
 def roles_of(space: Space) -> tuple[str, ...]:
     """List the roles within layers, in recording order."""
     return tuple(dict.fromkeys(site.role for site in space.sites if site.layer is not None))
-
-
-def _keys(sites: Sequence[Site]) -> list[int]:
-    """Give each site its layer; -1 before the first layer, one more than the last layer after."""
-    numbers = [site.layer for site in sites if site.layer is not None]
-    last = max(numbers, default=-1)
-    keys, seen = [], False
-    for site in sites:
-        seen = seen or site.layer is not None
-        keys.append(site.layer if site.layer is not None else (last + 1 if seen else -1))
-    return keys
-
-
-def _after(sites: Sequence[Site]) -> bool:
-    keys = _keys(sites)
-    return any(
-        site.layer is None and key == max(keys) and key >= 0
-        for site, key in zip(sites, keys, strict=True)
-    )

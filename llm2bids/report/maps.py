@@ -14,9 +14,9 @@ from nibabel.affines import apply_affine
 
 from llm2bids.exceptions import NetworkError
 from llm2bids.inference.circular import circularity_caution
-from llm2bids.report.draw.color import full_color, task_color
+from llm2bids.report.draw.color import full_color
 from llm2bids.report.draw.mosaic import mosaic_figure, pack_layout, packed, quantise
-from llm2bids.report.section import Missing, Section, missing, render
+from llm2bids.report.section import Section, missing, render
 from llm2bids.report.sources import Sources, sidecar
 from llm2bids.space.space import Space
 from llm2bids.space.stat_map import units_at
@@ -27,9 +27,7 @@ MOST_BYTES = 6_000_000
 
 MOST_MOSAICS = 12
 
-N_UNITS, N_CLUSTERS = 12, 10
-"""Rows of the tables of strongest units and clusters."""
-
+N_UNITS, N_CLUSTERS = 12, 10  # rows of the tables of strongest units and clusters
 STATS = {"effect": "effect (rest sd)", "cohensd": "Cohen's d"}
 """Statistics that can be explored, and what they are called."""
 
@@ -81,32 +79,35 @@ def find_maps(sources: Sources) -> tuple[GroupMap, ...]:
         )
     order = {task: place for place, task in enumerate(sources.tasks)}
     return tuple(
-        sorted(maps, key=lambda one: (not one.is_against_off, order.get(one.task, len(order))))
+        sorted(
+            maps,
+            key=lambda group_map: (
+                not group_map.is_against_off,
+                order.get(group_map.task, len(order)),
+            ),
+        )
     )
 
 
 def against_off(maps: tuple[GroupMap, ...]) -> list[GroupMap]:
     """Choose the maps of one condition against the off prompts; all maps where there is none."""
-    return [one for one in maps if one.is_against_off] or list(maps)
-
-
-def color_of(sources: Sources, one: GroupMap) -> str:
-    """Give the colour of a map's task."""
-    return task_color(sources.color(one.title, one.task))
+    return [group_map for group_map in maps if group_map.is_against_off] or list(maps)
 
 
 def maps_section(sources: Sources, maps: tuple[GroupMap, ...]) -> Section:
     """Show a map to explore, and a mosaic for each contrast against the off prompts."""
     title = "Group maps"
     if not maps:
-        return Section(name="maps", title=title, body=_nothing(sources))
+        levels = ("group",) if sources.analysis is not None else ("participant", "group")
+        body = missing("There are no group maps yet.", *map(sources.command, levels))
+        return Section(name="maps", title=title, body=body)
     data, left_out = _packed_maps(sources, maps)
     mosaics = []
-    for one in against_off(maps)[:MOST_MOSAICS]:
-        values = sources.unit_map(one.path)
+    for group_map in against_off(maps)[:MOST_MOSAICS]:
+        values = sources.unit_map(group_map.path)
         limit = full_color(values)
-        drawing = _mosaic(sources.dataset.space, one, values, limit)
-        mosaics.append((one, color_of(sources, one), limit, drawing))
+        drawing = _mosaic(sources.dataset.space, group_map, values, limit)
+        mosaics.append((group_map, sources.color(group_map.title, group_map.task), limit, drawing))
     body = render(
         "maps.html",
         data=_script_json(data),
@@ -122,28 +123,28 @@ def maps_section(sources: Sources, maps: tuple[GroupMap, ...]) -> Section:
 
 def _packed_maps(sources: Sources, maps: tuple[GroupMap, ...]) -> tuple[dict[str, Any], list[str]]:
     """Pack the layout and as many maps as the page may hold; name those that did not fit."""
-    wanted = [(one, "effect") for one in maps]
-    wanted += [(one, "cohensd") for one in maps if one.is_against_off]
+    wanted = [(group_map, "effect") for group_map in maps]
+    wanted += [(group_map, "cohensd") for group_map in maps if group_map.is_against_off]
     room = max(1, MOST_BYTES // sources.dataset.space.n_units)
     entries = []
-    for one, stat in wanted[:room]:
-        path = one.path if stat == "effect" else one.other(stat)
+    for group_map, stat in wanted[:room]:
+        path = group_map.path if stat == "effect" else group_map.other(stat)
         if path.exists():
             values = sources.unit_map(path)
             small = quantise(values)
             entries.append(
                 {
-                    "title": one.title,
-                    "versus": one.is_against_others,
+                    "title": group_map.title,
+                    "versus": group_map.is_against_others,
                     "stat": stat,
                     "unit": STATS[stat],
                     "limit": small.limit,
                     "show": full_color(values),
-                    "color": color_of(sources, one),
+                    "color": sources.color(group_map.title, group_map.task),
                     "data": packed(small.steps),
                 }
             )
-    left_out = [f"{one.contrast} ({STATS[stat]})" for one, stat in wanted[room:]]
+    left_out = [f"{group_map.contrast} ({STATS[stat]})" for group_map, stat in wanted[room:]]
     return {**pack_layout(sources.dataset.space), "maps": entries}, left_out
 
 
@@ -179,11 +180,11 @@ def strongest_section(sources: Sources, maps: tuple[GroupMap, ...]) -> Section:
     """List strongest units and clusters of each contrast against the off prompts."""
     title = "Clusters and strongest units"
     if not maps:
-        part = Missing(what="Tables come with the group maps.", command=sources.command("group"))
-        return Section(name="strongest", title=title, body=missing(part))
+        body = missing("Tables come with the group maps.", sources.command("group"))
+        return Section(name="strongest", title=title, body=body)
     body = render(
         "strongest.html",
-        contrasts=[strongest(sources, one) for one in against_off(maps)],
+        contrasts=[strongest(sources, group_map) for group_map in against_off(maps)],
         controls=CONTROLS,
         n_participants=maps[0].about.get("NumberOfParticipants", 0),
         arrangement=sources.dataset.space.arrangement,
@@ -191,20 +192,22 @@ def strongest_section(sources: Sources, maps: tuple[GroupMap, ...]) -> Section:
     return Section(name="strongest", title=title, body=body)
 
 
-def strongest(sources: Sources, one: GroupMap) -> _Strongest:
+def strongest(sources: Sources, group_map: GroupMap) -> _Strongest:
     """List a contrast's units by absolute effect, and its clusters by absolute z of the peak."""
-    about = sidecar(one.other("z"))
-    tables = sources.files(f"group/{one.path.name.partition('_stat-')[0]}_desc-*_clusters.tsv")
+    about = sidecar(group_map.other("z"))
+    tables = sources.files(
+        f"group/{group_map.path.name.partition('_stat-')[0]}_desc-*_clusters.tsv"
+    )
     control, cut, clusters = "", {}, pd.DataFrame()
     if tables:
         control = tables[0].name.partition("_desc-")[2].partition("_")[0]
-        cut = sidecar(one.other(f"z_desc-{control}"))
+        cut = sidecar(group_map.other(f"z_desc-{control}"))
         clusters = _whole_clusters(tables[0])
     peaks = _peaks(sources.dataset.space, clusters)
     return _Strongest(
-        title=one.title,
-        color=color_of(sources, one),
-        units=[_plain(row) for row in _strongest_units(sources, one).to_dict("records")],
+        title=group_map.title,
+        color=sources.color(group_map.title, group_map.task),
+        units=[_plain(row) for row in _strongest_units(sources, group_map).to_dict("records")],
         thresholds=about.get("TwoSidedThresholds", {}),
         alpha=float(about.get("Alpha", np.nan)),
         control=control,
@@ -215,17 +218,17 @@ def strongest(sources: Sources, one: GroupMap) -> _Strongest:
     )
 
 
-def _strongest_units(sources: Sources, one: GroupMap) -> pd.DataFrame:
+def _strongest_units(sources: Sources, group_map: GroupMap) -> pd.DataFrame:
     """Take the first rows of the contrast's network, or of the map where none was written."""
-    written = sources.networks.get(one.contrast)
+    written = sources.networks.get(group_map.contrast)
     if written is not None:
         return written.network.table.head(N_UNITS)
-    effect = np.nan_to_num(sources.unit_map(one.path))
+    effect = np.nan_to_num(sources.unit_map(group_map.path))
     top = np.argsort(-np.abs(effect), kind="stable")[:N_UNITS]
     table = units_at(sources.dataset.space, top).assign(effect=effect[top])
     for stat in ("cohensd", "t"):
-        if one.other(stat).exists():
-            table[stat] = sources.unit_map(one.other(stat))[top]
+        if group_map.other(stat).exists():
+            table[stat] = sources.unit_map(group_map.other(stat))[top]
     return table
 
 
@@ -266,23 +269,18 @@ def _plain(row: Mapping[Any, Any]) -> dict[str, Any]:
 
 def _cautions(sources: Sources, maps: tuple[GroupMap, ...]) -> list[str]:
     """List what the sidecars warn of; of circularity, for the prompts of all maps."""
-    prompts = {str(prompt) for one in maps for prompt in one.about.get("Prompts", [])}
+    prompts = {str(prompt) for group_map in maps for prompt in group_map.about.get("Prompts", [])}
     circular = circularity_caution(sources.dataset.space, prompts).values()
     others = [maps[0].about.get(key) for key in ("Caution", "SharedPromptsCaution")]
     return [str(text) for text in (*circular, *others) if text]
 
 
-def _mosaic(space: Space, one: GroupMap, values: npt.NDArray[np.float32], limit: float) -> Markup:
+def _mosaic(
+    space: Space, group_map: GroupMap, values: npt.NDArray[np.float32], limit: float
+) -> Markup:
     peak = int(np.abs(np.nan_to_num(values)).argmax())
     alt = (
-        f"Mosaic of the group effect of {one.title} in all layers; largest at "
+        f"Mosaic of the group effect of {group_map.title} in all layers; largest at "
         f"{space.address_of(peak)}: {values[peak]:.2f} rest sd."
     )
     return mosaic_figure(space, values, limit=limit, alt=alt)
-
-
-def _nothing(sources: Sources) -> Markup:
-    commands = [sources.command("group")]
-    if sources.analysis is None:
-        commands.insert(0, sources.command("participant"))
-    return missing(Missing(what="There are no group maps yet.", command=" && ".join(commands)))

@@ -111,10 +111,11 @@ def _findings_sentences(sources: Sources) -> list[str]:
     findings = sources.findings
     if findings is None:
         return []
-    one = findings.identification
+    identification = findings.identification
     sentences = [
-        f"Tasks were identified by {one.method}: {one.n_correct} of {one.n_tests} maps of left-out "
-        f"participants (chance {percent(one.chance)})."
+        f"Tasks were identified by {identification.method}: {identification.n_correct} of "
+        f"{identification.n_tests} maps of left-out participants (chance "
+        f"{percent(identification.chance)})."
     ]
     if findings.networks:
         sentences.insert(0, f"Networks are units chosen by {findings.networks[0].criterion}.")
@@ -162,5 +163,5 @@ def _past(sampling: str) -> str:
 
 def _said(value: object) -> str:
     if isinstance(value, list):
-        return listed([str(one) for one in value])
+        return listed([str(item) for item in value])
     return {True: "on", False: "off"}[value] if isinstance(value, bool) else str(value)

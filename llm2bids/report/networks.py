@@ -15,17 +15,13 @@ from llm2bids.report.draw.flat_figure import ColorScale, FlatMap, flat_figure
 from llm2bids.report.draw.svg import drawing, element, figure_svg, rect
 from llm2bids.report.flatmap import FULL_COLOR, two_digits
 from llm2bids.report.layers import Depth, depth_of
-from llm2bids.report.maps import GroupMap, color_of
-from llm2bids.report.section import Missing, Section, missing, render
+from llm2bids.report.maps import GroupMap
+from llm2bids.report.section import Section, missing, render
 from llm2bids.report.sources import Sources
 from llm2bids.space.space import Space
 
-SHARE = 0.05
-"""Share of the units that make a network where the group level wrote none."""
-
-MOST_MAPS = 12
-"""Flat maps on a page: each takes a few bytes for a unit of its network."""
-
+SHARE = 0.05  # share of the units that make a network where the group level wrote none
+MOST_MAPS = 12  # flat maps on a page: each takes a few bytes for a unit of its network
 MOST_ROLES = 24
 
 _LEFT, _CELL_H, _WIDTH = 150.0, 15.0, 470.0
@@ -62,21 +58,25 @@ class _GroupNetwork:
 def networks_sections(sources: Sources, maps: tuple[GroupMap, ...]) -> list[Section]:
     """Show the network of each contrast against the off prompts: flat maps, and profiles."""
     titles = {"flatmaps": "Networks on the flat map", "networks": "Networks by layer and role"}
-    shown = [one for one in maps if one.is_against_off]
+    shown = [group_map for group_map in maps if group_map.is_against_off]
     if not shown:
-        part = Missing(what="Networks come with the group maps.", command=sources.command("group"))
-        return [Section(name=name, title=titles[name], body=missing(part)) for name in titles]
+        body = missing("Networks come with the group maps.", sources.command("group"))
+        return [Section(name=name, title=titles[name], body=body) for name in titles]
     space = sources.dataset.space
     depth = depth_of(space)
-    networks = [group_network(sources, one, depth) for one in shown]
-    written = [about for one in shown if (about := sources.networks.get(one.contrast)) is not None]
-    limit = max(float(np.nanmax(one.share)) for one in networks)
+    networks = [group_network(sources, group_map, depth) for group_map in shown]
+    written = [
+        about
+        for group_map in shown
+        if (about := sources.networks.get(group_map.contrast)) is not None
+    ]
+    limit = max(float(np.nanmax(network.share)) for network in networks)
     steps = (0, SHARE, 0.15, 0.3, limit)
     bodies = {
         "flatmaps": render(
             "flatmaps.html",
-            networks=[(one, flat_drawing(space, one)) for one in networks[:MOST_MAPS]],
-            left_out=[one.title for one in networks[MOST_MAPS:]],
+            networks=[(network, flat_drawing(space, network)) for network in networks[:MOST_MAPS]],
+            left_out=[network.title for network in networks[MOST_MAPS:]],
             written=written,
             share=SHARE,
             has_stream=any(site.role == "residual" for site in space.sites),
@@ -85,8 +85,8 @@ def networks_sections(sources: Sources, maps: tuple[GroupMap, ...]) -> list[Sect
         "networks": render(
             "profiles.html",
             profiles=[
-                (one, _peak(one, depth), _profile_drawing(one, depth, limit=limit))
-                for one in networks
+                (network, _peak(network, depth), _profile_drawing(network, depth, limit=limit))
+                for network in networks
             ],
             share=SHARE,
             written=written,
@@ -97,23 +97,24 @@ def networks_sections(sources: Sources, maps: tuple[GroupMap, ...]) -> list[Sect
     return [Section(name=name, title=titles[name], body=bodies[name]) for name in titles]
 
 
-def group_network(sources: Sources, one: GroupMap, depth: Depth) -> _GroupNetwork:
+def group_network(sources: Sources, group_map: GroupMap, depth: Depth) -> _GroupNetwork:
     """Take a contrast's network from the table that the group level wrote.
 
-    Without one it is the `SHARE` of all units with the largest absolute effect in the group map.
+    Without a table it is the `SHARE` of all units with the largest absolute group effect.
     """
     space = sources.dataset.space
     values = np.full(space.n_units, np.nan)
-    written = sources.networks.get(one.contrast)
+    written = sources.networks.get(group_map.contrast)
     if written is None:
-        effect = np.nan_to_num(sources.unit_map(one.path))
+        effect = np.nan_to_num(sources.unit_map(group_map.path))
         units = np.flatnonzero(top_units(effect, max(SHARE, 1 / space.n_units)))
         values[units] = effect[units]
     else:
         values[written.network.units(space)] = written.network.table["effect"]
     roles, share = _site_shares(space, depth, ~np.isnan(values))
+    color = sources.color(group_map.title, group_map.task)
     return _GroupNetwork(
-        title=one.title, color=color_of(sources, one), values=values, roles=roles, share=share
+        title=group_map.title, color=color, values=values, roles=roles, share=share
     )
 
 

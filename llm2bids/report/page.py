@@ -20,8 +20,7 @@ from llm2bids.report.section import Section, counted, read_asset, render
 from llm2bids.report.smoothness import smoothness_section
 from llm2bids.report.sources import REPORT_NAME, Sources, find_sources
 
-SCRIPTS = ("copy.js", "map.js", "explore.js")
-"""Scripts of the page, in the order in which they run."""
+SCRIPTS = ("copy.js", "map.js", "explore.js")  # scripts of the page, in the order in which they run
 
 
 def write_report(

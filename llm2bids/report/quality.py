@@ -12,7 +12,7 @@ from tqdm import tqdm
 
 from llm2bids.dataset.read import Run
 from llm2bids.report.draw.chart import Line, line_chart
-from llm2bids.report.draw.color import diverging_indices, diverging_palette, task_color
+from llm2bids.report.draw.color import diverging_indices, diverging_palette
 from llm2bids.report.draw.svg import drawing, element, palette_png, pixels, rect
 from llm2bids.report.layers import Depth, depth_of
 from llm2bids.report.section import Section, render
@@ -22,12 +22,8 @@ from llm2bids.space.image import BASELINE, COUNTS_PER_SD
 MOST_RUNS, MOST_CARPETS = 12, 6
 """Runs whose volumes are read, spread over tasks and participants, and those that are drawn."""
 
-N_ROWS, LIMIT = 300, 2.5
-"""Units in a carpet, about, and standard deviations of full colour."""
-
-_BLOCK = 32_768
-"""Units that are summed up at once."""
-
+N_ROWS, LIMIT = 300, 2.5  # units in a carpet, about, and standard deviations of full colour
+_BLOCK = 32_768  # units that are summed up at once
 _LEFT, _WIDTH, _TOP, _HEIGHT = 42.0, 340.0, 16.0, 230.0
 
 Floats = npt.NDArray[np.float64]
@@ -60,15 +56,15 @@ def quality_section(sources: Sources, *, progress: bool = True) -> Section:
         constant=sum(
             int(dataset.sidecar(run).get("NumberOfConstantUnits", 0)) for run in dataset.runs
         ),
-        carpets=[(one.run, one.carpet) for one in read[:MOST_CARPETS]],
+        carpets=[(run_quality.run, run_quality.carpet) for run_quality in read[:MOST_CARPETS]],
         n_read=len(read),
         n_runs=len(dataset.runs),
         tsnr=_by_layer(sources, read, depth, "tsnr"),
         spread=_by_layer(sources, read, depth, "spread"),
-        tasks=[(task, task_color(sources.color(task))) for task in sources.tasks],
+        tasks=[(task, sources.color(task)) for task in sources.tasks],
         surprisal=_by_position(tokens, "surprisal", "surprisal (bit)", "Mean surprisal"),
         size=_by_position(
-            pd.concat([one.positions for one in read]),
+            pd.concat([run_quality.positions for run_quality in read]),
             "rms",
             "size (rest sd)",
             "Root mean square of the recorded values",
@@ -132,9 +128,9 @@ def _clipped_table(sources: Sources) -> pd.DataFrame:
     for run in sources.dataset.runs:
         about = sources.dataset.sidecar(run)
         size = int(about.get("NumberOfVolumes", 0)) * int(about.get("NumberOfUnits", 0))
-        one = counts.setdefault((run.participant_label, run.task), [0, 0])
-        one[0] += int(about.get("NumberOfClippedValues", 0))
-        one[1] += size
+        count = counts.setdefault((run.participant_label, run.task), [0, 0])
+        count[0] += int(about.get("NumberOfClippedValues", 0))
+        count[1] += size
     table = pd.Series({key: 1e6 * n / (size or 1) for key, (n, size) in counts.items()}).unstack()
     return table.reindex(columns=list(sources.tasks))
 
@@ -189,12 +185,8 @@ def _carpet_drawing(
 
 
 def _medians(values: Floats, depth: Depth) -> Floats:
-    medians = np.full(len(depth.labels), np.nan)
-    for level in range(len(depth.labels)):
-        there = values[(depth.of_unit == level) & np.isfinite(values)]
-        if there.size:
-            medians[level] = np.median(there)
-    return medians
+    medians = pd.Series(values).groupby(depth.of_unit).median()
+    return np.asarray(medians, dtype=np.float64)
 
 
 def _by_layer(sources: Sources, read: Sequence[_RunQuality], depth: Depth, name: str) -> Markup:
@@ -204,12 +196,17 @@ def _by_layer(sources: Sources, read: Sequence[_RunQuality], depth: Depth, name:
             name=task,
             x=list(range(len(depth.labels))),
             y=np.mean(
-                [getattr(one, name) for one in read if one.run.task == task], axis=0
+                [
+                    getattr(run_quality, name)
+                    for run_quality in read
+                    if run_quality.run.task == task
+                ],
+                axis=0,
             ).tolist(),
-            color=task_color(sources.color(task)),
+            color=sources.color(task),
         )
         for task in sources.tasks
-        if any(one.run.task == task for one in read)
+        if any(run_quality.run.task == task for run_quality in read)
     ]
     label, title = {
         "tsnr": ("mean over sd in time", "Temporal signal-to-noise by layer"),

@@ -8,6 +8,8 @@ from functools import cache
 from typing import Any
 
 import jinja2
+import numpy as np
+import numpy.typing as npt
 from markupsafe import Markup
 
 
@@ -20,22 +22,14 @@ class Section:
     body: Markup
 
 
-@dataclass(frozen=True, kw_only=True)
-class Missing:
-    """A part that is left out: one sentence, and the command that makes it, if one does."""
-
-    what: str
-    command: str = ""
-
-
 def render(template: str, **context: Any) -> Markup:
     """Fill a file of ``templates``; what is not markup already is escaped."""
     return Markup(_environment().get_template(template).render(**context))
 
 
-def missing(*parts: Missing) -> Markup:
-    """Say which parts are left out, and which commands make them."""
-    return render("missing.html", parts=parts)
+def missing(what: str, *commands: str) -> Markup:
+    """Say in one sentence what is left out, and with which commands it is made."""
+    return render("missing.html", what=what, command=" && ".join(commands))
 
 
 def read_asset(name: str) -> str:
@@ -94,6 +88,38 @@ def percent(share: float, digits: int = 0) -> str:
     ('70\xa0%', '0.05\xa0%')
     """
     return f"{number(100 * share, digits)}\N{NO-BREAK SPACE}%"
+
+
+def heat_table(
+    values: npt.NDArray[np.float64],
+    rows: Sequence[str],
+    columns: Sequence[str],
+    *,
+    caption: str,
+    limit: float = 1.0,
+    digits: int = 2,
+    titles: Sequence[Sequence[str]] | None = None,
+    color: str = "",
+) -> Markup:
+    """Write a matrix, (n_rows, n_columns), as a table with coloured cells: for eye and ear.
+
+    NaN leaves a cell empty, a value at or below 0 has no colour, one at `limit` full colour.
+    `titles` are tool tips.
+    """
+    strengths = np.clip(np.nan_to_num(values) / (limit or 1), 0, 1)
+    cells = [
+        [
+            {
+                "text": number(value, digits),
+                "alpha": float(strengths[row, column]),
+                "title": titles[row][column] if titles else "",
+            }
+            for column, value in enumerate(line)
+        ]
+        for row, line in enumerate(values.tolist())
+    ]
+    table = list(zip(rows, cells, strict=True))
+    return render("heat.html", caption=caption, columns=columns, rows=table, color=color)
 
 
 @cache

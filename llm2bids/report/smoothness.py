@@ -9,33 +9,28 @@ from markupsafe import Markup
 
 from llm2bids.dataset.arrangement import read_stability
 from llm2bids.dataset.read import Dataset
-from llm2bids.report.heat import heat_table
 from llm2bids.report.layers import roles_of
 from llm2bids.report.maps import GroupMap
-from llm2bids.report.section import Missing, Section, missing, render
+from llm2bids.report.section import Section, heat_table, missing, render
 from llm2bids.report.sources import Sources
 from llm2bids.space.arrange import index_space
 from llm2bids.space.functional import random_space
 from llm2bids.space.smoothness import morans_i, neighbour_correlation
 from llm2bids.space.space import Space
 
-DISTANCES = (1, 2, 4, 8)
-"""Voxels at which maps of units are correlated."""
-
-FULL_COLOR = 0.5
-"""Value of full colour in both tables."""
+DISTANCES = (1, 2, 4, 8)  # voxels at which maps of units are correlated
+FULL_COLOR = 0.5  # value of full colour in both tables
 
 
 def smoothness_section(sources: Sources, maps: tuple[GroupMap, ...]) -> Section:
     """Show how smooth the group maps are in this order of units, in native and in random order."""
     title = "Do neighbours respond alike?"
-    shown = [one for one in maps if one.is_against_off]
+    shown = [group_map for group_map in maps if group_map.is_against_off]
     stability = stability_part(sources.dataset)
     if not shown:
-        part = Missing(what="It takes the group maps.", command=sources.command("group"))
-        body = missing(part) + stability
+        body = missing("It takes the group maps.", sources.command("group")) + stability
         return Section(name="smoothness", title=title, body=body)
-    values = np.stack([sources.unit_map(one.path) for one in shown]).astype(np.float64)
+    values = np.stack([sources.unit_map(group_map.path) for group_map in shown]).astype(np.float64)
     orders = space_orders(sources.dataset.space)
     by_role = moran_table(values, orders)
     tables = [_table(by_role, "Moran's I: median over tasks and layers")]
@@ -78,11 +73,12 @@ def moran_table(values: npt.NDArray[np.float64], orders: Mapping[str, Space]) ->
     """Give the median Moran's I of maps, (n_maps, n_units): a row a role, a column an order."""
     space = next(iter(orders.values()))
     roles = np.array([site.role for site in space.sites])
-    found = {name: morans_i(values, one) for name, one in orders.items()}
+    found = {name: morans_i(values, order) for name, order in orders.items()}
     rows = {"all panels": np.ones(len(roles), dtype=bool)}
     rows |= {role: roles == role for role in roles_of(space)}
     medians = {
-        name: [_median(one[:, part]) for part in rows.values()] for name, one in found.items()
+        name: [_median(per_site[:, part]) for part in rows.values()]
+        for name, per_site in found.items()
     }
     return pd.DataFrame(medians, index=list(rows))
 

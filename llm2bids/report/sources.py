@@ -19,8 +19,7 @@ from llm2bids.space.stat_map import unit_values
 from llm2bids.store.files import data_files
 from llm2bids.store.json import read_json
 
-REPORT_NAME = "report.html"
-"""File name of the page in the folder that it is made from."""
+REPORT_NAME = "report.html"  # file name of the page in the folder that it is made from
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -47,16 +46,15 @@ class Sources:
     def _trial_types(self) -> dict[str, Any]:
         return {task.label: dict(task.conditions) for task in self.dataset.paradigm.tasks}
 
-    def color(self, *names: str) -> int:
-        """Give the number of the colour of the first name that is a task or a trial type."""
+    def color(self, *names: str) -> str:
+        """Give the style variable of the first name that is a task or a trial type."""
         known = [*self.tasks, *self.trial_types]
-        return next((known.index(name) for name in names if name in known), len(self.tasks))
+        return task_color(next((known.index(n) for n in names if n in known), len(self.tasks)))
 
     def trial_color(self, trial_type: object) -> str:
         """Give the style variable of a trial type's colour, grey for off prompts (no text)."""
-        if not isinstance(trial_type, str) or trial_type == "":
-            return "var(--off)"
-        return task_color(self.color(trial_type))
+        name = trial_type if isinstance(trial_type, str) else ""
+        return self.color(name) if name else "var(--off)"
 
     def first_runs(self) -> tuple[Run, ...]:
         """List the runs of the first participant, in the order of the tasks."""

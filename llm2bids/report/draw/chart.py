@@ -16,9 +16,7 @@ if TYPE_CHECKING:
 
 _OFFSET = "offset points"
 
-WIDTH = 470.0
-"""Points of a chart: it is drawn about as wide as that many pixels."""
-
+WIDTH = 470.0  # points of a chart: it is drawn about as wide as that many pixels
 _INK, _MUTE, _RULE = (stand_in(f"var(--{name})") for name in ("ink", "mute", "rule"))
 
 

@@ -28,15 +28,9 @@ COLD, HOT = (31, 119, 196), (221, 92, 20)
 N_TASK_COLORS = 8
 """Colours of tasks in the style sheet, ``--c0`` and on (after Okabe and Ito, 2008)."""
 
-LEVELS = 127
-"""Largest index of a quantised value; indices run from -127 to 127."""
-
-N_COLORS = 257
-"""Colours of a map: an odd number, so that a diverging map has its middle."""
-
-_FINE = 4096
-"""Points of an arm before they are spaced evenly."""
-
+LEVELS = 127  # largest index of a quantised value; indices run from -127 to 127
+N_COLORS = 257  # colours of a map: an odd number, so that a diverging map has its middle
+_FINE = 4096  # points of an arm before they are spaced evenly
 _LMS_TO_RGB = np.array(
     [
         [4.0767416621, -3.3077115913, 0.2309699292],

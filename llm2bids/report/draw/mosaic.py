@@ -149,8 +149,8 @@ def _panels(space: Space, at: npt.NDArray[np.int64]) -> Markup:
     path = []
     for units in space.site_slices.values():
         depth = space.voxels[units, 2]
-        for one in np.unique(depth):
-            places = at[units][depth == one]
+        for level in np.unique(depth):
+            places = at[units][depth == level]
             (left, top), (right, bottom) = places.min(axis=0), places.max(axis=0) + 1
             path.append(f"M{left} {top}H{right}V{bottom}H{left}Z")
     return element("path", d="".join(path), class_="panel")
