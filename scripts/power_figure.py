@@ -103,7 +103,8 @@ def read_volumes(inputs: Inputs) -> TokenValues:
         if len(counts) > 1 or (parts and parts[0].shape[1] not in counts):
             raise SystemExit(f"{run.name}: prompts of {counts} volumes; expected one number")
         blocks = [block for _, block in run.series.masked(inputs.mask)]
-        values = in_sd(np.concatenate(blocks).astype(np.float64))[np.argsort(trials, kind="stable")]
+        values = in_sd(np.concatenate(blocks).astype(np.float64), run)
+        values = values[np.argsort(trials, kind="stable")]
         values = values[:, inputs.unit_order].astype(np.float32)
         parts.append(values.reshape(-1, counts.pop(), values.shape[1]))
         kinds = run.trials["trial_type"].tolist()

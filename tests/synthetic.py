@@ -17,7 +17,7 @@ from llm2bids.dataset.write import DatasetWriter
 from llm2bids.model.units import Site
 from llm2bids.paradigm.design import RunDesign, Trial
 from llm2bids.paradigm.task import Context, Paradigm, Prompt, Sampling, Task
-from llm2bids.recording.calibration import Calibration
+from llm2bids.recording.calibration import COUNTS_PER_SD, Calibration
 from llm2bids.recording.record import Recording
 from llm2bids.space.arrange import build_space
 from llm2bids.space.space import Space
@@ -205,6 +205,7 @@ class Experiment:
     n_participants: int
     effect: float
     constant_unit: int | None = None
+    counts_per_sd: int = COUNTS_PER_SD
     t_r: float = 0.25
 
     @property
@@ -288,6 +289,7 @@ class Experiment:
             sd=sd,
             prompt_ids=(f"{self.baseline}{N_BANK - 1}",),
             n_tokens=40,
+            counts_per_sd=self.counts_per_sd,
         )
 
     def make_design(

@@ -21,7 +21,6 @@ from llm2bids.dataset.static_files import fill_json
 from llm2bids.dataset.transcript import transcript_table, write_transcript
 from llm2bids.dataset.volumes import write_volume
 from llm2bids.recording.record import Recording
-from llm2bids.space.header import BOLD_WINDOW
 from llm2bids.space.space import Space
 from llm2bids.store.commit import Staging
 from llm2bids.store.tables import write_table
@@ -37,6 +36,7 @@ def write_derived_run(
     mean_counts: npt.NDArray[np.float64],
     space: Space,
     fingerprint: str,
+    window: tuple[float, float],
     t_r: float,
     inherited: Mapping[str, Any],
 ) -> None:
@@ -68,7 +68,7 @@ def write_derived_run(
     _sidecar(stage, names.mask, about_mask)
     reference = np.rint(np.clip(mean_counts, -32768, 32767)).astype(np.int16).T
     write_volume(
-        stage.path(names.boldref), reference, space, fingerprint=fingerprint, window=BOLD_WINDOW
+        stage.path(names.boldref), reference, space, fingerprint=fingerprint, window=window
     )
     about_reference = image_json(
         space, "Mean of the series over time.", fingerprint=fingerprint, SkullStripped=True,

@@ -220,13 +220,15 @@ class Dataset:
         Returns
         -------
         ndarray of float32, shape (n_volumes, n_units)
-            Layer outputs, within half a count for int16 (0.001 standard deviations).
+            Layer outputs, within half a count for int16 (0.005 standard deviations; datasets of
+            earlier versions 0.001).
 
         Raises
         ------
         SpaceError
             If the file is missing, damaged or not on the grid of the space.
         """
+        self.sidecar(run)  # refuses another gain
         image = self.open_series(run)
         values = np.empty((image.n_volumes, self.space.n_units), dtype=np.float32)
         for start, block in image.blocks():
@@ -259,8 +261,22 @@ class Dataset:
         return read_transcript(self._inside(run.transcript))
 
     def sidecar(self, run: Run) -> dict[str, Any]:
-        """Read the sidecar of a run's raw series."""
-        return read_sidecar(self._inside(self.path / run.names.bold_json))
+        """Read the sidecar of a run's raw series.
+
+        Raises
+        ------
+        DatasetError
+            If it is missing, damaged or says another gain than the calibration.
+        """
+        path = self._inside(self.path / run.names.bold_json)
+        metadata = read_sidecar(path)
+        gain = self.calibration.counts_per_sd
+        if metadata.get("CountsPerSD", gain) != gain:
+            raise DatasetError(
+                f"{path}: CountsPerSD is {metadata['CountsPerSD']}, the calibration of the dataset "
+                f"has {gain}; restore the file that was changed"
+            )
+        return metadata
 
     def t_r(self, run: Run) -> float:
         """Read a run's repetition time, in seconds."""

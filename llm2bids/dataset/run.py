@@ -21,7 +21,7 @@ from llm2bids.exceptions import DatasetError
 from llm2bids.paradigm.design import RunDesign
 from llm2bids.recording.events import events_table
 from llm2bids.recording.record import Recording
-from llm2bids.space.header import BOLD_WINDOW, image_header
+from llm2bids.space.header import bold_window, image_header
 from llm2bids.space.image import EncodingCounts, encode_blocks
 from llm2bids.store.commit import Staging
 from llm2bids.store.tables import write_table
@@ -80,6 +80,7 @@ def stage_run(stage: Staging, dataset: Dataset, recording: Recording, *, t_r: fl
         recording,
         t_r=t_r,
         space=dataset.space,
+        counts_per_sd=dataset.calibration.counts_per_sd,
         fingerprint=dataset.fingerprint,
         settings=dataset.settings,
         counts=counts,
@@ -97,6 +98,7 @@ def stage_run(stage: Staging, dataset: Dataset, recording: Recording, *, t_r: fl
         mean_counts=mean_counts,
         space=dataset.space,
         fingerprint=dataset.fingerprint,
+        window=bold_window(dataset.calibration),
         t_r=t_r,
         inherited=task_bold_json(task.label, task.conditions, dataset.fields),
     )
@@ -125,7 +127,7 @@ def _write_bold(
         dtype=dtype,
         n_volumes=n_volumes,
         t_r=t_r,
-        window=BOLD_WINDOW,
+        window=bold_window(calibration),
     )
     values = convolve(
         recording.values, t_r, dataset.settings["hrf_model"], baseline=calibration.mean

@@ -18,7 +18,7 @@ PLACE = PurePosixPath("code/llm2bids_settings.json")
 
 COUNTS = {
     *("NumberOfVolumes", "NumberOfUnits", "NumberOfPrompts", "VolumesPerPrompt", "NumberOfSites"),
-    *("NumberOfClippedValues", "NumberOfConstantUnits"),
+    *("NumberOfClippedValues", "NumberOfConstantUnits", "CountsPerSD"),
 }
 """Entries of a series' sidecar that are whole numbers."""
 

@@ -12,7 +12,7 @@ from llm2bids.paradigm.task import Paradigm
 from llm2bids.recording.record import Recording
 from llm2bids.recording.table import versions
 from llm2bids.space.dither import DITHER
-from llm2bids.space.image import BASELINE, COUNTS_PER_SD, EncodingCounts
+from llm2bids.space.image import BASELINE, EncodingCounts
 from llm2bids.space.space import Space
 
 _UNSTABLE = ("seconds", "tokens_per_second")
@@ -38,12 +38,13 @@ _ORIGIN = (
 """Settings that name what was recorded, and how."""
 
 _INTENSITY = (
-    f"{BASELINE} + {COUNTS_PER_SD} * (value - mean) / sd, with mean and sd of each unit over the "
-    "calibration (template folder: stat-mean_boldmap, stat-std_boldmap; sd 0 counts as 1)"
+    "* (value - mean) / sd, with mean and sd of each unit over the calibration (template folder: "
+    "stat-mean_boldmap, stat-std_boldmap; sd 0 counts as 1)"
 )
 _TISSUE = (
-    f"White matter and constant units carry a dither of at most {DITHER} counts, up or down, in "
-    "one volume of 8, seeded by participant, task and run: a null signal. Outside is 0."
+    f"Each row of white matter along x, and each constant unit, is {DITHER - 1} or {DITHER} counts "
+    "above or below in every volume, seeded by participant, task and run: a null signal. Outside "
+    "is 0."
 )
 
 
@@ -79,6 +80,7 @@ def bold_json(
     *,
     t_r: float,
     space: Space,
+    counts_per_sd: int,
     fingerprint: str,
     settings: Mapping[str, Any],
     counts: EncodingCounts,
@@ -107,9 +109,9 @@ def bold_json(
         "SpaceFingerprint": fingerprint,
         "WeightsSHA256": space.weights_sha256,
         "VolumeDataType": settings["volume_dtype"],
-        "IntensityScale": _INTENSITY,
+        "IntensityScale": f"{BASELINE} + {counts_per_sd} {_INTENSITY}",
         "Baseline": BASELINE,
-        "CountsPerSD": COUNTS_PER_SD,
+        "CountsPerSD": counts_per_sd,
         "Dither": _TISSUE,
         "HaemodynamicResponse": settings["hrf_model"] or "none",
         "NumberOfClippedValues": counts.clipped,

@@ -13,7 +13,7 @@ from llm2bids.dataset.sidecar import image_json
 from llm2bids.dataset.static_files import fill_json
 from llm2bids.dataset.volumes import write_volume
 from llm2bids.exceptions import DatasetError, SpaceError
-from llm2bids.recording.calibration import Calibration
+from llm2bids.recording.calibration import EARLIER_COUNTS_PER_SD, Calibration
 from llm2bids.space.atlas import Atlas, head_atlas, site_atlas
 from llm2bids.space.grid import open_image
 from llm2bids.space.smoothness import Stability
@@ -93,20 +93,24 @@ def read_template(root: Path, label: str) -> tuple[Space, Calibration]:
     check_arrangement(root, space)
     place = root / sidecar(_boldmap(label, "mean"))
     calibrated = read_json(inside(root, place))
-    prompt_ids, n_tokens = (
+    prompt_ids, n_tokens, gain = (
         calibrated.get("CalibrationPrompts", []),
         calibrated.get("CalibrationTokens", 0),
+        calibrated.get("CountsPerSD", EARLIER_COUNTS_PER_SD),
     )
-    if not isinstance(prompt_ids, list) or not isinstance(n_tokens, int):
+    whole = all(type(number) is int for number in (n_tokens, gain))
+    if not isinstance(prompt_ids, list) or not whole or gain < 1:
         raise DatasetError(
             f"{place}: CalibrationPrompts is a {type(prompt_ids).__name__}, CalibrationTokens "
-            f"{n_tokens!r}; expected a list and a whole number: restore the file"
+            f"{n_tokens!r}, CountsPerSD {gain!r}; expected a list and whole numbers, the gain from "
+            "1: restore the file"
         )
     return space, Calibration(
         mean=statistics[0],
         sd=statistics[1],
         prompt_ids=tuple(map(str, prompt_ids)),
         n_tokens=n_tokens,
+        counts_per_sd=gain,
     )
 
 
@@ -120,6 +124,7 @@ def _write_calibration(stage: Staging, space: Space, calibration: Calibration) -
     entries: dict[str, Any] = {
         "CalibrationPrompts": list(calibration.prompt_ids),
         "CalibrationTokens": calibration.n_tokens,
+        "CountsPerSD": calibration.counts_per_sd,
     }
     for stat, values, words in (
         ("mean", calibration.mean, "Mean"),

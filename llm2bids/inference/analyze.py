@@ -88,7 +88,7 @@ def analyze_participants(
 ) -> ParticipantsResult:
     """Fit the first level of every participant and task, and write maps in BIDS derivative names.
 
-    Effects are in units of each unit's calibration standard deviation (500 counts).
+    Effects are in units of each unit's calibration standard deviation.
 
     Parameters
     ----------

@@ -199,6 +199,7 @@ def _load_run(
         t_r=t_r,
         transcript=transcript,
         events=events,
+        counts_per_sd=dataset.calibration.counts_per_sd,
         confounds=dataset.confounds(run) if run.confounds.exists() else None,
         source=f"bids:llm2bids:{run.preproc.relative_to(dataset.derivative).as_posix()}",
     )

@@ -35,7 +35,7 @@ UNITS = {
     "t": "arbitrary",
     "z": "arbitrary",
 }
-"""Units of each map: an effect of 1 is one standard deviation of the unit at rest (500 counts)."""
+"""Units of each map: an effect of 1 is one standard deviation of the unit at rest."""
 
 
 def caution(options: AnalysisOptions) -> str | None:

@@ -19,7 +19,7 @@ from llm2bids.inference.options import AnalysisOptions
 from llm2bids.inference.stream import masked_volumes, smoothed
 from llm2bids.inference.trials import trial_table, volume_trials
 from llm2bids.space.grid import GridImage
-from llm2bids.space.image import BASELINE, COUNTS_PER_SD
+from llm2bids.space.image import BASELINE
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -34,6 +34,7 @@ class RunData:
     t_r: float  # repetition time in seconds
     transcript: pd.DataFrame
     events: pd.DataFrame
+    counts_per_sd: int  # gain of the dataset
     confounds: pd.DataFrame | None = None  # covariates, one row for each volume
     source: str = ""  # BIDS URI of `series`
 
@@ -81,19 +82,13 @@ def prompt_series(
             volumes = whole.reshape(-1, *mask.shape).transpose(1, 2, 3, 0)
             inside = smoothed(volumes, run.series.affine, smoothing_fwhm)[run.mask].T
             series[index] = np.asarray(inside, dtype=np.float64)
-    return [in_sd(means) for means in series]
+    return [in_sd(means, run) for means in series]
 
 
-def in_sd(counts: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
-    """Turn counts into units of the calibration's standard deviation, in place.
-
-    Examples
-    --------
-    >>> in_sd(np.array([10000.0, 10250.0]))
-    array([0. , 0.5])
-    """
+def in_sd(counts: npt.NDArray[np.float64], run: RunData) -> npt.NDArray[np.float64]:
+    """Turn counts of a run into units of the calibration's standard deviation, in place."""
     counts -= BASELINE
-    counts /= COUNTS_PER_SD
+    counts /= run.counts_per_sd
     return counts
 
 
@@ -209,4 +204,7 @@ def _reader(
             )
             for run in runs
         ]
-        yield lambda block: [in_sd(file.read(block).astype(np.float64)) for file in scratch]
+        yield lambda block: [
+            in_sd(file.read(block).astype(np.float64), run)
+            for file, run in zip(scratch, runs, strict=True)
+        ]

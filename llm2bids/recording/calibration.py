@@ -22,6 +22,13 @@ CALIBRATION_BATCH_SIZE = 16
 ROUNDING = 1e-6
 """A unit whose sd is below this share of its mean only shows rounding: it did not vary."""
 
+COUNTS_PER_SD = 100
+"""Counts of a volume for one standard deviation, in datasets that are begun: a step of 0.01 sd, and
+units 15 sd below their mean stay in automatic masks. A dataset says its own."""
+
+EARLIER_COUNTS_PER_SD = 500
+"""Gain of datasets that do not say their own, as those of earlier versions."""
+
 _CHUNK = 16384
 
 
@@ -33,6 +40,7 @@ class Calibration:
     sd: npt.NDArray[np.float32]  # (n_units,), 0 where the unit did not vary (it is scaled by 1)
     prompt_ids: tuple[str, ...]
     n_tokens: int
+    counts_per_sd: int = COUNTS_PER_SD
 
     @property
     def scale(self) -> npt.NDArray[np.float32]:

@@ -17,7 +17,7 @@ from llm2bids.report.draw.svg import drawing, element, palette_png, pixels, rect
 from llm2bids.report.layers import Depth, depth_of
 from llm2bids.report.section import Section, render
 from llm2bids.report.sources import Sources
-from llm2bids.space.image import BASELINE, COUNTS_PER_SD
+from llm2bids.space.image import BASELINE
 
 MOST_RUNS, MOST_CARPETS = 12, 6
 """Runs whose volumes are read, spread over tasks and participants, and those that are drawn."""
@@ -69,7 +69,7 @@ def quality_section(sources: Sources, *, progress: bool = True) -> Section:
             "size (rest sd)",
             "Root mean square of the recorded values",
         ),
-        at_rest=BASELINE / COUNTS_PER_SD,
+        at_rest=BASELINE / dataset.calibration.counts_per_sd,
         first_kept=bool(dataset.settings.get("keep_first")),
     )
     return Section(name="quality", title="Quality", body=body)
@@ -104,8 +104,8 @@ def _run_quality(sources: Sources, run: Run, depth: Depth) -> _RunQuality:
         sd[block] = values[:, block].std(axis=0, dtype=np.float64)
         squares += np.square(np.clip(values[:, block], -10, 10)).sum(axis=1, dtype=np.float64)
     tsnr = np.divide(
-        BASELINE + COUNTS_PER_SD * mean,
-        COUNTS_PER_SD * sd,
+        BASELINE + calibration.counts_per_sd * mean,
+        calibration.counts_per_sd * sd,
         out=np.full(n_units, np.nan),
         where=sd > 0,
     )

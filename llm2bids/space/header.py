@@ -7,15 +7,13 @@ import nibabel as nib
 import numpy as np
 
 from llm2bids.exceptions import SpaceError
-from llm2bids.space.image import BASELINE, COUNTS_PER_SD
+from llm2bids.recording.calibration import Calibration
+from llm2bids.space.image import BASELINE
 from llm2bids.space.space import Space
 
 XFORM_CODE: Final = 1
 """Code of qform and sform: scanner coordinates. Ours are those of no human template, and codes
 for templates make viewers draw coordinates and labels of the human brain."""
-
-BOLD_WINDOW: Final = (BASELINE - 3 * COUNTS_PER_SD, BASELINE + 3 * COUNTS_PER_SD)
-"""Counts from black to white in a viewer: three standard deviations around the mean."""
 
 _MASK_WINDOW: Final = (0.0, 1.0)
 """Values from black to white of a mask."""
@@ -25,6 +23,11 @@ FINGERPRINT_DIGITS: Final = 16
 
 _LABEL_LENGTH = 79 - len("llm2bids  ") - FINGERPRINT_DIGITS
 _DESCRIPTION = re.compile(r"llm2bids ([0-9A-Za-z]+) ([0-9a-f]{16})")
+
+
+def bold_window(calibration: Calibration) -> tuple[float, float]:
+    """Give the counts that a viewer shows as black and white: three sd around the mean."""
+    return BASELINE - 3 * calibration.counts_per_sd, BASELINE + 3 * calibration.counts_per_sd
 
 
 def image_header(

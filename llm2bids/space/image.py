@@ -1,8 +1,8 @@
 """Values of units <-> volumes of counts, with white matter that carries a dither.
 
-A count is ``10000 + 500 * (value - mean) / sd`` with the calibration's mean and sd. White matter
-lies at 10000. White matter and units that do not vary within a run take a dither of at most 3
-counts, drawn from the run's seed: exactly constant voxels make statistics divide by zero. Outside
+A count is ``10000 + gain * (value - mean) / sd`` with the calibration's gain, mean and sd. White
+matter lies at 10000. White matter and units that do not vary within a run take a dither of at most
+3 counts, drawn from the run's seed: exactly constant voxels make statistics divide by zero. Outside
 the brain there is 0.
 """
 
@@ -21,9 +21,6 @@ from llm2bids.space.space import Space, VolumeDtype
 
 BASELINE = 10000
 """Count of a unit at its calibration mean, and of white matter."""
-
-COUNTS_PER_SD = 500
-"""Counts for one standard deviation of the calibration."""
 
 Float32 = npt.NDArray[np.float32]
 
@@ -71,7 +68,7 @@ def encode(
     if constant is None:
         constant = constant_units(values, calibration, dtype=dtype)
     encoder = _Encoder(space, calibration, seed, dtype, constant)
-    volumes = np.empty((len(values), *space.shape[::-1]), dtype=dtype)
+    volumes = np.zeros((len(values), *space.shape[::-1]), dtype=dtype)
     return volumes, encoder.counts(encoder.encode(values, volumes, first_volume))
 
 
@@ -93,7 +90,7 @@ def encode_blocks(
     constant = constant_units(values, calibration, dtype=dtype)
     encoder = _Encoder(space, calibration, seed, dtype, constant)
     # fresh memory costs more than what is written to it: one array serves all blocks
-    volumes = np.empty((min(volumes_per_block, len(values)), *space.shape[::-1]), dtype=dtype)
+    volumes = np.zeros((min(volumes_per_block, len(values)), *space.shape[::-1]), dtype=dtype)
     with ThreadPoolExecutor(n_jobs, thread_name_prefix="llm2bids-encode") as pool:
         for start in range(0, len(values), volumes_per_block):
             rows = values[start : start + volumes_per_block]
@@ -122,18 +119,13 @@ class _Encoder:
         self._space, self._dtype = space, dtype
         self._mean, self._gain = calibration.mean, _gain(calibration)
         self._still = np.flatnonzero(constant)
-        self._dither = Dither(
-            space,
-            seed=seed,
-            dtype=dtype,
-            baseline=BASELINE,
-            units=self._still,
-        )
+        self._dither = Dither(space, seed=seed, n_constant=self._still.size)
+        self._brain = space.brain_box[::-1]
 
     def encode(
         self, values: npt.NDArray[np.floating[Any]], volumes: npt.NDArray[Any], first_volume: int
     ) -> int:
-        """Encode rows into an array of volumes; return how many values were clipped."""
+        """Encode rows into volumes that are 0 outside the brain; return how many were clipped."""
         space, still = self._space, self._still
         work = np.empty(space.n_units, dtype=np.float32)
         stored = np.empty(space.n_units, dtype=self._dtype)
@@ -143,12 +135,11 @@ class _Encoder:
             if n_clipped:
                 _refuse_not_finite(row, space, index)
                 clipped += n_clipped
-            flat = volume.reshape(-1)
-            self._dither.write(index, flat)
-            if still.size:
-                _shake(work, still, flat[space.file_index[still]], self._dtype)
+            rows, units = self._dither.steps(index)
+            volume[self._brain] = (np.int16(BASELINE) + rows)[..., np.newaxis]
+            work[still] = _within(work[still], self._dtype, DITHER) + units
             np.copyto(stored, work, casting="unsafe")
-            flat[space.file_index] = stored
+            volume.reshape(-1)[space.file_index] = stored
         return clipped
 
     def counts(self, clipped: int) -> EncodingCounts:
@@ -167,7 +158,7 @@ def decode(
     counts = space.to_units(data, name=name)
     _check_calibration(space, calibration)
     values = counts.astype(np.float32)
-    step = calibration.scale / np.float32(COUNTS_PER_SD)
+    step = calibration.scale / np.float32(calibration.counts_per_sd)
     for row in values.reshape(-1, space.n_units):
         row -= np.float32(BASELINE)
         row *= step
@@ -197,15 +188,15 @@ def _check_calibration(space: Space, calibration: Calibration) -> None:
 def _gain(calibration: Calibration) -> Float32:
     """Return the counts for one step of the model's own scale, finite also where sd is tiny."""
     with np.errstate(over="ignore"):
-        gain = np.float32(COUNTS_PER_SD) / calibration.scale
+        gain = np.float32(calibration.counts_per_sd) / calibration.scale
     return np.asarray(np.minimum(gain, np.finfo(np.float32).max), dtype=np.float32)
 
 
-def _limits(dtype: VolumeDtype) -> tuple[float, float]:
-    if dtype == "int16":
-        return -32768.0, 32767.0
+def _within(counts: Float32, dtype: VolumeDtype, margin: float = 0) -> Float32:
+    """Bring counts into the range of the stored type, less a margin."""
     largest = float(np.finfo(np.float32).max)
-    return -largest, largest
+    least, most = (-32768.0, 32767.0) if dtype == "int16" else (-largest, largest)
+    return np.clip(counts, np.float32(least + margin), np.float32(most - margin))
 
 
 def _to_counts(
@@ -223,12 +214,13 @@ def _to_counts(
         np.add(out, np.float32(BASELINE), out=out)
     if dtype == "int16":
         np.rint(out, out=out)
-    least, most = _limits(dtype)
-    if least <= out.min() and out.max() <= most:
+    ends = np.array([out.min(), out.max()], dtype=np.float32)
+    if np.array_equal(_within(ends, dtype), ends):
         return 0
-    beyond = ~((least <= out) & (out <= most))
-    np.clip(out, least, most, out=out)
-    return int(np.count_nonzero(beyond))
+    within = _within(out, dtype)
+    n_beyond = int(np.count_nonzero(within != out))  # NaN too: it equals nothing
+    out[:] = within
+    return n_beyond
 
 
 def _refuse_not_finite(values: npt.NDArray[np.floating[Any]], space: Space, volume: int) -> None:
@@ -239,15 +231,3 @@ def _refuse_not_finite(values: npt.NDArray[np.floating[Any]], space: Space, volu
             f"unit {space.address_of(unit)} is {values[unit]} in volume {volume} "
             f"({wrong.size} unit(s) in all); values must be finite: record in float32"
         )
-
-
-def _shake(
-    work: Float32,
-    still: npt.NDArray[np.intp],
-    noise: npt.NDArray[Any],
-    dtype: VolumeDtype,
-) -> None:
-    """Add the dither that lies in the voxels of constant units to their counts."""
-    least, most = _limits(dtype)
-    dither = noise.astype(np.float32) - np.float32(BASELINE)
-    work[still] = np.clip(work[still], least + DITHER, most - DITHER) + dither

@@ -13,7 +13,7 @@ import pandas as pd
 
 from llm2bids.exceptions import SpaceError
 from llm2bids.model.units import Site, parse_address
-from llm2bids.recording.calibration import Calibration
+from llm2bids.recording.calibration import EARLIER_COUNTS_PER_SD, Calibration
 from llm2bids.space.definition import Layout, read_grid, read_layout
 from llm2bids.space.grid import grid_difference, open_image
 from llm2bids.space.table import sites_from_table, unit_table
@@ -390,6 +390,8 @@ class Space:
         }
         if self.layout is not None:  # no entry in index arrangement: older datasets have none
             meaning["layout"] = self.layout.metadata()
+        if calibration is not None and calibration.counts_per_sd != EARLIER_COUNTS_PER_SD:
+            meaning["counts_per_sd"] = calibration.counts_per_sd
         digest = hashlib.sha256(json.dumps(meaning, sort_keys=True).encode())
         digest.update(np.ascontiguousarray(self.voxels, dtype="<i4").tobytes())
         digest.update(np.ascontiguousarray(self.tissue, dtype="u1").tobytes())

@@ -6,8 +6,9 @@ from typing import Protocol
 
 from isal import isal_zlib
 
-COMPRESSION_LEVEL = 2
-"""Level of isal's deflate, 0 to 3: at 2 volumes get no larger than nibabel's (zlib's 1)."""
+COMPRESSION_LEVEL = 1
+"""Level of isal's deflate, 0 to 3: volumes are 0.2 % larger than at 2, and half as large again at 0
+in a tenth less time; at 3 they are larger and take thrice the time."""
 
 BLOCK = 1 << 20
 """Bytes that are deflated by themselves: shorter blocks give larger files."""

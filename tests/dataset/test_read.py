@@ -37,7 +37,7 @@ def test_activation_image_activation(dataset, synthetic):
     for run in dataset.runs:
         design = synthetic.make_design(int(run.participant_label), run.task)
         recorded = synthetic.make_recording(design).values
-        step = dataset.calibration.scale / 500
+        step = dataset.calibration.scale / dataset.calibration.counts_per_sd
         vary = np.arange(synthetic.n_units) != synthetic.constant_unit
         error = np.abs(dataset.values(run) - recorded)[:, vary]
         assert (error <= 0.501 * step[vary] + 1e-5).all()

@@ -29,7 +29,7 @@ class SyntheticRun:
     @property
     def sd_values(self):
         """Values in calibration sd, (n_volumes, n_voxels) in nilearn's order."""
-        return (self.counts[self.mask].T.astype(float) - 10000) / 500
+        return (self.counts[self.mask].T.astype(float) - 10000) / 100
 
 
 def make_transcript(trial_types, n_tokens, prefix="p"):
@@ -83,7 +83,7 @@ def make_run(
     on = np.repeat(np.array([kind == "tea" for kind in trial_types]), n_tokens)
     z[on, 1, 2, 1] += planted
     z[:, 5, 5, 6] = 0  # a dead unit
-    counts = np.round(10000 + 500 * z).astype(np.int16).transpose(1, 2, 3, 0)
+    counts = np.round(10000 + 100 * z).astype(np.int16).transpose(1, 2, 3, 0)
     image = nib.Nifti1Image(counts, AFFINE)
     image.header.set_zooms((2, 2, 2, 0.25))
     path = Path(folder) / name

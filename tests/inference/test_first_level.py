@@ -27,7 +27,7 @@ def prompt_series(run):
 
 
 def fit_prompts(run, *, n_blocks=1):
-    series = (prompt_series(run) - 10000) / 500
+    series = (prompt_series(run) - 10000) / 100
     table = trial_table(run.transcript, run.counts.shape[3])
     edges = np.linspace(0, series.shape[1], n_blocks + 1).astype(int)
     return (
@@ -125,11 +125,11 @@ def test_token_level_in_blocks_equals_nilearn_on_the_whole_brain(
         transposed(streams[1], edges, n_volumes, work_dir=tmp_path / "w") as second,
     ):
         fit = fit_first_level(
-            lambda b: [(scratch.read(b) - 10000.0) / 500 for scratch in (first, second)],
+            lambda b: [(scratch.read(b) - 10000.0) / 100 for scratch in (first, second)],
             edges, designs, {"tea": "tea"}, noise_model=noise_model,
         )  # fmt: skip
     assert list((tmp_path / "w").iterdir()) == []
-    scale = {"effect": 500, "variance": 500**2, "t": 1, "z": 1}
+    scale = {"effect": 100, "variance": 100**2, "t": 1, "z": 1}
     live = ~fit.constant
     for ours, theirs in OUTPUTS.items():
         expected = get_data(maps[theirs])[runs[0].mask] / scale[ours]

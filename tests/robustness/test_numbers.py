@@ -271,9 +271,9 @@ def test_units_that_are_constant_or_never_active_are_counted_and_finite(
     assert np.isfinite(values).all()
     about = dataset.sidecar(dataset.runs[0])
     assert about["NumberOfConstantUnits"] >= 2
-    # constant units carry the dither, a few counts of 1/500 of their scale, which is 1
-    np.testing.assert_allclose(values[:, constant], 2.5, atol=0.02)
-    np.testing.assert_allclose(values[:, dead], 0, atol=0.02)
+    # constant units carry the dither, a few counts of 1/100 of their scale, which is 1
+    np.testing.assert_allclose(values[:, constant], 2.5, atol=0.035)
+    np.testing.assert_allclose(values[:, dead], 0, atol=0.035)
 
 
 def test_values_beyond_int16_are_clipped_counted_and_whole_in_float32(tiny_loaded, tmp_path):
@@ -291,7 +291,7 @@ def test_values_beyond_int16_are_clipped_counted_and_whole_in_float32(tiny_loade
         prompt_ids=(), n_tokens=1,
     )  # fmt: skip
     narrow, counts = encode(recording.values, space, calibration, seed=0)
-    scaled = 10_000 + 500 * recording.values.astype(np.float64) / 1e-3
+    scaled = 10_000 + 100 * recording.values.astype(np.float64) / 1e-3
     beyond = np.count_nonzero((np.rint(scaled) < -32768) | (np.rint(scaled) > 32767))
     assert counts.clipped == beyond > 0
     assert narrow.min() >= -32768 and narrow.max() <= 32767

@@ -6,7 +6,7 @@ import pytest
 
 from llm2bids.exceptions import SpaceError
 from llm2bids.space.header import (
-    BOLD_WINDOW,
+    bold_window,
     fingerprint_differs,
     image_header,
     read_fingerprint,
@@ -15,9 +15,10 @@ from llm2bids.space.header import (
 PRINT = "0123456789abcdef" + "f" * 48
 
 
-def test_a_series_has_all_that_tools_read(space):
+def test_a_series_has_all_that_tools_read(space, calibration):
+    window = bold_window(calibration)
     header = image_header(
-        space, fingerprint=PRINT, dtype="int16", n_volumes=9, t_r=0.25, window=BOLD_WINDOW
+        space, fingerprint=PRINT, dtype="int16", n_volumes=9, t_r=0.25, window=window
     )
     assert header.get_data_shape() == (*space.shape, 9)
     assert header.get_data_dtype() == np.int16
@@ -28,7 +29,7 @@ def test_a_series_has_all_that_tools_read(space):
         np.testing.assert_allclose(affine, space.affine, atol=1e-5)
         assert code == 1
     assert header.get_slope_inter() == (1, 0)
-    assert (header["cal_min"], header["cal_max"]) == (8500, 11500)
+    assert (header["cal_min"], header["cal_max"]) == (9700, 10300)
     assert header["magic"].item() == b"n+1"
     assert header["vox_offset"] == 352
     assert header["descrip"].item() == b"llm2bids Tiny 0123456789abcdef"

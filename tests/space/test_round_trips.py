@@ -118,7 +118,7 @@ def test_activation_to_int16_to_activation_is_within_half_a_step(space, seed):
     assert counts.clipped == 0
     varies = ~constant_units(values, calibration)
     again = decode(volumes.T, space, calibration)
-    step = calibration.scale / 500
+    step = calibration.scale / calibration.counts_per_sd
     slack = 1e-3 * step + 4 * np.spacing(np.abs(values).max(axis=0))
     assert np.all((np.abs(again - values) <= step / 2 + slack)[:, varies])
 
@@ -132,6 +132,6 @@ def test_activation_to_float32_to_activation_is_within_rounding(space, seed):
     varies = ~constant_units(values, calibration, dtype="float32")
     assert counts.constant == np.count_nonzero(~varies)
     again = decode(volumes.T, space, calibration)
-    rounding = 2 * np.spacing(volumes.max()) * calibration.scale / 500
+    rounding = 2 * np.spacing(volumes.max()) * calibration.scale / calibration.counts_per_sd
     rounding = rounding + 4 * np.spacing(np.abs(values).max(axis=0))
     assert np.all((np.abs(again - values) <= rounding)[:, varies])
