@@ -35,6 +35,7 @@ if TYPE_CHECKING:
     from llm2bids.report.draw.color import register_colormaps as register_colormaps
     from llm2bids.report.flatmap import plot_flatmap as plot_flatmap
     from llm2bids.report.page import write_report as write_report
+    from llm2bids.scan.read import read as read
     from llm2bids.scan.record import record as record
     from llm2bids.scan.record import replay as replay
     from llm2bids.space.space import Space as Space
@@ -56,6 +57,7 @@ _WHERE = {
     "make_edit": "llm2bids.intervention.edit",
     "open_dataset": "llm2bids.dataset.read",
     "plot_flatmap": "llm2bids.report.flatmap",
+    "read": "llm2bids.scan.read",
     "record": "llm2bids.scan.record",
     "register_colormaps": "llm2bids.report.draw.color",
     "replay": "llm2bids.scan.record",

@@ -58,6 +58,22 @@ def option(
     return field(default=default, metadata={"argument": argument})
 
 
+def shared(kind: type, name: str, **changes: Any) -> Any:
+    """Take over an option of another class, with changes of what it says."""
+    item: Field[Any] = kind.__dataclass_fields__[name]  # type: ignore[attr-defined]
+    argument = replace(item.metadata["argument"], **changes)
+    return field(default=item.default, metadata={"argument": argument})
+
+
+def stored_settings(options: Any) -> dict[str, Any]:
+    """List the options that are kept as they are among the settings of a dataset."""
+    return {
+        item.name: getattr(options, item.name)
+        for item in fields(options)
+        if item.metadata["argument"].stored
+    }
+
+
 def none_or_name(text: str) -> str | None:
     """Read a flag that takes a name or ``none``."""
     return None if text == "none" else text

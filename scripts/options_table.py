@@ -9,16 +9,17 @@ from pathlib import Path
 
 from llm2bids.options import arguments
 from llm2bids.scan.options import ScanOptions
+from llm2bids.scan.reading import ReadOptions
 
 PAGES = Path(__file__).parents[1] / "docs/reference"
-BEGIN, END = "<!-- scan options: scripts/options_table.py -->\n", "<!-- end of scan options -->\n"
+BEGIN, END = "<!-- {} options: scripts/options_table.py -->\n", "<!-- end of {} options -->\n"
 
 
-def table() -> str:
+def table(options: type) -> str:
     """Make the table, the groups in their order."""
     lines = ["| option | value | default |", "|---|---|---|"]
     group = ""
-    for argument in sorted(arguments(ScanOptions).values(), key=lambda a: ORDER.index(a.group)):
+    for argument in sorted(arguments(options).values(), key=lambda a: ORDER.index(a.group)):
         if argument.group != group:
             group = argument.group
             lines.append(f"| **{group}** | | |")
@@ -34,22 +35,27 @@ def table() -> str:
     return "\n".join(lines) + "\n"
 
 
-ORDER = ("scan", "model", "volumes")
+ORDER = ("clock", "words", "reading", "scan", "model", "volumes")
 
 
-def defaults() -> str:
+def defaults(options: type) -> str:
     """Show the names and defaults of the options as Python."""
-    shown = ", ".join(f"{name}={value!r}" for name, value in vars(ScanOptions()).items())
+    shown = ", ".join(f"{name}={value!r}" for name, value in vars(options()).items())
     lines = textwrap.wrap(shown.replace("'", '"'), 95)
     return "\n".join(["```python", *lines, "```"]) + "\n"
 
 
 if __name__ == "__main__":
-    for page, made in (("command-line.md", table()), ("python-api.md", defaults())):
-        path = PAGES / page
-        before, rest = path.read_text(encoding="utf-8").split(BEGIN)
-        old, after = rest.split(END)
-        if "--check" not in sys.argv[1:]:
-            path.write_text(before + BEGIN + made + END + after, encoding="utf-8")
-        elif old != made:
-            sys.exit(f"{page}: call python scripts/options_table.py")
+    for kind, options in (("scan", ScanOptions), ("reading", ReadOptions)):
+        for page, made in (
+            ("command-line.md", table(options)),
+            ("python-api.md", defaults(options)),
+        ):
+            path = PAGES / page
+            begin, end = BEGIN.format(kind), END.format(kind)
+            before, rest = path.read_text(encoding="utf-8").split(begin)
+            old, after = rest.split(end)
+            if "--check" not in sys.argv[1:]:
+                path.write_text(before + begin + made + end + after, encoding="utf-8")
+            elif old != made:
+                sys.exit(f"{page}: call python scripts/options_table.py")

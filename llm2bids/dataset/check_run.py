@@ -24,7 +24,8 @@ _Found = Iterator[tuple[PurePosixPath, str]]
 def check_run_files(dataset: Dataset, run: Run, expected: Fingerprints) -> _Found:
     """Compare the files of a run with one another and with the space."""
     names = run.names
-    missing = [place for place in names.all() if not (dataset.path / place).is_file()]
+    files = names.possible() if dataset.settings.get("hrf_series") else names.all()
+    missing = [place for place in files if not (dataset.path / place).is_file()]
     for place in missing:
         yield place, "is missing"
     yield from _check_images(dataset, names, missing, expected)
@@ -94,6 +95,9 @@ def _check_tables(dataset: Dataset, run: Run, names: RunNames) -> _Found:
     except Llm2bidsError as error:
         yield names.transcript, str(error)
         return
+    if dataset.paradigm.order == "story":
+        yield from _check_story(dataset, run, names, transcript, t_r)
+        return
     if not np.array_equal(np.sort(volumes), np.arange(len(volumes))):
         yield names.transcript, "its volumes are not 0, 1, 2, ... with each once"
         return
@@ -108,7 +112,30 @@ def _check_tables(dataset: Dataset, run: Run, names: RunNames) -> _Found:
     else:
         if (text := _compare_events(events, recorded, t_r)) is not None:
             yield names.events, text
-    if (text := _compare_stim(dataset, names, transcript)) is not None:
+    if (text := _compare_stim(dataset, names, transcript, len(volumes))) is not None:
+        yield names.stim, text
+
+
+def _check_story(
+    dataset: Dataset, run: Run, names: RunNames, transcript: pd.DataFrame, t_r: float
+) -> _Found:
+    """Compare the words of a story with its tokens and its clock."""
+    n_volumes = int(dataset.sidecar(run).get("NumberOfVolumes", 0))
+    yield from _check_series(dataset, names, n_volumes, t_r)
+    volume = transcript["volume"].dropna().to_numpy(dtype=np.int64)
+    if len(volume) and not (volume.min() >= 0 and volume.max() < n_volumes):
+        yield names.transcript, f"its volumes are not within 0 to {n_volumes - 1}"
+        return
+    try:
+        events = dataset.events(run)
+    except Llm2bidsError as error:
+        yield names.events, str(error)
+        return
+    onset = transcript["onset"].dropna().to_numpy(dtype=float)
+    strange = onset[~np.isin(onset.round(4), events["onset"].to_numpy(dtype=float).round(4))]
+    if strange.size:
+        yield names.events, f"no word at {strange[0]:g} s, where the transcript has a token"
+    if (text := _compare_stim(dataset, names, transcript, n_volumes)) is not None:
         yield names.stim, text
 
 
@@ -159,7 +186,9 @@ def _compare_events(events: pd.DataFrame, recorded: pd.DataFrame, t_r: float) ->
     return None
 
 
-def _compare_stim(dataset: Dataset, names: RunNames, transcript: pd.DataFrame) -> str | None:
+def _compare_stim(
+    dataset: Dataset, names: RunNames, transcript: pd.DataFrame, n_volumes: int
+) -> str | None:
     """Compare prompt, position and token of the stimulus series with the transcript."""
 
     def whole(data: bytes) -> pd.DataFrame:
@@ -170,6 +199,6 @@ def _compare_stim(dataset: Dataset, names: RunNames, transcript: pd.DataFrame) -
         written = whole((dataset.path / names.stim).read_bytes())
     except (OSError, EOFError, ValueError, zlib.error) as error:
         return f"not a readable series ({error})"
-    if not written.equals(whole(stim_series(transcript))):
+    if not written.equals(whole(stim_series(transcript, n_volumes))):
         return "its tokens are not those of the transcript"
     return None

@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from llm2bids.dataset.confounds import centre_name, confounds_table
+from llm2bids.dataset.confounds import centre_name, confounds_table, independent_columns
 from llm2bids.dataset.layout import (
     DERIVATIVE,
     RunNames,
@@ -32,6 +32,7 @@ def write_derived_run(
     names: RunNames,
     recording: Recording,
     *,
+    hrf: Mapping[str, Any] | None,
     bold: Path,
     mean_counts: npt.NDArray[np.float64],
     space: Space,
@@ -42,7 +43,7 @@ def write_derived_run(
 ) -> None:
     """Stage the derivative's files of a run; mean_counts (n_z, n_y, n_x), in file order."""
     task = {"TaskName": recording.design.task}
-    timing = {"RepetitionTime": t_r, "StartTime": 0.0}
+    timing = {"RepetitionTime": t_r, "StartTime": recording.start_time}
     source = {"Sources": [f"bids:raw:{names.bold}"]}
     stage.path(names.preproc, merged=True)  # the raw series by another name: gone with it
     stage.link(names.preproc, bold)
@@ -59,6 +60,13 @@ def write_derived_run(
             **inherited,
         ),
     )
+    if hrf is not None:
+        description = "The raw series convolved in time with a haemodynamic response."
+        about_hrf = image_json(
+            space, description, fingerprint=fingerprint, **timing, SkullStripped=True,
+            **source, **inherited, **hrf,
+        )  # fmt: skip
+        _sidecar(stage, names.hrf, about_hrf)
     grey = template_file(space.label, "mask", label="GM")
     stage.link(names.mask, root / grey)
     about_mask = image_json(
@@ -81,14 +89,19 @@ def write_derived_run(
 def _write_tables(stage: Staging, names: RunNames, recording: Recording, *, t_r: float) -> None:
     per_prompt = recording.design.tokens_per_prompt
     task = {"TaskName": recording.design.task}
-    confounds = confounds_table(recording.tokens, tokens_per_prompt=per_prompt)
+    if recording.confounds is None:
+        confounds = confounds_table(recording.tokens, tokens_per_prompt=per_prompt)
+    else:
+        confounds = independent_columns(recording.confounds)
     write_table(stage.path(names.confounds), confounds)
-    known = fill_json("derivative/confounds.json", {"centre": centre_name(per_prompt)})
+    kind = "" if recording.confounds is None else "story_"
+    known = fill_json(f"derivative/{kind}confounds.json", {"centre": centre_name(per_prompt)})
     metadata = {name: known[name] for name in map(str, confounds)}
     _sidecar(stage, names.confounds, {"Description": "Confounds of the run.", **task, **metadata})
     write_transcript(stage.path(names.transcript), transcript_table(recording.tokens, t_r=t_r))
-    tokens = fill_json("derivative/tokens.json", {})
-    _sidecar(stage, names.transcript, {"Description": "Every generated token.", **task, **tokens})
+    tokens = fill_json(f"derivative/{kind}tokens.json", {})
+    what = f"Every {'token that was read' if kind else 'generated token'}."
+    _sidecar(stage, names.transcript, {"Description": what, **task, **tokens})
 
 
 def write_anatomy(stage: Staging, root: Path, participant_label: str, space: Space) -> None:

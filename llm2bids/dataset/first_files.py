@@ -42,9 +42,10 @@ def write_static_files(
     )
     raw["GeneratedBy"] = generated_by(raw, settings, fields)
     stage.text(root / "dataset_description.json", to_json(raw))
-    for name in ("README.md", "CHANGES"):
-        stage.text(root / name, fill_text(f"raw/{name}", fields))
-        stage.text(derivative / name, fill_text(f"derivative/{name}", fields))
+    readme = "story_README.md" if fields["kind"] == "story" else "README.md"
+    for name, template in (("README.md", readme), ("CHANGES", "CHANGES")):
+        stage.text(root / name, fill_text(f"raw/{template}", fields))
+        stage.text(derivative / name, fill_text(f"derivative/{template}", fields))
     derived = fill_json("derivative/dataset_description.json", fields, Authors=list(authors))
     derived["GeneratedBy"] = generated_by(derived, settings, fields)
     stage.text(derivative / "dataset_description.json", to_json(derived))
@@ -52,7 +53,8 @@ def write_static_files(
     stage.text(root / "code/bids-validator-config.json", to_json(fill_json(
         "validator_config.json", {})))  # fmt: skip
     stage.text(root / PARADIGM, paradigm.source)
-    _write_models(stage, paradigm, fields)
+    if paradigm.order != "story":  # every word of a story is of one type
+        _write_models(stage, paradigm, fields)
     for condition, prompts in banks.items():
         table = pd.DataFrame([vars(prompt) for prompt in prompts])
         stage.text(
@@ -74,7 +76,7 @@ def write_participant_sidecars(stage: Staging, fields: Mapping[str, Any]) -> Non
 def write_task_files(stage: Staging, task: Task, *, t_r: float, fields: Mapping[str, Any]) -> None:
     """Stage what all runs of a task inherit, with its first run."""
     stim = fill_json(
-        "raw/task_stim.json", {**fields, "task": task.label}, SamplingFrequency=1 / t_r
+        f"raw/{fields['kind']}_stim.json", {**fields, "task": task.label}, SamplingFrequency=1 / t_r
     )
     contents = (
         task_bold_json(task.label, task.conditions, fields),

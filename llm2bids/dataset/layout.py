@@ -167,6 +167,11 @@ class RunNames:
         return self._derived(space=self._space, desc="preproc")
 
     @property
+    def hrf(self) -> PurePosixPath:
+        """The series with a haemodynamic response, where that was asked for."""
+        return self._derived(space=self._space, desc="hrf")
+
+    @property
     def mask(self) -> PurePosixPath:
         """Mask of the units in the derivative."""
         return self._derived(space=self._space, desc="brain", suffix="mask", extension=IMAGE)
@@ -187,7 +192,7 @@ class RunNames:
         return self._derived(desc="transcript", suffix="tokens", extension=".tsv")
 
     def all(self) -> tuple[PurePosixPath, ...]:
-        """List every file of the run, the raw series last."""
+        """List every file that the run must have, the raw series last."""
         derived = (self.preproc, self.mask, self.boldref, self.confounds, self.transcript)
         return (
             self.bold_json,
@@ -197,6 +202,10 @@ class RunNames:
             *(sidecar(place) for place in derived),
             self.bold,
         )
+
+    def possible(self) -> tuple[PurePosixPath, ...]:
+        """List every file that the run may have."""
+        return (self.hrf, sidecar(self.hrf), *self.all())
 
     def _derived(self, **changes: str) -> PurePosixPath:
         return DERIVATIVE / build_path(replace(self._raw, **changes))  # type: ignore[arg-type]

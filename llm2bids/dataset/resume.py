@@ -109,7 +109,7 @@ def changed_runs(root: Path, space_label: str) -> set[PurePosixPath]:
     known = read_manifest(root)
     changed = set()
     for bold in list_bolds(root):
-        files = [place for place in run_names(bold, space_label).all() if place in known]
+        files = [place for place in run_names(bold, space_label).possible() if place in known]
         wrong = [p for p in files if not (root / p).is_file() or is_edited(root, p, known)]
         if wrong:
             refuse_missing(root / wrong[0], doing=_NOT_HERE)
@@ -219,7 +219,7 @@ def _leftovers(root: Path) -> list[PurePosixPath]:
                 names = RunNames(
                     entities.sub, entities.task, entities.run, space=space, extension=extension
                 )
-                ours = place in names.all()
+                ours = place in names.possible()
             if gone and ours:
                 leftovers.append(place)
     for path in data_files(root, "task-*.json"):

@@ -1,5 +1,7 @@
 """One run on its way into a dataset: checked against it, then made file by file."""
 
+from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import PurePosixPath
 from typing import Any
 
@@ -48,6 +50,11 @@ def check_run(dataset: Dataset, recording: Recording, *, t_r: float) -> None:
         raise DatasetError(
             f"{name}: repetition time {t_r}, the dataset has {known}; use the same, above 0"
         )
+    if dataset.settings["hrf_model"]:
+        raise DatasetError(
+            f"{dataset.path}: its raw series are convolved with a haemodynamic response, as an "
+            "earlier version did; record into another folder"
+        )
     tasks = [task.label for task in dataset.paradigm.tasks]
     if design.task not in tasks:
         raise DatasetError(
@@ -75,7 +82,15 @@ def stage_run(stage: Staging, dataset: Dataset, recording: Recording, *, t_r: fl
     design = recording.design
     names = dataset.names(design)
     task = next(task for task in dataset.paradigm.tasks if task.label == design.task)
-    counts, mean_counts = _write_bold(stage, names.bold, dataset, recording, t_r=t_r)
+    events = recording.events
+    if events is None:
+        events = events_table(design, t_r)
+    else:  # the words' own types
+        kinds = events["trial_type"].unique()
+        task = replace(task, conditions=tuple((str(kind), "story") for kind in kinds))
+    counts, mean_counts = _write_series(
+        stage, names.bold, dataset, recording, recording.values, t_r=t_r
+    )
     metadata = bold_json(
         recording,
         t_r=t_r,
@@ -86,14 +101,15 @@ def stage_run(stage: Staging, dataset: Dataset, recording: Recording, *, t_r: fl
         counts=counts,
     )
     stage.json(names.bold_json, metadata)
-    write_table(stage.path(names.events), events_table(design, t_r))
-    stage.path(names.stim).write_bytes(stim_series(recording.tokens))
+    write_table(stage.path(names.events), events)
+    stage.path(names.stim).write_bytes(stim_series(recording.tokens, design.n_volumes))
     write_task_files(stage, task, t_r=t_r, fields=dataset.fields)
     write_derived_run(
         stage,
         dataset.path,
         names,
         recording,
+        hrf=_write_hrf(stage, names.hrf, dataset, recording, t_r=t_r),
         bold=stage.path(names.bold),
         mean_counts=mean_counts,
         space=dataset.space,
@@ -114,10 +130,28 @@ def _stage_participant(stage: Staging, dataset: Dataset, label: str) -> None:
         stage_participants(stage, with_participant(table, label, dataset.settings))
 
 
-def _write_bold(
+def _write_hrf(
     stage: Staging, place: PurePosixPath, dataset: Dataset, recording: Recording, *, t_r: float
+) -> Mapping[str, Any] | None:
+    """Write the series with a haemodynamic response where that was asked for; give its entries."""
+    response = dataset.settings.get("hrf_series")
+    if response is None:
+        return None
+    values = convolve(recording.values, t_r, response, baseline=dataset.calibration.mean)
+    counts, _ = _write_series(stage, place, dataset, recording, values, t_r=t_r)
+    return {"HaemodynamicResponse": response, "NumberOfClippedValues": counts.clipped}
+
+
+def _write_series(
+    stage: Staging,
+    place: PurePosixPath,
+    dataset: Dataset,
+    recording: Recording,
+    values: npt.NDArray[np.float32],
+    *,
+    t_r: float,
 ) -> tuple[EncodingCounts, npt.NDArray[np.float64]]:
-    """Write the raw series; give what encoding could not keep, and the mean over time."""
+    """Write a series; give what encoding could not keep, and the mean over time."""
     space, calibration = dataset.space, dataset.calibration
     dtype = dataset.settings["volume_dtype"]
     n_volumes = recording.design.n_volumes
@@ -128,9 +162,6 @@ def _write_bold(
         n_volumes=n_volumes,
         t_r=t_r,
         window=bold_window(calibration),
-    )
-    values = convolve(
-        recording.values, t_r, dataset.settings["hrf_model"], baseline=calibration.mean
     )
     total = np.zeros(int(np.prod(space.shape)), dtype=np.float64)
     clipped, constant = 0, 0

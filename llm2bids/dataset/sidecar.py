@@ -59,6 +59,7 @@ def base_fields(space: Space, *, settings: Mapping[str, Any], paradigm: Paradigm
         "paradigm_name": paradigm.name,
         "paradigm_description": paradigm.description.strip().rstrip(".") + ".",
         "baseline": paradigm.baseline,
+        "kind": "story" if paradigm.order == "story" else "task",
     }
 
 
@@ -95,7 +96,7 @@ def bold_json(
     }
     return {
         "RepetitionTime": t_r,
-        "StartTime": 0.0,
+        "StartTime": recording.start_time,
         **{_camel(key): settings[key] for key in ("model", "revision") if settings.get(key)},
         **known,
         **{_camel(key): settings[key] for key in _PARADIGM if settings.get(key) is not None},
@@ -121,6 +122,12 @@ def bold_json(
 
 def _design_entries(design: RunDesign) -> dict[str, Any]:
     sampling = design.sampling
+    if design.clock_volumes is not None:  # nothing is drawn
+        return {
+            "Seed": design.seed,
+            "NumberOfPrompts": len(design.trials),
+            "NumberOfVolumes": design.n_volumes,
+        }
     return {
         "Seed": design.seed,
         "Context": design.context,
@@ -142,7 +149,9 @@ def task_bold_json(
     """Make the sidecar that all runs of a task inherit."""
     shown = ", ".join(trial_type for trial_type, _ in conditions)
     return {
-        **fill_json("raw/task_bold.json", {**fields, "task": task, "conditions": shown}),
+        **fill_json(
+            f"raw/{fields['kind']}_bold.json", {**fields, "task": task, "conditions": shown}
+        ),
         **fill_json("raw/mr_fields.json", fields),
     }
 
@@ -151,14 +160,16 @@ def task_events_json(
     conditions: Sequence[tuple[str, str]], fields: Mapping[str, Any]
 ) -> dict[str, Any]:
     """Make the sidecar of a task's events, with all levels of ``trial_type``."""
-    events = fill_json("raw/task_events.json", fields)
+    events = fill_json(f"raw/{fields['kind']}_events.json", fields)
     column = events["trial_type"]
+    what = "A word is read." if fields["kind"] == "story" else None
     column["Levels"] = {
-        trial_type: f"A prompt of the bank {bank} is shown and answered."
+        trial_type: what or f"A prompt of the bank {bank} is shown and answered."
         for trial_type, bank in conditions
     }
     column["HED"] = {
-        trial_type: f"Sensory-event, Experimental-stimulus, (Language-item, Label/{trial_type})"
+        trial_type: "Sensory-event, Experimental-stimulus, (Language-item, Label/"
+        f"{re.sub('[^A-Za-z0-9]', '', trial_type) or 'Other'})"
         for trial_type, _ in conditions
     }
     return events

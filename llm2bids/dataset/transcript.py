@@ -39,7 +39,9 @@ _STIM = {
 
 
 def transcript_table(tokens: pd.DataFrame, *, t_r: float) -> pd.DataFrame:
-    """Give every generated token its time."""
+    """Give every token its time: that of its volume, or that of its word in a story."""
+    if "onset" in tokens:
+        return tokens[[*COLUMNS, "word"]]
     volume = tokens["volume"].astype("Int64")
     onset = (volume.astype("Float64") * t_r).round(6)
     duration = pd.Series(t_r, index=tokens.index, dtype="Float64").where(volume.notna())
@@ -81,10 +83,15 @@ def read_transcript(path: Path) -> pd.DataFrame:
     return table
 
 
-def stim_series(tokens: pd.DataFrame) -> bytes:
-    """Make the stimulus series of a run: one row for each volume, compressed, without header."""
+def stim_series(tokens: pd.DataFrame, n_volumes: int) -> bytes:
+    """Make the stimulus series of a run: one row for each volume, compressed, without header.
+
+    A volume of several words has the last token, one of none has n/a.
+    """
     # BIDS 1.11, "Physiological and other continuous recordings"
-    recorded = tokens[tokens["volume"].notna()].sort_values("volume")
+    recorded = tokens[tokens["volume"].notna()].drop_duplicates("volume", keep="last")
+    recorded = recorded.set_index("volume").reindex(range(n_volumes))
     table = recorded.rename(columns=_STIM)[list(_STIM.values())]
+    table = table.astype(dict.fromkeys(("token_prompt", "token_position", "token_id"), "Int64"))
     text = table.to_csv(sep="\t", index=False, header=False, float_format="%.6g", na_rep="n/a")
     return gzip.compress(text.encode(), mtime=0)

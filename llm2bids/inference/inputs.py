@@ -147,6 +147,12 @@ def open_inputs(
     dataset = open_dataset(bids_dir)
     if not dataset.runs:
         raise InferenceError(f"{bids_dir}: has no run; record one with `llm2bids record`")
+    if dataset.paradigm.order == "story":
+        raise InferenceError(
+            f"{bids_dir}: stories that were read: words are no blocks of prompts to test; model "
+            "them with nilearn's first level on the derivative, or with `llm2bids features` and an "
+            "encoding toolkit"
+        )
     filters = {} if bids_filter_file is None else read_bids_filter(bids_filter_file)
     runs = {
         RunEntry(participant_label=run.participant_label, task=run.task, run=run.run): run

@@ -41,10 +41,13 @@ class RunDesign:
     context: Context
     sampling: Sampling
     seed: int  # of sampling and dither; from participant, task, run and the dataset's seed
+    clock_volumes: int | None = None  # volumes of a story, which come from a clock, not from tokens
 
     @property
     def n_volumes(self) -> int:
         """Number of volumes of the run."""
+        if self.clock_volumes is not None:
+            return self.clock_volumes
         return len(self.trials) * self.tokens_per_prompt
 
 

@@ -136,7 +136,7 @@ def _read_tasks(table: Table, order: Order) -> tuple[Task, ...]:
             )
         for trial_type, _ in task.conditions:
             other = trial_type_keys.setdefault(trial_type, key)
-            if other != key:
+            if other != key and order != "story":
                 raise table.error(
                     key,
                     f"trial type '{trial_type}' is also that of task '{other}', expected distinct "

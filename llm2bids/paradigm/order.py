@@ -5,6 +5,7 @@ from collections.abc import Sequence
 import numpy as np
 import numpy.typing as npt
 
+from llm2bids.exceptions import ParadigmError
 from llm2bids.paradigm.task import Order
 
 _Block = tuple[str | None, int]
@@ -31,6 +32,8 @@ def order_blocks(
     # every order begins and ends with off and is its own mirror image: a linear drift is orthogonal
     # to
     # on against off
+    if order == "story":
+        raise ParadigmError("order 'story': a story has no prompts to answer; `llm2bids read` it")
     if order == "interleaved":
         shown, n_prompts = list(trial_types) * prompts_per_block, 1
     else:

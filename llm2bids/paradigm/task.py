@@ -3,8 +3,8 @@
 from dataclasses import dataclass
 from typing import Literal
 
-Order = Literal["off_on_off", "multi_task", "interleaved"]
-"""Order of blocks in a run."""
+Order = Literal["off_on_off", "multi_task", "interleaved", "story"]
+"""Order of blocks in a run; a story is read from its first word to its last."""
 
 Context = Literal["fresh", "carry"]
 """Whether each prompt starts a context of its own or one running context is kept."""

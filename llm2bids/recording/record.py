@@ -39,6 +39,11 @@ class Recording:
     # prompt_tokens (with a carried context, of all that stands before the answer).
     tokens: pd.DataFrame
     provenance: Mapping[str, object] = field(default_factory=dict)  # for the sidecar
+    # Of a story: what is on its clock instead of trial by trial. Its tokens have onset and duration
+    # (those of their word), word (its number), and a volume that several share or none has.
+    events: pd.DataFrame | None = None  # one row for each word that has a time
+    confounds: pd.DataFrame | None = None  # one row for each volume
+    start_time: float = 0.0  # from a volume's onset to the time that it stands for, seconds
 
 
 def record_run(

@@ -1,11 +1,11 @@
 """The options of a scan: verbs, command line, settings and the reference page take them."""
 
-from dataclasses import dataclass, fields
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from llm2bids.exceptions import UsageError
-from llm2bids.options import none_or_name, option
+from llm2bids.options import none_or_name, option, stored_settings
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -197,10 +197,10 @@ class ScanOptions:
     hrf_model: str | None = option(
         None,
         "--hrf",
-        "convolve with a haemodynamic response before writing, for tools that insist",
+        "write the series convolved with a haemodynamic response too (desc-hrf_bold in the "
+        "derivative), for tools that insist",
         group="volumes",
         shown="none",
-        stored=True,
         parse=none_or_name,
         choices=("none", "spm", "glover"),
     )
@@ -284,19 +284,20 @@ class ScanOptions:
 
     def settings(self, scan: "Scan", sites: "Sequence[Site]", model: Any) -> dict[str, Any]:
         """List what must not change within a dataset; `model`: a loaded one, or its outline."""
-        stored = {
-            item.name: getattr(self, item.name)
-            for item in fields(self)
-            if item.metadata["argument"].stored
-        }
-        return stored | {
-            "model": model.name,
-            "dtype": model.dtype,
-            "sites": [site.name for site in sites],
-            "paradigm": scan.paradigm.name,
-            "paradigm_sha256": scan.paradigm_sha256,
-            "prompts_per_block": scan.paradigm.prompts_per_block,
-            "tokens_per_prompt": scan.paradigm.tokens_per_prompt,
-            "t_r": scan.t_r,
-            "space_label": self.space_label or model.label,
-        }
+        # hrf_model is of earlier versions, whose raw series are convolved
+        response = {"hrf_series": self.hrf_model} if self.hrf_model else {}
+        return (
+            stored_settings(self)
+            | response
+            | {
+                "model": model.name,
+                "dtype": model.dtype,
+                "sites": [site.name for site in sites],
+                "paradigm": scan.paradigm.name,
+                "paradigm_sha256": scan.paradigm_sha256,
+                "prompts_per_block": scan.paradigm.prompts_per_block,
+                "tokens_per_prompt": scan.paradigm.tokens_per_prompt,
+                "t_r": scan.t_r,
+                "space_label": self.space_label or model.label,
+            }
+        )

@@ -17,6 +17,7 @@ from llm2bids.exceptions import UsageError
 from llm2bids.options import takes_options
 from llm2bids.paradigm.design import RunDesign, share_prompts
 from llm2bids.paradigm.seed import derive_seed
+from llm2bids.paradigm.task import Prompt
 from llm2bids.recording.buffers import RunBuffers
 from llm2bids.recording.calibration import calibrate
 from llm2bids.recording.draw import Scan
@@ -168,16 +169,10 @@ def _prepare(bids_dir: Path, options: ScanOptions, answers: GivenAnswers | None)
     _check_lengths(loaded, scan, keep_first=options.keep_first)
     settings = {
         **options.settings(scan, sites, loaded),
-        "revision": loaded.revision,
-        "weights_sha256": loaded.weights_sha256,
-        "device": loaded.device,
+        **_loaded_settings(loaded),
         "answers_sha256": answers.sha256 if answers else None,
         **choice.settings,
     }
-    # no entries for what datasets of earlier versions could not be
-    for name in ("random_weights", "adapter", "quantization"):
-        if getattr(loaded, name) is not None:
-            settings[name] = getattr(loaded, name)
     if chat is not None:
         settings |= {"chat_template": chat.template_sha256(loaded.tokenizer), "system": chat.system}
     functions = {site.scores.function for site in sites if site.scores}
@@ -194,6 +189,15 @@ def _prepare(bids_dir: Path, options: ScanOptions, answers: GivenAnswers | None)
         exactness=exactness,
         settings=settings,
     )
+
+
+def _loaded_settings(loaded: "LoadedModel") -> dict[str, Any]:
+    """List what a loaded model adds to the settings."""
+    # no entries for what datasets of earlier versions could not be
+    names = ("random_weights", "adapter", "quantization")
+    made = {name: getattr(loaded, name) for name in names if getattr(loaded, name) is not None}
+    origin = {name: getattr(loaded, name) for name in ("revision", "weights_sha256", "device")}
+    return origin | made
 
 
 def _load(options: ScanOptions) -> tuple["LoadedModel", tuple["Site", ...], "Exactness"]:
@@ -236,7 +240,12 @@ def _check_lengths(loaded: "LoadedModel", scan: Scan, *, keep_first: bool) -> No
 
 
 def _open_writer(
-    bids_dir: Path, prepared: _Prepared, *, progress: bool, overwrite: bool
+    bids_dir: Path,
+    prepared: _Prepared,
+    *,
+    progress: bool,
+    overwrite: bool,
+    banks: Mapping[str, Sequence[Prompt]] | None = None,
 ) -> DatasetWriter:
     """Open the dataset, or begin it: calibration, localizer, template."""
     options, scan, loaded = prepared.options, prepared.scan, prepared.loaded
@@ -282,6 +291,7 @@ def _open_writer(
         settings=prepared.settings,
         weight_norms=weight_norms(loaded, prepared.sites),
         authors=options.authors,
+        banks=banks,
         stability=stability,
         exactness=prepared.exactness.metadata(),
     )

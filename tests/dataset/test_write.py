@@ -18,10 +18,12 @@ import pytest
 
 from llm2bids.dataset import run as run_module
 from llm2bids.dataset.check import check_dataset
+from llm2bids.dataset.layout import sidecar
 from llm2bids.dataset.read import open_dataset
 from llm2bids.dataset.write import DatasetWriter, estimate_run_bytes
 from llm2bids.exceptions import DatasetError
 from llm2bids.store import commit as commit_module
+from llm2bids.store.json import read_json
 
 DERIVATIVE = Path("derivatives/llm2bids")
 STEM = "sub-01_task-fossils"
@@ -160,12 +162,23 @@ def test_not_compressed_and_float32(synthetic, tmp_path):
     np.testing.assert_allclose(dataset.values(run)[:, vary], recorded[:, vary], atol=1e-4)
 
 
-def test_convolved_on_export(synthetic, tmp_path):
-    root = synthetic.write_dataset(tmp_path / "hrf", n_participants=1, hrf_model="glover")
+def test_a_convolved_series_beside_the_raw_one(synthetic, tmp_path):
+    plain = open_dataset(synthetic.write_dataset(tmp_path / "plain", n_participants=1))
+    root = synthetic.write_dataset(tmp_path / "hrf", n_participants=1, hrf_series="glover")
     dataset = open_dataset(root)
-    on = dataset.values(dataset.runs[0])[:, synthetic.planted["fossils"]]
-    assert on[40:44].mean() < on[64:76].mean()
-    assert dataset.sidecar(dataset.runs[0])["HaemodynamicResponse"] == "glover"
+    run = dataset.runs[0]
+    unit = synthetic.planted["fossils"]
+    raw = dataset.values(run)
+    np.testing.assert_array_equal(raw, plain.values(plain.runs[0]))
+    assert dataset.sidecar(run)["HaemodynamicResponse"] == "none"
+    on = dataset.space.to_units(root / run.names.hrf)[:, unit]
+    assert on[40:44].mean() < on[64:76].mean()  # it rises late
+    assert read_json(root / sidecar(run.names.hrf))["HaemodynamicResponse"] == "glover"
+
+
+def test_a_dataset_whose_raw_series_are_convolved_is_not_gone_on_with(synthetic, tmp_path):
+    with pytest.raises(DatasetError, match="as an earlier version did; record into another folder"):
+        synthetic.write_dataset(tmp_path / "hrf", hrf_model="glover")
 
 
 def test_resume_writes_what_is_missing(synthetic, tmp_path):

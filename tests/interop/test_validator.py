@@ -54,7 +54,7 @@ def test_it_finds_what_is_wrong(written, tmp_path):
 
 @pytest.mark.slow
 @pytest.mark.parametrize(
-    "changes", [{"compress": False, "volume_dtype": "float32"}, {"hrf_model": "spm"}]
+    "changes", [{"compress": False, "volume_dtype": "float32"}, {"hrf_series": "spm"}]
 )
 def test_other_ways_of_storing_are_valid_too(synthetic, tmp_path, changes):
     root = synthetic.write_dataset(tmp_path / "other", **changes)

@@ -1,0 +1,205 @@
+"""The options of a reading: its own, and those that it shares with a scan."""
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass, fields
+from pathlib import Path
+
+from llm2bids.exceptions import UsageError
+from llm2bids.options import option, shared
+from llm2bids.recording.read import Reading
+from llm2bids.scan.options import ScanOptions, read_seconds
+
+
+def _seconds(text: str) -> float | None:
+    """Read ``--tr``, which has no default here."""
+    return None if text == "none" else read_seconds(text)
+
+
+def _context(text: str) -> str | int:
+    """Read ``--context``: story, sentence, or tokens."""
+    if text in ("story", "sentence"):
+        return text
+    if not text.isdecimal() or not int(text):
+        raise UsageError(f"--context {text}: expected story, sentence, or a number of tokens")
+    return int(text)
+
+
+@dataclass(frozen=True, kw_only=True)
+class ReadOptions:
+    """What is read, how, and on which clock."""
+
+    t_r: float | None = shared(
+        ScanOptions,
+        "t_r",
+        text="RepetitionTime in seconds, above 0; with --per-word it is nominal",
+        group="clock",
+        shown_default="none",
+        parse=_seconds,
+    )
+    like: str | Path | None = option(
+        None,
+        "--like",
+        "human BIDS dataset whose runs of --task give RepetitionTime and number of volumes",
+        group="clock",
+        shown="none",
+        metavar="BIDS_DIR",
+    )
+    per_word: bool = option(
+        False,
+        "--per-word",
+        "one volume a word, for EEG, MEG and reading times",
+        group="clock",
+        stored=True,
+    )
+    task_labels: Sequence[str] | None = option(
+        None,
+        "--task",
+        "read only this story (task of the human dataset); repeatable",
+        group="clock",
+        shown="all",
+        action="append",
+        metavar="LABEL",
+    )
+    participant_labels: Sequence[str] | None = option(
+        None,
+        "--participant-label",
+        "read for the runs of these participants of the human dataset, each by itself; repeatable",
+        group="clock",
+        shown="all of a BIDS dataset's words; one reading for runs of one clock",
+        action="append",
+        metavar="LABEL",
+    )
+    word_column: str | None = option(
+        None,
+        "--word-column",
+        "column of the words",
+        group="words",
+        shown="word, or text",
+        metavar="NAME",
+    )
+    select: str | None = option(
+        None,
+        "--select",
+        "rows of the stimuli to read, as pandas asks: 'trial_type==\"Words\"'; where --like "
+        "names another dataset, the one event of its runs with which the story begins",
+        group="words",
+        shown="all; the run's first volume",
+        metavar="QUERY",
+    )
+    tier: str | None = option(
+        None, "--tier", "interval tier of a TextGrid", group="words", shown="word", metavar="NAME"
+    )
+    context: str | int = option(
+        "story",
+        "--context",
+        "what the model has before it at a word: the story, the sentence, or at most N tokens",
+        group="reading",
+        shown="story",
+        stored=True,
+        parse=_context,
+        metavar="story|sentence|N",
+    )
+    stride: int | None = option(
+        None,
+        "--stride",
+        "tokens by which a window moves on; 1 gives every token N tokens of context",
+        group="reading",
+        shown="half the window",
+        stored=True,
+        type=int,
+        metavar="TOKENS",
+    )
+    pool: str = option(
+        "last",
+        "--pool",
+        "which of a word's tokens give its value",
+        group="reading",
+        stored=True,
+        choices=("last", "mean", "sum"),
+    )
+    at: str = option(
+        "word",
+        "--at",
+        "position that has read the word, or that predicts it",
+        group="reading",
+        stored=True,
+        choices=("word", "before"),
+    )
+    resampling: str = option(
+        "lanczos",
+        "--resample",
+        "values of words to volumes: a Lanczos filter (3 lobes, cutoff 1/TR), their average in "
+        "each volume, or the last word in each",
+        group="reading",
+        stored=True,
+        choices=("lanczos", "average", "none"),
+    )
+    anchor: str = option(
+        "mid",
+        "--anchor",
+        "time within a word at which its value stands",
+        group="reading",
+        stored=True,
+        choices=("mid", "onset", "end"),
+    )
+    model: str | Path = shared(ScanOptions, "model")
+    revision: str | None = shared(ScanOptions, "revision")
+    adapter: str | Path | None = shared(ScanOptions, "adapter")
+    sites: Sequence[str] = shared(ScanOptions, "sites")
+    device: str = shared(ScanOptions, "device")
+    dtype: str = shared(ScanOptions, "dtype")
+    trust_remote_code: bool = shared(ScanOptions, "trust_remote_code")
+    random_weights: int | None = shared(ScanOptions, "random_weights", group="model")
+    seed: int = shared(ScanOptions, "seed", group="volumes")
+    volume_dtype: str = shared(ScanOptions, "volume_dtype")
+    compress: bool = shared(ScanOptions, "compress")
+    hrf_model: str | None = shared(ScanOptions, "hrf_model")
+    arrangement: str | Path = shared(
+        ScanOptions,
+        "arrangement",
+        text="units in a panel: index (native order), random, or as in another dataset (its "
+        "folder, or its tpl-*_arrangement.tsv.gz)",
+    )
+    space_label: str | None = shared(ScanOptions, "space_label")
+    authors: Sequence[str] = shared(ScanOptions, "authors")
+
+    def scan_options(self) -> ScanOptions:
+        """Give what a reading shares with a scan."""
+        known = {option.name for option in fields(ScanOptions)} - {"task_labels"}
+        return ScanOptions(
+            **{
+                option.name: getattr(self, option.name)
+                for option in fields(self)
+                if option.name in known
+            }
+        )
+
+
+def make_reading(
+    asked: ReadOptions, *, t_r: float, n_volumes: int, start_time: float | None = None
+) -> Reading:
+    """Put a clock and the options of a reading together."""
+    if not 0 < t_r < math.inf:
+        raise UsageError(f"repetition time (--tr) {t_r}: expected seconds above 0")
+    if isinstance(asked.context, str) and asked.context not in ("story", "sentence"):
+        raise UsageError(
+            f"context (--context) {asked.context!r}: expected story, sentence or tokens"
+        )
+    if isinstance(asked.context, int) and asked.context < 1:
+        raise UsageError(f"context (--context) {asked.context}: expected 1 token or more")
+    if asked.stride is not None and asked.stride < 1:
+        raise UsageError(f"stride (--stride) {asked.stride}: expected 1 token or more")
+    middle = t_r / 2 if start_time is None else start_time
+    return Reading(
+        t_r=t_r,
+        n_volumes=n_volumes,
+        start_time=0.0 if asked.per_word else middle,
+        context=asked.context,
+        stride=asked.stride,
+        pool=asked.pool,  # type: ignore[arg-type]
+        at=asked.at,  # type: ignore[arg-type]
+        resampling=asked.resampling,  # type: ignore[arg-type]
+        anchor=asked.anchor,  # type: ignore[arg-type]
+        per_word=asked.per_word,
+    )
