@@ -1,0 +1,156 @@
+"""The model of a dataset, loaded again, with the prompts that nothing has shown it."""
+
+import logging
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from functools import cached_property
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+import numpy.typing as npt
+
+from llm2bids.dataset.read import Dataset, open_dataset
+from llm2bids.exceptions import InterventionError, UsageError
+from llm2bids.intervention.held_out import held_out_prompts, shown_prompts
+from llm2bids.options import option
+from llm2bids.paradigm.task import Prompt
+from llm2bids.recording.trials import prompt_tokens
+from llm2bids.space.stat_map import unit_values
+from llm2bids.store.files import data_files
+
+if TYPE_CHECKING:
+    from llm2bids.model.load import LoadedModel
+
+log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True, kw_only=True)
+class SubjectOptions:
+    """Which model, and which prompts are drawn."""
+
+    model: str | None = option(
+        None, "--model", "the dataset's model, where its name does not lead to it", group="model",
+        shown="the dataset's", metavar="NAME_OR_PATH",
+    )  # fmt: skip
+    device: str = option("auto", "--device", "auto, cpu, cuda, cuda:N or mps", group="model")
+    seed: int = option(
+        0, "--seed", "chooses the held-out prompts and the random controls", group="prompts",
+        type=int, metavar="N",
+    )  # fmt: skip
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Subject:
+    """A dataset, its model, and the seed that prompts are drawn with."""
+
+    dataset: Dataset
+    loaded: "LoadedModel"
+    seed: int
+
+    @cached_property
+    def shown(self) -> frozenset[str]:
+        """Prompts that a run, the calibration or the localizer shows."""
+        return shown_prompts(self.dataset)
+
+    @property
+    def baseline(self) -> str:
+        """Bank of the off prompts."""
+        return self.dataset.paradigm.baseline
+
+    @cached_property
+    def banks(self) -> dict[str, str]:
+        """Bank of each task that has runs."""
+        return {
+            task.label: task.conditions[0][1]
+            for task in self.dataset.paradigm.tasks
+            if task.label in self.dataset.tasks
+        }
+
+    def check_tasks(self, tasks: Sequence[str]) -> tuple[str, ...]:
+        """Give the tasks asked for, all without; refuse those that the dataset does not have."""
+        if unknown := [task for task in tasks if task not in self.banks]:
+            raise UsageError(
+                f"task {', '.join(unknown)}: not in {self.dataset.path}, which has "
+                f"{', '.join(self.banks)}"
+            )
+        return tuple(tasks) or tuple(self.banks)
+
+    def held_out(self, bank: str, n: int) -> tuple[Prompt, ...]:
+        """Draw prompts of a bank that nothing has used."""
+        return held_out_prompts(self.dataset, bank, n=n, seed=self.seed, shown=self.shown)
+
+    def shown_of(self, bank: str, n: int) -> tuple[Prompt, ...]:
+        """Draw up to `n` prompts of a bank that runs show: to learn directions and probes from."""
+        table = self.dataset.prompts
+        table = table[(table["condition"] == bank) & table["prompt_id"].isin(self.shown)]
+        order = np.random.default_rng(self.seed).permutation(len(table))[:n]
+        rows = table.sort_values("prompt_id").iloc[np.sort(order)]
+        names = ("prompt_id", "condition", "topic", "text")
+        return tuple(
+            Prompt(**{n: str(getattr(row, n)) for n in names}) for row in rows.itertuples()
+        )
+
+    def tokens(self, prompts: Sequence[Prompt], *, n_tokens: int = 0) -> list[list[int]]:
+        """Tokenize prompts, each a context of its own."""
+        return prompt_tokens(self.loaded, prompts, n_tokens=n_tokens)
+
+    def effect_map(self, analysis_dir: Path, task: str, *, against: str = "") -> Path:
+        """Find the group effect map of a task in an analysis."""
+        bank = self.dataset.paradigm.tasks
+        kinds = [kind for known in bank if known.label == task for kind, _ in known.conditions]
+        contrast = f"{kinds[0]}{against}"
+        found = data_files(
+            analysis_dir,
+            f"group/task-{task}_space-*_contrast-{contrast}_stat-effect_statmap.nii.gz",
+        )
+        if not found:
+            raise InterventionError(
+                f"{analysis_dir}: no group effect map of task {task} (contrast {contrast}); run "
+                f"`llm2bids analyze {self.dataset.path.name} {analysis_dir.name} group` first, or "
+                "give a map with --map"
+            )
+        return found[0]
+
+    def effect(self, path: Path) -> npt.NDArray[np.float64]:
+        """Read a map of this dataset, (n_units,); one of another model is refused."""
+        prints = (self.dataset.fingerprint, self.dataset.space.fingerprint())
+        return unit_values(path, self.dataset.space, fingerprint=prints)
+
+
+def open_subject(
+    bids_dir: str | Path, *, model: str | None = None, device: str = "auto", seed: int = 0
+) -> Subject:
+    """Open a dataset and load the model that it was recorded from; other weights are refused."""
+    from llm2bids.model.chat import Chat, with_chat
+    from llm2bids.model.embedded import NAME
+    from llm2bids.model.load import load_model
+    from llm2bids.model.place import EMBEDDED
+
+    dataset = open_dataset(bids_dir)
+    settings = dataset.settings
+    name = str(settings["model"])
+    source = model or (EMBEDDED if name == NAME else name)
+    seeded = settings.get("random_weights")
+    if seeded is not None and model is None:
+        raise UsageError(
+            f"{bids_dir}: recorded from random weights of {name}; name the model that they were "
+            "drawn for: --model NAME_OR_PATH"
+        )
+    loaded = load_model(
+        source,
+        device=device,
+        dtype=str(settings.get("dtype") or "auto"),
+        revision=settings.get("revision"),
+        random_weights=seeded,
+    )
+    if loaded.weights_sha256 != settings["weights_sha256"]:
+        raise InterventionError(
+            f"model {source}: weights {loaded.weights_sha256[:16]}; {bids_dir} was recorded from "
+            f"{name} with {str(settings['weights_sha256'])[:16]}: expected the same; give that "
+            "model with --model"
+        )
+    loaded = replace(loaded, batching=settings.get("batching", "padded"))
+    if "chat_template" in settings:
+        loaded = with_chat(loaded, Chat(system=settings.get("system")))
+    return Subject(dataset=dataset, loaded=loaded, seed=seed)
