@@ -166,27 +166,39 @@ def edit_units(
             f"method {method}: value (--value) is {value}; expected "
             f"{'none' if value is not None else 'a number'}"
         )
-    units, number = chosen.units, np.float32(0 if value is None else value)
     provenance = chosen.provenance
-    if method == "mean":
-        values = dataset.calibration.mean[units]
-    elif method == "resample":
-        values, shown = resting_rows(dataset, units, seed=seed)
-        provenance = provenance | shown
-    elif method == "add":
-        values = (number * chosen.values * dataset.calibration.scale[units]).astype(np.float32)
+    if method == "add":
+        moved = np.float32(value or 0) * chosen.values
+        values = (moved * dataset.calibration.scale[chosen.units]).astype(np.float32)
     else:
-        values = np.full(units.size, number, dtype=np.float32)
+        values, shown = method_values(dataset, method, chosen.units, value=value, seed=seed)
+        provenance = provenance | shown
     return Edit(
         kind="add" if method == "add" else "scale" if method == "scale" else "set",
         method=method,
         label=label,
-        parts=grouped(dataset.space.sites, units, values),
+        parts=grouped(dataset.space.sites, chosen.units, values),
         **identity(dataset.space),
         source=chosen.source,
         criterion=chosen.criterion,
         made_from=levels(provenance),
     )
+
+
+def method_values(
+    dataset: Dataset,
+    method: Method,
+    units: npt.NDArray[np.intp],
+    *,
+    value: float | None = None,
+    seed: int = 0,
+) -> tuple[Floats, Provenance]:
+    """Give what units (n,) are set to, (n,) or (n_rows, n), and the data that this comes from."""
+    if method == "mean":
+        return dataset.calibration.mean[units], Provenance()
+    if method == "resample":
+        return _resting_rows(dataset, units, seed=seed)
+    return np.full(units.size, 0 if value is None else value, dtype=np.float32), Provenance()
 
 
 def vector_edit(
@@ -316,7 +328,7 @@ def levels(provenance: Provenance) -> dict[str, tuple[str, ...]]:
     return {level: tuple(sorted(provenance.names(level))) for level in LEVELS}
 
 
-def resting_rows(
+def _resting_rows(
     dataset: Dataset, units: npt.NDArray[np.intp], *, seed: int
 ) -> tuple[Floats, Provenance]:
     """Take values (n_rows, n_units) at off-topic tokens of runs, and say what these showed."""

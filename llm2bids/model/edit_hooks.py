@@ -61,6 +61,12 @@ def editable_sites(loaded: LoadedModel, edit: Edit) -> dict[str, Site]:
                 f"edit {edit.label}: site {site.name} cannot be edited: {reason}; leave it out "
                 "with --sites (`llm2bids sites` lists what can be edited)"
             )
+        if found[site.name].scores is not None:
+            raise InterventionError(
+                f"edit {edit.label}: site {site.name} cannot be edited: its units are "
+                "probabilities of experts, which the module itself does not return; edit the "
+                "experts or the residual stream instead"
+            )
         if found[site.name].width != site.width:
             raise InterventionError(
                 f"edit {edit.label}: site {site.name} has {found[site.name].width} units in "

@@ -27,7 +27,7 @@ def text_nll(
     *,
     batch_size: int | None = None,
     names: Sequence[str] | None = None,
-    on_text: Callable[[int], None] | None = None,
+    on_text: Callable[[int], object] | None = None,
 ) -> Nats:
     """Measure texts of two tokens or more; `names` are what a message calls them."""
     nats: dict[int, npt.NDArray[np.float64]] = {}
@@ -48,20 +48,30 @@ def text_nll(
 
 
 def mean_magnitude(
+    loaded: LoadedModel, texts: Sequence[Sequence[int]], sites: Sequence[Site]
+) -> npt.NDArray[np.float64]:
+    """Average |activation| of each unit over the tokens of texts but their first, (n_units,)."""
+    return _averaged(loaded, texts, sites, np.abs)
+
+
+def mean_activation(
+    loaded: LoadedModel, texts: Sequence[Sequence[int]], sites: Sequence[Site]
+) -> npt.NDArray[np.float64]:
+    """Average each unit over the tokens of texts but their first, (n_units,)."""
+    return _averaged(loaded, texts, sites, np.asarray)
+
+
+def _averaged(
     loaded: LoadedModel,
     texts: Sequence[Sequence[int]],
     sites: Sequence[Site],
-    *,
-    batch_size: int | None = None,
+    of: Callable[[npt.NDArray[np.float32]], npt.NDArray[np.float32]],
 ) -> npt.NDArray[np.float64]:
-    """Average |activation| of each unit over the tokens of texts but their first, (n_units,).
-
-    The first token of a context takes attention that has nowhere to go: its values are larger by
-    orders than all others.
-    """
+    # the first token of a context takes attention that has nowhere to go: its values are larger by
+    # orders than all others
     total = np.zeros(sum(site.width for site in sites))
     n_tokens = 0
-    for rows in _batches(loaded, texts, batch_size or BATCH_SIZE):
+    for rows in _batches(loaded, texts, BATCH_SIZE):
         batch = [texts[row] for row in rows]
         token_ids, mask = padded(batch, loaded, left=False)
         longest = token_ids.shape[1]
@@ -72,7 +82,7 @@ def mean_magnitude(
             others = {} if loaded.batching == "single" else {"attention_mask": mask}
             loaded.model(input_ids=token_ids, use_cache=False, **others)
         for text, per_token in zip(batch, values, strict=True):
-            total += np.abs(per_token[1 : len(text)]).sum(axis=0, dtype=np.float64)
+            total += of(per_token[1 : len(text)]).sum(axis=0, dtype=np.float64)
             n_tokens += len(text) - 1
     return total / max(n_tokens, 1)
 

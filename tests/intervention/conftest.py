@@ -49,3 +49,13 @@ def scanned(
         device="cpu",
         progress=False,
     )
+
+
+@pytest.fixture(scope="session")
+def analysed(scanned: Dataset, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The participants' effect maps of that scan; results are written beside them."""
+    from llm2bids.inference.analyze import analyze_participants
+
+    out_dir = tmp_path_factory.mktemp("analysed") / "analysis"
+    analyze_participants(scanned.path, out_dir)
+    return out_dir

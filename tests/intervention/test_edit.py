@@ -10,7 +10,7 @@ import torch
 import llm2bids
 from llm2bids.exceptions import InterventionError, ModelError, SpaceError, UsageError
 from llm2bids.inference.provenance import Provenance
-from llm2bids.intervention.edit import choose_units, default_sites, resting_rows, vector_edit
+from llm2bids.intervention.edit import choose_units, default_sites, method_values, vector_edit
 from llm2bids.intervention.held_out import held_out_prompts, shown_prompts
 from llm2bids.model.sites import find_sites
 from llm2bids.network.network import from_stat_maps
@@ -98,7 +98,7 @@ def test_a_head_of_the_atlas(scanned):
 
 def test_resampled_values_were_there(scanned, values):
     chosen = choose_units(scanned, stat_img=values, top_percent=5)
-    rows, shown = resting_rows(scanned, chosen.units, seed=3)
+    rows, shown = method_values(scanned, "resample", chosen.units, seed=3)
     off = np.concatenate(
         [
             scanned.values(run)[

@@ -219,7 +219,7 @@ def test_magnitude_leaves_the_first_token_out(tiny_loaded):
     loaded = tiny_loaded("llama")
     sites = find_sites(loaded).sites[3:6]
     texts = [[5, 9, 30, 7], [4, 4], [8, 9, 10, 11, 12, 13]]
-    measured = mean_magnitude(loaded, texts, sites, batch_size=2)
+    measured = mean_magnitude(loaded, texts, sites)
     taken = {site.name: [] for site in sites}
     for site in sites:
         module = loaded.model.get_submodule(site.name)

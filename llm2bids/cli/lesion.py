@@ -1,0 +1,38 @@
+"""Lesion the tasks' networks, and measure what the model loses.
+
+Set the units of each task's network to their calibration mean (a virtual lesion, an ablation) while
+the model reads held-out text of every task and of none, and measure the change of the negative log
+likelihood a token: a matrix of networks by texts, beside random units that are matched by site and
+activation, networks of shuffled tasks, and the untrained architecture. Writes tables, edit files
+and figures to group/lesion of the analysis. A lesion shows which text needs these units as they
+are; not that the topic is stored in them.
+"""
+
+import argparse
+from pathlib import Path
+
+from llm2bids.cli import options
+from llm2bids.intervention.lesion import LesionOptions
+from llm2bids.intervention.subject import SubjectOptions
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Add what the command takes."""
+    options.bids_dir(parser, "the dataset that was recorded from the model")
+    text = "what `llm2bids analyze` wrote, with the tasks' effect maps"
+    parser.add_argument("analysis_dir", type=Path, metavar="ANALYSIS_DIR", help=text)
+    options.of(parser, LesionOptions, SubjectOptions)
+
+
+def run(args: argparse.Namespace) -> int:
+    """Lesion, and say what was lost."""
+    from llm2bids.intervention.lesion import lesion
+
+    result = lesion(
+        args.bids_dir,
+        args.analysis_dir,
+        progress=args.progress,
+        **options.read(args, LesionOptions, SubjectOptions),
+    )
+    print(result.describe())
+    return 0
