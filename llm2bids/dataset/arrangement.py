@@ -64,10 +64,8 @@ class Given:
                 "one of the same model and --sites"
             )
         try:
-            return rearrange(
-                space, _absolute(self.table, space, self.path), arrangement=self.arrangement,
-                layout=self.layout,
-            )  # fmt: skip
+            cells = _absolute(self.table, space, self.path)
+            return rearrange(space, cells, arrangement=self.arrangement, layout=self.layout)
         except SpaceError as error:
             raise DatasetError(f"{self.path}: {error}") from None
 
@@ -84,8 +82,7 @@ def read_given(path: Path) -> Given:
             "tpl-<space>_arrangement.tsv.gz"
         )
     table = read_table(file, text=("address",))
-    missing = [name for name in ("address", "cell") if name not in table]
-    if missing:
+    if missing := [name for name in ("address", "cell") if name not in table]:
         raise DatasetError(
             f"{file}: lacks column(s) {', '.join(missing)}; expected address and cell"
         )
@@ -98,10 +95,10 @@ def read_given(path: Path) -> Given:
         raise DatasetError(f"{about}: {error}") from None
     if layout is None:
         raise DatasetError(f"{about}: says index arrangement; expected functional or random")
+    stability = _stability(content, about)
     return Given(
-        path=file, table=table, arrangement=arrangement, layout=layout,
-        stability=_stability(content, about),
-    )  # fmt: skip
+        path=file, table=table, arrangement=arrangement, layout=layout, stability=stability
+    )
 
 
 def learned_space(

@@ -9,13 +9,12 @@ from pathlib import PurePosixPath
 import numpy as np
 import pandas as pd
 
-from llm2bids.dataset.check_template import Fingerprints
+from llm2bids.dataset.check_template import Fingerprints, check_image
 from llm2bids.dataset.layout import RunNames, sidecar
 from llm2bids.dataset.read import Dataset, Run
 from llm2bids.dataset.transcript import stim_series
 from llm2bids.exceptions import Llm2bidsError, SpaceError
 from llm2bids.space.grid import open_image
-from llm2bids.space.header import FINGERPRINT_DIGITS, read_fingerprint
 from llm2bids.store.json import read_json
 
 _Found = Iterator[tuple[PurePosixPath, str]]
@@ -28,58 +27,13 @@ def check_run_files(dataset: Dataset, run: Run, expected: Fingerprints) -> _Foun
     missing = [place for place in files if not (dataset.path / place).is_file()]
     for place in missing:
         yield place, "is missing"
-    yield from _check_images(dataset, names, missing, expected)
-    yield from _check_sidecars(dataset, names, missing, expected)
+    for place in (names.bold, names.preproc, names.boldref, names.mask):
+        about = names.bold_json if place == names.bold else sidecar(place)
+        fingerprint = expected.space if place == names.mask else expected.series
+        yield from check_image(dataset, place, about, fingerprint)
     tables = (names.events, names.stim, names.transcript, names.bold_json)
     if not set(tables) & set(missing):
         yield from _check_tables(dataset, run, names)
-
-
-def _check_images(
-    dataset: Dataset, names: RunNames, missing: list[PurePosixPath], expected: Fingerprints
-) -> _Found:
-    images = (names.bold, names.preproc, names.boldref, names.mask)
-    for place in images:
-        fingerprint = expected.space if place == names.mask else expected.series
-        if place in missing:
-            continue
-        try:
-            carried = read_fingerprint(open_image(dataset.path / place).header)
-            if carried != fingerprint[:FINGERPRINT_DIGITS]:
-                yield (
-                    place,
-                    f"an image of another space or calibration: its header has the fingerprint "
-                    f"{carried}, the dataset {fingerprint[:FINGERPRINT_DIGITS]}",
-                )
-            else:
-                dataset.space.check_grid(dataset.path / place)
-        except Llm2bidsError as error:
-            yield place, str(error)
-
-
-def _check_sidecars(
-    dataset: Dataset, names: RunNames, missing: list[PurePosixPath], expected: Fingerprints
-) -> _Found:
-    of_mask = sidecar(names.mask)
-    for place in (names.bold_json, sidecar(names.preproc), sidecar(names.boldref), of_mask):
-        fingerprint = expected.space if place == of_mask else expected.series
-        if place in missing:
-            continue
-        try:
-            metadata = read_json(dataset.path / place)
-        except Llm2bidsError as error:
-            yield place, str(error)
-            continue
-        written = str(metadata.get("SpaceFingerprint"))
-        if not written.startswith(fingerprint):
-            yield (
-                place,
-                f"SpaceFingerprint is {written[:FINGERPRINT_DIGITS]}, the dataset has "
-                f"{fingerprint[:FINGERPRINT_DIGITS]}",
-            )
-        weights = metadata.get("WeightsSHA256", dataset.space.weights_sha256)
-        if weights != dataset.space.weights_sha256:
-            yield place, f"WeightsSHA256 is {str(weights)[:12]}..., not that of the space"
 
 
 def _check_tables(dataset: Dataset, run: Run, names: RunNames) -> _Found:

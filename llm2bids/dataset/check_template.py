@@ -54,7 +54,9 @@ def check_template(dataset: Dataset, expected: Fingerprints) -> Iterator[tuple[P
         )
     for path in data_files(dataset.derivative, f"tpl-{label}/**/*.nii.gz"):
         place = PurePosixPath(path.relative_to(dataset.path).as_posix())
-        yield from _check_image(dataset, place, expected.space)
+        if not (dataset.path / sidecar(place)).is_file():
+            yield sidecar(place), "is missing"
+        yield from check_image(dataset, place, sidecar(place), expected.space)
 
 
 def _common_fingerprint(dataset: Dataset) -> str | None:
@@ -70,22 +72,30 @@ def _common_fingerprint(dataset: Dataset) -> str | None:
     return counts.most_common(1)[0][0] if counts else None
 
 
-def _check_image(
-    dataset: Dataset, place: PurePosixPath, expected: str
+def check_image(
+    dataset: Dataset, place: PurePosixPath, about: PurePosixPath, expected: str
 ) -> Iterator[tuple[PurePosixPath, str]]:
-    try:
-        image = open_image(dataset.path / place, dataset.space)
-        carried = read_fingerprint(image.header)
-        if carried != expected[:FINGERPRINT_DIGITS]:
-            yield place, f"its header has the fingerprint {carried}, the space {expected[:16]}"
-    except Llm2bidsError as error:
-        yield place, str(error)
-    metadata_file = sidecar(place)
-    if not (dataset.path / metadata_file).is_file():
-        yield metadata_file, "is missing"
-        return
-    try:
-        if read_json(dataset.path / metadata_file).get("SpaceFingerprint") != expected:
-            yield metadata_file, f"SpaceFingerprint is not that of the space, {expected[:16]}..."
-    except Llm2bidsError as error:
-        yield metadata_file, str(error)
+    """Compare the fingerprints of an image and its sidecar with the dataset's; grid and weights."""
+    if (dataset.path / place).is_file():
+        try:
+            carried = read_fingerprint(open_image(dataset.path / place).header)
+            if carried == expected[:FINGERPRINT_DIGITS]:
+                dataset.space.check_grid(dataset.path / place)
+            else:
+                text = "an image of another space or calibration: its header has the fingerprint"
+                yield place, f"{text} {carried}, the dataset {expected[:FINGERPRINT_DIGITS]}"
+        except Llm2bidsError as error:
+            yield place, str(error)
+    if (dataset.path / about).is_file():
+        try:
+            metadata = read_json(dataset.path / about)
+        except Llm2bidsError as error:
+            yield about, str(error)
+            return
+        written = str(metadata.get("SpaceFingerprint"))
+        if not written.startswith(expected):
+            found, wanted = written[:FINGERPRINT_DIGITS], expected[:FINGERPRINT_DIGITS]
+            yield about, f"SpaceFingerprint is {found}, the dataset has {wanted}"
+        weights = metadata.get("WeightsSHA256", dataset.space.weights_sha256)
+        if weights != dataset.space.weights_sha256:
+            yield about, f"WeightsSHA256 is {str(weights)[:12]}..., not that of the space"

@@ -19,7 +19,7 @@ from llm2bids.dataset.layout import (
 from llm2bids.dataset.sidecar import image_json
 from llm2bids.dataset.static_files import fill_json
 from llm2bids.dataset.transcript import transcript_table, write_transcript
-from llm2bids.dataset.volumes import write_volume
+from llm2bids.dataset.volumes import write_image
 from llm2bids.recording.record import Recording
 from llm2bids.space.space import Space
 from llm2bids.store.commit import Staging
@@ -47,42 +47,50 @@ def write_derived_run(
     source = {"Sources": [f"bids:raw:{names.bold}"]}
     stage.path(names.preproc, merged=True)  # the raw series by another name: gone with it
     stage.link(names.preproc, bold)
-    _sidecar(
+    about = image_json(
+        space,
+        "The raw series itself: nothing was filtered, moved or smoothed.",
+        fingerprint=fingerprint,
+        **timing,
+        SkullStripped=True,
+        **source,
+        **inherited,
+    )
+    stage.json(sidecar(names.preproc), about)
+    _link_mask(
         stage,
-        names.preproc,
-        image_json(
+        names.mask,
+        root,
+        template_file(space.label, "mask", label="GM"),
+        space,
+        "Voxels with a unit.",
+        **task,
+    )
+    if hrf is not None:
+        about = image_json(
             space,
-            "The raw series itself: nothing was filtered, moved or smoothed.",
+            "The raw series convolved in time with a haemodynamic response.",
             fingerprint=fingerprint,
             **timing,
             SkullStripped=True,
             **source,
             **inherited,
-        ),
-    )
-    if hrf is not None:
-        description = "The raw series convolved in time with a haemodynamic response."
-        about_hrf = image_json(
-            space, description, fingerprint=fingerprint, **timing, SkullStripped=True,
-            **source, **inherited, **hrf,
-        )  # fmt: skip
-        _sidecar(stage, names.hrf, about_hrf)
-    grey = template_file(space.label, "mask", label="GM")
-    stage.link(names.mask, root / grey)
-    about_mask = image_json(
-        space, "Voxels with a unit.", fingerprint=space.fingerprint(), Type="Brain",
-        **task, Sources=[f"bids::{grey.relative_to(DERIVATIVE)}"],
-    )  # fmt: skip
-    _sidecar(stage, names.mask, about_mask)
+            **hrf,
+        )
+        stage.json(sidecar(names.hrf), about)
     reference = np.rint(np.clip(mean_counts, -32768, 32767)).astype(np.int16).T
-    write_volume(
-        stage.path(names.boldref), reference, space, fingerprint=fingerprint, window=window
+    write_image(
+        stage,
+        names.boldref,
+        reference,
+        space,
+        "Mean of the series over time.",
+        fingerprint=fingerprint,
+        window=window,
+        SkullStripped=True,
+        **task,
+        **source,
     )
-    about_reference = image_json(
-        space, "Mean of the series over time.", fingerprint=fingerprint, SkullStripped=True,
-        **task, **source,
-    )  # fmt: skip
-    _sidecar(stage, names.boldref, about_reference)
     _write_tables(stage, names, recording, t_r=t_r)
 
 
@@ -97,36 +105,46 @@ def _write_tables(stage: Staging, names: RunNames, recording: Recording, *, t_r:
     kind = "" if recording.confounds is None else "story_"
     known = fill_json(f"derivative/{kind}confounds.json", {"centre": centre_name(per_prompt)})
     metadata = {name: known[name] for name in map(str, confounds)}
-    _sidecar(stage, names.confounds, {"Description": "Confounds of the run.", **task, **metadata})
+    about = {"Description": "Confounds of the run.", **task, **metadata}
+    stage.json(sidecar(names.confounds), about)
     write_transcript(stage.path(names.transcript), transcript_table(recording.tokens, t_r=t_r))
     tokens = fill_json(f"derivative/{kind}tokens.json", {})
     what = f"Every {'token that was read' if kind else 'generated token'}."
-    _sidecar(stage, names.transcript, {"Description": what, **task, **tokens})
+    about = {"Description": what, **task, **tokens}
+    stage.json(sidecar(names.transcript), about)
 
 
 def write_anatomy(stage: Staging, root: Path, participant_label: str, space: Space) -> None:
     """Stage a participant's anatomy, raw and derived: links to the template's."""
     anatomy = template_file(space.label, "T1w")
-    brain = template_file(space.label, "mask", desc="brain")
     raw = raw_anatomy(participant_label)
     stage.link(raw, root / anatomy)
-    fingerprint = space.fingerprint()
     preproc = derived_anatomy(participant_label, space.label, desc="preproc", suffix="T1w")
     stage.link(preproc, root / anatomy)
-    metadata = image_json(
-        space, "Norm of the weights that produce each unit: the raw image itself.",
-        fingerprint=fingerprint, SkullStripped=True, Sources=[f"bids:raw:{raw}"],
-    )  # fmt: skip
-    _sidecar(stage, preproc, metadata)
+    about = image_json(
+        space,
+        "Norm of the weights that produce each unit: the raw image itself.",
+        SkullStripped=True,
+        Sources=[f"bids:raw:{raw}"],
+    )
+    stage.json(sidecar(preproc), about)
     mask = derived_anatomy(participant_label, space.label, desc="brain", suffix="mask")
-    stage.link(mask, root / brain)
-    about_mask = image_json(
-        space, "The brain: voxels with a unit, and white matter between them.",
-        fingerprint=fingerprint, Type="Brain",
-        Sources=[f"bids::{brain.relative_to(DERIVATIVE)}"],
-    )  # fmt: skip
-    _sidecar(stage, mask, about_mask)
+    brain = template_file(space.label, "mask", desc="brain")
+    text = "The brain: voxels with a unit, and white matter between them."
+    _link_mask(stage, mask, root, brain, space, text)
 
 
-def _sidecar(stage: Staging, place: PurePosixPath, metadata: Mapping[str, Any]) -> None:
-    stage.json(sidecar(place), metadata)
+def _link_mask(
+    stage: Staging,
+    place: PurePosixPath,
+    root: Path,
+    source: PurePosixPath,
+    space: Space,
+    description: str,
+    **entries: Any,
+) -> None:
+    """Stage a mask: a link to that of the template, and its sidecar."""
+    stage.link(place, root / source)
+    sources = [f"bids::{source.relative_to(DERIVATIVE)}"]
+    about = image_json(space, description, Type="Brain", **entries, Sources=sources)
+    stage.json(sidecar(place), about)

@@ -50,8 +50,8 @@ def write_static_files(
     derived["GeneratedBy"] = generated_by(derived, settings, fields)
     stage.text(derivative / "dataset_description.json", to_json(derived))
     stage.text(derivative / ".bidsignore", fill_text("derivative/bidsignore", {}))
-    stage.text(root / "code/bids-validator-config.json", to_json(fill_json(
-        "validator_config.json", {})))  # fmt: skip
+    validator = fill_json("validator_config.json", {})
+    stage.text(root / "code/bids-validator-config.json", to_json(validator))
     stage.text(root / PARADIGM, paradigm.source)
     if paradigm.order != "story":  # every word of a story is of one type
         _write_models(stage, paradigm, fields)

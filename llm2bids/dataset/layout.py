@@ -1,7 +1,8 @@
 """Where each file of a dataset lies, and what its name says."""
 
 import re
-from dataclasses import dataclass, fields, replace
+from dataclasses import dataclass, field, fields, replace
+from functools import cached_property
 from pathlib import Path, PurePosixPath
 from typing import Any
 
@@ -86,7 +87,7 @@ def parse_path(path: PurePosixPath | str) -> Entities:
     stem, dot, extension = path.name.partition(".")
     *pairs, suffix = stem.split("_")
     labels: dict[str, Any] = {}
-    known = {field.name for field in fields(Entities)} - _PARTS
+    known = {entity.name for entity in fields(Entities)} - _PARTS
     for pair in pairs:
         key, dash, label = pair.partition("-")
         if not dash or key not in known or key in labels:
@@ -118,109 +119,97 @@ IMAGE = ".nii.gz"
 """Extension of all images but the series, which may be without compression."""
 
 
+def _place(
+    text: str, *, derived: bool = False, space: bool = False, **changes: str
+) -> cached_property[PurePosixPath]:
+    """Make the property of a run that places one of its files; `changes` are to the raw series."""
+
+    def place(run: "RunNames") -> PurePosixPath:
+        labels: dict[str, Any] = {**changes, "space": run.space if space else None}
+        return (DERIVATIVE if derived else PurePosixPath()) / build_path(replace(run.raw, **labels))
+
+    place.__doc__ = text
+    return cached_property(place)
+
+
+@dataclass(frozen=True)
 class RunNames:
     """Places of the files of one run, relative to the raw dataset."""
 
-    def __init__(
-        self,
-        participant_label: str,
-        task: str,
-        run: int | None,
-        *,
-        space: str,
-        extension: str = IMAGE,
-    ) -> None:
-        self._raw = Entities(
-            sub=participant_label,
-            task=task,
-            run=run,
+    participant_label: str
+    task: str
+    run: int | None
+    space: str = field(kw_only=True)
+    extension: str = field(kw_only=True, default=IMAGE)  # of the series
+
+    @property
+    def raw(self) -> Entities:
+        """What the name of the raw series says."""
+        return Entities(
+            sub=self.participant_label,
+            task=self.task,
+            run=self.run,
             datatype="func",
             suffix="bold",
-            extension=extension,
+            extension=self.extension,
         )
-        self._space = space
-        self.participant_label, self.task, self.run = participant_label, task, run
 
-    @property
-    def bold(self) -> PurePosixPath:
-        """The raw series; a run is there if and only if this file is."""
-        return build_path(self._raw)
-
-    @property
-    def bold_json(self) -> PurePosixPath:
-        """Sidecar of the raw series."""
-        return build_path(replace(self._raw, extension=".json"))
-
-    @property
-    def events(self) -> PurePosixPath:
-        """Events."""
-        return build_path(replace(self._raw, suffix="events", extension=".tsv"))
-
-    @property
-    def stim(self) -> PurePosixPath:
-        """Stimulus series."""
-        return build_path(replace(self._raw, suffix="stim", extension=".tsv.gz"))
-
-    @property
-    def preproc(self) -> PurePosixPath:
-        """The series in the derivative."""
-        return self._derived(space=self._space, desc="preproc")
-
-    @property
-    def hrf(self) -> PurePosixPath:
-        """The series with a haemodynamic response, where that was asked for."""
-        return self._derived(space=self._space, desc="hrf")
-
-    @property
-    def mask(self) -> PurePosixPath:
-        """Mask of the units in the derivative."""
-        return self._derived(space=self._space, desc="brain", suffix="mask", extension=IMAGE)
-
-    @property
-    def boldref(self) -> PurePosixPath:
-        """Mean over time in the derivative."""
-        return self._derived(space=self._space, suffix="boldref", extension=IMAGE)
-
-    @property
-    def confounds(self) -> PurePosixPath:
-        """Confounds in the derivative."""
-        return self._derived(desc="confounds", suffix="timeseries", extension=".tsv")
-
-    @property
-    def transcript(self) -> PurePosixPath:
-        """Every generated token, in the derivative."""
-        return self._derived(desc="transcript", suffix="tokens", extension=".tsv")
+    bold = _place("The raw series; a run is there if and only if this file is.")
+    bold_json = _place("Sidecar of the raw series.", extension=".json")
+    events = _place("Events.", suffix="events", extension=".tsv")
+    stim = _place("Stimulus series.", suffix="stim", extension=".tsv.gz")
+    preproc = _place("The series in the derivative.", derived=True, space=True, desc="preproc")
+    hrf = _place(
+        "The series with a haemodynamic response, where that was asked for.",
+        derived=True,
+        space=True,
+        desc="hrf",
+    )
+    mask = _place(
+        "Mask of the units in the derivative.",
+        derived=True,
+        space=True,
+        desc="brain",
+        suffix="mask",
+        extension=IMAGE,
+    )
+    boldref = _place(
+        "Mean over time, in the derivative.",
+        derived=True,
+        space=True,
+        suffix="boldref",
+        extension=IMAGE,
+    )
+    confounds = _place(
+        "Confounds, in the derivative.",
+        derived=True,
+        desc="confounds",
+        suffix="timeseries",
+        extension=".tsv",
+    )
+    transcript = _place(
+        "Every generated token, in the derivative.",
+        derived=True,
+        desc="transcript",
+        suffix="tokens",
+        extension=".tsv",
+    )
 
     def all(self) -> tuple[PurePosixPath, ...]:
         """List every file that the run must have, the raw series last."""
         derived = (self.preproc, self.mask, self.boldref, self.confounds, self.transcript)
-        return (
-            self.bold_json,
-            self.events,
-            self.stim,
-            *derived,
-            *(sidecar(place) for place in derived),
-            self.bold,
-        )
+        sidecars = (sidecar(place) for place in derived)
+        return (self.bold_json, self.events, self.stim, *derived, *sidecars, self.bold)
 
     def possible(self) -> tuple[PurePosixPath, ...]:
         """List every file that the run may have."""
         return (self.hrf, sidecar(self.hrf), *self.all())
 
-    def _derived(self, **changes: str) -> PurePosixPath:
-        return DERIVATIVE / build_path(replace(self._raw, **changes))  # type: ignore[arg-type]
-
 
 def run_names(bold: PurePosixPath, space: str) -> RunNames:
     """Name the files of the run that has this raw series."""
-    entities = parse_path(bold)
-    return RunNames(
-        str(entities.sub),
-        str(entities.task),
-        entities.run,
-        space=space,
-        extension=entities.extension,
-    )
+    raw = parse_path(bold)
+    return RunNames(str(raw.sub), str(raw.task), raw.run, space=space, extension=raw.extension)
 
 
 def raw_anatomy(participant_label: str) -> PurePosixPath:
@@ -232,16 +221,8 @@ def raw_anatomy(participant_label: str) -> PurePosixPath:
 
 def derived_anatomy(participant_label: str, space: str, *, desc: str, suffix: str) -> PurePosixPath:
     """Place an anatomical image of a participant in the derivative."""
-    return DERIVATIVE / build_path(
-        Entities(
-            sub=participant_label,
-            datatype="anat",
-            space=space,
-            desc=desc,
-            suffix=suffix,
-            extension=IMAGE,
-        )
-    )
+    raw = parse_path(raw_anatomy(participant_label))
+    return DERIVATIVE / build_path(replace(raw, space=space, desc=desc, suffix=suffix))
 
 
 def anatomy_files(participant_label: str, space: str) -> tuple[PurePosixPath, ...]:
@@ -264,24 +245,11 @@ def template_file(
     *,
     extension: str = IMAGE,
     datatype: str | None = "anat",
-    desc: str | None = None,
-    label: str | None = None,
-    atlas: str | None = None,
-    stat: str | None = None,
+    **labels: str,
 ) -> PurePosixPath:
-    """Place a file of the template."""
-    return DERIVATIVE / build_path(
-        Entities(
-            tpl=space,
-            datatype=datatype,
-            suffix=suffix,
-            extension=extension,
-            desc=desc,
-            label=label,
-            atlas=atlas,
-            stat=stat,
-        )
-    )
+    """Place a file of the template; `labels` are its further entities."""
+    place: dict[str, Any] = {"tpl": space, "datatype": datatype, "extension": extension, **labels}
+    return DERIVATIVE / build_path(Entities(suffix=suffix, **place))
 
 
 def sidecar(place: PurePosixPath) -> PurePosixPath:

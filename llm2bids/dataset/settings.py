@@ -70,11 +70,8 @@ def read_settings(path: Path) -> dict[str, Any]:
             f"{path}: no such folder; expected a dataset that `llm2bids record` wrote"
         )
     if not is_dataset(path):
-        kind = (
-            "a BIDS dataset, but not one"
-            if (path / "dataset_description.json").exists()
-            else ("not a BIDS dataset; expected one")
-        )
+        is_bids = (path / "dataset_description.json").exists()
+        kind = "a BIDS dataset, but not one" if is_bids else "not a BIDS dataset; expected one"
         raise DatasetError(
             f"{path}: {kind} that llm2bids wrote ({PLACE} is missing); "
             "make one with `llm2bids record`"
@@ -98,28 +95,22 @@ def space_label(root: Path, settings: Mapping[str, Any]) -> str:
 def read_sidecar(path: Path) -> dict[str, Any]:
     """Read the sidecar of a series, and check the numbers in it that are counted with."""
     metadata = read_json(path)
-    for name in COUNTS & metadata.keys():
-        if (
-            isinstance(metadata[name], bool)
-            or not isinstance(metadata[name], int)
-            or metadata[name] < 0
-        ):
+
+    def check(name: str, value: Any, fits: bool, expected: str) -> None:
+        if not fits or isinstance(value, bool):
             raise DatasetError(
-                f"{path}: {name} is {str(metadata[name])[:40]!r}; expected a whole number from 0; "
-                "restore the file or record the run again"
+                f"{path}: {name} is {str(value)[:40]!r}; expected {expected}; restore the file or "
+                "record the run again"
             )
-    for name in _OBJECTS & metadata.keys():
-        if not isinstance(metadata[name], dict):
-            raise DatasetError(
-                f"{path}: {name} is {str(metadata[name])[:40]!r}; expected an object; restore the "
-                "file or record the run again"
-            )
+
+    for name, value in metadata.items():
+        if name in COUNTS:
+            check(name, value, isinstance(value, int) and value >= 0, "a whole number from 0")
+        elif name in _OBJECTS:
+            check(name, value, isinstance(value, dict), "an object")
     t_r = metadata.get("RepetitionTime")
-    if isinstance(t_r, bool) or not isinstance(t_r, int | float) or not 0 < t_r < LONGEST_T_R:
-        raise DatasetError(
-            f"{path}: RepetitionTime is {str(t_r)[:40]!r}; expected seconds, above 0; restore the "
-            "file or record the run again"
-        )
+    is_time = isinstance(t_r, int | float) and 0 < t_r < LONGEST_T_R
+    check("RepetitionTime", t_r, is_time, "seconds, above 0")
     return metadata
 
 
@@ -139,15 +130,9 @@ def compare_settings(path: Path, settings: Mapping[str, Any]) -> None:
         if old.get(name) != new.get(name) or (name in old) != (name in new)
     ]
     if differing:
-        raise DatasetError(
-            "\n".join(
-                [
-                    f"{path} was recorded with other settings:",
-                    *differing,
-                    "Use the same settings, or write to another folder.",
-                ]
-            )
-        )
+        lines = (f"{path} was recorded with other settings:", *differing)
+        advice = "Use the same settings, or write to another folder."
+        raise DatasetError("\n".join((*lines, advice)))
 
 
 def _show(settings: Mapping[str, Any], name: str) -> str:

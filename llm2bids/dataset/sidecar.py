@@ -176,14 +176,14 @@ def task_events_json(
 
 
 def image_json(
-    space: Space, description: str, *, fingerprint: str, **entries: Any
+    space: Space, description: str, *, fingerprint: str | None = None, **entries: Any
 ) -> dict[str, Any]:
-    """Make the sidecar of an image of the derivative."""
+    """Make the sidecar of an image of the derivative; without fingerprint it has the space's."""
     return {
         "Description": description,
         "SpatialReference": _template_uri(space),
         **entries,
-        "SpaceFingerprint": fingerprint,
+        "SpaceFingerprint": fingerprint or space.fingerprint(),
     }
 
 

@@ -9,9 +9,8 @@ import numpy.typing as npt
 
 from llm2bids.dataset.arrangement import check_arrangement, write_arrangement
 from llm2bids.dataset.layout import DERIVATIVE, Entities, build_path, sidecar, template_file
-from llm2bids.dataset.sidecar import image_json
 from llm2bids.dataset.static_files import fill_json
-from llm2bids.dataset.volumes import write_volume
+from llm2bids.dataset.volumes import write_image
 from llm2bids.exceptions import DatasetError, SpaceError
 from llm2bids.recording.calibration import EARLIER_COUNTS_PER_SD, Calibration
 from llm2bids.space.atlas import Atlas, head_atlas, site_atlas
@@ -41,30 +40,32 @@ def write_template(
     """Stage the files of the template; weight_norms (n_units,)."""
     _check_norms(weight_norms, space)
     top = float(np.percentile(weight_norms, 98)) or 1.0
-    _image(
+    write_image(
         stage,
-        space,
         template_file(space.label, "T1w"),
         space.to_grid(weight_norms.astype(np.float32)),
+        space,
         "Norm of the weights that produce each unit, in its voxel; 0 elsewhere.",
         window=(0.0, top),
         SkullStripped=True,
     )
-    masks = {
-        template_file(space.label, "mask", desc="brain"): (
-            space.brain,
-            "The brain: voxels with a unit (grey matter) and between them (white matter).",
-            "Brain",
-        ),
-        template_file(space.label, "mask", label="GM"): (
-            space.grey,
-            "Grey matter: voxels with a unit.",
-            "ROI",
-        ),
-    }
-    for place, (mask, description, kind) in masks.items():
-        _image(stage, space, place, mask.astype(np.uint8), description, window=(0.0, 1.0),
-               Type=kind, Sources=[_uri(sidecar(template_file(space.label, "space")))])  # fmt: skip
+    definition = _uri(sidecar(template_file(space.label, "space")))
+    brain = "The brain: voxels with a unit (grey matter) and between them (white matter)."
+    grey = "Grey matter: voxels with a unit."
+    for labels, mask, description, kind in (
+        ({"desc": "brain"}, space.brain, brain, "Brain"),
+        ({"label": "GM"}, space.grey, grey, "ROI"),
+    ):
+        write_image(
+            stage,
+            template_file(space.label, "mask", **labels),
+            mask.astype(np.uint8),
+            space,
+            description,
+            window=(0.0, 1.0),
+            Type=kind,
+            Sources=[definition],
+        )
     _write_calibration(stage, space, calibration)
     for name, (description, make) in _ATLASES.items():
         if name == "sites" or any(site.n_heads for site in space.sites):
@@ -93,11 +94,9 @@ def read_template(root: Path, label: str) -> tuple[Space, Calibration]:
     check_arrangement(root, space)
     place = root / sidecar(_boldmap(label, "mean"))
     calibrated = read_json(inside(root, place))
-    prompt_ids, n_tokens, gain = (
-        calibrated.get("CalibrationPrompts", []),
-        calibrated.get("CalibrationTokens", 0),
-        calibrated.get("CountsPerSD", EARLIER_COUNTS_PER_SD),
-    )
+    prompt_ids = calibrated.get("CalibrationPrompts", [])
+    n_tokens = calibrated.get("CalibrationTokens", 0)
+    gain = calibrated.get("CountsPerSD", EARLIER_COUNTS_PER_SD)
     whole = all(type(number) is int for number in (n_tokens, gain))
     if not isinstance(prompt_ids, list) or not whole or gain < 1:
         raise DatasetError(
@@ -105,9 +104,10 @@ def read_template(root: Path, label: str) -> tuple[Space, Calibration]:
             f"{n_tokens!r}, CountsPerSD {gain!r}; expected a list and whole numbers, the gain from "
             "1: restore the file"
         )
+    mean, sd = statistics
     return space, Calibration(
-        mean=statistics[0],
-        sd=statistics[1],
+        mean=mean,
+        sd=sd,
         prompt_ids=tuple(map(str, prompt_ids)),
         n_tokens=n_tokens,
         counts_per_sd=gain,
@@ -130,11 +130,11 @@ def _write_calibration(stage: Staging, space: Space, calibration: Calibration) -
         ("mean", calibration.mean, "Mean"),
         ("std", calibration.sd, "Standard deviation"),
     ):
-        _image(
+        write_image(
             stage,
-            space,
             _boldmap(space.label, stat),
             space.to_grid(values.astype(np.float32)),
+            space,
             f"{words} of each unit over the resting scan that fixes the intensity scale, in the "
             "model's own scale.",
             SkullStripped=True,
@@ -156,29 +156,13 @@ def _write_atlas(
     place = build_path(Entities(atlas=name, suffix="description", extension=".json"))
     stage.text(DERIVATIVE / place, to_json(metadata))
     image = template_file(space.label, "dseg", atlas=name)
-    top = float(len(atlas.table))
     columns = fill_json("derivative/dseg.json", {})
-    _image(
-        stage, space, image, atlas.labels, description, window=(0.0, top), Manual=False, **columns
+    window = (0.0, float(len(atlas.table)))
+    write_image(
+        stage, image, atlas.labels, space, description, window=window, Manual=False, **columns
     )
     table = template_file(space.label, "dseg", atlas=name, extension=".tsv")
     write_table(stage.path(table), atlas.table)
-
-
-def _image(
-    stage: Staging,
-    space: Space,
-    place: Any,
-    data: npt.NDArray[Any],
-    description: str,
-    *,
-    window: tuple[float, float] | None = None,
-    **entries: Any,
-) -> None:
-    fingerprint = space.fingerprint()
-    write_volume(stage.path(place), data, space, fingerprint=fingerprint, window=window)
-    metadata = image_json(space, description, fingerprint=fingerprint, **entries)
-    stage.text(sidecar(place), to_json(metadata))
 
 
 def _check_norms(weight_norms: npt.NDArray[np.float32], space: Space) -> None:

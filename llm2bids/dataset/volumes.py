@@ -2,7 +2,7 @@
 
 import hashlib
 import zlib
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from types import TracebackType
 from typing import Any, BinaryIO, Self
 
@@ -10,10 +10,14 @@ import numpy as np
 import numpy.typing as npt
 from isal import igzip
 
+from llm2bids.dataset.layout import sidecar
+from llm2bids.dataset.sidecar import image_json
 from llm2bids.exceptions import DatasetError
 from llm2bids.space.header import image_header
 from llm2bids.space.space import Space
+from llm2bids.store.commit import Staging
 from llm2bids.store.gzip import BLOCK, GzipStream
+from llm2bids.store.json import to_json
 
 
 class _Hashed:
@@ -139,6 +143,24 @@ def write_volume(
     header = image_header(space, fingerprint=fingerprint, dtype=data.dtype.name, window=window)
     with VolumeWriter(path, header) as writer:
         writer.write(data)
+
+
+def write_image(
+    stage: Staging,
+    place: PurePosixPath,
+    data: npt.NDArray[Any],
+    space: Space,
+    description: str,
+    *,
+    fingerprint: str | None = None,
+    window: tuple[float, float] | None = None,
+    **entries: Any,
+) -> None:
+    """Stage one volume (n_x, n_y, n_z) and its sidecar; without fingerprint it has the space's."""
+    carried = fingerprint or space.fingerprint()
+    write_volume(stage.path(place), data, space, fingerprint=carried, window=window)
+    about = image_json(space, description, fingerprint=carried, **entries)
+    stage.text(sidecar(place), to_json(about))
 
 
 def damage(path: Path) -> str:
