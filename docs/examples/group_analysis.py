@@ -1,4 +1,7 @@
-"""One group analysis for any fMRIPrep-like folder: a scanned brain, or a scanned language model.
+"""Group analysis of a brain or of a model
+=======================================
+
+One group analysis for any fMRIPrep-like folder: a scanned brain, or a scanned language model::
 
     python group_analysis.py HUMAN main MNI out/human --contrast c0
     python group_analysis.py MY-SCAN pathology SmolLM2135M out/model --hrf none

@@ -1,4 +1,7 @@
-"""nilearn from the first level to decoding, on a dataset of ours, one tool after the other.
+"""nilearn's tools, one after the other
+====================================
+
+nilearn from the first level to decoding, on a dataset of ours, one tool after the other::
 
     python nilearn_tour.py MY-SCAN TASK OUT
 

@@ -1,4 +1,7 @@
-"""Surprisal as a parametric modulator: which units follow how unexpected a token was?
+"""Surprisal as a parametric modulator
+===================================
+
+Surprisal as a parametric modulator: which units follow how unexpected a token was?
 
     python surprisal_modulator.py MY-SCAN TASK OUT
 

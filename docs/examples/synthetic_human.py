@@ -1,4 +1,7 @@
-"""Make a small synthetic human dataset in fMRIPrep's layout, with nilearn's own generators.
+"""A small synthetic human dataset
+===============================
+
+Make a small synthetic human dataset in fMRIPrep's layout, with nilearn's own generators::
 
     python synthetic_human.py FOLDER [PARTICIPANTS]
 
