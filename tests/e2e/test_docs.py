@@ -1,5 +1,7 @@
-"""The site is built without a warning, and knows everything that the package exports."""
+"""The pages: commands and options that exist, a site without a warning, everything exported."""
 
+import re
+import shlex
 import subprocess
 import sys
 from pathlib import Path
@@ -7,8 +9,31 @@ from pathlib import Path
 import pytest
 
 import llm2bids
+from llm2bids.cli.main import build_parser
 
 ROOT = Path(__file__).parents[2]
+PAGES = [
+    ROOT / "README.md",
+    *(path for path in sorted((ROOT / "docs").rglob("*.md")) if "_build" not in path.parts),
+]
+
+
+def commands(page):
+    """Lines of code that call llm2bids, whole."""
+    for block in re.findall(r"^```[^\n]*\n(.*?)^```", page.read_text(), re.DOTALL | re.MULTILINE):
+        for line in block.replace("\\\n", " ").splitlines():
+            if (line := line.strip().removeprefix("$ ")).startswith("llm2bids "):
+                yield line
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(ROOT)))
+def test_every_command_is_understood(page, capsys):
+    for command in commands(page):
+        arguments = shlex.split(command, comments=True)[1:]
+        try:
+            build_parser().parse_args(arguments)
+        except SystemExit:
+            pytest.fail(f"{command}: {capsys.readouterr().err}")
 
 
 def test_the_api_page_lists_every_export():
