@@ -82,12 +82,12 @@ def power(path: Path, n_units: int) -> dict[str, dict[str, Any]]:
     inputs = open_inputs(path)
     inputs = inputs.within(draw_units(inputs.space, n_units, seed=0)[0])
     effects: dict[str, dict[tuple[str, str], Any]] = {name: {} for name in CHOICES}
-    for entry in tqdm(inputs.entries, desc="runs", file=sys.stderr):
-        run = inputs.load(entry)
+    for run in tqdm(inputs.runs, desc="runs", file=sys.stderr):
+        data = inputs.load(run)
         for name, confounds in CHOICES.items():
             options = pipeline_models(confounds)["prompt_ols"]
-            fit = fit_task([run], options, mem_gb=None).fit
-            effects[name][entry.participant_label, entry.task] = fit.maps[entry.task, "effect"]
+            fit = fit_task([data], options, mem_gb=None).fit
+            effects[name][run.participant_label, run.task] = fit.maps[run.task, "effect"]
     return {name: group_power(maps, effects["none"]) for name, maps in effects.items()}
 
 

@@ -217,8 +217,7 @@ def read_all(root: Path) -> None:
         dataset.events(run)
         dataset.confounds(run)
     inputs = open_inputs(root)
-    for entry in inputs.entries:
-        data = inputs.load(entry)
+    for data in map(inputs.load, inputs.runs):
         for unit in ("prompt", "token"):
             run_design(data, AnalysisOptions(unit_of_analysis=unit))
 

@@ -96,18 +96,17 @@ def load_values(dataset: Path, n_units: int, kept: Path | None) -> TokenValues:
 def read_volumes(inputs: Inputs) -> TokenValues:
     """Read the volumes of all prompts, in calibration sd."""
     parts, labels = [], []
-    for entry in inputs.entries:
-        run = inputs.load(entry)
-        trials = volume_trials(run.transcript, run.n_volumes)
+    for run in inputs.runs:
+        data = inputs.load(run)
+        trials = volume_trials(data.transcript, data.n_volumes)
         counts = set(np.bincount(trials).tolist())
         if len(counts) > 1 or (parts and parts[0].shape[1] not in counts):
             raise SystemExit(f"{run.name}: prompts of {counts} volumes; expected one number")
-        blocks = [block for _, block in run.series.masked(inputs.mask)]
-        values = in_sd(np.concatenate(blocks).astype(np.float64), run)
-        values = values[np.argsort(trials, kind="stable")]
-        values = values[:, inputs.unit_order].astype(np.float32)
+        blocks = [block for _, block in data.series.at(data.voxels)]
+        values = in_sd(np.concatenate(blocks).astype(np.float64), data)
+        values = values[np.argsort(trials, kind="stable")].astype(np.float32)
         parts.append(values.reshape(-1, counts.pop(), values.shape[1]))
-        kinds = run.trials["trial_type"].tolist()
+        kinds = data.trials["trial_type"].tolist()
         labels += [(run.participant_label, run.name.partition("_")[2], kind) for kind in kinds]
     who, runs, kinds = (np.asarray(names) for names in zip(*labels, strict=True))
     return TokenValues(np.concatenate(parts), who, runs, kinds)

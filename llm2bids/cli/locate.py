@@ -32,8 +32,8 @@ def run(args: argparse.Namespace) -> int:
     """Print or write the table of units."""
     from llm2bids.dataset.locate import locate
     from llm2bids.dataset.read import open_dataset
-    from llm2bids.inference.statmap import write_text
     from llm2bids.space.stat_map import summarize
+    from llm2bids.store.commit import replace_text
 
     if args.threshold is None and args.top_percent is None:
         args.threshold = 3.1
@@ -44,7 +44,7 @@ def run(args: argparse.Namespace) -> int:
         if args.output.is_symlink() or (args.output.exists() and not args.output.is_file()):
             args.output.write_text(text, encoding="utf-8")  # a pipe, say, stays what it is
         else:
-            write_text(args.output, text)
+            replace_text(args.output, text)
         sys.stderr.write(f"{len(table)} units written to {args.output}\n")
     if args.summary or args.output is not None:
         summary = summarize(table, dataset.space)

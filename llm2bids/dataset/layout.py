@@ -3,8 +3,8 @@
 import re
 from dataclasses import dataclass, field, fields, replace
 from functools import cached_property
-from pathlib import Path, PurePosixPath
-from typing import Any
+from pathlib import Path, PurePath, PurePosixPath
+from typing import Any, TypeVar
 
 from llm2bids.exceptions import DatasetError
 from llm2bids.store.files import data_files
@@ -252,8 +252,11 @@ def template_file(
     return DERIVATIVE / build_path(Entities(suffix=suffix, **place))
 
 
-def sidecar(place: PurePosixPath) -> PurePosixPath:
-    """Place the sidecar of a file."""
+_Path = TypeVar("_Path", bound=PurePath)
+
+
+def sidecar(place: _Path) -> _Path:
+    """Place the sidecar of an image or a table."""
     return place.with_name(place.name.partition(".")[0] + ".json")
 
 

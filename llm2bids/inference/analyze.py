@@ -9,9 +9,9 @@ from pathlib import Path
 from joblib import Parallel, delayed
 from tqdm import tqdm
 
+from llm2bids.dataset.read import Run
 from llm2bids.exceptions import InferenceError, Llm2bidsError, UsageError
 from llm2bids.inference.checksums import list_group, list_participants
-from llm2bids.inference.circular import check_arrangement_prompts
 from llm2bids.inference.effects import Effects, read_effects
 from llm2bids.inference.group import (
     GroupContrast,
@@ -26,10 +26,11 @@ from llm2bids.inference.group_maps import (
     tested_and_written,
     write_pooled,
 )
-from llm2bids.inference.inputs import Inputs, RunEntry, open_inputs
+from llm2bids.inference.inputs import Inputs, open_inputs
 from llm2bids.inference.options import AnalysisOptions, GroupOptions, UnitOfAnalysis
 from llm2bids.inference.participant import caution, write_task
 from llm2bids.inference.pooled import pooled_contrast
+from llm2bids.inference.provenance import check_arrangement_prompts
 from llm2bids.inference.runs import fit_task
 from llm2bids.inference.second_level import checked_size
 from llm2bids.inference.statmap import checked_output, remove_results, start_output
@@ -157,28 +158,30 @@ def analyze_participants(
         bids_filter_file=None if bids_filter_file is None else Path(bids_filter_file),
     )
     chosen = inputs.choose(participant_label=participant_label, task=task)
-    check_arrangement_prompts(
-        inputs,
-        (
-            str(prompt)
-            for entries in chosen.values()
-            for entry in entries
-            for prompt in inputs.load(entry).transcript["prompt_id"].unique()
-        ),
-        allow_circular=allow_circular,
-    )
-    start_output(Path(out_dir), inputs.bids_dir, inputs.derivative_dir)
+    if inputs.space.layout is not None:
+        check_arrangement_prompts(
+            inputs.space,
+            (
+                str(prompt)
+                for runs in chosen.values()
+                for run in runs
+                for prompt in inputs.dataset.transcript(run)["prompt_id"].unique()
+            ),
+            where=inputs.bids_dir,
+            allow_circular=allow_circular,
+        )
+    start_output(Path(out_dir), inputs.bids_dir, inputs.dataset.derivative)
     jobs = [
         delayed(_participant_task)(
             inputs,
             key,
-            entries,
+            runs,
             options,
             out_dir=Path(out_dir),
             mem_gb=(n_cpus * 1.0 if mem_gb is None else mem_gb) / n_cpus,
             work_dir=None if work_dir is None else Path(work_dir),
         )
-        for key, entries in chosen.items()
+        for key, runs in chosen.items()
     ]
     pool = Parallel(n_jobs=n_cpus, return_as="generator_unordered")
     bar = tqdm(
@@ -255,7 +258,12 @@ def analyze_group(
         participant_label=sorted({label for label, _ in chosen}),
         task=sorted({name for _, name in chosen}),
     )
-    check_arrangement_prompts(inputs, effects.provenance.prompts, allow_circular=allow_circular)
+    check_arrangement_prompts(
+        inputs.space,
+        effects.provenance.prompts,
+        where=inputs.bids_dir,
+        allow_circular=allow_circular,
+    )
     inputs = inputs.within(effects.mask, effects.options.use, run_names=effects.provenance.runs)
     questions = group_contrasts(effects, contrasts)
     bar = tqdm(questions, desc="group level", file=sys.stderr, disable=not progress)
@@ -301,10 +309,8 @@ def _group_contrast(
     writer = GroupWriter(
         out_dir=out_dir,
         contrast=question,
-        space=inputs.space,
-        mask=inputs.mask,
-        unit_order=inputs.unit_order,
-        about=about_group(question, asked, inputs.space, inputs.fingerprint),
+        inputs=inputs,
+        about=about_group(question, asked, inputs),
     )
     values = contrast_values(asked, question)
     files, n_units, largest_d = tested_and_written(writer, values, options)
@@ -331,7 +337,7 @@ def _group_contrast(
 def _participant_task(
     inputs: Inputs,
     key: tuple[str, str],
-    entries: Sequence[RunEntry],
+    runs: Sequence[Run],
     options: AnalysisOptions,
     *,
     out_dir: Path,
@@ -341,15 +347,13 @@ def _participant_task(
     """Fit and write one participant and task; give the reason where that is not possible."""
     remove_results(out_dir, participant_label=key[0], task=key[1])
     try:
-        if not entries:
+        if not runs:
             raise InferenceError(
                 "the run is missing, other participants have it; record the dataset again to add it"
             )
-        runs = [inputs.load(entry) for entry in entries]
-        model = fit_task(runs, options, mem_gb=mem_gb, work_dir=work_dir)
-        files = write_task(
-            out_dir, model, runs, options, space=inputs.space, fingerprint=inputs.fingerprint
-        )
+        loaded = [inputs.load(run) for run in runs]
+        model = fit_task(loaded, options, mem_gb=mem_gb, work_dir=work_dir)
+        files = write_task(out_dir, model, loaded, options, inputs)
     except Llm2bidsError as error:
         return key, [], str(error)
     return key, files, None

@@ -2,7 +2,7 @@
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Literal, overload
+from typing import Any, Literal, overload
 
 import numpy as np
 import numpy.typing as npt
@@ -166,10 +166,12 @@ def token_confounds(
     return table
 
 
-def global_signal(series: GridImage, mask: npt.NDArray[np.bool_]) -> npt.NDArray[np.float64]:
-    """Average every volume over a mask; mask (n_x, n_y, n_z); gives (n_volumes,)."""
+def global_signal(
+    series: GridImage, voxels: npt.NDArray[np.integer[Any]]
+) -> npt.NDArray[np.float64]:
+    """Average every volume over voxels (n_voxels, 3); gives (n_volumes,)."""
     return np.concatenate(
-        [values.mean(axis=1, dtype=np.float64) for _, values in series.masked(mask)]
+        [values.mean(axis=1, dtype=np.float64) for _, values in series.at(voxels)]
     )
 
 
@@ -185,7 +187,7 @@ def _load(
     table = token_confounds(transcript, n_volumes, told)
     if "global_signal" in columns:
         mask = open_image(_brain_mask(folder, name), series)
-        table["global_signal"] = global_signal(series, mask.volume() > 0)
+        table["global_signal"] = global_signal(series, np.argwhere(mask.volume() > 0))
     table = table[list(columns)]
     kept = np.arange(n_volumes)
     if prefill:

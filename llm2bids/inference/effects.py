@@ -13,16 +13,20 @@ from pathlib import Path
 import numpy as np
 import numpy.typing as npt
 
+from llm2bids.dataset.layout import sidecar
 from llm2bids.exceptions import InferenceError
 from llm2bids.inference.inputs import Inputs
 from llm2bids.inference.options import AnalysisOptions
 from llm2bids.inference.participant import task_provenance
 from llm2bids.inference.provenance import Provenance
 from llm2bids.inference.runs import fit_task
-from llm2bids.inference.statmap import map_path, read_json, read_map, sidecar_of
+from llm2bids.inference.statmap import map_path, read_map
 from llm2bids.store.files import data_files
+from llm2bids.store.json import read_json
 
 Floats32 = npt.NDArray[np.float32]
+
+_AGAIN = "run the participant level again"
 
 
 @dataclass(frozen=True, kw_only=True, order=True)
@@ -131,8 +135,10 @@ def condition_names(conditions: Sequence[Condition]) -> tuple[str, ...]:
     """Name conditions by their labels, after the task where several tasks have the label."""
     shared = Counter(condition.label for condition in conditions)
     return tuple(
-        one.label if shared[one.label] == 1 else f"{one.task}{one.label.capitalize()}"
-        for one in conditions
+        condition.label
+        if shared[condition.label] == 1
+        else f"{condition.task}{condition.label.capitalize()}"
+        for condition in conditions
     )
 
 
@@ -149,23 +155,23 @@ def read_effects(
     mask: npt.NDArray[np.bool_] | None = None
     first: Path | None = None
     for path in data_files(out_dir, "sub-*/func/*_stat-effect_statmap.nii.gz"):
-        sidecar = read_json(sidecar_of(path))
-        made_from = Provenance.read(sidecar, sidecar_of(path))
-        condition = _condition(sidecar, path)
+        metadata = read_json(sidecar(path), remedy=_AGAIN)
+        made_from = Provenance.read(metadata, sidecar(path))
+        condition = _condition(metadata, path)
         label = next(iter(made_from.participants), "")
         if participant_label is not None and label not in participant_label:
             continue
         if task is not None and condition.task not in task:
             continue
-        _check_space(sidecar, inputs, path)
-        found = AnalysisOptions.read(sidecar, sidecar_of(path))
+        _check_space(metadata, inputs, path)
+        model = AnalysisOptions.read(metadata, sidecar(path))
         names = {"sub": label, "task": condition.task, "space": inputs.space.label}
         inside = (
             read_map(out_dir / map_path("mask.nii.gz", **names, desc="brain"), inputs.space) > 0
         )
         if options is None or mask is None or first is None:
-            options, mask, first = found, inside, path
-        _check_model(path, found, inside, first, options, mask)
+            options, mask, first = model, inside, path
+        _check_model(path, model, inside, first, options, mask)
         maps[label, condition] = (path, made_from)
     if options is None or mask is None:
         raise InferenceError(
@@ -192,15 +198,14 @@ def fit_effects(
 ) -> Effects:
     """Fit the participant level of a dataset without writing its maps."""
     maps = {}
-    for (label, name), entries in inputs.choose(task=task).items():
-        if not entries:
+    for (label, name), there in inputs.choose(task=task).items():
+        if not there:
             continue
-        runs = [inputs.load(entry) for entry in entries]
+        runs = [inputs.load(run) for run in there]
         model = fit_task(runs, options, mem_gb=mem_gb, work_dir=work_dir)
         for contrast, expression in model.contrasts.items():
             condition = Condition(task=name, label=contrast, expression=expression)
-            values = model.fit.maps[contrast, "effect"][inputs.unit_order]
-            maps[label, condition] = (values, task_provenance(runs))
+            maps[label, condition] = (model.fit.maps[contrast, "effect"], task_provenance(runs))
     return _stacked(maps, mask=inputs.units, options=options)
 
 
@@ -245,22 +250,20 @@ def _check_map(values: Floats32, name: str) -> None:
         )
 
 
-def _condition(sidecar: dict[str, object], path: Path) -> Condition:
+def _condition(metadata: dict[str, object], path: Path) -> Condition:
     names = ("TaskLabel", "ContrastLabel", "Contrast")
-    missing = [name for name in names if name not in sidecar]
+    missing = [name for name in names if name not in metadata]
     if missing:
-        raise InferenceError(
-            f"{sidecar_of(path)}: no key {', '.join(missing)}; run the participant level again"
-        )
-    task, label, expression = (str(sidecar[name]) for name in names)
+        raise InferenceError(f"{sidecar(path)}: no key {', '.join(missing)}; {_AGAIN}")
+    task, label, expression = (str(metadata[name]) for name in names)
     return Condition(task=task, label=label, expression=expression)
 
 
-def _check_space(sidecar: dict[str, object], inputs: Inputs, path: Path) -> None:
-    fingerprint = str(sidecar.get("SpaceFingerprint"))
+def _check_space(metadata: dict[str, object], inputs: Inputs, path: Path) -> None:
+    fingerprint = str(metadata.get("SpaceFingerprint"))
     if fingerprint != inputs.fingerprint:
         raise InferenceError(
-            f"mixed spaces: {path} is of {sidecar.get('SpaceLabel')} ({fingerprint[:12]}), "
+            f"mixed spaces: {path} is of {metadata.get('SpaceLabel')} ({fingerprint[:12]}), "
             f"{inputs.bids_dir} has {inputs.space.label} ({inputs.fingerprint[:12]}); expected one "
             "model, choice of sites and calibration; give the dataset that the maps were made from"
         )
@@ -275,7 +278,7 @@ def _check_model(
     expected_mask: npt.NDArray[np.bool_],
 ) -> None:
     """Refuse participants or tasks that were analysed in different ways."""
-    again = "expected one model for the group; run the participant level again into an empty folder"
+    again = f"expected one model for the group; {_AGAIN} into an empty folder"
     if options != expected:
         raise InferenceError(
             f"{path}: first-level model: {options.describe()}; {first.name} has: "

@@ -13,8 +13,9 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 import pandas as pd
-from nilearn.glm.contrasts import compute_fixed_effect_contrast
+from nilearn.glm.contrasts import Contrast, compute_fixed_effect_contrast
 from nilearn.glm.first_level import run_glm
+from scipy import stats
 
 from llm2bids.exceptions import InferenceError
 from llm2bids.inference.contrast import contrast_vector
@@ -38,28 +39,19 @@ TOKEN_CAUTION = (
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class FirstLevelFit:
-    """Maps of one participant and task."""
+    """Maps of one participant and task, all (n_units,)."""
 
-    # (n_voxels,): By contrast label and one of `STATS`. Effects in units of the calibration's
-    # standard deviation (if the data were), variances in its square
+    # by contrast label and one of `STATS`; effects in the data's unit, variances in its square
     maps: dict[tuple[str, str], npt.NDArray[np.float32]]
-    # (n_voxels,): Share of variance that the design explains, mean over runs
-    r_squared: npt.NDArray[np.float32]
-    # (n_voxels,): Lag-1 autocorrelation of the (whitened) residuals, mean over runs
+    r_squared: npt.NDArray[np.float32]  # variance that the design explains, mean over runs
+    # lag-1 autocorrelation of the (whitened) residuals, mean over runs
     residual_ar1: npt.NDArray[np.float32]
-    # (n_voxels,): Voxels that did not vary in any run; their maps are 0
-    constant: npt.NDArray[np.bool_]
+    constant: npt.NDArray[np.bool_]  # units that did not vary in any run; their maps are 0
     dof: float  # degrees of freedom of the t maps
 
 
 def checked_noise_model(noise_model: str) -> str:
-    """Return the name of a noise model if nilearn knows it.
-
-    Examples
-    --------
-    >>> checked_noise_model("ar1")
-    'ar1'
-    """
+    """Return the name of a noise model if nilearn knows it."""
     if not re.fullmatch(r"ols|ar[1-9]\d*", noise_model):
         raise InferenceError(
             f"noise_model: found {noise_model!r}, expected 'ols' or 'arN' such as 'ar1'"
@@ -69,7 +61,7 @@ def checked_noise_model(noise_model: str) -> str:
 
 def fit_first_level(
     read_block: ReadBlock,
-    edges: npt.NDArray[np.int64],
+    edges: npt.NDArray[np.intp],
     designs: Sequence[pd.DataFrame],
     contrasts: Mapping[str, str],
     *,
@@ -93,13 +85,34 @@ def fit_first_level(
         _fit_block(read_block(block), designs, vectors, noise_model)
         for block in range(edges.size - 1)
     ]
+    whole = {key: np.concatenate([part[key] for part in parts]) for key in parts[0]}
+    constant = whole["constant"]
+    dof = float(parts[0][next(iter(vectors)), "dof"][0])
+    maps: dict[tuple[str, str], npt.NDArray[np.float32]] = {}
+    for label in vectors:
+        effect, variance = whole[label, "effect"], whole[label, "variance"]
+        t, z, _ = t_and_z(effect, variance, dof)
+        for stat, values in zip(STATS, (effect, variance, t, z), strict=True):
+            maps[label, stat] = np.where(constant, 0, values).astype(np.float32)
     return FirstLevelFit(
-        maps={key: np.concatenate([part.maps[key] for part in parts]) for key in parts[0].maps},
-        r_squared=np.concatenate([part.r_squared for part in parts]),
-        residual_ar1=np.concatenate([part.residual_ar1 for part in parts]),
-        constant=np.concatenate([part.constant for part in parts]),
-        dof=parts[0].dof,
+        maps=maps,
+        r_squared=np.where(constant, 0, whole["r_squared"]).astype(np.float32),
+        residual_ar1=np.where(constant, 0, whole["residual_ar1"]).astype(np.float32),
+        constant=constant,
+        dof=dof,
     )
+
+
+def t_and_z(effect: Floats, variance: Floats, dof: float) -> tuple[Floats, Floats, Floats]:
+    """Give t, z and the two-sided p of estimates (n_units,), as nilearn's `Contrast` does.
+
+    nilearn takes p and 1 - p of every t; of one sign, one of them is enough.
+    """
+    with np.errstate(divide="ignore", invalid="ignore"):
+        t = Contrast(effect=effect, variance=variance, dof=dof).stat()
+        p = stats.t.sf(np.abs(t), dof)
+    z = np.copysign(stats.norm.isf(np.clip(p, 1e-300, 0.5)), t)
+    return np.asarray(t), np.asarray(z), np.asarray(2 * p)
 
 
 def _fit_block(
@@ -107,9 +120,10 @@ def _fit_block(
     designs: Sequence[pd.DataFrame],
     vectors: Mapping[str, Sequence[Floats]],
     noise_model: str,
-) -> FirstLevelFit:
+) -> dict[Any, npt.NDArray[Any]]:
+    """Fit one block of units, all (n_units,): effects and variances, and what runs are like."""
     labels, results, constant = [], [], np.ones(runs[0].shape[1], dtype=np.bool_)
-    r_squared, residual_ar1 = np.zeros(constant.size), np.zeros(constant.size)
+    r_squared, residual_ar1 = np.zeros((2, constant.size))
     for values, design in zip(runs, designs, strict=True):
         y = np.asarray(values, dtype=np.float64)
         _check_run(y, design)
@@ -120,24 +134,18 @@ def _fit_block(
         results.append(result)
         for key, fit in result.items():
             chosen = label == key
-            r_squared[chosen] += _explained(fit) / len(runs)
+            r_squared[chosen] += np.where(still[chosen], 0, _explained(fit)) / len(runs)
             residual_ar1[chosen] += _lag1(fit.whitened_residuals) / len(runs)
-    maps: dict[tuple[str, str], npt.NDArray[np.float32]] = {}
-    dof = 0.0
+    block: dict[Any, npt.NDArray[Any]] = {
+        "constant": constant, "r_squared": r_squared, "residual_ar1": residual_ar1
+    }  # fmt: skip
     for name, weights in vectors.items():
         with np.errstate(divide="ignore", invalid="ignore"):
             contrast = compute_fixed_effect_contrast(labels, results, weights)
-            estimates = (contrast.effect, contrast.variance, contrast.stat(), contrast.z_score())
-        dof = float(contrast.dof)
-        for stat, estimate in zip(STATS, estimates, strict=True):
-            maps[name, stat] = np.where(constant, 0, np.ravel(estimate)).astype(np.float32)
-    return FirstLevelFit(
-        maps=maps,
-        r_squared=np.where(constant, 0, r_squared).astype(np.float32),
-        residual_ar1=np.where(constant, 0, residual_ar1).astype(np.float32),
-        constant=constant,
-        dof=dof,
-    )
+        block[name, "effect"] = np.ravel(contrast.effect)
+        block[name, "variance"] = np.ravel(contrast.variance)
+        block[name, "dof"] = np.array([contrast.dof])
+    return block
 
 
 def _check_run(y: Floats, design: pd.DataFrame) -> None:
@@ -165,17 +173,19 @@ def _run_glm(
 
 
 def _explained(fit: Any) -> Floats:
-    with np.errstate(invalid="ignore", divide="ignore"):
-        return np.asarray(np.nan_to_num(np.asarray(fit.r_square), posinf=0.0), dtype=np.float64)
+    """Give nilearn's R squared of a fit, (n_units,); 0 where a series does not vary."""
+    explained, total = _spread(fit.predicted), _spread(fit.whitened_Y)
+    return np.asarray(np.divide(explained, total, out=np.zeros_like(total), where=total > 0))
+
+
+def _spread(values: Floats) -> Floats:
+    centred = values - values.mean(axis=0)
+    return np.asarray(np.einsum("tv,tv->v", centred, centred))
 
 
 def _lag1(residuals: Floats) -> Floats:
-    """Compute the lag-1 autocorrelation of series.
+    """Compute the lag-1 autocorrelation of series (n_observations, n_units), (n_units,).
 
-    Shapes: residuals (n_observations, n_voxels); gives (n_voxels,).
-
-    Examples
-    --------
     >>> _lag1(np.array([[1.0, 0.0], [-1.0, 0.0], [1.0, 0.0], [-1.0, 0.0]]))
     array([-0.75,  0.  ])
     """

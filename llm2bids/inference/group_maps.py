@@ -8,23 +8,24 @@ from typing import Any
 import nibabel as nib
 import numpy as np
 import numpy.typing as npt
-from nilearn.masking import apply_mask, unmask
 
-from llm2bids.inference.circular import circularity_caution
 from llm2bids.inference.effects import Effects
 from llm2bids.inference.group import GroupContrast, shared_prompts
+from llm2bids.inference.inputs import Inputs
 from llm2bids.inference.options import GroupOptions
 from llm2bids.inference.participant import caution
 from llm2bids.inference.pooled import PooledTest
 from llm2bids.inference.second_level import group_statistics, permutation_test, smallest_p
-from llm2bids.inference.statmap import map_path, software, write_map, write_table
+from llm2bids.inference.statmap import grid_of, map_entries, map_path, write_map, write_table
 from llm2bids.inference.threshold import (
+    cluster_map,
     cluster_table,
-    thresholded,
+    find_clusters,
+    height_threshold,
     thresholds,
     true_discoveries,
 )
-from llm2bids.space.space import Space
+from llm2bids.space.grid import open_image
 
 _DESCRIPTIONS = {
     "effect": ("Mean effect over participants.", "calibration standard deviations"),
@@ -64,35 +65,28 @@ class GroupContrastResult:
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class GroupWriter:
-    """Writes the maps of one group contrast: values (n_voxels,) in nilearn's order of `mask`.
-
-    `unit_order` gives the place in this order of each unit of the mask; `about` is what every
-    sidecar says.
-    """
+    """Writes the maps of one group contrast; `about` is what every sidecar says."""
 
     out_dir: Path
     contrast: GroupContrast
-    space: Space
-    mask: npt.NDArray[np.bool_]
-    unit_order: npt.NDArray[np.intp]
+    inputs: Inputs
     about: Mapping[str, object]
+
+    def image(self, values: npt.NDArray[Any]) -> nib.Nifti1Image:
+        """Put values (n_units,) of the units that are modelled into an image."""
+        space = self.inputs.space
+        return nib.Nifti1Image(grid_of(values, self.inputs.voxels, space), space.affine)
 
     @property
     def mask_img(self) -> nib.Nifti1Image:
-        """The mask as an image."""
-        return nib.Nifti1Image(self.mask.astype(np.uint8), self.space.affine)
+        """The mask of these units."""
+        return self.image(np.ones(len(self.inputs.voxels), dtype=np.uint8))
 
     def path(self, suffix: str, *, stat: str | None = None, desc: str | None = None) -> Path:
         """Build the path of a result."""
-        contrast = self.contrast
-        return self.out_dir / map_path(
-            suffix,
-            task=contrast.task,
-            space=self.space.label,
-            contrast=contrast.label,
-            stat=stat,
-            desc=desc,
-        )
+        label, task = self.contrast.label, self.contrast.task
+        names = {"task": task, "space": self.inputs.space.label, "contrast": label}
+        return self.out_dir / map_path(suffix, **names, stat=stat, desc=desc)
 
     def write(
         self,
@@ -103,32 +97,33 @@ class GroupWriter:
         desc: str | None = None,
         more: Mapping[str, object] | None = None,
     ) -> Path:
-        """Write one map, given as an image or by its voxels."""
-        values = image if isinstance(image, np.ndarray) else apply_mask(image, self.mask_img)
-        sidecar = {
+        """Write one map, given as an image, a grid or values (n_units,)."""
+        voxels = self.inputs.voxels
+        values = image if isinstance(image, np.ndarray) else open_image(image).volume()
+        if values.ndim == 3:
+            values = values[tuple(voxels.T)]
+        metadata = {
             "Description": f"{description} {self.contrast.description}",
             **self.about,
             **(more or {}),
         }
         path = self.path("statmap.nii.gz", stat=stat, desc=desc)
         outside = 1 if stat == "pfdr" else 0
-        return write_map(path, values, self.mask, self.space, sidecar, fill=outside)
+        return write_map(path, values, voxels, self.inputs.space, metadata, fill=outside)
 
 
-def about_group(
-    contrast: GroupContrast, effects: Effects, space: Space, fingerprint: str
-) -> dict[str, object]:
+def about_group(contrast: GroupContrast, effects: Effects, inputs: Inputs) -> dict[str, object]:
     """Say what every sidecar of a group contrast says, from the effects that it takes."""
     made_from, n_shared = effects.provenance, shared_prompts(effects)
     sentence = caution(effects.options)
     shared = SHARED_PROMPTS.format(count=n_shared, total=len(made_from.prompts))
-    weights = {f"{one.task}:{one.label}": round(weight, 6) for one, weight in contrast.weights}
     return {
-        **circularity_caution(space, made_from.prompts),
-        "SpatialReference": f"bids:llm2bids:tpl-{space.label}/anat/tpl-{space.label}_T1w.nii.gz",
         "TaskLabel": contrast.task,
         "ContrastLabel": contrast.label,
-        "ContrastWeights": weights,
+        "ContrastWeights": {
+            f"{condition.task}:{condition.label}": round(weight, 6)
+            for condition, weight in contrast.weights
+        },
         "NumberOfParticipants": len(made_from.participants),
         "NumberOfUnits": int(effects.mask.sum()),
         "Generalisation": GENERALISATION,
@@ -136,36 +131,30 @@ def about_group(
         "ModelParameters": effects.options.parameters(),
         **({} if sentence is None else {"Caution": sentence}),
         **({"SharedPromptsCaution": shared} if n_shared else {}),
-        "Software": software(),
-        "SpaceLabel": space.label,
-        "SpaceFingerprint": fingerprint,
-        **made_from.sidecar(),
+        **map_entries(inputs.space, inputs.fingerprint, made_from),
     }
 
 
 def tested_and_written(
     writer: GroupWriter, effects: npt.NDArray[np.floating[Any]], options: GroupOptions
 ) -> tuple[list[Path], dict[str, int], float]:
-    """Test and write the mean of effects (n_participants, n_units), in unit order.
+    """Test and write the mean of effects (n_participants, n_units).
 
     Gives the files, the units above each threshold, and the largest absolute Cohen's d.
     """
-    values = np.empty_like(effects)
-    values[:, writer.unit_order] = effects
-    fit = group_statistics(values)
-    z_img = unmask(fit.z, writer.mask_img)
-    found = thresholds(fit.z, alpha=options.alpha)
+    fit = group_statistics(effects)
+    above = thresholds(fit.z, alpha=options.alpha)
     files = []
     for stat, (description, units) in _DESCRIPTIONS.items():
         more: dict[str, object] = {"Units": units, "DegreesOfFreedom": len(effects) - 1}
         if stat == "z":
-            more |= {"Alpha": options.alpha, "TwoSidedThresholds": found}
+            more |= {"Alpha": options.alpha, "TwoSidedThresholds": above}
         files.append(writer.write(getattr(fit, stat), stat, description, more=more))
-    files += _write_thresholded(writer, z_img, options)
+    files += _write_thresholded(writer, fit.z, options)
     if options.n_perm:
-        files += _write_permutation(writer, values, options)
-    largest = float(np.abs(fit.cohensd).max())
-    return files, {name: int(one["n_units"] or 0) for name, one in found.items()}, largest
+        files += _write_permutation(writer, effects, options)
+    counts = {name: int(level["n_units"] or 0) for name, level in above.items()}
+    return files, counts, float(np.abs(fit.cohensd).max())
 
 
 def write_pooled(writer: GroupWriter, result: PooledTest, *, alpha: float) -> list[Path]:
@@ -197,44 +186,35 @@ def write_pooled(writer: GroupWriter, result: PooledTest, *, alpha: float) -> li
 
 
 def _write_thresholded(
-    writer: GroupWriter, z_img: nib.Nifti1Image, options: GroupOptions
+    writer: GroupWriter, z: npt.NDArray[np.float64], options: GroupOptions
 ) -> list[Path]:
-    mask_img = writer.mask_img
-    image, threshold = thresholded(
-        z_img,
-        mask_img=mask_img,
-        alpha=options.alpha,
-        height_control=options.height_control,
-        cluster_threshold=options.cluster_threshold,
+    """Write what stays of z (n_units,) above the threshold, and the table of its clusters."""
+    control, image = options.height_control, writer.image(z.astype(np.float32))
+    grid, affine = np.asarray(image.dataobj), writer.inputs.space.affine
+    threshold = height_threshold(z, alpha=options.alpha, height_control=control)
+    clusters = find_clusters(grid, threshold, options.cluster_threshold)
+    more: dict[str, object] = {
+        "Alpha": options.alpha,
+        "Threshold": threshold if np.isfinite(threshold) else None,
+        "ClusterThreshold": options.cluster_threshold,
+    }
+    description = f"z above the two-sided {control} threshold."
+    path = writer.path("clusters.tsv", desc=control)
+    write_table(
+        path,
+        cluster_table(
+            grid, affine, clusters, stat_threshold=threshold, min_distance=options.min_distance
+        ),
     )
-    finite = threshold if np.isfinite(threshold) else None
-    files = [
-        writer.write(
-            image,
-            "z",
-            f"z above the two-sided {options.height_control} threshold.",
-            desc=options.height_control,
-            more={
-                "Alpha": options.alpha,
-                "Threshold": finite,
-                "ClusterThreshold": options.cluster_threshold,
-            },
-        )
-    ]
-    table = cluster_table(
-        z_img,
-        stat_threshold=threshold,
-        cluster_threshold=options.cluster_threshold,
-        min_distance=options.min_distance,
-    )
-    path = writer.path("clusters.tsv", desc=options.height_control)
-    write_table(path, table)
-    files.append(path)
+    kept = cluster_map(grid, clusters)
+    files = [writer.write(kept, "z", description, desc=control, more=more), path]
     if options.true_discovery_threshold is not None:
-        z = options.true_discovery_threshold
-        bound = true_discoveries(z_img, mask_img=mask_img, threshold=z, alpha=options.alpha)
+        height = options.true_discovery_threshold
+        bound = true_discoveries(
+            image, mask_img=writer.mask_img, threshold=height, alpha=options.alpha
+        )
         description = "Lower bound of the share of active units in each cluster (one-sided)."
-        more = {"ClusterFormingZ": z, "Alpha": options.alpha}
+        more = {"ClusterFormingZ": height, "Alpha": options.alpha}
         files.append(writer.write(bound, "truediscoveries", description, more=more))
     return files
 
@@ -242,8 +222,10 @@ def _write_thresholded(
 def _write_permutation(
     writer: GroupWriter, effects: npt.NDArray[np.floating[Any]], options: GroupOptions
 ) -> list[Path]:
+    voxels = writer.inputs.voxels
+    order = np.lexsort(voxels.T[::-1])  # nilearn's, of the mask's voxels
     maps = permutation_test(
-        effects,
+        effects[:, order],
         mask_img=writer.mask_img,
         n_perm=options.n_perm,
         two_sided_test=options.two_sided_test,

@@ -1,7 +1,7 @@
 """What the statistics take from a recorded dataset."""
 
 from collections import defaultdict
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
@@ -19,18 +19,9 @@ from llm2bids.space.header import fingerprint_differs
 from llm2bids.space.space import Space
 
 
-@dataclass(frozen=True, kw_only=True, order=True)
-class RunEntry:
-    """One run of a dataset."""
-
-    participant_label: str
-    task: str
-    run: int | None = None  # run index
-
-
 @dataclass(frozen=True, kw_only=True, eq=False)
 class Inputs:
-    """Runs of a dataset, and the voxels to model, bool of shape (n_x, n_y, n_z).
+    """Runs of a dataset, and the units to model: bool (n_units,) in recording order.
 
     `fingerprint` is the space's with its calibration; `participants` are all, also those without
     a run; `use` is the table that is right where a run's events and transcript differ.
@@ -38,8 +29,8 @@ class Inputs:
 
     dataset: Dataset
     fingerprint: str
-    mask: npt.NDArray[np.bool_]
-    runs: Mapping[RunEntry, Run]
+    units: npt.NDArray[np.bool_]
+    runs: tuple[Run, ...]
     participants: tuple[str, ...]
     use: Source | None = None
 
@@ -49,31 +40,14 @@ class Inputs:
         return self.dataset.path
 
     @property
-    def derivative_dir(self) -> Path:
-        """Its derivative."""
-        return self.dataset.derivative
-
-    @property
     def space(self) -> Space:
         """The space of all runs."""
         return self.dataset.space
 
-    @property
-    def entries(self) -> tuple[RunEntry, ...]:
-        """All runs."""
-        return tuple(self.runs)
-
     @cached_property
-    def units(self) -> npt.NDArray[np.bool_]:
-        """Units of the space inside the mask, in recording order, shape (n_units,)."""
-        return np.asarray(self.mask[tuple(self.space.voxels.T)])
-
-    @cached_property
-    def unit_order(self) -> npt.NDArray[np.intp]:
-        """Place of each unit inside the mask among the mask's voxels in nilearn's order."""
-        place = np.cumsum(self.mask.ravel()) - 1
-        inside = np.ravel_multi_index(tuple(self.space.voxels[self.units].T), self.mask.shape)
-        return np.asarray(place[inside], dtype=np.intp)
+    def voxels(self) -> npt.NDArray[np.int32]:
+        """Voxel of each unit that is modelled, (n_units, 3)."""
+        return self.space.voxels[self.units]
 
     def within(
         self,
@@ -83,34 +57,28 @@ class Inputs:
         run_names: Collection[str] | None = None,
     ) -> "Inputs":
         """Model only some units of the space, bool of shape (n_units,), and some runs."""
-        runs = {
-            entry: run
-            for entry, run in self.runs.items()
-            if run_names is None or run.name in run_names
-        }
-        return replace(self, mask=np.asarray(self.space.to_grid(units) > 0), use=use, runs=runs)
+        runs = tuple(run for run in self.runs if run_names is None or run.name in run_names)
+        return replace(self, units=units, use=use, runs=runs)
 
-    def load(self, entry: RunEntry) -> RunData:
+    def load(self, run: Run) -> RunData:
         """Open a run."""
-        return _load_run(self.dataset, self.runs[entry], self.mask, self.use)
+        return _load_run(self.dataset, run, self.voxels, self.use)
 
     def choose(
         self,
         *,
         participant_label: Sequence[str] | None = None,
         task: Sequence[str] | None = None,
-    ) -> dict[tuple[str, str], tuple[RunEntry, ...]]:
+    ) -> dict[tuple[str, str], tuple[Run, ...]]:
         """Group the runs by participant and task."""
         labels = self.participants
-        tasks = list(dict.fromkeys(entry.task for entry in self.entries))
+        tasks = list(dict.fromkeys(run.task for run in self.runs))
         wanted = _chosen_labels(participant_label, labels, prefix="sub-", where=self.bids_dir)
         kept = _chosen_labels(task, tasks, prefix="task-", where=self.bids_dir)
-        found: dict[tuple[str, str], list[RunEntry]] = defaultdict(list)
-        for entry in self.entries:
-            found[entry.participant_label, entry.task].append(entry)
-        return {
-            (label, name): tuple(found.get((label, name), ())) for label in wanted for name in kept
-        }
+        runs = defaultdict(list)
+        for run in self.runs:
+            runs[run.participant_label, run.task].append(run)
+        return {(label, name): tuple(runs[label, name]) for label in wanted for name in kept}
 
 
 def _chosen_labels(
@@ -154,36 +122,33 @@ def open_inputs(
             "encoding toolkit"
         )
     filters = {} if bids_filter_file is None else read_bids_filter(bids_filter_file)
-    runs = {
-        RunEntry(participant_label=run.participant_label, task=run.task, run=run.run): run
-        for run in (filtered_runs(dataset, filters) if filters else dataset.runs)
-    }
+    runs = tuple(filtered_runs(dataset, filters) if filters else dataset.runs)
     listed = set(dataset.participants["participant_id"].str.removeprefix("sub-"))
     if "subject" in filters:  # the others are not missing, they are not asked for
         listed.clear()
-    mask = dataset.space.grey
+    units = np.ones(dataset.space.n_units, dtype=np.bool_)
     if mask_img is not None:
-        mask = mask & _read_mask(mask_img, dataset.space)
+        units = _read_mask(mask_img, dataset.space)
     return Inputs(
         dataset=dataset,
         fingerprint=dataset.fingerprint,
-        mask=mask,
+        units=units,
         runs=runs,
-        participants=tuple(sorted(listed | {entry.participant_label for entry in runs})),
+        participants=tuple(sorted(listed | {run.participant_label for run in runs})),
         use=use,
     )
 
 
 def _read_mask(path: Path, space: Space) -> npt.NDArray[np.bool_]:
-    """Read a mask in the space, (n_x, n_y, n_z)."""
-    voxels = np.asarray(open_image(path, space).volume() > 0)
-    if not (voxels & space.grey).any():
+    """Read which units a mask in the space holds, (n_units,)."""
+    units = np.asarray(space.to_units(open_image(path, space).volume()) > 0)
+    if not units.any():
         raise InferenceError(f"{path}: holds no unit of space {space.label}; nothing to model")
-    return voxels
+    return units
 
 
 def _load_run(
-    dataset: Dataset, run: Run, mask: npt.NDArray[np.bool_], use: Source | None
+    dataset: Dataset, run: Run, voxels: npt.NDArray[np.int32], use: Source | None
 ) -> RunData:
     series = open_image(run.preproc, dataset.space, remedy=RECORD_AGAIN)
     other = fingerprint_differs(series.header, dataset.fingerprint)
@@ -197,15 +162,12 @@ def _load_run(
         dataset.transcript(run), dataset.events(run), t_r=t_r, use=use, name=str(run.events)
     )
     return RunData(
-        participant_label=run.participant_label,
-        task=run.task,
-        run=run.run,
+        run=run,
         series=series,
-        mask=mask,
+        voxels=voxels,
         t_r=t_r,
         transcript=transcript,
         events=events,
         counts_per_sd=dataset.calibration.counts_per_sd,
         confounds=dataset.confounds(run) if run.confounds.exists() else None,
-        source=f"bids:llm2bids:{run.preproc.relative_to(dataset.derivative).as_posix()}",
     )

@@ -106,10 +106,10 @@ def measure_null(
     models = pipeline_models(confounds)
     jobs: list[Any] = [
         delayed(tally_run)(
-            chosen, entry, parts[0], models,
+            chosen, run, parts[0], models,
             n_perm=n_perm, random_state=derive_seed(seed, "null", "run", index),
         )
-        for index, entry in enumerate(chosen.entries)
+        for index, run in enumerate(chosen.runs)
     ]  # fmt: skip
     runs: list[RunTallies] = _in_parallel(jobs, "null runs", n_cpus, progress)
     crop = cropped(chosen, parts[1])
@@ -156,28 +156,27 @@ def null_replicates(inputs: Inputs) -> list[str]:
 
     Runs without a prompt in common are replicates of their own; otherwise participants are.
     """
-    name, entries = inputs.bids_dir, inputs.entries
-    if len(entries) < MINIMUM_RUNS:
+    name = inputs.bids_dir
+    if len(inputs.runs) < MINIMUM_RUNS:
         raise InferenceError(
-            f"{name}: found {len(entries)} null runs, expected at least {MINIMUM_RUNS}, and 60 for "
-            "a verdict: units of a run are correlated, so a single run says little. Record more: "
-            "--participants with `llm2bids record`, --runs with `llm2bids null`"
+            f"{name}: found {len(inputs.runs)} null runs, expected at least {MINIMUM_RUNS}, and 60 "
+            "for a verdict: units of a run are correlated, so a single run says little. Record "
+            "more: --participants with `llm2bids record`, --runs with `llm2bids null`"
         )
     table = inputs.dataset.prompts
     banks = dict(zip(table["prompt_id"], table["condition"], strict=True))
     prompts: list[str] = []
-    for entry in entries:
-        run = inputs.load(entry)
-        trials = run.trials
+    for run in inputs.runs:
+        trials = inputs.load(run).trials
         shown = trials["prompt_id"].map(banks).fillna("no bank")
         on = set(shown[trials["trial_type"] != ""])
         off = set(shown[trials["trial_type"] == ""])
         if on != off or len(on) != 1:
-            raise not_null(f"{name}, {run.name}", entry.task, on, off)
+            raise not_null(f"{name}, {run.name}", run.task, on, off)
         prompts += trials["prompt_id"].tolist()
     if len(set(prompts)) == len(prompts):
-        return [f"{index}" for index in range(len(entries))]
-    return [entry.participant_label for entry in entries]
+        return [f"{index}" for index in range(len(inputs.runs))]
+    return [run.participant_label for run in inputs.runs]
 
 
 def not_null(where: str, task: str, on: set[str], off: set[str]) -> UsageError:
@@ -278,7 +277,7 @@ def rates_of(tallies: Sequence[tuple[str, int, Tally]], *, widening: float = 1.0
 def _design(inputs: Inputs) -> dict[str, Any]:
     """Say what the rates hold for: model, paradigm, prompts and tokens."""
     settings = inputs.dataset.settings
-    kinds = inputs.load(inputs.entries[0]).trials["trial_type"]
+    kinds = inputs.load(inputs.runs[0]).trials["trial_type"]
     return {
         "model": settings.get("model"),
         "weights_sha256": settings.get("weights_sha256"),

@@ -9,7 +9,8 @@ import numpy as np
 import numpy.typing as npt
 from scipy import stats
 
-from llm2bids.inference.inputs import Inputs, RunEntry
+from llm2bids.dataset.read import Run
+from llm2bids.inference.inputs import Inputs
 from llm2bids.inference.options import AnalysisOptions
 from llm2bids.inference.pooled import PooledTest, pooled_test
 from llm2bids.inference.rates import FAMILY_ALPHA, LEVELS
@@ -123,7 +124,7 @@ def pipeline_models(confounds: Sequence[str]) -> dict[str, AnalysisOptions]:
 
 def tally_run(
     inputs: Inputs,
-    entry: RunEntry,
+    run: Run,
     tested: npt.NDArray[np.bool_],
     models: Mapping[str, AnalysisOptions],
     *,
@@ -131,19 +132,17 @@ def tally_run(
     random_state: int,
 ) -> RunTallies:
     """Test one null run with every pipeline of the participant level; `tested`: (n_units,)."""
-    run = _sham(inputs.load(entry))
-    order = inputs.unit_order
-    (series,) = prompt_series(run)
-    means = series[:, order].astype(np.float32)
-    on = (run.trials["trial_type"] != "").to_numpy(dtype=np.bool_)
-    tallies, effect = {}, np.zeros(order.size, dtype=np.float32)
-    varies = np.ones(order.size, dtype=np.bool_)
+    data = _sham(inputs.load(run))
+    means = prompt_series(data)[0].astype(np.float32)
+    on = (data.trials["trial_type"] != "").to_numpy(dtype=np.bool_)
+    tallies, effect = {}, np.zeros(tested.size, dtype=np.float32)
+    varies = np.ones(tested.size, dtype=np.bool_)
     for key, options in models.items():
-        fit = fit_task([run], options, mem_gb=None).fit
-        varies &= ~fit.constant[order]
+        fit = fit_task([data], options, mem_gb=None).fit
+        varies &= ~fit.constant
         if key == "prompt_ols":  # the default, which gives the group its effects
-            effect = fit.maps[SHAM, "effect"][order]
-        tallies[key] = z_tally(fit.maps[SHAM, "z"][order][tested & varies])
+            effect = fit.maps[SHAM, "effect"]
+        tallies[key] = z_tally(fit.maps[SHAM, "z"][tested & varies])
     permuted = pooled_test(
         means[:, tested & varies],
         on,
@@ -216,7 +215,7 @@ def cropped(
     inputs: Inputs, panel: npt.NDArray[np.bool_]
 ) -> tuple[npt.NDArray[np.int64], nib.Nifti1Image]:
     """Cut the panel out of the grid: order of its units among its voxels, and its mask."""
-    voxels = inputs.space.voxels[inputs.units][panel].astype(np.int64)
+    voxels = inputs.voxels[panel].astype(np.int64)
     voxels -= voxels.min(axis=0) - 1
     mask = np.zeros(voxels.max(axis=0) + 2, dtype=np.uint8)
     mask[tuple(voxels.T)] = 1

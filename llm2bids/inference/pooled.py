@@ -14,7 +14,6 @@ from typing import Any, TypeVar
 
 import numpy as np
 import numpy.typing as npt
-from scipy import stats
 
 from llm2bids.exceptions import InferenceError
 from llm2bids.inference.effects import Effects
@@ -98,17 +97,6 @@ def pooled_test(
     )
 
 
-def parametric_p(t: Floats, dof: int) -> Floats:
-    """Give the two-sided p of Student's t; t (n_units,); gives (n_units,).
-
-    Examples
-    --------
-    >>> parametric_p(np.array([0.0]), 5)
-    array([1.])
-    """
-    return np.asarray(2 * stats.t.sf(np.abs(t), dof))
-
-
 def _centred_label(
     values: npt.NDArray[np.floating[Any]],
     on: npt.NDArray[np.bool_],
@@ -171,7 +159,7 @@ def pooled_contrast(
 
     Against off, labels are permuted within each run. Against the other tasks, the on prompts of
     all tasks are compared, and labels are permuted within participant: prompts are contexts of
-    their own, so runs do not matter. `inputs` gives the effects' mask; voxels are in its order.
+    their own, so runs do not matter.
     """
     options = effects.options
     if options.unit_of_analysis == "token" or options.noise != "ols" or options.confounds:
@@ -184,9 +172,8 @@ def pooled_contrast(
     is_against_off = question.against == "off"
     series, labels, groups = [], [], []
     chosen = inputs.choose(participant_label=effects.participants, task=sorted(trial_types))
-    for (label, name), entries in chosen.items():
-        for entry in entries:
-            run = inputs.load(entry)
+    for (label, name), runs in chosen.items():
+        for run in map(inputs.load, runs):
             kinds = run.trials["trial_type"].to_numpy()
             kept = kinds == trial_types[name]
             if is_against_off:
@@ -194,7 +181,7 @@ def pooled_contrast(
             images = prompt_series(run, smoothing_fwhm=options.smoothing_fwhm)[0]
             series.append(images[kept].astype(np.float32))
             labels.append((kinds[kept] != "") & (name == question.task))
-            block = f"{label}-{entry.run}" if is_against_off else label
+            block = f"{label}-{run.run.run}" if is_against_off else label
             groups.append(np.full(int(kept.sum()), block))
     return pooled_test(
         np.concatenate(series),

@@ -261,13 +261,13 @@ def read_prompts(
     if reason:
         raise InferenceError(f"prompts: {reason}; analyse one image per prompt with 'ols'")
     chosen = inputs.choose(participant_label=participant_label, task=task)
-    missing = [f"sub-{label} task-{name}" for (label, name), found in chosen.items() if not found]
+    missing = [f"sub-{label} task-{name}" for (label, name), runs in chosen.items() if not runs]
     if missing:
         raise InferenceError(
             f"prompts: no run of {', '.join(missing)}; expected every participant in every task; "
             "leave the participant or the task out, or record the dataset again to add it"
         )
-    loaded = [inputs.load(entry) for entries in chosen.values() for entry in entries]
+    loaded = [inputs.load(run) for runs in chosen.values() for run in runs]
     counts = [run.trials["n_volumes"] for run in loaded]
     steps = powers_below(int(min(count.min() for count in counts))) if first_tokens else ()
     runs = [_shown(run, run_design(run, options)) for run in loaded]
@@ -281,7 +281,7 @@ def read_prompts(
     for run in tqdm(loaded, desc="prompts", file=sys.stderr, disable=not progress):
         parts = prompt_series(run, smoothing_fwhm=options.smoothing_fwhm, n_tokens=(None, *steps))
         part = slice(start, start + len(parts[0]))
-        values[part] = parts[0][:, inputs.unit_order]
+        values[part] = parts[0]
         start = part.stop
         early.add(run, parts[1:])
     return PromptSamples(
@@ -313,9 +313,12 @@ class _Early:
         self.omitted: dict[int, str] = {}
 
     def add(self, run: RunData, images: Sequence[npt.NDArray[np.float64]]) -> None:
-        """Take a run's images (n_prompts, n_voxels), one array for each number of tokens."""
+        """Take a run's images (n_prompts, n_units), one array for each number of tokens."""
         for step, values in zip(list(self.images), images, strict=True):
-            if self.images[step] and self.images[step][0][0].participant != run.participant_label:
+            if (
+                self.images[step]
+                and self.images[step][0][0].participant != run.run.participant_label
+            ):
                 self._finish(step)
             if step not in self.omitted:
                 try:
@@ -323,8 +326,7 @@ class _Early:
                 except InferenceError as error:
                     self.omitted[step] = str(error)
                     continue
-                part = values[:, self.inputs.unit_order].astype(np.float32)
-                self.images[step].append((shown, part))
+                self.images[step].append((shown, values.astype(np.float32)))
 
     def effects(self) -> dict[int, Effects]:
         """Give the effects of all participants by number of tokens."""
@@ -361,13 +363,12 @@ def _of_task(prompts: Prompts, task: str) -> npt.NDArray[np.bool_]:
 
 
 def _shown(run: RunData, design: pd.DataFrame) -> PromptRun:
-    trials = run.trials
     return PromptRun(
-        participant=run.participant_label,
-        task=run.task,
-        name=run.name,
-        trial_types=tuple(trials["trial_type"]),
-        prompt_ids=tuple(trials["prompt_id"]),
+        participant=run.run.participant_label,
+        task=run.run.task,
+        name=run.run.name,
+        trial_types=tuple(run.trials["trial_type"]),
+        prompt_ids=tuple(run.trials["prompt_id"]),
         design=design,
     )
 

@@ -5,6 +5,7 @@ Circular analysis in systems neuroscience, Nature Neuroscience 12, 535). Prompts
 participants who saw the same prompts share their errors.
 """
 
+import logging
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import combinations
@@ -12,11 +13,14 @@ from pathlib import Path
 from typing import Any, Literal, get_args
 
 from llm2bids.exceptions import InferenceError, NetworkError
+from llm2bids.space.space import Space
+
+log = logging.getLogger(__name__)
 
 Level = Literal["participants", "runs", "prompts"]
 LEVELS: tuple[Level, ...] = get_args(Level)
 
-_NAMED = 5
+_NAMED, _MOST_NAMED = 5, 10
 _PROMPTS: tuple[Level, ...] = ("prompts",)
 
 
@@ -24,14 +28,9 @@ _PROMPTS: tuple[Level, ...] = ("prompts",)
 class Provenance:
     """Participants (without ``sub-``), runs and prompts, on and off, that a map was made from.
 
-    Examples
-    --------
-    >>> one = Provenance.of(participants=["01"], runs=["sub-01_task-tea"], prompts=["p1", "p2"])
-    >>> two = Provenance.of(participants=["02"], runs=["sub-02_task-tea"], prompts=["p2", "p3"])
-    >>> one.overlap(two).prompts
+    >>> first = Provenance.of(participants=["01"], prompts=["p1", "p2"])
+    >>> first.overlap(Provenance.of(participants=["02"], prompts=["p2", "p3"])).prompts
     frozenset({'p2'})
-    >>> sorted((one | two).participants)
-    ['01', '02']
     """
 
     participants: frozenset[str] = frozenset()
@@ -101,14 +100,7 @@ def require_disjoint(
     allow_circular: bool = False,
     levels: Collection[Level] = LEVELS,
 ) -> Provenance:
-    """Refuse to test something on data that defined it; give what is shared where it is allowed.
-
-    Examples
-    --------
-    >>> one = Provenance.of(participants=["01"], prompts=["p1"])
-    >>> bool(require_disjoint(one, Provenance.of(prompts=["p2"]), what="identification"))
-    False
-    """
+    """Refuse to test something on data that defined it; give what is shared where it is allowed."""
     common = defining.overlap(testing)
     shared = Provenance(**{level: common.names(level) for level in levels})
     if shared and not allow_circular:
@@ -130,25 +122,62 @@ def require_apart(
         )
     return Provenance.union(
         require_disjoint(
-            one,
-            two,
-            what=f"{what} ({' and '.join(sorted(one.participants | two.participants))})",
+            first,
+            second,
+            what=f"{what} ({' and '.join(sorted(first.participants | second.participants))})",
             allow_circular=allow_circular,
             levels=_PROMPTS,
         )
-        for one, two in combinations(parts, 2)
+        for first, second in combinations(parts, 2)
     )
 
 
 def circularity_note(shared: Provenance) -> str:
     """Say on a result that it was tested on data that defined it; empty where nothing is shared.
 
-    Examples
-    --------
     >>> circularity_note(Provenance.of(prompts=["p1"]))
     'CIRCULAR, no evidence: defining and testing data share 1 prompt (p1).'
     """
     return f"CIRCULAR, no evidence: defining and testing data share {shared}." if shared else ""
+
+
+def circularity_caution(space: Space, prompts: Iterable[str]) -> dict[str, object]:
+    """Say in a map's sidecar that its units were arranged by prompts that it was made from."""
+    said = _shared_with_arrangement(space, prompts)
+    return {"CircularityCaution": f"CIRCULAR, no evidence: {said}"} if said else {}
+
+
+def check_arrangement_prompts(
+    space: Space, prompts: Iterable[str], *, where: Path, allow_circular: bool = False
+) -> None:
+    """Refuse an arrangement that was learned from prompts that are analysed.
+
+    Units that chance made alike on these prompts would lie side by side, and their chance would
+    look like a cluster.
+    """
+    said = _shared_with_arrangement(space, prompts)
+    if said and not allow_circular:
+        raise InferenceError(
+            f"{where}: {said} Analyse other runs, record with an arrangement of other prompts, or "
+            "go on with --allow-circular, which is not a result to report"
+        )
+    if said:
+        log.warning("circular: %s", said)
+
+
+def _shared_with_arrangement(space: Space, prompts: Iterable[str]) -> str:
+    """Say which prompts an arrangement was learned from; empty where none."""
+    shared = sorted(
+        set(prompts).intersection(() if space.layout is None else space.layout.prompt_ids)
+    )
+    more = f" and {len(shared) - _MOST_NAMED} more" if len(shared) > _MOST_NAMED else ""
+    return (
+        f"the arrangement of space {space.label} was learned from {len(shared)} prompts that the "
+        f"analysed runs show: {', '.join(shared[:_MOST_NAMED])}{more}; clusters and smoothed maps "
+        "of these runs are circular."
+        if shared
+        else ""
+    )
 
 
 def _name(level: Level, names: frozenset[str]) -> str:

@@ -8,13 +8,12 @@ import nibabel as nib
 import numpy as np
 import numpy.typing as npt
 import pandas as pd
-from nilearn.glm.contrasts import compute_contrast
-from nilearn.glm.first_level import run_glm
 from nilearn.glm.second_level import non_parametric_inference
 from nilearn.masking import unmask
 from scipy import stats
 
 from llm2bids.exceptions import InferenceError
+from llm2bids.inference.first_level import t_and_z
 
 Floats = npt.NDArray[np.float64]
 
@@ -41,29 +40,20 @@ class GroupStatistics:
 def group_statistics(effects: npt.NDArray[np.floating[Any]]) -> GroupStatistics:
     """Test whether the mean of effects, (n_participants, n_units), differs from 0.
 
-    This is what ``nilearn.glm.second_level.SecondLevelModel`` fits, on arrays.
+    The maps equal those of ``nilearn.glm.second_level.SecondLevelModel``, without images.
     """
     n = checked_size(len(effects), what="group level")
     values = np.asarray(effects, dtype=np.float64)
-    labels, results = run_glm(values, np.ones((n, 1)), noise_model="ols")
-    with np.errstate(divide="ignore", invalid="ignore"):
-        contrast = compute_contrast(labels, results, np.ones(1))
-        effect, variance, t, z = (
-            np.ravel(estimate)
-            for estimate in (
-                *(contrast.effect_size(), contrast.effect_variance()),
-                *(contrast.stat(), contrast.z_score()),
-            )
-        )
+    effect, variance = values.mean(axis=0), values.var(axis=0, ddof=1) / n
+    t, z, p = t_and_z(effect, variance, n - 1)
     sd = np.sqrt(variance * n)
     still = sd <= ROUNDING * np.abs(effect)
-    p = np.where(still, 1, 2 * stats.t.sf(np.abs(t), n - 1))
     return GroupStatistics(
         effect=effect,
         variance=variance,
         t=np.where(still, 0, t),
         z=np.where(still, 0, z),
-        pfdr=np.asarray(stats.false_discovery_control(p), dtype=np.float64),
+        pfdr=stats.false_discovery_control(np.where(still, 1, p)),
         cohensd=np.divide(effect, sd, out=np.zeros_like(effect), where=~still),
     )
 

@@ -7,7 +7,6 @@ it needs ``minimize_memory=False``, the residuals of the whole brain at once.
 """
 
 import importlib.metadata
-import json
 import os
 from collections.abc import Mapping
 from pathlib import Path
@@ -18,11 +17,15 @@ import numpy.typing as npt
 import pandas as pd
 
 from llm2bids import __version__
+from llm2bids.dataset.layout import sidecar
 from llm2bids.dataset.volumes import VolumeWriter
-from llm2bids.exceptions import InferenceError
+from llm2bids.exceptions import DatasetError, InferenceError
+from llm2bids.inference.provenance import Provenance, circularity_caution
 from llm2bids.space.grid import open_image
 from llm2bids.space.header import image_header
 from llm2bids.space.space import Space
+from llm2bids.store.commit import replace_text
+from llm2bids.store.json import read_json, to_json
 
 _BIDS_VERSION = "1.11.1"
 _CODE_URL = "https://github.com/llm2bids/llm2bids"
@@ -63,8 +66,6 @@ FitLins. They are listed in `.bidsignore` so that the validator checks the rest.
 def map_path(suffix: str, **entities: str | int | None) -> Path:
     """Build the path of a result relative to the output folder.
 
-    Examples
-    --------
     >>> map_path("statmap.nii.gz", sub="01", task="tea", space="S", contrast="tea", stat="t").name
     'sub-01_task-tea_space-S_contrast-tea_stat-t_statmap.nii.gz'
     >>> map_path("statmap.json", task="tea", contrast="tea", stat="z").as_posix()
@@ -76,81 +77,62 @@ def map_path(suffix: str, **entities: str | int | None) -> Path:
     return folder / "_".join([*parts, suffix])
 
 
+def map_entries(space: Space, fingerprint: str, made_from: Provenance) -> dict[str, object]:
+    """Say what the sidecar of every map says: its space, its data, and which versions made it."""
+    return {
+        **circularity_caution(space, made_from.prompts),
+        "SpatialReference": f"bids:llm2bids:tpl-{space.label}/anat/tpl-{space.label}_T1w.nii.gz",
+        "Software": software(),
+        "SpaceLabel": space.label,
+        "SpaceFingerprint": fingerprint,
+        **made_from.sidecar(),
+    }
+
+
 def write_map(
     path: Path,
     values: npt.NDArray[Any],
-    mask: npt.NDArray[np.bool_],
+    voxels: npt.NDArray[np.int32],
     space: Space,
-    sidecar: Mapping[str, object],
+    metadata: Mapping[str, object],
     *,
     fill: float = 0,
 ) -> Path:
-    """Write the values of a mask's voxels as an image in the space, and its sidecar.
+    """Write values (n_units,) at voxels (n_units, 3) as an image in the space, and its sidecar.
 
     Maps of z and t say so in the header's intent, t with its degrees of freedom: AFNI and
     BrainVoyager show p values from it.
-
-    Shapes: values (n_voxels,), mask (n_x, n_y, n_z).
     """
     dtype = "uint8" if values.dtype == np.bool_ else "float32"
-    header = image_header(space, fingerprint=str(sidecar["SpaceFingerprint"]), dtype=dtype)
+    header = image_header(space, fingerprint=str(metadata["SpaceFingerprint"]), dtype=dtype)
     if "_stat-z_" in path.name:
         header.set_intent("z score")
-    elif "_stat-t_" in path.name and "DegreesOfFreedom" in sidecar:
-        header.set_intent("t test", (sidecar["DegreesOfFreedom"],))
-    grid = np.full(mask.shape, fill, dtype=dtype, order="F")
-    grid[mask] = values
+    elif "_stat-t_" in path.name and "DegreesOfFreedom" in metadata:
+        header.set_intent("t test", (metadata["DegreesOfFreedom"],))
     path.parent.mkdir(parents=True, exist_ok=True)
     with VolumeWriter(path, header) as writer:
-        writer.write(grid)
-    write_json(sidecar_of(path), sidecar)
+        writer.write(grid_of(values.astype(dtype), voxels, space, fill=fill))
+    write_json(sidecar(path), metadata)
     return path
 
 
-def sidecar_of(path: Path) -> Path:
-    """Give the path of an image's or a table's sidecar.
-
-    Examples
-    --------
-    >>> sidecar_of(Path("sub-01_statmap.nii.gz")).name
-    'sub-01_statmap.json'
-    """
-    return path.with_name(path.name.partition(".")[0] + ".json")
-
-
-def read_json(path: Path) -> dict[str, Any]:
-    """Read a sidecar."""
-    try:
-        contents = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError, RecursionError) as error:
-        raise InferenceError(
-            f"{path}: cannot be read ({error}); run the participant level again"
-        ) from None
-    if not isinstance(contents, dict):
-        raise InferenceError(f"{path}: holds no JSON object; run the participant level again")
-    return contents
+def grid_of(
+    values: npt.NDArray[Any], voxels: npt.NDArray[np.int32], space: Space, *, fill: float = 0
+) -> npt.NDArray[Any]:
+    """Put values (n_units,) of some units at their voxels (n_units, 3): (n_x, n_y, n_z)."""
+    grid = np.full(space.shape, fill, dtype=values.dtype, order="F")
+    grid[tuple(voxels.T)] = values
+    return grid
 
 
 def write_json(path: Path, contents: Mapping[str, object]) -> None:
     """Write a sidecar, staged and renamed."""
-    write_text(path, json.dumps(contents, indent=2, ensure_ascii=False) + "\n")
+    replace_text(path, to_json(contents))
 
 
 def write_table(path: Path, table: pd.DataFrame) -> None:
     """Write a tab-separated table, staged and renamed."""
-    write_text(path, table.to_csv(sep="\t", index=False, na_rep="n/a", lineterminator="\n"))
-
-
-def write_text(path: Path, text: str) -> None:
-    """Write a text file, staged and renamed."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    staged = path.with_name(f".{path.name}.part")
-    try:
-        staged.write_text(text, encoding="utf-8")
-        staged.replace(path)
-    except BaseException:
-        staged.unlink(missing_ok=True)
-        raise
+    replace_text(path, table.to_csv(sep="\t", index=False, na_rep="n/a", lineterminator="\n"))
 
 
 def software() -> dict[str, str]:
@@ -160,7 +142,6 @@ def software() -> dict[str, str]:
 
 def start_output(out_dir: Path, bids_dir: Path, derivative_dir: Path) -> None:
     """Make the output folder a derivative dataset, or check that it is one of ours."""
-    described = out_dir / "dataset_description.json"
     if out_dir.exists() and (not out_dir.is_dir() or any(out_dir.iterdir())):
         checked_output(out_dir)
     links = {
@@ -168,7 +149,7 @@ def start_output(out_dir: Path, bids_dir: Path, derivative_dir: Path) -> None:
         "llm2bids": _relative(derivative_dir, out_dir),
     }
     write_json(
-        described,
+        out_dir / "dataset_description.json",
         {
             "Name": "llm2bids analyze: statistical maps",
             "BIDSVersion": _BIDS_VERSION,
@@ -186,19 +167,16 @@ def start_output(out_dir: Path, bids_dir: Path, derivative_dir: Path) -> None:
             "DatasetLinks": links,
         },
     )
-    write_text(out_dir / "README.md", README)
-    write_text(out_dir / ".bidsignore", "\n".join(_IGNORED) + "\n")
+    replace_text(out_dir / "README.md", README)
+    replace_text(out_dir / ".bidsignore", "\n".join(_IGNORED) + "\n")
 
 
 def checked_output(out_dir: Path) -> None:
     """Check that a folder holds results of `analyze`."""
     try:
-        described = json.loads((out_dir / "dataset_description.json").read_text(encoding="utf-8"))
-        ours = any(
-            tool.get("Description") == "llm2bids analyze"
-            for tool in described.get("GeneratedBy", [])
-        )
-    except (OSError, ValueError, AttributeError):
+        tools = read_json(out_dir / "dataset_description.json").get("GeneratedBy", [])
+        ours = any(tool.get("Description") == "llm2bids analyze" for tool in tools)
+    except (DatasetError, AttributeError, TypeError):
         ours = False
     if not ours:
         raise InferenceError(

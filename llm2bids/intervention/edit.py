@@ -9,16 +9,17 @@ from typing import TYPE_CHECKING, Any, Literal, get_args
 import numpy as np
 import numpy.typing as npt
 
+from llm2bids.dataset.layout import sidecar
 from llm2bids.dataset.read import Dataset
 from llm2bids.exceptions import InterventionError, UsageError
 from llm2bids.inference.provenance import LEVELS, Provenance
-from llm2bids.inference.statmap import read_json, sidecar_of
 from llm2bids.model.edit import Edit, SiteEdit, grouped
 from llm2bids.model.units import Site
 from llm2bids.network.network import Network, load_network
 from llm2bids.space.atlas import head_atlas, site_atlas
 from llm2bids.space.space import Space
 from llm2bids.space.stat_map import check_threshold, select_units, unit_values
+from llm2bids.store.json import read_json
 
 if TYPE_CHECKING:
     from llm2bids.model.load import LoadedModel
@@ -358,10 +359,10 @@ def _resting_rows(
 
 def provenance_of(dataset: Dataset, stat_img: Any) -> Provenance:
     """Read what an image was made from; of an unknown one, take all that the dataset shows."""
-    if isinstance(stat_img, str | Path) and sidecar_of(Path(stat_img)).is_file():
-        content = read_json(sidecar_of(Path(stat_img)))
+    if isinstance(stat_img, str | Path) and sidecar(Path(stat_img)).is_file():
+        content = read_json(sidecar(Path(stat_img)))
         if any(level.capitalize() in content for level in LEVELS):
-            return Provenance.read(content, sidecar_of(Path(stat_img)))
+            return Provenance.read(content, sidecar(Path(stat_img)))
     return Provenance.union(
         Provenance.of(
             participants=[run.participant_label],

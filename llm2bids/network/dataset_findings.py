@@ -434,9 +434,9 @@ def _sizes(inputs: Inputs, effects: Effects) -> tuple[int, int, int]:
     """Count on prompts per trial type, off prompts, and volumes per prompt, of the smallest run."""
     tasks = {condition.task for condition in effects.conditions}
     on, off, volumes = [], [], []
-    for entry in inputs.entries:
-        if entry.task in tasks and entry.participant_label in effects.participants:
-            trials = inputs.load(entry).trials
+    for run in inputs.runs:
+        if run.task in tasks and run.participant_label in effects.participants:
+            trials = inputs.load(run).trials
             counts = trials["trial_type"].value_counts()
             off.append(int(counts.get(OFF, 0)))
             on.append(int(counts.drop(OFF, errors="ignore").min()))
@@ -461,7 +461,7 @@ def _control_dataset(
                 "expected the same sites; analyse all units, or record the control with these sites"
             )
         theirs = theirs.within(effects.mask, effects.options.use)
-    there = {entry.task for entry in theirs.entries}
+    there = {run.task for run in theirs.runs}
     wanted = dict.fromkeys(condition.task for condition in effects.conditions)
     control = fit_effects(
         theirs,

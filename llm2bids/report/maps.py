@@ -13,7 +13,7 @@ from markupsafe import Markup
 from nibabel.affines import apply_affine
 
 from llm2bids.exceptions import NetworkError
-from llm2bids.inference.circular import circularity_caution
+from llm2bids.inference.provenance import circularity_caution
 from llm2bids.report.draw.color import full_color
 from llm2bids.report.draw.mosaic import mosaic_figure, pack_layout, packed, quantise
 from llm2bids.report.section import Section, missing, render

@@ -8,7 +8,6 @@ from markupsafe import Markup
 
 from llm2bids import __version__
 from llm2bids.exceptions import UsageError
-from llm2bids.inference.statmap import write_text
 from llm2bids.report.design import design_section, designs_section
 from llm2bids.report.findings import findings_sections, summary_section, tile
 from llm2bids.report.maps import find_maps, maps_section, strongest_section
@@ -19,6 +18,7 @@ from llm2bids.report.recorded import recorded_section
 from llm2bids.report.section import Section, counted, read_asset, render
 from llm2bids.report.smoothness import smoothness_section
 from llm2bids.report.sources import REPORT_NAME, Sources, find_sources
+from llm2bids.store.commit import replace_text
 
 SCRIPTS = ("copy.js", "map.js", "explore.js")  # scripts of the page, in the order in which they run
 
@@ -72,7 +72,7 @@ def write_report(
         )
     path = Path(out_dir) / REPORT_NAME if output is None else Path(output)
     text = _build_page(sources, progress=progress)
-    write_text(path, text)
+    replace_text(path, text)
     return path
 
 

@@ -8,10 +8,10 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from llm2bids.dataset import layout
 from llm2bids.dataset.read import Dataset, Run, open_dataset
 from llm2bids.dataset.settings import is_dataset
 from llm2bids.exceptions import UsageError
-from llm2bids.inference.statmap import sidecar_of
 from llm2bids.network.findings import Findings
 from llm2bids.network.task_networks import TaskNetwork
 from llm2bids.report.draw.color import task_color
@@ -159,4 +159,4 @@ def read_object(path: Path) -> dict[str, Any]:
 
 def sidecar(path: Path) -> dict[str, Any]:
     """Read what the sidecar of an image or a table says."""
-    return read_json(sidecar_of(path))
+    return read_json(layout.sidecar(path))

@@ -124,11 +124,11 @@ class GridImage:
             )
         return self.read().reshape(self.shape[:3])
 
-    def masked(
-        self, mask: npt.NDArray[np.bool_], n_volumes: int = 8
+    def at(
+        self, voxels: npt.NDArray[np.integer[Any]], n_volumes: int = 8
     ) -> Iterator[tuple[int, npt.NDArray[Any]]]:
-        """Yield blocks as `blocks`, but (n, n_voxels): a mask's voxels in nilearn's order."""
-        order = np.ravel_multi_index(np.nonzero(mask), mask.shape, order="F")
+        """Yield blocks as `blocks`, but (n, n_voxels): of voxels (n_voxels, 3), in their order."""
+        order = np.ravel_multi_index(tuple(voxels.T), self.shape[:3], order="F")
         for start, block in self.blocks(n_volumes):
             yield start, block.reshape(len(block), -1).take(order, axis=1)
 

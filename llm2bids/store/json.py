@@ -9,7 +9,9 @@ from llm2bids.exceptions import DatasetError
 from llm2bids.store.pointers import refuse_missing
 
 
-def read_json(path: Path) -> dict[str, Any]:
+def read_json(
+    path: Path, *, remedy: str = "restore it or record the dataset again"
+) -> dict[str, Any]:
     """Read a JSON file that holds an object."""
     refuse_missing(path)
     try:
@@ -18,13 +20,10 @@ def read_json(path: Path) -> dict[str, Any]:
         if "\\u" in text:  # half of a surrogate pair could not be written again
             json.dumps(content, ensure_ascii=False).encode("utf-8")
     except (OSError, ValueError, RecursionError) as error:
-        raise DatasetError(
-            f"{path}: not readable as JSON ({error}); restore it or record the dataset again"
-        ) from None
+        raise DatasetError(f"{path}: not readable as JSON ({error}); {remedy}") from None
     if not isinstance(content, dict):
         raise DatasetError(
-            f"{path}: found a JSON {type(content).__name__}, expected an object; restore it "
-            "or record the dataset again"
+            f"{path}: found a JSON {type(content).__name__}, expected an object; {remedy}"
         )
     return content
 

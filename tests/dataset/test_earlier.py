@@ -43,7 +43,7 @@ def test_values_are_read_with_the_gain_of_the_dataset(earlier, synthetic):
     assert (np.abs(dataset.values(run) - recorded) / scale)[:, vary].max() < 0.0011
     counts = nib.load(run.bold).get_fdata()[tuple(dataset.space.voxels.T)].T
     inputs = open_inputs(earlier)
-    (entry, *_) = inputs.entries
+    (entry, *_) = inputs.runs
     assert inputs.load(entry).counts_per_sd == 500
     mean = dataset.calibration.mean
     expected = 10000 + 500 * (recorded - mean) / scale
@@ -80,7 +80,7 @@ def test_a_gain_that_was_lost_or_changed_is_refused(written, tmp_path):
             read(dataset.runs[0])
     inputs = open_inputs(root)
     with pytest.raises(Llm2bidsError, match=r"fingerprint|CountsPerSD"):
-        inputs.load(inputs.entries[0])
+        inputs.load(inputs.runs[0])
     for wrong in ('"many"', "0", "true"):
         for path, text in zip(paths, whole, strict=True):
             path.write_text(text.replace('"CountsPerSD": 100', f'"CountsPerSD": {wrong}'))

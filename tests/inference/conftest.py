@@ -27,6 +27,11 @@ class SyntheticRun:
     t_r: float
 
     @property
+    def voxels(self):
+        """Voxels of the mask, (n_voxels, 3), in nilearn's order."""
+        return np.argwhere(self.mask)
+
+    @property
     def sd_values(self):
         """Values in calibration sd, (n_volumes, n_voxels) in nilearn's order."""
         return (self.counts[self.mask].T.astype(float) - 10000) / 100

@@ -38,8 +38,7 @@ def test_global_signal_is_the_mean_of_the_mask(dataset):
     run = dataset.runs[0]
     table, _ = load_confounds(run.bold, ["global_signal"], demean=False)
     image = dataset.load_run(run)
-    mask = open_inputs(dataset.path).mask
-    expected = np.asarray(image.dataobj)[mask].mean(axis=0)
+    expected = np.asarray(image.dataobj)[dataset.space.grey].mean(axis=0)
     assert np.corrcoef(table["global_signal"], expected)[0, 1] > 0.999
 
 
@@ -86,11 +85,11 @@ def test_nilearn_fits_them(dataset):
 @pytest.mark.parametrize("unit", ["token", "prompt"])
 def test_analyze_takes_strategies(dataset, unit):
     inputs = open_inputs(dataset.path)
-    (entry, *_), *_ = inputs.choose().values()
+    (chosen, *_), *_ = inputs.choose().values()
     options = AnalysisOptions(
         unit_of_analysis=unit, confounds=("length", "surprisal", "global_signal")
     )
-    design = run_design(inputs.load(entry), options)
+    design = run_design(inputs.load(chosen), options)
     assert {"prompt_tokens", "surprisal", "global_signal"} <= set(design)
     assert len(design) == (N_VOLUMES if unit == "token" else 3 * PER_BLOCK)
 

@@ -8,10 +8,9 @@ from nilearn.image import get_data, new_img_like
 from scipy import stats
 
 from llm2bids.exceptions import InferenceError
-from llm2bids.inference.blocks import block_edges, prompt_means, transposed
 from llm2bids.inference.design import prompt_design, token_design
 from llm2bids.inference.first_level import checked_noise_model, fit_first_level
-from llm2bids.inference.stream import masked_volumes
+from llm2bids.inference.series import block_edges, prompt_means, transposed, unit_volumes
 from llm2bids.inference.trials import trial_table, volume_trials
 from llm2bids.space.grid import open_image
 
@@ -22,7 +21,7 @@ def prompt_series(run):
     n_voxels = int(run.mask.sum())
     trials = volume_trials(run.transcript, run.counts.shape[3])
     return prompt_means(
-        masked_volumes(open_image(run.path), run.mask, n_volumes=7), trials, n_voxels
+        unit_volumes(open_image(run.path), run.voxels, n_volumes=7), trials, n_voxels
     )[0]
 
 
@@ -117,7 +116,7 @@ def test_token_level_in_blocks_equals_nilearn_on_the_whole_brain(
     for design, theirs in zip(designs, model.design_matrices_, strict=True):
         pd.testing.assert_frame_equal(design, theirs)
     streams = [
-        masked_volumes(open_image(run.path), run.mask, smoothing_fwhm=smoothing_fwhm, n_volumes=4)
+        unit_volumes(open_image(run.path), run.voxels, smoothing_fwhm=smoothing_fwhm, n_volumes=4)
         for run in runs
     ]
     with (

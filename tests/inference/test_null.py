@@ -160,8 +160,8 @@ def test_an_effect_is_found_so_that_a_low_rate_is_no_blindness(simulate):
     chosen = inputs.within(tested | panel)
     parts = tested[chosen.units], panel[chosen.units]
     runs = [
-        tally_run(chosen, entry, parts[0], pipeline_models(()), n_perm=199, random_state=0)
-        for entry in chosen.entries[:8]
+        tally_run(chosen, run, parts[0], pipeline_models(()), n_perm=199, random_state=0)
+        for run in chosen.runs[:8]
     ]
     for tally in runs[0].tallies.values():
         assert tally.exceed[0.05] == tally.n_tests
@@ -177,8 +177,8 @@ def test_a_unit_that_does_not_vary_counts_for_nothing(small):
     everything, panel = draw_units(small.space, 10**6, seed=0)
     tested = everything[small.units]
     runs = [
-        tally_run(small, entry, tested, pipeline_models(()), n_perm=19, random_state=0)
-        for entry in small.entries[:2]
+        tally_run(small, run, tested, pipeline_models(()), n_perm=19, random_state=0)
+        for run in small.runs[:2]
     ]
     # a unit that is constant in the recording carries the dither in the images, which is noise
     assert {tally.n_tests for tally in runs[0].tallies.values()} == {small.space.n_units}

@@ -5,7 +5,7 @@ import pytest
 from scipy import stats
 
 from llm2bids.exceptions import InferenceError
-from llm2bids.inference.pooled import parametric_p, pooled_test
+from llm2bids.inference.pooled import pooled_test
 
 
 def simulate(rng, *, n_units=60, n_participants=4, n_prompts=12, effect=0.0, n_active=0):
@@ -23,7 +23,7 @@ def test_one_participant_is_the_two_sample_t_test():
     expected = stats.ttest_ind(values[on], values[~on])
     np.testing.assert_allclose(result.t, expected.statistic, rtol=1e-4)
     np.testing.assert_allclose(result.effect, values[on].mean(0) - values[~on].mean(0), rtol=1e-4)
-    np.testing.assert_allclose(parametric_p(result.t, result.dof), expected.pvalue, rtol=1e-3)
+    assert result.dof == values.shape[0] - 2
 
 
 def test_participants_have_their_own_intercept():

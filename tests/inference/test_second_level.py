@@ -17,9 +17,10 @@ from llm2bids.inference.second_level import (
     smallest_p,
 )
 from llm2bids.inference.threshold import (
+    cluster_map,
     cluster_table,
+    find_clusters,
     height_threshold,
-    thresholded,
     thresholds,
     true_discoveries,
 )
@@ -41,6 +42,15 @@ def group(mask_img, *, effect=0.0, n=N, seed=0):
     values[:, 2:5, 2:5, 2:5] += effect
     mask = mask_img.get_fdata() > 0
     return values[:, mask], [unmask(row[mask], mask_img) for row in values]
+
+
+def kept_and_listed(z_img, threshold, *, cluster_threshold=0, min_distance=8.0):
+    """What clusters leave of a map, and their table."""
+    grid = z_img.get_fdata(dtype=np.float32)
+    clusters = find_clusters(grid, threshold, cluster_threshold)
+    return cluster_map(grid, clusters), cluster_table(
+        grid, z_img.affine, clusters, stat_threshold=threshold, min_distance=min_distance
+    )
 
 
 def test_the_mean_of_the_participants_against_scipy(mask_img):
@@ -79,10 +89,12 @@ def test_thresholds_are_nilearns_and_control_what_they_say(mask_img):
     z = group_statistics(values).z
     z_img = unmask(z, mask_img)
     found = thresholds(z, alpha=0.05)
-    for height_control, one in found.items():
-        image, threshold = thresholded(z_img, mask_img=mask_img, height_control=height_control)
-        assert threshold == pytest.approx(one["z"])
-        assert np.count_nonzero(image.get_fdata()) == one["n_units"]
+    for height_control, ours in found.items():
+        image, threshold = threshold_stats_img(
+            z_img, mask_img=mask_img, alpha=0.05, height_control=height_control, two_sided=True
+        )
+        assert ours["z"] == pytest.approx(threshold)
+        assert np.count_nonzero(image.get_fdata()) == ours["n_units"]
     assert found["bonferroni"]["z"] == pytest.approx(stats.norm.isf(0.025 / z.size))
     assert found["fpr"]["n_units"] > found["fdr"]["n_units"] >= found["bonferroni"]["n_units"] > 0
     rejected = stats.false_discovery_control(2 * stats.norm.sf(np.abs(z))) <= 0.05
@@ -92,9 +104,10 @@ def test_thresholds_are_nilearns_and_control_what_they_say(mask_img):
 def test_nothing_above_the_threshold_is_an_empty_map_and_table(mask_img):
     z_img = unmask(np.full(int(mask_img.get_fdata().sum()), 0.1), mask_img)
     for height_control in ("fdr", "bonferroni", "fpr"):
-        image, threshold = thresholded(z_img, mask_img=mask_img, height_control=height_control)
-        assert not image.get_fdata().any()
-        assert cluster_table(z_img, stat_threshold=threshold).empty
+        threshold = height_threshold(apply_mask(z_img, mask_img), height_control=height_control)
+        kept, table = kept_and_listed(z_img, threshold)
+        assert not kept.any()
+        assert table.empty
     assert thresholds(apply_mask(z_img, mask_img))["fdr"] == {"z": None, "n_units": 0}
 
 
@@ -103,10 +116,10 @@ def test_the_cluster_table_finds_the_planted_block(mask_img):
     values[2:5, 2:5, 2:5] = 6
     values[5, 6, 7] = -7
     z_img = unmask(values[mask_img.get_fdata() > 0], mask_img)
-    table = cluster_table(z_img, stat_threshold=3.0, cluster_threshold=5)
+    _, table = kept_and_listed(z_img, 3.0, cluster_threshold=5)
     sizes = table["Cluster Size (mm3)"].dropna().astype(float).tolist()
     assert max(sizes) == 27 * 8
-    assert len(cluster_table(z_img, stat_threshold=3.0, cluster_threshold=0)) > len(table)
+    assert len(kept_and_listed(z_img, 3.0)[1]) > len(table)
 
 
 @pytest.mark.filterwarnings("ignore:.*No clusters found")
@@ -120,9 +133,7 @@ def test_clusters_are_nilearns(mask_img, cluster_threshold):
         z_img, stat_threshold=3.5, cluster_threshold=cluster_threshold, two_sided=True,
         min_distance=5.0,
     )  # fmt: skip
-    ours = cluster_table(
-        z_img, stat_threshold=3.5, cluster_threshold=cluster_threshold, min_distance=5.0
-    )
+    _, ours = kept_and_listed(z_img, 3.5, cluster_threshold=cluster_threshold, min_distance=5.0)
     columns = ["X", "Y", "Z", "Peak Stat"]
     np.testing.assert_allclose(
         ours[columns].astype(float).sort_values(columns),
@@ -132,15 +143,13 @@ def test_clusters_are_nilearns(mask_img, cluster_threshold):
     assert len(ours) > 3
     sizes = pd.to_numeric(ours["Cluster Size (mm3)"], errors="coerce").dropna()
     assert sizes.is_monotonic_decreasing
-    image, _ = thresholded(
-        z_img, mask_img=mask_img, alpha=0.01, height_control="fpr",
-        cluster_threshold=cluster_threshold,
-    )  # fmt: skip
+    threshold = height_threshold(apply_mask(z_img, mask_img), alpha=0.01, height_control="fpr")
+    kept, _ = kept_and_listed(z_img, threshold, cluster_threshold=cluster_threshold)
     expected, _ = threshold_stats_img(
         z_img, mask_img=mask_img, alpha=0.01, height_control="fpr",
         cluster_threshold=cluster_threshold,
     )  # fmt: skip
-    np.testing.assert_allclose(image.get_fdata(), expected.get_fdata(), rtol=1e-6)
+    np.testing.assert_allclose(kept, expected.get_fdata(), rtol=1e-6)
 
 
 def test_true_discoveries_bound_the_share_in_the_planted_block(mask_img):

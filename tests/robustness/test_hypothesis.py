@@ -257,7 +257,7 @@ def read_all(root: Path) -> None:
     opened.confounds(run)
     opened.t_r(run)
     inputs = open_inputs(root)
-    data = inputs.load(inputs.entries[0])
+    data = inputs.load(inputs.runs[0])
     for unit in ("prompt", "token"):
         run_design(data, AnalysisOptions(unit_of_analysis=unit))
 
