@@ -53,30 +53,22 @@ def draw_scan(
     localizer_prompts: int | None = None,
 ) -> Scan:
     """Draw the runs of all participants."""
-    if not 1 <= n_participants <= MOST_PARTICIPANTS:
-        raise UsageError(
-            f"n_participants (--participants) is {n_participants}; expected 1 to "
-            f"{MOST_PARTICIPANTS:,}"
-        )
-    if not 0 <= seed <= LARGEST_SEED:
-        raise UsageError(f"seed (--seed) is {seed}; expected 0 to {LARGEST_SEED}")
+    numbers = {
+        "prompts_per_block": prompts_per_block,
+        "tokens_per_prompt": tokens_per_prompt,
+        "localizer_prompts": localizer_prompts,
+    }
+    _check_range("n_participants", n_participants, 1, MOST_PARTICIPANTS, flag="--participants")
+    _check_range("seed", seed, 0, LARGEST_SEED)
     loaded = load_paradigm(paradigm)
-    numbers = {"prompts_per_block": prompts_per_block, "tokens_per_prompt": tokens_per_prompt}
-    for name, number in numbers.items():
-        if number is not None and not 1 <= number <= LARGEST:
-            option = "--" + name.replace("_", "-")
-            raise UsageError(f"{name} ({option}) is {number}; expected 1 to {LARGEST:,}")
-    if localizer_prompts is not None and not 0 <= localizer_prompts <= LARGEST:
-        raise UsageError(
-            f"localizer_prompts (--localizer-prompts) is {localizer_prompts}; expected 0 to "
-            f"{LARGEST:,}"
-        )
+    for name, value in numbers.items():
+        _check_range(name, value, 0 if name == "localizer_prompts" else 1, LARGEST)
     loaded = replace(
         loaded,
         prompts_per_block=prompts_per_block or loaded.prompts_per_block,
         tokens_per_prompt=tokens_per_prompt or loaded.tokens_per_prompt,
         localizer_prompts=localizer_prompts or 0,
-        source=_changes({**numbers, "localizer_prompts": localizer_prompts}) + loaded.source,
+        source=_changes(numbers) + loaded.source,
     )
     known = [task.label for task in loaded.tasks]
     if unknown := [label for label in task_labels or () if label not in known]:
@@ -111,6 +103,12 @@ def draw_scan(
         seed=seed,
         allow_shared_prompts=allow_shared_prompts,
     )
+
+
+def _check_range(name: str, value: int | None, least: int, most: int, *, flag: str = "") -> None:
+    if value is not None and not least <= value <= most:
+        flag = flag or "--" + name.replace("_", "-")
+        raise UsageError(f"{name} ({flag}) is {value}; expected {least} to {most:,}")
 
 
 def _changes(numbers: Mapping[str, int | None]) -> str:
