@@ -92,7 +92,8 @@ class Seeds:
 
     def __init__(self, folder: Path) -> None:
         sys.path.append(str(ROOT))
-        from tests.synthetic import FOSSILS, save_tiny_model
+        from tests.synthetic import FOSSILS
+        from tests.tiny_models import save_tiny_model
 
         self.folder = folder
         self.dataset: Path = FOSSILS.write_dataset(folder / "dataset")

@@ -74,7 +74,7 @@ class Row:
 
 def try_model(name: str, folder: Path) -> Row:
     """Build, check, record and compare one model."""
-    from tests.architectures import save_architecture
+    from tests.tiny_models import save_architecture
 
     try:
         save_architecture(name, folder)
@@ -194,7 +194,7 @@ def main() -> int:
     from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING_NAMES
     from transformers.utils import logging as transformers_logging
 
-    from tests.architectures import OTHERS
+    from tests.tiny_models import OTHERS
 
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
     parser.add_argument("file", nargs="?", type=Path, default=ROOT / "docs/reference/models.md")

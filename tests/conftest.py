@@ -12,7 +12,8 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from tests.synthetic import DRINKS, FOSSILS, Experiment, save_tiny_model
+from tests.synthetic import DRINKS, FOSSILS, Experiment
+from tests.tiny_models import save_tiny_model
 
 if TYPE_CHECKING:
     from llm2bids.model.load import LoadedModel

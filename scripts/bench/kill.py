@@ -117,7 +117,7 @@ def load_everything() -> None:
 def tiny_model(folder: Path) -> Path:
     """Save the tests' tiny model."""
     sys.path.append(str(Path(__file__).parents[2]))
-    from tests.synthetic import save_tiny_model
+    from tests.tiny_models import save_tiny_model
 
     return save_tiny_model("llama", folder)
 

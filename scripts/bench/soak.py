@@ -42,7 +42,7 @@ ROOT = Path(__file__).parents[2]
 def tiny_model(folder: Path) -> Path:
     """Make the tests' tiny Llama."""
     sys.path.append(str(ROOT))
-    from tests.synthetic import save_tiny_model
+    from tests.tiny_models import save_tiny_model
 
     return save_tiny_model("llama", folder / "model")
 

@@ -8,7 +8,7 @@ import pytest
 
 from llm2bids import open_dataset, record, replay
 from llm2bids.exceptions import DatasetError
-from tests.architectures import save_architecture
+from tests.tiny_models import save_architecture
 
 pytestmark = pytest.mark.filterwarnings("ignore")  # the library's own, of an old architecture
 

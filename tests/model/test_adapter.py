@@ -16,7 +16,7 @@ from llm2bids.exceptions import ModelError, UsageError
 from llm2bids.model.load import load_model
 from llm2bids.model.outline import outline
 from llm2bids.model.sites import find_sites
-from tests.synthetic import save_tiny_model
+from tests.tiny_models import save_tiny_model
 
 ROOT = Path(__file__).parents[2]
 

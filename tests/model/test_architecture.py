@@ -9,7 +9,7 @@ from llm2bids.model.architecture import auto_class
 from llm2bids.model.exactness import exact_sites
 from llm2bids.model.load import load_model
 from llm2bids.model.outline import outline
-from tests.synthetic import save_tiny_tokenizer
+from tests.tiny_models import save_tiny_tokenizer
 
 TEXT = {
     "vocab_size": 331,

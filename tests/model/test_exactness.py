@@ -14,9 +14,9 @@ from llm2bids.model.load import load_model
 from llm2bids.model.sites import find_layers, find_sites, select_sites
 from llm2bids.recording.record import record_run
 from llm2bids.recording.replay import replay_run
-from tests.architectures import save_architecture, tiny_config
 from tests.plain import site_errors
 from tests.synthetic import PROMPTS, make_design
+from tests.tiny_models import save_architecture, tiny_config
 
 pytestmark = pytest.mark.filterwarnings("ignore")  # the libraries' own, of old architectures
 

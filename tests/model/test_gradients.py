@@ -11,7 +11,7 @@ from llm2bids.model.likelihood import text_nll
 from llm2bids.model.neurons import mlp_neurons, neuron_masks, parameter_names
 from llm2bids.model.sites import find_layers, find_sites
 from llm2bids.model.text import encode
-from tests.synthetic import TEXTS
+from tests.tiny_models import TEXTS
 
 ACTIVATIONS = {
     "llama": "mlp.act_fn",

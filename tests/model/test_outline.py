@@ -10,8 +10,7 @@ from llm2bids.model.exactness import exact_sites
 from llm2bids.model.load import load_model
 from llm2bids.model.outline import outline
 from llm2bids.model.sites import find_sites
-from tests.architectures import save_architecture
-from tests.synthetic import CONFIGS
+from tests.tiny_models import CONFIGS, save_architecture
 
 
 @pytest.mark.parametrize("architecture", sorted(CONFIGS))

@@ -15,7 +15,7 @@ from llm2bids.model.exactness import exact_sites
 from llm2bids.model.load import load_model
 from llm2bids.model.quantization import quantization_of
 from llm2bids.model.weights import weight_norms
-from tests.synthetic import save_tiny_model
+from tests.tiny_models import save_tiny_model
 
 GPTQ = {"quant_method": "gptq", "bits": 4, "group_size": 128}
 PACKED = {

@@ -9,8 +9,8 @@ from llm2bids.model.load import load_model
 from llm2bids.model.probe import plain_tokens
 from llm2bids.model.sites import find_sites
 from llm2bids.recording.record import record_run
-from tests.architectures import save_architecture
 from tests.synthetic import make_design
+from tests.tiny_models import save_architecture
 
 pytestmark = pytest.mark.filterwarnings("ignore")  # the libraries' own, of old architectures
 

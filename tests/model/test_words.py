@@ -9,7 +9,7 @@ import pytest
 from llm2bids.exceptions import RecordingError
 from llm2bids.model.words import lead_in, word_tokens
 from llm2bids.recording.story import join_words
-from tests.synthetic import TEXTS
+from tests.tiny_models import TEXTS
 
 WORDS = {
     "apostrophes": ["She", "didn't", "see", "O'Neil’s", "do", "n't"],

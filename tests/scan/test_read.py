@@ -229,7 +229,7 @@ def test_going_on_and_other_settings(dataset, model, stimuli):
 
 
 def test_the_same_reading_gives_the_same_bytes(model, stimuli, tmp_path):
-    from tests.scan.test_record import contents
+    from tests.scan.test_record_dataset import contents
 
     options = {"stimuli": stimuli / "pieman.tsv", "model": model, "per_word": True, **OPTIONS}
     for name in ("a", "b"):

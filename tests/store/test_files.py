@@ -92,3 +92,10 @@ def test_what_is_no_object_is_refused(tmp_path, text):
     (tmp_path / "a.json").write_text(text)
     with pytest.raises(DatasetError, match=r"a\.json: "):
         read_json(tmp_path / "a.json")
+
+
+def test_a_json_file_holds_an_object(tmp_path):
+    path = tmp_path / "a.json"
+    path.write_text("[]")
+    with pytest.raises(DatasetError, match="found a JSON list, expected an object"):
+        read_json(path)

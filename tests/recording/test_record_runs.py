@@ -16,7 +16,7 @@ from llm2bids.paradigm.task import Sampling
 from llm2bids.recording import batches
 from llm2bids.recording.record import group_runs, record_run, record_runs
 from tests.plain import plain_values
-from tests.synthetic import save_tiny_model
+from tests.tiny_models import save_tiny_model
 
 ARCHITECTURES = (
     "llama",

@@ -1,7 +1,137 @@
-"""Tiny random models of every causal architecture of transformers, and how they are saved."""
+"""Tiny models with random weights and their tokenizer.
+
+Nine whose widths are all different, ``save_tiny_model("llama", folder)``, and every causal
+architecture of transformers, ``save_architecture("jamba", folder)``.
+"""
 
 from pathlib import Path
 from typing import Any
+
+N_VOCABULARY = 331
+"""Rows of the tiny models' vocabulary; the tokenizer knows fewer."""
+
+TEXTS = (
+    "The senate of the old republic voted on the new law after a long debate in the forum.",
+    "A scan of the chest shows a small shadow in the upper lobe of the left lung.",
+    "The fossil of a large reptile was found in a layer of red sandstone near the river.",
+    "Potsherds and coins from the grave date the settlement to the late bronze age.",
+    "Under the microscope the tissue shows cells with large and irregular nuclei.",
+    "On Sunday we bake bread, walk the dog in the park and call my grandmother.",
+    "qx7 zrr 91k vvo 3h3 pla 0ue mmt xx2",
+)
+
+_SIZE = {"vocab_size": N_VOCABULARY, "num_hidden_layers": 3, "initializer_range": 0.2}
+_LLAMA = {
+    **_SIZE,
+    "hidden_size": 24,
+    "intermediate_size": 40,
+    "num_attention_heads": 4,
+    "num_key_value_heads": 2,
+    "max_position_embeddings": 128,
+}
+_MOE = {**_LLAMA, "num_experts_per_tok": 2}
+
+CONFIGS: dict[str, tuple[str, dict[str, Any]]] = {
+    "llama": ("LlamaConfig", _LLAMA),
+    "qwen3": ("Qwen3Config", {**_LLAMA, "head_dim": 10}),
+    "gemma": ("GemmaConfig", {**_LLAMA, "head_dim": 10}),
+    "opt": (
+        "OPTConfig",
+        {
+            "vocab_size": N_VOCABULARY,
+            "hidden_size": 24,
+            "word_embed_proj_dim": 24,
+            "ffn_dim": 40,
+            "num_hidden_layers": 3,
+            "num_attention_heads": 4,
+            "max_position_embeddings": 128,
+            "init_std": 0.2,
+            "pad_token_id": 1,
+        },
+    ),
+    "gpt2": (
+        "GPT2Config",
+        {
+            "vocab_size": N_VOCABULARY,
+            "n_embd": 24,
+            "n_layer": 3,
+            "n_head": 4,
+            "n_positions": 128,
+            "initializer_range": 0.2,
+        },
+    ),
+    "gpt_neox": (
+        "GPTNeoXConfig",
+        {
+            **_SIZE,
+            "hidden_size": 24,
+            "intermediate_size": 40,
+            "num_attention_heads": 4,
+            "max_position_embeddings": 128,
+        },
+    ),
+    "mamba": (
+        "MambaConfig",
+        {
+            "vocab_size": N_VOCABULARY,
+            "hidden_size": 24,
+            "state_size": 5,
+            "num_hidden_layers": 3,
+            "initializer_range": 0.2,
+        },
+    ),
+    "mixtral": ("MixtralConfig", {**_MOE, "num_local_experts": 4, "sliding_window": None}),
+    "qwen3_moe": (
+        "Qwen3MoeConfig",
+        {**_MOE, "head_dim": 10, "num_experts": 4, "moe_intermediate_size": 16},
+    ),
+}
+"""Architecture -> name of its configuration class in transformers, and its arguments."""
+
+
+def save_tiny_tokenizer(folder: Path) -> None:
+    """Train a byte-level BPE tokenizer on `TEXTS` and save it."""
+    from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
+    from transformers import PreTrainedTokenizerFast
+
+    tokenizer = Tokenizer(models.BPE())
+    tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    tokenizer.decoder = decoders.ByteLevel()
+    trainer = trainers.BpeTrainer(
+        vocab_size=N_VOCABULARY - 12,
+        special_tokens=["<s>", "<pad>", "</s>"],
+        initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
+        show_progress=False,
+    )
+    tokenizer.train_from_iterator(TEXTS, trainer)
+    PreTrainedTokenizerFast(
+        tokenizer_object=tokenizer, bos_token="<s>", eos_token="</s>", pad_token="<pad>"
+    ).save_pretrained(folder)
+
+
+def save_tiny_model(architecture: str, folder: Path, **changes: Any) -> Path:
+    """Save a model with random weights, made from a seed, and its tokenizer."""
+    import torch
+    import transformers
+
+    name, arguments = CONFIGS[architecture]
+    ids = {"bos_token_id": 0, "eos_token_id": 2, "pad_token_id": 1}
+    config = getattr(transformers, name)(**{**ids, **arguments, **changes})
+    with torch.random.fork_rng():
+        torch.manual_seed(7)
+        model = transformers.AutoModelForCausalLM.from_config(config)
+        with torch.no_grad():  # norms and biases that matter, so that mistakes show
+            for parameter in model.parameters():
+                if parameter.dim() == 1:
+                    parameter.add_(torch.randn_like(parameter), alpha=0.1)
+    return _saved(model, folder)
+
+
+def _saved(model: Any, folder: Path) -> Path:
+    model.save_pretrained(folder)
+    save_tiny_tokenizer(folder)
+    return folder
+
 
 SIZES: dict[str, Any] = {
     "vocab_size": 331,
@@ -190,8 +320,6 @@ def save_architecture(name: str, folder: Path, **changes: Any) -> Path:
     import torch
     from transformers import CONFIG_MAPPING, AutoModelForCausalLM
 
-    from tests.synthetic import save_tiny_tokenizer
-
     kind, differing = OTHERS.get(name, (name, {}))
     if kind not in CONFIG_MAPPING:
         pytest.skip(f"this version of transformers has no {kind}")
@@ -209,6 +337,4 @@ def save_architecture(name: str, folder: Path, **changes: Any) -> Path:
                     parameter.normal_(0, 8 / (32 * parameter.shape[-1]) ** 0.5)
                 elif "bias" in path or not parameter.any():
                     parameter.normal_(0, 0.1)
-    model.save_pretrained(folder)
-    save_tiny_tokenizer(folder)
-    return folder
+    return _saved(model, folder)
