@@ -99,7 +99,8 @@ def test_values_come_back_within_half_a_step(dataset, tiny_loaded):
     expected = mean + weights @ (of_words - mean)
     step = scale / dataset.sidecar(run)["CountsPerSD"]
     assert dataset.sidecar(run)["NumberOfClippedValues"] == 0
-    assert (np.abs(values - expected) <= step / 2 + 1e-4 * np.abs(expected)).all()
+    # a thousandth of a step for the rounding of two forward passes
+    assert (np.abs(values - expected) <= 0.501 * step).all()
 
 
 def test_the_derivative_has_a_series_with_a_response(dataset):
