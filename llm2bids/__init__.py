@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Any
 __version__ = "0.1.0"
 
 if TYPE_CHECKING:
+    from llm2bids.compare.features import features as features
     from llm2bids.dataset.locate import locate as locate
     from llm2bids.dataset.read import Dataset as Dataset
     from llm2bids.dataset.read import open_dataset as open_dataset
@@ -50,6 +51,7 @@ _WHERE = {
     "analyze_participants": "llm2bids.inference.analyze",
     "dataset_findings": "llm2bids.network.dataset_findings",
     "edited": "llm2bids.intervention.edit",
+    "features": "llm2bids.compare.features",
     "load_confounds": "llm2bids.inference.confounds",
     "load_edit": "llm2bids.model.edit",
     "load_network": "llm2bids.network.network",

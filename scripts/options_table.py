@@ -7,6 +7,7 @@ import sys
 import textwrap
 from pathlib import Path
 
+from llm2bids.compare.features import FeatureOptions
 from llm2bids.options import arguments
 from llm2bids.scan.options import ScanOptions
 from llm2bids.scan.reading import ReadOptions
@@ -35,7 +36,7 @@ def table(options: type) -> str:
     return "\n".join(lines) + "\n"
 
 
-ORDER = ("clock", "words", "reading", "scan", "model", "volumes")
+ORDER = ("clock", "words", "reading", "features", "scan", "model", "volumes")
 
 
 def defaults(options: type) -> str:
@@ -46,7 +47,11 @@ def defaults(options: type) -> str:
 
 
 if __name__ == "__main__":
-    for kind, options in (("scan", ScanOptions), ("reading", ReadOptions)):
+    for kind, options in (
+        ("scan", ScanOptions),
+        ("reading", ReadOptions),
+        ("feature", FeatureOptions),
+    ):
         for page, made in (
             ("command-line.md", table(options)),
             ("python-api.md", defaults(options)),

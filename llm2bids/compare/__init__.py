@@ -1,0 +1,1 @@
+"""Human and model: features for encoding models, localizers, representational similarity."""

@@ -1,0 +1,319 @@
+"""Layer values as the files that encoding toolkits read, from what is on disk."""
+
+import importlib.util
+import zipfile
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+from scipy.io import netcdf_file
+
+from llm2bids.dataset.read import Dataset, Run, open_dataset
+from llm2bids.exceptions import DatasetError, UsageError
+from llm2bids.model.units import Site
+from llm2bids.options import option, split_options, takes_options
+from llm2bids.space.image import decode
+
+FORMATS = ("hdf5", "npz", "neuroid")
+
+Float32 = npt.NDArray[np.float32]
+
+
+def _numbers(text: str) -> tuple[int, ...]:
+    """Read ``--delays``: whole numbers with commas."""
+    try:
+        return tuple(int(part) for part in text.split(",")) if text != "none" else ()
+    except ValueError:
+        raise UsageError(
+            f"--delays {text}: expected whole numbers of volumes, as 1,2,3,4"
+        ) from None
+
+
+@dataclass(frozen=True, kw_only=True)
+class FeatureOptions:
+    """What is taken out of a dataset, and in which form."""
+
+    format: str = option(
+        "hdf5",
+        "--format",
+        "hdf5: a file for each run, an array for each module (himalaya, voxelwise tutorials); npz: "
+        "a file for each module, an array for each run (the dictionaries of the Huth lab and of "
+        "litcoder); neuroid: a file for each run, as brain-score's NeuroidAssembly",
+        group="features",
+        choices=FORMATS,
+    )
+    sites: Sequence[str] = option(
+        ("all",),
+        "--sites",
+        "modules: all, residual, attention, mlp, a pattern on module names, or ! and any of these; "
+        "repeatable, or with commas",
+        group="features",
+        shown="all",
+        action="append",
+        metavar="PATTERN",
+    )
+    task: str | None = option(
+        None, "--task", "only this task (story)", group="features", shown="all", metavar="LABEL"
+    )
+    participant_label: Sequence[str] | None = option(
+        None,
+        "--participant-label",
+        "only this participant; repeatable",
+        group="features",
+        shown="all",
+        action="append",
+        metavar="LABEL",
+    )
+    delays: Sequence[int] = option(
+        (),
+        "--delays",
+        "put delayed copies side by side, in volumes: 1,2,3,4",
+        group="features",
+        shown="none",
+        parse=_numbers,
+        metavar="N,N",
+    )
+    pca: int | None = option(
+        None,
+        "--pca",
+        "principal components of each module, of all runs together",
+        group="features",
+        shown="none",
+        type=int,
+        metavar="K",
+    )
+
+
+@takes_options(FeatureOptions)
+def features(bids_dir: str | Path, out_dir: str | Path, **options: Any) -> tuple[Path, ...]:
+    """Write layer values as the files that encoding toolkits read.
+
+    Parameters
+    ----------
+    bids_dir : str or Path
+        A dataset of ours; nothing is scanned again.
+    out_dir : str or Path
+        Folder to write to; files of these names in it are replaced.
+    **options
+        What is taken, and in which form.
+
+    Returns
+    -------
+    tuple of Path
+        The files.
+
+    Raises
+    ------
+    DatasetError, ModelError, UsageError
+        If the dataset or an option is not usable, or a package that writes the format is missing.
+
+    Notes
+    -----
+    Each module is an array of float32, shape (n_volumes, n_units), in standard deviations from the
+    mean of the resting scan. Beside them stand the confounds of the run (``word_rate`` and others,
+    shape (n_volumes, 1)) and ``tr_times``, the time in seconds that each volume stands for.
+    """
+    (asked,) = split_options(options, FeatureOptions)
+    dataset, out = open_dataset(bids_dir), Path(out_dir)
+    _check(asked)
+    runs = dataset.select(participant_label=asked.participant_label, task=asked.task)
+    sites = _chosen(dataset, asked.sites)
+    spaces = _Components(dataset, runs, sites, asked.pca) if asked.pca else None
+    out.mkdir(parents=True, exist_ok=True)
+    written: dict[Path, None] = {}
+    for run in runs:
+        layers = site_values(dataset, run, sites)
+        if spaces is not None:
+            layers = spaces.project(layers)
+        spaces_of_run = {**layers, **columns(dataset, run)}
+        tables = {name: delayed(table, asked.delays) for name, table in spaces_of_run.items()}
+        times = volume_times(dataset, run)
+        if asked.format == "hdf5":
+            files = [_write_hdf5(out / f"{run.name}.hdf5", tables, times)]
+        elif asked.format == "npz":
+            arrays: dict[str, npt.NDArray[Any]] = {**tables, "tr_times": times}
+            files = [
+                _append_npz(out / f"{name}.npz", run.name, array, new=run is runs[0])
+                for name, array in arrays.items()
+            ]
+        else:
+            files = [_write_neuroid(out / f"{run.name}.nc", dataset, run, layers, times)]
+        written |= dict.fromkeys(files)
+    return tuple(written)
+
+
+def _check(asked: FeatureOptions) -> None:
+    if asked.format not in FORMATS:
+        raise UsageError(f"format {asked.format!r}: expected one of {', '.join(FORMATS)}")
+    if asked.format == "hdf5" and importlib.util.find_spec("h5py") is None:
+        raise UsageError("--format hdf5 needs h5py: pip install 'llm2bids[features]'")
+    if asked.format == "neuroid" and asked.delays:
+        raise UsageError("--format neuroid: its neuroids are units; expected it without --delays")
+    if asked.pca is not None and asked.pca < 1:
+        raise UsageError(f"--pca {asked.pca}: expected 1 component or more")
+    if any(delay < 0 for delay in asked.delays) or len(set(asked.delays)) < len(asked.delays):
+        raise UsageError(
+            f"--delays {','.join(map(str, asked.delays))}: expected different numbers from 0"
+        )
+
+
+def _chosen(dataset: Dataset, patterns: Sequence[str]) -> tuple[Site, ...]:
+    from llm2bids.model.sites import SiteTable, select_sites
+
+    return select_sites(SiteTable(sites=dataset.space.sites, skipped=()), patterns)
+
+
+def site_values(dataset: Dataset, run: Run, sites: Sequence[Site]) -> dict[str, Float32]:
+    """Read modules of a run, each (n_volumes, n_units), in sd from the calibration's mean."""
+    image, calibration = dataset.open_series(run), dataset.calibration
+    parts = dataset.space.site_slices
+    tables = {
+        site.name: np.empty((image.n_volumes, site.width), dtype=np.float32) for site in sites
+    }
+    for start, block in image.blocks():
+        values = decode(block.T, dataset.space, calibration, name=image.label)
+        values = (values - calibration.mean) / calibration.scale
+        for name, table in tables.items():
+            table[start : start + len(block)] = values[:, parts[name]]
+    return tables
+
+
+def columns(dataset: Dataset, run: Run) -> dict[str, Float32]:
+    """Read the confounds of a run, each (n_volumes, 1)."""
+    table = dataset.confounds(run)
+    return {str(name): table[[name]].to_numpy(dtype=np.float32) for name in table}
+
+
+def volume_times(dataset: Dataset, run: Run) -> npt.NDArray[np.float64]:
+    """Give the time that each volume stands for, seconds, (n_volumes,)."""
+    metadata = dataset.sidecar(run)
+    n_volumes, t_r = int(metadata["NumberOfVolumes"]), float(metadata["RepetitionTime"])
+    return np.arange(n_volumes, dtype=np.float64) * t_r + float(metadata.get("StartTime", 0.0))
+
+
+def delayed(table: Float32, delays: Sequence[int]) -> Float32:
+    """Put delayed copies side by side, (n_volumes, n_delays x n_columns), 0 where a run begins.
+
+    Examples
+    --------
+    >>> delayed(np.array([[1], [2], [3]], dtype=np.float32), (0, 2)).tolist()
+    [[1.0, 0.0], [2.0, 0.0], [3.0, 1.0]]
+    """
+    if not delays:
+        return table
+    copies = [np.pad(table, ((delay, 0), (0, 0)))[: len(table)] for delay in delays]
+    return np.concatenate(copies, axis=1)
+
+
+class _Components:
+    """Principal components of each module over all runs, by its covariance, run by run."""
+
+    def __init__(
+        self, dataset: Dataset, runs: Sequence[Run], sites: Sequence[Site], n_components: int
+    ) -> None:
+        n_rows = 0
+        total = {site.name: np.zeros(site.width) for site in sites}
+        product = {site.name: np.zeros((site.width, site.width)) for site in sites}
+        for run in runs:
+            for name, table in site_values(dataset, run, sites).items():
+                wide = table.astype(np.float64)
+                total[name] += wide.sum(axis=0)
+                product[name] += wide.T @ wide
+            n_rows += len(table)
+        smallest = min(min(site.width for site in sites), n_rows)
+        if n_components > smallest:
+            raise UsageError(
+                f"--pca {n_components}: expected at most {smallest}, the units of the smallest "
+                "module or the volumes of all runs"
+            )
+        self._mean = {name: part / n_rows for name, part in total.items()}
+        self._axes = {}
+        for name, part in product.items():
+            mean = self._mean[name]
+            _, vectors = np.linalg.eigh(part / n_rows - np.outer(mean, mean))
+            axes = vectors[:, ::-1][:, :n_components]
+            # a component's sign is arbitrary: its largest weight is positive
+            largest = np.abs(axes).argmax(axis=0)
+            self._axes[name] = axes * np.sign(axes[largest, np.arange(n_components)])
+
+    def project(self, tables: Mapping[str, Float32]) -> dict[str, Float32]:
+        """Project modules, each to (n_volumes, n_components)."""
+        return {
+            name: ((table - self._mean[name]) @ self._axes[name]).astype(np.float32)
+            for name, table in tables.items()
+        }
+
+
+def _write_hdf5(path: Path, tables: Mapping[str, Float32], times: npt.NDArray[np.float64]) -> Path:
+    import h5py
+
+    with h5py.File(path, "w") as file:
+        for name, table in tables.items():
+            file.create_dataset(name, data=table)
+        file.create_dataset("tr_times", data=times)
+    return path
+
+
+def _append_npz(path: Path, name: str, table: npt.NDArray[Any], *, new: bool) -> Path:
+    """Add an array to a .npz file, which is a .zip file of .npy files."""
+    with zipfile.ZipFile(path, "w" if new else "a", zipfile.ZIP_STORED, allowZip64=True) as archive:
+        if f"{name}.npy" in archive.namelist():
+            raise DatasetError(f"{path}: {name} is in it twice")
+        with archive.open(f"{name}.npy", "w", force_zip64=True) as file:
+            np.lib.format.write_array(file, np.ascontiguousarray(table))
+    return path
+
+
+def _write_neuroid(
+    path: Path,
+    dataset: Dataset,
+    run: Run,
+    layers: Mapping[str, Float32],
+    times: npt.NDArray[np.float64],
+) -> Path:
+    """Write a netCDF file (classic, 64 bit) whose coordinates brain-score gathers to indices."""
+    widths = [table.shape[1] for table in layers.values()]
+    layer = np.repeat(list(layers), widths)
+    number = np.concatenate([np.arange(width, dtype=np.int32) for width in widths])
+    texts = {
+        "neuroid_id": ("neuroid", [f"{n}[{i}]" for n, i in zip(layer, number, strict=True)]),
+        "layer": ("neuroid", layer.tolist()),
+        "stimulus_id": ("presentation", [f"{run.name}_{index:05d}" for index in range(len(times))]),
+        "story": ("presentation", [run.task] * len(times)),
+    }
+    events = dataset.events(run)
+    if "spoken_onset" in events:  # one volume a word
+        texts["word"] = ("presentation", [str(word) for word in events["word"]])
+    numbers = {"neuron_number": ("neuroid", number), "time": ("presentation", times)}
+    with netcdf_file(path, "w", version=2) as file:
+        file.createDimension("presentation", len(times))
+        file.createDimension("neuroid", sum(widths))
+        for name, dimension, signs in _as_signs(texts):
+            size = f"string{signs.shape[1]}"
+            if size not in file.dimensions:
+                file.createDimension(size, signs.shape[1])
+            text: Any = file.createVariable(name, "S1", (dimension, size))
+            text[:] = signs
+            setattr(text, "_Encoding", "utf-8")  # noqa: B010
+        for name, (dimension, column) in numbers.items():
+            variable = file.createVariable(name, column.dtype.char, (dimension,))
+            variable[:] = column
+        values: Any = file.createVariable("features", "f4", ("presentation", "neuroid"))
+        values.coordinates = " ".join((*texts, *numbers))
+        start = 0
+        for table in layers.values():
+            values[:, start : start + table.shape[1]] = table
+            start += table.shape[1]
+    return path
+
+
+def _as_signs(
+    texts: Mapping[str, tuple[str, Sequence[str]]],
+) -> Iterator[tuple[str, str, npt.NDArray[np.bytes_]]]:
+    """Turn texts into bytes (n_texts, longest), as classic netCDF has them."""
+    for name, (dimension, cells) in texts.items():
+        encoded = np.array([cell.encode() for cell in cells])
+        yield name, dimension, encoded.view("S1").reshape(len(cells), -1)

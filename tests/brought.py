@@ -1,0 +1,39 @@
+"""Packages that only a test needs, in a folder of their own: nothing installed is changed."""
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+CACHE = Path(__file__).parents[1] / ".cache"
+
+
+def _pip(python: Path | str, folder: Path, *arguments: str) -> None:
+    command = [str(python), "-m", "pip", "install", "-q", "--disable-pip-version-check"]
+    done = subprocess.run([*command, *arguments], capture_output=True, text=True, check=False)
+    if done.returncode:
+        reason = done.stderr.strip().split("\n")[-1]
+        pytest.skip(f"{' '.join(arguments)}: the package index did not give it ({reason})")
+    (folder / "whole").touch()
+
+
+def bring(patch: pytest.MonkeyPatch, *requirements: str) -> None:
+    """Make packages importable for a test, without what they depend on."""
+    for requirement in requirements:
+        folder = CACHE / requirement
+        if not (folder / "whole").exists():
+            _pip(sys.executable, folder, "--no-deps", "--target", str(folder), requirement)
+        patch.syspath_prepend(str(folder))
+
+
+def environment(name: str, *requirements: str, alone: str) -> Path:
+    """Make an environment with packages, and one (`alone`) without what it depends on."""
+    folder = CACHE / name
+    python = folder / "bin" / "python"
+    if not (folder / "whole").exists():
+        subprocess.run([sys.executable, "-m", "venv", "--clear", str(folder)], check=True)
+        _pip(python, folder, *requirements)
+        (folder / "whole").unlink()
+        _pip(python, folder, "--no-deps", alone)
+    return python
