@@ -72,8 +72,7 @@ class Check:
 def check_dataset(bids_dir: str | Path, *, progress: bool = False) -> Check:
     """Compare a dataset with its checksums, and its files with one another."""
     # checksums find every changed byte; the rest finds what does not fit although the checksums may
-    # have
-    # been made anew (events, images of another space, another calibration)
+    # have been made anew (events, images of another space, another calibration)
     root = Path(bids_dir)
     read_settings(root)
     faults: dict[PurePosixPath, list[str]] = defaultdict(list)

@@ -7,8 +7,7 @@ import pandas as pd
 def confounds_table(tokens: pd.DataFrame, *, tokens_per_prompt: int) -> pd.DataFrame:
     """Make the confounds of a run."""
     # plain surprisal, entropy, prompt length or the mean over units follow the blocks of a run and
-    # would
-    # take the task's variance; deviations from each prompt's mean sum to 0 within it
+    # would take the task's variance; deviations from each prompt's mean sum to 0 within it
     recorded = tokens[tokens["volume"].notna()].sort_values("volume").reset_index(drop=True)
     by = "trial" if tokens_per_prompt > 1 else "trial_type"
     groups = recorded.groupby(by, dropna=False)

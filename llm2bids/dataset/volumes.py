@@ -40,8 +40,7 @@ class VolumeWriter:
     """Append volumes (n_x, n_y, n_z) or (n_x, n_y, n_z, n); in Fortran order without a copy."""
 
     # It grows under a temporary name and takes its own when all volumes are there. The same volumes
-    # give
-    # the same bytes, whatever the blocks in which they come and the number of threads.
+    # give the same bytes, whatever the blocks in which they come and the number of threads.
 
     def __init__(self, path: Path, header: Any, *, n_jobs: int = 1) -> None:
         if not path.name.endswith((".nii.gz", ".nii")):

@@ -3,7 +3,7 @@
 import dataclasses
 import hashlib
 import json
-from collections.abc import Collection, Iterable, Sequence
+from collections.abc import Collection, Iterable
 from dataclasses import dataclass
 
 from llm2bids.exceptions import UsageError
@@ -11,9 +11,9 @@ from llm2bids.paradigm.order import latin_square, order_blocks
 from llm2bids.paradigm.partition import (
     Banks,
     check_participants,
-    permute_bank,
+    participant_label,
     prompts_per_participant,
-    slice_banks,
+    take_prompts,
 )
 from llm2bids.paradigm.seed import derive_generator, derive_seed
 from llm2bids.paradigm.table import suggest
@@ -65,26 +65,6 @@ class PromptSharing:
         return bool(self.between_participants or self.within_participants)
 
 
-def participant_label(participant: int) -> str:
-    """Give the BIDS label of a participant."""
-    if participant < 1:
-        raise UsageError(f"participant: found {participant}, expected 1 or more.")
-    return f"{participant:02d}"
-
-
-def draw_calibration(paradigm: Paradigm, banks: Banks, *, seed: int) -> tuple[Prompt, ...]:
-    """Draw the prompts of the calibration scan, which are in no run of any participant."""
-    return permute_bank(paradigm, banks, paradigm.baseline, seed=seed)[1]
-
-
-def draw_localizer(paradigm: Paradigm, banks: Banks, *, seed: int) -> tuple[Prompt, ...]:
-    """Draw the prompts of the localizer, from which a functional arrangement is learned."""
-    conditions = prompts_per_participant(paradigm)
-    ordered = [paradigm.baseline, *(name for name in conditions if name != paradigm.baseline)]
-    drawn = [permute_bank(paradigm, banks, name, seed=seed)[1] for name in ordered]
-    return tuple(prompt for prompts in drawn for prompt in prompts)
-
-
 def draw_runs(
     paradigm: Paradigm,
     banks: Banks,
@@ -97,14 +77,13 @@ def draw_runs(
 ) -> tuple[RunDesign, ...]:
     """Draw the runs of one participant."""
     # Each bank is shuffled once for the dataset; a participant takes a part of its own. The draw
-    # depends
-    # on seed and participant, not on how many participants or which tasks are recorded.
+    # depends on seed and participant, not on how many participants or which tasks are recorded.
     label = participant_label(participant)
     tasks = _select_tasks(paradigm, task_labels)
     if not allow_shared_prompts:
         used = {paradigm.baseline}.union(*(dict(task.conditions).values() for task in tasks))
         check_participants(paradigm, banks, participant, conditions=used)
-    prompts = _take_prompts(
+    prompts = take_prompts(
         paradigm,
         banks,
         participant,
@@ -171,34 +150,6 @@ def _select_tasks(paradigm: Paradigm, task_labels: Collection[str] | None) -> li
                 f"task '{label}': not in paradigm '{paradigm.name}'. {suggest(label, known)}"
             )
     return [task for task in paradigm.tasks if task_labels is None or task.label in task_labels]
-
-
-def _take_prompts(
-    paradigm: Paradigm,
-    banks: Banks,
-    participant: int,
-    *,
-    seed: int,
-    task_labels: Sequence[str],
-    shuffled: dict[str, tuple[Prompt, ...]],
-) -> dict[tuple[str, int], dict[str | None, list[Prompt]]]:
-    """Take the prompts of each run of the tasks, by trial type, in the order of presentation."""
-    each = prompts_per_participant(paradigm)
-    taken: dict[tuple[str, int], dict[str | None, list[Prompt]]] = {}
-    for part in slice_banks(paradigm):
-        if part.task not in task_labels:
-            continue
-        if part.condition not in shuffled:
-            shuffled[part.condition] = permute_bank(paradigm, banks, part.condition, seed=seed)[0]
-        bank = shuffled[part.condition]
-        first = (participant - 1) * each[part.condition] + part.start
-        prompts = [bank[place % len(bank)] for place in range(first, first + part.n_prompts)]
-        names = (participant_label(participant), part.task, part.run, part.trial_type or "")
-        places = derive_generator(seed, "prompts", *names).permutation(len(prompts))
-        taken.setdefault((part.task, part.run), {})[part.trial_type] = [
-            prompts[place] for place in places
-        ]
-    return taken
 
 
 def _order_trials(

@@ -15,8 +15,7 @@ _Block = tuple[str | None, int]
 def latin_square(n_conditions: int) -> npt.NDArray[np.int64]:
     """Make the rows (n_rows, n_conditions) over which conditions are counterbalanced."""
     # Every condition stands equally often at every place and straight after every other one:
-    # Williams
-    # 1949, Australian Journal of Scientific Research A 2:149-168.
+    # Williams 1949, Australian Journal of Scientific Research A 2:149-168.
     steps = np.arange(n_conditions)
     first_row = np.where(steps % 2 == 1, (steps + 1) // 2, -steps // 2) % n_conditions
     rows = (first_row + steps[:, None]) % n_conditions
@@ -30,8 +29,7 @@ def order_blocks(
 ) -> tuple[_Block, ...]:
     """Lay out the blocks of one run."""
     # every order begins and ends with off and is its own mirror image: a linear drift is orthogonal
-    # to
-    # on against off
+    # to on against off
     if order == "story":
         raise ParadigmError("order 'story': a story has no prompts to answer; `llm2bids read` it")
     if order == "interleaved":

@@ -1,6 +1,6 @@
 """Who gets which prompts: each bank is cut into disjoint parts over participants and runs."""
 
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 
 from llm2bids.exceptions import ParadigmError, UsageError
@@ -22,6 +22,13 @@ class Slice:
     trial_type: str | None  # label of the event, None for the off prompts
     start: int  # first place in the participant's part, from 0
     n_prompts: int
+
+
+def participant_label(participant: int) -> str:
+    """Give the BIDS label of a participant."""
+    if participant < 1:
+        raise UsageError(f"participant: found {participant}, expected 1 or more.")
+    return f"{participant:02d}"
 
 
 def slice_banks(paradigm: Paradigm) -> tuple[Slice, ...]:
@@ -68,8 +75,8 @@ def permute_bank(
             f"them, which paradigm '{paradigm.name}' draws from. Use load_banks(paradigm)."
         )
     bank = banks[condition]
-    places = derive_generator(seed, "bank", condition).permutation(len(bank))
-    shuffled = tuple(bank[place] for place in places)
+    order = derive_generator(seed, "bank", condition).permutation(len(bank))
+    shuffled = tuple(bank[index] for index in order)
     n_kept = _count_kept(paradigm, condition)
     largest_run = _largest_run(paradigm, condition)
     if len(bank) < n_kept + largest_run:
@@ -121,6 +128,47 @@ def check_participants(
         f"there. Record fewer participants, add prompts, or let participants share prompts with "
         f"--allow-shared-prompts (which inflates the group's false positives)."
     )
+
+
+def draw_calibration(paradigm: Paradigm, banks: Banks, *, seed: int) -> tuple[Prompt, ...]:
+    """Draw the prompts of the calibration scan, which are in no run of any participant."""
+    return permute_bank(paradigm, banks, paradigm.baseline, seed=seed)[1]
+
+
+def draw_localizer(paradigm: Paradigm, banks: Banks, *, seed: int) -> tuple[Prompt, ...]:
+    """Draw the prompts of the localizer, from which a functional arrangement is learned."""
+    conditions = prompts_per_participant(paradigm)
+    ordered = [paradigm.baseline, *(name for name in conditions if name != paradigm.baseline)]
+    drawn = [permute_bank(paradigm, banks, name, seed=seed)[1] for name in ordered]
+    return tuple(prompt for prompts in drawn for prompt in prompts)
+
+
+def take_prompts(
+    paradigm: Paradigm,
+    banks: Banks,
+    participant: int,
+    *,
+    seed: int,
+    task_labels: Sequence[str],
+    shuffled: dict[str, tuple[Prompt, ...]],
+) -> dict[tuple[str, int], dict[str | None, list[Prompt]]]:
+    """Take the prompts of each run of the tasks, by trial type, in the order of presentation."""
+    each = prompts_per_participant(paradigm)
+    taken: dict[tuple[str, int], dict[str | None, list[Prompt]]] = {}
+    for part in slice_banks(paradigm):
+        if part.task not in task_labels:
+            continue
+        if part.condition not in shuffled:
+            shuffled[part.condition] = permute_bank(paradigm, banks, part.condition, seed=seed)[0]
+        bank = shuffled[part.condition]
+        first = (participant - 1) * each[part.condition] + part.start
+        prompts = [bank[index % len(bank)] for index in range(first, first + part.n_prompts)]
+        names = (participant_label(participant), part.task, part.run, part.trial_type or "")
+        order = derive_generator(seed, "prompts", *names).permutation(len(prompts))
+        taken.setdefault((part.task, part.run), {})[part.trial_type] = [
+            prompts[index] for index in order
+        ]
+    return taken
 
 
 def _count_kept(paradigm: Paradigm, condition: str) -> int:

@@ -5,15 +5,9 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from llm2bids.exceptions import UsageError
-from llm2bids.paradigm.design import (
-    RunDesign,
-    draw_calibration,
-    draw_localizer,
-    draw_runs,
-    paradigm_hash,
-)
+from llm2bids.paradigm.design import RunDesign, draw_runs, paradigm_hash
 from llm2bids.paradigm.load import load_paradigm
-from llm2bids.paradigm.partition import check_participants
+from llm2bids.paradigm.partition import check_participants, draw_calibration, draw_localizer
 from llm2bids.paradigm.prompts import load_banks
 from llm2bids.paradigm.table import LARGEST
 from llm2bids.paradigm.task import Paradigm, Prompt

@@ -14,8 +14,9 @@ from llm2bids.dataset.read import Dataset, open_dataset
 from llm2bids.dataset.write import DatasetWriter
 from llm2bids.exceptions import RecordingError, UsageError
 from llm2bids.options import stored_settings, takes_options
-from llm2bids.paradigm.design import RunDesign, draw_calibration
+from llm2bids.paradigm.design import RunDesign
 from llm2bids.paradigm.load import load_paradigm
+from llm2bids.paradigm.partition import draw_calibration
 from llm2bids.paradigm.prompts import load_banks
 from llm2bids.paradigm.task import Paradigm, Task
 from llm2bids.recording.buffers import RunBuffers

@@ -29,10 +29,8 @@ class GzipStream:
     """A gzip file of one member, written from front to back."""
 
     # Blocks at fixed places are deflated without knowledge of one another and joined (as pigz does
-    # with
-    # --independent): neither the pieces in which data come nor the threads change a byte. isal's
-    # own
-    # threaded writer does not give the same bytes twice.
+    # with --independent): neither the pieces in which data come nor the threads change a byte.
+    # isal's own threaded writer does not give the same bytes twice.
 
     def __init__(self, file: Target, *, n_jobs: int) -> None:
         self._file = file

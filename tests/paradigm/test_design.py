@@ -5,15 +5,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from llm2bids.exceptions import ParadigmError, UsageError
-from llm2bids.paradigm.design import (
-    draw_calibration,
-    draw_runs,
-    paradigm_hash,
-    participant_label,
-    share_prompts,
-)
+from llm2bids.paradigm.design import draw_runs, paradigm_hash, share_prompts
 from llm2bids.paradigm.load import load_paradigm, shipped_paradigms
-from llm2bids.paradigm.partition import count_participants
+from llm2bids.paradigm.partition import count_participants, draw_calibration, participant_label
 from llm2bids.paradigm.prompts import load_banks
 from llm2bids.paradigm.task import Prompt, Task
 
