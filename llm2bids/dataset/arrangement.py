@@ -129,10 +129,10 @@ def write_arrangement(stage: Staging, space: Space, stability: Stability | None 
     """Stage the table of an arrangement and its sidecar; nothing in index arrangement."""
     if space.layout is None:
         return
-    place = _arrangement_file(space.label)
+    file = _arrangement_file(space.label)
     cells = cells_of(space) - _starts(space)
     addresses = space.unit_table()["address"]
-    write_table(stage.path(place), pd.DataFrame({"address": addresses, "cell": cells}))
+    write_table(stage.path(file), pd.DataFrame({"address": addresses, "cell": cells}))
     about: dict[str, Any] = {
         "Description": "The unit of the same module in whose voxel of index arrangement each unit "
         "lies.",
@@ -148,7 +148,7 @@ def write_arrangement(stage: Staging, space: Space, stability: Stability | None 
             "NumberOfPrompts": list(stability.n_prompts),
             "Correlation": stability.correlation,
         }
-    stage.text(sidecar(place), to_json(about))
+    stage.text(sidecar(file), to_json(about))
 
 
 def read_stability(root: Path, space: Space) -> Stability | None:

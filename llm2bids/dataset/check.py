@@ -89,11 +89,11 @@ def check_dataset(bids_dir: str | Path, *, progress: bool = False) -> Check:
     else:
         runs = dataset.runs
         expected = fingerprints(dataset)
-        for place, text in check_template(dataset, expected):
-            faults[place].append(text)
+        for file, text in check_template(dataset, expected):
+            faults[file].append(text)
         for run in dataset.runs:
-            for place, text in check_run_files(dataset, run, expected):
-                faults[place].append(text)
+            for file, text in check_run_files(dataset, run, expected):
+                faults[file].append(text)
         faults[PARTICIPANTS] += _check_participants(dataset)
     return Check(path=root, faults=faults_of(faults), n_files=n_files, n_runs=len(runs))
 
@@ -101,45 +101,45 @@ def check_dataset(bids_dir: str | Path, *, progress: bool = False) -> Check:
 def faults_of(faults: Mapping[PurePosixPath, Sequence[str]]) -> tuple[Fault, ...]:
     """List what was found, sorted by file, each text once for a file."""
     return tuple(
-        Fault(file=place, found=text)
-        for place in sorted(faults)
-        for text in dict.fromkeys(faults[place])
+        Fault(file=file, found=text)
+        for file in sorted(faults)
+        for text in dict.fromkeys(faults[file])
     )
 
 
 def check_sums(root: Path, faults: dict[PurePosixPath, list[str]], *, progress: bool) -> int:
     """Compare all files of a folder with its lists of checksums."""
     if read_journal(root) is not None:
-        place = PurePosixPath(HIDDEN)
-        faults[place].append("a process was killed while it put a run in place")
+        file = PurePosixPath(HIDDEN)
+        faults[file].append("a process was killed while it put a run in place")
     try:
         known = read_manifest(root)
     except Llm2bidsError as error:
         faults[_place_in(root, str(error))].append(str(error))
         return 0
     digests: dict[tuple[int, int], str] = {}
-    for place, digest in tqdm(
+    for file, digest in tqdm(
         sorted(known.items()), desc="checksums", unit="file", file=sys.stderr, disable=not progress
     ):
         try:
-            path = inside(root, root / place)
+            path = inside(root, root / file)
         except Llm2bidsError as error:
-            faults[place].append(str(error))
+            faults[file].append(str(error))
             continue
         if not path.is_file():
-            faults[place].append("is missing")
+            faults[file].append("is missing")
             continue
         status = path.stat()
         same = (status.st_dev, status.st_ino)  # hard links are read once
         if same not in digests:
             digests[same] = sha256_of(path)
         if digests[same] != digest:
-            faults[place].append(
+            faults[file].append(
                 f"sha256 {digests[same][:12]}..., it was written with {digest[:12]}..."
                 f"{_damage(path)}"
             )
-    for place in sorted(set(_all_files(root)) - known.keys()):
-        faults[place].append("has no checksum: llm2bids did not write it, or it was cut off")
+    for file in sorted(set(_all_files(root)) - known.keys()):
+        faults[file].append("has no checksum: llm2bids did not write it, or it was cut off")
     return len(known)
 
 
@@ -152,11 +152,11 @@ def _damage(path: Path) -> str:
 
 def _all_files(root: Path) -> list[PurePosixPath]:
     """List the files of participants; what else lies in a dataset may be its owner's."""
-    places = []
+    listed = []
     for folder in (root, root / DERIVATIVE):
         files = data_files(folder, "sub-*/**/*")
-        places += [PurePosixPath(path.relative_to(root).as_posix()) for path in files]
-    return places
+        listed += [PurePosixPath(path.relative_to(root).as_posix()) for path in files]
+    return listed
 
 
 def _check_participants(dataset: Dataset) -> list[str]:
@@ -204,14 +204,14 @@ def accept(bids_dir: str | Path, paths: Sequence[str]) -> tuple[PurePosixPath, .
         recover(root)
         lists = _read_lists(root)
         changed = []
-        for place in _chosen(root, paths, lists):
-            entries = lists.setdefault(list_place(place), {})
-            old = entries.pop(place, None)
-            if (root / place).is_file():
-                entries[place] = sha256_of(inside(root, root / place))
-            if entries.get(place) != old:
-                changed.append(place)
-        for name in sorted({list_place(place) for place in changed}):
+        for file in _chosen(root, paths, lists):
+            entries = lists.setdefault(list_place(file), {})
+            old = entries.pop(file, None)
+            if (root / file).is_file():
+                entries[file] = sha256_of(inside(root, root / file))
+            if entries.get(file) != old:
+                changed.append(file)
+        for name in sorted({list_place(file) for file in changed}):
             replace_text(root / name, list_text(lists[name]))
     finally:
         lock.release()
@@ -227,7 +227,7 @@ def _chosen(
     root: Path, paths: Sequence[str], lists: dict[PurePosixPath, dict[PurePosixPath, str]]
 ) -> list[PurePosixPath]:
     """List the files that are meant, there or in the lists."""
-    listed = {place for entries in lists.values() for place in entries}
+    listed = {file for entries in lists.values() for file in entries}
     chosen: set[PurePosixPath] = set()
     for text in paths:
         path = inside(root, root / text)
@@ -237,7 +237,7 @@ def _chosen(
             for file in ([path] if path.is_file() else walk_files(path))
             if file.is_file()
         }
-        matching = there | {place for place in listed if place.is_relative_to(wanted)}
+        matching = there | {file for file in listed if file.is_relative_to(wanted)}
         matching = {
             p for p in matching if not p.is_relative_to(FOLDER) and not p.is_relative_to(HIDDEN)
         }

@@ -24,13 +24,13 @@ def check_run_files(dataset: Dataset, run: Run, expected: Fingerprints) -> _Foun
     """Compare the files of a run with one another and with the space."""
     names = run.names
     files = names.possible() if dataset.settings.get("hrf_series") else names.all()
-    missing = [place for place in files if not (dataset.path / place).is_file()]
-    for place in missing:
-        yield place, "is missing"
-    for place in (names.bold, names.preproc, names.boldref, names.mask):
-        about = names.bold_json if place == names.bold else sidecar(place)
-        fingerprint = expected.space if place == names.mask else expected.series
-        yield from check_image(dataset, place, about, fingerprint)
+    missing = [file for file in files if not (dataset.path / file).is_file()]
+    for file in missing:
+        yield file, "is missing"
+    for file in (names.bold, names.preproc, names.boldref, names.mask):
+        about = names.bold_json if file == names.bold else sidecar(file)
+        fingerprint = expected.space if file == names.mask else expected.series
+        yield from check_image(dataset, file, about, fingerprint)
     tables = (names.events, names.stim, names.transcript, names.bold_json)
     if not set(tables) & set(missing):
         yield from _check_tables(dataset, run, names)

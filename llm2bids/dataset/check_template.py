@@ -53,10 +53,10 @@ def check_template(dataset: Dataset, expected: Fingerprints) -> Iterator[tuple[P
             f"weights {dataset.space.weights_sha256[:12]}..., the settings have {known[:12]}...",
         )
     for path in data_files(dataset.derivative, f"tpl-{label}/**/*.nii.gz"):
-        place = PurePosixPath(path.relative_to(dataset.path).as_posix())
-        if not (dataset.path / sidecar(place)).is_file():
-            yield sidecar(place), "is missing"
-        yield from check_image(dataset, place, sidecar(place), expected.space)
+        file = PurePosixPath(path.relative_to(dataset.path).as_posix())
+        if not (dataset.path / sidecar(file)).is_file():
+            yield sidecar(file), "is missing"
+        yield from check_image(dataset, file, sidecar(file), expected.space)
 
 
 def _common_fingerprint(dataset: Dataset) -> str | None:
@@ -73,19 +73,19 @@ def _common_fingerprint(dataset: Dataset) -> str | None:
 
 
 def check_image(
-    dataset: Dataset, place: PurePosixPath, about: PurePosixPath, expected: str
+    dataset: Dataset, file: PurePosixPath, about: PurePosixPath, expected: str
 ) -> Iterator[tuple[PurePosixPath, str]]:
     """Compare the fingerprints of an image and its sidecar with the dataset's; grid and weights."""
-    if (dataset.path / place).is_file():
+    if (dataset.path / file).is_file():
         try:
-            carried = read_fingerprint(open_image(dataset.path / place).header)
+            carried = read_fingerprint(open_image(dataset.path / file).header)
             if carried == expected[:FINGERPRINT_DIGITS]:
-                dataset.space.check_grid(dataset.path / place)
+                dataset.space.check_grid(dataset.path / file)
             else:
                 text = "an image of another space or calibration: its header has the fingerprint"
-                yield place, f"{text} {carried}, the dataset {expected[:FINGERPRINT_DIGITS]}"
+                yield file, f"{text} {carried}, the dataset {expected[:FINGERPRINT_DIGITS]}"
         except Llm2bidsError as error:
-            yield place, str(error)
+            yield file, str(error)
     if (dataset.path / about).is_file():
         try:
             metadata = read_json(dataset.path / about)

@@ -83,8 +83,8 @@ def write_task_files(stage: Staging, task: Task, *, t_r: float, fields: Mapping[
         task_events_json(task.conditions, fields),
         stim,
     )
-    for place, content in zip(task_files(task.label), contents, strict=True):
-        stage.json(place, content, once=True)
+    for file, content in zip(task_files(task.label), contents, strict=True):
+        stage.json(file, content, once=True)
 
 
 def write_all_tasks_model(stage: Staging, tasks: Sequence[Task], fields: Mapping[str, Any]) -> bool:
@@ -103,8 +103,8 @@ def write_all_tasks_model(stage: Staging, tasks: Sequence[Task], fields: Mapping
 
 def _write_models(stage: Staging, paradigm: Paradigm, fields: Mapping[str, Any]) -> None:
     for task in paradigm.tasks:
-        place = PurePosixPath(f"code/models/task-{task.label}_smdl.json")
-        stage.text(place, to_json(task_model(task, fields)))
+        file = PurePosixPath(f"code/models/task-{task.label}_smdl.json")
+        stage.text(file, to_json(task_model(task, fields)))
     write_all_tasks_model(stage, paradigm.tasks, fields)
 
 

@@ -78,7 +78,7 @@ def write_template(
 def read_template(root: Path, label: str) -> tuple[Space, Calibration]:
     """Rebuild space and calibration from the files of the template."""
     needed = (_definition(label), _units(label), _boldmap(label, "mean"), _boldmap(label, "std"))
-    missing = [str(place) for place in needed if not inside(root, root / place).is_file()]
+    missing = [str(file) for file in needed if not inside(root, root / file).is_file()]
     if missing:
         raise DatasetError(
             f"{root}: the template lacks {', '.join(missing)}; restore it, or record the dataset "
@@ -92,15 +92,15 @@ def read_template(root: Path, label: str) -> tuple[Space, Calibration]:
     except SpaceError as error:
         raise DatasetError(f"{root / _units(label)}: {error}") from error
     check_arrangement(root, space)
-    place = root / sidecar(_boldmap(label, "mean"))
-    calibrated = read_json(inside(root, place))
+    file = root / sidecar(_boldmap(label, "mean"))
+    calibrated = read_json(inside(root, file))
     prompt_ids = calibrated.get("CalibrationPrompts", [])
     n_tokens = calibrated.get("CalibrationTokens", 0)
     gain = calibrated.get("CountsPerSD", EARLIER_COUNTS_PER_SD)
     whole = all(type(number) is int for number in (n_tokens, gain))
     if not isinstance(prompt_ids, list) or not whole or gain < 1:
         raise DatasetError(
-            f"{place}: CalibrationPrompts is a {type(prompt_ids).__name__}, CalibrationTokens "
+            f"{file}: CalibrationPrompts is a {type(prompt_ids).__name__}, CalibrationTokens "
             f"{n_tokens!r}, CountsPerSD {gain!r}; expected a list and whole numbers, the gain from "
             "1: restore the file"
         )
@@ -153,8 +153,8 @@ def _write_atlas(
     metadata = fill_json(
         "derivative/atlas_description.json", {**fields, "atlas": name, "description": description}
     )
-    place = build_path(Entities(atlas=name, suffix="description", extension=".json"))
-    stage.text(DERIVATIVE / place, to_json(metadata))
+    file = build_path(Entities(atlas=name, suffix="description", extension=".json"))
+    stage.text(DERIVATIVE / file, to_json(metadata))
     image = template_file(space.label, "dseg", atlas=name)
     columns = fill_json("derivative/dseg.json", {})
     window = (0.0, float(len(atlas.table)))
@@ -185,5 +185,5 @@ def _boldmap(label: str, stat: str) -> Any:
     return template_file(label, "boldmap", datatype="func", stat=stat)
 
 
-def _uri(place: Any) -> str:
-    return f"bids::{place.relative_to(DERIVATIVE)}"
+def _uri(file: Any) -> str:
+    return f"bids::{file.relative_to(DERIVATIVE)}"

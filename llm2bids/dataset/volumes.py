@@ -146,7 +146,7 @@ def write_volume(
 
 def write_image(
     stage: Staging,
-    place: PurePosixPath,
+    file: PurePosixPath,
     data: npt.NDArray[Any],
     space: Space,
     description: str,
@@ -157,9 +157,9 @@ def write_image(
 ) -> None:
     """Stage one volume (n_x, n_y, n_z) and its sidecar; without fingerprint it has the space's."""
     carried = fingerprint or space.fingerprint()
-    write_volume(stage.path(place), data, space, fingerprint=carried, window=window)
+    write_volume(stage.path(file), data, space, fingerprint=carried, window=window)
     about = image_json(space, description, fingerprint=carried, **entries)
-    stage.text(sidecar(place), to_json(about))
+    stage.text(sidecar(file), to_json(about))
 
 
 def damage(path: Path) -> str:

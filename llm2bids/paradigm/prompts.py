@@ -30,7 +30,7 @@ def read_bank(path: str | Path) -> tuple[Prompt, ...]:
                 f"{file}, line {line}: found {len(cells)} cells, expected {len(header)}, as in the "
                 f"first line. Part cells by single tabs; put a cell that holds a tab in quotes."
             )
-        prompt = _make_prompt(file, line, *(cells[place] for place in places))
+        prompt = _make_prompt(file, line, *(cells[index] for index in places))
         placed.append((f"{file}, line {line}", prompt))
     if not placed:
         raise ParadigmError(f"{file}: found no prompts. Add a row for each prompt.")
@@ -138,12 +138,12 @@ def _make_prompt(
 def _check_unique(placed: Iterable[tuple[str, Prompt]]) -> None:
     """Refuse an identifier or a text (but for case and spaces) that is there twice."""
     seen: dict[tuple[str, str], str] = {}
-    for place, prompt in placed:
+    for where, prompt in placed:
         keys = {"prompt_id": prompt.prompt_id, "text": " ".join(prompt.text.casefold().split())}
         for column, key in keys.items():
-            first = seen.setdefault((column, key), place)
-            if first != place:
+            first = seen.setdefault((column, key), where)
+            if first != where:
                 raise ParadigmError(
-                    f"{place}: column '{column}': found {getattr(prompt, column)!r} again, after "
+                    f"{where}: column '{column}': found {getattr(prompt, column)!r} again, after "
                     f"{first}. Each is expected once; take one out."
                 )

@@ -82,9 +82,9 @@ def _spread_runs(sources: Sources, most: int = MOST_RUNS) -> list[Run]:
     }
     chosen: list[Run] = []
     for turn in range(max(len(runs) for runs in by_task.values())):
-        for place, runs in enumerate(by_task.values()):
+        for number, runs in enumerate(by_task.values()):
             if turn < len(runs) and len(chosen) < most:
-                chosen.append(runs[(place + turn) % len(runs)])
+                chosen.append(runs[(number + turn) % len(runs)])
     return chosen
 
 

@@ -87,14 +87,14 @@ def interval_chart(rows: Sequence[Estimate], *, x_label: str, alt: str) -> Marku
         top + step * len(rows) + 44, left=left, right=right, top=top - 8, bottom=44
     )
     middle = axes.get_yaxis_transform()
-    for place, row in enumerate(rows):
+    for y, row in enumerate(rows):
         color = stand_in(row.color)
         bar: dict[str, Any] = {"lw": 3, "alpha": 0.55, "solid_capstyle": "round"}
-        axes.plot([row.low, row.high], [place, place], color=color, **bar)
-        axes.plot([row.value], [place], "o", color=color, ms=10, mew=0)
+        axes.plot([row.low, row.high], [y, y], color=color, **bar)
+        axes.plot([row.value], [y], "o", color=color, ms=10, mew=0)
         style: dict[str, Any] = {"fontsize": LABEL, "color": _INK}
-        axes.annotate(row.name, (0, place), (-12, -4), middle, _OFFSET, ha="right", **style)
-        axes.annotate(number(row.value), (1, place), (16, -4), middle, _OFFSET, **style)
+        axes.annotate(row.name, (0, y), (-12, -4), middle, _OFFSET, ha="right", **style)
+        axes.annotate(number(row.value), (1, y), (16, -4), middle, _OFFSET, **style)
     ends = [value for row in rows for value in (row.low, row.high, row.value, 0.0, 1.0)]
     finite = [value for value in ends if math.isfinite(value)]
     axes.set_xlim(min(finite), max(finite))
