@@ -8,7 +8,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
-import numpy.typing as npt
 
 from llm2bids.dataset.read import Dataset, open_dataset
 from llm2bids.exceptions import InterventionError, ModelError, UsageError
@@ -16,8 +15,6 @@ from llm2bids.intervention.held_out import held_out_prompts, shown_prompts
 from llm2bids.options import option
 from llm2bids.paradigm.task import Prompt
 from llm2bids.recording.trials import prompt_tokens
-from llm2bids.space.stat_map import unit_values
-from llm2bids.store.files import data_files
 
 if TYPE_CHECKING:
     from llm2bids.model.load import LoadedModel
@@ -59,24 +56,6 @@ class Subject:
         """Bank of the off prompts."""
         return self.dataset.paradigm.baseline
 
-    @cached_property
-    def banks(self) -> dict[str, str]:
-        """Bank of each task that has runs."""
-        return {
-            task.label: task.conditions[0][1]
-            for task in self.dataset.paradigm.tasks
-            if task.label in self.dataset.tasks
-        }
-
-    def check_tasks(self, tasks: Sequence[str]) -> tuple[str, ...]:
-        """Give the tasks asked for, all without; refuse those that the dataset does not have."""
-        if unknown := [task for task in tasks if task not in self.banks]:
-            raise UsageError(
-                f"task {', '.join(unknown)}: not in {self.dataset.path}, which has "
-                f"{', '.join(self.banks)}"
-            )
-        return tuple(tasks) or tuple(self.banks)
-
     def untrained(self, seed: int = 0) -> "LoadedModel":
         """Load the same architecture with random weights, as a control."""
         from llm2bids.model.load import load_model
@@ -108,28 +87,6 @@ class Subject:
     def tokens(self, prompts: Sequence[Prompt], *, n_tokens: int = 0) -> list[list[int]]:
         """Tokenize prompts, each a context of its own."""
         return prompt_tokens(self.loaded, prompts, n_tokens=n_tokens)
-
-    def effect_map(self, analysis_dir: Path, task: str, *, against: str = "") -> Path:
-        """Find the group effect map of a task in an analysis."""
-        bank = self.dataset.paradigm.tasks
-        kinds = [kind for known in bank if known.label == task for kind, _ in known.conditions]
-        contrast = f"{kinds[0]}{against}"
-        found = data_files(
-            analysis_dir,
-            f"group/task-{task}_space-*_contrast-{contrast}_stat-effect_statmap.nii.gz",
-        )
-        if not found:
-            raise InterventionError(
-                f"{analysis_dir}: no group effect map of task {task} (contrast {contrast}); run "
-                f"`llm2bids analyze {self.dataset.path.name} {analysis_dir.name} group` first, or "
-                "give a map with --map"
-            )
-        return found[0]
-
-    def effect(self, path: Path) -> npt.NDArray[np.float64]:
-        """Read a map of this dataset, (n_units,); one of another model is refused."""
-        prints = (self.dataset.fingerprint, self.dataset.space.fingerprint())
-        return unit_values(path, self.dataset.space, fingerprint=prints)
 
 
 def open_subject(

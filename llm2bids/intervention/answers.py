@@ -1,0 +1,127 @@
+"""Answers of a model, edited or not, and what they cost and show in the intact model."""
+
+from collections.abc import Sequence
+from contextlib import ExitStack
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import numpy as np
+import numpy.typing as npt
+
+from llm2bids.exceptions import InterventionError
+from llm2bids.intervention.edit import edited
+from llm2bids.model.edit import Edit
+from llm2bids.model.units import Site
+from llm2bids.paradigm.task import Prompt, Sampling
+from llm2bids.recording.batches import in_batches
+
+if TYPE_CHECKING:
+    from llm2bids.intervention.subject import Subject
+    from llm2bids.model.load import LoadedModel
+
+Floats = npt.NDArray[np.float64]
+
+_GREEDY = Sampling(do_sample=False)
+
+_REPLAYED = 4
+"""Texts in a batch of which every unit is kept."""
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Answered:
+    """Prompts and their greedy answers."""
+
+    prompts: tuple[Prompt, ...]
+    contexts: tuple[tuple[int, ...], ...]  # what the model was given, in tokens
+    token_ids: npt.NDArray[np.int64]  # (n_prompts, n_tokens)
+    texts: tuple[str, ...]
+    means: npt.NDArray[np.float32]  # (n_prompts, n_units) of the sites that were read
+
+
+def answer(
+    subject: "Subject",
+    prompts: Sequence[Prompt],
+    *,
+    n_tokens: int,
+    sites: Sequence[Site] = (),
+    edit: Edit | None = None,
+    contexts: Sequence[Sequence[int]] | None = None,
+) -> Answered:
+    """Let the model, edited or not, answer prompts; stop where it gives no numbers."""
+    from llm2bids.model.generate import generate_batch
+    from llm2bids.model.hooks import new_values
+
+    loaded = subject.loaded
+    given = subject.tokens(prompts, n_tokens=n_tokens) if contexts is None else contexts
+    n_units = sum(site.width for site in sites)
+    means = np.empty((len(prompts), n_units), dtype=np.float32)
+
+    def work(part: slice, tell: object) -> npt.NDArray[np.int64]:
+        shape = (part.stop - part.start, n_tokens - 1, n_units)
+        values = new_values(shape, loaded.device)
+        done = generate_batch(
+            loaded, given[part], sites, values, sampling=_GREEDY,
+            uniforms=np.zeros((shape[0], n_tokens)),
+        )  # fmt: skip
+        _check_numbers(done.surprisal, prompts[part], edit)
+        means[part] = values.mean(axis=1)
+        return done.token_ids
+
+    with ExitStack() as stack:
+        if edit is not None:
+            stack.enter_context(edited(loaded, edit))
+        _, parts = in_batches(len(prompts), work)
+    token_ids = np.concatenate(parts)
+    return Answered(
+        prompts=tuple(prompts),
+        contexts=tuple(map(tuple, given)),
+        token_ids=token_ids,
+        texts=tuple(str(text) for text in loaded.tokenizer.batch_decode(token_ids)),
+        means=means,
+    )
+
+
+def answer_nll(loaded: "LoadedModel", answered: Answered) -> Floats:
+    """Measure the answers' NLL under the intact model, nats a token, (n_prompts,)."""
+    values, _ = _read(loaded, answered, ())
+    return values
+
+
+def replayed_map(subject: "Subject", answered: Answered) -> Floats:
+    """Read answers in the intact model: mean over prompts and tokens of every unit, (n_units,)."""
+    _, total = _read(subject.loaded, answered, subject.dataset.space.sites)
+    return total
+
+
+def _read(
+    loaded: "LoadedModel", answered: Answered, sites: Sequence[Site]
+) -> tuple[Floats, Floats]:
+    """Give the answers' NLL in nats, (n_prompts,), and the mean of the sites' units, (n_units,)."""
+    from llm2bids.model.generate import read_batch
+    from llm2bids.model.hooks import new_values
+
+    n_units, n_tokens = sum(site.width for site in sites), answered.token_ids.shape[1]
+    total = np.zeros(n_units)
+
+    def work(part: slice, tell: object) -> Floats:
+        values = new_values((part.stop - part.start, n_tokens - 1, n_units), loaded.device)
+        said = answered.token_ids[part].tolist()
+        done = read_batch(loaded, answered.contexts[part], said, sites, values)
+        total[:] += values.sum(axis=(0, 1), dtype=np.float64)
+        return np.asarray(done.surprisal.mean(axis=1) * np.log(2))
+
+    size = _REPLAYED if n_units else None
+    _, parts = in_batches(len(answered.prompts), work, batch_size=size)
+    return np.concatenate(parts), total / (len(answered.prompts) * (n_tokens - 1))
+
+
+def _check_numbers(surprisal: Floats, prompts: Sequence[Prompt], edit: Edit | None) -> None:
+    wrong = np.argwhere(~np.isfinite(surprisal))
+    if not wrong.size:
+        return
+    row, token = (int(n) for n in wrong[wrong[:, 1].argmin()])
+    strength = "" if edit is None else f" at strength {edit.strength:g} ({edit.criterion})"
+    raise InterventionError(
+        f"prompt {prompts[row].prompt_id}: the model gives no numbers from token {token + 1} of "
+        f"its answer on{strength}; expected finite likelihoods: lower the strength (--strengths)"
+    )
