@@ -1,4 +1,4 @@
-"""Write a scan's options into the pages of docs/reference, or check that they are there.
+"""Write the options of commands into the pages of docs/reference, or check that they are there.
 
 Usage: python scripts/options_table.py [--check]
 """
@@ -8,6 +8,15 @@ import textwrap
 from pathlib import Path
 
 from llm2bids.compare.features import FeatureOptions
+from llm2bids.inference.options import (
+    AnalysisOptions,
+    GroupOptions,
+    Memory,
+    ParticipantSelection,
+    Processors,
+    Selection,
+)
+from llm2bids.network.options import FindingsOptions
 from llm2bids.options import arguments
 from llm2bids.scan.options import ScanOptions
 from llm2bids.scan.reading import ReadOptions
@@ -16,11 +25,13 @@ PAGES = Path(__file__).parents[1] / "docs/reference"
 BEGIN, END = "<!-- {} options: scripts/options_table.py -->\n", "<!-- end of {} options -->\n"
 
 
-def table(options: type) -> str:
-    """Make the table, the groups in their order."""
+def table(*kinds: type) -> str:
+    """Make the table, the groups in their order, options of one flag once."""
     lines = ["| option | value | default |", "|---|---|---|"]
     group = ""
-    for argument in sorted(arguments(options).values(), key=lambda a: ORDER.index(a.group)):
+    unique = {argument.flag: argument for argument in reversed(arguments(*kinds).values())}
+    order = list(dict.fromkeys([*ORDER, *(a.group for a in arguments(*kinds).values())]))
+    for argument in sorted(reversed(unique.values()), key=lambda a: order.index(a.group)):
         if argument.group != group:
             group = argument.group
             lines.append(f"| **{group}** | | |")
@@ -29,34 +40,52 @@ def table(options: type) -> str:
         if argument.settings.get("nargs") == "?":
             value = f"[{value}]"
         takes = not str(argument.settings.get("action")).startswith("store_")
-        flag = f"{argument.flag} {value or argument.flag[2:].upper()}" if takes else argument.flag
-        lines.append(
-            f"| `{flag.replace('|', chr(92) + '|')}` | {argument.text} | {argument.shown_default} |"
-        )
+        if argument.settings.get("nargs") == "+":
+            value = f"{value} ..."
+        name = argument.flag.split()[0]
+        flag = f"{name} {value or name[2:].upper()}" if takes else name
+        cells = [f"`{flag}`", argument.text, argument.shown_default]
+        lines.append("| " + " | ".join(cell.replace("|", "\\|") for cell in cells) + " |")
     return "\n".join(lines) + "\n"
 
 
 ORDER = ("clock", "words", "reading", "features", "scan", "model", "volumes")
 
 
-def defaults(options: type) -> str:
+def defaults(*kinds: type) -> str:
     """Show the names and defaults of the options as Python."""
-    shown = ", ".join(f"{name}={value!r}" for name, value in vars(options()).items())
+    values = {name: argument.default for name, argument in arguments(*kinds).items()}
+    shown = ", ".join(f"{name}={value!r}" for name, value in values.items())
     lines = textwrap.wrap(shown.replace("'", '"'), 95)
     return "\n".join(["```python", *lines, "```"]) + "\n"
 
 
+FIRST, GROUP, FINDINGS = (
+    (ParticipantSelection, AnalysisOptions, Processors, Memory),
+    (Selection, GroupOptions, Processors),
+    (Selection, FindingsOptions, Memory),
+)
+MADE = {
+    "command-line.md": {
+        "scan": table(ScanOptions),
+        "reading": table(ReadOptions),
+        "feature": table(FeatureOptions),
+        "analysis": table(*FIRST, *GROUP, *FINDINGS),
+    },
+    "python-api.md": {
+        "scan": defaults(ScanOptions),
+        "reading": defaults(ReadOptions),
+        "feature": defaults(FeatureOptions),
+        "participant": defaults(*FIRST),
+        "group": defaults(*GROUP),
+        "findings": defaults(*FINDINGS),
+    },
+}
+
 if __name__ == "__main__":
-    for kind, options in (
-        ("scan", ScanOptions),
-        ("reading", ReadOptions),
-        ("feature", FeatureOptions),
-    ):
-        for page, made in (
-            ("command-line.md", table(options)),
-            ("python-api.md", defaults(options)),
-        ):
-            path = PAGES / page
+    for page, blocks in MADE.items():
+        path = PAGES / page
+        for kind, made in blocks.items():
             begin, end = BEGIN.format(kind), END.format(kind)
             before, rest = path.read_text(encoding="utf-8").split(begin)
             old, after = rest.split(end)

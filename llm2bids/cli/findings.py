@@ -2,27 +2,17 @@
 
 import logging
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
-
     from llm2bids.inference.analyze import GroupResult
-    from llm2bids.network.dataset_findings import FindingsOptions
     from llm2bids.network.findings import Findings
 
 log = logging.getLogger(__name__)
 
 
 def measure(
-    result: "GroupResult",
-    bids_dir: Path,
-    options: "FindingsOptions",
-    *,
-    control_datasets: "Sequence[Path]" = (),
-    mem_gb: float | None = None,
-    work_dir: Path | None = None,
-    progress: bool = True,
+    result: "GroupResult", bids_dir: Path, *, progress: bool = True, **options: Any
 ) -> "Findings | None":
     """Measure and write findings of the participants who have every condition; None if too few."""
     from llm2bids.dataset.read import open_dataset
@@ -30,31 +20,22 @@ def measure(
     from llm2bids.network.dataset_findings import (
         LEAST_PARTICIPANTS,
         LEAST_TASKS,
-        analysed_findings,
+        dataset_findings,
     )
 
-    complete = set.intersection(*(set(one.participants) for one in result.contrasts))
-    against_off = [one for one in result.contrasts if one.task and not one.label.endswith(OTHERS)]
-    if len(complete) < LEAST_PARTICIPANTS or len(against_off) < LEAST_TASKS:
+    complete = set.intersection(*(set(contrast.participants) for contrast in result.contrasts))
+    tasks = [str(c.task) for c in result.contrasts if c.task and not c.label.endswith(OTHERS)]
+    if len(complete) < LEAST_PARTICIPANTS or len(tasks) < LEAST_TASKS:
         log.warning(
             "no findings: they take %d participants who did every task and %d tasks, found %d "
             "and %d",
-            *(LEAST_PARTICIPANTS, LEAST_TASKS, len(complete), len(against_off)),
+            *(LEAST_PARTICIPANTS, LEAST_TASKS, len(complete), len(tasks)),
         )
         return None
-    found = analysed_findings(
-        bids_dir,
-        result.out_dir,
-        options,
-        participant_label=sorted(complete),
-        task=sorted({str(one.task) for one in against_off}),
-        control_datasets=control_datasets,
-        mem_gb=mem_gb,
-        work_dir=work_dir,
-        progress=progress,
-    )
-    found.save(result.out_dir, open_dataset(bids_dir).space)
-    return found
+    selected = {"participant_label": sorted(complete), "task": sorted(set(tasks))}
+    findings = dataset_findings(bids_dir, result.out_dir, progress=progress, **options | selected)
+    findings.save(result.out_dir, open_dataset(bids_dir).space)
+    return findings
 
 
 def describe(findings: "Findings") -> str:
@@ -82,10 +63,10 @@ def describe(findings: "Findings") -> str:
         for finding, measure, number, interval, text in lines
     ]
     controls = [
-        f"control  {control.name}: {one.text} {two_digits(one.value)}, the data "
-        f"{two_digits(one.real)}{'' if one.p_value != one.p_value else f', p {one.p_value:.2g}'}"
+        f"control  {control.name}: {row.text} {two_digits(row.value)}, the data "
+        f"{two_digits(row.real)}{'' if row.p_value != row.p_value else f', p {row.p_value:.2g}'}"
         for control in findings.controls[2:]
-        for one in control.measures
+        for row in control.measures
     ]
     if any(", p " in line for line in controls):
         controls.append(f"control  p: {P_VALUE}")

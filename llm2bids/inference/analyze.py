@@ -2,15 +2,16 @@
 
 import logging
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from joblib import Parallel, delayed
 from tqdm import tqdm
 
 from llm2bids.dataset.read import Run
-from llm2bids.exceptions import InferenceError, Llm2bidsError, UsageError
+from llm2bids.exceptions import InferenceError, Llm2bidsError
 from llm2bids.inference.checksums import list_group, list_participants
 from llm2bids.inference.effects import Effects, read_effects
 from llm2bids.inference.group import (
@@ -27,14 +28,21 @@ from llm2bids.inference.group_maps import (
     write_pooled,
 )
 from llm2bids.inference.inputs import Inputs, open_inputs
-from llm2bids.inference.options import AnalysisOptions, GroupOptions, UnitOfAnalysis
+from llm2bids.inference.options import (
+    AnalysisOptions,
+    GroupOptions,
+    Memory,
+    ParticipantSelection,
+    Processors,
+    Selection,
+)
 from llm2bids.inference.participant import caution, write_task
 from llm2bids.inference.pooled import pooled_contrast
 from llm2bids.inference.provenance import check_arrangement_prompts
 from llm2bids.inference.runs import fit_task
 from llm2bids.inference.second_level import checked_size
 from llm2bids.inference.statmap import checked_output, remove_results, start_output
-from llm2bids.inference.trials import Source
+from llm2bids.options import split_options, takes_options
 
 log = logging.getLogger(__name__)
 
@@ -63,29 +71,9 @@ class ParticipantsResult:
     caution: str | None
 
 
+@takes_options(ParticipantSelection, AnalysisOptions, Processors, Memory)
 def analyze_participants(
-    bids_dir: Path | str,
-    out_dir: Path | str,
-    *,
-    participant_label: Sequence[str] | None = None,
-    task: Sequence[str] | None = None,
-    unit_of_analysis: UnitOfAnalysis = "prompt",
-    contrasts: Mapping[str, str] | Sequence[str] | None = None,
-    noise_model: str | None = None,
-    hrf_model: str | None = None,
-    drift_model: str | None = None,
-    high_pass: float | None = None,
-    drift_order: int = 1,
-    confounds: Sequence[str] = (),
-    smoothing_fwhm: float | None = None,
-    mask_img: Path | str | None = None,
-    use: Source | None = None,
-    bids_filter_file: Path | str | None = None,
-    n_cpus: int = 1,
-    mem_gb: float | None = None,
-    work_dir: Path | str | None = None,
-    progress: bool = True,
-    allow_circular: bool = False,
+    bids_dir: Path | str, out_dir: Path | str, *, progress: bool = True, **options: Any
 ) -> ParticipantsResult:
     """Fit the first level of every participant and task, and write maps in BIDS derivative names.
 
@@ -97,33 +85,10 @@ def analyze_participants(
         A dataset that llm2bids recorded.
     out_dir : Path or str
         Output folder, empty, new, or made by an earlier call.
-    participant_label, task : sequence of str, optional
-        Only these; labels with or without ``sub-`` and ``task-``.
-    unit_of_analysis : {"prompt", "token"}
-        What an observation is; see `AnalysisOptions` for this and the model's parameters.
-    contrasts : mapping of str to str, or sequence of str, optional
-        Expressions over trial types; each trial type against the off prompts by default.
-    noise_model, hrf_model, drift_model, high_pass, drift_order, confounds, smoothing_fwhm
-        As in nilearn; see `AnalysisOptions`.
-    mask_img : Path or str, optional
-        Model only these voxels; all units by default.
-    use : {"transcript", "events"}, optional
-        Which table says what was shown where a run's ``events.tsv`` and its transcript differ;
-        without, such a run is refused.
-    bids_filter_file : Path or str, optional
-        JSON file with pybids' filters of the bold series, as fMRIPrep takes it:
-        ``{"bold": {"task": "pathology", "run": [1, 2]}}``. The group level takes the same runs.
-    n_cpus : int
-        Participants and tasks that are fitted at once.
-    mem_gb : float, optional
-        Memory for all fits together, 1 for each by default.
-    work_dir : Path or str, optional
-        Folder for scratch files.
     progress : bool
         Show a progress bar on stderr.
-    allow_circular : bool
-        Go on where the arrangement was learned from prompts of these runs, with a warning, which
-        the sidecars say too (``CircularityCaution``).
+    **options
+        The options of the participant level.
 
     Returns
     -------
@@ -137,27 +102,13 @@ def analyze_participants(
         If nothing can be analysed: a folder that is not a dataset of ours, a participant, task or
         contrast that does not exist, a mask of another grid, options that do not fit.
     """
-    options = AnalysisOptions(
-        unit_of_analysis=unit_of_analysis,
-        contrasts=contrasts,
-        noise_model=noise_model,
-        hrf_model=hrf_model,
-        drift_model=drift_model,
-        high_pass=high_pass,
-        drift_order=drift_order,
-        confounds=tuple(confounds),
-        smoothing_fwhm=smoothing_fwhm,
-        use=use,
+    selection, model, processors, memory = split_options(
+        options, ParticipantSelection, AnalysisOptions, Processors, Memory
     )
-    if n_cpus < 1 or (mem_gb is not None and mem_gb <= 0):
-        raise UsageError(f"n_cpus={n_cpus}, mem_gb={mem_gb}: expected at least 1 and above 0")
-    inputs = open_inputs(
-        Path(bids_dir),
-        mask_img=None if mask_img is None else Path(mask_img),
-        use=use,
-        bids_filter_file=None if bids_filter_file is None else Path(bids_filter_file),
-    )
-    chosen = inputs.choose(participant_label=participant_label, task=task)
+    mem_gb = 1.0 if memory.mem_gb is None else memory.mem_gb / processors.n_cpus
+    out_dir = Path(out_dir)
+    inputs = open_inputs(Path(bids_dir), selection, use=model.use)
+    chosen = inputs.choose(participant_label=selection.participant_label, task=selection.task)
     if inputs.space.layout is not None:
         check_arrangement_prompts(
             inputs.space,
@@ -168,28 +119,22 @@ def analyze_participants(
                 for prompt in inputs.dataset.transcript(run)["prompt_id"].unique()
             ),
             where=inputs.bids_dir,
-            allow_circular=allow_circular,
+            allow_circular=selection.allow_circular,
         )
-    start_output(Path(out_dir), inputs.bids_dir, inputs.dataset.derivative)
+    start_output(out_dir, inputs.bids_dir, inputs.dataset.derivative)
     jobs = [
         delayed(_participant_task)(
-            inputs,
-            key,
-            runs,
-            options,
-            out_dir=Path(out_dir),
-            mem_gb=(n_cpus * 1.0 if mem_gb is None else mem_gb) / n_cpus,
-            work_dir=None if work_dir is None else Path(work_dir),
+            inputs, key, runs, model, out_dir, mem_gb=mem_gb, work_dir=memory.folder
         )
         for key, runs in chosen.items()
     ]
-    pool = Parallel(n_jobs=n_cpus, return_as="generator_unordered")
+    pool = Parallel(n_jobs=processors.n_cpus, return_as="generator_unordered")
     bar = tqdm(
         pool(jobs), total=len(jobs), desc="first level", file=sys.stderr, disable=not progress
     )
     results = sorted(bar, key=lambda result: result[0])
-    list_participants(Path(out_dir), dict.fromkeys(label for label, _ in chosen))
-    return _collected(Path(out_dir), results, options)
+    list_participants(out_dir, dict.fromkeys(label for label, _ in chosen))
+    return _collected(out_dir, results, model)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -203,16 +148,9 @@ class GroupResult:
     files: tuple[Path, ...]  # images and tables that were written
 
 
+@takes_options(Selection, GroupOptions, Processors)
 def analyze_group(
-    bids_dir: Path | str,
-    out_dir: Path | str,
-    *,
-    participant_label: Sequence[str] | None = None,
-    task: Sequence[str] | None = None,
-    contrasts: Mapping[str, str] | Sequence[str] | None = None,
-    options: GroupOptions | None = None,
-    progress: bool = True,
-    allow_circular: bool = False,
+    bids_dir: Path | str, out_dir: Path | str, *, progress: bool = True, **options: Any
 ) -> GroupResult:
     """Test the participants' effect maps, and write group maps, thresholds and clusters.
 
@@ -225,17 +163,10 @@ def analyze_group(
         The dataset that llm2bids recorded.
     out_dir : Path or str
         Output folder of the participant level.
-    participant_label, task : sequence of str, optional
-        Only these; labels with or without ``sub-`` and ``task-``.
-    contrasts : mapping of str to str, or sequence of str, optional
-        Expressions over trial types of any task, e.g. ``"paleontology - archeology"``.
-    options : GroupOptions, optional
-        Thresholds, clusters and permutations.
     progress : bool
         Show a progress bar on stderr.
-    allow_circular : bool
-        Go on where the arrangement was learned from prompts of these runs, with a warning, which
-        the sidecars say too (``CircularityCaution``).
+    **options
+        The options of the group level.
 
     Returns
     -------
@@ -248,13 +179,14 @@ def analyze_group(
         If nothing can be tested: no participant level, one participant only, mixed spaces or
         models, a participant, task or contrast that does not exist.
     """
-    options = options or GroupOptions()
+    selection, how, processors = split_options(options, Selection, GroupOptions, Processors)
+    out_dir = Path(out_dir)
     inputs = open_inputs(Path(bids_dir))
-    checked_output(Path(out_dir))
-    chosen = inputs.choose(participant_label=participant_label, task=task)
+    checked_output(out_dir)
+    chosen = inputs.choose(participant_label=selection.participant_label, task=selection.task)
     effects = read_effects(
         inputs,
-        Path(out_dir),
+        out_dir,
         participant_label=sorted({label for label, _ in chosen}),
         task=sorted({name for _, name in chosen}),
     )
@@ -262,13 +194,14 @@ def analyze_group(
         inputs.space,
         effects.provenance.prompts,
         where=inputs.bids_dir,
-        allow_circular=allow_circular,
+        allow_circular=selection.allow_circular,
     )
     inputs = inputs.within(effects.mask, effects.options.use, run_names=effects.provenance.runs)
-    questions = group_contrasts(effects, contrasts)
+    questions = group_contrasts(effects, how.contrasts)
     bar = tqdm(questions, desc="group level", file=sys.stderr, disable=not progress)
     results = tuple(
-        _group_contrast(inputs, Path(out_dir), effects, question, options) for question in bar
+        _group_contrast(inputs, out_dir, effects, question, how, processors.n_cpus)
+        for question in bar
     )
     done = {
         (label, condition.task)
@@ -287,9 +220,9 @@ def analyze_group(
     )
     for failure in failed:
         log.warning("%s", failure)
-    list_group(Path(out_dir))
+    list_group(out_dir)
     return GroupResult(
-        out_dir=Path(out_dir),
+        out_dir=out_dir,
         contrasts=results,
         failed=failed,
         files=tuple(path for result in results for path in result.files),
@@ -302,6 +235,7 @@ def _group_contrast(
     effects: Effects,
     question: GroupContrast,
     options: GroupOptions,
+    n_cpus: int,
 ) -> GroupContrastResult:
     """Test and write one contrast of the group."""
     asked = asked_effects(effects, question)
@@ -313,7 +247,7 @@ def _group_contrast(
         about=about_group(question, asked, inputs),
     )
     values = contrast_values(asked, question)
-    files, n_units, largest_d = tested_and_written(writer, values, options)
+    files, n_units, largest_d = tested_and_written(writer, values, options, n_cpus=n_cpus)
     if options.pooled_n_perm and question.against is not None:
         result = pooled_contrast(
             inputs,
@@ -339,8 +273,8 @@ def _participant_task(
     key: tuple[str, str],
     runs: Sequence[Run],
     options: AnalysisOptions,
-    *,
     out_dir: Path,
+    *,
     mem_gb: float,
     work_dir: Path | None,
 ) -> tuple[tuple[str, str], list[Path], str | None]:

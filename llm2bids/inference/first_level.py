@@ -5,7 +5,6 @@
 the maps equal those of ``FirstLevelModel(signal_scaling=False)`` with the same design matrices.
 """
 
-import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -19,6 +18,7 @@ from scipy import stats
 
 from llm2bids.exceptions import InferenceError
 from llm2bids.inference.contrast import contrast_vector
+from llm2bids.inference.options import checked_noise_model
 
 Floats = npt.NDArray[np.float64]
 ReadBlock = Callable[[int], Sequence[npt.NDArray[np.floating[Any]]]]
@@ -48,15 +48,6 @@ class FirstLevelFit:
     residual_ar1: npt.NDArray[np.float32]
     constant: npt.NDArray[np.bool_]  # units that did not vary in any run; their maps are 0
     dof: float  # degrees of freedom of the t maps
-
-
-def checked_noise_model(noise_model: str) -> str:
-    """Return the name of a noise model if nilearn knows it."""
-    if not re.fullmatch(r"ols|ar[1-9]\d*", noise_model):
-        raise InferenceError(
-            f"noise_model: found {noise_model!r}, expected 'ols' or 'arN' such as 'ar1'"
-        )
-    return noise_model
 
 
 def fit_first_level(

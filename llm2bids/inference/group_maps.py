@@ -136,7 +136,11 @@ def about_group(contrast: GroupContrast, effects: Effects, inputs: Inputs) -> di
 
 
 def tested_and_written(
-    writer: GroupWriter, effects: npt.NDArray[np.floating[Any]], options: GroupOptions
+    writer: GroupWriter,
+    effects: npt.NDArray[np.floating[Any]],
+    options: GroupOptions,
+    *,
+    n_cpus: int = 1,
 ) -> tuple[list[Path], dict[str, int], float]:
     """Test and write the mean of effects (n_participants, n_units).
 
@@ -152,7 +156,7 @@ def tested_and_written(
         files.append(writer.write(getattr(fit, stat), stat, description, more=more))
     files += _write_thresholded(writer, fit.z, options)
     if options.n_perm:
-        files += _write_permutation(writer, effects, options)
+        files += _write_permutation(writer, effects, options, n_cpus)
     counts = {name: int(level["n_units"] or 0) for name, level in above.items()}
     return files, counts, float(np.abs(fit.cohensd).max())
 
@@ -220,7 +224,7 @@ def _write_thresholded(
 
 
 def _write_permutation(
-    writer: GroupWriter, effects: npt.NDArray[np.floating[Any]], options: GroupOptions
+    writer: GroupWriter, effects: npt.NDArray[np.floating[Any]], options: GroupOptions, n_cpus: int
 ) -> list[Path]:
     voxels = writer.inputs.voxels
     order = np.lexsort(voxels.T[::-1])  # nilearn's, of the mask's voxels
@@ -231,7 +235,7 @@ def _write_permutation(
         two_sided_test=options.two_sided_test,
         threshold=options.threshold,
         tfce=options.tfce,
-        n_jobs=options.n_jobs,
+        n_jobs=n_cpus,
         random_state=options.random_state,
     )
     return [

@@ -12,11 +12,14 @@ import numpy.typing as npt
 from llm2bids.dataset.bids_filter import filtered_runs, read_bids_filter
 from llm2bids.dataset.read import RECORD_AGAIN, Dataset, Run, open_dataset
 from llm2bids.exceptions import InferenceError, UsageError
+from llm2bids.inference.options import ParticipantSelection, Source
 from llm2bids.inference.runs import RunData
-from llm2bids.inference.trials import Source, same_conditions
+from llm2bids.inference.trials import same_conditions
 from llm2bids.space.grid import open_image
 from llm2bids.space.header import fingerprint_differs
 from llm2bids.space.space import Space
+
+_EVERYTHING = ParticipantSelection()
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -105,30 +108,21 @@ def _chosen_labels(
 
 
 def open_inputs(
-    bids_dir: Path,
-    *,
-    mask_img: Path | None = None,
-    use: Source | None = None,
-    bids_filter_file: Path | None = None,
+    bids_dir: Path, selection: ParticipantSelection = _EVERYTHING, *, use: Source | None = None
 ) -> Inputs:
     """Open a recorded dataset for statistics."""
     dataset = open_dataset(bids_dir)
     if not dataset.runs:
         raise InferenceError(f"{bids_dir}: has no run; record one with `llm2bids record`")
-    if dataset.paradigm.order == "story":
-        raise InferenceError(
-            f"{bids_dir}: stories that were read: words are no blocks of prompts to test; model "
-            "them with nilearn's first level on the derivative, or with `llm2bids features` and an "
-            "encoding toolkit"
-        )
-    filters = {} if bids_filter_file is None else read_bids_filter(bids_filter_file)
+    file = selection.bids_filter_file
+    filters = {} if file is None else read_bids_filter(Path(file))
     runs = tuple(filtered_runs(dataset, filters) if filters else dataset.runs)
     listed = set(dataset.participants["participant_id"].str.removeprefix("sub-"))
     if "subject" in filters:  # the others are not missing, they are not asked for
         listed.clear()
     units = np.ones(dataset.space.n_units, dtype=np.bool_)
-    if mask_img is not None:
-        units = _read_mask(mask_img, dataset.space)
+    if selection.mask_img is not None:
+        units = _read_mask(Path(selection.mask_img), dataset.space)
     return Inputs(
         dataset=dataset,
         fingerprint=dataset.fingerprint,

@@ -1,50 +1,206 @@
-"""Options of the first level and of the group, checked once."""
+"""Options of the first level, the group and the findings, checked once."""
 
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 from llm2bids.exceptions import InferenceError, UsageError
-from llm2bids.inference.first_level import checked_noise_model
-from llm2bids.inference.threshold import HEIGHT_CONTROLS, HeightControl
-from llm2bids.inference.trials import Source
+from llm2bids.options import none_or_name, option, shared
 
 UnitOfAnalysis = Literal["prompt", "token"]
+Source = Literal["transcript", "events"]
+"""The table that says what was shown, where the two differ."""
+
+HeightControl = Literal["fpr", "fdr", "bonferroni"]
+HEIGHT_CONTROLS: tuple[HeightControl, ...] = get_args(HeightControl)
+
+_SELECTION = "selection and machine"
+_FIRST = "participant level (nilearn's FirstLevelModel)"
+_GROUP = "group level (nilearn's SecondLevelModel)"
+_TOKEN = "with --unit-of-analysis token"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Selection:
+    """What is analysed."""
+
+    participant_label: Sequence[str] | None = option(
+        None,
+        "--participant-label --participant_label",
+        "only these, with or without sub-",
+        group=_SELECTION,
+        shown="all",
+        nargs="+",
+        metavar="LABEL",
+    )
+    task: Sequence[str] | None = option(
+        None,
+        "--task",
+        "only these tasks, with or without task-",
+        group=_SELECTION,
+        shown="all",
+        nargs="+",
+        metavar="LABEL",
+    )
+    allow_circular: bool = option(
+        False,
+        "--allow-circular",
+        "go on where participants share prompts, and say so on the result; at both levels where "
+        "the arrangement was learned from prompts of these runs, with a warning, which sidecars "
+        "say too (CircularityCaution)",
+        group=_SELECTION,
+    )
+
+
+@dataclass(frozen=True, kw_only=True)
+class ParticipantSelection(Selection):
+    """What the participant level analyses; the group level takes the same runs and units."""
+
+    mask_img: Path | str | None = option(
+        None,
+        "--mask",
+        "model only these voxels",
+        group=_FIRST,
+        shown="all units",
+        type=Path,
+        metavar="IMG",
+    )
+    bids_filter_file: Path | str | None = option(
+        None,
+        "--bids-filter-file",
+        "JSON file of pybids' filters, as fMRIPrep takes it: only the runs that match, e.g. "
+        '{"bold": {"task": "pathology", "run": [1, 2]}}; the group level takes the same runs',
+        group=_SELECTION,
+        shown="none",
+        type=Path,
+        metavar="FILE",
+    )
+
+
+@dataclass(frozen=True, kw_only=True)
+class Processors:
+    """How many processors an analysis may take."""
+
+    n_cpus: int = option(1, "--n-cpus", "processes", group=_SELECTION, type=int, metavar="N")
+
+    def __post_init__(self) -> None:
+        if self.n_cpus < 1:
+            raise UsageError(f"n_cpus={self.n_cpus}: expected at least 1")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Memory:
+    """How much memory an analysis may take, and where it holds the rest."""
+
+    mem_gb: float | None = option(
+        None,
+        "--mem-gb",
+        "memory for all fits together; what takes more is fitted in blocks of units, and the "
+        "prompts' images (4 bytes for each prompt and unit) are held in a scratch file",
+        group=_SELECTION,
+        shown="1 for each process",
+        type=float,
+        metavar="GB",
+    )
+    work_dir: Path | str | None = option(
+        None,
+        "--work-dir -w",
+        "folder for scratch files",
+        group=_SELECTION,
+        shown="the system's",
+        type=Path,
+        metavar="DIR",
+    )
+
+    def __post_init__(self) -> None:
+        if self.mem_gb is not None and self.mem_gb <= 0:
+            raise UsageError(f"mem_gb={self.mem_gb}: expected above 0")
+
+    @property
+    def folder(self) -> Path | None:
+        """Folder for scratch files."""
+        return None if self.work_dir is None else Path(self.work_dir)
 
 
 @dataclass(frozen=True, kw_only=True)
 class AnalysisOptions:
     """What an observation of the first level is, and how it is modelled, in nilearn's names.
 
-    `unit_of_analysis`: one observation per prompt (the mean of its tokens), or per token.
-    `contrasts`: expressions over trial types, by label or alone; each type against off by default.
-    `noise_model`: ``"ols"`` or ``"arN"``; by default "ols" for prompts, nilearn's "ar1" for tokens.
-    `hrf_model`, `drift_model`, `high_pass` (hertz; alone it means cosine drifts), `drift_order`:
-    of the token level only.
-    `confounds`: strategies of `load_confounds` without ``prefill``, or columns of the confounds
-    table; averaged over each prompt at the prompt level.
-    `smoothing_fwhm`: millimetres; smoothing mixes neighbouring units.
-    `use`: which table is right where a run's events and its transcript differ; refused without.
-
-    Examples
-    --------
     >>> AnalysisOptions().noise, AnalysisOptions(unit_of_analysis="token").noise
     ('ols', 'ar1')
     """
 
-    unit_of_analysis: UnitOfAnalysis = "prompt"
-    contrasts: Mapping[str, str] | Sequence[str] | None = None
-    noise_model: str | None = None
-    hrf_model: str | None = None
-    drift_model: str | None = None
-    high_pass: float | None = None
-    drift_order: int = 1
-    confounds: tuple[str, ...] = ()
-    smoothing_fwhm: float | None = None
-    use: Source | None = None
+    unit_of_analysis: UnitOfAnalysis = option(
+        "prompt",
+        "--unit-of-analysis",
+        "what an observation is: a prompt (the mean image of its tokens) or a token",
+        group=_FIRST,
+        choices=get_args(UnitOfAnalysis),
+    )
+    contrasts: Mapping[str, str] | Sequence[str] | None = option(
+        None,
+        "--contrast",
+        "expressions over trial types, in place of each trial type against off (participant "
+        "level), or besides the usual ones and over those of any task (group level), e.g. "
+        "'paleontology - archeology'; repeatable; in Python also by label",
+        group=_SELECTION,
+        shown="each trial type",
+        action="append",
+        metavar="EXPRESSION",
+    )
+    noise_model: str | None = option(
+        None, "--noise-model", "ols, ar1, arN", group=_FIRST, shown="ols, for tokens ar1",
+        metavar="MODEL",
+    )  # fmt: skip
+    hrf_model: str | None = option(
+        None,
+        "--hrf-model",
+        f"{_TOKEN}; a language model has no lag",
+        group=_FIRST,
+        shown="none",
+        parse=none_or_name,
+        choices=("none", "spm", "glover"),
+    )
+    drift_model: str | None = option(
+        None, "--drift-model", _TOKEN, group=_FIRST, shown="none", choices=("cosine", "polynomial")
+    )
+    high_pass: float | None = option(
+        None, "--high-pass", f"{_TOKEN}; alone it means cosine drifts", group=_FIRST, shown="none",
+        type=float, metavar="HZ",
+    )  # fmt: skip
+    drift_order: int = option(1, "--drift-order", _TOKEN, group=_FIRST, type=int, metavar="N")
+    confounds: Sequence[str] = option(
+        (),
+        "--confounds",
+        "strategies of load_confounds (position, first_token, length, surprisal, entropy, "
+        "global_signal) or columns of the confounds table; their means in models of prompts",
+        group=_FIRST,
+        shown="none",
+        nargs="+",
+        metavar="NAME",
+    )
+    smoothing_fwhm: float | None = option(
+        None,
+        "--smoothing",
+        "smoothing_fwhm; mixes neighbouring units",
+        group=_FIRST,
+        shown="none",
+        type=float,
+        metavar="MM",
+    )
+    use: Source | None = option(
+        None,
+        "--use",
+        "which table says what was shown, where a run's events.tsv and its transcript differ",
+        group=_FIRST,
+        shown="such runs are refused",
+        choices=get_args(Source),
+    )
 
     def __post_init__(self) -> None:
+        object.__setattr__(self, "confounds", tuple(self.confounds))
         if self.unit_of_analysis not in ("prompt", "token"):
             raise UsageError(
                 f"unit_of_analysis: found {self.unit_of_analysis!r}, expected 'prompt' or 'token'"
@@ -103,7 +259,6 @@ class AnalysisOptions:
                 for name, value in sidecar["ModelParameters"].items()
                 if name != "signal_scaling"
             }
-            parameters["confounds"] = tuple(parameters["confounds"])
             return cls(unit_of_analysis=sidecar["UnitOfAnalysis"], **parameters)
         except (KeyError, TypeError, AttributeError) as error:
             raise InferenceError(
@@ -114,8 +269,6 @@ class AnalysisOptions:
     def describe(self) -> str:
         """Name the model in one sentence.
 
-        Examples
-        --------
         >>> AnalysisOptions().describe()
         'one image per prompt, noise model ols'
         >>> AnalysisOptions(confounds=("length",), smoothing_fwhm=4.0).describe()
@@ -144,28 +297,59 @@ class AnalysisOptions:
 
 @dataclass(frozen=True, kw_only=True)
 class GroupOptions:
-    """How group maps are thresholded and permuted, in nilearn's names.
+    """How group maps are thresholded and permuted, in nilearn's names."""
 
-    `alpha`: what `height_control` keeps in the thresholded map and the cluster table.
-    `cluster_threshold`: smallest cluster that stays, in voxels; `min_distance` of peaks in mm.
-    `n_perm`: sign flips of ``non_parametric_inference`` (0: none), with `two_sided_test`,
-    cluster-forming p value `threshold`, and `tfce`.
-    `true_discovery_threshold`: cluster-forming z of ``cluster_level_inference``.
-    `pooled_n_perm`: permutations of the pooled prompt test (0: none).
-    """
-
-    alpha: float = 0.05
-    height_control: HeightControl = "fdr"
-    cluster_threshold: int = 10
-    min_distance: float = 8.0
-    n_perm: int = 0
-    two_sided_test: bool = True
-    threshold: float | None = None
-    tfce: bool = False
-    true_discovery_threshold: float | None = None
-    pooled_n_perm: int = 0
-    random_state: int = 0
-    n_jobs: int = 1
+    contrasts: Mapping[str, str] | Sequence[str] | None = shared(AnalysisOptions, "contrasts")
+    alpha: float = option(0.05, "--alpha", "error rate", group=_GROUP, type=float, metavar="P")
+    height_control: HeightControl = option(
+        "fdr",
+        "--height-control",
+        "what alpha controls in thresholded maps and clusters",
+        group=_GROUP,
+        choices=HEIGHT_CONTROLS,
+    )
+    cluster_threshold: int = option(
+        10, "--cluster-threshold", "smallest cluster that stays", group=_GROUP, type=int,
+        metavar="VOXELS",
+    )  # fmt: skip
+    min_distance: float = option(
+        8.0, "--min-distance", "between the peaks of a cluster", group=_GROUP, type=float,
+        metavar="MM",
+    )  # fmt: skip
+    n_perm: int = option(
+        0,
+        "--n-perm",
+        "sign flips of non_parametric_inference, 10000 or more for a paper; 0 leaves it out",
+        group=_GROUP,
+        type=int,
+        metavar="N",
+    )
+    two_sided_test: bool = option(
+        True, "--one-sided", "permutation test of increases alone", group=_GROUP
+    )
+    threshold: float | None = option(
+        None, "--threshold", "cluster-forming p value, with --n-perm", group=_GROUP, shown="none",
+        type=float, metavar="P",
+    )  # fmt: skip
+    tfce: bool = option(
+        False, "--tfce", "threshold-free cluster enhancement, with --n-perm", group=_GROUP
+    )
+    true_discovery_threshold: float | None = option(
+        None,
+        "--true-discovery-threshold",
+        "bound the share of active units in clusters above this z (cluster_level_inference)",
+        group=_GROUP,
+        shown="none",
+        type=float,
+        metavar="Z",
+    )
+    pooled_n_perm: int = option(
+        0, "--pooled-n-perm", "permutations of the pooled prompt test; 0 leaves it out",
+        group=_GROUP, type=int, metavar="N",
+    )  # fmt: skip
+    random_state: int = option(
+        0, "--random-state", "of permutations and draws", group=_GROUP, type=int, metavar="SEED"
+    )
 
     def __post_init__(self) -> None:
         if not 0 < self.alpha < 1:
@@ -187,3 +371,12 @@ class GroupOptions:
             )
         if (self.tfce or self.threshold is not None) and not self.n_perm:
             raise UsageError("tfce and threshold need a permutation test; give n_perm, e.g. 10000")
+
+
+def checked_noise_model(noise_model: str) -> str:
+    """Return the name of a noise model if nilearn knows it."""
+    if not re.fullmatch(r"ols|ar[1-9]\d*", noise_model):
+        raise InferenceError(
+            f"noise_model: found {noise_model!r}, expected 'ols' or 'arN' such as 'ar1'"
+        )
+    return noise_model

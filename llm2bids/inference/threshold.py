@@ -3,7 +3,7 @@
 import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any
 
 import nibabel as nib
 import numpy as np
@@ -14,9 +14,7 @@ from nilearn.reporting import get_clusters_table
 from scipy import ndimage, stats
 
 from llm2bids.exceptions import InferenceError
-
-HeightControl = Literal["fpr", "fdr", "bonferroni"]
-HEIGHT_CONTROLS: tuple[HeightControl, ...] = ("fpr", "fdr", "bonferroni")
+from llm2bids.inference.options import HEIGHT_CONTROLS, HeightControl
 
 Grid = npt.NDArray[np.float32]
 

@@ -1,12 +1,11 @@
 """Trials of a run: which volumes belong to which prompt, and what was shown in them."""
 
-from typing import Literal
-
 import numpy as np
 import numpy.typing as npt
 import pandas as pd
 
 from llm2bids.exceptions import InferenceError
+from llm2bids.inference.options import Source
 
 _NEEDED = ("volume", "trial", "block", "trial_type", "prompt_id")
 """Columns of a transcript that the trial structure is read from."""
@@ -65,10 +64,6 @@ def trial_table(transcript: pd.DataFrame, n_volumes: int) -> pd.DataFrame:
             "n_volumes": np.bincount(trials, minlength=len(first)),
         }
     )
-
-
-Source = Literal["transcript", "events"]
-"""The table that says what was shown, where the two differ."""
 
 
 def same_conditions(

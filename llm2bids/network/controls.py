@@ -2,7 +2,7 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -18,6 +18,7 @@ from llm2bids.network.identification import (
     gram_scores,
     left_out_scores,
 )
+from llm2bids.network.options import ControlName
 from llm2bids.network.overlap import permuted_dice
 from llm2bids.network.repeatability import half_splits
 from llm2bids.network.similarity import (
@@ -31,8 +32,6 @@ from llm2bids.network.similarity import (
     top_units,
     weighted_correlation,
 )
-
-ControlName = Literal["shuffled-labels", "shuffled-tasks", "random-networks"]
 
 ABOUT: dict[ControlName, str] = {
     "shuffled-labels": "on and off labels shuffled over the prompts of each run",

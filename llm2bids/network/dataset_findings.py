@@ -1,6 +1,6 @@
 """The findings of a dataset, from the participant level's maps and the prompts' images."""
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, TypeVar
@@ -9,9 +9,10 @@ import numpy as np
 import numpy.typing as npt
 
 from llm2bids.dataset.settings import read_settings, recorded_paradigm
-from llm2bids.exceptions import InferenceError, NetworkError, UsageError
+from llm2bids.exceptions import InferenceError, NetworkError
 from llm2bids.inference.effects import Effects, fit_effects, read_effects
 from llm2bids.inference.inputs import Inputs, open_inputs
+from llm2bids.inference.options import Memory, Selection
 from llm2bids.inference.participant import caution
 from llm2bids.inference.prompts import (
     OFF,
@@ -22,22 +23,21 @@ from llm2bids.inference.prompts import (
     why_no_parts,
 )
 from llm2bids.network.controls import (
-    ABOUT,
     Control,
-    ControlName,
     compare_control,
     compare_dataset,
     measure_maps,
     random_units,
     shuffled_labels,
 )
-from llm2bids.network.findings import Findings, with_controls
+from llm2bids.network.findings import Findings
 from llm2bids.network.identification import (
     AccuracyCurve,
     identify_left_out,
     prompt_curve,
     token_curve,
 )
+from llm2bids.network.options import FindingsOptions
 from llm2bids.network.overlap import measure_overlap
 from llm2bids.network.repeatability import (
     Repeatability,
@@ -48,6 +48,7 @@ from llm2bids.network.repeatability import (
     split_prompts,
 )
 from llm2bids.network.task_networks import Against, task_networks
+from llm2bids.options import split_options, takes_options
 from llm2bids.space.space import Space
 
 LEAST_PARTICIPANTS, LEAST_TASKS = 3, 2
@@ -62,68 +63,9 @@ _STALE = 2e-3
 T = TypeVar("T")
 
 
-@dataclass(frozen=True, kw_only=True)
-class FindingsOptions:
-    """What makes a network, and which controls stand beside the findings.
-
-    `top_percent` of the units are a network, or those above `min_cohens_d` that survive the false
-    discovery rate `alpha` (overlap and repeatability compare the top share all the same).
-    `n_boot`, `n_perm`, `n_draws`: bootstrap samples of the overlap, permutations of the labels,
-    draws of the curve; `n_control_draws`: of each of `controls`. `allow_circular`: go on where
-    participants share prompts, and say so on the result.
-    """
-
-    top_percent: float = 5.0
-    alpha: float = 0.05
-    min_cohens_d: float | None = None
-    controls: tuple[ControlName, ...] = ()
-    n_control_draws: int = 20
-    seed: int = 0
-    allow_circular: bool = False
-    n_boot: int = 200
-    n_perm: int = 1000
-    n_draws: int = 20
-
-    def __post_init__(self) -> None:
-        unknown = [name for name in self.controls if name not in ABOUT]
-        if unknown or self.n_control_draws < 2:
-            raise UsageError(
-                f"controls: found {self.n_control_draws} draws of "
-                f"{', '.join(unknown or self.controls) or 'none'}; expected two draws or more of "
-                f"{', '.join(ABOUT)}"
-            )
-        if not 0 < self.top_percent <= 100:
-            raise UsageError(
-                f"top_percent: found {self.top_percent:g}, expected above 0 and at most 100"
-            )
-        if not 0 < self.alpha < 1:
-            raise UsageError(f"alpha: found {self.alpha:g}, expected between 0 and 1")
-        if self.min_cohens_d is not None and not self.min_cohens_d >= 0:
-            raise UsageError(f"min_cohens_d: found {self.min_cohens_d:g}, expected 0 or more")
-
-    @property
-    def share(self) -> float:
-        """Share of the units in a network."""
-        return self.top_percent / 100
-
-
+@takes_options(Selection, FindingsOptions, Memory)
 def dataset_findings(
-    bids_dir: Path | str,
-    out_dir: Path | str,
-    *,
-    participant_label: Sequence[str] | None = None,
-    task: Sequence[str] | None = None,
-    top_percent: float = 5.0,
-    alpha: float = 0.05,
-    min_cohens_d: float | None = None,
-    controls: Sequence[ControlName] = (),
-    control_datasets: Sequence[Path | str] = (),
-    n_control_draws: int = 20,
-    seed: int = 0,
-    allow_circular: bool = False,
-    mem_gb: float | None = None,
-    work_dir: Path | str | None = None,
-    progress: bool = True,
+    bids_dir: Path | str, out_dir: Path | str, *, progress: bool = True, **options: Any
 ) -> Findings:
     """Measure networks, overlap, repeatability and identification of an analysed dataset.
 
@@ -136,30 +78,10 @@ def dataset_findings(
         A dataset that llm2bids recorded.
     out_dir : Path or str
         Output folder of `analyze_participants`.
-    participant_label, task : sequence of str, optional
-        Only these; labels with or without ``sub-`` and ``task-``.
-    top_percent : float
-        Share of the units in a network: those with the largest effects, of the units in the mask.
-    alpha : float
-        False discovery rate of the networks' units.
-    min_cohens_d : float, optional
-        Networks are the units above this abs(d) that survive `alpha`.
-    controls : sequence of {"shuffled-labels", "shuffled-tasks", "random-networks"}
-        Measure these controls too, with `n_control_draws` draws of each.
-    control_datasets : sequence of Path or str
-        Other datasets of ours with the same tasks, e.g. of the model with random weights, to be
-        fitted and measured in the same way.
-    seed : int
-        Of all draws.
-    allow_circular : bool
-        Go on where participants share prompts, and say so in the warnings.
-    mem_gb : float, optional
-        Where the prompts' images take more (4 bytes for each prompt and unit), they are held in a
-        scratch file in `work_dir`.
-    work_dir : Path or str, optional
-        The system's temporary folder by default.
     progress : bool
         Show a progress bar on stderr.
+    **options
+        The options of the findings.
 
     Returns
     -------
@@ -173,44 +95,10 @@ def dataset_findings(
         are not those of the dataset, there are too few participants or tasks, or participants
         share prompts.
     """
-    options = FindingsOptions(
-        top_percent=top_percent,
-        alpha=alpha,
-        min_cohens_d=min_cohens_d,
-        controls=tuple(controls),
-        n_control_draws=n_control_draws,
-        seed=seed,
-        allow_circular=allow_circular,
-    )
-    return analysed_findings(
-        Path(bids_dir),
-        Path(out_dir),
-        options,
-        participant_label=participant_label,
-        task=task,
-        control_datasets=[Path(control) for control in control_datasets],
-        mem_gb=mem_gb,
-        work_dir=None if work_dir is None else Path(work_dir),
-        progress=progress,
-    )
-
-
-def analysed_findings(
-    bids_dir: Path,
-    out_dir: Path,
-    options: FindingsOptions,
-    *,
-    participant_label: Sequence[str] | None = None,
-    task: Sequence[str] | None = None,
-    control_datasets: Sequence[Path] = (),
-    mem_gb: float | None = None,
-    work_dir: Path | None = None,
-    progress: bool = True,
-) -> Findings:
-    """Measure the findings of an analysed dataset; `dataset_findings` says what each option is."""
-    inputs = open_inputs(bids_dir)
-    chosen = inputs.choose(participant_label=participant_label, task=task)
-    effects = _effects(inputs, out_dir, chosen)
+    selection, how, memory = split_options(options, Selection, FindingsOptions, Memory)
+    inputs = open_inputs(Path(bids_dir))
+    chosen = inputs.choose(participant_label=selection.participant_label, task=selection.task)
+    effects = _effects(inputs, Path(out_dir), chosen)
     inputs = inputs.within(effects.mask, effects.options.use, run_names=effects.provenance.runs)
     samples: PromptSamples | None = None
     if not why_no_parts(effects.options):
@@ -221,21 +109,18 @@ def analysed_findings(
             participant_label=effects.participants,
             task=list(dict.fromkeys(condition.task for condition in effects.conditions)),
             first_tokens=True,
-            mem_gb=mem_gb,
-            work_dir=work_dir,
+            mem_gb=memory.mem_gb,
+            work_dir=memory.folder,
             progress=progress,
         )
-        check_maps(effects, effects_of(samples.prompts), out_dir)
-    findings = measure_findings(
-        effects, samples, inputs.space, options, sizes=_sizes(inputs, effects)
-    )
+        check_maps(effects, effects_of(samples.prompts), Path(out_dir))
+    findings = measure_findings(effects, samples, inputs.space, how, sizes=_sizes(inputs, effects))
     del samples  # the controls' images take memory too
-    for control in control_datasets:
-        findings = with_controls(
-            findings,
-            _control_dataset(inputs, control, effects, options, mem_gb, work_dir),
-        )
-    return findings
+    controls = [
+        _control_dataset(inputs, Path(folder), effects, how, memory)
+        for folder in how.control_datasets
+    ]
+    return replace(findings, controls=(*findings.controls, *controls))
 
 
 def measure_findings(
@@ -449,8 +334,7 @@ def _control_dataset(
     bids_dir: Path,
     effects: Effects,
     options: FindingsOptions,
-    mem_gb: float | None,
-    work_dir: Path | None,
+    memory: Memory,
 ) -> Control:
     """Fit another dataset by the model of the effects, and measure it."""
     theirs, settings = open_inputs(bids_dir, use=effects.options.use), read_settings(bids_dir)
@@ -470,8 +354,8 @@ def _control_dataset(
             contrasts={condition.label: condition.expression for condition in effects.conditions},
         ),
         task=[task for task in wanted if task in there],
-        mem_gb=mem_gb,
-        work_dir=work_dir,
+        mem_gb=memory.mem_gb,
+        work_dir=memory.folder,
     ).complete()
     ours = read_settings(inputs.bids_dir)
     return compare_dataset(

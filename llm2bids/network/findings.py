@@ -7,7 +7,7 @@ networks come again with other prompts, and tell which task was shown.
 import json
 import shutil
 from collections.abc import Iterator
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -291,11 +291,6 @@ class Findings:
                     f"units ({one.criterion}); {one.n_fdr:,} of them and {one.n_fdr_anywhere:,} of "
                     f"all {self.n_units:,} pass false discovery rate {one.alpha:g}, unit by unit",
                 )
-
-
-def with_controls(findings: Findings, *controls: Control) -> Findings:
-    """Add controls to findings."""
-    return replace(findings, controls=(*findings.controls, *controls))
 
 
 def remove_findings(out_dir: Path) -> None:

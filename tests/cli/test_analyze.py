@@ -311,7 +311,7 @@ def test_maps_of_another_model(analysed, tiny_model_dir, tmp_path, capsys):
 
 
 def test_wrong_usage(scanned, tmp_path, capsys):
-    for argv in (["session"], ["group", "--one-sided", "--two-sided"]):
+    for argv in (["session"], ["group", "--height-control", "tukey"]):
         with pytest.raises(SystemExit) as exit_:
             analyze(scanned, tmp_path, *argv)
         assert exit_.value.code == 2

@@ -173,7 +173,7 @@ def grouped(drinks, analysed, tmp_path_factory):
     shutil.copytree(analysed, out_dir)
     result = analyze_group(
         drinks, out_dir, contrasts=["tea - cocoa"], progress=False,
-        options=GroupOptions(n_perm=10, tfce=True, pooled_n_perm=99, true_discovery_threshold=2.5),
+        n_perm=10, tfce=True, pooled_n_perm=99, true_discovery_threshold=2.5,
     )  # fmt: skip
     return out_dir, result
 

@@ -9,7 +9,6 @@ import pytest
 from llm2bids import open_dataset
 from llm2bids.exceptions import InferenceError, NetworkError
 from llm2bids.inference.analyze import analyze_group, analyze_participants
-from llm2bids.inference.options import GroupOptions
 from llm2bids.network.dataset_findings import dataset_findings
 from llm2bids.network.findings import Findings
 from llm2bids.network.similarity import dice, top_units
@@ -197,9 +196,7 @@ def test_a_pooled_test_of_another_model_is_refused(drinks, tmp_path):
         drinks, tmp_path / "out", task=["tea"], confounds=["surprisal"], progress=False
     )
     with pytest.raises(InferenceError, match=r"pooled test: .*confounds surprisal"):
-        analyze_group(
-            drinks, tmp_path / "out", options=GroupOptions(pooled_n_perm=9), progress=False
-        )
+        analyze_group(drinks, tmp_path / "out", pooled_n_perm=9, progress=False)
 
 
 def test_what_was_said_of_edited_events_holds_at_the_group_level(drinks, tmp_path):
@@ -214,7 +211,7 @@ def test_what_was_said_of_edited_events_holds_at_the_group_level(drinks, tmp_pat
         analyze_participants(data, out_dir, progress=False, task=["tea"])
     shutil.rmtree(out_dir)
     analyze_participants(data, out_dir, progress=False, use="events")
-    analyze_group(data, out_dir, options=GroupOptions(pooled_n_perm=9), progress=False)
+    analyze_group(data, out_dir, pooled_n_perm=9, progress=False)
     found = dataset_findings(data, out_dir, progress=False)
     assert found.model.endswith("conditions of the events")
     assert found.n_on == 3

@@ -12,7 +12,7 @@ from llm2bids.inference.prompts import PromptSamples, effects_of
 from llm2bids.inference.provenance import require_disjoint
 from llm2bids.inference.second_level import group_statistics
 from llm2bids.model.units import Site
-from llm2bids.network.dataset_findings import FindingsOptions, check_maps, measure_findings
+from llm2bids.network.dataset_findings import check_maps, measure_findings
 from llm2bids.network.findings import (
     FOLDER,
     TABLE_COLUMNS,
@@ -21,6 +21,7 @@ from llm2bids.network.findings import (
     two_digits,
 )
 from llm2bids.network.network import load_network
+from llm2bids.network.options import FindingsOptions
 from llm2bids.network.stored import to_plain
 from llm2bids.network.task_networks import label_clusters, task_networks
 from llm2bids.space.arrange import build_space
