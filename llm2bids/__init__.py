@@ -29,6 +29,7 @@ if TYPE_CHECKING:
     from llm2bids.intervention.edit import edited as edited
     from llm2bids.intervention.edit import make_edit as make_edit
     from llm2bids.intervention.steer import steer as steer
+    from llm2bids.intervention.targets import targets as targets
     from llm2bids.model.edit import Edit as Edit
     from llm2bids.model.edit import load_edit as load_edit
     from llm2bids.network.dataset_findings import dataset_findings as dataset_findings
@@ -65,6 +66,7 @@ _WHERE = {
     "register_colormaps": "llm2bids.report.draw.color",
     "replay": "llm2bids.scan.record",
     "steer": "llm2bids.intervention.steer",
+    "targets": "llm2bids.intervention.targets",
     "validate": "llm2bids.dataset.validate",
     "write_report": "llm2bids.report.page",
 }

@@ -34,6 +34,8 @@ class Result:
         What has to be said beside the numbers.
     edits : mapping of str to Edit
         Edits that were made, by label.
+    n_shown : int
+        Number of the tables, from the first, that `describe` shows.
     """
 
     name: str
@@ -42,6 +44,7 @@ class Result:
     metadata: Mapping[str, Any]
     notes: tuple[str, ...] = ()
     edits: Mapping[str, Edit] = field(default_factory=dict)
+    n_shown: int = 1
 
     def describe(self) -> str:
         """Say what came out.
@@ -49,11 +52,14 @@ class Result:
         Returns
         -------
         str
-            The first table, and what has to be said beside it.
+            The first tables, and what has to be said beside them.
         """
-        table = next(iter(self.tables.values()))
-        text = table.to_string(index=False, na_rep="", float_format=lambda x: f"{x:.3g}")
-        return "\n".join([text, *(f"note: {note}" for note in self.notes)])
+        shown = list(self.tables.values())[: self.n_shown]
+        texts = [
+            table.to_string(index=False, na_rep="", float_format=lambda x: f"{x:.3g}")
+            for table in shown
+        ]
+        return "\n\n".join([*texts, "\n".join(f"note: {note}" for note in self.notes)])
 
     def save(self, analysis_dir: Path) -> Path:
         """Write tables, description and edits.

@@ -1,0 +1,40 @@
+"""List which neurons and modules to train for a topic, as each way to choose them would have it.
+
+Neurons of the MLPs (a row of the gate and up projections, a column of the down projection) and
+modules, with effect, share of the network, Fisher information, first-order gain on held-out text of
+the topic and spillover to other text; at a budget, the network, the Fisher choice, all, and random
+neurons of the same layers. A network shows where training stays local, the gradient where it helps
+most; the share of a module in a network does not choose modules for LoRA. With --trial each choice
+is fine-tuned for a few steps at the same number of parameters, beside LoRA. Results are written to
+group/targets of the analysis; llm2bids.export writes them as files for peft, torch and llama.cpp.
+"""
+
+import argparse
+from pathlib import Path
+
+from llm2bids.cli import options
+from llm2bids.intervention.subject import SubjectOptions
+from llm2bids.intervention.targets import TargetsOptions
+from llm2bids.intervention.trial import TrialOptions
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Add what the command takes."""
+    options.bids_dir(parser, "the dataset that was recorded from the model")
+    text = "what `llm2bids analyze` wrote, with the tasks' effect maps"
+    parser.add_argument("analysis_dir", type=Path, metavar="ANALYSIS_DIR", help=text)
+    options.of(parser, TargetsOptions, TrialOptions, SubjectOptions)
+
+
+def run(args: argparse.Namespace) -> int:
+    """Choose, and say what each choice gains."""
+    from llm2bids.intervention.targets import targets
+
+    result = targets(
+        args.bids_dir,
+        args.analysis_dir,
+        progress=args.progress,
+        **options.read(args, TargetsOptions, TrialOptions, SubjectOptions),
+    )
+    print(result.describe())
+    return 0

@@ -1,0 +1,378 @@
+"""Targets: which weights to train, as a network, gradients and chance choose them."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import pandas as pd
+from scipy import stats
+from tqdm.auto import tqdm
+
+from llm2bids.exceptions import InterventionError, UsageError
+from llm2bids.inference.rates import mean_interval
+from llm2bids.intervention.edit import choose_units, default_sites, site_mask
+from llm2bids.intervention.results import Result
+from llm2bids.intervention.subject import Subject, SubjectOptions, open_subject
+from llm2bids.intervention.topics import Topics, open_topics
+from llm2bids.intervention.trial import TrialOptions, TrialTexts, run_trial
+from llm2bids.options import option, split_options, takes_options
+from llm2bids.space.stat_map import select_units
+
+Floats = npt.NDArray[np.float64]
+Marks = npt.NDArray[np.bool_]
+
+LEAST_TEXTS = 8
+"""Texts of a set: half to train on, half to test on."""
+
+NETWORK_PERCENT = 5.0
+"""Share of all units whose number in a module's output is the module's share of the network."""
+
+NOTES = (
+    "Units of this network respond to the task. Training them changes other text less than "
+    "training random units of the same layers; it is not where training helps most: see fisher.",
+    "The share of a module in the network does not tell which modules to train (LoRA's "
+    "target_modules): see the rank correlation with the gain per parameter.",
+    "First order: one step of an optimiser that normalises gradients; a trial (--trial) trains.",
+)
+
+
+@dataclass(frozen=True, kw_only=True)
+class TargetsOptions:
+    """What is chosen, and on which text that is measured."""
+
+    task: str = option(
+        "", "--task", "topic whose network and text are taken", group="targets", metavar="LABEL",
+        required=True,
+    )  # fmt: skip
+    stat_img: Path | None = option(
+        None, "--map", "a map in place of the mean effect map", group="targets", shown="none",
+        type=Path, metavar="IMG",
+    )  # fmt: skip
+    top_percent: float = option(
+        1.0, "--top", "percent of the MLPs' neurons that are trained: the budget", group="targets",
+        type=float, metavar="P",
+    )  # fmt: skip
+    n_draws: int = option(
+        200, "--draws", "random choices in the same layers", group="targets", type=int, metavar="N"
+    )
+    texts: Path | None = option(
+        None, "--texts", "the topic's text set, a text a line, in place of held-out prompts",
+        group="text", shown="none", type=Path, metavar="FILE",
+    )  # fmt: skip
+    n_texts: int = option(
+        40, "--n-texts", "held-out prompts of the topic: one half to train on, one to test",
+        group="text", type=int, metavar="N",
+    )  # fmt: skip
+    n_other: int = option(
+        16, "--n-other", "held-out prompts of no topic, and of all other topics together",
+        group="text", type=int, metavar="N",
+    )  # fmt: skip
+    trial: bool = option(
+        False, "--trial", "fine-tune each choice for a few steps too (takes many minutes)",
+        group="trial",
+    )  # fmt: skip
+
+
+@takes_options(SubjectOptions, TargetsOptions, TrialOptions)
+def targets(
+    bids_dir: str | Path, analysis_dir: str | Path, *, progress: bool = True, **options: Any
+) -> Result:
+    """Say which neurons and modules to train for a topic, as each way to choose would have it.
+
+    Parameters
+    ----------
+    bids_dir : str or Path
+        Dataset of the model.
+    analysis_dir : str or Path
+        Output folder of `llm2bids analyze`, whose effect maps give the network; results are
+        written to ``group/targets`` in it.
+    progress : bool
+        Show a progress bar on stderr.
+    **options
+        The options of the command.
+
+    Returns
+    -------
+    Result
+        Tables ``choices``, ``neurons`` and ``modules``; with a trial also ``trial``, ``rates``
+        and ``differences``.
+
+    Raises
+    ------
+    Llm2bidsError
+        If an argument, the dataset or its model is not usable, or a text set is too small.
+    """
+    of_subject, chosen, of_trial = split_options(
+        options, SubjectOptions, TargetsOptions, TrialOptions
+    )
+    subject = open_subject(
+        bids_dir, model=of_subject.model, device=of_subject.device, seed=of_subject.seed
+    )
+    study = _Targets(
+        topics=open_topics(subject, Path(analysis_dir)), options=chosen, trial=of_trial
+    )
+    result = study.run(progress=progress)
+    result.save(Path(analysis_dir))
+    return result
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class _Targets:
+    """Choices of neurons, and what gradients say of them."""
+
+    topics: Topics
+    options: TargetsOptions
+    trial: TrialOptions
+
+    @property
+    def subject(self) -> Subject:
+        """Dataset and model."""
+        return self.topics.subject
+
+    def __post_init__(self) -> None:
+        if not 0 < self.options.top_percent < 100 or self.options.n_draws < 1:
+            raise UsageError(
+                f"--top {self.options.top_percent:g}, --draws {self.options.n_draws}: expected a "
+                "percentage above 0 and below 100, and 1 draw or more"
+            )
+        self.topics.choose((self.options.task,))
+
+    @cached_property
+    def layers(self) -> tuple[Any, ...]:
+        """Neurons of each MLP."""
+        from llm2bids.model.neurons import mlp_neurons
+
+        sites = self.subject.dataset.space.sites
+        names = set(default_sites(sites))
+        return mlp_neurons(self.subject.loaded, [site for site in sites if site.name in names])
+
+    @cached_property
+    def neurons(self) -> npt.NDArray[np.intp]:
+        """Unit of each neuron, (n_neurons,), layer by layer."""
+        slices = self.subject.dataset.space.site_slices
+        return np.concatenate(
+            [np.arange(s.start, s.stop) for s in (slices[la.site.name] for la in self.layers)]
+        )
+
+    @cached_property
+    def effect(self) -> Floats:
+        """Effect of every unit, (n_units,)."""
+        if self.options.stat_img is None:
+            return self.topics.effect(self.options.task)
+        chosen = choose_units(
+            self.subject.dataset, stat_img=self.options.stat_img, sites=("all",), top_percent=100.0
+        )
+        values = np.zeros(self.subject.dataset.space.n_units)
+        values[chosen.units] = chosen.values
+        return values
+
+    @cached_property
+    def budget(self) -> int:
+        """Neurons that are trained."""
+        return max(int(np.ceil(self.options.top_percent / 100 * self.neurons.size)), 1)
+
+    def top(self, values: Floats) -> Marks:
+        """Mark the neurons with the largest values, as many as the budget has, (n_neurons,)."""
+        marks = np.zeros(self.neurons.size, dtype=bool)
+        marks[select_units(values, top_percent=self.options.top_percent)] = True
+        return marks
+
+    def drawn(self, like: Marks, rng: np.random.Generator) -> Marks:
+        """Draw as many neurons of each layer at random."""
+        marks, start = np.zeros_like(like), 0
+        for layer in self.layers:
+            part = slice(start, start + layer.width)
+            marks[start + rng.permutation(layer.width)[: like[part].sum()]] = True
+            start = part.stop
+        return marks
+
+    def text_sets(self) -> TrialTexts:
+        """Draw the texts, none of which anything has seen, and split the topic's in two."""
+        own_bank = self.topics.banks[self.options.task]
+        own: list[list[int]]
+        if self.options.texts is None:
+            own = self.subject.tokens(self.subject.held_out(own_bank, self.options.n_texts))
+        else:
+            own = _read_texts(self.subject, self.options.texts)
+        if len(own) < LEAST_TEXTS:
+            raise InterventionError(
+                f"{self.options.texts or own_bank}: {len(own)} texts; expected {LEAST_TEXTS} or "
+                "more, one half to train on and one to test on (--n-texts, --texts)"
+            )
+        others = [bank for label, bank in self.topics.banks.items() if label != self.options.task]
+        each = -(-self.options.n_other // max(len(others), 1))
+        half = len(own) // 2
+        return TrialTexts(
+            training=own[:half],
+            own=own[half:],
+            off=self.subject.tokens(
+                self.subject.held_out(self.subject.baseline, self.options.n_other)
+            ),
+            others=[
+                text
+                for bank in others
+                for text in self.subject.tokens(self.subject.held_out(bank, each))
+            ],
+        )
+
+    def run(self, *, progress: bool) -> Result:
+        """Measure all choices; train them where that is asked for."""
+        from llm2bids.model.gradients import first_order_gains, layer_weights
+        from llm2bids.model.sites import find_layers
+
+        texts = self.text_sets()
+        testing = texts.testing()
+        n_texts = len(texts.training) + sum(map(len, testing.values()))
+        with tqdm(total=n_texts, desc="gradients", disable=not progress) as bar:
+
+            def update(n: int) -> None:
+                bar.update(n)
+
+            gains = first_order_gains(
+                self.subject.loaded, self.layers,
+                layer_weights(self.subject.loaded, find_layers(self.subject.loaded.model)[0]),
+                texts.training, testing, on_text=update,
+            )  # fmt: skip
+        network = self.top(np.abs(self.effect[self.neurons]))
+        choices = {
+            "network": network,
+            "fisher": self.top(gains.fisher),
+            "all": np.ones_like(network),
+        }
+        rng = np.random.default_rng(self.subject.seed)
+        draws = [self.drawn(network, rng) for _ in range(self.options.n_draws)]
+        modules, rank = self._modules(gains)
+        tables = {
+            "choices": self._choices(choices, draws, gains.gains),
+            "neurons": self._neurons(choices, gains),
+            "modules": modules,
+        }
+        metadata = {
+            "Task": self.options.task, "Seed": self.subject.seed, "Budget": self.budget,
+            "TopPercent": self.options.top_percent,
+            "ModuleShareRankCorrelation": rank,
+            "NumberOfTexts": {
+                name: len(part) for name, part in {"training": texts.training, **testing}.items()
+            },
+        }  # fmt: skip
+        if self.options.trial:
+            trained, more = run_trial(
+                self.subject.loaded, self.layers, choices, texts, self.trial,
+                draw=lambda seed: self.drawn(network, np.random.default_rng([seed, 1])),
+                seed=self.subject.seed, progress=progress,
+            )  # fmt: skip
+            tables = {"choices": tables["choices"], **trained, **tables}
+            metadata |= more
+        return Result(
+            name="targets", stem=self.options.task, tables=tables, metadata=metadata, notes=NOTES,
+            n_shown=len(tables) - 2,
+        )  # fmt: skip
+
+    def _choices(
+        self, choices: Mapping[str, Marks], draws: Sequence[Marks], gains: Mapping[str, Floats]
+    ) -> pd.DataFrame:
+        """Sum gains over each choice; random choices give their mean and where 95 % lie."""
+        total = gains["own"].mean(axis=0).sum()
+        means = {kind: values.mean(axis=0) for kind, values in gains.items()}
+
+        def measured(marks: Marks) -> dict[str, float]:
+            own = float(means["own"][marks].sum())
+            parts = {f"{kind}_gain": float(values[marks].sum()) for kind, values in means.items()}
+            return {
+                **parts,
+                "share": own / total,
+                "times_even": own / total / marks.mean(),
+                "spillover": parts["off_gain"] / own,
+            }
+
+        random = pd.DataFrame([measured(marks) for marks in draws])
+        rows = []
+        for name, marks in choices.items():
+            own = gains["own"][:, marks].sum(axis=1)
+            low, high = mean_interval(own)
+            values = measured(marks)
+            beaten = float((random["share"] >= values["share"]).sum())
+            more_local = float((random["spillover"] <= values["spillover"]).sum())
+            n = 1 + len(draws)
+            rows.append(
+                {
+                    "choice": name, "n_neurons": int(marks.sum()), **values,
+                    "own_low": low, "own_high": high,
+                    "p_share": (1 + beaten) / n, "p_spillover": (1 + more_local) / n,
+                }
+            )  # fmt: skip
+        mean, (low_row, high_row) = random.mean(), random.quantile([0.025, 0.975]).to_numpy()
+        columns = list(random.columns)
+        for name, drawn in (("random", mean.to_numpy()), ("random low", low_row),
+                             ("random high", high_row)):  # fmt: skip
+            row = dict(zip(columns, np.asarray(drawn, dtype=float).tolist(), strict=True))
+            rows.append({"choice": name, "n_neurons": int(draws[0].sum()), **row})
+        return pd.DataFrame(rows)
+
+    def _neurons(self, choices: Mapping[str, Marks], gains: Any) -> pd.DataFrame:
+        sites = [layer.site for layer in self.layers]
+        within = np.concatenate([np.arange(site.width) for site in sites])
+        module = np.repeat([site.name for site in sites], [site.width for site in sites])
+        return pd.DataFrame(
+            {
+                "address": [f"{m}[{u}]" for m, u in zip(module, within, strict=True)],
+                "layer": np.repeat([s.layer for s in sites], [s.width for s in sites]),
+                "unit": within,
+                "effect": self.effect[self.neurons],
+                "network": choices["network"].astype(int),
+                "fisher": gains.fisher,
+                **{f"{kind}_gain": v.mean(axis=0) for kind, v in gains.gains.items()},
+            }
+        )
+
+    def _modules(self, gains: Any) -> tuple[pd.DataFrame, float]:
+        """Put each weight matrix beside its module's share of the network."""
+        space = self.subject.dataset.space
+        inside = np.flatnonzero(site_mask(space, ("all",)))
+        top = inside[select_units(self.effect[inside], top_percent=NETWORK_PERCENT)]
+        names = [name.removesuffix(".weight") for name in gains.modules]
+        slices = [space.site_slices.get(name) for name in names]
+        share = np.array(
+            [np.nan if s is None else ((top >= s.start) & (top < s.stop)).mean() for s in slices]
+        )
+        own = gains.module_gains["own"].mean(axis=0)
+        table = pd.DataFrame(
+            {
+                "module": names,
+                "parameter": gains.modules,
+                "n_parameters": gains.sizes,
+                "mean_effect": [
+                    np.nan if s is None else np.abs(self.effect[s]).mean() for s in slices
+                ],
+                "share_of_network": share,
+                "fisher": gains.module_fisher,
+                "own_gain": own,
+                "own_gain_per_million": own / gains.sizes * 1e6,
+                "spillover": gains.module_gains["off"].mean(axis=0) / own,
+            }
+        )
+        known = np.isfinite(share)
+        if known.sum() < 3 or np.ptp(share[known]) == 0:
+            return table, float("nan")
+        return table, float(stats.spearmanr(share[known], (own / gains.sizes)[known]).statistic)
+
+
+def _read_texts(subject: Subject, path: Path) -> list[list[int]]:
+    """Read a text set, a text a line."""
+    from llm2bids.model.text import encode
+
+    try:
+        lines = path.read_text(encoding="utf-8").splitlines()
+    except (OSError, UnicodeDecodeError) as error:
+        raise InterventionError(
+            f"{path}: cannot be read ({error}); expected text in UTF-8, a text a line"
+        ) from None
+    texts = [encode(subject.loaded, line) for line in lines if line.strip()]
+    short = next((row for row, text in enumerate(texts) if len(text) < 2), None)
+    if short is not None:
+        raise InterventionError(f"{path}: text {short + 1} has one token; expected two or more")
+    return texts

@@ -1,0 +1,247 @@
+"""A trial of targets: each choice is trained for a few steps, and other text is measured too."""
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import numpy.typing as npt
+import pandas as pd
+from tqdm.auto import tqdm
+
+from llm2bids.exceptions import InterventionError, UsageError
+from llm2bids.inference.rates import mean_interval
+from llm2bids.options import option
+
+if TYPE_CHECKING:
+    from llm2bids.model.load import LoadedModel
+    from llm2bids.model.neurons import NeuronLayer
+
+Floats = npt.NDArray[np.float64]
+Marks = npt.NDArray[np.bool_]
+Texts = list[list[int]]
+
+N_BOOT = 2000
+
+
+@dataclass(frozen=True, kw_only=True)
+class TrialOptions:
+    """How choices are trained."""
+
+    n_steps: int = option(15, "--n-steps", "steps of Adam", group="trial", type=int, metavar="N")
+    n_batch: int = option(8, "--batch", "texts of a step", group="trial", type=int, metavar="N")
+    n_seeds: int = option(
+        3, "--n-seeds", "seeds of order, random rows and LoRA's start", group="trial", type=int,
+        metavar="N",
+    )  # fmt: skip
+    learning_rates: tuple[float, ...] = option(
+        (1e-3, 3e-3), "--learning-rates", "tried by each method on the validation part",
+        group="trial", shown="0.001 0.003 (all: a tenth)", nargs="+", type=float, metavar="X",
+    )  # fmt: skip
+
+    def __post_init__(self) -> None:
+        if min(self.n_steps, self.n_batch, self.n_seeds) < 1 or not self.learning_rates:
+            raise UsageError(
+                f"trial: {self.n_steps} steps of {self.n_batch} texts, {self.n_seeds} seeds, "
+                f"{len(self.learning_rates)} learning rates: expected 1 or more of each"
+            )
+
+
+@dataclass(frozen=True, kw_only=True)
+class TrialTexts:
+    """Tokens of the texts to train on, and of those to test on: own topic, no topic, others."""
+
+    training: Texts
+    own: Texts
+    off: Texts
+    others: Texts
+
+    def testing(self) -> dict[str, Texts]:
+        """Give the text sets that are measured."""
+        sets = {"own": self.own, "off": self.off, "others": self.others}
+        return {name: texts for name, texts in sets.items() if texts}
+
+    def validation(self) -> tuple[Texts, Texts]:
+        """Split the training texts: three quarters to train on, one to choose the rate on."""
+        n_kept = len(self.training) * 3 // 4
+        if n_kept < 1 or n_kept == len(self.training):
+            raise InterventionError(
+                f"trial: {len(self.training)} training texts; expected 4 or more, a quarter of "
+                "which chooses the learning rate: give more texts (--n-texts, --texts)"
+            )
+        return self.training[:n_kept], self.training[n_kept:]
+
+
+def run_trial(
+    loaded: "LoadedModel",
+    layers: "Sequence[NeuronLayer]",
+    choices: Mapping[str, Marks],
+    texts: TrialTexts,
+    options: TrialOptions,
+    *,
+    draw: Callable[[int], Marks],
+    seed: int,
+    progress: bool,
+) -> tuple[dict[str, pd.DataFrame], dict[str, Any]]:
+    """Train network, random and Fisher rows, LoRA and all neurons; give tables and metadata."""
+    trial = _Trial(loaded=loaded, layers=layers, choices=choices, texts=texts, options=options,
+                   draw=draw, seed=seed)  # fmt: skip
+    n_runs = len(trial.methods) * (len(options.learning_rates) + options.n_seeds)
+    with tqdm(total=n_runs, desc="trial", disable=not progress) as bar:
+        return trial.run(bar.update)
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class _Trial:
+    loaded: "LoadedModel"
+    layers: "Sequence[NeuronLayer]"
+    choices: Mapping[str, Marks]
+    texts: TrialTexts
+    options: TrialOptions
+    draw: Callable[[int], Marks]
+    seed: int
+
+    methods = ("network", "random", "fisher", "lora", "all")
+
+    def run(self, step: Callable[[int], Any]) -> tuple[dict[str, pd.DataFrame], dict[str, Any]]:
+        training, validation = self.texts.validation()
+        before = self._nll(self.texts.testing())
+        unchanged = float(self._nll({"validation": validation})["validation"].mean())
+        rates: list[dict[str, Any]] = []
+        changes: dict[tuple[str, str], list[Floats]] = {}
+        for method in self.methods:
+            scores = {}
+            for rate in self.options.learning_rates:
+                own = rate / 10 if method == "all" else rate
+                with self._trained(method, training, own, self.seed):
+                    nll = self._nll({"validation": validation})["validation"].mean()
+                scores[own] = float(nll) - unchanged
+                rates.append({"method": method, "learning_rate": own, "validation": scores[own]})
+                step(1)
+            best = min(scores, key=scores.__getitem__)
+            for number in range(self.options.n_seeds):
+                with self._trained(method, training, best, self.seed + number):
+                    after = self._nll(self.texts.testing())
+                for kind, values in after.items():
+                    changes.setdefault((method, kind), []).append(values - before[kind])
+                step(1)
+            rates[-len(scores) :] = [
+                {**row, "chosen": row["learning_rate"] == best} for row in rates[-len(scores) :]
+            ]
+        means = {key: np.mean(values, axis=0) for key, values in changes.items()}
+        tables = {
+            "trial": self._table(means),
+            "rates": pd.DataFrame(rates),
+            "differences": self._differences(means),
+        }
+        return tables, {
+            "NumberOfSteps": self.options.n_steps,
+            "NumberOfSeeds": self.options.n_seeds,
+        }
+
+    @contextmanager
+    def _trained(self, method: str, texts: Texts, rate: float, seed: int) -> Iterator[None]:
+        from llm2bids.model.finetune import trained_lora, trained_rows
+        from llm2bids.model.neurons import parameter_names
+
+        rng = np.random.default_rng([seed, 0])
+        n_needed = self.options.n_steps * self.options.n_batch
+        order = np.concatenate(
+            [rng.permutation(len(texts)) for _ in range(-(-n_needed // len(texts)))]
+        )[:n_needed]
+        batches = [[texts[row] for row in rows] for rows in np.split(order, self.options.n_steps)]
+        if method == "lora":
+            names = [n for n in parameter_names(self.layers) if n.endswith(".weight")]
+            with trained_lora(
+                self.loaded, names, batches, rank=self._rank(), learning_rate=rate, seed=seed
+            ):
+                yield
+            return
+        marks = self.draw(seed) if method == "random" else self.choices[method]
+        stops = np.cumsum([layer.width for layer in self.layers])[:-1]
+        with trained_rows(
+            self.loaded, self.layers, np.split(marks, stops), batches, learning_rate=rate
+        ):
+            yield
+
+    def _rank(self) -> int:
+        """Give the rank at which a LoRA of all projections is as large as the network's rows."""
+        from llm2bids.model.finetune import lora_size
+        from llm2bids.model.neurons import parameter_names
+
+        names = [n for n in parameter_names(self.layers) if n.endswith(".weight")]
+        return max(round(self._size("network") / lora_size(self.loaded, names)), 1)
+
+    def _size(self, method: str) -> int:
+        """Count the parameters that a method trains."""
+        from llm2bids.model.finetune import lora_size, row_size
+        from llm2bids.model.neurons import parameter_names
+
+        if method == "lora":
+            names = [n for n in parameter_names(self.layers) if n.endswith(".weight")]
+            return self._rank() * lora_size(self.loaded, names)
+        marks = self.choices["network" if method == "random" else method]
+        return int(marks.sum()) * row_size(self.layers, self.loaded)
+
+    def _nll(self, sets: Mapping[str, Texts]) -> dict[str, Floats]:
+        """Measure the mean NLL of each text, in nats a token."""
+        from llm2bids.model.likelihood import text_nll
+
+        return {
+            name: np.array([nll.mean() for nll in text_nll(self.loaded, texts)])
+            for name, texts in sets.items()
+        }
+
+    def _table(self, means: Mapping[tuple[str, str], Floats]) -> pd.DataFrame:
+        rows = []
+        for (method, kind), change in means.items():
+            low, high = mean_interval(change)
+            rows.append(
+                {
+                    "method": method, "n_parameters": self._size(method), "text": kind,
+                    "change": change.mean(), "low": low, "high": high, "n": change.size,
+                }
+            )  # fmt: skip
+        return pd.DataFrame(rows)
+
+    def _differences(self, means: Mapping[tuple[str, str], Floats]) -> pd.DataFrame:
+        """Compare the network's rows with each other method, over the same texts."""
+        rows = []
+        for method in self.methods[1:]:
+            own, off = ((means["network", kind], means[method, kind]) for kind in ("own", "off"))
+            for measure, value, low, high in (
+                ("own", *_paired(*own)),
+                ("spillover", *_size_difference(*off)),
+                ("own - off", *_apart(own, off)),
+            ):
+                rows.append(
+                    {
+                        "network_minus": method, "measure": measure, "difference": value,
+                        "low": low, "high": high,
+                    }
+                )  # fmt: skip
+        return pd.DataFrame(rows)
+
+
+def _paired(first: Floats, second: Floats) -> tuple[float, float, float]:
+    difference = first - second
+    return float(difference.mean()), *mean_interval(difference)
+
+
+def _size_difference(first: Floats, second: Floats) -> tuple[float, float, float]:
+    """Compare by how much two trainings change the same texts, whatever the sign."""
+    rows = np.random.default_rng(0).integers(first.size, size=(N_BOOT, first.size))
+    boot = np.abs(first[rows].mean(axis=1)) - np.abs(second[rows].mean(axis=1))
+    low, high = np.quantile(boot, [0.025, 0.975])
+    return float(abs(first.mean()) - abs(second.mean())), float(low), float(high)
+
+
+def _apart(own: tuple[Floats, Floats], off: tuple[Floats, Floats]) -> tuple[float, float, float]:
+    """Compare own less off change of two trainings; the two text sets are drawn apart."""
+    rng = np.random.default_rng(0)
+    on, other = own[0] - own[1], off[0] - off[1]
+    boot = on[rng.integers(on.size, size=(N_BOOT, on.size))].mean(axis=1)
+    boot -= other[rng.integers(other.size, size=(N_BOOT, other.size))].mean(axis=1)
+    low, high = np.quantile(boot, [0.025, 0.975])
+    return float(on.mean() - other.mean()), float(low), float(high)
