@@ -114,12 +114,16 @@ def _write_tables(stage: Staging, names: RunNames, recording: Recording, *, t_r:
     stage.json(sidecar(names.transcript), about)
 
 
-def write_anatomy(stage: Staging, root: Path, participant_label: str, space: Space) -> None:
+def write_anatomy(
+    stage: Staging, root: Path, participant_label: str, space: Space, session: str | None = None
+) -> None:
     """Stage a participant's anatomy, raw and derived: links to the template's."""
     anatomy = template_file(space.label, "T1w")
-    raw = raw_anatomy(participant_label)
+    raw = raw_anatomy(participant_label, session)
     stage.link(raw, root / anatomy)
-    preproc = derived_anatomy(participant_label, space.label, desc="preproc", suffix="T1w")
+    preproc = derived_anatomy(
+        participant_label, space.label, desc="preproc", suffix="T1w", session=session
+    )
     stage.link(preproc, root / anatomy)
     about = image_json(
         space,
@@ -128,7 +132,9 @@ def write_anatomy(stage: Staging, root: Path, participant_label: str, space: Spa
         Sources=[f"bids:raw:{raw}"],
     )
     stage.json(sidecar(preproc), about)
-    mask = derived_anatomy(participant_label, space.label, desc="brain", suffix="mask")
+    mask = derived_anatomy(
+        participant_label, space.label, desc="brain", suffix="mask", session=session
+    )
     brain = template_file(space.label, "mask", desc="brain")
     text = "The brain: voxels with a unit, and white matter between them."
     _link_mask(stage, mask, root, brain, space, text)

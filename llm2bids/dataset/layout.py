@@ -12,8 +12,16 @@ from llm2bids.store.files import data_files
 DERIVATIVE = PurePosixPath("derivatives/llm2bids")
 """Place of the derivative."""
 
-_ORDER = ("sub", "tpl", "task", "run", "space", "atlas", "label", "desc", "stat")
+INTACT = "intact"
+"""Session of the model as it is, where a dataset has sessions: the others are of edited models."""
+
+_ORDER = ("sub", "tpl", "ses", "task", "run", "space", "atlas", "label", "desc", "stat")
 _PARTS = {"datatype", "suffix", "extension"}
+
+
+def edit_place(label: str) -> PurePosixPath:
+    """Place the file of the edit that a session was recorded under."""
+    return PurePosixPath(f"code/{label}_edit.json")
 
 
 def check_label(label: str, *, what: str) -> str:
@@ -37,6 +45,7 @@ class Entities:
     datatype: str | None = None  # folder within the participant or template: ``func``, ``anat``
     sub: str | None = None
     tpl: str | None = None
+    ses: str | None = None
     task: str | None = None
     run: int | None = None
     space: str | None = None
@@ -57,6 +66,8 @@ class Entities:
                 f"sub-{self.sub} and tpl-{self.tpl} in one file name; a file belongs to a "
                 "participant or to a template"
             )
+        if self.ses is not None and self.sub is None:
+            raise DatasetError(f"ses-{self.ses} without a participant; give `sub`")
         if self.datatype is not None and self.sub is None and self.tpl is None:
             raise DatasetError(
                 f"datatype {self.datatype!r} without a participant or a template; "
@@ -75,7 +86,7 @@ def build_path(entities: Entities) -> PurePosixPath:
     # order of the BIDS schema (1.11); `stat`, which it does not know yet, comes last
     parts = [f"{key}-{label}" for key, label in entities.labels().items()]
     name = "_".join([*parts, entities.suffix]) + entities.extension
-    folders = [part for part in parts[:1] if part.startswith(("sub-", "tpl-"))]
+    folders = [part for part in parts[:2] if part.startswith(("sub-", "tpl-", "ses-"))]
     if entities.datatype is not None:
         folders.append(entities.datatype)
     return PurePosixPath(*folders, name)
@@ -98,7 +109,8 @@ def parse_path(path: PurePosixPath | str) -> Entities:
     if "run" in labels:
         labels["run"] = int(labels["run"])
     top = "sub" in labels or "tpl" in labels
-    datatype = path.parts[1] if top and len(path.parts) == 3 else None
+    n_folders = 2 + ("ses" in labels)
+    datatype = path.parts[-2] if top and len(path.parts) == n_folders + 1 else None
     try:
         entities = Entities(suffix=suffix, extension=dot + extension, datatype=datatype, **labels)
     except DatasetError as error:
@@ -141,12 +153,14 @@ class RunNames:
     run: int | None
     space: str = field(kw_only=True)
     extension: str = field(kw_only=True, default=IMAGE)  # of the series
+    session: str | None = field(kw_only=True, default=None)
 
     @property
     def raw(self) -> Entities:
         """What the name of the raw series says."""
         return Entities(
             sub=self.participant_label,
+            ses=self.session,
             task=self.task,
             run=self.run,
             datatype="func",
@@ -209,29 +223,45 @@ class RunNames:
 def run_names(bold: PurePosixPath, space: str) -> RunNames:
     """Name the files of the run that has this raw series."""
     raw = parse_path(bold)
-    return RunNames(str(raw.sub), str(raw.task), raw.run, space=space, extension=raw.extension)
-
-
-def raw_anatomy(participant_label: str) -> PurePosixPath:
-    """Place a participant's anatomy in the raw dataset."""
-    return build_path(
-        Entities(sub=participant_label, datatype="anat", suffix="T1w", extension=IMAGE)
+    return RunNames(
+        str(raw.sub),
+        str(raw.task),
+        raw.run,
+        space=space,
+        extension=raw.extension,
+        session=raw.ses,
     )
 
 
-def derived_anatomy(participant_label: str, space: str, *, desc: str, suffix: str) -> PurePosixPath:
+def raw_anatomy(participant_label: str, session: str | None = None) -> PurePosixPath:
+    """Place a participant's anatomy in the raw dataset."""
+    place = Entities(
+        sub=participant_label, ses=session, datatype="anat", suffix="T1w", extension=IMAGE
+    )
+    return build_path(place)
+
+
+def derived_anatomy(
+    participant_label: str, space: str, *, desc: str, suffix: str, session: str | None = None
+) -> PurePosixPath:
     """Place an anatomical image of a participant in the derivative."""
-    raw = parse_path(raw_anatomy(participant_label))
+    raw = parse_path(raw_anatomy(participant_label, session))
     return DERIVATIVE / build_path(replace(raw, space=space, desc=desc, suffix=suffix))
 
 
-def anatomy_files(participant_label: str, space: str) -> tuple[PurePosixPath, ...]:
+def anatomy_files(
+    participant_label: str, space: str, session: str | None = None
+) -> tuple[PurePosixPath, ...]:
     """Place all anatomical files of a participant."""
     derived = (
-        derived_anatomy(participant_label, space, desc="preproc", suffix="T1w"),
-        derived_anatomy(participant_label, space, desc="brain", suffix="mask"),
+        derived_anatomy(participant_label, space, desc="preproc", suffix="T1w", session=session),
+        derived_anatomy(participant_label, space, desc="brain", suffix="mask", session=session),
     )
-    return (raw_anatomy(participant_label), *derived, *(sidecar(place) for place in derived))
+    return (
+        raw_anatomy(participant_label, session),
+        *derived,
+        *(sidecar(place) for place in derived),
+    )
 
 
 def task_files(task: str) -> tuple[PurePosixPath, ...]:
@@ -260,15 +290,16 @@ def sidecar(place: _Path) -> _Path:
     return place.with_name(place.name.partition(".")[0] + ".json")
 
 
-_RunKey = tuple[str, str, int | None]
-"""Participant label, task and run index."""
+_RunKey = tuple[str, str | None, str, int | None]
+"""Participant label, session, task and run index."""
 
 
 def list_bolds(root: Path) -> tuple[PurePosixPath, ...]:
     """List the raw series of a dataset; a run is there if and only if its raw series is."""
     bolds = [
         PurePosixPath(path.relative_to(root).as_posix())
-        for path in data_files(root, "sub-*/func/sub-*_bold.nii*")
+        for pattern in ("sub-*/func/sub-*_bold.nii*", "sub-*/ses-*/func/sub-*_bold.nii*")
+        for path in data_files(root, pattern)
     ]
     return tuple(sorted(place for place in bolds if run_of(place) is not None))
 
@@ -278,7 +309,7 @@ def run_of(place: PurePosixPath) -> _RunKey | None:
     entities = entities_of(place)
     if entities is None or entities.sub is None or entities.task is None:
         return None
-    return entities.sub, entities.task, entities.run
+    return entities.sub, entities.ses, entities.task, entities.run
 
 
 def entities_of(place: PurePosixPath) -> Entities | None:

@@ -10,7 +10,7 @@ import numpy as np
 import numpy.typing as npt
 import pandas as pd
 
-from llm2bids.dataset.layout import DERIVATIVE, RunNames, list_bolds, run_names
+from llm2bids.dataset.layout import DERIVATIVE, INTACT, RunNames, list_bolds, run_names
 from llm2bids.dataset.participants import read_participants
 from llm2bids.dataset.settings import read_settings, read_sidecar, recorded_paradigm, space_label
 from llm2bids.dataset.sidecar import base_fields
@@ -51,6 +51,11 @@ class Run:
     def participant_label(self) -> str:
         """BIDS label, without ``sub-``."""
         return self.names.participant_label
+
+    @property
+    def session(self) -> str | None:
+        """BIDS label, without ``ses-``; None where the dataset has no sessions."""
+        return self.names.session
 
     @property
     def task(self) -> str:
@@ -128,6 +133,7 @@ class Dataset:
             design.run,
             space=self.space.label,
             extension=".nii.gz" if self.settings["compress"] else ".nii",
+            session=design.session,
         )
 
     @property
@@ -139,6 +145,12 @@ class Dataset:
     def fingerprint(self) -> str:
         """Fingerprint of space and calibration, which the series carry."""
         return self.space.fingerprint(self.calibration)
+
+    @property
+    def sessions(self) -> tuple[str, ...]:
+        """Labels of the sessions, ``intact`` first; none where the dataset has no sessions."""
+        there = {run.session for run in self.runs} - {None}
+        return tuple(sorted(map(str, there), key=lambda label: (label != INTACT, label)))
 
     @property
     def tasks(self) -> tuple[str, ...]:

@@ -203,7 +203,7 @@ def _leftovers(root: Path) -> list[PurePosixPath]:
     tasks = _tasks(root)
     leftovers = []
     for base in (root, root / DERIVATIVE):
-        for path in data_files(base, "sub-*/*/*"):
+        for path in [*data_files(base, "sub-*/*/*"), *data_files(base, "sub-*/ses-*/*/*")]:
             entities = entities_of(PurePosixPath(path.relative_to(base).as_posix()))
             if entities is None or entities.sub is None:
                 continue
@@ -211,14 +211,15 @@ def _leftovers(root: Path) -> list[PurePosixPath]:
             space = entities.space or "none"
             if entities.task is None:
                 gone = entities.sub not in participants
-                ours = place in anatomy_files(entities.sub, space)
+                ours = place in anatomy_files(entities.sub, space, entities.ses)
             else:
-                gone = (entities.sub, entities.task, entities.run) not in runs
+                gone = (entities.sub, entities.ses, entities.task, entities.run) not in runs
                 extension = entities.extension if entities.suffix == "bold" else IMAGE
                 extension = IMAGE if extension == ".json" else extension
                 names = RunNames(
-                    entities.sub, entities.task, entities.run, space=space, extension=extension
-                )
+                    entities.sub, entities.task, entities.run, space=space, extension=extension,
+                    session=entities.ses,
+                )  # fmt: skip
                 ours = place in names.possible()
             if gone and ours:
                 leftovers.append(place)
@@ -231,6 +232,7 @@ def _leftovers(root: Path) -> list[PurePosixPath]:
 
 def _remove_empty(base: Path) -> None:
     """Remove folders of participants that have become empty, from the inside."""
-    for folder in sorted([*base.glob("sub-*"), *base.glob("sub-*/*")], reverse=True):
+    folders = [*base.glob("sub-*"), *base.glob("sub-*/*"), *base.glob("sub-*/ses-*/*")]
+    for folder in sorted(folders, reverse=True):
         if folder.is_dir() and not folder.is_symlink() and not any(folder.iterdir()):
             folder.rmdir()

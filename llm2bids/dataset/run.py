@@ -12,7 +12,7 @@ from joblib import cpu_count
 from llm2bids.dataset.derivative import write_anatomy, write_derived_run
 from llm2bids.dataset.first_files import write_participant_sidecars, write_task_files
 from llm2bids.dataset.hrf import convolve
-from llm2bids.dataset.layout import raw_anatomy
+from llm2bids.dataset.layout import INTACT, raw_anatomy
 from llm2bids.dataset.participants import with_participant
 from llm2bids.dataset.read import Dataset
 from llm2bids.dataset.resume import participants_to_extend, stage_participants
@@ -38,7 +38,8 @@ _PIECE = 1 << 16
 def run_name(design: RunDesign) -> str:
     """Name a run in messages, e.g. ``sub-01 task-pathology``."""
     run = "" if design.run is None else f" run-{design.run}"
-    return f"sub-{design.participant_label} task-{design.task}{run}"
+    session = "" if design.session is None else f" ses-{design.session}"
+    return f"sub-{design.participant_label}{session} task-{design.task}{run}"
 
 
 def check_run(dataset: Dataset, recording: Recording, *, t_r: float) -> None:
@@ -122,8 +123,9 @@ def stage_run(stage: Staging, dataset: Dataset, recording: Recording, *, t_r: fl
 
 
 def _stage_participant(stage: Staging, dataset: Dataset, label: str) -> None:
-    if not (dataset.path / raw_anatomy(label)).exists():
-        write_anatomy(stage, dataset.path, label, dataset.space)
+    session = INTACT if dataset.settings.get("edit") else None
+    if not (dataset.path / raw_anatomy(label, session)).exists():
+        write_anatomy(stage, dataset.path, label, dataset.space, session)
     write_participant_sidecars(stage, dataset.fields)
     table = participants_to_extend(dataset.path, dataset.settings, overwrite=stage.overwrite)
     if f"sub-{label}" not in set(table["participant_id"]):

@@ -17,7 +17,7 @@ from llm2bids.dataset.first_files import (
     write_all_tasks_model,
     write_static_files,
 )
-from llm2bids.dataset.layout import check_label, list_bolds, parse_path
+from llm2bids.dataset.layout import check_label, edit_place, list_bolds, parse_path
 from llm2bids.dataset.participants import PLACE as PARTICIPANTS
 from llm2bids.dataset.participants import count_runs, counted, read_participants, with_participant
 from llm2bids.dataset.read import Dataset
@@ -43,6 +43,7 @@ from llm2bids.dataset.settings import (
 from llm2bids.dataset.sidecar import base_fields
 from llm2bids.dataset.space_template import read_template, write_template
 from llm2bids.exceptions import DatasetError
+from llm2bids.model.edit import Edit
 from llm2bids.paradigm.design import RunDesign
 from llm2bids.paradigm.prompts import load_banks
 from llm2bids.paradigm.task import Paradigm, Prompt
@@ -141,6 +142,7 @@ class DatasetWriter:
         banks: Mapping[str, Sequence[Prompt]] | None = None,
         stability: Stability | None = None,
         exactness: Mapping[str, Any] | None = None,
+        edit: Edit | None = None,
     ) -> "DatasetWriter":
         """Begin a dataset: all files but those of runs; weight_norms (n_units,)."""
         root = Path(bids_dir)
@@ -171,6 +173,8 @@ class DatasetWriter:
                 )  # fmt: skip
                 if exactness is not None:
                     stage.text(PurePosixPath(EXACTNESS), to_json(exactness))
+                if edit is not None:
+                    stage.text(edit_place(edit.label), to_json(edit.metadata()))
                 stage.commit(last=SETTINGS)
         except BaseException:
             lock.release()

@@ -13,7 +13,7 @@ from llm2bids.dataset.layout import sidecar
 from llm2bids.dataset.read import Dataset
 from llm2bids.exceptions import InterventionError, UsageError
 from llm2bids.inference.provenance import LEVELS, Provenance
-from llm2bids.model.edit import Edit, SiteEdit, grouped
+from llm2bids.model.edit import Edit, SiteEdit, check_weights, grouped
 from llm2bids.model.units import Site
 from llm2bids.network.network import Network, load_network
 from llm2bids.space.atlas import head_atlas, site_atlas
@@ -271,16 +271,6 @@ def edited(model: "LoadedModel | Any", edit: Edit) -> Iterator[Any]:
         check_modules(model, edit)
         with applied(model, edit):
             yield model
-
-
-def check_weights(loaded: "LoadedModel", edit: Edit) -> None:
-    """Refuse an edit for other weights than a model has."""
-    if loaded.weights_sha256 != edit.weights_sha256:
-        raise InterventionError(
-            f"edit {edit.label} is for {edit.model_name} (weights {edit.weights_sha256[:16]}), not "
-            f"for {loaded.name} ({loaded.weights_sha256[:16]}); expected the model that its map "
-            "was made with"
-        )
 
 
 def default_sites(sites: Sequence[Site]) -> tuple[str, ...]:

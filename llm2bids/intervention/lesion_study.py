@@ -17,7 +17,6 @@ from llm2bids.inference.effects import Effects
 from llm2bids.inference.provenance import Provenance
 from llm2bids.intervention.edit import (
     Method,
-    check_weights,
     default_sites,
     identity,
     levels,
@@ -34,7 +33,7 @@ from llm2bids.intervention.lesion_result import (
 )
 from llm2bids.intervention.matched import matched_units
 from llm2bids.intervention.subject import Subject
-from llm2bids.model.edit import Edit, grouped, load_edit
+from llm2bids.model.edit import Edit, check_weights, grouped, load_edit
 from llm2bids.space.stat_map import select_units
 
 if TYPE_CHECKING:

@@ -296,6 +296,16 @@ def _check_part(edit: Edit, part: SiteEdit) -> None:
         raise InterventionError(f"{what}, unit {unit}: a value is not finite; expected numbers")
 
 
+def check_weights(loaded: Any, edit: Edit) -> None:
+    """Refuse an edit for other weights than a loaded model has."""
+    if loaded.weights_sha256 != edit.weights_sha256:
+        raise InterventionError(
+            f"edit {edit.label} is for {edit.model_name} (weights {edit.weights_sha256[:16]}), not "
+            f"for {loaded.name} ({loaded.weights_sha256[:16]}); expected the model that its map "
+            "was made with"
+        )
+
+
 def grouped(
     sites: Sequence[Site], units: npt.NDArray[np.intp], values: npt.NDArray[np.float32]
 ) -> tuple[SiteEdit, ...]:

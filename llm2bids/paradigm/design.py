@@ -41,6 +41,7 @@ class RunDesign:
     context: Context
     sampling: Sampling
     seed: int  # of sampling and dither; from participant, task, run and the dataset's seed
+    session: str | None = None  # BIDS label; None where the dataset has no sessions
     clock_volumes: int | None = None  # volumes of a story, which come from a clock, not from tokens
 
     @property

@@ -1,13 +1,18 @@
 """The draw of a scan: every run of every participant, before a model is loaded."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
 from llm2bids.exceptions import UsageError
 from llm2bids.paradigm.design import RunDesign, draw_runs, paradigm_hash
 from llm2bids.paradigm.load import load_paradigm
-from llm2bids.paradigm.partition import check_participants, draw_calibration, draw_localizer
+from llm2bids.paradigm.partition import (
+    Banks,
+    check_participants,
+    draw_calibration,
+    draw_localizer,
+)
 from llm2bids.paradigm.prompts import load_banks
 from llm2bids.paradigm.table import LARGEST
 from llm2bids.paradigm.task import Paradigm, Prompt
@@ -32,6 +37,7 @@ class Scan:
     t_r: float
     seed: int
     allow_shared_prompts: bool
+    excluded: frozenset[str] = frozenset()  # prompts of the banks that are not to be shown
 
 
 def draw_scan(
@@ -45,6 +51,7 @@ def draw_scan(
     prompts_per_block: int | None = None,
     tokens_per_prompt: int | None = None,
     localizer_prompts: int | None = None,
+    excluded: Collection[str] = (),
 ) -> Scan:
     """Draw the runs of all participants."""
     numbers = {
@@ -70,7 +77,7 @@ def draw_scan(
             f"task_labels (--task) {', '.join(unknown)}: not in the paradigm {loaded.name}, which "
             f"has {', '.join(known)}"
         )
-    banks = load_banks(loaded)
+    banks = without_prompts(load_banks(loaded), excluded)
     if not allow_shared_prompts:
         check_participants(loaded, banks, n_participants)
     shuffled: dict[str, tuple[Prompt, ...]] = {}
@@ -96,6 +103,7 @@ def draw_scan(
         t_r=repetition_time(designs) if t_r is None else t_r,
         seed=seed,
         allow_shared_prompts=allow_shared_prompts,
+        excluded=frozenset(excluded),
     )
 
 
@@ -103,6 +111,14 @@ def _check_range(name: str, value: int | None, least: int, most: int, *, flag: s
     if value is not None and not least <= value <= most:
         flag = flag or "--" + name.replace("_", "-")
         raise UsageError(f"{name} ({flag}) is {value}; expected {least} to {most:,}")
+
+
+def without_prompts(banks: Banks, excluded: Collection[str]) -> dict[str, tuple[Prompt, ...]]:
+    """Leave prompts out of banks, by their ids."""
+    return {
+        bank: tuple(prompt for prompt in prompts if prompt.prompt_id not in excluded)
+        for bank, prompts in banks.items()
+    }
 
 
 def _changes(numbers: Mapping[str, int | None]) -> str:

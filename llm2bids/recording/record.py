@@ -158,7 +158,8 @@ def group_runs(
     n_prompts = 0
     for design in designs:
         n_prompts += len(design.trials)
-        if groups and n_prompts <= (batch_size or 1) and design.context != "carry":
+        fits = n_prompts <= (batch_size or 1) and design.context != "carry"
+        if groups and fits and groups[-1][0].session == design.session:
             groups[-1] += (design,)
         else:
             groups.append((design,))

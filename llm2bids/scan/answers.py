@@ -40,7 +40,7 @@ class GivenAnswers:
 
 def read_answers(path: Path) -> GivenAnswers:
     """Read a table of answers."""
-    files = data_files(path, "derivatives/llm2bids/sub-*/func/*_desc-transcript_*.tsv")
+    files = data_files(path, "derivatives/llm2bids/sub-*/**/func/*_desc-transcript_*.tsv")
     if not path.is_dir():
         files = [path]
     elif not files:

@@ -11,6 +11,7 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from llm2bids.model.chat import Chat
+    from llm2bids.model.edit import Edit
     from llm2bids.model.units import Site
     from llm2bids.paradigm.task import Paradigm
     from llm2bids.recording.draw import Scan
@@ -231,6 +232,16 @@ class ScanOptions:
         shown="from the model's name",
         metavar="LABEL",
     )
+    edit: "str | Path | None" = option(
+        None,
+        "--edit",
+        "edit file (of `lesion`, `steer` or llm2bids.make_edit): every participant is scanned "
+        "twice, as ses-intact and as ses-<its label>, on the same prompts with the same seeds; "
+        "prompts that defined the edit are not shown",
+        group="model",
+        shown="none",
+        metavar="FILE",
+    )
     authors: "Sequence[str]" = option(
         (),
         "--author",
@@ -269,8 +280,10 @@ class ScanOptions:
     def draw(self, *, localizer_prompts: int | None) -> "Scan":
         """Draw the runs of all participants."""
         from llm2bids.recording.draw import draw_scan
+        from llm2bids.scan.sessions import with_sessions
 
-        return draw_scan(
+        edit = self.read_edit()
+        scan = draw_scan(
             self.paradigm,
             n_participants=self.n_participants,
             task_labels=self.task_labels,
@@ -280,12 +293,25 @@ class ScanOptions:
             prompts_per_block=self.prompts_per_block,
             tokens_per_prompt=self.tokens_per_prompt,
             localizer_prompts=localizer_prompts,
+            excluded=() if edit is None else edit.prompts,
         )
+        return scan if edit is None else with_sessions(scan, edit)
+
+    def read_edit(self) -> "Edit | None":
+        """Read the edit that was asked for."""
+        from llm2bids.model.edit import load_edit
+
+        return None if self.edit is None else load_edit(self.edit)
 
     def settings(self, scan: "Scan", sites: "Sequence[Site]", model: Any) -> dict[str, Any]:
         """List what must not change within a dataset; `model`: a loaded one, or its outline."""
+        from llm2bids.scan.sessions import edit_settings
+
         # hrf_model is of earlier versions, whose raw series are convolved
         response = {"hrf_series": self.hrf_model} if self.hrf_model else {}
+        edit = self.read_edit()
+        if edit is not None:
+            response |= edit_settings(edit)
         return (
             stored_settings(self)
             | response

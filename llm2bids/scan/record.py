@@ -16,11 +16,12 @@ from llm2bids.dataset.write import DatasetWriter
 from llm2bids.exceptions import UsageError
 from llm2bids.options import takes_options
 from llm2bids.paradigm.design import RunDesign, share_prompts
+from llm2bids.paradigm.prompts import load_banks
 from llm2bids.paradigm.seed import derive_seed
 from llm2bids.paradigm.task import Prompt
 from llm2bids.recording.buffers import RunBuffers
 from llm2bids.recording.calibration import calibrate
-from llm2bids.recording.draw import Scan
+from llm2bids.recording.draw import Scan, without_prompts
 from llm2bids.recording.record import Recording, group_runs, record_runs
 from llm2bids.recording.replay import replay_run
 from llm2bids.recording.trials import first_step, prompt_tokens
@@ -28,6 +29,7 @@ from llm2bids.scan.answers import GivenAnswers, read_answers
 from llm2bids.scan.arrangement import Choice, arranged_space, check_localizer, refuse_old_method
 from llm2bids.scan.background import Background
 from llm2bids.scan.options import ScanOptions
+from llm2bids.scan.sessions import check_sessions, taking_sessions
 from llm2bids.space.arrange import build_space
 from llm2bids.store.json import read_json
 
@@ -100,6 +102,9 @@ def record(
         (design,) = group
         return [replay_run(loaded, design, prepared.sites, answers.of_run(design), **how)]
 
+    edit = prepared.options.read_edit()
+    if edit is not None:
+        take = taking_sessions(take, loaded, edit)  # type: ignore[assignment]
     # a replayed run is read in batches of its own
     groups = group_runs(scan.designs, batch_size=batch_size if answers is None else None)
     with _open_writer(bids_dir, prepared, progress=progress, overwrite=overwrite) as writer:
@@ -157,6 +162,7 @@ def _prepare(bids_dir: Path, options: ScanOptions, answers: GivenAnswers | None)
 
     choice = options.choose_arrangement()
     refuse_old_method(bids_dir)
+    check_sessions(bids_dir, options.read_edit())
     scan = options.draw(localizer_prompts=choice.localizer_prompts)
     if share_prompts(scan.designs).between_participants:
         log.warning("%s", SHARED_PROMPTS)
@@ -291,9 +297,10 @@ def _open_writer(
         settings=prepared.settings,
         weight_norms=weight_norms(loaded, prepared.sites),
         authors=options.authors,
-        banks=banks,
+        banks=without_prompts(load_banks(scan.paradigm), scan.excluded) if banks is None else banks,
         stability=stability,
         exactness=prepared.exactness.metadata(),
+        edit=options.read_edit(),
     )
 
 

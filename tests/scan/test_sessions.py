@@ -1,0 +1,170 @@
+"""A scan of an edited model beside the intact one."""
+
+import json
+
+import numpy as np
+import pytest
+
+import llm2bids
+from llm2bids.exceptions import DatasetError, RecordingError, UsageError
+from llm2bids.inference.provenance import Provenance
+from llm2bids.intervention.edit import vector_edit
+from llm2bids.scan.plan import plan
+from llm2bids.scan.record import record
+
+PARADIGM = """
+order = "off_on_off"
+baseline = "offtopic"
+prompts_per_block = 3
+tokens_per_prompt = 2
+calibration_prompts = 5
+[tasks]
+pathology = "pathology"
+archeology = "archeology"
+"""
+
+
+@pytest.fixture(scope="module")
+def options(tiny_model_dir, tmp_path_factory):
+    file = tmp_path_factory.mktemp("paradigm") / "short.toml"
+    file.write_text(PARADIGM)
+    return {
+        "model": tiny_model_dir("llama"), "paradigm": file, "n_participants": 2, "seed": 5,
+        "device": "cpu", "progress": False, "sites": ["mlp", "residual"],
+    }  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def plain(options, tmp_path_factory):
+    return record(tmp_path_factory.mktemp("plain") / "dataset", **options)
+
+
+@pytest.fixture(scope="module")
+def edit_file(plain, tmp_path_factory):
+    values = np.random.default_rng(0).normal(size=plain.space.n_units)
+    edit = llm2bids.make_edit(plain, stat_img=values, top_percent=20, method="zero", label="nopath")
+    return edit.save(tmp_path_factory.mktemp("edit") / "edit.json")
+
+
+@pytest.fixture(scope="module")
+def edited(options, edit_file, tmp_path_factory):
+    return record(tmp_path_factory.mktemp("edited") / "dataset", edit=edit_file, **options)
+
+
+def test_both_sessions_of_every_participant_and_task(edited):
+    assert edited.sessions == ("intact", "nopath")
+    names = {run.name for run in edited.runs}
+    assert names == {
+        f"sub-{who}_ses-{session}_task-{task}"
+        for who in ("01", "02")
+        for session in ("intact", "nopath")
+        for task in ("archeology", "pathology")
+    }
+    for run in edited.runs:
+        assert run.bold.parent.relative_to(edited.path).parts == (
+            f"sub-{run.participant_label}", f"ses-{run.session}", "func",
+        )  # fmt: skip
+    anatomy = edited.path.glob("sub-*/**/*_T1w.nii.gz")
+    assert {path.name for path in anatomy} == {
+        "sub-01_ses-intact_T1w.nii.gz", "sub-02_ses-intact_T1w.nii.gz",
+    }  # fmt: skip
+
+
+def test_the_same_prompts_and_an_edit_at_every_token(edited, edit_file):
+    edit = llm2bids.load_edit(edit_file)
+    space = edited.space
+    units = np.concatenate([space.site_slices[p.site.name].start + p.units for p in edit.parts])
+    for who in ("01", "02"):
+        intact, lesioned = (
+            next(r for r in edited.runs if r.name == f"sub-{who}_ses-{ses}_task-pathology")
+            for ses in edited.sessions
+        )
+        shown = [edited.transcript(run)["prompt_id"].tolist() for run in (intact, lesioned)]
+        assert shown[0] == shown[1] and not set(shown[0]) & edit.prompts
+        values = edited.values(lesioned)[:, units]
+        # stored with half a count of 1/100 sd
+        assert np.abs(values / edited.calibration.scale[units]).max() <= 0.0351
+        assert np.abs(edited.values(intact)[:, units]).max() > 0.1
+        sidecar = edited.sidecar(lesioned)
+        assert sidecar["Edit"] == "nopath" and sidecar["EditFile"] == "code/nopath_edit.json"
+        assert "Edit" not in edited.sidecar(intact)
+        seeds = [edited.sidecar(run)["Seed"] for run in (intact, lesioned)]
+        assert seeds[0] == seeds[1]
+    kept = llm2bids.load_edit(edited.path / "code/nopath_edit.json")
+    assert kept.metadata() == edit.metadata()
+
+
+def test_space_and_calibration_are_the_intact_model_s(edited, plain, options, tmp_path):
+    assert edited.space.fingerprint() == plain.space.fingerprint()
+    assert not set(edited.calibration.prompt_ids) & {
+        prompt for run in plain.runs for prompt in plain.transcript(run)["prompt_id"]
+    }
+
+
+def test_prompts_that_defined_the_edit_are_in_no_bank(edited, edit_file):
+    assert not set(edited.prompts["prompt_id"]) & llm2bids.load_edit(edit_file).prompts
+
+
+def test_going_on_adds_what_is_missing(edited, options, edit_file, tmp_path):
+    import shutil
+
+    copied = tmp_path / "dataset"
+    shutil.copytree(edited.path, copied)
+    for session in ("intact", "nopath"):
+        (copied / f"sub-02/ses-{session}/func").joinpath(
+            f"sub-02_ses-{session}_task-pathology_bold.nii.gz"
+        ).unlink()
+    again = record(copied, edit=edit_file, **options)
+    assert len(again.runs) == 8
+    for run, first in zip(again.runs, edited.runs, strict=True):
+        assert run.bold.read_bytes() == first.bold.read_bytes()
+
+
+def test_a_dataset_gains_and_loses_no_session(plain, edited, options, edit_file):
+    with pytest.raises(DatasetError, match="without sessions and cannot gain one"):
+        record(plain.path, edit=edit_file, **options)
+    with pytest.raises(DatasetError, match=r"sessions intact and nopath; .*code/nopath_edit.json"):
+        record(edited.path, **options)
+    other = llm2bids.make_edit(
+        plain, stat_img=np.ones(plain.space.n_units), top_percent=5, label="nopath"
+    ).save(edit_file.with_name("other.json"))
+    with pytest.raises(DatasetError, match=r"edit: .* in the dataset"):
+        record(edited.path, edit=other, **options)
+
+
+def test_a_session_needs_a_name_of_its_own(plain, options, tmp_path):
+    values = np.ones(plain.space.n_units)
+    edit = llm2bids.make_edit(plain, stat_img=values, label="intact").save(tmp_path / "e.json")
+    with pytest.raises(UsageError, match="label is 'intact'"):
+        record(tmp_path / "new", edit=edit, **options)
+
+
+def test_banks_without_the_defining_prompts_may_be_too_small(plain, options, tmp_path):
+    bank = plain.prompts["prompt_id"][plain.prompts["condition"] == "pathology"]
+    edit = vector_edit(
+        plain.space, "model.layers.1", np.ones(24), made_from=Provenance.of(prompts=bank[:-4])
+    ).save(tmp_path / "e.json")
+    with pytest.raises(llm2bids.Llm2bidsError, match="bank 'pathology': serves 1 participants"):
+        record(tmp_path / "new", edit=edit, **options)
+
+
+def test_a_strength_that_makes_nan_is_named(plain, options, tmp_path):
+    edit = vector_edit(
+        plain.space, "model.layers.1", np.full(24, 3e38), strength=2, label="steer"
+    ).save(tmp_path / "e.json")
+    with pytest.raises(RecordingError, match=r"ses-steer\): module .*at prompt .* lower the str"):
+        record(tmp_path / "new", edit=edit, **options)
+
+
+def test_an_edit_for_other_weights(options, edit_file, tmp_path):
+    content = json.loads(edit_file.read_text()) | {"WeightsSHA256": "0" * 64}
+    other = tmp_path / "other.json"
+    other.write_text(json.dumps(content))
+    with pytest.raises(llm2bids.Llm2bidsError, match="edit nopath is for tiny-llama"):
+        record(tmp_path / "new", edit=other, **options)
+
+
+def test_a_plan_counts_both_sessions(options, edit_file):
+    asked = {name: value for name, value in options.items() if name != "progress"}
+    one, two = plan(time=False, **asked), plan(time=False, edit=edit_file, **asked)
+    assert two.n_volumes == 2 * one.n_volumes
