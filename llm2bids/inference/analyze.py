@@ -2,8 +2,8 @@
 
 import logging
 import sys
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +13,7 @@ from tqdm import tqdm
 from llm2bids.dataset.read import Run
 from llm2bids.exceptions import InferenceError, Llm2bidsError
 from llm2bids.inference.checksums import list_group, list_participants
-from llm2bids.inference.effects import Effects, read_effects
+from llm2bids.inference.effects import Effects, effects_difference, read_effects
 from llm2bids.inference.group import (
     GroupContrast,
     asked_effects,
@@ -27,7 +27,7 @@ from llm2bids.inference.group_maps import (
     tested_and_written,
     write_pooled,
 )
-from llm2bids.inference.inputs import Inputs, open_inputs
+from llm2bids.inference.inputs import Inputs, open_sessions
 from llm2bids.inference.options import (
     AnalysisOptions,
     GroupOptions,
@@ -107,14 +107,20 @@ def analyze_participants(
     )
     mem_gb = 1.0 if memory.mem_gb is None else memory.mem_gb / processors.n_cpus
     out_dir = Path(out_dir)
-    inputs = open_inputs(Path(bids_dir), selection, use=model.use)
-    chosen = inputs.choose(participant_label=selection.participant_label, task=selection.task)
+    sessions = open_sessions(Path(bids_dir), selection, use=model.use)
+    labels = {"participant_label": selection.participant_label, "task": selection.task}
+    chosen = [
+        (session, key, runs)
+        for session in sessions
+        for key, runs in session.choose(**labels).items()
+    ]
+    inputs = sessions[0]
     if inputs.space.layout is not None:
         check_arrangement_prompts(
             inputs.space,
             (
                 str(prompt)
-                for runs in chosen.values()
+                for _, _, runs in chosen
                 for run in runs
                 for prompt in inputs.dataset.transcript(run)["prompt_id"].unique()
             ),
@@ -124,16 +130,16 @@ def analyze_participants(
     start_output(out_dir, inputs.bids_dir, inputs.dataset.derivative)
     jobs = [
         delayed(_participant_task)(
-            inputs, key, runs, model, out_dir, mem_gb=mem_gb, work_dir=memory.folder
+            session, key, runs, model, out_dir, mem_gb=mem_gb, work_dir=memory.folder
         )
-        for key, runs in chosen.items()
+        for session, key, runs in chosen
     ]
     pool = Parallel(n_jobs=processors.n_cpus, return_as="generator_unordered")
     bar = tqdm(
         pool(jobs), total=len(jobs), desc="first level", file=sys.stderr, disable=not progress
     )
     results = sorted(bar, key=lambda result: result[0])
-    list_participants(out_dir, dict.fromkeys(label for label, _ in chosen))
+    list_participants(out_dir, dict.fromkeys(label for _, (label, _), _ in chosen))
     return _collected(out_dir, results, model)
 
 
@@ -181,35 +187,60 @@ def analyze_group(
     """
     selection, how, processors = split_options(options, Selection, GroupOptions, Processors)
     out_dir = Path(out_dir)
-    inputs = open_inputs(Path(bids_dir))
     checked_output(out_dir)
-    chosen = inputs.choose(participant_label=selection.participant_label, task=selection.task)
-    effects = read_effects(
-        inputs,
-        out_dir,
-        participant_label=sorted({label for label, _ in chosen}),
-        task=sorted({name for _, name in chosen}),
+    results: list[GroupContrastResult] = []
+    failed: list[Failure] = []
+    intact: tuple[Inputs, Effects] | None = None
+    for inputs in open_sessions(Path(bids_dir)):
+        chosen = inputs.choose(participant_label=selection.participant_label, task=selection.task)
+        effects = read_effects(
+            inputs,
+            out_dir,
+            participant_label=sorted({label for label, _ in chosen}),
+            task=sorted({name for _, name in chosen}),
+        )
+        check_arrangement_prompts(
+            inputs.space,
+            effects.provenance.prompts,
+            where=inputs.bids_dir,
+            allow_circular=selection.allow_circular,
+        )
+        within = inputs.within(effects.mask, effects.options.use, run_names=effects.provenance.runs)
+        failed += _left_out(chosen, effects)
+        asked = [(within, effects, "")]
+        if intact is None:
+            intact = (within, effects)
+        else:
+            asked.append(_against_intact(within, effects, intact))
+        for part, maps, change in asked:
+            name = f"group level{'' if part.session is None else f', ses-{part.session}'}"
+            questions = group_contrasts(maps, how.contrasts)
+            results += [
+                _group_contrast(
+                    part, out_dir, maps, _changed(question, change), how, processors.n_cpus
+                )
+                for question in tqdm(questions, desc=name, file=sys.stderr, disable=not progress)
+            ]
+    for failure in failed:
+        log.warning("%s", failure)
+    list_group(out_dir)
+    return GroupResult(
+        out_dir=out_dir,
+        contrasts=tuple(results),
+        failed=tuple(failed),
+        files=tuple(path for result in results for path in result.files),
     )
-    check_arrangement_prompts(
-        inputs.space,
-        effects.provenance.prompts,
-        where=inputs.bids_dir,
-        allow_circular=selection.allow_circular,
-    )
-    inputs = inputs.within(effects.mask, effects.options.use, run_names=effects.provenance.runs)
-    questions = group_contrasts(effects, how.contrasts)
-    bar = tqdm(questions, desc="group level", file=sys.stderr, disable=not progress)
-    results = tuple(
-        _group_contrast(inputs, out_dir, effects, question, how, processors.n_cpus)
-        for question in bar
-    )
+
+
+def _left_out(chosen: Mapping[tuple[str, str], object], effects: Effects) -> list[Failure]:
+    """List participants and tasks that are there and have no effect map."""
     done = {
         (label, condition.task)
         for label, has in zip(effects.participants, effects.has, strict=True)
         for condition, there in zip(effects.conditions, has, strict=True)
         if there
     }
-    failed = tuple(
+    return [
         Failure(
             participant_label=label,
             task=name,
@@ -217,16 +248,25 @@ def analyze_group(
         )
         for label, name in chosen
         if (label, name) not in done
-    )
-    for failure in failed:
-        log.warning("%s", failure)
-    list_group(out_dir)
-    return GroupResult(
-        out_dir=out_dir,
-        contrasts=results,
-        failed=failed,
-        files=tuple(path for result in results for path in result.files),
-    )
+    ]
+
+
+def _against_intact(
+    inputs: Inputs, effects: Effects, intact: tuple[Inputs, Effects]
+) -> tuple[Inputs, Effects, str]:
+    """Pair a session of an edited model with that of the intact one, within participant."""
+    plain, expected = intact
+    name = f"{inputs.session}Vs{str(plain.session).capitalize()}"
+    change = f"ses-{inputs.session} minus ses-{plain.session}, within participant."
+    paired = effects_difference(effects, expected, str(inputs.session))
+    return replace(inputs, session=name), paired, change
+
+
+def _changed(question: GroupContrast, change: str) -> GroupContrast:
+    """Say that a question is asked of a change; the pooled test knows prompts of one session."""
+    if not change:
+        return question
+    return replace(question, description=f"{question.description} {change}", against=None)
 
 
 def _group_contrast(
@@ -265,6 +305,7 @@ def _group_contrast(
         n_units=n_units,
         largest_d=largest_d,
         files=tuple(files),
+        session=inputs.session,
     )
 
 
@@ -279,7 +320,7 @@ def _participant_task(
     work_dir: Path | None,
 ) -> tuple[tuple[str, str], list[Path], str | None]:
     """Fit and write one participant and task; give the reason where that is not possible."""
-    remove_results(out_dir, participant_label=key[0], task=key[1])
+    remove_results(out_dir, participant_label=key[0], task=key[1], session=inputs.session)
     try:
         if not runs:
             raise InferenceError(
@@ -289,7 +330,8 @@ def _participant_task(
         model = fit_task(loaded, options, mem_gb=mem_gb, work_dir=work_dir)
         files = write_task(out_dir, model, loaded, options, inputs)
     except Llm2bidsError as error:
-        return key, [], str(error)
+        session = "" if inputs.session is None else f"ses-{inputs.session}: "
+        return key, [], f"{session}{error}"
     return key, files, None
 
 

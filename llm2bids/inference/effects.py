@@ -131,6 +131,29 @@ class Effects:
         return replace(self, values=(self.values - mean) * factor, made_from=made_from)
 
 
+def effects_difference(edited: Effects, intact: Effects, session: str) -> Effects:
+    """Subtract the intact model's effects from an edited one's, within participant."""
+    participants = [who for who in intact.participants if who in edited.participants]
+    conditions = [one for one in intact.conditions if one in edited.conditions]
+    if not np.array_equal(edited.mask, intact.mask) or edited.options != intact.options:
+        raise InferenceError(
+            f"ses-{session}: analysed over other units or by another model than the intact one; "
+            "run the participant level again for both"
+        )
+    first, second = (
+        effects.take(
+            [effects.participants.index(who) for who in participants],
+            [effects.conditions.index(one) for one in conditions],
+        )
+        for effects in (edited, intact)
+    )
+    made_from = tuple(
+        tuple(a | b if a and b else Provenance() for a, b in zip(*rows, strict=True))
+        for rows in zip(first.made_from, second.made_from, strict=True)
+    )
+    return replace(first, values=first.values - second.values, made_from=made_from)
+
+
 def condition_names(conditions: Sequence[Condition]) -> tuple[str, ...]:
     """Name conditions by their labels, after the task where several tasks have the label."""
     shared = Counter(condition.label for condition in conditions)
@@ -154,7 +177,8 @@ def read_effects(
     options: AnalysisOptions | None = None
     mask: npt.NDArray[np.bool_] | None = None
     first: Path | None = None
-    for path in data_files(out_dir, "sub-*/func/*_stat-effect_statmap.nii.gz"):
+    session = "" if inputs.session is None else f"ses-{inputs.session}/"
+    for path in data_files(out_dir, f"sub-*/{session}func/*_stat-effect_statmap.nii.gz"):
         metadata = read_json(sidecar(path), remedy=_AGAIN)
         made_from = Provenance.read(metadata, sidecar(path))
         condition = _condition(metadata, path)
@@ -165,7 +189,12 @@ def read_effects(
             continue
         _check_space(metadata, inputs, path)
         model = AnalysisOptions.read(metadata, sidecar(path))
-        names = {"sub": label, "task": condition.task, "space": inputs.space.label}
+        names = {
+            "sub": label,
+            "ses": inputs.session,
+            "task": condition.task,
+            "space": inputs.space.label,
+        }
         inside = (
             read_map(out_dir / map_path("mask.nii.gz", **names, desc="brain"), inputs.space) > 0
         )
@@ -176,7 +205,7 @@ def read_effects(
     if options is None or mask is None:
         raise InferenceError(
             f"{out_dir}: no effect map of the participants and tasks asked for; expected "
-            "sub-*/func/*_stat-effect_statmap.nii.gz; run the participant level first"
+            f"sub-*/{session}func/*_stat-effect_statmap.nii.gz; run the participant level first"
         )
     return _stacked(
         {

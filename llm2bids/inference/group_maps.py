@@ -61,6 +61,7 @@ class GroupContrastResult:
     n_units: dict[str, int]
     largest_d: float
     files: tuple[Path, ...]
+    session: str | None = None
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -86,7 +87,8 @@ class GroupWriter:
         """Build the path of a result."""
         label, task = self.contrast.label, self.contrast.task
         names = {"task": task, "space": self.inputs.space.label, "contrast": label}
-        return self.out_dir / map_path(suffix, **names, stat=stat, desc=desc)
+        session = self.inputs.session
+        return self.out_dir / map_path(suffix, ses=session, **names, stat=stat, desc=desc)
 
     def write(
         self,

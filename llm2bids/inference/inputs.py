@@ -27,7 +27,8 @@ class Inputs:
     """Runs of a dataset, and the units to model: bool (n_units,) in recording order.
 
     `fingerprint` is the space's with its calibration; `participants` are all, also those without
-    a run; `use` is the table that is right where a run's events and transcript differ.
+    a run; `use` is the table that is right where a run's events and transcript differ; `session` is
+    that of the runs, None where the dataset has no sessions.
     """
 
     dataset: Dataset
@@ -36,6 +37,7 @@ class Inputs:
     runs: tuple[Run, ...]
     participants: tuple[str, ...]
     use: Source | None = None
+    session: str | None = None
 
     @property
     def bids_dir(self) -> Path:
@@ -110,7 +112,14 @@ def _chosen_labels(
 def open_inputs(
     bids_dir: Path, selection: ParticipantSelection = _EVERYTHING, *, use: Source | None = None
 ) -> Inputs:
-    """Open a recorded dataset for statistics."""
+    """Open a recorded dataset for statistics; of one with sessions, that of the intact model."""
+    return open_sessions(bids_dir, selection, use=use)[0]
+
+
+def open_sessions(
+    bids_dir: Path, selection: ParticipantSelection = _EVERYTHING, *, use: Source | None = None
+) -> tuple[Inputs, ...]:
+    """Open a recorded dataset for statistics, each session by itself, the intact model's first."""
     dataset = open_dataset(bids_dir)
     if not dataset.runs:
         raise InferenceError(f"{bids_dir}: has no run; record one with `llm2bids record`")
@@ -123,13 +132,19 @@ def open_inputs(
     units = np.ones(dataset.space.n_units, dtype=np.bool_)
     if selection.mask_img is not None:
         units = _read_mask(Path(selection.mask_img), dataset.space)
-    return Inputs(
-        dataset=dataset,
-        fingerprint=dataset.fingerprint,
-        units=units,
-        runs=runs,
-        participants=tuple(sorted(listed | {run.participant_label for run in runs})),
-        use=use,
+    there = {run.session for run in runs}
+    return tuple(
+        Inputs(
+            dataset=dataset,
+            fingerprint=dataset.fingerprint,
+            units=units,
+            runs=tuple(run for run in runs if run.session == session),
+            participants=tuple(sorted(listed | {run.participant_label for run in runs})),
+            use=use,
+            session=session,
+        )
+        for session in dataset.sessions or (None,)
+        if session in there
     )
 
 

@@ -63,7 +63,12 @@ def write_task(
 ) -> list[Path]:
     """Write the maps, mask and design matrices of one participant and task."""
     about, fit, first = _about(model, runs, options, inputs), model.fit, runs[0].run
-    names = {"sub": first.participant_label, "task": first.task, "space": inputs.space.label}
+    names = {
+        "sub": first.participant_label,
+        "ses": first.session,
+        "task": first.task,
+        "space": inputs.space.label,
+    }
     files = []
 
     def write(

@@ -71,9 +71,11 @@ def map_path(suffix: str, **entities: str | int | None) -> Path:
     >>> map_path("statmap.json", task="tea", contrast="tea", stat="z").as_posix()
     'group/task-tea_contrast-tea_stat-z_statmap.json'
     """
-    order = ("sub", "task", "run", "space", "contrast", "stat", "desc")
+    order = ("sub", "ses", "task", "run", "space", "contrast", "stat", "desc")
     parts = [f"{key}-{entities[key]}" for key in order if entities.get(key) is not None]
-    folder = Path(parts[0], "func") if entities.get("sub") is not None else Path("group")
+    folder = Path("group")
+    if entities.get("sub") is not None:
+        folder = Path(*parts[: 1 + (entities.get("ses") is not None)], "func")
     return folder / "_".join([*parts, suffix])
 
 
@@ -185,10 +187,12 @@ def checked_output(out_dir: Path) -> None:
         )
 
 
-def remove_results(out_dir: Path, *, participant_label: str, task: str) -> None:
+def remove_results(
+    out_dir: Path, *, participant_label: str, task: str, session: str | None = None
+) -> None:
     """Remove what an earlier call wrote for a participant and task, so that nothing stale stays."""
-    folder = out_dir / f"sub-{participant_label}" / "func"
-    for path in folder.glob(f"sub-{participant_label}_task-{task}_*"):
+    first = map_path("*", sub=participant_label, ses=session, task=task)
+    for path in (out_dir / first.parent).glob(first.name):
         path.unlink()
 
 

@@ -108,7 +108,7 @@ def _timeline(
 def designs_section(sources: Sources) -> Section:
     """Show the design matrices of the first participant who has any, and the model's parameters."""
     title = "First level"
-    paths = sources.files("sub-*/func/*_design.tsv")
+    paths = sources.files("sub-*/**/func/*_design.tsv")
     if not paths:
         what = "There is no first level yet: no design matrices and no participants' maps."
         body = missing(what, sources.command("participant"))
@@ -177,7 +177,7 @@ def _residual_checks(sources: Sources) -> dict[str, tuple[float, float]]:
     """Give the range over participants of the median of each residual check."""
     ranges = {}
     for stat in ("rsquared", "residualar1"):
-        maps = sources.files(f"sub-*/func/*_stat-{stat}_statmap.nii.gz")
+        maps = sources.files(f"sub-*/**/func/*_stat-{stat}_statmap.nii.gz")
         quantiles = [sidecar(path).get("Quantiles", {}) for path in maps]
         medians = [known["0.5"] for known in quantiles if "0.5" in known]
         if medians:

@@ -12,6 +12,7 @@ import pandas as pd
 from markupsafe import Markup
 from nibabel.affines import apply_affine
 
+from llm2bids.dataset.layout import INTACT
 from llm2bids.exceptions import NetworkError
 from llm2bids.inference.provenance import circularity_caution
 from llm2bids.report.draw.color import full_color
@@ -45,18 +46,27 @@ class GroupMap:
     about: dict[str, Any]  # its sidecar
 
     @property
+    def session(self) -> str:
+        """Session of an edited model, or its change from the intact one; empty for the intact."""
+        label = self.path.name.partition("_")[0].removeprefix("ses-")
+        return label if self.path.name.startswith("ses-") and label != INTACT else ""
+
+    @property
     def is_against_off(self) -> bool:
-        """Whether it is one condition against the off prompts."""
-        return len(self.about.get("ContrastWeights", {})) == 1
+        """Whether it is one condition of the intact model against the off prompts."""
+        return len(self.about.get("ContrastWeights", {})) == 1 and not self.session
 
     @property
     def is_against_others(self) -> bool:
         """Whether it is a task against the mean of the others."""
-        return not self.is_against_off and self.contrast.endswith("VsOthers")
+        others = self.contrast.endswith("VsOthers")
+        return others and not (self.is_against_off or self.session)
 
     @property
     def title(self) -> str:
         """What the map shows, in words."""
+        if self.session:
+            return f"{self.contrast} (ses-{self.session})"
         return self.contrast.removesuffix("VsOthers") if self.is_against_others else self.contrast
 
     def other(self, stat: str) -> Path:

@@ -140,7 +140,7 @@ def software(sources: Sources) -> list[tuple[str, str]]:
 
 
 def _first_level(sources: Sources) -> dict[str, Any]:
-    paths = sources.files("sub-*/func/*_stat-effect_statmap.nii.gz")
+    paths = sources.files("sub-*/**/func/*_stat-effect_statmap.nii.gz")
     return sidecar(paths[0]) if paths else {}
 
 

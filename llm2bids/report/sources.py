@@ -74,9 +74,9 @@ class Sources:
     def analysed(self) -> npt.NDArray[np.bool_]:
         """Units in the masks of all runs that went into the group maps, (n_units,)."""
         maps = self.files("group/*_stat-effect_statmap.nii.gz")
-        runs = {"_".join(run.split("_")[:2]) for path in maps for run in sidecar(path)["Runs"]}
-        masks = self.files("sub-*/func/*_desc-brain_mask.nii.gz")
-        grouped = [path for path in masks if "_".join(path.name.split("_")[:2]) in runs]
+        runs = {run.partition("_run-")[0] for path in maps for run in sidecar(path)["Runs"]}
+        masks = self.files("sub-*/**/func/*_desc-brain_mask.nii.gz")
+        grouped = [path for path in masks if path.name.partition("_space-")[0] in runs]
         distinct = {path.read_bytes(): path for path in grouped}  # most are alike
         analysed = np.ones(self.dataset.space.n_units, dtype=bool)
         for path in distinct.values():

@@ -168,3 +168,70 @@ def test_a_plan_counts_both_sessions(options, edit_file):
     asked = {name: value for name, value in options.items() if name != "progress"}
     one, two = plan(time=False, **asked), plan(time=False, edit=edit_file, **asked)
     assert two.n_volumes == 2 * one.n_volumes
+
+
+@pytest.fixture(scope="module")
+def analysed(options, edit_file, tmp_path_factory):
+    """Three participants, so that there are findings."""
+    from llm2bids.inference.analyze import analyze_group, analyze_participants
+
+    root = tmp_path_factory.mktemp("three")
+    dataset = record(root / "dataset", edit=edit_file, **(options | {"n_participants": 3}))
+    first = analyze_participants(dataset.path, root / "analysis", progress=False)
+    assert not first.failed and len(first.done) == 3 * 2 * 2
+    group = analyze_group(dataset.path, root / "analysis", progress=False)
+    return dataset, root / "analysis", group
+
+
+def test_each_session_and_their_difference_have_group_maps(analysed):
+    dataset, out_dir, group = analysed
+    assert {one.session for one in group.contrasts} == {"intact", "nopath", "nopathVsIntact"}
+    assert all(one.participants == ("01", "02", "03") for one in group.contrasts)
+
+    def values(session, who=None):
+        folder = out_dir / ("group" if who is None else f"sub-{who}/ses-{session}/func")
+        start = f"ses-{session}" if who is None else f"sub-{who}_ses-{session}"
+        name = f"{start}_task-pathology_space-tinyllama_contrast-pathology_stat-effect_statmap"
+        sidecar = json.loads((folder / f"{name}.json").read_text())
+        return dataset.space.to_units(folder / f"{name}.nii.gz"), sidecar
+
+    change, sidecar = values("nopathVsIntact")
+    expected = np.mean(
+        [values("nopath", who)[0] - values("intact", who)[0] for who in ("01", "02", "03")], axis=0
+    )
+    np.testing.assert_allclose(change, expected, atol=1e-6)
+    assert np.abs(change).max() > 0.1
+    assert "ses-nopath minus ses-intact" in sidecar["Description"]
+    assert {run.split("_")[1] for run in sidecar["Runs"]} == {"ses-intact", "ses-nopath"}
+    np.testing.assert_allclose(
+        values("intact")[0],
+        np.mean([values("intact", who)[0] for who in ("01", "02", "03")], axis=0),
+        atol=1e-6,
+    )
+
+
+def test_findings_are_of_the_intact_session(analysed):
+    from llm2bids.inference.effects import read_effects
+    from llm2bids.inference.inputs import open_inputs
+
+    dataset, out_dir, _ = analysed
+    found = llm2bids.dataset_findings(dataset.path, out_dir, progress=False)
+    assert {run.split("_")[1] for run in found.networks[0].network.provenance.runs} == {
+        "ses-intact"
+    }
+    effects = read_effects(open_inputs(dataset.path), out_dir)
+    assert {run.split("_")[1] for run in effects.provenance.runs} == {"ses-intact"}
+
+
+def test_the_report_shows_a_dataset_with_sessions(analysed, tmp_path):
+    dataset, out_dir, _ = analysed
+    page = llm2bids.write_report(
+        out_dir, bids_dir=dataset.path, output=tmp_path / "page.html", progress=False
+    )
+    assert "nopath" in page.read_text()
+
+
+def test_a_dataset_with_sessions_is_checked(analysed):
+    from llm2bids.dataset.check import check_dataset
+
+    assert not check_dataset(analysed[0].path).faults
