@@ -132,7 +132,8 @@ def _write_design(
     out_dir: Path, data: RunData, design: pd.DataFrame, options: AnalysisOptions
 ) -> Path:
     run = data.run
-    path = out_dir / map_path("design.tsv", sub=run.participant_label, task=run.task, run=run.run)
+    names = {"sub": run.participant_label, "ses": run.session, "task": run.task, "run": run.run}
+    path = out_dir / map_path("design.tsv", **names)
     write_table(path, design)
     rows = (
         {"Rows": "prompts", "PromptIds": data.trials["prompt_id"].tolist()}

@@ -122,9 +122,9 @@ def lesion(
         If an argument, the analysis, an edit or the model does not fit, or too few prompts are
         left that no run, calibration or map has seen.
     """
-    about, asked = split_options(options, SubjectOptions, LesionOptions)
+    source, asked = split_options(options, SubjectOptions, LesionOptions)
     out_dir = Path(analysis_dir)
     effects = read_effects(open_inputs(Path(bids_dir)), out_dir).complete()
-    subject = open_subject(bids_dir, model=about.model, device=about.device, seed=about.seed)
+    subject = open_subject(bids_dir, model=source.model, device=source.device, seed=source.seed)
     study = Study(subject=subject, effects=effects, options=asked)
     return study.run(progress=progress).save(out_dir, study.edits)

@@ -13,6 +13,7 @@ import pandas as pd
 from llm2bids.exceptions import DatasetError, InterventionError
 from llm2bids.intervention.evaluation import MEASURES, Bootstrap, interval
 from llm2bids.model.edit import Edit
+from llm2bids.store.files import data_files
 from llm2bids.store.json import read_json, to_json
 from llm2bids.store.tables import read_table, write_table
 
@@ -134,8 +135,9 @@ class LesionResult:
         """
         folder = out_dir / FOLDER
         folder.mkdir(parents=True, exist_ok=True)
-        for old in [*folder.glob("*.tsv"), *folder.glob("*.svg"), *folder.glob("edits/*.json")]:
-            old.unlink()
+        for pattern in ("*.tsv", "*.svg", "edits/*.json"):
+            for old in data_files(folder, pattern):
+                old.unlink()
         for name in _TABLES:
             write_table(folder / f"{name}.tsv", getattr(self, name))
         for (label, dose), edit in edits.items():
@@ -192,8 +194,8 @@ def summarize_lesions(
     drawn = _draw_table(draws, baseline)
     selectivity = pd.DataFrame(
         [
-            _selectivity(one, baseline, measure, related, boot, drawn)
-            for one in lesions
+            _selectivity(lesion, baseline, measure, related, boot, drawn)
+            for lesion in lesions
             for measure in MEASURES
         ]
     )
@@ -239,12 +241,18 @@ def _matrix(
     boot: Bootstrap,
 ) -> pd.DataFrame:
     rows = []
-    for one in lesions:
-        for text, values in one.nll.items():
+    for lesion in lesions:
+        for text, values in lesion.nll.items():
             for column, measure in enumerate(MEASURES):
                 change = (values - baseline[text])[:, column]
                 low, high = interval(boot.means(text, change))
-                what = (one.label, one.dose, one.n_units, text, relation(text, one.own, related))
+                what = (
+                    lesion.label,
+                    lesion.dose,
+                    lesion.n_units,
+                    text,
+                    relation(text, lesion.own, related),
+                )
                 rows.append((*what, measure, change.mean(), low, high, len(change)))
     return pd.DataFrame(rows, columns=list(_MATRIX))
 
@@ -254,9 +262,16 @@ def _prompt_table(
 ) -> pd.DataFrame:
     names = [f"{kind}_{measure}" for kind in ("change", "intact") for measure in MEASURES]
     rows = [
-        (one.label, one.dose, text, prompt, *(values - baseline[text])[row], *baseline[text][row])
-        for one in lesions
-        for text, values in one.nll.items()
+        (
+            lesion.label,
+            lesion.dose,
+            text,
+            prompt,
+            *(values - baseline[text])[row],
+            *baseline[text][row],
+        )
+        for lesion in lesions
+        for text, values in lesion.nll.items()
         for row, prompt in enumerate(prompts[text])
     ]
     return pd.DataFrame(rows, columns=["network", "dose", "text", "prompt_id", *names])
@@ -264,19 +279,20 @@ def _prompt_table(
 
 def _draw_table(draws: Sequence[Drawn], baseline: Nll) -> pd.DataFrame:
     rows = []
-    for one in draws:
+    for drawn in draws:
         for column, measure in enumerate(MEASURES):
             own, off = (
-                float((one.nll[text] - baseline[text])[:, column].mean()) for text in (one.own, OFF)
+                float((drawn.nll[text] - baseline[text])[:, column].mean())
+                for text in (drawn.own, OFF)
             )
-            what = (one.kind, one.label, one.dose, one.draw, measure)
-            rows.append((*what, own, off, own - off, one.activation_ratio))
+            what = (drawn.kind, drawn.label, drawn.dose, drawn.draw, measure)
+            rows.append((*what, own, off, own - off, drawn.activation_ratio))
     names = ["kind", "network", "dose", "draw", "measure"]
     return pd.DataFrame(rows, columns=[*names, "own", "off", "difference", "activation_ratio"])
 
 
 def _selectivity(
-    one: Measured,
+    lesion: Measured,
     baseline: Nll,
     measure: str,
     related: Mapping[str, tuple[str, ...]],
@@ -285,22 +301,22 @@ def _selectivity(
 ) -> dict[str, Any]:
     """Compare what the own topic loses with what other text loses."""
     column = MEASURES.index(measure)
-    change = {text: (one.nll[text] - baseline[text])[:, column] for text in one.nll}
+    change = {text: (lesion.nll[text] - baseline[text])[:, column] for text in lesion.nll}
     means = {text: values.mean() for text, values in change.items()}
     drawn = {text: boot.means(text, values) for text, values in change.items()}
     groups: dict[str, list[str]] = {"own": [], "related": [], "unrelated": [], OFF: []}
     for text in change:
-        groups[relation(text, one.own, related)].append(text)
+        groups[relation(text, lesion.own, related)].append(text)
     mean = {kind: _average([means[t] for t in texts]) for kind, texts in groups.items()}
     boots = {kind: _average([drawn[t] for t in texts]) for kind, texts in groups.items()}
-    row: dict[str, Any] = {"network": one.label, "dose": one.dose, "n_units": one.n_units}
+    row: dict[str, Any] = {"network": lesion.label, "dose": lesion.dose, "n_units": lesion.n_units}
     row |= {"measure": measure, **mean}
     for kind in ("unrelated", OFF):
         low, high = _bounds(boots["own"] - boots[kind])
         row |= {f"own_minus_{kind}": mean["own"] - mean[kind]}
         row |= {f"own_minus_{kind}_low": low, f"own_minus_{kind}_high": high}
     row |= _ratio(mean, boots)
-    row |= _against_draws(one, measure, mean["own"] - mean[OFF], draws)
+    row |= _against_draws(lesion, measure, mean["own"] - mean[OFF], draws)
     reasons = _reasons(row)
     return row | {"selective": not reasons, "reason": "; ".join(reasons)}
 
@@ -326,14 +342,14 @@ def _ratio(mean: Mapping[str, float], boots: Mapping[str, Any]) -> dict[str, flo
 
 
 def _against_draws(
-    one: Measured, measure: str, difference: float, draws: pd.DataFrame
+    lesion: Measured, measure: str, difference: float, draws: pd.DataFrame
 ) -> dict[str, Any]:
     """Compare own - off with that of random draws, also with the largest of all networks'."""
-    same = draws[(draws["measure"] == measure) & (draws["dose"] == one.dose)]
+    same = draws[(draws["measure"] == measure) & (draws["dose"] == lesion.dose)]
     matched = same[same["kind"] == "matched"]
-    own = matched[matched["network"] == one.label]["difference"]
+    own = matched[matched["network"] == lesion.label]["difference"]
     largest = matched.groupby("draw")["difference"].max()
-    shared = same[(same["kind"] == "shared component") & (same["network"] == one.label)]
+    shared = same[(same["kind"] == "shared component") & (same["network"] == lesion.label)]
     n_reached = int((own >= difference).sum())
     return {
         "n_draws": len(own),
@@ -368,13 +384,13 @@ def _dissociation(
 ) -> pd.DataFrame:
     """Compare pairs of unrelated topics: each one's text under both networks."""
     rows = []
-    for one, two in combinations(lesions, 2):
-        if one.dose != two.dose or relation(two.own, one.own, related) != "unrelated":
+    for first, second in combinations(lesions, 2):
+        if first.dose != second.dose or relation(second.own, first.own, related) != "unrelated":
             continue
         for column, measure in enumerate(MEASURES):
-            row: dict[str, Any] = {"first": one.own, "second": two.own, "dose": one.dose}
+            row: dict[str, Any] = {"first": first.own, "second": second.own, "dose": first.dose}
             row["measure"] = measure
-            for name, mine, other in (("first", one, two), ("second", two, one)):
+            for name, mine, other in (("first", first, second), ("second", second, first)):
                 text = mine.own
                 more = (mine.nll[text] - other.nll[text])[:, column]
                 low, high = interval(boot.means(text, more))
@@ -409,7 +425,8 @@ def _described(result: LesionResult) -> Iterator[str]:
         )
         name = f"{row['network']:<18} {row['dose']:>5.3g} %  {row['measure']:<8}"
         own = f"own {cells['change']:5.2f} [{cells['low']:.2f}, {cells['high']:.2f}]"
-        others = "  ".join(f"{kind} {row[kind]:5.2f}" for kind in ("related", "unrelated", OFF))
+        kinds = [kind for kind in ("related", "unrelated", OFF) if not np.isnan(row[kind])]
+        others = "  ".join(f"{kind} {row[kind]:5.2f}" for kind in kinds)
         yield f"{name} {own}  {others}{chance}; {flag}"
     if 0 < settings["NumberOfDraws"] < 1 / ALPHA - 1:
         least = 1 / (1 + settings["NumberOfDraws"])

@@ -52,27 +52,27 @@ def editable_sites(loaded: LoadedModel, edit: Edit) -> dict[str, Site]:
     table = _tables.get(loaded)
     if table is None:
         table = _tables[loaded] = find_sites(loaded)
-    found = {site.name: site for site in (*table.sites, *table.head)}
+    known = {site.name: site for site in (*table.sites, *table.head)}
     reasons = dict(table.skipped)
     for site in edit.sites:
-        if site.name not in found:
+        if site.name not in known:
             reason = reasons.get(site.name, "the model has no module of this name")
             raise InterventionError(
                 f"edit {edit.label}: site {site.name} cannot be edited: {reason}; leave it out "
                 "with --sites (`llm2bids sites` lists what can be edited)"
             )
-        if found[site.name].scores is not None:
+        if known[site.name].scores is not None:
             raise InterventionError(
                 f"edit {edit.label}: site {site.name} cannot be edited: its units are "
                 "probabilities of experts, which the module itself does not return; edit the "
                 "experts or the residual stream instead"
             )
-        if found[site.name].width != site.width:
+        if known[site.name].width != site.width:
             raise InterventionError(
-                f"edit {edit.label}: site {site.name} has {found[site.name].width} units in "
+                f"edit {edit.label}: site {site.name} has {known[site.name].width} units in "
                 f"{loaded.name}, expected {site.width}: the edit is for another model"
             )
-    return {site.name: found[site.name] for site in edit.sites}
+    return {site.name: known[site.name] for site in edit.sites}
 
 
 def check_modules(model: nn.Module, edit: Edit) -> None:

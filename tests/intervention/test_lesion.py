@@ -78,12 +78,12 @@ def test_a_network_is_the_largest_effects_of_the_activations(result, scanned, an
 def test_every_table_says_what_was_measured(result, scanned, analysed):
     texts = {"pathology", "politicalscience", "archeology", "off"}
     assert len(result.matrix) == 3 * 2 * len(texts) * 2 and set(result.matrix["text"]) == texts
-    one = result.matrix.query(
+    cell = result.matrix.query(
         "network == 'pathology' and dose == 5 and text == 'off' and measure == 'answers'"
     ).iloc[0]
     prompts = result.prompts.query("network == 'pathology' and dose == 5 and text == 'off'")
-    assert one["change"] == pytest.approx(prompts["change_answers"].mean())
-    assert one["low"] <= one["change"] <= one["high"] and one["n_prompts"] == 5
+    assert cell["change"] == pytest.approx(prompts["change_answers"].mean())
+    assert cell["low"] <= cell["change"] <= cell["high"] and cell["n_prompts"] == 5
     seen = {prompt for run in scanned.runs for prompt in scanned.transcript(run)["prompt_id"]}
     assert not seen & set(result.prompts["prompt_id"])
     counts = result.draws.groupby(["kind", "dose"]).size()

@@ -166,8 +166,8 @@ def test_an_edit_for_other_weights(options, edit_file, tmp_path):
 
 def test_a_plan_counts_both_sessions(options, edit_file):
     asked = {name: value for name, value in options.items() if name != "progress"}
-    one, two = plan(time=False, **asked), plan(time=False, edit=edit_file, **asked)
-    assert two.n_volumes == 2 * one.n_volumes
+    plain, both = plan(time=False, **asked), plan(time=False, edit=edit_file, **asked)
+    assert both.n_volumes == 2 * plain.n_volumes
 
 
 @pytest.fixture(scope="module")
@@ -185,8 +185,8 @@ def analysed(options, edit_file, tmp_path_factory):
 
 def test_each_session_and_their_difference_have_group_maps(analysed):
     dataset, out_dir, group = analysed
-    assert {one.session for one in group.contrasts} == {"intact", "nopath", "nopathVsIntact"}
-    assert all(one.participants == ("01", "02", "03") for one in group.contrasts)
+    assert {result.session for result in group.contrasts} == {"intact", "nopath", "nopathVsIntact"}
+    assert all(result.participants == ("01", "02", "03") for result in group.contrasts)
 
     def values(session, who=None):
         folder = out_dir / ("group" if who is None else f"sub-{who}/ses-{session}/func")
@@ -215,8 +215,8 @@ def test_findings_are_of_the_intact_session(analysed):
     from llm2bids.inference.inputs import open_inputs
 
     dataset, out_dir, _ = analysed
-    found = llm2bids.dataset_findings(dataset.path, out_dir, progress=False)
-    assert {run.split("_")[1] for run in found.networks[0].network.provenance.runs} == {
+    results = llm2bids.dataset_findings(dataset.path, out_dir, progress=False)
+    assert {run.split("_")[1] for run in results.networks[0].network.provenance.runs} == {
         "ses-intact"
     }
     effects = read_effects(open_inputs(dataset.path), out_dir)
@@ -235,3 +235,23 @@ def test_a_dataset_with_sessions_is_checked(analysed):
     from llm2bids.dataset.check import check_dataset
 
     assert not check_dataset(analysed[0].path).faults
+
+
+@pytest.mark.interop
+def test_the_validator_and_pybids_take_the_sessions(edited):
+    from bids.layout import BIDSLayout
+
+    result = llm2bids.validate(edited.path)
+    assert (result.n_errors, result.n_warnings) == (0, 0), result.describe()
+    layout = BIDSLayout(edited.path, derivatives=edited.derivative)
+    try:
+        assert layout.get_sessions() == ["intact", "nopath"]
+        results = layout.get(suffix="bold", extension=".nii.gz", session="nopath", scope="raw")
+        assert len(results) == 4
+        events = results[0].get_associations("events") or layout.get(
+            suffix="events", session="nopath", subject="01", task="archeology"
+        )
+        assert events
+    finally:
+        layout.session.close()
+        layout.connection_manager.engine.dispose()
