@@ -191,10 +191,10 @@ def _cell(text: str) -> str:
 def main() -> int:
     """Try all models; 1 if a value of any is wrong, or what is planned is not what is recorded."""
     import torch
-    from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING_NAMES
+    from transformers.models.auto import modeling_auto
     from transformers.utils import logging as transformers_logging
 
-    from tests.tiny_models import OTHERS
+    from tests.tiny_models import OTHERS, WRAPPER
 
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
     parser.add_argument("file", nargs="?", type=Path, default=ROOT / "docs/reference/models.md")
@@ -204,7 +204,10 @@ def main() -> int:
     transformers_logging.set_verbosity_error()
     transformers_logging.disable_progress_bar()
     torch.set_num_threads(1)
-    names = args.only or sorted({*MODEL_FOR_CAUSAL_LM_MAPPING_NAMES, *OTHERS})
+    texts = set(modeling_auto.MODEL_FOR_CAUSAL_LM_MAPPING_NAMES)
+    wrappers = set(modeling_auto.MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING_NAMES)
+    wrappers = {name + WRAPPER if name in texts else name for name in wrappers}
+    names = args.only or sorted(texts | wrappers | set(OTHERS))
     rows = []
     for name in names:
         with tempfile.TemporaryDirectory() as scratch:

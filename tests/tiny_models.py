@@ -189,6 +189,11 @@ _FULL: dict[str, Any] = {
 
 _DEEP = {"num_hidden_layers": 4}
 
+_MROPE: dict[str, Any] = {
+    "rope_parameters": {"rope_type": "default", "rope_theta": 1e4, "mrope_section": [2, 1, 1]},
+    "sliding_window": None,
+}
+
 DIFFERING: dict[str, dict[str, Any]] = {
     **dict.fromkeys(("qwen3_next", "qwen3_5_text", "qwen3_5_moe_text"), _DEEP),
     **dict.fromkeys(("olmo_hybrid", "lfm3"), _DEEP),
@@ -216,6 +221,11 @@ DIFFERING: dict[str, dict[str, Any]] = {
     "dory": _DEEP,
     "codegen": {"rotary_dim": 4},
     "gptj": {"rotary_dim": 4},
+    **dict.fromkeys(("qwen2_vl_text", "qwen2_5_vl_text", "qwen3_vl_moe_text"), _MROPE),
+    **dict.fromkeys(("glm4v_text", "glm_ocr_text", "paddleocr_vl_text"), _MROPE),
+    "glm4v_moe_text": {
+        "rope_parameters": {**_MROPE["rope_parameters"], "mrope_section": [1, 0, 1]}
+    },
     "falcon": {"num_kv_heads": 2},
     "flint": {"mlp_only_layers": [0]},
     "falcon_h1": {"mamba_d_ssm": 64},
@@ -291,6 +301,10 @@ OTHERS: dict[str, tuple[str, dict[str, Any]]] = {
 """More shapes of some types: name -> type, and what differs."""
 
 
+WRAPPER = " with images"
+"""Ends the name of a model that is saved whole, where its type can be saved as text alone too."""
+
+
 def tiny_config(kind: str, **changes: Any) -> Any:
     """Configure a small model of a type; in a model of several parts, each part is small."""
     from transformers import AutoConfig
@@ -318,19 +332,22 @@ def save_architecture(name: str, folder: Path, **changes: Any) -> Path:
     """Save a model with random weights, made from a seed, and the tests' tokenizer."""
     import pytest
     import torch
-    from transformers import CONFIG_MAPPING, AutoModelForCausalLM
+    from transformers import CONFIG_MAPPING, AutoModelForCausalLM, AutoModelForImageTextToText
+    from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING_NAMES
 
-    kind, differing = OTHERS.get(name, (name, {}))
+    kind, differing = OTHERS.get(name, (name.removesuffix(WRAPPER), {}))
+    is_text = kind in MODEL_FOR_CAUSAL_LM_MAPPING_NAMES and not name.endswith(WRAPPER)
+    auto = AutoModelForCausalLM if is_text else AutoModelForImageTextToText
     if kind not in CONFIG_MAPPING:
         pytest.skip(f"this version of transformers has no {kind}")
     config = tiny_config(kind, **{**differing, **changes})
     with torch.device("meta"):
-        n_parameters = sum(p.numel() for p in AutoModelForCausalLM.from_config(config).parameters())
+        n_parameters = sum(p.numel() for p in auto.from_config(config).parameters())
     if n_parameters > 200_000_000:
         raise ValueError(f"{name} has {n_parameters} parameters; SIZES names none of its sizes")
     with torch.random.fork_rng():
         torch.manual_seed(0)
-        model = AutoModelForCausalLM.from_config(config, dtype=torch.float32)
+        model = auto.from_config(config, dtype=torch.float32)
         with torch.no_grad():  # values that matter everywhere, so that mistakes show
             for path, parameter in model.named_parameters():
                 if parameter.dim() >= 2:

@@ -1,5 +1,6 @@
 """Which class of transformers a configuration is loaded with: causal models, alone or wrapped."""
 
+import re
 from typing import Any
 
 from llm2bids.exceptions import ModelError
@@ -43,6 +44,26 @@ def auto_class(config: Any, source: str, *, trust_remote_code: bool = False) -> 
             "of those"
         )
     raise ModelError(_refusal(source, what))
+
+
+def language_model(model: Any) -> Any:
+    """Take the causal model that some wrappers hold whole (Llama 4, BLIP-2), else the model itself.
+
+    Their own forward passes expect images.
+    """
+    part = getattr(model, "language_model", None)
+    if not hasattr(part, "generate") or part.get_output_embeddings() is None:
+        return model
+    part.generation_config = model.generation_config
+    return part
+
+
+def package_of(error: BaseException) -> str:
+    """Say how to install what an ImportError of transformers misses; empty of other errors."""
+    command = re.search(r"pip install [\w.\[\]'-]+", str(error))
+    if not isinstance(error, ImportError) or command is None:
+        return ""
+    return f"a package that it needs is not installed; install it with: {command[0]}"
 
 
 def _refusal(source: str, what: str) -> str:

@@ -7,6 +7,7 @@ import torch
 
 from llm2bids.exceptions import ModelError
 from llm2bids.model.adapter import merge_adapter
+from llm2bids.model.architecture import language_model
 from llm2bids.model.place import Place
 from llm2bids.model.quantization import quantization_of
 
@@ -38,7 +39,7 @@ def load_weights(
     finally:
         logging.set_verbosity(verbosity)
     _check_complete(place, model, info)
-    return model if place.adapter is None else merge_adapter(model, place.adapter)
+    return language_model(model if place.adapter is None else merge_adapter(model, place.adapter))
 
 
 def _check_complete(place: Place, model: Any, info: dict[str, Any]) -> None:

@@ -11,7 +11,7 @@ import torch
 
 from llm2bids.exceptions import ModelError, UsageError
 from llm2bids.model.adapter import identity
-from llm2bids.model.architecture import auto_class
+from llm2bids.model.architecture import auto_class, package_of
 from llm2bids.model.cache import weights_sha256
 from llm2bids.model.chat import Chat
 from llm2bids.model.checkpoint import load_weights
@@ -235,6 +235,8 @@ def _as_model_error(place: Place) -> Iterator[dict[str, Any]]:
             hint = package_hint(noted["config"])
         elif _no_safetensors(str(error)):
             hint = f"the repository has its weights only as pickle, {WAY_ROUND}"
+        elif package_of(error):
+            hint = package_of(error)
         elif place.is_on_hub:
             hint = (
                 "the hub cannot be reached and the model is not in the local cache, or the name, "

@@ -9,7 +9,7 @@ import torch
 
 from llm2bids.exceptions import ModelError
 from llm2bids.model import embedded
-from llm2bids.model.architecture import auto_class
+from llm2bids.model.architecture import auto_class, language_model, package_of
 from llm2bids.model.cache import weights_sha256
 from llm2bids.model.dequantize import cached_folder, gguf_config
 from llm2bids.model.load import DTYPES, check_dtype
@@ -72,8 +72,9 @@ def outline(
         reason = str(error).strip().split("\n")[0]
         raise ModelError(
             f"model {name_or_path}: no causal language model can be made of its configuration "
-            f"({reason}); expected one that transformers reads"
+            f"({reason}); {package_of(error) or 'expected one that transformers reads'}"
         ) from error
+    model = language_model(model)
     if hasattr(model, "set_experts_implementation"):  # the usual one looks at values
         model.set_experts_implementation("batched_mm")
     # A warning about padding would look at values. Some configurations refuse None where their own

@@ -179,7 +179,9 @@ def _described(n_prompts: int, module: nn.Module, tensor: Tensor | None) -> Call
     if len(tensor) == 1 and next(module.parameters(), None) is not None:
         tensor = tensor.expand(n_prompts, *tensor.shape[1:])  # learned positions, alike in all
     if tensor.is_meta:  # rotary positions
-        alike = any("inv_freq" in name for name, _ in module.named_buffers())
+        alike = any("inv_freq" in name for name, _ in module.named_buffers()) or (
+            "SinusoidalPositional" in type(module).__name__
+        )
         constant = False
     else:
         axis = tensor.shape.index(n_prompts) if n_prompts in tensor.shape else None

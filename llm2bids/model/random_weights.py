@@ -10,7 +10,7 @@ from typing import Any
 import torch
 
 from llm2bids.exceptions import UsageError
-from llm2bids.model.architecture import auto_class
+from llm2bids.model.architecture import auto_class, language_model
 
 LARGEST_SEED = 2**32 - 1
 """Largest seed of random weights."""
@@ -41,7 +41,7 @@ def random_model(
         torch.manual_seed(check_seed(seed))
         model = auto.from_config(config, dtype=torch.float32, trust_remote_code=trust_remote_code)
     wanted = (stored or torch.float32) if dtype == "auto" else dtype
-    return model.to(wanted)
+    return language_model(model).to(wanted)
 
 
 def state_sha256(model: Any) -> str:
