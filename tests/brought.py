@@ -1,5 +1,7 @@
 """Packages that only a test needs, in a folder of their own: nothing installed is changed."""
 
+import importlib.util
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -25,6 +27,29 @@ def bring(patch: pytest.MonkeyPatch, *requirements: str) -> None:
         if not (folder / "whole").exists():
             _pip(sys.executable, folder, "--no-deps", "--target", str(folder), requirement)
         patch.syspath_prepend(str(folder))
+
+
+def runs_elsewhere(request: pytest.FixtureRequest, name: str, *requirements: str) -> bool:
+    """Run a test in a process that has packages from its start; False where this one has them.
+
+    transformers looks once for the packages that are there.
+    """
+    if importlib.util.find_spec(name) is not None:
+        return False
+    with pytest.MonkeyPatch.context() as patch:
+        bring(patch, *requirements)
+        paths = [path for path in sys.path if path.startswith(str(CACHE))]
+    root = CACHE.parent
+    done = subprocess.run(
+        [sys.executable, "-m", "pytest", "-q", "-m", "", request.node.nodeid],
+        cwd=root,
+        env={**os.environ, "PYTHONPATH": os.pathsep.join([*paths, str(root)])},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 0, done.stdout[-4000:]
+    return True
 
 
 def environment(name: str, *requirements: str, alone: str) -> Path:

@@ -52,7 +52,7 @@ def language_model(model: Any) -> Any:
     Their own forward passes expect images.
     """
     part = getattr(model, "language_model", None)
-    if not hasattr(part, "generate") or part.get_output_embeddings() is None:
+    if part is None or not hasattr(part, "generate") or part.get_output_embeddings() is None:
         return model
     part.generation_config = model.generation_config
     return part

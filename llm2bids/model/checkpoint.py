@@ -1,6 +1,9 @@
 """The weights of a checkpoint: all that a model takes, and nothing that it leaves out."""
 
+import atexit
 import re
+import shutil
+import tempfile
 from typing import Any
 
 import torch
@@ -13,13 +16,17 @@ from llm2bids.model.quantization import quantization_of
 
 
 def load_weights(
-    place: Place, auto: Any, config: Any, *, dtype: torch.dtype | str, device: torch.device
+    place: Place, auto: Any, config: Any, *, dtype: torch.dtype | str, device: Any
 ) -> Any:
-    """Load a model's weights, and merge an adapter into them."""
+    """Load a model's weights onto a device, or by a device map, and merge an adapter into them."""
     from transformers.utils import logging
 
     keywords: dict[str, Any] = {}
-    if quantization_of(config) is not None:  # packed weights cannot be moved everywhere later
+    if not isinstance(device, torch.device):
+        offloaded = tempfile.mkdtemp(prefix="llm2bids-offload-")
+        atexit.register(shutil.rmtree, offloaded, ignore_errors=True)
+        keywords = {"device_map": device, "offload_folder": offloaded}
+    elif quantization_of(config) is not None:  # packed weights cannot be moved everywhere later
         keywords["device_map"] = {"": device}
     verbosity = logging.get_verbosity()
     logging.set_verbosity_error()  # its report of what does not fit is one message of ours

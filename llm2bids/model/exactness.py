@@ -16,6 +16,7 @@ import numpy.typing as npt
 import torch
 
 from llm2bids.exceptions import ModelError
+from llm2bids.model.device import describe_devices
 from llm2bids.model.generate import generate_batch, read_alone, read_batch
 from llm2bids.model.hooks import new_values
 from llm2bids.model.load import Batching, LoadedModel
@@ -166,7 +167,7 @@ def _exact_sites(loaded: LoadedModel) -> tuple[LoadedModel, SiteTable, Exactness
         refused=refused,
         lengths=measured.lengths,
         dtype=loaded.dtype,
-        device=loaded.device,
+        device=describe_devices(loaded.model) or loaded.device,
     )
     logger.info("exactness: %s (%.1f s)", exactness.summary(), time.perf_counter() - began)
     return loaded, kept, exactness

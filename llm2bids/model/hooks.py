@@ -155,6 +155,7 @@ class StepReader:
     ) -> None:
         self.sites = tuple(sites)
         self.deferred = torch.device(device).type != "cpu" if deferred is None else deferred
+        self._device = device  # where the outputs of a model on several are joined
         self._values = torch.from_numpy(values)
         self._n_prompts = values.shape[0]
         self._widths = [site.width for site in self.sites]
@@ -183,7 +184,7 @@ class StepReader:
             }
             self._originals.clear()
         held = [tensor for tensor in self._held if tensor is not None]
-        joined = torch.cat(held, dim=1).float()
+        joined = torch.cat([tensor.to(self._device) for tensor in held], dim=1).float()
         for prompt in range(self._n_prompts):
             self._values[prompt, step].copy_(joined[prompt], non_blocking=True)
         self._held = [None] * len(self.sites)
@@ -260,6 +261,7 @@ class PositionReader:
 
         def read(module: nn.Module, args: Any, output: Any) -> None:
             tensor = by_token(required_tensor(output, site), site, self._n_prompts)
-            self._targets[index].copy_(tensor[self._rows, self._columns])
+            rows, columns = self._rows.to(tensor.device), self._columns.to(tensor.device)
+            self._targets[index].copy_(tensor[rows, columns])
 
         return read

@@ -15,6 +15,7 @@ from llm2bids.model.architecture import auto_class, package_of
 from llm2bids.model.cache import weights_sha256
 from llm2bids.model.chat import Chat
 from llm2bids.model.checkpoint import load_weights
+from llm2bids.model.device import check_device, main_device, read_device_map
 from llm2bids.model.place import EMBEDDED, OFFER, WAY_ROUND, Place, checkpoint_files, locate_model
 from llm2bids.model.quantization import package_hint, quantization_of
 from llm2bids.model.random_weights import (
@@ -97,6 +98,7 @@ def load_model(
     name_or_path: str | Path = EMBEDDED,
     *,
     device: str = "auto",
+    device_map: str | Path | None = None,
     dtype: str = "auto",
     revision: str | None = None,
     trust_remote_code: bool = False,
@@ -110,14 +112,49 @@ def load_model(
     `adapter` is a folder with an adapter of the model, which is merged into its weights.
     """
     where, chosen = check_device(device), check_dtype(dtype)
+    devices = None if device_map is None else read_device_map(device_map, device)
     if random_weights is not None:
         check_seed(random_weights)
     place = locate_model(
         str(name_or_path), revision, trust_remote_code, dtype=dtype, adapter=adapter
     )
+    _check_together(place, revision, random_weights, device_map)
+    with _as_model_error(place) as noted, _without_collection():
+        config = noted["config"] = _load_config(place)
+        auto = auto_class(config, place.source, trust_remote_code=trust_remote_code)
+        tokenizer = load_tokenizer(place)
+        if random_weights is None:
+            model = load_weights(place, auto, config, dtype=chosen, device=devices or where)
+        else:
+            model = random_model(
+                config, seed=random_weights, dtype=chosen, trust_remote_code=trust_remote_code
+            )
+    model.eval().requires_grad_(False)
+    # quantized weights, and those of a device map, are where they were loaded
+    if quantization_of(model.config) is None and devices is None:
+        model.to(where)
+    neutral_generation(model, tokenizer)
+    return LoadedModel(
+        model=model,
+        tokenizer=tokenizer,
+        source=place.source,
+        dtype=str(model.dtype).removeprefix("torch."),
+        device=str(main_device(model, where)),
+        max_length=_max_length(model.config),
+        trust_remote_code=trust_remote_code,
+        random_weights=random_weights,
+        adapter=None if place.adapter is None else place.adapter.description,
+        **_identity(place, model, config, random_weights),
+    )
+
+
+def _check_together(
+    place: Place, revision: str | None, random_weights: int | None, device_map: str | Path | None
+) -> None:
+    """Refuse options that exclude each other."""
     if revision is not None and not place.is_on_hub:
         raise UsageError(
-            f"revision {revision!r}: {name_or_path} is not a hub model and has no revisions; leave "
+            f"revision {revision!r}: {place.source} is not a hub model and has no revisions; leave "
             "--revision out"
         )
     if random_weights is not None and place.adapter is not None:
@@ -125,67 +162,37 @@ def load_model(
             f"random weights and an adapter ({place.adapter.folder}): expected one of the two; the "
             "base model's architecture is the adapted model's"
         )
-    with _as_model_error(place) as noted, _without_collection():
-        config = noted["config"] = _load_config(place)
-        auto = auto_class(config, place.source, trust_remote_code=trust_remote_code)
-        tokenizer = load_tokenizer(place)
-        if random_weights is None:
-            model = load_weights(place, auto, config, dtype=chosen, device=where)
-        else:
-            model = random_model(
-                config, seed=random_weights, dtype=chosen, trust_remote_code=trust_remote_code
-            )
-    model.eval().requires_grad_(False)
-    if quantization_of(model.config) is None:  # quantized weights are where they were loaded
-        model.to(where)
-    neutral_generation(model, tokenizer)
-    name, label, sha256, commit = place.name, place.label, place.known_sha256, None
-    quantization = quantization_of(model.config) or place.quantization
+    other = "random weights" if random_weights is not None else place.adapter and "an adapter"
+    if device_map is not None and other:
+        raise UsageError(
+            f"device map {str(device_map)!r} and {other}, which need the whole model in memory; "
+            "expected one of the two"
+        )
+
+
+def _identity(place: Place, model: Any, config: Any, random_weights: int | None) -> dict[str, Any]:
+    """Name and hash what was loaded; transformers forgets a quantization that it undid."""
     if random_weights is not None:
-        name, label = random_name(name, random_weights), random_label(label, random_weights)
-        sha256, commit = state_sha256(model), getattr(config, "_commit_hash", None)
-        quantization = None
-    else:
-        if sha256 is None:
-            files, commit = _weight_files(place)
-            sha256 = weights_sha256(files)
-        sha256 = identity(sha256, place.adapter)
-    return LoadedModel(
-        model=model,
-        tokenizer=tokenizer,
-        name=name,
-        label=label,
-        source=place.source,
-        revision=commit,
-        weights_sha256=sha256,
-        dtype=str(model.dtype).removeprefix("torch."),
-        device=str(where),
-        max_length=_max_length(model.config),
-        trust_remote_code=trust_remote_code,
-        random_weights=random_weights,
-        adapter=None if place.adapter is None else place.adapter.description,
-        quantization=quantization,
-    )
-
-
-def check_device(device: str) -> torch.device:
-    """Find the device that a name means: auto, cpu, cuda, cuda:N or mps."""
-    if device == "auto":
-        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    try:
-        chosen = torch.device(device)
-    except RuntimeError:
-        chosen = None
-    if chosen is None or chosen.type not in ("cpu", "cuda", "mps"):
-        raise UsageError(f"device {device!r} is unknown; expected auto, cpu, cuda, cuda:N or mps")
-    is_here = {
-        "cpu": True,
-        "cuda": torch.cuda.is_available() and (chosen.index or 0) < torch.cuda.device_count(),
-        "mps": torch.backends.mps.is_available(),
+        return {
+            "name": random_name(place.name, random_weights),
+            "label": random_label(place.label, random_weights),
+            "revision": getattr(config, "_commit_hash", None),
+            "weights_sha256": state_sha256(model),
+        }
+    sha256, commit = place.known_sha256, None
+    if sha256 is None:
+        files, commit = _weight_files(place)
+        sha256 = weights_sha256(files)
+    stored = quantization_of(config)
+    if stored is not None and quantization_of(model.config) is None:
+        stored += f", dequantized to {model.dtype}".replace("torch.", "")
+    return {
+        "name": place.name,
+        "label": place.label,
+        "revision": commit,
+        "weights_sha256": identity(sha256, place.adapter),
+        "quantization": stored or place.quantization,
     }
-    if not is_here[chosen.type]:
-        raise UsageError(f"device {device!r} is not on this machine; use auto or cpu")
-    return chosen
 
 
 def check_dtype(dtype: str) -> torch.dtype | str:

@@ -9,9 +9,10 @@ from typing import Any
 import numpy as np
 import torch
 
+from llm2bids.model.device import check_device
 from llm2bids.model.generate import generate_batch
 from llm2bids.model.hooks import new_values
-from llm2bids.model.load import DTYPES, NO_LIMIT, LoadedModel, check_device
+from llm2bids.model.load import DTYPES, NO_LIMIT, LoadedModel
 from llm2bids.model.outline import Outline
 from llm2bids.model.random_weights import random_model
 from llm2bids.model.units import Site

@@ -10,7 +10,7 @@ _PACKAGES = {
     "compressed-tensors": "compressed-tensors",
     "eetq": "eetq",
     "fbgemm_fp8": "fbgemm-gpu",
-    "gptq": "gptqmodel",
+    "gptq": "optimum gptqmodel",
     "higgs": "flute-kernel",
     "hqq": "hqq",
     "quanto": "optimum-quanto",

@@ -29,6 +29,13 @@ def weight_norms(loaded: LoadedModel, sites: Sequence[Site]) -> npt.NDArray[np.f
 
 
 def _norms(module: nn.Module, width: int) -> npt.NDArray[np.float32] | None:
+    from accelerate.utils import align_module_device  # type: ignore[import-untyped]
+
+    with align_module_device(module):  # brings weights that a device map left on the disk
+        return _norms_here(module, width)
+
+
+def _norms_here(module: nn.Module, width: int) -> npt.NDArray[np.float32] | None:
     weight: Tensor | None = module._parameters.get("weight")
     if weight is None or not weight.is_floating_point():
         return None

@@ -4,7 +4,6 @@ import importlib
 import json
 import re
 import shutil
-import subprocess
 import sys
 from pathlib import Path
 
@@ -16,6 +15,7 @@ from llm2bids.exceptions import ModelError, UsageError
 from llm2bids.model.load import load_model
 from llm2bids.model.outline import outline
 from llm2bids.model.sites import find_sites
+from tests.brought import bring
 from tests.tiny_models import save_tiny_model
 
 ROOT = Path(__file__).parents[2]
@@ -36,16 +36,8 @@ def peft(monkeypatch):
     It is no part of the test environment, where an adapter has to be refused.
     """
     if importlib.util.find_spec("peft") is None:
-        pinned = re.search(r"^peft==\S+", (ROOT / "lock.txt").read_text(), re.MULTILINE)[0]
-        folder = ROOT / ".cache" / pinned
-        if not (folder / "peft").is_dir():
-            command = [sys.executable, "-m", "pip", "install", "--quiet", "--no-deps"]
-            done = subprocess.run(
-                [*command, "--target", folder, pinned], capture_output=True, text=True
-            )
-            if done.returncode:
-                pytest.skip(f"{pinned} cannot be installed: {done.stderr.strip()[-200:]}")
-        monkeypatch.syspath_prepend(folder)
+        lock = (ROOT / "lock.txt").read_text()
+        bring(monkeypatch, re.search(r"^peft==\S+", lock, re.MULTILINE)[0])
     return importlib.import_module("peft")
 
 
