@@ -35,11 +35,11 @@ BATCHING = {"padded": "any length", "equal": "one length", "single": "one by one
 
 HEADER = """# Models
 
-What is recorded of each causal architecture of transformers {version}, made by
-`scripts/models_table.py`: a tiny model of each with random weights answers {n_prompts} prompts of
-unequal length. Every recorded value was compared with plain hooks on a forward pass over the
-finished text alone, without cache, mask or padding; "right" means that no site differs by more
-than {tolerance} of its largest value.
+What is recorded of each causal architecture of transformers {version}, and of each model of images
+and text, made by `scripts/models_table.py`: a tiny model of each with random weights answers
+{n_prompts} prompts of unequal length. Every recorded value was compared with plain hooks on a
+forward pass over the finished text alone, without cache, mask or padding; "right" means that no
+site differs by more than {tolerance} of its largest value.
 
 Before every scan your own model is checked in the same way: see
 [Batches and padding](../explanation/recording.md#batches-and-padding). `llm2bids sites --skipped`
