@@ -39,12 +39,12 @@ def is_analysis(out_dir: Path) -> bool:
 
 def check_analysis(out_dir: Path, *, progress: bool = False) -> Check:
     """Compare the results of `analyze` with their checksums."""
-    found: dict[PurePosixPath, list[str]] = defaultdict(list)
+    faults: dict[PurePosixPath, list[str]] = defaultdict(list)
     there = bool(data_files(out_dir / FOLDER, "*.sha256"))
     if not there:
-        found[FOLDER].append("the results have no checksums; earlier versions wrote none")
-    n_files = check_sums(out_dir, found, progress=progress) if there else 0
-    return Check(path=out_dir, faults=faults_of(found), n_files=n_files, n_runs=0)
+        faults[FOLDER].append("the results have no checksums; earlier versions wrote none")
+    n_files = check_sums(out_dir, faults, progress=progress) if there else 0
+    return Check(path=out_dir, faults=faults_of(faults), n_files=n_files, n_runs=0)
 
 
 def _list(out_dir: Path, patterns: Iterable[str]) -> str:

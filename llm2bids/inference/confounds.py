@@ -117,8 +117,6 @@ def load_confounds(
 def _strategy_columns(strategy: Sequence[str]) -> list[str]:
     """Give the columns of strategies.
 
-    Examples
-    --------
     >>> _strategy_columns(["length", "prefill"])
     ['prompt_tokens']
     """
@@ -135,8 +133,6 @@ def token_confounds(
 ) -> pd.DataFrame:
     """Make confounds of a run from its transcript, (n_volumes, n_columns).
 
-    Examples
-    --------
     >>> rows = pd.DataFrame({"volume": [0, 1, 2, 3], "trial": [0, 0, 1, 1], "block": 0,
     ...     "trial_type": "a", "prompt_id": ["p", "p", "q", "q"], "position": [1, 2, 1, 2],
     ...     "prompt_tokens": [5, 5, 8, 8]})
@@ -183,8 +179,8 @@ def _load(
     series = open_image(image)
     n_volumes = series.n_volumes
     trials = volume_trials(transcript, n_volumes)
-    told = [column for column in columns if column != "global_signal"]
-    table = token_confounds(transcript, n_volumes, told)
+    from_transcript = [column for column in columns if column != "global_signal"]
+    table = token_confounds(transcript, n_volumes, from_transcript)
     if "global_signal" in columns:
         mask = open_image(_brain_mask(folder, name), series)
         table["global_signal"] = global_signal(series, np.argwhere(mask.volume() > 0))
@@ -225,10 +221,10 @@ def _derived_files(image: Path) -> tuple[Path, str]:
 
 
 def _brain_mask(folder: Path, name: str) -> Path:
-    found = data_files(folder, f"{name}_space-*_desc-brain_mask.nii.gz")
-    if len(found) != 1:
+    masks = data_files(folder, f"{name}_space-*_desc-brain_mask.nii.gz")
+    if len(masks) != 1:
         raise InferenceError(
-            f"{folder}: {len(found)} files {name}_space-*_desc-brain_mask.nii.gz, expected one; "
+            f"{folder}: {len(masks)} files {name}_space-*_desc-brain_mask.nii.gz, expected one; "
             "record the run again, or leave global_signal out"
         )
-    return found[0]
+    return masks[0]

@@ -16,8 +16,6 @@ _WORDS = (("-", "Minus"), ("+", "Plus"), ("*", "Times"), ("/", "Over"), (".", "P
 def contrast_label(expression: str) -> str:
     """Turn a contrast expression into a BIDS label, as nilearn names its maps.
 
-    Examples
-    --------
     >>> contrast_label("tea - coffee")
     'teaMinusCoffee'
     >>> contrast_label("0.5 * tea")
@@ -34,8 +32,6 @@ def named_contrasts(
 ) -> dict[str, str]:
     """Give every contrast a BIDS label.
 
-    Examples
-    --------
     >>> named_contrasts(None, ["tea", "coffee"])
     {'tea': 'tea', 'coffee': 'coffee'}
     >>> named_contrasts(["tea - coffee"], [])
@@ -63,8 +59,6 @@ def contrast_vector(expression: str, design: pd.DataFrame) -> npt.NDArray[np.flo
 
     Shape of the result: (n_columns,).
 
-    Examples
-    --------
     >>> contrast_vector("tea - coffee", pd.DataFrame(columns=["coffee", "tea", "constant"]))
     array([-1.,  1.,  0.])
     """
@@ -84,8 +78,6 @@ def contrast_vector(expression: str, design: pd.DataFrame) -> npt.NDArray[np.flo
 def has_contrast(expression: str, trial_types: Sequence[str]) -> bool:
     """Say whether an expression can be evaluated over these trial types.
 
-    Examples
-    --------
     >>> has_contrast("tea - coffee", ["tea"])
     False
     """

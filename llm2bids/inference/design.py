@@ -17,8 +17,6 @@ def prompt_design(
     The off prompts (trial type ``""``) are the implicit baseline. With one trial type the ordinary
     least squares fit of this design is the two-sample t test with pooled variance.
 
-    Examples
-    --------
     >>> prompt_design(["", "tea", "tea", ""])
        tea  constant
     0  0.0       1.0
@@ -83,8 +81,6 @@ def token_design(
 def checked_design(design: pd.DataFrame) -> pd.DataFrame:
     """Return a design matrix if a linear model can be fitted with it.
 
-    Examples
-    --------
     >>> len(checked_design(pd.DataFrame({"a": [1.0, 0.0, 1.0], "constant": [1.0, 1.0, 1.0]})))
     3
     """

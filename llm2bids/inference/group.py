@@ -105,7 +105,8 @@ def _versus_others(simple: Sequence[Condition], index: int) -> GroupContrast:
         description=f"{simple[index].label} against the mean of the other tasks, within "
         "participant.",
         weights=tuple(
-            (condition, 1.0 if place == index else others) for place, condition in enumerate(simple)
+            (condition, 1.0 if position == index else others)
+            for position, condition in enumerate(simple)
         ),
         against="others",
     )

@@ -195,8 +195,8 @@ def _write_thresholded(
     writer: GroupWriter, z: npt.NDArray[np.float64], options: GroupOptions
 ) -> list[Path]:
     """Write what stays of z (n_units,) above the threshold, and the table of its clusters."""
-    control, image = options.height_control, writer.image(z.astype(np.float32))
-    grid, affine = np.asarray(image.dataobj), writer.inputs.space.affine
+    control, space = options.height_control, writer.inputs.space
+    grid = grid_of(z.astype(np.float32), writer.inputs.voxels, space)
     threshold = height_threshold(z, alpha=options.alpha, height_control=control)
     clusters = find_clusters(grid, threshold, options.cluster_threshold)
     more: dict[str, object] = {
@@ -209,7 +209,11 @@ def _write_thresholded(
     write_table(
         path,
         cluster_table(
-            grid, affine, clusters, stat_threshold=threshold, min_distance=options.min_distance
+            grid,
+            space.affine,
+            clusters,
+            stat_threshold=threshold,
+            min_distance=options.min_distance,
         ),
     )
     kept = cluster_map(grid, clusters)
@@ -217,7 +221,7 @@ def _write_thresholded(
     if options.true_discovery_threshold is not None:
         height = options.true_discovery_threshold
         bound = true_discoveries(
-            image, mask_img=writer.mask_img, threshold=height, alpha=options.alpha
+            writer.image(z), mask_img=writer.mask_img, threshold=height, alpha=options.alpha
         )
         description = "Lower bound of the share of active units in each cluster (one-sided)."
         more = {"ClusterFormingZ": height, "Alpha": options.alpha}

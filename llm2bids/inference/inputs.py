@@ -91,8 +91,6 @@ def _chosen_labels(
 ) -> tuple[str, ...]:
     """Check labels that were asked for against those that exist.
 
-    Examples
-    --------
     >>> _chosen_labels(["sub-02", "01"], ["01", "02"], prefix="sub-", where=Path("d"))
     ('02', '01')
     """

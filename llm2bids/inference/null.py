@@ -115,39 +115,38 @@ def measure_null(
     crop = cropped(chosen, parts[1])
     jobs = [
         delayed(tally_group)(
-            [runs[place] for place in places], *parts, crop,
+            [runs[number] for number in numbers], *parts, crop,
             n_perm=n_perm, random_state=derive_seed(seed, "null", "group", index),
         )
-        for index, places in enumerate(groups)
+        for index, numbers in enumerate(groups)
     ]  # fmt: skip
-    found = [run.tallies for run in runs], _in_parallel(jobs, "groups", n_cpus, progress)
-    n_replicates = len(set(replicates))
-    widening = widening_of(n_groups, group_size, n_replicates)
+    levels = [run.tallies for run in runs], _in_parallel(jobs, "groups", n_cpus, progress)
     tallies = [
         (key, index, tally)
-        for level in found
+        for level in levels
         for index, tallied in enumerate(level)
         for key, tally in tallied.items()
     ]
+    n_replicates = len(set(replicates))
+    widening = widening_of(n_groups, group_size, n_replicates)
+    sizes = {
+        "n_runs": len(runs),
+        "n_participants": n_replicates,
+        "n_groups": n_groups,
+        "group_size": group_size,
+        "n_units": inputs.space.n_units,
+        "n_tested": int(tested.sum()),
+        "panel_site": _panel_site(inputs.space),
+        "panel_voxels": int(panel.sum()),
+        "n_perm": n_perm,
+        "n_flips": FLIPS,
+        "cluster_forming_p": CLUSTER_P,
+        "seed": seed,
+    }
     return NullMeasurement(
         rates=tuple(rates_of(tallies, widening=widening)),
         shares=_shares(tallies),
-        about={
-            **_design(inputs),
-            "confounds": list(confounds),
-            "n_runs": len(runs),
-            "n_participants": n_replicates,
-            "n_groups": n_groups,
-            "group_size": group_size,
-            "n_units": inputs.space.n_units,
-            "n_tested": int(tested.sum()),
-            "panel_site": _panel_site(inputs.space),
-            "panel_voxels": int(panel.sum()),
-            "n_perm": n_perm,
-            "n_flips": FLIPS,
-            "cluster_forming_p": CLUSTER_P,
-            "seed": seed,
-        },
+        about={**_design(inputs), "confounds": list(confounds), **sizes},
     )
 
 
@@ -212,8 +211,8 @@ def draw_groups(
     rng = derive_generator(seed, "null", "groups")
     return [
         tuple(
-            int(rng.choice(runs_of[labels[place]]))
-            for place in sorted(rng.choice(len(labels), group_size, replace=False))
+            int(rng.choice(runs_of[labels[number]]))
+            for number in sorted(rng.choice(len(labels), group_size, replace=False))
         )
         for _ in range(n_groups)
     ]
@@ -237,8 +236,8 @@ def _panel_site(space: Space) -> str:
     widths = [site.width for site in space.sites]
     wanted = max((width for width in widths if width <= LARGEST_PANEL), default=min(widths))
     candidates = [
-        (abs(2 * place - len(space.sites)), site.name)
-        for place, site in enumerate(space.sites)
+        (abs(2 * number - len(space.sites)), site.name)
+        for number, site in enumerate(space.sites)
         if site.width == wanted
     ]
     return min(candidates)[1]

@@ -235,11 +235,11 @@ def z_tally(z: npt.NDArray[np.floating[Any]]) -> Tally:
     >>> tally.exceed[0.05], tally.detections
     (3, {'bonferroni': True, 'fdr': True})
     """
-    found = thresholds(z, alpha=FAMILY_ALPHA)
+    above = thresholds(z, alpha=FAMILY_ALPHA)
     return Tally(
         exceed={level: int((np.abs(z) >= stats.norm.isf(level / 2)).sum()) for level in LEVELS},
         n_tests=z.size,
-        detections={name: bool(found[name]["n_units"]) for name in ("bonferroni", "fdr")},
+        detections={name: bool(above[name]["n_units"]) for name in ("bonferroni", "fdr")},
     )
 
 

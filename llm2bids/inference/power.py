@@ -41,8 +41,6 @@ def unit_alpha(
 ) -> float:
     """Give the error rate that one unit's test is left with after a correction.
 
-    Examples
-    --------
     >>> unit_alpha(0.05, "bonferroni", n_units=1000)
     5e-05
     >>> round(unit_alpha(0.05, "fdr", n_units=1000), 5)
@@ -112,13 +110,13 @@ def recommend_designs(
                 for count in sorted(n_participants)
                 if max_prompts is None or count * prompts <= max_prompts
             ]
-            found = _fewest_participants(
+            design = _fewest_participants(
                 components, effect_size, allowed, power=power, n_prompts=prompts, n_tokens=tokens,
                 alpha=alpha, off_per_on=off_per_on,
             )  # fmt: skip
-            if found and (tokens not in best or found.cost < best[tokens].cost):
-                best[tokens] = found
-    return tuple(sorted(best.values(), key=lambda one: (one.cost, one.n_participants)))
+            if design and (tokens not in best or design.cost < best[tokens].cost):
+                best[tokens] = design
+    return tuple(sorted(best.values(), key=lambda design: (design.cost, design.n_participants)))
 
 
 def _fewest_participants(

@@ -222,8 +222,6 @@ def powers_below(limit: int) -> tuple[int, ...]:
 def why_no_parts(options: AnalysisOptions) -> str:
     """Say why a model has no effects of a part of the prompts; empty where it has.
 
-    Examples
-    --------
     >>> why_no_parts(AnalysisOptions())
     ''
     """

@@ -6,9 +6,9 @@ from typing import Any, Literal
 
 import numpy as np
 import numpy.typing as npt
+from scipy import stats
 
 from llm2bids.exceptions import InferenceError
-from llm2bids.inference.intervals import binomial_interval
 
 Verdict = Literal["inside", "inflated", "conservative", "undecided"]
 
@@ -63,8 +63,6 @@ def unit_rate(
 ) -> Rate:
     """Estimate the share of units that are called significant.
 
-    Examples
-    --------
     >>> rate = unit_rate("prompt_ols", 0.05, [4, 6, 5, 5], [100, 100, 100, 100])
     >>> rate.measured, rate.verdict
     (0.05, 'inside')
@@ -98,8 +96,6 @@ def unit_rate(
 def family_rate(pipeline: str, kind: str, detections: Sequence[bool]) -> Rate:
     """Estimate the share of runs or groups in which anything is detected.
 
-    Examples
-    --------
     >>> family_rate("prompt_ols", "fdr", [True, False, False, True]).measured
     0.5
     """
@@ -121,13 +117,27 @@ def family_rate(pipeline: str, kind: str, detections: Sequence[bool]) -> Rate:
     )
 
 
+def binomial_interval(
+    n_hits: int,
+    n: int,
+    confidence: float = 0.95,
+    *,
+    method: Literal["wilson", "exact"] = "wilson",
+) -> tuple[float, float]:
+    """Give the binomial interval of a share: Wilson's, or Clopper and Pearson's ("exact").
+
+    >>> [round(bound, 3) for bound in binomial_interval(47, 48)]
+    [0.891, 0.996]
+    """
+    interval = stats.binomtest(n_hits, n).proportion_ci(confidence, method=method)
+    return float(interval.low), float(interval.high)
+
+
 def mean_interval(
     shares: npt.NDArray[np.floating[Any]], *, random_state: int = 0
 ) -> tuple[float, float]:
     """Give the interval of a mean over runs: percentiles of the bootstrap; shares (n_runs,).
 
-    Examples
-    --------
     >>> mean_interval(np.array([0.5, 0.5, 0.5]))
     (0.5, 0.5)
     """
@@ -146,8 +156,6 @@ def widening_of(n_groups: int, group_size: int, n_participants: int) -> float:
     were drawn add their own share, and differ less than independent ones as they are drawn without
     replacement.
 
-    Examples
-    --------
     >>> round(widening_of(200, 8, 60), 2)
     5.65
     """
@@ -161,8 +169,6 @@ def unit_verdict(nominal: float, measured: float, low: float, high: float) -> Ve
     Inside the band of `BANDS`; inflated or conservative where rate and interval lie beyond it on
     one side; undecided where the rate lies outside but the runs are too few to tell.
 
-    Examples
-    --------
     >>> unit_verdict(0.05, 0.11, 0.09, 0.13), unit_verdict(0.05, 0.07, 0.03, 0.11)
     ('inflated', 'undecided')
     """
@@ -182,8 +188,6 @@ def family_verdict(n: int, low: float, high: float) -> Verdict:
     Whether the interval lies around, above or below `FAMILY_ALPHA`; undecided where there are too
     few to tell an inflation.
 
-    Examples
-    --------
     >>> family_verdict(60, 0.01, 0.14), family_verdict(60, 0.85, 1.0), family_verdict(9, 0.0, 0.3)
     ('inside', 'inflated', 'undecided')
     """
@@ -200,8 +204,6 @@ def overall_verdict(rates: Sequence[Rate]) -> Verdict:
     Inflated if any rate is. Otherwise the single units decide where there are any (a correction for
     many correlated units may well be conservative).
 
-    Examples
-    --------
     >>> overall_verdict([family_rate("tfce", "tfce", [True] * 20)])
     'inflated'
     """
@@ -210,7 +212,7 @@ def overall_verdict(rates: Sequence[Rate]) -> Verdict:
     if any(rate.verdict == "inflated" for rate in rates):
         return "inflated"
     deciding = [rate for rate in rates if rate.kind == "unit"] or list(rates)
-    found = {rate.verdict for rate in deciding}
-    if "undecided" in found:
+    verdicts = {rate.verdict for rate in deciding}
+    if "undecided" in verdicts:
         return "undecided"
-    return "conservative" if "conservative" in found else "inside"
+    return "conservative" if "conservative" in verdicts else "inside"

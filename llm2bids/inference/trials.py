@@ -14,8 +14,6 @@ _NEEDED = ("volume", "trial", "block", "trial_type", "prompt_id")
 def volume_trials(transcript: pd.DataFrame, n_volumes: int) -> npt.NDArray[np.int64]:
     """Say for every volume which trial it belongs to, (n_volumes,).
 
-    Examples
-    --------
     >>> rows = pd.DataFrame({"volume": [0, 1, 2], "trial": [4, 4, 7], "block": 0,
     ...                      "trial_type": ["a", "a", None], "prompt_id": ["p", "p", "q"]})
     >>> volume_trials(rows, 3)
@@ -43,8 +41,6 @@ def volume_trials(transcript: pd.DataFrame, n_volumes: int) -> npt.NDArray[np.in
 def trial_table(transcript: pd.DataFrame, n_volumes: int) -> pd.DataFrame:
     """List the trials of a run in the order of presentation.
 
-    Examples
-    --------
     >>> rows = pd.DataFrame({"volume": [0, 1, 2], "trial": [4, 4, 7], "block": [0, 0, 1],
     ...                      "trial_type": ["a", "a", "n/a"], "prompt_id": ["p", "p", "q"]})
     >>> trial_table(rows, 3)
@@ -82,16 +78,16 @@ def same_conditions(
     volumes = transcript["volume"].dropna().to_numpy(dtype=np.int64)
     shown = transcript[transcript["volume"].notna()].assign(volume=volumes).sort_values("volume")
     types = shown["trial_type"].astype("object").where(shown["trial_type"].notna(), "")
-    told = types.replace("n/a", "").to_numpy(dtype=object)
+    recorded = types.replace("n/a", "").to_numpy(dtype=object)
     kinds, fault = _conditions_of_volumes(events, len(shown), t_r)
-    different = np.flatnonzero(kinds != told)
+    different = np.flatnonzero(kinds != recorded)
     if not fault and not different.size:
         return transcript, events
     volume = int(different[0]) if different.size else 0
     problem = fault or (
         f"volume {volume} ({volume * t_r:g} s) is {kinds[volume] or 'off'!r} in events.tsv and "
-        f"{told[volume] or 'off'!r} in the transcript ({different.size} of {len(shown)} volumes "
-        "differ)"
+        f"{recorded[volume] or 'off'!r} in the transcript ({different.size} of {len(shown)} "
+        "volumes differ)"
     )
     if use is None:
         raise InferenceError(
@@ -99,7 +95,7 @@ def same_conditions(
             "`--use transcript` or `--use events` (in Python use='events'), or restore the file"
         )
     if use == "transcript":
-        return transcript, _events_of(shown.assign(trial_type=told), t_r)
+        return transcript, _events_of(shown.assign(trial_type=recorded), t_r)
     if fault:
         raise InferenceError(f"{name}: {fault}; mend events.tsv, or `--use transcript`")
     mixed = pd.Series(kinds).groupby(shown["trial"].to_numpy()).nunique()

@@ -64,8 +64,6 @@ class VarianceComponents:
 def mean_variance(n_tokens: int, autocorrelation: float) -> float:
     """Give the variance of the mean of correlated tokens of variance 1.
 
-    Examples
-    --------
     >>> mean_variance(4, 0.0), mean_variance(2, 0.5)
     (0.25, 0.75)
     """
@@ -116,21 +114,21 @@ def estimate_components(
 
 def shipped_components() -> VarianceComponents:
     """Read the components that were measured for the embedded model."""
-    place = importlib.resources.files("llm2bids.inference") / _MEASURED
-    return read_components(json.loads(place.read_text(encoding="utf-8")))
+    file = importlib.resources.files("llm2bids.inference") / _MEASURED
+    return read_components(json.loads(file.read_text(encoding="utf-8")))
 
 
-def read_components(about: Mapping[str, Any]) -> VarianceComponents:
+def read_components(values: Mapping[str, Any]) -> VarianceComponents:
     """Read components from what `VarianceComponents` holds."""
     names = ("participant", "prompt", "token", "autocorrelation")
     try:
-        numbers = {name: float(about[name]) for name in names}
+        numbers = {name: float(values[name]) for name in names}
     except (KeyError, TypeError, ValueError) as error:
         raise InferenceError(
             f"variance components: {error} is missing or no number; expected {', '.join(names)}, "
             "as scripts/power_figure.py writes"
         ) from None
-    return VarianceComponents(**numbers, source=str(about.get("source", "")))
+    return VarianceComponents(**numbers, source=str(values.get("source", "")))
 
 
 def write_components(components: VarianceComponents) -> str:
@@ -144,7 +142,7 @@ def _cells(
     """List the rows of each condition of each run."""
     keys = list(zip(participants.tolist(), tasks.tolist(), on.tolist(), strict=True))
     return {
-        key: np.array([row for row, one in enumerate(keys) if one == key])
+        key: np.array([row for row, other in enumerate(keys) if other == key])
         for key in dict.fromkeys(keys)
     }
 
@@ -157,8 +155,8 @@ def _fit(between: Floats) -> tuple[float, float, float]:
         g = [mean_variance(count, autocorrelation) for count in counts]
         weights = 1 / between  # the same relative error everywhere
         design = np.column_stack([np.ones(between.size), g]) * weights[:, np.newaxis]
-        found, residual = optimize.nnls(design, between * weights)
-        return found, float(residual)
+        fitted, residual = optimize.nnls(design, between * weights)
+        return fitted, float(residual)
 
     if between.size == 2:  # two points: no autocorrelation can be told
         return (*map(float, solve(0.0)[0]), 0.0)  # type: ignore[return-value]

@@ -12,9 +12,8 @@ import pandas as pd
 from tqdm.auto import tqdm
 
 from llm2bids.exceptions import InterventionError, UsageError
-from llm2bids.inference.intervals import binomial_interval
 from llm2bids.inference.provenance import Provenance
-from llm2bids.inference.rates import mean_interval
+from llm2bids.inference.rates import binomial_interval, mean_interval
 from llm2bids.intervention.answers import Answered, answer, answer_nll, replayed_map
 from llm2bids.intervention.directions import (
     DirectionKind,

@@ -9,7 +9,7 @@ import numpy as np
 import numpy.typing as npt
 
 from llm2bids.exceptions import InterventionError
-from llm2bids.inference.intervals import binomial_interval
+from llm2bids.inference.rates import binomial_interval
 
 Floats = npt.NDArray[np.float64]
 

@@ -47,7 +47,7 @@ from llm2bids.network.repeatability import (
     split_participants,
     split_prompts,
 )
-from llm2bids.network.task_networks import Against, task_networks
+from llm2bids.network.task_networks import Against, TaskNetwork, task_networks
 from llm2bids.options import split_options, takes_options
 from llm2bids.space.space import Space
 
@@ -146,12 +146,11 @@ def measure_findings(
             f"findings: effects of {effects.mask.size} units, space {space.label} has "
             f"{space.n_units}; expected effects of this space"
         )
-    share, seed, circular = options.share, options.seed, options.allow_circular
-    again: dict[str, Any] = {"seed": seed, "allow_circular": circular}
     widths = [site.width for site in space.sites]
     sites = np.repeat(np.arange(len(widths)), widths)[effects.mask]
-    n_on, n_off, n_tokens = sizes
     parts = _parts(effects, samples, options, sites, sizes)
+    again: dict[str, Any] = {"seed": options.seed, "allow_circular": options.allow_circular}
+    n_on, n_off, n_tokens = sizes
     sentence = caution(effects.options)
     return Findings(
         space=space.label,
@@ -164,33 +163,17 @@ def measure_findings(
         n_on=n_on,
         n_off=n_off,
         n_tokens=n_tokens,
-        networks=tuple(
-            network
-            for against in _against(effects)
-            for network in task_networks(
-                effects,
-                space,
-                against=against,
-                top_percent=options.top_percent,
-                alpha=options.alpha,
-                min_cohens_d=options.min_cohens_d,
-            )
-        ),
+        networks=_networks(effects, space, options),
         overlap=measure_overlap(
             effects,
-            share=share,
+            share=options.share,
             sites=sites,
             n_boot=options.n_boot,
             n_perm=options.n_perm,
-            seed=seed,
+            seed=options.seed,
         ),
-        repeatability=Repeatability(
-            single_run=compare_single_maps(effects, allow_circular=circular),
-            participants=split_participants(effects, share=share, **again),
-            prompts=parts.halves,
-            icc=agreement(effects),
-        ),
-        identification=identify_left_out(effects, allow_circular=circular),
+        repeatability=_repeatability(effects, parts.halves, options),
+        identification=identify_left_out(effects, allow_circular=options.allow_circular),
         by_prompts=parts.by_prompts,
         by_tokens=parts.by_tokens,
         controls=(
@@ -201,6 +184,38 @@ def measure_findings(
         omitted=parts.omitted,
         cautions=() if sentence is None else (sentence,),
         provenance=effects.provenance,
+    )
+
+
+def _networks(effects: Effects, space: Space, options: FindingsOptions) -> tuple[TaskNetwork, ...]:
+    """Make the networks against off, and against the other tasks where all are trial types."""
+    simple = all(condition.is_trial_type for condition in effects.conditions)
+    kinds: tuple[Against, ...] = ("off", "others") if simple else ("off",)
+    return tuple(
+        network
+        for against in kinds
+        for network in task_networks(
+            effects,
+            space,
+            against=against,
+            top_percent=options.top_percent,
+            alpha=options.alpha,
+            min_cohens_d=options.min_cohens_d,
+        )
+    )
+
+
+def _repeatability(
+    effects: Effects, halves: SplitHalf | None, options: FindingsOptions
+) -> Repeatability:
+    circular = options.allow_circular
+    return Repeatability(
+        single_run=compare_single_maps(effects, allow_circular=circular),
+        participants=split_participants(
+            effects, share=options.share, seed=options.seed, allow_circular=circular
+        ),
+        prompts=halves,
+        icc=agreement(effects),
     )
 
 
@@ -278,12 +293,6 @@ def _parts(
             )
             parts.controls += () if control is None else (control,)
     return parts
-
-
-def _against(effects: Effects) -> tuple[Against, ...]:
-    """Say what networks stand against: the other tasks only where all are trial types."""
-    simple = all(condition.is_trial_type for condition in effects.conditions)
-    return ("off", "others") if simple else ("off",)
 
 
 def check_maps(maps: Effects, fitted: Effects, out_dir: Path) -> None:

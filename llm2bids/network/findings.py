@@ -128,7 +128,7 @@ class Findings:
     @property
     def curve(self) -> pd.DataFrame:
         """Both curves in one table, each point once."""
-        curves = [one.table() for one in (self.by_prompts, self.by_tokens) if one is not None]
+        curves = [curve.table() for curve in (self.by_prompts, self.by_tokens) if curve is not None]
         if not curves:
             return pd.DataFrame(columns=["n_tokens", "n_prompts", "accuracy"])
         points = pd.concat(curves, ignore_index=True)
@@ -148,10 +148,10 @@ class Findings:
         folder = Path(out_dir) / FOLDER
         remove_findings(Path(out_dir))
         files: list[Path] = []
-        for one in self.networks:
-            path, image = folder / one.table, folder / one.image
-            one.network.save(path)
-            nib.save(one.network.to_img(space, statistic="effect"), image)
+        for network in self.networks:
+            path, image = folder / network.table, folder / network.image
+            network.network.save(path)
+            nib.save(network.network.to_img(space, statistic="effect"), image)
             files += [path, image]
         tables = {
             "findings": self.table(),
@@ -181,10 +181,10 @@ class Findings:
         try:
             content: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
             networks = tuple(
-                from_plain(TaskNetwork, one, network=load_network(path.parent / one["table"]))
-                for one in content["networks"]
+                from_plain(TaskNetwork, part, network=load_network(path.parent / part["table"]))
+                for part in content["networks"]
             )
-            controls = tuple(from_plain(Control, one) for one in content["controls"]["all"])
+            controls = tuple(from_plain(Control, part) for part in content["controls"]["all"])
             return from_plain(cls, content, networks=networks, controls=controls)
         except (KeyError, TypeError, ValueError, AttributeError, OSError, RecursionError) as error:
             raise NetworkError(
@@ -197,14 +197,14 @@ class Findings:
         content: dict[str, Any] = to_plain(self)
         content["networks"] = [
             {
-                **to_plain(one),
+                **to_plain(network),
                 "summary": to_plain(
-                    one.network.summary(space)
+                    network.network.summary(space)
                     .sort_values("n_units", ascending=False, kind="stable")
                     .head(_MOST_SITES)
                 ),
             }
-            for one in self.networks
+            for network in self.networks
         ]
         content["overlap"]["pairs"] = to_plain(self.overlap.pairs())
         content["repeatability"]["tasks"] = to_plain(self.repeatability.table())
@@ -238,20 +238,21 @@ class Findings:
         }
 
     def _identified(self) -> Iterator[tuple[object, ...]]:
-        found = self.identification
+        identified = self.identification
         yield (
             "identification",
             "accuracy",
-            found.accuracy,
-            *found.interval(),
-            f"{found.n_correct} of {found.n_tests} maps of left-out participants, {TAKEN_OFF} "
-            f"({found.n_correct_with_mean} with it left in), chance {found.chance:.2f}",
+            identified.accuracy,
+            *identified.interval(),
+            f"{identified.n_correct} of {identified.n_tests} maps of left-out participants, "
+            f"{TAKEN_OFF} ({identified.n_correct_with_mean} with it left in), chance "
+            f"{identified.chance:.2f}",
         )
         for control in self.controls[:2]:
-            for one in control.measures:
+            for measure in control.measures:
                 yield (
-                    *("identification", control.name, one.value, one.low, one.high),
-                    f"mean of {one.n_draws} draws, and where 95 % of them lie",
+                    *("identification", control.name, measure.value, measure.low, measure.high),
+                    f"mean of {measure.n_draws} draws, and where 95 % of them lie",
                 )
 
     def _overlaps(self) -> Iterator[tuple[object, ...]]:
@@ -284,12 +285,13 @@ class Findings:
             )
 
     def _sizes(self) -> Iterator[tuple[object, ...]]:
-        for one in self.networks:
-            if one.against == "off":
+        for network in self.networks:
+            if network.against == "off":
                 yield (
-                    *("networks", one.task, float(one.n_units), np.nan, np.nan),
-                    f"units ({one.criterion}); {one.n_fdr:,} of them and {one.n_fdr_anywhere:,} of "
-                    f"all {self.n_units:,} pass false discovery rate {one.alpha:g}, unit by unit",
+                    *("networks", network.task, float(network.n_units), np.nan, np.nan),
+                    f"units ({network.criterion}); {network.n_fdr:,} of them and "
+                    f"{network.n_fdr_anywhere:,} of all {self.n_units:,} pass false discovery rate "
+                    f"{network.alpha:g}, unit by unit",
                 )
 
 
@@ -304,8 +306,6 @@ def remove_findings(out_dir: Path) -> None:
 def two_digits(value: float) -> str:
     """Round for readers, without "-0.00".
 
-    Examples
-    --------
     >>> two_digits(-0.004), two_digits(-0.3)
     ('0.00', '-0.30')
     """

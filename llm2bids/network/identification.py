@@ -16,13 +16,13 @@ from scipy import stats
 
 from llm2bids.exceptions import InferenceError, NetworkError
 from llm2bids.inference.effects import Effects
-from llm2bids.inference.intervals import binomial_interval
 from llm2bids.inference.prompts import OFF, Prompts, effect_weights, effects_of
 from llm2bids.inference.provenance import (
     Provenance,
     circularity_note,
     require_disjoint,
 )
+from llm2bids.inference.rates import binomial_interval
 from llm2bids.network.similarity import (
     Floats,
     Maps,

@@ -1,7 +1,7 @@
 """Networks: sets of units with their statistics, in model coordinates."""
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -15,14 +15,7 @@ from llm2bids.exceptions import DatasetError, NetworkError
 from llm2bids.inference.provenance import LEVELS, Provenance
 from llm2bids.space.header import image_header
 from llm2bids.space.space import Space
-from llm2bids.space.stat_map import (
-    LOCATE_COLUMNS,
-    check_threshold,
-    select_units,
-    summarize,
-    unit_values,
-    units_at,
-)
+from llm2bids.space.stat_map import LOCATE_COLUMNS, summarize, units_at
 from llm2bids.store.json import to_json
 from llm2bids.store.tables import read_table, write_table
 
@@ -192,14 +185,14 @@ class Network:
         description = _description(path)
         path.parent.mkdir(parents=True, exist_ok=True)
         write_table(path, self.table)
-        about = {
+        content = {
             "Label": self.label,
             "Space": self.space_label,
             "Fingerprint": self.fingerprint,
             "Criterion": self.criterion,
             "Provenance": {level: sorted(self.provenance.names(level)) for level in LEVELS},
         }
-        description.write_text(to_json(about), encoding="utf-8")
+        description.write_text(to_json(content), encoding="utf-8")
         return path, description
 
     def _combined(self, other: "Network", sign: str, addresses: frozenset[str]) -> "Network":
@@ -222,42 +215,23 @@ class Network:
         )
 
 
-def from_stat_maps(
-    maps: Mapping[str, Any],
+def make_network(
     space: Space,
+    units: npt.NDArray[np.intp],
+    statistics: Mapping[str, npt.NDArray[np.floating[Any]]],
     *,
     label: str,
     provenance: Provenance,
-    top_percent: float | None = None,
-    threshold: float | None = None,
-    mask_img: Any | None = None,
-    two_sided: bool = True,
-    fingerprint: str | Sequence[str] | None = None,
+    criterion: str,
 ) -> Network:
-    """Make a network of the units with the largest statistic."""
-    check_threshold(threshold, top_percent, two_sided=two_sided)
-    taken = [name for name in maps if name in UNIT_COLUMNS]
-    if not maps or taken:
-        raise NetworkError(
-            f"network {label}: expected one map or more with names of their own, got "
-            f"{', '.join(taken) or 'none'}"
-        )
-    values = {name: unit_values(img, space, fingerprint=fingerprint) for name, img in maps.items()}
-    ranking = next(iter(values))
-    ranked = values[ranking]
-    if mask_img is not None:
-        inside = np.nan_to_num(unit_values(mask_img, space, fingerprint=fingerprint)) != 0
-        ranked = np.where(inside, ranked, np.nan)
-    chosen = select_units(ranked, threshold=threshold, top_percent=top_percent, two_sided=two_sided)
-    size = f"|{ranking}|" if two_sided else ranking
-    limit = f"{size} > {threshold:g}" if threshold is not None else f"top {top_percent:g} % {size}"
+    """Make a network of units (n,), most important first, with their statistics (n,) each."""
     return Network(
         label=label,
         space_label=space.label,
         fingerprint=space.fingerprint(),
-        table=units_at(space, chosen).assign(**{name: v[chosen] for name, v in values.items()}),
+        table=units_at(space, units).assign(**statistics),
         provenance=provenance,
-        criterion=limit if mask_img is None else f"{limit} within a mask",
+        criterion=criterion,
     )
 
 
@@ -281,7 +255,7 @@ def load_network(path: Path) -> Network:
     """
     description = _description(path)
     try:
-        about = json.loads(description.read_text(encoding="utf-8"))
+        content = json.loads(description.read_text(encoding="utf-8"))
         table = read_table(path, text=("address", "module", "role"))
     except (OSError, ValueError, DatasetError) as error:
         raise NetworkError(
@@ -289,7 +263,7 @@ def load_network(path: Path) -> Network:
         ) from None
     missing = [name for name in UNIT_COLUMNS if name not in table]
     keys = ("Label", "Space", "Fingerprint", "Criterion", "Provenance")
-    missing += [key for key in keys if not isinstance(about, dict) or key not in about]
+    missing += [key for key in keys if not isinstance(content, dict) or key not in content]
     if missing:
         raise NetworkError(
             f"{path}: lacks {', '.join(missing)} (table or .json); make the network again"
@@ -301,12 +275,12 @@ def load_network(path: Path) -> Network:
     except (TypeError, ValueError) as error:
         raise NetworkError(f"{path}: {error}; expected numbers, make the network again") from None
     return Network(
-        label=str(about["Label"]),
-        space_label=str(about["Space"]),
-        fingerprint=str(about["Fingerprint"]),
+        label=str(content["Label"]),
+        space_label=str(content["Space"]),
+        fingerprint=str(content["Fingerprint"]),
         table=table,
-        provenance=Provenance.of(**about["Provenance"]),
-        criterion=str(about["Criterion"]),
+        provenance=Provenance.of(**content["Provenance"]),
+        criterion=str(content["Criterion"]),
     )
 
 

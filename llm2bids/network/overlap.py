@@ -100,21 +100,12 @@ def measure_overlap(
     r_boot, dice_boot = _bootstrap(effects, n_boot, share=share, rng=rng)
     within = permuted_dice(networks, groups, n_perm=n_perm, seed=rng)
     grow = float(np.sqrt(n_participants / (n_participants - 1)))
+    dof, dice_error = n_participants - 1, grow * angle(dice_boot).std(axis=0, ddof=1)
     r_low, r_high = student_interval(
-        r,
-        r_error,
-        n_participants - 1,
-        forth=fisher_z,
-        back=np.tanh,
-        confidence=confidence,
+        r, r_error, dof, forth=fisher_z, back=np.tanh, confidence=confidence
     )
     dice_low, dice_high = student_interval(
-        common,
-        grow * angle(dice_boot).std(axis=0, ddof=1),
-        n_participants - 1,
-        forth=angle,
-        back=share_of_angle,
-        confidence=confidence,
+        common, dice_error, dof, forth=angle, back=share_of_angle, confidence=confidence
     )
     return Overlap(
         tasks=effects.tasks,
@@ -166,11 +157,11 @@ def permuted_dice(
 def shared_between_tasks(effects: Effects) -> tuple[str, ...]:
     """Say which tasks of one participant used the same prompts."""
     warnings = []
-    for (i, one), (j, two) in combinations(enumerate(effects.tasks), 2):
+    for (i, first), (j, second) in combinations(enumerate(effects.tasks), 2):
         count = sum(len(row[i].overlap(row[j]).prompts) for row in effects.made_from)
         if count:
             warnings.append(
-                f"tasks {one} and {two} share {count} prompts within participants: a shared "
+                f"tasks {first} and {second} share {count} prompts within participants: a shared "
                 "baseline makes their maps alike"
             )
     return tuple(warnings)
@@ -183,7 +174,7 @@ def _correlate(effects: Effects) -> tuple[Floats, Floats]:
     kept = np.vstack([np.ones(n_participants), 1 - np.eye(n_participants)])
     weights = _group_weights(kept / kept.sum(axis=1, keepdims=True), n_tasks)
     r = weighted_correlation(gram, weights, weights)
-    without = [fisher_z(one).ravel() for one in r[1:]]
+    without = [fisher_z(part).ravel() for part in r[1:]]
     return r[0], jackknife_error(without, n_tasks**2).reshape(n_tasks, n_tasks)
 
 
@@ -204,7 +195,7 @@ def _bootstrap(
     n_participants, n_tasks, _ = effects.values.shape
     maps = effects.values.reshape(n_participants * n_tasks, -1)
     drawn = np.sort(rng.integers(n_participants, size=(n_boot, n_participants)), axis=1)
-    counts = np.stack([np.bincount(one, minlength=n_participants) for one in drawn])
+    counts = np.stack([np.bincount(sample, minlength=n_participants) for sample in drawn])
     weights = _group_weights(counts / n_participants, n_tasks)
     r = weighted_correlation(gram_matrix(maps), weights, weights)
     common = np.empty((n_boot, n_tasks, n_tasks))
@@ -234,7 +225,7 @@ def _count_by_site(
         index = np.unique(sites, return_inverse=True)[1]
     widths = np.bincount(index).astype(np.float64)
     parts = [
-        np.stack([np.bincount(index[one == sign], minlength=widths.size) for one in networks])
+        np.stack([np.bincount(index[marked == sign], minlength=widths.size) for marked in networks])
         for sign in (1, -1)
     ]
     return parts[0].astype(np.float64), parts[1].astype(np.float64), widths

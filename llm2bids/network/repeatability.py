@@ -310,8 +310,6 @@ def intraclass_correlation(ratings: Maps) -> Floats:
 def half_splits(n: int, n_splits: int, *, seed: int = 0) -> Bools:
     """List ways to part ``n`` things in two halves, bool (at most n_splits, n): all, or at random.
 
-    Examples
-    --------
     >>> half_splits(4, 10).astype(int)
     array([[1, 1, 0, 0],
            [1, 0, 1, 0],
@@ -344,9 +342,9 @@ def _mean_of(maps: Maps, participants: npt.NDArray[np.intp]) -> Maps:
 
 def _compare(first: Maps, second: Maps, *, share: float) -> tuple[Floats, Floats]:
     """Correlate maps row by row, and give the Dice of their strongest units."""
-    one, two = (maps - maps.mean(axis=1, keepdims=True) for maps in (first, second))
-    products = np.einsum("tu,tu->t", one, two)
-    norms = np.sqrt(np.einsum("tu,tu->t", one, one) * np.einsum("tu,tu->t", two, two))
+    left, right = (maps - maps.mean(axis=1, keepdims=True) for maps in (first, second))
+    products = np.einsum("tu,tu->t", left, right)
+    norms = np.sqrt(np.einsum("tu,tu->t", left, left) * np.einsum("tu,tu->t", right, right))
     r = np.divide(products, norms, out=np.zeros(len(norms)), where=norms > 0)
     marked = (top_units(maps, share) for maps in (first, second))
     return r, dice(*marked)
@@ -355,8 +353,8 @@ def _compare(first: Maps, second: Maps, *, share: float) -> tuple[Floats, Floats
 def _summarise(r: Sequence[Floats], common: Sequence[Floats]) -> dict[str, Any]:
     """Average over splits; the first entry has everybody, the others lack one participant each."""
     dof = max(len(r) - 2, 1)
-    r_error = jackknife_error([fisher_z(one).mean(axis=0) for one in r[1:]], r[0].shape[1])
-    dice_error = jackknife_error([angle(one).mean(axis=0) for one in common[1:]], r[0].shape[1])
+    r_error = jackknife_error([fisher_z(part).mean(axis=0) for part in r[1:]], r[0].shape[1])
+    dice_error = jackknife_error([angle(part).mean(axis=0) for part in common[1:]], r[0].shape[1])
     mean_r = fisher_mean(r[0], axis=0)
     mean_dice = common[0].mean(axis=0)
     r_low, r_high = student_interval(mean_r, r_error, dof, forth=fisher_z, back=np.tanh)

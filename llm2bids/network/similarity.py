@@ -25,8 +25,6 @@ def gram_matrix(maps: Maps, *, centre_maps: bool = False) -> Floats:
 
     Shapes: maps (n_maps, n_units); gives (n_maps, n_maps).
 
-    Examples
-    --------
     >>> gram_matrix(np.array([[1.0, 2.0, 3.0], [0.0, 0.0, 3.0]]))
     array([[2., 3.],
            [3., 6.]])
@@ -47,8 +45,6 @@ def weighted_correlation(gram: Floats, first: Floats, second: Floats) -> Floats:
     Shapes: gram (n_maps, n_maps), first (..., n_first, n_maps), second (..., n_second, n_maps);
     gives (..., n_first, n_second).
 
-    Examples
-    --------
     >>> gram = gram_matrix(np.array([[1.0, 2.0, 3.0], [3.0, 2.0, 1.0]]))
     >>> weighted_correlation(gram, np.eye(2), np.eye(2)).round(6)
     array([[ 1., -1.],
@@ -71,8 +67,6 @@ def top_units(maps: Maps, share: float = 0.05, *, two_sided: bool = True) -> Sig
 
     Shapes: maps (..., n_units); gives (..., n_units).
 
-    Examples
-    --------
     >>> top_units(np.array([0.1, -3.0, 2.0, 0.0]), 0.5)
     array([ 0, -1,  1,  0], dtype=int8)
     >>> top_units(np.array([0.1, -3.0, 2.0, 0.0]), 0.5, two_sided=False)
@@ -90,9 +84,9 @@ def top_units(maps: Maps, share: float = 0.05, *, two_sided: bool = True) -> Sig
     marked = sizes >= least
     surplus = marked.sum(axis=-1) - count
     for index in np.argwhere(surplus):
-        place = tuple(index)
-        ties = np.flatnonzero(sizes[place] == least[place])
-        marked[place][ties[-surplus[place] :]] = False
+        row = tuple(index)
+        ties = np.flatnonzero(sizes[row] == least[row])
+        marked[row][ties[-surplus[row] :]] = False
     signs = marked.astype(np.int8)
     if two_sided:
         signs[marked & (maps < 0)] = -1
@@ -106,8 +100,6 @@ def dice(first: npt.NDArray[Any], second: npt.NDArray[Any]) -> Floats:
     ----------
     Dice (1945), Measures of the amount of ecologic association between species, Ecology 26, 297.
 
-    Examples
-    --------
     >>> float(dice(np.array([1, 1, 0, -1]), np.array([1, -1, 0, -1])))
     0.6666666666666666
     """

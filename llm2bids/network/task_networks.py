@@ -11,10 +11,10 @@ from llm2bids.inference.effects import Effects
 from llm2bids.inference.group import OTHERS
 from llm2bids.inference.provenance import Provenance
 from llm2bids.inference.second_level import group_statistics
-from llm2bids.network.network import Network
+from llm2bids.network.network import Network, make_network
 from llm2bids.network.stored import apart
 from llm2bids.space.space import Space
-from llm2bids.space.stat_map import select_units, units_at
+from llm2bids.space.stat_map import select_units
 
 Against = Literal["off", "others"]
 
@@ -99,8 +99,8 @@ def label_clusters(values: npt.NDArray[np.floating[Any]], space: Space) -> npt.N
     grid = space.to_grid(np.sign(values).astype(np.int8))
     marked = np.zeros(grid.shape, dtype=np.int64)
     for sign in (1, -1):
-        found, _ = ndimage.label(grid == sign)
-        marked[found > 0] = found[found > 0] + marked.max()
+        labels, _ = ndimage.label(grid == sign)
+        marked[labels > 0] = labels[labels > 0] + marked.max()
     sizes = np.bincount(marked.ravel())
     order = np.argsort(-sizes[1:], kind="stable")
     rank = np.zeros(sizes.size, dtype=np.int64)
@@ -131,18 +131,15 @@ def _task_network(
         columns = ("cohensd", "effect", "t", "pfdr")  # the one that ranked the units first
     if units.size < space.n_units:
         criterion = f"{criterion} of the {units.size:,} units in the mask"
-    table = units_at(space, units[chosen]).assign(
-        **{name: getattr(fit, name)[chosen] for name in columns}
-    )
     inside = np.zeros(space.n_units)
     inside[units[chosen]] = fit.effect[chosen]
     clusters = label_clusters(inside, space)[units[chosen]].astype(np.float64)
     return TaskNetwork(
-        network=Network(
+        network=make_network(
+            space,
+            units[chosen],
+            {name: getattr(fit, name)[chosen] for name in columns} | {"cluster": clusters},
             label=task if against == "off" else f"{task}{OTHERS}",
-            space_label=space.label,
-            fingerprint=space.fingerprint(),
-            table=table.assign(cluster=clusters),
             provenance=Provenance.union(row[index] for row in effects.made_from),
             criterion=criterion,
         ),

@@ -5,9 +5,9 @@ import pytest
 from scipy import stats
 
 from llm2bids.exceptions import InferenceError
-from llm2bids.inference.intervals import binomial_interval
 from llm2bids.inference.rates import (
     LEVELS,
+    binomial_interval,
     family_rate,
     family_verdict,
     mean_interval,

@@ -13,7 +13,8 @@ from llm2bids.inference.provenance import Provenance
 from llm2bids.intervention.edit import choose_units, default_sites, method_values, vector_edit
 from llm2bids.intervention.held_out import held_out_prompts, shown_prompts
 from llm2bids.model.sites import find_sites
-from llm2bids.network.network import from_stat_maps
+from llm2bids.network.network import make_network
+from llm2bids.space.stat_map import select_units
 
 
 @pytest.fixture(scope="module")
@@ -60,9 +61,10 @@ def test_one_sign_beyond_a_threshold(sign, factor, scanned, values):
 
 def test_an_image_and_its_network_give_the_same_units(scanned, values, tmp_path):
     space = scanned.space
-    network = from_stat_maps(
-        {"effect": values}, space, label="tea", provenance=Provenance.of(prompts=["p"]),
-        top_percent=2,
+    units = select_units(values, top_percent=2)
+    network = make_network(
+        space, units, {"effect": values[units]}, label="tea", criterion="top 2 % |effect|",
+        provenance=Provenance.of(prompts=["p"]),
     )  # fmt: skip
     network.save(tmp_path / "tea.tsv")
     network.to_img(space, statistic="effect").to_filename(tmp_path / "tea.nii.gz")

@@ -6,9 +6,9 @@ import numpy as np
 import pytest
 
 from llm2bids.exceptions import InferenceError, NetworkError
-from llm2bids.inference.intervals import binomial_interval
 from llm2bids.inference.prompts import effects_of
 from llm2bids.inference.provenance import Provenance
+from llm2bids.inference.rates import binomial_interval
 from llm2bids.network.identification import (
     Identification,
     identify_left_out,

@@ -6,12 +6,13 @@ import pandas as pd
 import pytest
 
 from llm2bids.dataset.locate import locate
-from llm2bids.exceptions import NetworkError, SpaceError
+from llm2bids.exceptions import NetworkError
 from llm2bids.inference.provenance import Provenance
 from llm2bids.model.units import Site
-from llm2bids.network.network import UNIT_COLUMNS, Network, from_stat_maps, load_network
+from llm2bids.network.network import UNIT_COLUMNS, Network, load_network, make_network
 from llm2bids.space.arrange import build_space
 from llm2bids.space.header import read_fingerprint
+from llm2bids.space.stat_map import select_units
 
 
 def build(weights="0"):
@@ -38,9 +39,11 @@ def make(space, label, found, **options):
     values = np.zeros(space.n_units)
     values[list(found)] = list(found.values())
     provenance = Provenance.of(participants=[label], prompts=[f"{label}1", f"{label}2"])
-    maps = {"d": image(space, values), "t": image(space, 2 * values)}
-    options = {"threshold": 0.5, **options}
-    return from_stat_maps(maps, space, label=label, provenance=provenance, **options)
+    units = select_units(values, **{"threshold": 0.5, **options})
+    statistics = {"d": values[units], "t": 2 * values[units]}
+    return make_network(
+        space, units, statistics, label=label, provenance=provenance, criterion="|d| > 0.5"
+    )
 
 
 @pytest.fixture
@@ -64,16 +67,6 @@ def test_units_are_ranked_by_the_size_of_the_first_map(space, tea):
     assert "layers.0.q[6]" in tea
     assert "layers.0.q[7]" not in tea
     assert repr(tea) == "Network(tea, 3 units of space Tiny)"
-
-
-def test_top_percent_and_one_side(space):
-    found = {3: 1.5, 15: -2.5, 40: 0.75, 70: 0.25}
-    top = make(space, "tea", found, threshold=None, top_percent=2.5)
-    assert top.units(space).tolist() == [15, 3]
-    assert top.criterion == "top 2.5 % |d|"
-    positive = make(space, "tea", found, two_sided=False)
-    assert positive.units(space).tolist() == [3, 40]
-    assert positive.criterion == "d > 0.5"
 
 
 def test_a_mask_keeps_only_its_units(space):
@@ -173,20 +166,6 @@ def test_damaged_files_are_refused(tea, tmp_path):
         description.write_text(content)
         with pytest.raises(NetworkError, match=message):
             load_network(table)
-
-
-def test_maps_are_needed_and_have_names_of_their_own(space):
-    for maps in ({}, {"unit": image(space, np.zeros(space.n_units))}):
-        with pytest.raises(NetworkError, match="network tea: expected one map or more"):
-            from_stat_maps(maps, space, label="tea", provenance=Provenance(), threshold=1)
-    with pytest.raises(SpaceError, match="is not on the grid of Tiny"):
-        from_stat_maps(
-            {"d": nib.Nifti1Image(np.zeros((4, 5, 6)), np.eye(4))},
-            space,
-            label="tea",
-            provenance=Provenance(),
-            threshold=1,
-        )
 
 
 def test_columns_begin_with_the_unit(tea):
