@@ -3,6 +3,7 @@
 import json
 from dataclasses import replace
 
+import nibabel as nib
 import numpy as np
 import pytest
 import torch
@@ -80,8 +81,6 @@ def test_an_image_and_its_network_give_the_same_units(scanned, values, tmp_path)
 
 def test_a_map_brings_the_prompts_that_it_was_made_from(scanned, values, tmp_path):
     image = scanned.space.to_grid(values.astype(np.float32))
-    import nibabel as nib
-
     nib.Nifti1Image(image, scanned.space.affine).to_filename(tmp_path / "a_statmap.nii.gz")
     sidecar = Provenance.of(participants=["01"], runs=["r"], prompts=["p1", "p2"]).sidecar()
     (tmp_path / "a_statmap.json").write_text(json.dumps(sidecar))
@@ -189,7 +188,6 @@ def test_units_that_cannot_be_chosen(options, error, message, scanned, values):
 
 
 def test_a_map_of_another_model(scanned, values):
-    import nibabel as nib
 
     from llm2bids.space.header import image_header
 
@@ -237,3 +235,27 @@ def test_held_out_prompts_were_seen_by_nothing(scanned):
     n_left = 174 - 6 - len(set(used) - shown)
     with pytest.raises(InterventionError, match=f"{n_left} of the 174 prompts .* expected 400"):
         held_out_prompts(scanned, "pathology", n=400, seed=1, used=used)
+
+
+def test_the_command_makes_an_edit_and_bakes_it(scanned, tiny_model_dir, tmp_path, capsys):
+    from llm2bids.cli.main import main
+    from llm2bids.model.load import load_model
+
+    image = scanned.space.to_grid(np.arange(scanned.space.n_units, dtype=np.float32))
+    nib.Nifti1Image(image, scanned.space.affine).to_filename(tmp_path / "map.nii.gz")
+    command = ["edit", str(scanned.path), str(tmp_path / "e.json")]
+    units = ["--map", str(tmp_path / "map.nii.gz"), "--top", "5%", "--method", "zero"]
+    bake = ["--export-model", str(tmp_path / "baked"), "--model", str(tiny_model_dir("llama"))]
+    assert main([*command, *units, "--label", "late", "-q"]) == 0
+    edit = llm2bids.load_edit(tmp_path / "e.json")
+    assert "6 units of mlp.act_fn (top 5 % |value|" in capsys.readouterr().out
+    assert edit.label == "late" and [part.units.tolist() for part in edit.parts] == [
+        [34, 35, 36, 37, 38, 39]
+    ]
+    assert main([*command, *units]) == 2 and "is there already" in capsys.readouterr().err
+    assert main([*command, *bake, "--device", "cpu", "-q"]) == 0
+    assert "logits within" in capsys.readouterr().out
+    down = load_model(tmp_path / "baked", device="cpu").model.model.layers[2].mlp.down_proj
+    assert not down.weight[:, 34:].any() and down.weight[:, :34].all()
+    assert main([*command[:2], str(tmp_path / "none.json"), *bake]) == 1
+    assert "cannot be read as an edit" in capsys.readouterr().err
