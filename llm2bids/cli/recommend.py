@@ -67,10 +67,10 @@ def _components(path: Path | None) -> "VarianceComponents":
     if path is None:
         return shipped_components()
     try:
-        about = json.loads(path.read_text(encoding="utf-8"))
+        components = json.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:
         raise UsageError(
             f"{path}: not readable as JSON ({error}); expected what scripts/power_figure.py "
             "--components writes"
         ) from None
-    return read_components(about if isinstance(about, dict) else {})
+    return read_components(components if isinstance(components, dict) else {})

@@ -86,16 +86,16 @@ def read_given(path: Path) -> Given:
         raise DatasetError(
             f"{file}: lacks column(s) {', '.join(missing)}; expected address and cell"
         )
-    about = file.with_name(sidecar(PurePosixPath(file.name)).name)
-    content = read_json(about)
+    metadata = file.with_name(sidecar(PurePosixPath(file.name)).name)
+    content = read_json(metadata)
     arrangement = str(content.get("Arrangement"))
     try:
         layout = read_layout(arrangement, content.get("Layout"))
     except SpaceError as error:
-        raise DatasetError(f"{about}: {error}") from None
+        raise DatasetError(f"{metadata}: {error}") from None
     if layout is None:
-        raise DatasetError(f"{about}: says index arrangement; expected functional or random")
-    stability = _stability(content, about)
+        raise DatasetError(f"{metadata}: says index arrangement; expected functional or random")
+    stability = _stability(content, metadata)
     return Given(
         path=file, table=table, arrangement=arrangement, layout=layout, stability=stability
     )
@@ -133,7 +133,7 @@ def write_arrangement(stage: Staging, space: Space, stability: Stability | None 
     cells = cells_of(space) - _starts(space)
     addresses = space.unit_table()["address"]
     write_table(stage.path(file), pd.DataFrame({"address": addresses, "cell": cells}))
-    about: dict[str, Any] = {
+    metadata: dict[str, Any] = {
         "Description": "The unit of the same module in whose voxel of index arrangement each unit "
         "lies.",
         "Arrangement": space.arrangement,
@@ -141,14 +141,14 @@ def write_arrangement(stage: Staging, space: Space, stability: Stability | None 
         "SpaceFingerprint": space.fingerprint(),
     }
     if stability is not None:
-        about["SplitHalf"] = {
+        metadata["SplitHalf"] = {
             "Description": "Orders learned from either half of the localizer's prompts: "
             "correlation of the distances of pairs of units on the grid (median over panels), and "
             "the same between native or random order and the order from the second half.",
             "NumberOfPrompts": list(stability.n_prompts),
             "Correlation": stability.correlation,
         }
-    stage.text(sidecar(file), to_json(about))
+    stage.text(sidecar(file), to_json(metadata))
 
 
 def read_stability(root: Path, space: Space) -> Stability | None:
@@ -160,21 +160,21 @@ def read_stability(root: Path, space: Space) -> Stability | None:
 
 
 def _stability(content: dict[str, Any], path: Path) -> Stability | None:
-    found = content.get("SplitHalf")
-    if found is None:
+    halves = content.get("SplitHalf")
+    if halves is None:
         return None
     try:
-        one, two = (int(n) for n in found["NumberOfPrompts"])
+        first, second = (int(n) for n in halves["NumberOfPrompts"])
         correlation = {
             str(role): {str(order): float(value) for order, value in values.items()}
-            for role, values in found["Correlation"].items()
+            for role, values in halves["Correlation"].items()
         }
     except (AttributeError, KeyError, TypeError, ValueError, OverflowError) as error:
         raise DatasetError(
             f"{path}: SplitHalf is not what llm2bids writes ({type(error).__name__}: {error}); "
             "restore the file"
         ) from None
-    return Stability(n_prompts=(one, two), correlation=correlation)
+    return Stability(n_prompts=(first, second), correlation=correlation)
 
 
 def check_arrangement(root: Path, space: Space) -> None:

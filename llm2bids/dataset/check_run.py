@@ -28,9 +28,9 @@ def check_run_files(dataset: Dataset, run: Run, expected: Fingerprints) -> _Foun
     for file in missing:
         yield file, "is missing"
     for file in (names.bold, names.preproc, names.boldref, names.mask):
-        about = names.bold_json if file == names.bold else sidecar(file)
+        metadata = names.bold_json if file == names.bold else sidecar(file)
         fingerprint = expected.space if file == names.mask else expected.series
-        yield from check_image(dataset, file, about, fingerprint)
+        yield from check_image(dataset, file, metadata, fingerprint)
     tables = (names.events, names.stim, names.transcript, names.bold_json)
     if not set(tables) & set(missing):
         yield from _check_tables(dataset, run, names)

@@ -73,7 +73,7 @@ def _common_fingerprint(dataset: Dataset) -> str | None:
 
 
 def check_image(
-    dataset: Dataset, file: PurePosixPath, about: PurePosixPath, expected: str
+    dataset: Dataset, file: PurePosixPath, json_file: PurePosixPath, expected: str
 ) -> Iterator[tuple[PurePosixPath, str]]:
     """Compare the fingerprints of an image and its sidecar with the dataset's; grid and weights."""
     if (dataset.path / file).is_file():
@@ -86,16 +86,16 @@ def check_image(
                 yield file, f"{text} {carried}, the dataset {expected[:FINGERPRINT_DIGITS]}"
         except Llm2bidsError as error:
             yield file, str(error)
-    if (dataset.path / about).is_file():
+    if (dataset.path / json_file).is_file():
         try:
-            metadata = read_json(dataset.path / about)
+            metadata = read_json(dataset.path / json_file)
         except Llm2bidsError as error:
-            yield about, str(error)
+            yield json_file, str(error)
             return
         written = str(metadata.get("SpaceFingerprint"))
         if not written.startswith(expected):
-            found, wanted = written[:FINGERPRINT_DIGITS], expected[:FINGERPRINT_DIGITS]
-            yield about, f"SpaceFingerprint is {found}, the dataset has {wanted}"
+            shown, wanted = written[:FINGERPRINT_DIGITS], expected[:FINGERPRINT_DIGITS]
+            yield json_file, f"SpaceFingerprint is {shown}, the dataset has {wanted}"
         weights = metadata.get("WeightsSHA256", dataset.space.weights_sha256)
         if weights != dataset.space.weights_sha256:
-            yield about, f"WeightsSHA256 is {str(weights)[:12]}..., not that of the space"
+            yield json_file, f"WeightsSHA256 is {str(weights)[:12]}..., not that of the space"

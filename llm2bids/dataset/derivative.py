@@ -47,7 +47,7 @@ def write_derived_run(
     source = {"Sources": [f"bids:raw:{names.bold}"]}
     stage.path(names.preproc, merged=True)  # the raw series by another name: gone with it
     stage.link(names.preproc, bold)
-    about = image_json(
+    metadata = image_json(
         space,
         "The raw series itself: nothing was filtered, moved or smoothed.",
         fingerprint=fingerprint,
@@ -56,7 +56,7 @@ def write_derived_run(
         **source,
         **inherited,
     )
-    stage.json(sidecar(names.preproc), about)
+    stage.json(sidecar(names.preproc), metadata)
     _link_mask(
         stage,
         names.mask,
@@ -67,7 +67,7 @@ def write_derived_run(
         **task,
     )
     if hrf is not None:
-        about = image_json(
+        metadata = image_json(
             space,
             "The raw series convolved in time with a haemodynamic response.",
             fingerprint=fingerprint,
@@ -77,7 +77,7 @@ def write_derived_run(
             **inherited,
             **hrf,
         )
-        stage.json(sidecar(names.hrf), about)
+        stage.json(sidecar(names.hrf), metadata)
     reference = np.rint(np.clip(mean_counts, -32768, 32767)).astype(np.int16).T
     write_image(
         stage,
@@ -105,13 +105,13 @@ def _write_tables(stage: Staging, names: RunNames, recording: Recording, *, t_r:
     kind = "" if recording.confounds is None else "story_"
     known = fill_json(f"derivative/{kind}confounds.json", {"centre": centre_name(per_prompt)})
     metadata = {name: known[name] for name in map(str, confounds)}
-    about = {"Description": "Confounds of the run.", **task, **metadata}
-    stage.json(sidecar(names.confounds), about)
+    metadata = {"Description": "Confounds of the run.", **task, **metadata}
+    stage.json(sidecar(names.confounds), metadata)
     write_transcript(stage.path(names.transcript), transcript_table(recording.tokens, t_r=t_r))
     tokens = fill_json(f"derivative/{kind}tokens.json", {})
     what = f"Every {'token that was read' if kind else 'generated token'}."
-    about = {"Description": what, **task, **tokens}
-    stage.json(sidecar(names.transcript), about)
+    metadata = {"Description": what, **task, **tokens}
+    stage.json(sidecar(names.transcript), metadata)
 
 
 def write_anatomy(
@@ -125,13 +125,13 @@ def write_anatomy(
         participant_label, space.label, desc="preproc", suffix="T1w", session=session
     )
     stage.link(preproc, root / anatomy)
-    about = image_json(
+    metadata = image_json(
         space,
         "Norm of the weights that produce each unit: the raw image itself.",
         SkullStripped=True,
         Sources=[f"bids:raw:{raw}"],
     )
-    stage.json(sidecar(preproc), about)
+    stage.json(sidecar(preproc), metadata)
     mask = derived_anatomy(
         participant_label, space.label, desc="brain", suffix="mask", session=session
     )
@@ -152,5 +152,5 @@ def _link_mask(
     """Stage a mask: a link to that of the template, and its sidecar."""
     stage.link(place, root / source)
     sources = [f"bids::{source.relative_to(DERIVATIVE)}"]
-    about = image_json(space, description, Type="Brain", **entries, Sources=sources)
-    stage.json(sidecar(place), about)
+    metadata = image_json(space, description, Type="Brain", **entries, Sources=sources)
+    stage.json(sidecar(place), metadata)

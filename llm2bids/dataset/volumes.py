@@ -158,8 +158,8 @@ def write_image(
     """Stage one volume (n_x, n_y, n_z) and its sidecar; without fingerprint it has the space's."""
     carried = fingerprint or space.fingerprint()
     write_volume(stage.path(file), data, space, fingerprint=carried, window=window)
-    about = image_json(space, description, fingerprint=carried, **entries)
-    stage.text(sidecar(file), to_json(about))
+    metadata = image_json(space, description, fingerprint=carried, **entries)
+    stage.text(sidecar(file), to_json(metadata))
 
 
 def damage(path: Path) -> str:

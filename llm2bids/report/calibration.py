@@ -44,18 +44,18 @@ def calibration_body(sources: Sources) -> Markup | None:
     if sources.analysis is None:
         return None
     path = sources.analysis / CALIBRATION
-    found = read_object(path)
-    if not found:
+    content = read_object(path)
+    if not content:
         return None
     try:
-        rows = [_row(pipeline, found["rates"]) for pipeline in found["pipelines"]]
-        about = dict(found["about"])
+        rows = [_row(pipeline, content["rates"]) for pipeline in content["pipelines"]]
+        metadata = dict(content["about"])
         return render(
             "calibration.html",
             rows=rows,
             levels=LEVELS,
-            about=about,
-            differing=differences(about, sources.dataset.settings),
+            metadata=metadata,
+            differing=differences(metadata, sources.dataset.settings),
         )
     except (KeyError, TypeError, ValueError, AttributeError) as error:
         raise NetworkError(
@@ -64,24 +64,26 @@ def calibration_body(sources: Sources) -> Markup | None:
         ) from None
 
 
-def differences(about: Mapping[str, Any], settings: Mapping[str, Any]) -> list[str]:
+def differences(metadata: Mapping[str, Any], settings: Mapping[str, Any]) -> list[str]:
     """Say in what the null runs differ from the dataset; empty where the rates hold for it.
 
     >>> differences({"model": "a", "prompts_on": 8}, {"model": "a", "prompts_per_block": 6})
     ['8 prompts per block instead of 6']
     """
-    found = []
-    if about.get("weights_sha256") != settings.get("weights_sha256"):
-        found.append(f"the model {about.get('model')} instead of {settings.get('model')}")
+    differing = []
+    if metadata.get("weights_sha256") != settings.get("weights_sha256"):
+        differing.append(f"the model {metadata.get('model')} instead of {settings.get('model')}")
     for name, key, what in (
         ("prompts_on", "prompts_per_block", "prompts per block"),
         ("tokens_per_prompt", "tokens_per_prompt", "tokens per prompt"),
     ):
-        if about.get(name) != settings.get(key):
-            found.append(f"{about.get(name)} {what} instead of {settings.get(key)}")
-    if about.get("confounds"):
-        found.append(f"the confounds {', '.join(map(str, about['confounds']))} in the models")
-    return found
+        if metadata.get(name) != settings.get(key):
+            differing.append(f"{metadata.get(name)} {what} instead of {settings.get(key)}")
+    if metadata.get("confounds"):
+        differing.append(
+            f"the confounds {', '.join(map(str, metadata['confounds']))} in the models"
+        )
+    return differing
 
 
 def _row(pipeline: Mapping[str, Any], rates: list[Mapping[str, Any]]) -> dict[str, Any]:

@@ -31,7 +31,7 @@ def design_section(sources: Sources) -> Section:
     tables = {run.name: _prompt_table(sources.dataset.token_table(run)) for run in runs}
     body = render(
         "design.html",
-        about=about_design(sources),
+        metadata=about_design(sources),
         participant=runs[0].participant_label,
         n_participants=len({run.participant_label for run in sources.dataset.runs}),
         timeline=_timeline(sources, runs, tables, t_r=sources.dataset.t_r(runs[0])),
@@ -44,7 +44,7 @@ def about_design(sources: Sources) -> dict[str, Any]:
     """Gather the facts of the paradigm, those of a run from the first one."""
     dataset = sources.dataset
     run = sources.first_runs()[0]
-    about, table = dataset.sidecar(run), _prompt_table(dataset.token_table(run))
+    metadata, table = dataset.sidecar(run), _prompt_table(dataset.token_table(run))
     try:
         paradigm = tomllib.loads((dataset.path / "code" / "paradigm.toml").read_text("utf-8"))
     except (OSError, ValueError):
@@ -52,12 +52,12 @@ def about_design(sources: Sources) -> dict[str, Any]:
     return {
         "description": paradigm.get("description", ""),
         "baseline": paradigm.get("baseline", "off"),
-        "sampling": _sampling(about.get("Sampling")),
+        "sampling": _sampling(metadata.get("Sampling")),
         "n_prompts": len(table),
         "n_blocks": int(table["block"].nunique()),
-        "volumes_per_prompt": about.get("VolumesPerPrompt"),
-        "n_volumes": about.get("NumberOfVolumes"),
-        "t_r": about["RepetitionTime"],
+        "volumes_per_prompt": metadata.get("VolumesPerPrompt"),
+        "n_volumes": metadata.get("NumberOfVolumes"),
+        "t_r": metadata["RepetitionTime"],
         "seed": dataset.settings.get("seed"),
         "shared": bool(dataset.settings.get("allow_shared_prompts")),
     }
@@ -115,14 +115,14 @@ def designs_section(sources: Sources) -> Section:
         return Section(name="designs", title=title, body=body)
     participants = list(dict.fromkeys(path.name.partition("_")[0] for path in paths))
     shown = [path for path in paths if path.name.startswith(f"{participants[0]}_")]
-    about = sidecar(shown[0])
+    metadata = sidecar(shown[0])
     body = render(
         "designs.html",
         figures=[_matrix_drawing(sources, path) for path in shown[:MOST_DESIGNS]],
         participant=participants[0],
         n_participants=len(participants),
-        rows=about.get("Rows", "rows"),
-        parameters=about.get("ModelParameters", {}),
+        rows=metadata.get("Rows", "rows"),
+        parameters=metadata.get("ModelParameters", {}),
         quantiles=_residual_checks(sources),
     )
     return Section(name="designs", title=title, body=body)

@@ -172,7 +172,7 @@ def _identification(findings: Findings) -> Markup:
     ]
     return render(
         "identification.html",
-        one=identification,
+        identification=identification,
         confusion=confusion,
         curves=curves,
         controls=controls,

@@ -43,7 +43,7 @@ class GroupMap:
     contrast: str
     task: str  # empty for contrasts between tasks
     path: Path
-    about: dict[str, Any]  # its sidecar
+    metadata: dict[str, Any]  # its sidecar
 
     @property
     def session(self) -> str:
@@ -54,7 +54,7 @@ class GroupMap:
     @property
     def is_against_off(self) -> bool:
         """Whether it is one condition of the intact model against the off prompts."""
-        return len(self.about.get("ContrastWeights", {})) == 1 and not self.session
+        return len(self.metadata.get("ContrastWeights", {})) == 1 and not self.session
 
     @property
     def is_against_others(self) -> bool:
@@ -78,13 +78,13 @@ def find_maps(sources: Sources) -> tuple[GroupMap, ...]:
     """List the group's effect maps: those against the off prompts first, in the tasks' order."""
     maps = []
     for path in sources.files("group/*_stat-effect_statmap.nii.gz"):
-        about = sidecar(path)
+        metadata = sidecar(path)
         maps.append(
             GroupMap(
-                contrast=str(about.get("ContrastLabel", path.name)),
-                task=str(about.get("TaskLabel") or ""),
+                contrast=str(metadata.get("ContrastLabel", path.name)),
+                task=str(metadata.get("TaskLabel") or ""),
                 path=path,
-                about=about,
+                metadata=metadata,
             )
         )
     order = {task: place for place, task in enumerate(sources.tasks)}
@@ -123,8 +123,8 @@ def maps_section(sources: Sources, maps: tuple[GroupMap, ...]) -> Section:
         data=_script_json(data),
         mosaics=mosaics,
         left_out=left_out,
-        n_participants=maps[0].about.get("NumberOfParticipants"),
-        generalisation=maps[0].about.get("Generalisation", ""),
+        n_participants=maps[0].metadata.get("NumberOfParticipants"),
+        generalisation=maps[0].metadata.get("Generalisation", ""),
         cautions=_cautions(sources, maps),
         n_masked=int(np.count_nonzero(~sources.analysed)),
     )
@@ -196,7 +196,7 @@ def strongest_section(sources: Sources, maps: tuple[GroupMap, ...]) -> Section:
         "strongest.html",
         contrasts=[strongest(sources, group_map) for group_map in against_off(maps)],
         controls=CONTROLS,
-        n_participants=maps[0].about.get("NumberOfParticipants", 0),
+        n_participants=maps[0].metadata.get("NumberOfParticipants", 0),
         arrangement=sources.dataset.space.arrangement,
     )
     return Section(name="strongest", title=title, body=body)
@@ -204,7 +204,7 @@ def strongest_section(sources: Sources, maps: tuple[GroupMap, ...]) -> Section:
 
 def strongest(sources: Sources, group_map: GroupMap) -> _Strongest:
     """List a contrast's units by absolute effect, and its clusters by absolute z of the peak."""
-    about = sidecar(group_map.other("z"))
+    metadata = sidecar(group_map.other("z"))
     tables = sources.files(
         f"group/{group_map.path.name.partition('_stat-')[0]}_desc-*_clusters.tsv"
     )
@@ -218,8 +218,8 @@ def strongest(sources: Sources, group_map: GroupMap) -> _Strongest:
         title=group_map.title,
         color=sources.color(group_map.title, group_map.task),
         units=[_plain(row) for row in _strongest_units(sources, group_map).to_dict("records")],
-        thresholds=about.get("TwoSidedThresholds", {}),
-        alpha=float(about.get("Alpha", np.nan)),
+        thresholds=metadata.get("TwoSidedThresholds", {}),
+        alpha=float(metadata.get("Alpha", np.nan)),
         control=control,
         z=cut.get("Threshold"),
         least_units=max(1, int(cut.get("ClusterThreshold", 1))),
@@ -279,9 +279,11 @@ def _plain(row: Mapping[Any, Any]) -> dict[str, Any]:
 
 def _cautions(sources: Sources, maps: tuple[GroupMap, ...]) -> list[str]:
     """List what the sidecars warn of; of circularity, for the prompts of all maps."""
-    prompts = {str(prompt) for group_map in maps for prompt in group_map.about.get("Prompts", [])}
+    prompts = {
+        str(prompt) for group_map in maps for prompt in group_map.metadata.get("Prompts", [])
+    }
     circular = circularity_caution(sources.dataset.space, prompts).values()
-    others = [maps[0].about.get(key) for key in ("Caution", "SharedPromptsCaution")]
+    others = [maps[0].metadata.get(key) for key in ("Caution", "SharedPromptsCaution")]
     return [str(text) for text in (*circular, *others) if text]
 
 

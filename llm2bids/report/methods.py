@@ -36,11 +36,11 @@ def _recording_sentences(sources: Sources) -> list[str]:
     dataset = sources.dataset
     design = about_design(sources)
     run = sources.first_runs()[0]
-    about = dataset.sidecar(run)
+    metadata = dataset.sidecar(run)
     n_participants = len({run.participant_label for run in dataset.runs})
     first = (
         "the first generated token of each prompt was recorded too"
-        if about.get("FirstTokenKept")
+        if metadata.get("FirstTokenKept")
         else "the first generated token of each prompt, which reads the prompt, was left out"
     )
     prompts = (
@@ -48,14 +48,14 @@ def _recording_sentences(sources: Sources) -> list[str]:
         if design["shared"]
         else "no prompt was shown to two participants"
     )
-    hrf = about.get("HaemodynamicResponse", "none")
+    hrf = metadata.get("HaemodynamicResponse", "none")
     convolved = "" if hrf == "none" else f" The series were convolved with a {hrf} response."
     return [
         f"We recorded the outputs of {len(dataset.space.sites)} modules "
         f"({dataset.space.n_units:,} units) of {dataset.settings.get('model')}{_variant(sources)} "
-        f"(weights {str(about.get('WeightsSHA256', ''))[:12]}, computed in "
-        f"{about.get('ComputeDataType', 'unknown precision')}) with llm2bids "
-        f"{about.get('Versions', {}).get('llm2bids', __version__)}, after Nencka et al. (2023).",
+        f"(weights {str(metadata.get('WeightsSHA256', ''))[:12]}, computed in "
+        f"{metadata.get('ComputeDataType', 'unknown precision')}) with llm2bids "
+        f"{metadata.get('Versions', {}).get('llm2bids', __version__)}, after Nencka et al. (2023).",
         f"{counted(n_participants, 'participant')}, each a draw of prompts and a sampling seed for "
         f"this one checkpoint, did {counted(len(sources.tasks), 'task')} "
         f"({listed(sources.tasks)}); {prompts}.",
@@ -64,8 +64,8 @@ def _recording_sentences(sources: Sources) -> list[str]:
         f"{design['volumes_per_prompt']} volumes, one for each generated token ({first}); tokens "
         f"were {_past(design['sampling'])}.",
         f"Values were scaled with the mean and standard deviation of each unit over a separate "
-        f"resting scan ({about.get('CountsPerSD')} counts for one standard deviation around "
-        f"{about.get('Baseline')}) and written as BIDS "
+        f"resting scan ({metadata.get('CountsPerSD')} counts for one standard deviation around "
+        f"{metadata.get('Baseline')}) and written as BIDS "
         f"{_bids_version(sources)} images with a nominal repetition time of {design['t_r']:g} s."
         f"{convolved}",
     ]
@@ -73,11 +73,11 @@ def _recording_sentences(sources: Sources) -> list[str]:
 
 def _analysis_sentences(sources: Sources, maps: tuple[GroupMap, ...]) -> list[str]:
     """Say how the dataset was analysed, or that it was not."""
-    about = _first_level(sources)
-    if not about:
+    metadata = _first_level(sources)
+    if not metadata:
         return ["No statistics were computed on these data yet."]
-    unit = about.get("UnitOfAnalysis", "prompt")
-    parameters = about.get("ModelParameters", {})
+    unit = metadata.get("UnitOfAnalysis", "prompt")
+    parameters = metadata.get("ModelParameters", {})
     observed = {
         "prompt": "one observation for each prompt, the mean of its volumes",
         "token": "one observation for each volume",
@@ -85,10 +85,10 @@ def _analysis_sentences(sources: Sources, maps: tuple[GroupMap, ...]) -> list[st
     said = [f"{key} {_said(value)}" for key, value in parameters.items() if value not in (None, [])]
     sentences = [
         f"For each participant and task a general linear model was fitted with nilearn "
-        f"{about.get('Software', {}).get('nilearn', '')} ({observed}; {listed(said)})."
+        f"{metadata.get('Software', {}).get('nilearn', '')} ({observed}; {listed(said)})."
     ]
     if maps:
-        n = maps[0].about.get("NumberOfParticipants")
+        n = maps[0].metadata.get("NumberOfParticipants")
         alpha = sidecar(maps[0].other("z")).get("Alpha")
         level = (
             ""
@@ -101,7 +101,7 @@ def _analysis_sentences(sources: Sources, maps: tuple[GroupMap, ...]) -> list[st
         sentences += [
             f"Effects of {n} participants were tested with a one-sample second-level model"
             f"{level}; effect sizes are Cohen's d over participants.",
-            str(maps[0].about.get("Generalisation", "")),
+            str(maps[0].metadata.get("Generalisation", "")),
             *_findings_sentences(sources),
         ]
     return sentences
@@ -153,8 +153,8 @@ def _variant(sources: Sources) -> str:
 
 
 def _bids_version(sources: Sources) -> str:
-    about = read_object(sources.dataset.path / "dataset_description.json")
-    return str(about.get("BIDSVersion", ""))
+    metadata = read_object(sources.dataset.path / "dataset_description.json")
+    return str(metadata.get("BIDSVersion", ""))
 
 
 def _past(sampling: str) -> str:

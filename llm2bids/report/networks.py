@@ -66,9 +66,9 @@ def networks_sections(sources: Sources, maps: tuple[GroupMap, ...]) -> list[Sect
     depth = depth_of(space)
     networks = [group_network(sources, group_map, depth) for group_map in shown]
     written = [
-        about
+        metadata
         for group_map in shown
-        if (about := sources.networks.get(group_map.contrast)) is not None
+        if (metadata := sources.networks.get(group_map.contrast)) is not None
     ]
     limit = max(float(np.nanmax(network.share)) for network in networks)
     steps = (0, SHARE, 0.15, 0.3, limit)

@@ -126,10 +126,10 @@ def _clipped_table(sources: Sources) -> pd.DataFrame:
     """Count clipped values in a million, participants by tasks, from the runs' sidecars."""
     counts: dict[tuple[str, str], list[int]] = {}
     for run in sources.dataset.runs:
-        about = sources.dataset.sidecar(run)
-        size = int(about.get("NumberOfVolumes", 0)) * int(about.get("NumberOfUnits", 0))
+        metadata = sources.dataset.sidecar(run)
+        size = int(metadata.get("NumberOfVolumes", 0)) * int(metadata.get("NumberOfUnits", 0))
         count = counts.setdefault((run.participant_label, run.task), [0, 0])
-        count[0] += int(about.get("NumberOfClippedValues", 0))
+        count[0] += int(metadata.get("NumberOfClippedValues", 0))
         count[1] += size
     table = pd.Series({key: 1e6 * n / (size or 1) for key, (n, size) in counts.items()}).unstack()
     return table.reindex(columns=list(sources.tasks))

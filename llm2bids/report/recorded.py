@@ -14,20 +14,20 @@ def recorded_section(sources: Sources) -> Section:
     """Describe model, space and recording, and list the sites by role."""
     dataset = sources.dataset
     space = dataset.space
-    about = dataset.sidecar(sources.first_runs()[0])
+    metadata = dataset.sidecar(sources.first_runs()[0])
     body = render(
         "recorded.html",
         space=space,
-        about=about,
+        metadata=metadata,
         roles=_role_table(space),
         n_layers=len({site.layer for site in space.sites} - {None}),
         n_runs=len(dataset.runs),
         n_volumes=sum(int(dataset.sidecar(run).get("NumberOfVolumes", 0)) for run in dataset.runs),
         fingerprint=dataset.fingerprint,
-        highest=(32767 - about["Baseline"]) / about["CountsPerSD"],
+        highest=(32767 - metadata["Baseline"]) / metadata["CountsPerSD"],
         settings=dataset.settings,
         exactness=read_object(dataset.path / EXACTNESS),
-        lowest=(-32768 - about["Baseline"]) / about["CountsPerSD"],
+        lowest=(-32768 - metadata["Baseline"]) / metadata["CountsPerSD"],
     )
     return Section(name="recorded", title="What was recorded", body=body)
 

@@ -55,12 +55,12 @@ def stability_part(dataset: Dataset) -> Markup:
     layout = dataset.space.layout
     if layout is None or dataset.space.arrangement != "functional":
         return Markup()
-    found = read_stability(dataset.path, dataset.space)
+    stability = read_stability(dataset.path, dataset.space)
     table = Markup()
-    if found is not None:
-        numbers = pd.DataFrame.from_dict(found.correlation, orient="index")
+    if stability is not None:
+        numbers = pd.DataFrame.from_dict(stability.correlation, orient="index")
         table = _table(numbers, "Distance of two units on the grid: correlation between orders")
-    return render("stability.html", layout=layout, found=found, table=table)
+    return render("stability.html", layout=layout, stability=stability, table=table)
 
 
 def space_orders(space: Space) -> dict[str, Space]:
@@ -73,12 +73,12 @@ def moran_table(values: npt.NDArray[np.float64], orders: Mapping[str, Space]) ->
     """Give the median Moran's I of maps, (n_maps, n_units): a row a role, a column an order."""
     space = next(iter(orders.values()))
     roles = np.array([site.role for site in space.sites])
-    found = {name: morans_i(values, order) for name, order in orders.items()}
+    by_site = {name: morans_i(values, order) for name, order in orders.items()}
     rows = {"all panels": np.ones(len(roles), dtype=bool)}
     rows |= {role: roles == role for role in roles_of(space)}
     medians = {
         name: [_median(per_site[:, part]) for part in rows.values()]
-        for name, per_site in found.items()
+        for name, per_site in by_site.items()
     }
     return pd.DataFrame(medians, index=list(rows))
 

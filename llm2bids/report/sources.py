@@ -96,7 +96,7 @@ class Sources:
     def networks(self) -> dict[str, TaskNetwork]:
         """The networks against the off prompts that the group level wrote, by label."""
         networks = () if self.findings is None else self.findings.networks
-        return {one.label: one for one in networks if one.against == "off"}
+        return {network.label: network for network in networks if network.against == "off"}
 
     def _values(self, image: Path) -> npt.NDArray[np.float64]:
         prints = (self.dataset.fingerprint, self.dataset.space.fingerprint())

@@ -99,7 +99,7 @@ def figure_svg(figure: "Figure", *, alt: str) -> Markup:
     text = body[1] if body else ""
     text = re.sub(
         r' id="(?!p[0-9a-f]{10}"|m[0-9a-f]{10}"|C)(\w+-page)?[^"]*"',
-        lambda found: f' class="{found[1]}"' if found[1] else "",
+        lambda match: f' class="{match[1]}"' if match[1] else "",
         text,
     )
     text = re.sub(r' style="image-rendering[^"]*"', "", text)  # shrunk, it would drop pixels
@@ -135,9 +135,9 @@ def palette_png(indices: npt.NDArray[np.uint8], palette: npt.NDArray[np.uint8]) 
     return f"data:image/png;base64,{base64.b64encode(png).decode()}"
 
 
-def _classed(found: re.Match[str]) -> str:
-    name = _CLASSES.get(found[1])
-    return f'<text class="{name}" style="' if name else found[0]
+def _classed(match: re.Match[str]) -> str:
+    name = _CLASSES.get(match[1])
+    return f'<text class="{name}" style="' if name else match[0]
 
 
 def _short(value: object) -> str:
