@@ -69,14 +69,6 @@ def test_units_are_ranked_by_the_size_of_the_first_map(space, tea):
     assert repr(tea) == "Network(tea, 3 units of space Tiny)"
 
 
-def test_a_mask_keeps_only_its_units(space):
-    mask = np.zeros(space.n_units)
-    mask[[3, 40, 50]] = 1, -4.5, np.nan
-    network = make(space, "tea", {3: 1.5, 15: -2.5, 40: 0.75, 50: 9}, mask_img=image(space, mask))
-    assert network.units(space).tolist() == [3, 40]
-    assert network.criterion == "|d| > 0.5 within a mask"
-
-
 def test_sets(space, tea, milk):
     def units(network):
         return network.units(space).tolist()
