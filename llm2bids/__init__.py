@@ -28,6 +28,11 @@ if TYPE_CHECKING:
     from llm2bids.inference.confounds import load_confounds as load_confounds
     from llm2bids.intervention.edit import edited as edited
     from llm2bids.intervention.edit import make_edit as make_edit
+    from llm2bids.intervention.export import export_control_vector as export_control_vector
+    from llm2bids.intervention.export import export_ia3 as export_ia3
+    from llm2bids.intervention.export import export_lora as export_lora
+    from llm2bids.intervention.export import export_masks as export_masks
+    from llm2bids.intervention.export import shira_mask_fn as shira_mask_fn
     from llm2bids.intervention.steer import steer as steer
     from llm2bids.intervention.targets import targets as targets
     from llm2bids.model.edit import Edit as Edit
@@ -53,6 +58,10 @@ _WHERE = {
     "analyze_participants": "llm2bids.inference.analyze",
     "dataset_findings": "llm2bids.network.dataset_findings",
     "edited": "llm2bids.intervention.edit",
+    "export_control_vector": "llm2bids.intervention.export",
+    "export_ia3": "llm2bids.intervention.export",
+    "export_lora": "llm2bids.intervention.export",
+    "export_masks": "llm2bids.intervention.export",
     "features": "llm2bids.compare.features",
     "load_confounds": "llm2bids.inference.confounds",
     "load_edit": "llm2bids.model.edit",
@@ -65,6 +74,7 @@ _WHERE = {
     "record": "llm2bids.scan.record",
     "register_colormaps": "llm2bids.report.draw.color",
     "replay": "llm2bids.scan.record",
+    "shira_mask_fn": "llm2bids.intervention.export",
     "steer": "llm2bids.intervention.steer",
     "targets": "llm2bids.intervention.targets",
     "validate": "llm2bids.dataset.validate",

@@ -4,14 +4,18 @@
 by :func:`llm2bids.model.load.load_model`. What they make is made by `tests/synthetic.py`.
 """
 
+import importlib.util
 import os
+import re
 from collections.abc import Callable, Iterator
 from functools import cache
 from pathlib import Path
+from types import ModuleType
 from typing import TYPE_CHECKING
 
 import pytest
 
+from tests.brought import bring
 from tests.synthetic import DRINKS, FOSSILS, Experiment
 from tests.tiny_models import save_tiny_model
 
@@ -57,6 +61,20 @@ def tiny_loaded(
             return load_model(tiny_model_dir(architecture), device="cpu")
 
     return load
+
+
+@pytest.fixture
+def peft(monkeypatch: pytest.MonkeyPatch) -> ModuleType:
+    """The package of the extra ``adapters``, at the lock's version, for the tests that need it.
+
+    It is no part of the test environment, where an adapter has to be refused.
+    """
+    if importlib.util.find_spec("peft") is None:
+        lock = (Path(__file__).parents[1] / "lock.txt").read_text()
+        pinned = re.search(r"^peft==\S+", lock, re.MULTILINE)
+        assert pinned is not None
+        bring(monkeypatch, pinned[0])
+    return importlib.import_module("peft")
 
 
 @pytest.fixture(scope="session")

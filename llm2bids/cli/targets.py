@@ -6,7 +6,8 @@ the topic and spillover to other text; at a budget, the network, the Fisher choi
 neurons of the same layers. A network shows where training stays local, the gradient where it helps
 most; the share of a module in a network does not choose modules for LoRA. With --trial each choice
 is fine-tuned for a few steps at the same number of parameters, beside LoRA. Results are written to
-group/targets of the analysis; llm2bids.export writes them as files for peft, torch and llama.cpp.
+group/targets of the analysis; llm2bids.export_lora and its like make files of them for peft, torch
+and llama.cpp.
 """
 
 import argparse

@@ -1,11 +1,8 @@
 """Adapters: merged into their base model, or refused."""
 
-import importlib
 import json
-import re
 import shutil
 import sys
-from pathlib import Path
 
 import pytest
 import torch
@@ -15,10 +12,7 @@ from llm2bids.exceptions import ModelError, UsageError
 from llm2bids.model.load import load_model
 from llm2bids.model.outline import outline
 from llm2bids.model.sites import find_sites
-from tests.brought import bring
 from tests.tiny_models import save_tiny_model
-
-ROOT = Path(__file__).parents[2]
 
 SCALE = 6 / 2
 """lora_alpha / r"""
@@ -27,18 +21,6 @@ SCALE = 6 / 2
 @pytest.fixture(autouse=True)
 def own_cache(tmp_path, monkeypatch):
     monkeypatch.setenv("LLM2BIDS_CACHE", str(tmp_path / "llm2bids-cache"))
-
-
-@pytest.fixture
-def peft(monkeypatch):
-    """The package of the extra ``adapters``, at the lock's version, for the tests that need it.
-
-    It is no part of the test environment, where an adapter has to be refused.
-    """
-    if importlib.util.find_spec("peft") is None:
-        lock = (ROOT / "lock.txt").read_text()
-        bring(monkeypatch, re.search(r"^peft==\S+", lock, re.MULTILINE)[0])
-    return importlib.import_module("peft")
 
 
 @pytest.fixture
