@@ -2,7 +2,7 @@
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Required, TypedDict, Unpack
 
 import numpy as np
 import numpy.typing as npt
@@ -48,33 +48,27 @@ class Calibration:
         return np.where(self.sd > 0, self.sd, np.float32(1)).astype(np.float32)
 
 
+class RestScan(TypedDict, total=False):
+    """How prompts that belong to no run are scanned: keywords of `scan_prompts`."""
+
+    tokens_per_prompt: Required[int]
+    sampling: Required[Sampling]
+    seed: Required[int]
+    batch_size: int | None
+    keep_first: bool
+    on_token: OnToken | None
+
+
 def calibrate(
-    loaded: "LoadedModel",
-    prompts: Sequence[Prompt],
-    sites: Sequence[Site],
-    *,
-    tokens_per_prompt: int,
-    sampling: Sampling,
-    seed: int,
-    batch_size: int | None = None,
-    keep_first: bool = False,
-    on_token: OnToken | None = None,
+    loaded: "LoadedModel", prompts: Sequence[Prompt], sites: Sequence[Site], **how: Unpack[RestScan]
 ) -> Calibration:
     """Scan the model at rest: mean and sd of each unit, summed in float64 batch by batch."""
     moments = Moments(sum(site.width for site in sites))
-    scan_prompts(
-        loaded,
-        prompts,
-        sites,
-        lambda part, values: moments.add(values.reshape(-1, values.shape[-1])),
-        tokens_per_prompt=tokens_per_prompt,
-        sampling=sampling,
-        seed=seed,
-        batch_size=batch_size,
-        keep_first=keep_first,
-        on_token=on_token,
-        name="calibration",
-    )
+
+    def add(part: slice, values: npt.NDArray[np.float32]) -> None:
+        moments.add(values.reshape(-1, values.shape[-1]))
+
+    scan_prompts(loaded, prompts, sites, add, name="calibration", **how)
     mean, sd = moments.mean_sd()
     ids = tuple(prompt.prompt_id for prompt in prompts)
     return Calibration(mean=mean, sd=sd, prompt_ids=ids, n_tokens=moments.count)
@@ -86,13 +80,13 @@ def scan_prompts(
     sites: Sequence[Site],
     take: Callable[[slice, npt.NDArray[np.float32]], None],
     *,
+    name: str,
     tokens_per_prompt: int,
     sampling: Sampling,
     seed: int,
-    batch_size: int | None,
-    keep_first: bool,
-    on_token: OnToken | None,
-    name: str,
+    batch_size: int | None = None,
+    keep_first: bool = False,
+    on_token: OnToken | None = None,
 ) -> None:
     """Scan prompts that belong to no run, and hand over the values of one batch at a time.
 

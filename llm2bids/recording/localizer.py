@@ -2,15 +2,14 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Unpack
 
 import numpy as np
 import numpy.typing as npt
 
 from llm2bids.model.units import Site
-from llm2bids.paradigm.task import Prompt, Sampling
-from llm2bids.recording.batches import OnToken
-from llm2bids.recording.calibration import scan_prompts
+from llm2bids.paradigm.task import Prompt
+from llm2bids.recording.calibration import RestScan, scan_prompts
 
 if TYPE_CHECKING:
     from llm2bids.model.load import LoadedModel
@@ -30,13 +29,7 @@ def scan_localizer(
     loaded: "LoadedModel",
     prompts: Sequence[Prompt],
     sites: Sequence[Site],
-    *,
-    tokens_per_prompt: int,
-    sampling: Sampling,
-    seed: int,
-    batch_size: int | None = None,
-    keep_first: bool = False,
-    on_token: OnToken | None = None,
+    **how: Unpack[RestScan],
 ) -> Localizer:
     """Scan the model and keep the mean response to each prompt."""
     means = np.empty((len(prompts), sum(site.width for site in sites)), dtype=np.float32)
@@ -44,22 +37,10 @@ def scan_localizer(
     def average(part: slice, values: npt.NDArray[np.float32]) -> None:
         np.mean(values, axis=1, out=means[part])
 
-    scan_prompts(
-        loaded,
-        prompts,
-        sites,
-        average,
-        tokens_per_prompt=tokens_per_prompt,
-        sampling=sampling,
-        seed=seed,
-        batch_size=batch_size,
-        keep_first=keep_first,
-        on_token=on_token,
-        name="localizer",
-    )
+    scan_prompts(loaded, prompts, sites, average, name="localizer", **how)
     return Localizer(
         means=means,
         conditions=tuple(prompt.condition for prompt in prompts),
         prompt_ids=tuple(prompt.prompt_id for prompt in prompts),
-        n_tokens=len(prompts) * tokens_per_prompt,
+        n_tokens=len(prompts) * how["tokens_per_prompt"],
     )
