@@ -27,6 +27,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace) -> int:
     """Lesion, and say what was lost."""
     from llm2bids.intervention.lesion import lesion
+    from llm2bids.report.lesions import write_figures
 
     result = lesion(
         args.bids_dir,
@@ -34,5 +35,6 @@ def run(args: argparse.Namespace) -> int:
         progress=args.progress,
         **options.read(args, LesionOptions, SubjectOptions),
     )
+    write_figures(result, args.analysis_dir)
     print(result.describe())
     return 0

@@ -135,7 +135,7 @@ class LesionResult:
         """
         folder = out_dir / FOLDER
         folder.mkdir(parents=True, exist_ok=True)
-        for pattern in ("*.tsv", "*.svg", "edits/*.json"):
+        for pattern in ("*.tsv", "*.png", "edits/*.json"):
             for old in data_files(folder, pattern):
                 old.unlink()
         for name in _TABLES:

@@ -31,6 +31,7 @@ class Line:
     dashed: bool = False
     low: Sequence[float] | None = None
     high: Sequence[float] | None = None
+    is_cloud: bool = False  # points that no line joins
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -61,6 +62,8 @@ def line_chart(
         color = stand_in(line.color)
         dashes, mark = (0, (2.5, 2)) if line.dashed else "-", "o" if len(line.x) <= 16 else ""
         style: dict[str, Any] = {"lw": 2, "ms": 6, "mew": 0, "solid_joinstyle": "round"}
+        if line.is_cloud:
+            dashes, mark, style = "none", "o", {"ms": 4, "mew": 0, "alpha": 0.35}
         axes.plot(line.x, line.y, color=color, ls=dashes, marker=mark, **style)
         if line.low is not None and line.high is not None:
             axes.fill_between(line.x, line.low, line.high, color=color, alpha=0.14, lw=0)

@@ -1,0 +1,65 @@
+"""The section of lesions, and its figures."""
+
+import matplotlib.image
+import numpy as np
+import pytest
+
+from llm2bids.intervention.lesion_result import Drawn, Measured, read_lesions, summarize_lesions
+from llm2bids.report.lesions import lesion_section, write_figures
+from llm2bids.report.sources import Sources, find_sources
+
+
+def nll(own, other, off):
+    texts = {"tea": own, "coffee": other, "off": off}
+    return {name: np.full((5, 2), 2.0 + change) for name, change in texts.items()}
+
+
+@pytest.fixture
+def result():
+    lesions = [
+        Measured("tea", dose, 4, "tea", nll(gain, 0.02, 0.01))
+        for dose, gain in ((1, 0.4), (3, 0.77))
+    ]
+    lesions += [Measured("coffee", dose, 4, "coffee", nll(0.3, 0.2, 0.15)) for dose in (1, 3)]
+    draws = [Drawn("matched", "tea", 1, n, "tea", nll(0.1 * n, 0, 0)) for n in range(3)]
+    return summarize_lesions(
+        nll(0, 0, 0),
+        lesions,
+        draws=draws,
+        untrained=None,
+        related={"tea": (), "coffee": ()},
+        prompts={name: list("abcde") for name in ("tea", "coffee", "off")},
+        seed=0,
+        settings={
+            "Model": "m", "Method": "mean", "Roles": ["act_fn"], "Criterion": ["top 1 %"],
+            "MainDose": 1.0, "NumberOfPrompts": 5, "NumberOfDraws": 3,
+        },
+    )  # fmt: skip
+
+
+def test_the_section_shows_what_was_measured(drinks, result, tmp_path):
+    from llm2bids.inference.analyze import analyze_participants
+
+    out_dir = tmp_path / "analysis"
+    analyze_participants(drinks, out_dir, progress=False)
+    sources = find_sources(out_dir, bids_dir=drinks)
+    assert isinstance(sources, Sources)
+    before = lesion_section(sources).body
+    assert f"llm2bids lesion {drinks.name} analysis" in before
+    result.save(out_dir, {})
+    body = lesion_section(sources).body
+    assert "0.40" in body and "0.77" in body
+    assert body.count("<svg") == 2 and body.count('class="heat"') == 2
+    assert "no: the own topic does not lose more than unrelated text" in body
+    assert "It does not show" in body
+    kept = read_lesions(out_dir)
+    assert kept.settings["MainDose"] == 1.0
+
+
+def test_figures_are_pictures(result, tmp_path):
+    result.save(tmp_path, {})
+    files = write_figures(result, tmp_path)
+    assert [file.name for file in files] == ["lesion_given.png", "lesion_answers.png"]
+    for file in files:
+        pixels = matplotlib.image.imread(file)[..., :3]
+        assert np.ptp(pixels) > 0.5 and pixels.shape[1] > 1000
