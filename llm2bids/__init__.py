@@ -43,6 +43,7 @@ if TYPE_CHECKING:
     from llm2bids.report.draw.color import register_colormaps as register_colormaps
     from llm2bids.report.flatmap import plot_flatmap as plot_flatmap
     from llm2bids.report.page import write_report as write_report
+    from llm2bids.scan.merge import merge as merge
     from llm2bids.scan.read import read as read
     from llm2bids.scan.record import record as record
     from llm2bids.scan.record import replay as replay
@@ -68,6 +69,7 @@ _WHERE = {
     "load_network": "llm2bids.network.network",
     "locate": "llm2bids.dataset.locate",
     "make_edit": "llm2bids.intervention.edit",
+    "merge": "llm2bids.scan.merge",
     "open_dataset": "llm2bids.dataset.read",
     "plot_flatmap": "llm2bids.report.flatmap",
     "read": "llm2bids.scan.read",

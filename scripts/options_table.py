@@ -49,7 +49,7 @@ def table(*kinds: type) -> str:
     return "\n".join(lines) + "\n"
 
 
-ORDER = ("clock", "words", "reading", "features", "scan", "model", "volumes")
+ORDER = ("clock", "words", "reading", "features", "scan", "model", "machine", "volumes")
 
 
 def defaults(*kinds: type) -> str:

@@ -17,7 +17,7 @@ from llm2bids.cli import options
 from llm2bids.exceptions import Llm2bidsError
 
 COMMANDS = (
-    *("demo", "plan", "record", "replay", "read", "sites", "validate", "check"),
+    *("demo", "plan", "record", "replay", "merge", "read", "sites", "validate", "check"),
     *("analyze", "null", "report", "locate", "resample", "flatmap", "features"),
     *("edit", "lesion", "steer", "targets"),
 )

@@ -87,6 +87,25 @@ def bids_dir(parser: argparse.ArgumentParser, text: str = "folder of the BIDS da
     parser.add_argument("bids_dir", type=Path, metavar="BIDS_DIR", help=text)
 
 
+def shards(parser: argparse.ArgumentParser) -> None:
+    """Add what parts a scan among processes that are started by something else."""
+    group = parser.add_argument_group("participants by themselves")
+    group.add_argument(
+        "--prepare",
+        action="store_true",
+        dest="prepare_only",
+        help="write what is there before the first run (calibration, space, template), and stop",
+    )
+    group.add_argument(
+        "--participant-label",
+        "--participant_label",
+        nargs="+",
+        metavar="LABEL",
+        help="record only these, into a dataset that was prepared, beside other processes that "
+        "record others; `llm2bids merge` takes them in",
+    )
+
+
 def overwrite(parser: argparse.ArgumentParser) -> None:
     """Add ``--overwrite`` of the commands that go on with a dataset."""
     parser.add_argument(

@@ -3,6 +3,10 @@
 Run a paradigm through a model, record every layer output at every generated token, and write it as
 a BIDS dataset with a derivative. Called again with the same options it goes on where it stopped;
 with more participants it adds them.
+
+Participants are independent: --n-workers records them in processes of this machine. For any engine
+that starts processes elsewhere, --prepare writes what is there before the first run, then
+--participant-label records participants by themselves, and `merge` takes them in.
 """
 
 import argparse
@@ -15,6 +19,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add what the command takes."""
     options.bids_dir(parser, "folder of the dataset: new, empty, or one of ours to go on with")
     options.of(parser, ScanOptions)
+    options.shards(parser)
     options.overwrite(parser)
 
 

@@ -20,6 +20,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     options.add(parser, "--transcripts", text, type=Path, required=True, metavar="FILE")
     options.of(parser, ScanOptions)
+    options.shards(parser)
     options.overwrite(parser)
 
 

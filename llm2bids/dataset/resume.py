@@ -80,7 +80,7 @@ def check_unchanged(root: Path, *, overwrite: bool) -> None:
     """Refuse to go on where files were changed that the next runs are made from, or replace."""
     known = read_list(root / list_place(PARTICIPANTS))
     for place in known:
-        if _is_source(place) and is_edited(root, place, known):
+        if is_source(place) and is_edited(root, place, known):
             refuse_missing(root / place, doing=_NOT_HERE)
             raise DatasetError(
                 f"{root / place}: changed after llm2bids wrote it (its sha256 is not the one in "
@@ -102,13 +102,17 @@ def check_unchanged(root: Path, *, overwrite: bool) -> None:
         refuse_edited(root, [ALL_TASKS_MODEL])
 
 
-def changed_runs(root: Path, space_label: str) -> set[PurePosixPath]:
+def changed_runs(
+    root: Path, space_label: str, *, participant_label: str | None = None
+) -> set[PurePosixPath]:
     """List the series of runs of which a file was changed or is gone: they are recorded anew."""
     if not has_manifest(root):
         return set()
     known = read_manifest(root)
     changed = set()
     for bold in list_bolds(root):
+        if participant_label not in (None, parse_path(bold).sub):
+            continue
         files = [place for place in run_names(bold, space_label).possible() if place in known]
         wrong = [p for p in files if not (root / p).is_file() or is_edited(root, p, known)]
         if wrong:
@@ -182,7 +186,8 @@ def remove_leftovers(root: Path, *, overwrite: bool = False) -> None:
         )
 
 
-def _is_source(place: PurePosixPath) -> bool:
+def is_source(place: PurePosixPath) -> bool:
+    """Tell whether runs are made from a file: the template, the settings, the paradigm."""
     template = place.is_relative_to(DERIVATIVE) and place.parts[2].startswith("tpl-")
     return template or place in (SETTINGS, PARADIGM)
 

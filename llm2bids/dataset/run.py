@@ -119,10 +119,11 @@ def stage_run(stage: Staging, dataset: Dataset, recording: Recording, *, t_r: fl
         t_r=t_r,
         inherited=task_bold_json(task.label, task.conditions, dataset.fields),
     )
-    _stage_participant(stage, dataset, design.participant_label)
+    stage_participant(stage, dataset, design.participant_label)
 
 
-def _stage_participant(stage: Staging, dataset: Dataset, label: str) -> None:
+def stage_participant(stage: Staging, dataset: Dataset, label: str) -> None:
+    """Stage what a participant has beside its runs, where it is new."""
     session = INTACT if dataset.settings.get("edit") else None
     if not (dataset.path / raw_anatomy(label, session)).exists():
         write_anatomy(stage, dataset.path, label, dataset.space, session)

@@ -19,6 +19,7 @@ PLACE = PurePosixPath("code/llm2bids_settings.json")
 COUNTS = {
     *("NumberOfVolumes", "NumberOfUnits", "NumberOfPrompts", "VolumesPerPrompt", "NumberOfSites"),
     *("NumberOfClippedValues", "NumberOfConstantUnits", "CountsPerSD"),
+    "NumberOfThreads",
 }
 """Entries of a series' sidecar that are whole numbers."""
 

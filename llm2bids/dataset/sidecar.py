@@ -204,6 +204,7 @@ def _camel(name: str) -> str:
         "model": "ModelName",
         "revision": "ModelRevision",
         "dtype": "ComputeDataType",
+        "n_threads": "NumberOfThreads",
         "n_tokens": "NumberOfGeneratedTokens",
     }
     if name in special:

@@ -40,6 +40,15 @@ from llm2bids.dataset.settings import (
     read_settings,
     space_label,
 )
+from llm2bids.dataset.shard import (
+    finished_shard,
+    list_shards,
+    refuse_changed,
+    remove_shard,
+    run_files,
+    shard_root,
+    stage_runs,
+)
 from llm2bids.dataset.sidecar import base_fields
 from llm2bids.dataset.space_template import read_template, write_template
 from llm2bids.exceptions import DatasetError
@@ -51,6 +60,7 @@ from llm2bids.recording.calibration import Calibration
 from llm2bids.recording.record import Recording
 from llm2bids.space.smoothness import Stability
 from llm2bids.space.space import Space, VolumeDtype
+from llm2bids.store.checksums import list_place, read_list
 from llm2bids.store.commit import HIDDEN, Staging, check_space, clear_staging, recover, staging
 from llm2bids.store.json import to_json
 from llm2bids.store.lock import DatasetLock
@@ -175,7 +185,7 @@ class DatasetWriter:
                     stage.text(PurePosixPath(EXACTNESS), to_json(exactness))
                 if edit is not None:
                     stage.text(edit_place(edit.label), to_json(edit.metadata()))
-                stage.commit(last=SETTINGS)
+                stage.commit(last=(SETTINGS,))
         except BaseException:
             lock.release()
             raise
@@ -229,8 +239,12 @@ class DatasetWriter:
 
     def has_run(self, design: RunDesign) -> bool:
         """Tell whether a run is in the dataset, and is not to be recorded anew."""
-        bold = self._dataset.names(design).bold
+        bold = self.bold(design)
         return bold not in self._changed and (self._root / bold).is_file()
+
+    def bold(self, design: RunDesign) -> PurePosixPath:
+        """Place the raw series of a run."""
+        return self._dataset.names(design).bold
 
     def run_bytes(self, design: RunDesign) -> int:
         """Estimate the disk space that a run needs; see `estimate_run_bytes`."""
@@ -252,11 +266,11 @@ class DatasetWriter:
             raise DatasetError(f"{name} is in {self._root} already; remove it to record it anew")
         check_run(self._dataset, recording, t_r=t_r)
         check_space(self._root, needed=self.run_bytes(design), doing=name)
-        bold = self._dataset.names(design).bold
+        bold = self.bold(design)
         try:
             with self._staging(f"writing {name}") as stage:
                 stage_run(stage, self._dataset, recording, t_r=t_r)
-                stage.commit(last=bold)
+                stage.commit(last=(bold,))
         except BaseException:
             with suppress(OSError, DatasetError):  # the first error is the one to tell
                 recover(self._root)
@@ -264,6 +278,60 @@ class DatasetWriter:
         self._bolds.add(bold)
         self._changed.discard(bold)
         self._failed = False
+
+    def take_shards(self, *, verify: bool = False) -> None:
+        """Take in the whole runs of every shard that is there; one that is written is refused."""
+        for label in list_shards(self._root):
+            self.take_shard(label, verify=verify)
+
+    def take_shard(self, participant_label: str, *, verify: bool = False) -> None:
+        """Take in the runs of a participant's shard, and remove it; `verify` reads every file."""
+        self._lock.check()
+        shard = shard_root(self._root, participant_label)
+        if not is_dataset(shard):  # nothing was begun
+            return
+        with finished_shard(self._root, shard):
+            runs = {bold: run_files(shard, bold) for bold in list_bolds(shard)}
+            files = {bold: runs[bold] for bold in runs if self._is_new(shard, bold, runs[bold])}
+            for places in files.values() if verify else ():
+                refuse_changed(shard, places)
+            if files:
+                self._take(shard, participant_label, files)
+            remove_shard(shard)
+        if runs:
+            self.finish_participant(participant_label)
+
+    def _is_new(self, shard: Path, bold: PurePosixPath, files: Mapping[PurePosixPath, str]) -> bool:
+        """Tell whether a run of a shard is to be taken in; refuse another recording of one."""
+        if bold in self._changed or not (self._root / bold).is_file():
+            return True
+        if read_list(self._root / list_place(bold)).get(bold) == files[bold]:
+            return False  # taken in by a process that was cut off before it removed the shard
+        if self._overwrite:
+            return True
+        raise DatasetError(
+            f"{shard}: {bold} is in the dataset already, recorded otherwise (on another machine, "
+            "say). Remove the shard to keep the dataset's, or take the shard's with --overwrite"
+        )
+
+    def _take(
+        self,
+        shard: Path,
+        participant_label: str,
+        files: Mapping[PurePosixPath, Mapping[PurePosixPath, str]],
+    ) -> None:
+        """Put runs of a shard in place, all or none of them."""
+        try:
+            with self._staging(f"merging sub-{participant_label}") as stage:
+                stage_runs(stage, self._dataset, shard, participant_label, files)
+                stage.commit(last=files)
+        except BaseException:
+            with suppress(OSError, DatasetError):  # the first error is the one to tell
+                recover(self._root)
+            raise
+        for bold in files:
+            self._bolds.add(bold)
+            self._changed.discard(bold)
 
     def finish_participant(self, participant_label: str) -> None:
         """Count a participant's runs, prompts and volumes in ``participants.tsv``."""
@@ -281,7 +349,7 @@ class DatasetWriter:
             stage_participants(stage, table)
             if not write_all_tasks_model(stage, tasks, self._dataset.fields):
                 stage.remove(ALL_TASKS_MODEL)
-            stage.commit(last=PARTICIPANTS)
+            stage.commit(last=(PARTICIPANTS,))
         self._n_counted[participant_label] = len(mine)
 
     @cached_property

@@ -2,7 +2,7 @@
 
 import logging
 from collections.abc import Callable, Sequence
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import numpy as np
 import numpy.typing as npt
@@ -13,7 +13,7 @@ from llm2bids.model.units import Site
 logger = logging.getLogger(__name__)
 
 Result = TypeVar("Result")
-OnToken = Callable[[int], None]
+OnToken = Callable[[int], Any]
 
 DEFAULT_BATCH_SIZE = 32
 """Prompts in a batch, where the caller names none."""

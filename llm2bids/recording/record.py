@@ -80,7 +80,7 @@ def record_runs(
     on_token: Callable[[int], None] | None = None,
     out: npt.NDArray[np.float32] | None = None,
 ) -> list[Recording]:
-    """Record several runs, of one participant or of more, whose prompts run together.
+    """Record several runs of a participant, whose prompts run together.
 
     Their values are parts of one array, `out` (n_volumes of all runs, n_units) where it is given.
     """
@@ -148,10 +148,10 @@ def make_recording(
 def group_runs(
     designs: Sequence[RunDesign], *, batch_size: int | None = None
 ) -> list[tuple[RunDesign, ...]]:
-    """Find the runs that are recorded together: with a batch size, as many as fill a batch.
+    """Find the runs that are recorded together: with a batch size, as many of a participant as fit.
 
-    Groups must not depend on which runs are recorded already, as values of another batch differ by
-    rounding. Without a batch size each run is by itself, and a fault costs no other run.
+    Groups must not depend on which runs are recorded already, nor on who else is recorded, as
+    values of another batch differ by rounding. Without a batch size each run is by itself.
     """
     check_batch_size(batch_size)
     groups: list[tuple[RunDesign, ...]] = []
@@ -159,12 +159,17 @@ def group_runs(
     for design in designs:
         n_prompts += len(design.trials)
         fits = n_prompts <= (batch_size or 1) and design.context != "carry"
-        if groups and fits and groups[-1][0].session == design.session:
+        if groups and fits and _who(groups[-1][0]) == _who(design):
             groups[-1] += (design,)
         else:
             groups.append((design,))
             n_prompts = len(design.trials)
     return groups
+
+
+def _who(design: RunDesign) -> tuple[str, str | None]:
+    """Name the participant and the session of a run."""
+    return design.participant_label, design.session
 
 
 def _generate(

@@ -63,6 +63,8 @@ def provenance(
     seconds: float,
 ) -> dict[str, object]:
     """Say how values came about."""
+    from llm2bids.model.host import host
+
     chat = loaded.chat
     return {
         "method": method,
@@ -77,6 +79,7 @@ def provenance(
         "system": chat.system if chat else None,
         "dtype": loaded.dtype,
         "device": loaded.device,
+        **host(loaded.device),
         "batch_size": batch_size,
         "prompt_batching": loaded.batching,
         "keep_first": keep_first,

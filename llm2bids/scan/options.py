@@ -96,6 +96,25 @@ class ScanOptions:
     dtype: str = option(
         "auto", "--dtype", "auto (as stored), float32, float16 or bfloat16", group="model"
     )
+    n_workers: int | None = option(
+        None,
+        "--n-workers",
+        "processes that record participants at the same time, with the same bytes whatever their "
+        "number; fewer where memory does not serve them, one where a GPU generates",
+        group="machine",
+        shown="the processors; 1 for a short scan",
+        type=int,
+        metavar="N",
+    )
+    n_threads: int = option(
+        1,
+        "--n-threads",
+        "processor threads that generate together in each worker: for few participants on many "
+        "processors; another number rounds otherwise",
+        group="machine",
+        type=int,
+        metavar="N",
+    )
     trust_remote_code: bool = option(
         False,
         "--trust-remote-code",
@@ -164,7 +183,7 @@ class ScanOptions:
     batch_size: int | None = option(
         None,
         "--batch-size",
-        "prompts that run together, of as many runs as fit whole",
+        "prompts that run together, of as many runs of a participant as fit whole",
         group="scan",
         shown="32, of one run; 16 in the calibration; 8 in a replay",
         type=int,

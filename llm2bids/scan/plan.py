@@ -7,12 +7,10 @@ from typing import TYPE_CHECKING, Any
 
 from llm2bids.dataset.run import writing_threads
 from llm2bids.options import takes_options
-from llm2bids.recording.batches import DEFAULT_BATCH_SIZE
-from llm2bids.recording.buffers import LARGEST
-from llm2bids.recording.calibration import CALIBRATION_BATCH_SIZE
 from llm2bids.recording.draw import Scan
 from llm2bids.recording.record import group_runs
 from llm2bids.recording.trials import first_step
+from llm2bids.scan.memory import largest_batch, scan_bytes
 from llm2bids.scan.options import ScanOptions
 from llm2bids.scan.simulate import Weights, weigh
 from llm2bids.space.arrange import build_space
@@ -29,12 +27,6 @@ _TEMPLATE_TOKENS = 32
 
 _CHARACTERS_PER_TOKEN = 4.6
 """Of the shipped prompts with the embedded model's tokenizer."""
-
-_PROCESS_BYTES = 480_000_000
-"""Memory of a process that has torch and transformers loaded and no model."""
-
-_BYTES_PER_UNIT = 700
-"""Memory for each unit while the template's tables are made, and for what stays of the space."""
 
 _START_SECONDS = 6.0
 """Importing torch and transformers, and finding the sites."""
@@ -53,7 +45,7 @@ class Plan:
     weights: Weights
     pace: "Pace | None"
     groups: "Sequence[tuple[RunDesign, ...]]"  # runs that are recorded together
-    batch_size: int
+    batch_size: int  # prompts of the largest batch
     keep_first: bool
 
     @property
@@ -93,26 +85,14 @@ class Plan:
     @property
     def memory_bytes(self) -> int:
         """Most memory of the process: it depends on the runs of a batch, not on their number."""
-        return _PROCESS_BYTES + self.outline.weight_bytes + max(self._tables, self._recording)
-
-    @property
-    def _tables(self) -> int:
-        """Memory while the template is written."""
-        return _BYTES_PER_UNIT * self.space.n_units
-
-    @property
-    def _recording(self) -> int:
-        """Memory while runs are recorded and written: values, a batch in the model, volumes."""
-        n_units, groups = self.space.n_units, self.groups
-        longest = max(sum(design.n_volumes for design in group) for group in groups)
-        values = min(4 * longest * n_units, LARGEST)
-        batch = _largest_batch(groups, self.batch_size)
-        resting = min(CALIBRATION_BATCH_SIZE, len(self.scan.calibration))
-        calibration = 4 * resting * self.scan.paradigm.tokens_per_prompt * n_units
-        logits = 5 * 4 * batch * self.outline.n_vocabulary
-        n_voxels = math.prod(self.space.shape)
-        volumes = (8 + 8 + 8 + 8 + 2 * 4) * n_voxels
-        return max(min(2, len(groups)) * values + volumes, calibration) + logits + 60 * n_units
+        return self.outline.weight_bytes + scan_bytes(
+            self.space,
+            self.scan,
+            self.groups,
+            batch=self.batch_size,
+            n_vocabulary=self.outline.n_vocabulary,
+            tables=True,
+        )
 
     @property
     def generation_seconds(self) -> float | None:
@@ -123,7 +103,7 @@ class Plan:
         full = self.pace.seconds(n_tokens)
         n_prompts = sum(len(design.trials) for design in self.scan.designs)
         others = len(self.scan.calibration) + len(self.scan.localizer)
-        return full * (n_prompts + others) / _largest_batch(self.groups, self.batch_size)
+        return full * (n_prompts + others) / self.batch_size
 
     @property
     def writing_seconds(self) -> float:
@@ -223,8 +203,7 @@ def plan(*, time: bool = True, **options: Any) -> Plan:
     )
     weights = weigh(space, scan, settings)
     groups = group_runs(scan.designs, batch_size=asked.batch_size)
-    size = 1 if scan.paradigm.context == "carry" else asked.batch_size or DEFAULT_BATCH_SIZE
-    n_prompts = _largest_batch(groups, size)
+    n_prompts = largest_batch(groups, asked)
     return Plan(
         outline=outline,
         space=space,
@@ -232,7 +211,7 @@ def plan(*, time: bool = True, **options: Any) -> Plan:
         weights=weights,
         pace=_pace(outline, chosen, scan, n_prompts, asked.device, chat) if time else None,
         groups=groups,
-        batch_size=size,
+        batch_size=n_prompts,
         keep_first=asked.keep_first,
     )
 
@@ -263,11 +242,6 @@ def _pace(
         sampling=design.sampling,
         device=device,
     )
-
-
-def _largest_batch(groups: "Sequence[Sequence[RunDesign]]", batch_size: int) -> int:
-    """Count the prompts of the largest batch."""
-    return min(batch_size, max(sum(len(design.trials) for design in group) for group in groups))
 
 
 def _size(n_bytes: int) -> str:

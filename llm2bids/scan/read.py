@@ -34,8 +34,9 @@ from llm2bids.recording.stimuli import read_stimuli
 from llm2bids.recording.story import Story
 from llm2bids.recording.timing import LOBES
 from llm2bids.scan.like import on_human_clock
+from llm2bids.scan.prepare import Prepared, load, loaded_settings
 from llm2bids.scan.reading import ReadOptions, make_reading
-from llm2bids.scan.record import _load, _loaded_settings, _open_writer, _Prepared, _write_runs
+from llm2bids.scan.runs import open_writer, write_runs
 
 
 @takes_options(ReadOptions)
@@ -90,7 +91,7 @@ def read(
     of_design = {id(d): story for d, story in zip(scan.designs, stories, strict=True)}
     texts = [trial.prompt for design in scan.designs for trial in design.trials]
     banks = {scan.paradigm.baseline: scan.calibration, CONDITION: texts}
-    with _open_writer(
+    with open_writer(
         bids_dir, prepared, progress=progress, overwrite=overwrite, banks=banks
     ) as writer:
         mean = writer.calibration.mean
@@ -106,7 +107,7 @@ def read(
             return [recording]
 
         groups = [(design,) for design in scan.designs]
-        _write_runs(writer, scan, groups, take, progress=progress)
+        write_runs(writer, scan, groups, take, progress=progress)
     return open_dataset(bids_dir)
 
 
@@ -118,7 +119,7 @@ class _Clocked:
     reading: Reading
 
 
-def _prepare(bids_dir: Path, asked: ReadOptions, stories: Sequence[_Clocked]) -> _Prepared:
+def _prepare(bids_dir: Path, asked: ReadOptions, stories: Sequence[_Clocked]) -> Prepared:
     """Load the model and decide everything, refusing first what costs least to find."""
     options = asked.scan_options()
     if asked.arrangement == "functional":
@@ -142,14 +143,14 @@ def _prepare(bids_dir: Path, asked: ReadOptions, stories: Sequence[_Clocked]) ->
         seed=asked.seed,
         allow_shared_prompts=False,
     )
-    loaded, sites, exactness = _load(options)
+    loaded, sites, exactness = load(options)
     settings = {
         **options.settings(scan, sites, loaded),
-        **_loaded_settings(loaded),
+        **loaded_settings(loaded),
         **stored_settings(asked),
         **choice.settings,
     }
-    return _Prepared(
+    return Prepared(
         options=options,
         scan=scan,
         choice=choice,

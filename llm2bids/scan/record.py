@@ -1,51 +1,46 @@
 """The scanner as one verb: a model, a paradigm and a number of participants in, a dataset out."""
 
+import gc
 import logging
-import sys
-import time
-from collections.abc import Callable, Mapping, Sequence
+import os
+from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
-from tqdm.auto import tqdm
-
+from llm2bids.dataset.hosts import warn_of_batch_effect
 from llm2bids.dataset.read import Dataset, open_dataset
-from llm2bids.dataset.settings import is_dataset
 from llm2bids.dataset.write import DatasetWriter
-from llm2bids.exceptions import UsageError
+from llm2bids.exceptions import DatasetError, Llm2bidsError, UsageError
 from llm2bids.options import takes_options
-from llm2bids.paradigm.design import RunDesign, share_prompts
-from llm2bids.paradigm.prompts import load_banks
-from llm2bids.paradigm.seed import derive_seed
-from llm2bids.paradigm.task import Prompt
-from llm2bids.recording.buffers import RunBuffers
-from llm2bids.recording.calibration import calibrate
-from llm2bids.recording.draw import Scan, without_prompts
-from llm2bids.recording.record import Recording, group_runs, record_runs
-from llm2bids.recording.replay import replay_run
-from llm2bids.recording.trials import first_step, prompt_tokens
+from llm2bids.paradigm.design import RunDesign
 from llm2bids.scan.answers import GivenAnswers, read_answers
-from llm2bids.scan.arrangement import Choice, arranged_space, check_localizer, refuse_old_method
-from llm2bids.scan.background import Background
+from llm2bids.scan.memory import choose_workers, largest_batch, scan_bytes
 from llm2bids.scan.options import ScanOptions
-from llm2bids.scan.sessions import check_sessions, taking_sessions
-from llm2bids.space.arrange import build_space
-from llm2bids.store.json import read_json
-
-if TYPE_CHECKING:
-    from llm2bids.model.exactness import Exactness
-    from llm2bids.model.load import LoadedModel
-    from llm2bids.model.units import Site
+from llm2bids.scan.prepare import Prepared, prepare
+from llm2bids.scan.runs import (
+    missing_volumes,
+    open_writer,
+    progress_bar,
+    say_done,
+    scan_groups,
+    scanner,
+    write_runs,
+)
+from llm2bids.scan.shards import (
+    ShardBar,
+    check_prepared,
+    expect_runs,
+    labels_of,
+    parent_or_stop,
+    record_shard,
+    recorded_volumes,
+    stop_file,
+)
+from llm2bids.scan.workers import Pool, local_pool, run_tasks, stopped_by_signals, watched
 
 log = logging.getLogger(__name__)
-
-SHARED_PROMPTS = (
-    "participants share prompts: their errors are shared too, and group results are inflated "
-    "(measured family-wise error at a nominal 0.05: 0.66 where 8 participants draw 8 prompts each "
-    "from a bank of 16, 0.32 from 24, 0.09 from 64; 0.04 with disjoint prompts)"
-)
-"""What is said wherever participants share prompts."""
 
 
 @takes_options(ScanOptions)
@@ -53,6 +48,8 @@ def record(
     bids_dir: str | Path,
     *,
     answers: GivenAnswers | None = None,
+    prepare_only: bool = False,
+    participant_label: Sequence[str] | None = None,
     overwrite: bool = False,
     progress: bool = True,
     **options: Any,
@@ -65,6 +62,12 @@ def record(
         Folder of the dataset: new, empty, or one of ours that was recorded with the same settings.
     answers : GivenAnswers, optional
         Given answers, which the model reads instead of generating its own; see `replay`.
+    prepare_only : bool
+        Write what is there before the first run: calibration, space, template. Participants can
+        then be recorded by themselves.
+    participant_label : sequence of str, optional
+        Record only these, with or without ``sub-``, each into a shard of a dataset that was
+        prepared; any number of processes may do so at once, and `merge` takes the shards in.
     overwrite : bool
         Replace files that were changed since they were written, and record runs anew of which a
         file was changed or is gone.
@@ -84,31 +87,25 @@ def record(
         If an argument, the paradigm, the model, a run or the folder is not usable. Runs that were
         finished before stay.
     """
-    bids_dir = Path(bids_dir)
-    prepared = _prepare(bids_dir, ScanOptions(**options), answers)
-    loaded, scan, batch_size = prepared.loaded, prepared.scan, prepared.options.batch_size
-    buffers = RunBuffers(bids_dir, loaded.device)
-    n_units = sum(site.width for site in prepared.sites)
+    bids_dir, scan_options = Path(bids_dir), ScanOptions(**options)
+    if prepare_only and participant_label is not None:
+        raise UsageError(
+            "prepare_only (--prepare) and participant_label (--participant-label): expected one of "
+            "the two; prepare once, then record participants"
+        )
+    from llm2bids.model.host import computing_threads
 
-    def take(group: Sequence[RunDesign], on_token: Callable[[int], None]) -> list[Recording]:
-        how: dict[str, Any] = {
-            "keep_first": prepared.options.keep_first,
-            "batch_size": batch_size,
-            "on_token": on_token,
-            "out": buffers.take(sum(design.n_volumes for design in group), n_units),
-        }
-        if answers is None:
-            return record_runs(loaded, group, prepared.sites, **how)
-        (design,) = group
-        return [replay_run(loaded, design, prepared.sites, answers.of_run(design), **how)]
-
-    edit = prepared.options.read_edit()
-    if edit is not None:
-        take = taking_sessions(take, loaded, edit)  # type: ignore[assignment]
-    # a replayed run is read in batches of its own
-    groups = group_runs(scan.designs, batch_size=batch_size if answers is None else None)
-    with _open_writer(bids_dir, prepared, progress=progress, overwrite=overwrite) as writer:
-        _write_runs(writer, scan, groups, take, progress=progress)
+    with computing_threads(scan_options.device, scan_options.n_threads):
+        if participant_label is None:
+            _record(
+                bids_dir, scan_options, answers,
+                prepare_only=prepare_only, overwrite=overwrite, progress=progress,
+            )  # fmt: skip
+        else:
+            _record_shards(
+                bids_dir, scan_options, answers, participant_label,
+                overwrite=overwrite, progress=progress,
+            )  # fmt: skip
     return open_dataset(bids_dir)
 
 
@@ -143,228 +140,214 @@ def replay(bids_dir: str | Path, *, transcripts: str | Path, **options: Any) -> 
     return record(bids_dir, answers=read_answers(Path(transcripts)), **options)
 
 
-@dataclass(frozen=True, kw_only=True, eq=False)
-class _Prepared:
-    """All that is decided before anything is recorded."""
-
-    options: ScanOptions
-    scan: Scan
-    choice: Choice
-    loaded: "LoadedModel"
-    sites: tuple["Site", ...]
-    exactness: "Exactness"
-    settings: Mapping[str, Any]
-
-
-def _prepare(bids_dir: Path, options: ScanOptions, answers: GivenAnswers | None) -> _Prepared:
-    """Draw the scan and load the model, refusing first what costs least to find."""
-    from llm2bids.model.chat import with_chat
-
-    choice = options.choose_arrangement()
-    refuse_old_method(bids_dir)
-    check_sessions(bids_dir, options.read_edit())
-    scan = options.draw(localizer_prompts=choice.localizer_prompts)
-    if share_prompts(scan.designs).between_participants:
-        log.warning("%s", SHARED_PROMPTS)
-    DatasetWriter.check_target(bids_dir)
-    chat = options.choose_chat(scan.paradigm)
-    loaded, sites, exactness = _load(options)
-    if chat is not None:
-        loaded = with_chat(loaded, chat)
-    check_localizer(choice, scan, sites)
-    _check_lengths(loaded, scan, keep_first=options.keep_first)
-    settings = {
-        **options.settings(scan, sites, loaded),
-        **_loaded_settings(loaded),
-        "answers_sha256": answers.sha256 if answers else None,
-        **choice.settings,
-    }
-    if chat is not None:
-        settings |= {"chat_template": chat.template_sha256(loaded.tokenizer), "system": chat.system}
-    functions = {site.scores.function for site in sites if site.scores}
-    if functions:
-        settings["router_probabilities"] = ", ".join(sorted(functions))
-    if loaded.batching != "padded":
-        settings["batching"] = loaded.batching
-    return _Prepared(
-        options=options,
-        scan=scan,
-        choice=choice,
-        loaded=loaded,
-        sites=sites,
-        exactness=exactness,
-        settings=settings,
-    )
-
-
-def _loaded_settings(loaded: "LoadedModel") -> dict[str, Any]:
-    """List what a loaded model adds to the settings."""
-    # no entries for what datasets of earlier versions could not be
-    names = ("random_weights", "adapter", "quantization")
-    made = {name: getattr(loaded, name) for name in names if getattr(loaded, name) is not None}
-    origin = {name: getattr(loaded, name) for name in ("revision", "weights_sha256", "device")}
-    return origin | made
-
-
-def _load(options: ScanOptions) -> tuple["LoadedModel", tuple["Site", ...], "Exactness"]:
-    from llm2bids.model.exactness import exact_sites
-    from llm2bids.model.load import load_model
-    from llm2bids.model.sites import select_sites
-
-    began = time.perf_counter()
-    loaded, table, exactness = exact_sites(
-        load_model(
-            str(options.model),
-            revision=options.revision,
-            trust_remote_code=options.trust_remote_code,
-            device=options.device,
-            dtype=options.dtype,
-            random_weights=options.random_weights,
-            adapter=options.adapter,
-        )
-    )
-    chosen = select_sites(table, options.sites)
-    n_units = sum(site.width for site in chosen)
-    log.info(
-        "%s on %s (%s): %d sites, %s units, loaded in %.1f s",
-        loaded.name,
-        loaded.device,
-        loaded.dtype,
-        len(chosen),
-        f"{n_units:,}",
-        time.perf_counter() - began,
-    )
-    return loaded, chosen, exactness
-
-
-def _check_lengths(loaded: "LoadedModel", scan: Scan, *, keep_first: bool) -> None:
-    """Refuse a prompt that does not fit the model's context before anything is recorded."""
-    prompts = {p.prompt_id: p for p in (*scan.calibration, *scan.localizer)}
-    prompts |= {t.prompt.prompt_id: t.prompt for design in scan.designs for t in design.trials}
-    n_tokens = scan.paradigm.tokens_per_prompt + first_step(keep_first)
-    prompt_tokens(loaded, list(prompts.values()), n_tokens=n_tokens)
-
-
-def _open_writer(
+def _record(
     bids_dir: Path,
-    prepared: _Prepared,
+    options: ScanOptions,
+    answers: GivenAnswers | None,
     *,
-    progress: bool,
+    prepare_only: bool,
     overwrite: bool,
-    banks: Mapping[str, Sequence[Prompt]] | None = None,
-) -> DatasetWriter:
-    """Open the dataset, or begin it: calibration, localizer, template."""
+    progress: bool,
+) -> None:
+    """Record what is missing, here or by workers."""
+    prepared = prepare(bids_dir, options, answers)
+    scan = prepared.scan
+    with open_writer(bids_dir, prepared, progress=progress, overwrite=overwrite) as writer:
+        if prepare_only:
+            expect_runs(writer, bids_dir, scan)
+            return
+        writer.take_shards()
+        missing = [design for design in scan.designs if not writer.has_run(design)]
+        n_workers = _n_workers(prepared, writer, missing)
+        if n_workers == 1:
+            groups = scan_groups(prepared, scan.designs)
+            write_runs(writer, scan, groups, scanner(prepared, bids_dir), progress=progress)
+        else:
+            say_done(writer, scan)
+            volumes = {
+                label: missing_volumes(
+                    scan_groups(prepared, _of(scan.designs, label)), writer.has_run
+                )
+                for label in labels_of(missing)
+            }
+            del prepared  # its weights are the workers' now
+            gc.collect()
+            task = _Task(
+                bids_dir=bids_dir, options=options, answers=answers, overwrite=overwrite,
+                parent=os.getpid(),
+            )  # fmt: skip
+            try:
+                with local_pool(n_workers, options.n_threads) as pool:
+                    _record_by(pool, writer, task, volumes, progress=progress)
+            except BaseException:
+                with suppress(Llm2bidsError, OSError):  # the first error is the one to tell
+                    writer.take_shards()  # what workers finished is kept
+                raise
+    warn_of_batch_effect(bids_dir)
+
+
+def _of(designs: Sequence[RunDesign], label: str) -> list[RunDesign]:
+    return [design for design in designs if design.participant_label == label]
+
+
+def _n_workers(prepared: Prepared, writer: DatasetWriter, missing: Sequence[RunDesign]) -> int:
+    """Choose how many processes record what is missing."""
+    from llm2bids.model.host import shares_weights
+
     options, scan, loaded = prepared.options, prepared.scan, prepared.loaded
-    if is_dataset(bids_dir):
-        _check_authors(bids_dir, options.authors)
-        return DatasetWriter.open(bids_dir, settings=prepared.settings, overwrite=overwrite)
-    from llm2bids.model.weights import weight_norms
-
-    n_tokens = scan.paradigm.tokens_per_prompt
-    with _bar(len(scan.calibration) * n_tokens, "calibration", progress) as bar:
-        calibration = calibrate(
-            loaded,
-            scan.calibration,
-            prepared.sites,
-            tokens_per_prompt=n_tokens,
-            sampling=scan.paradigm.sampling,
-            seed=derive_seed(scan.seed, "calibration"),
-            batch_size=options.batch_size,
-            keep_first=options.keep_first,
-            on_token=_advance(bar),
-        )
-    space = build_space(
-        prepared.sites,
-        label=str(prepared.settings["space_label"]),
-        model_name=loaded.name,
-        weights_sha256=loaded.weights_sha256,
+    groups = scan_groups(prepared, scan.designs)
+    worker_bytes = scan_bytes(
+        writer.space,
+        scan,
+        groups,
+        batch=largest_batch(groups, options),
+        n_vocabulary=len(loaded.tokenizer),
+        tables=False,
     )
-    with _bar(len(scan.localizer) * n_tokens, "localizer", progress) as bar:
-        space, stability = arranged_space(
-            space,
-            prepared.choice,
-            scan,
-            loaded,
-            keep_first=options.keep_first,
-            batch_size=options.batch_size,
-            on_token=_advance(bar),
-        )
-    return DatasetWriter.create(
-        bids_dir,
-        space=space,
-        calibration=calibration,
-        paradigm=scan.paradigm,
-        settings=prepared.settings,
-        weight_norms=weight_norms(loaded, prepared.sites),
-        authors=options.authors,
-        banks=without_prompts(load_banks(scan.paradigm), scan.excluded) if banks is None else banks,
-        stability=stability,
-        exactness=prepared.exactness.metadata(),
-        edit=options.read_edit(),
+    if not shares_weights(loaded):
+        worker_bytes += int(loaded.model.get_memory_footprint())
+    return choose_workers(
+        options,
+        missing,
+        device=loaded.device,
+        n_units=writer.space.n_units,
+        worker_bytes=worker_bytes,
     )
 
 
-def _check_authors(bids_dir: Path, authors: Sequence[str]) -> None:
-    """Refuse other authors than a dataset has: its description is written once."""
-    path = bids_dir / "dataset_description.json"
-    known = read_json(path).get("Authors", [])
-    if authors and list(authors) != known:
-        raise UsageError(
-            f"--author {', '.join(authors)}: {path} has "
-            f"{', '.join(known) if known else 'no authors'}; edit Authors there and in the "
-            "derivative's, or leave --author out"
-        )
+@dataclass(frozen=True, kw_only=True)
+class _Task:
+    """What a worker needs to record any participant of a scan."""
+
+    bids_dir: Path
+    options: ScanOptions
+    answers: GivenAnswers | None
+    overwrite: bool
+    parent: int | None  # the process that waits for it, where that is on the same machine
 
 
-def _write_runs(
+@dataclass(frozen=True, kw_only=True)
+class _Outcome:
+    """What became of a participant."""
+
+    participant_label: str
+    error: Llm2bidsError | OSError | None = None
+    interrupted: bool = False
+
+
+_prepared: dict[str, Prepared] = {}
+"""What a worker loaded for the participant before."""
+
+
+def _prepare_once(task: _Task) -> Prepared:
+    """Load the model once in a process that records several participants."""
+    key = repr((task.bids_dir, task.options))
+    if key not in _prepared:
+        _prepared.clear()
+        _prepared[key] = prepare(task.bids_dir, task.options, None)
+    return _prepared[key].with_answers(task.answers)
+
+
+def _work(task: _Task, label: str) -> _Outcome:
+    """Record a participant's shard, in a process of its own."""
+    from llm2bids.model.host import computing_threads
+
+    options = task.options
+    stopped = parent_or_stop(stop_file(task.bids_dir), task.parent)
+    try:
+        if stopped():
+            return _Outcome(participant_label=label, interrupted=True)
+        with computing_threads(options.device, options.n_threads):
+            prepared = _prepare_once(task)
+            check_prepared(task.bids_dir, prepared)
+            record_shard(
+                task.bids_dir,
+                prepared,
+                label,
+                overwrite=task.overwrite,
+                bar=lambda shard, n_whole, n_missing: ShardBar(shard, n_whole, stopped),
+            )
+    except (Llm2bidsError, OSError) as error:
+        return _Outcome(participant_label=label, error=error)
+    except KeyboardInterrupt:
+        return _Outcome(participant_label=label, interrupted=True)
+    return _Outcome(participant_label=label)
+
+
+def _record_by(
+    pool: Pool,
     writer: DatasetWriter,
-    scan: Scan,
-    groups: Sequence[Sequence[RunDesign]],
-    take: Callable[[Sequence[RunDesign], Callable[[int], None]], list[Recording]],
+    task: _Task,
+    volumes: Mapping[str, int],
     *,
     progress: bool,
 ) -> None:
-    """Record what is missing; a group of runs is written while the next one is recorded."""
-    done = sum(writer.has_run(design) for design in scan.designs)
-    if done:
-        log.info("%d of %d runs are there already", done, len(scan.designs))
-    last = {design.participant_label: design for design in scan.designs}
+    """Let workers record participants, of so many volumes each, and take in what they wrote."""
+    bids_dir, finished, failed = task.bids_dir, set[str](), dict[str, Llm2bidsError | OSError]()
 
-    def write(group: Sequence[RunDesign], recordings: Sequence[Recording]) -> None:
-        for place, design in enumerate(group):
-            if not writer.has_run(design):
-                writer.write_run(recordings[place], t_r=scan.t_r)
-            if last[design.participant_label] is design:
-                writer.finish_participant(design.participant_label)
+    def so_far() -> int:
+        return sum(
+            n if label in finished else min(recorded_volumes(bids_dir, label), n)
+            for label, n in volumes.items()
+        )
 
-    def is_missing(group: Sequence[RunDesign]) -> bool:
-        return not all(map(writer.has_run, group))
-
-    total = sum(design.n_volumes for group in filter(is_missing, groups) for design in group)
-    with _bar(total, "recording", progress) as bar, Background() as background:
-        for group in groups:
-            recordings: list[Recording] = []
-            if is_missing(group):
-                bar.set_description(f"sub-{group[0].participant_label} task-{group[0].task}")
-                recordings = take(group, _advance(bar))
-            background.submit(write, group, recordings)
-            del recordings
-
-
-def _bar(total: int, description: str, progress: bool) -> "tqdm[Any]":
-    return tqdm(
-        total=total,
-        desc=description,
-        unit="tok",
-        disable=not progress or total == 0,
-        file=sys.stderr,
-        dynamic_ncols=True,
-        smoothing=0.1,
-    )
+    with (
+        progress_bar(sum(volumes.values()), "recording", progress) as bar,
+        watched(so_far, bar),
+        stopped_by_signals(stop_file(bids_dir)) as stopping,
+    ):
+        tasks = [(task, label) for label in volumes]
+        for outcome in run_tasks(pool, _work, tasks, stopping=stopping):
+            label = outcome.participant_label
+            writer.take_shard(label)
+            if outcome.error is not None:
+                failed[label] = outcome.error
+            elif not outcome.interrupted:
+                finished.add(label)
+    if stopping.is_set():
+        raise KeyboardInterrupt
+    _raise_failed(bids_dir, failed, len(volumes))
 
 
-def _advance(bar: "tqdm[Any]") -> Callable[[int], None]:
-    def advance(n_volumes: int) -> None:
-        bar.update(n_volumes)
+def _raise_failed(
+    bids_dir: Path, failed: Mapping[str, Llm2bidsError | OSError], n_participants: int
+) -> None:
+    """Raise what participants failed of: the one error, or each with its participants."""
+    errors = {str(error): error for error in failed.values()}
+    if len(errors) == 1:
+        (error,) = errors.values()
+        raise error
+    if errors:
+        lines = [f"  sub-{label}: {error}" for label, error in sorted(failed.items())]
+        raise DatasetError(
+            "\n".join(
+                [
+                    f"{bids_dir}: {len(failed)} of {n_participants} participants were not recorded "
+                    "to their end; finished runs are kept, call again to go on:",
+                    *lines,
+                ]
+            )
+        )
 
-    return advance
+
+def _record_shards(
+    bids_dir: Path,
+    options: ScanOptions,
+    answers: GivenAnswers | None,
+    participant_label: Sequence[str],
+    *,
+    overwrite: bool,
+    progress: bool,
+) -> None:
+    """Record participants by themselves, each into a shard."""
+    prepared = prepare(bids_dir, options, answers)
+    check_prepared(bids_dir, prepared)
+    for name in participant_label:
+        record_shard(
+            bids_dir,
+            prepared,
+            name,
+            overwrite=overwrite,
+            bar=lambda shard, n_whole, n_missing: progress_bar(n_missing, shard.name, progress),
+        )
+    log.info("recorded; `llm2bids merge %s` takes participants in when all are there", bids_dir)

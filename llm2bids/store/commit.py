@@ -4,7 +4,7 @@ import errno
 import json
 import os
 import shutil
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path, PurePosixPath
 from typing import Any
@@ -72,6 +72,11 @@ class Staging:
         _link_or_copy(inside(self.root, source), self.path(place))
         self._sources[place] = source
 
+    def take(self, place: PurePosixPath, source: Path, digest: str) -> None:
+        """Stage a file of another dataset of ours, whose checksum is known."""
+        _link_or_copy(source, self.path(place))
+        self.hashed(place, digest)
+
     def hashed(self, place: PurePosixPath, digest: str) -> None:
         """Give the checksum of a staged file that was hashed while it was written."""
         self._digests[place] = digest
@@ -84,10 +89,11 @@ class Staging:
         """List the places of all staged files, in the order of staging."""
         return tuple(self._staged)
 
-    def commit(self, *, last: PurePosixPath | None = None) -> None:
+    def commit(self, *, last: Collection[PurePosixPath] = ()) -> None:
         """Put all staged files in place, and their checksums in the lists."""
-        if last is not None and last not in self._staged:
-            raise DatasetError(f"{last} was not made; nothing was put in place")
+        for place in last:
+            if place not in self._staged:
+                raise DatasetError(f"{place} was not made; nothing was put in place")
         digests = {place: self._digest(place) for place in self._staged}
         self._refuse_edited()
         lists = updated_lists(self.root, digests, removed=self._removed)
@@ -96,7 +102,7 @@ class Staging:
                 self.text(name, text)
             else:
                 self._removed.append(name)
-        places = sorted(self._staged, key=lambda place: place == last)
+        places = sorted(self._staged, key=lambda place: place in last)
         for place in (*places, *self._removed):
             inside(self.root, self.root / place)
         self._check_there()

@@ -16,13 +16,13 @@ class DatasetLock:
 
     # the operating system takes a lock back when its process ends, however it ends
 
-    def __init__(self, root: Path) -> None:
+    def __init__(self, root: Path, *, timeout: float = 0) -> None:
         self._root = root
         path = inside(root, root / _PLACE)
         try:
             path.parent.mkdir(parents=True, exist_ok=True)
             # not bound to a thread: a run may be written while the next one is recorded
-            self._lock = FileLock(path, timeout=0, thread_local=False)
+            self._lock = FileLock(path, timeout=timeout, thread_local=False)
             self._lock.acquire()
             self._identity = _identity(path)
         except Timeout:

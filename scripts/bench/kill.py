@@ -2,7 +2,9 @@
 
 After each kill the dataset has to validate without an error, every run that is there has to be the
 one of an uninterrupted scan, byte for byte, and calling the command again has to give the whole
-dataset of an uninterrupted scan. The same for the maps of `analyze`, participant and group level.
+dataset of an uninterrupted scan. `workers` is `record` by two processes, whose parent is killed,
+and has to give the bytes of one process. The same for the maps of `analyze`, participant and group
+level.
 
 A file system renames one file at a time: a kill within the milliseconds in which the files of a run
 take their places leaves some of them there, and a journal of the rest. Such moments are counted by
@@ -64,7 +66,9 @@ def main() -> int:
     parser.add_argument("--kills", type=int, default=30, help="of each command (30)")
     parser.add_argument("--seed", type=int, default=0, help="of the moments (0)")
     parser.add_argument("--signals", nargs="+", choices=SIGNALS, default=["KILL"])
-    parser.add_argument("--commands", nargs="+", default=["record", "participant", "group"])
+    parser.add_argument(
+        "--commands", nargs="+", default=["record", "workers", "participant", "group"]
+    )
     parser.add_argument("--spawn", action="store_true", help="a new interpreter for each command")
     parser.add_argument("--no-validator", action="store_true", help="leave bids-validator out")
     args = parser.parse_args()
@@ -83,13 +87,19 @@ def main() -> int:
         analyze = ["analyze", str(whole), "{out}"]
         steps = {
             "record": (record, None, whole),
+            "workers": ([*record, "--n-workers", "2"], None, whole),
             "participant": ([*analyze, "participant", "-q"], None, maps),
             "group": ([*analyze, "group", "-q"], maps, groups),
         }
         if not args.spawn:
             load_everything()
         for name, (command, start, reference) in steps.items():
-            seconds = run_whole(command, start, reference, spawn=args.spawn)
+            if name == "workers" and name not in args.commands:
+                continue
+            timed = work / "two" if name == "workers" else reference
+            seconds = run_whole(command, start, timed, spawn=args.spawn)
+            if differing := compare(contents(timed), contents(reference)):
+                raise SystemExit(f"{name}, uninterrupted: {differing}")
             if name not in args.commands:
                 continue
             tally = Tally()

@@ -1,0 +1,171 @@
+"""Shards: a participant's runs in a hidden folder of the dataset, recorded apart, taken in whole.
+
+A shard is a small dataset: the template by hard links, the settings, and the runs of one
+participant. Whoever writes it locks it alone, so that any number of processes, on any number of
+machines, can record into one dataset; taking it in is one commit of the dataset's own writer.
+"""
+
+import shutil
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path, PurePosixPath
+
+from llm2bids.dataset.layout import (
+    DERIVATIVE,
+    list_bolds,
+    run_names,
+    run_of,
+    task_files,
+    template_file,
+)
+from llm2bids.dataset.participants import PLACE as PARTICIPANTS
+from llm2bids.dataset.read import Dataset
+from llm2bids.dataset.resume import is_source
+from llm2bids.dataset.run import stage_participant
+from llm2bids.dataset.settings import PLACE as SETTINGS
+from llm2bids.dataset.settings import compare_settings, is_dataset, read_settings
+from llm2bids.exceptions import DatasetError
+from llm2bids.store.checksums import is_edited, list_place, read_list
+from llm2bids.store.commit import HIDDEN, Staging, clear_staging, recover, staging
+from llm2bids.store.json import read_json
+from llm2bids.store.lock import DatasetLock
+
+SHARDS = HIDDEN / "shards"
+"""Folder of the shards, one for each participant."""
+
+_SECONDS = 60.0
+"""How long to wait for a process that ends: it finishes the step and the file that it is at."""
+
+
+def shard_root(root: Path, participant_label: str) -> Path:
+    """Name the folder of a participant's shard."""
+    return root / SHARDS / f"sub-{participant_label}"
+
+
+def list_shards(root: Path) -> tuple[str, ...]:
+    """List the participants that have a shard, sorted."""
+    folders = sorted((root / SHARDS).glob("sub-*"))
+    return tuple(folder.name.removeprefix("sub-") for folder in folders if is_dataset(folder))
+
+
+def begin_shard(root: Path, participant_label: str) -> Path:
+    """Make the folder of a participant's shard, unless it is there and has runs; give it."""
+    shard = shard_root(root, participant_label)
+    sources = _sources(root)
+    lock = DatasetLock(shard)
+    try:
+        if is_dataset(shard) and list_bolds(shard):
+            refuse_foreign(root, shard)
+            return shard
+        for path in shard.iterdir():  # of a process that was cut off while it began or ended
+            if path.name != HIDDEN.name:
+                shutil.rmtree(path) if path.is_dir() else path.unlink()
+        (shard / HIDDEN / "commit.json").unlink(missing_ok=True)
+        clear_staging(shard)
+        with staging(shard, doing="beginning a shard") as stage:
+            for place, digest in sources.items():
+                stage.take(place, root / place, digest)
+            stage.commit(last=(SETTINGS,))
+    finally:
+        lock.release()
+    return shard
+
+
+def refuse_foreign(root: Path, shard: Path) -> None:
+    """Refuse a shard of other settings, weights or calibration than the dataset's."""
+    try:
+        compare_settings(root, read_settings(shard))
+    except DatasetError as error:
+        raise DatasetError(f"{shard}: not a shard of this dataset. {error}") from None
+    theirs, ours = _sources(shard), _sources(root)
+    differing = sorted(p for p in theirs.keys() | ours.keys() if theirs.get(p) != ours.get(p))
+    if differing:
+        raise DatasetError(
+            f"{shard}: not a shard of this dataset: its {differing[0]} is another one, so that its "
+            "counts mean something else. Remove the shard, and record the participant again"
+        )
+
+
+@contextmanager
+def finished_shard(root: Path, shard: Path) -> Iterator[None]:
+    """Hold a shard of a dataset that no process is writing, with what was cut off finished."""
+    lock = DatasetLock(shard, timeout=_SECONDS)
+    try:
+        recover(shard)
+        clear_staging(shard)
+        refuse_foreign(root, shard)
+        yield
+    finally:
+        lock.release()
+
+
+def remove_shard(shard: Path) -> None:
+    """Remove a shard; one that is half removed is none."""
+    (shard / SETTINGS).unlink(missing_ok=True)
+    shutil.rmtree(shard, ignore_errors=True)
+
+
+def run_files(shard: Path, bold: PurePosixPath) -> dict[PurePosixPath, str]:
+    """List the files of a run with their checksums, the raw series last."""
+    known = read_list(shard / list_place(bold))
+    run = run_of(bold)
+    files = {place: digest for place, digest in known.items() if _run_of_any(place) == run}
+    digest = files.pop(bold, None)
+    absent = [place for place in files if not (shard / place).is_file()]
+    if digest is None or absent:
+        raise DatasetError(
+            f"{shard}: {absent[0] if absent else bold} is missing or has no checksum, the run is "
+            "not whole; remove the shard, and record the participant again"
+        )
+    return {**files, bold: digest}
+
+
+def stage_runs(
+    stage: Staging,
+    dataset: Dataset,
+    shard: Path,
+    participant_label: str,
+    files: Mapping[PurePosixPath, Mapping[PurePosixPath, str]],
+) -> None:
+    """Stage runs of a shard, and what is shared with other runs."""
+    stage_participant(stage, dataset, participant_label)
+    for bold, places in files.items():
+        names = run_names(bold, dataset.space.label)
+        for place in task_files(names.task):
+            stage.json(place, read_json(shard / place), once=True)
+        stage.take(bold, shard / bold, places[bold])
+        # links of a shard that was copied from another disk are links no more
+        stage.path(names.preproc, merged=True)  # the raw series by another name: gone with it
+        stage.link(names.preproc, stage.path(bold))
+        stage.link(
+            names.mask, dataset.path / template_file(dataset.space.label, "mask", label="GM")
+        )
+        for place, digest in places.items():
+            if place.suffix == ".json":  # keys that were added to one that is there stay
+                stage.json(place, read_json(shard / place))
+            elif place not in (bold, names.preproc, names.mask):
+                stage.take(place, shard / place, digest)
+
+
+def refuse_changed(shard: Path, files: Mapping[PurePosixPath, str]) -> None:
+    """Refuse files of a shard that are not as they were written."""
+    for place in files:
+        if is_edited(shard, place, files):
+            raise DatasetError(
+                f"{shard / place}: not as it was written (its sha256 is not the one in "
+                f"{list_place(place)}); it was changed, or damaged on its way. Copy it again, or "
+                "remove the shard and record the participant again"
+            )
+
+
+def _sources(root: Path) -> dict[PurePosixPath, str]:
+    """List what runs are made from, with the checksums that it was written with."""
+    known = read_list(root / list_place(PARTICIPANTS))
+    return {place: digest for place, digest in known.items() if is_source(place)}
+
+
+def _run_of_any(place: PurePosixPath) -> object:
+    """Tell the run of a file, raw or derived."""
+    if place.is_relative_to(DERIVATIVE):
+        place = place.relative_to(DERIVATIVE)
+    return run_of(place)

@@ -1,0 +1,115 @@
+"""What memory a scan takes, and how many workers it serves."""
+
+import logging
+import math
+from collections.abc import Sequence
+from contextlib import suppress
+from pathlib import Path
+
+import psutil
+from joblib import cpu_count
+
+from llm2bids.paradigm.design import RunDesign
+from llm2bids.recording.batches import DEFAULT_BATCH_SIZE
+from llm2bids.recording.buffers import LARGEST
+from llm2bids.recording.calibration import CALIBRATION_BATCH_SIZE
+from llm2bids.recording.draw import Scan
+from llm2bids.scan.options import ScanOptions
+from llm2bids.space.space import Space
+
+log = logging.getLogger(__name__)
+
+PROCESS_BYTES = 480_000_000
+"""Memory of a process that has torch and transformers loaded and no model."""
+
+_BYTES_PER_UNIT = 700
+"""Memory for each unit while the template's tables are made, and for what stays of the space."""
+
+_SOONER_ALONE = 400_000_000
+"""Values (volumes x units) up to which one process is done before others have started."""
+
+
+def largest_batch(groups: Sequence[Sequence[RunDesign]], options: ScanOptions) -> int:
+    """Count the prompts of the largest batch."""
+    if groups[0][0].context == "carry":
+        return 1
+    largest = max(sum(len(design.trials) for design in group) for group in groups)
+    return min(options.batch_size or DEFAULT_BATCH_SIZE, largest)
+
+
+def scan_bytes(
+    space: Space,
+    scan: Scan,
+    groups: Sequence[Sequence[RunDesign]],
+    *,
+    batch: int,
+    n_vocabulary: int,
+    tables: bool,
+) -> int:
+    """Estimate the memory of a process that scans, without the weights.
+
+    Values, a batch in the model, volumes; `tables` where it writes the template too.
+    """
+    n_units = space.n_units
+    longest = max(sum(design.n_volumes for design in group) for group in groups)
+    values = min(4 * longest * n_units, LARGEST)
+    logits = 5 * 4 * batch * n_vocabulary
+    volumes = (8 + 8 + 8 + 8 + 2 * 4) * math.prod(space.shape)
+    recording = min(2, len(groups)) * values + volumes
+    if tables:
+        resting = min(CALIBRATION_BATCH_SIZE, len(scan.calibration))
+        recording = max(recording, 4 * resting * scan.paradigm.tokens_per_prompt * n_units)
+    recording += logits + 60 * n_units
+    return PROCESS_BYTES + max(recording, _BYTES_PER_UNIT * n_units if tables else 0)
+
+
+def available_bytes() -> int:
+    """Count the memory that processes may still take: of the machine, or of this job's share."""
+    free = int(psutil.virtual_memory().available)
+    for limit, used in (
+        ("/sys/fs/cgroup/memory.max", "/sys/fs/cgroup/memory.current"),
+        ("/sys/fs/cgroup/memory/memory.limit_in_bytes",
+         "/sys/fs/cgroup/memory/memory.usage_in_bytes"),
+    ):  # fmt: skip
+        with suppress(OSError, ValueError):  # "max": no limit
+            cached = _cached(Path(used).with_name("memory.stat"))
+            free = min(free, int(Path(limit).read_text()) - int(Path(used).read_text()) + cached)
+    return free
+
+
+def _cached(stat: Path) -> int:
+    """Count the pages of files that the system gives back when memory is short."""
+    for line in stat.read_text().splitlines():
+        name, _, number = line.partition(" ")
+        if name in ("inactive_file", "total_inactive_file"):
+            return int(number)
+    return 0
+
+
+def choose_workers(
+    options: ScanOptions,
+    designs: Sequence[RunDesign],
+    *,
+    device: str,
+    n_units: int,
+    worker_bytes: int,
+) -> int:
+    """Choose how many processes record the participants of these runs, and say why not more."""
+    n_participants = len({design.participant_label for design in designs})
+    n_values = n_units * sum(design.n_volumes for design in designs)
+    if options.n_workers is None and n_values < _SOONER_ALONE:
+        return 1
+    processors = max(int(cpu_count()) // options.n_threads, 1)
+    n_workers = min(options.n_workers or processors, max(n_participants, 1))
+    if n_workers > 1 and device != "cpu":
+        log.info("one worker: all would generate on %s", device)
+        return 1
+    served = max(available_bytes() // max(worker_bytes, 1), 1)
+    if n_workers > served:
+        log.warning(
+            "%d worker%s in place of %d: one takes about %.1f GB, and %.1f GB of memory are free",
+            served, "s" if served > 1 else "", n_workers, worker_bytes / 1e9,
+            available_bytes() / 1e9,
+        )  # fmt: skip
+        return int(served)
+    return n_workers

@@ -1,0 +1,164 @@
+"""A scan in pieces: each participant is a shard, which any process records and one takes in."""
+
+import json
+import os
+import time
+from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager, suppress
+from pathlib import Path
+
+from llm2bids.dataset.layout import list_bolds, run_of
+from llm2bids.dataset.resume import changed_runs
+from llm2bids.dataset.settings import compare_settings, is_dataset
+from llm2bids.dataset.shard import SHARDS, begin_shard, shard_root
+from llm2bids.dataset.write import DatasetWriter
+from llm2bids.exceptions import DatasetError, UsageError
+from llm2bids.paradigm.design import RunDesign
+from llm2bids.recording.draw import Scan
+from llm2bids.scan.prepare import Prepared
+from llm2bids.scan.runs import Bar, missing_volumes, scan_groups, scanner, write_missing
+from llm2bids.store.commit import HIDDEN, replace_text
+
+_EXPECTED = SHARDS / "expected.json"
+"""Runs of a scan that was prepared: what a merge has to find."""
+
+_PROGRESS = HIDDEN / "progress"
+"""In a shard: how many volumes are recorded."""
+
+_SECONDS_BETWEEN = 0.2
+"""How often a worker says how far it is, and looks whether it is to stop."""
+
+
+def record_shard(
+    bids_dir: Path,
+    prepared: Prepared,
+    participant_label: str,
+    *,
+    overwrite: bool,
+    bar: Callable[[Path, int, int], AbstractContextManager[Bar]],
+) -> None:
+    """Record what the dataset lacks of a participant into a shard.
+
+    `bar` is made of the shard, the volumes that it has, and those that are missing.
+    """
+    participant_label = participant_label.removeprefix("sub-")
+    designs = _designs_of(prepared.scan, participant_label)
+    space_label = str(prepared.settings["space_label"])
+    changed = (
+        changed_runs(bids_dir, space_label, participant_label=participant_label)
+        if overwrite
+        else set()
+    )
+    present = {run_of(place) for place in list_bolds(bids_dir) if place not in changed}
+    if all(_key(design) in present for design in designs):
+        return
+    shard = begin_shard(bids_dir, participant_label)
+    groups = scan_groups(prepared, designs)
+    with DatasetWriter.open(shard, settings=prepared.settings, overwrite=overwrite) as writer:
+
+        def is_there(design: RunDesign) -> bool:
+            return _key(design) in present or writer.has_run(design)
+
+        whole = sum(design.n_volumes for design in designs if writer.has_run(design))
+        with bar(shard, whole, missing_volumes(groups, is_there)) as shown:
+            write_missing(
+                writer,
+                groups,
+                scanner(prepared, shard),
+                t_r=prepared.scan.t_r,
+                bar=shown,
+                is_there=is_there,
+            )
+
+
+def check_prepared(bids_dir: Path, prepared: Prepared) -> None:
+    """Refuse a folder that was not prepared for this scan."""
+    if not is_dataset(bids_dir):
+        raise DatasetError(
+            f"{bids_dir}: participants are recorded by themselves into a dataset that was "
+            "prepared; call `llm2bids record` with the same options and --prepare first, once"
+        )
+    compare_settings(bids_dir, prepared.settings)
+
+
+def _designs_of(scan: Scan, participant_label: str) -> list[RunDesign]:
+    designs = [d for d in scan.designs if d.participant_label == participant_label]
+    if not designs:
+        labels = list(dict.fromkeys(design.participant_label for design in scan.designs))
+        raise UsageError(
+            f"participant_label (--participant-label) {participant_label}: the scan has "
+            f"{len(labels)} participants (--participants), {labels[0]} to {labels[-1]}"
+        )
+    return designs
+
+
+def _key(design: RunDesign) -> tuple[str, str | None, str, int | None]:
+    return design.participant_label, design.session, design.task, design.run
+
+
+class ShardBar(AbstractContextManager["ShardBar"]):
+    """What a worker tells of its progress: a number in a file of its shard, on any machine."""
+
+    def __init__(self, shard: Path, n_volumes: int, stopped: Callable[[], bool]) -> None:
+        self._path, self._n, self._stopped = shard / _PROGRESS, n_volumes, stopped
+        self._next = 0.0
+
+    def update(self, n: int) -> None:
+        """Add volumes; stop here, between two tokens, where that was said."""
+        self._n += n
+        if time.monotonic() < self._next:
+            return
+        self._next = time.monotonic() + _SECONDS_BETWEEN
+        with suppress(OSError):  # a scan does not fail of what it says about itself
+            self._path.write_text(str(self._n), encoding="utf-8")
+        if self._stopped():
+            raise KeyboardInterrupt
+
+    def set_description(self, text: str) -> None:
+        """Say nothing: the participant is the shard's."""
+
+    def __exit__(self, *error: object) -> None:
+        """Leave the number as it is."""
+
+
+def recorded_volumes(bids_dir: Path, participant_label: str) -> int:
+    """Read how many volumes the worker of a participant has recorded."""
+    try:
+        return int((shard_root(bids_dir, participant_label) / _PROGRESS).read_text())
+    except (OSError, ValueError):
+        return 0
+
+
+def expect_runs(writer: DatasetWriter, bids_dir: Path, scan: Scan) -> None:
+    """Keep which runs the dataset is to have, for `merge`."""
+    bolds = {str(writer.bold(design)) for design in scan.designs}
+    known = expected_runs(bids_dir)
+    replace_text(bids_dir / _EXPECTED, json.dumps(sorted({*known, *bolds}), indent=0))
+
+
+def expected_runs(bids_dir: Path) -> list[str]:
+    """List the raw series that a prepared scan is to have."""
+    try:
+        return list(map(str, json.loads((bids_dir / _EXPECTED).read_text(encoding="utf-8"))))
+    except FileNotFoundError:
+        return []
+    except (OSError, ValueError, TypeError) as error:
+        raise DatasetError(
+            f"{bids_dir / _EXPECTED}: not readable ({error}); call `llm2bids record` with "
+            "--prepare again, which makes it anew"
+        ) from None
+
+
+def stop_file(bids_dir: Path) -> Path:
+    """Name the file whose presence tells the workers of a dataset to stop."""
+    return bids_dir / SHARDS / "stop"
+
+
+def parent_or_stop(stop: Path, parent: int | None) -> Callable[[], bool]:
+    """Make what tells a worker to stop: it was said, or the process that waits for it is gone."""
+    return lambda: stop.exists() or (parent is not None and os.getppid() != parent)
+
+
+def labels_of(designs: Sequence[RunDesign]) -> list[str]:
+    """List the participants of runs, in order."""
+    return list(dict.fromkeys(design.participant_label for design in designs))
