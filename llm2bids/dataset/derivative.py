@@ -142,7 +142,7 @@ def write_anatomy(
 
 def _link_mask(
     stage: Staging,
-    place: PurePosixPath,
+    file: PurePosixPath,
     root: Path,
     source: PurePosixPath,
     space: Space,
@@ -150,7 +150,7 @@ def _link_mask(
     **entries: Any,
 ) -> None:
     """Stage a mask: a link to that of the template, and its sidecar."""
-    stage.link(place, root / source)
+    stage.link(file, root / source)
     sources = [f"bids::{source.relative_to(DERIVATIVE)}"]
     metadata = image_json(space, description, Type="Brain", **entries, Sources=sources)
-    stage.json(sidecar(place), metadata)
+    stage.json(sidecar(file), metadata)

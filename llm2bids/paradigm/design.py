@@ -166,7 +166,7 @@ def _order_trials(
     square = latin_square(len(trial_types))
     row = ((participant - 1) * paradigm.n_runs + run - 1) % len(square)
     names = derive_generator(seed, "order", task.label).permutation(len(trial_types))
-    ordered = [trial_types[names[place]] for place in square[row]]
+    ordered = [trial_types[names[index]] for index in square[row]]
     left = {trial_type: iter(drawn) for trial_type, drawn in prompts.items()}
     return tuple(
         Trial(prompt=next(left[trial_type]), trial_type=trial_type, block=block)

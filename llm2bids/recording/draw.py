@@ -61,16 +61,7 @@ def draw_scan(
     }
     _check_range("n_participants", n_participants, 1, MOST_PARTICIPANTS, flag="--participants")
     _check_range("seed", seed, 0, LARGEST_SEED)
-    loaded = load_paradigm(paradigm)
-    for name, value in numbers.items():
-        _check_range(name, value, 0 if name == "localizer_prompts" else 1, LARGEST)
-    loaded = replace(
-        loaded,
-        prompts_per_block=prompts_per_block or loaded.prompts_per_block,
-        tokens_per_prompt=tokens_per_prompt or loaded.tokens_per_prompt,
-        localizer_prompts=localizer_prompts or 0,
-        source=_changes(numbers) + loaded.source,
-    )
+    loaded = _with_numbers(load_paradigm(paradigm), numbers)
     known = [task.label for task in loaded.tasks]
     if unknown := [label for label in task_labels or () if label not in known]:
         raise UsageError(
@@ -104,6 +95,19 @@ def draw_scan(
         seed=seed,
         allow_shared_prompts=allow_shared_prompts,
         excluded=frozenset(excluded),
+    )
+
+
+def _with_numbers(paradigm: Paradigm, numbers: Mapping[str, int | None]) -> Paradigm:
+    """Put the numbers that were asked for in place of a paradigm's own, and say so in its text."""
+    for name, value in numbers.items():
+        _check_range(name, value, 0 if name == "localizer_prompts" else 1, LARGEST)
+    return replace(
+        paradigm,
+        prompts_per_block=numbers["prompts_per_block"] or paradigm.prompts_per_block,
+        tokens_per_prompt=numbers["tokens_per_prompt"] or paradigm.tokens_per_prompt,
+        localizer_prompts=numbers["localizer_prompts"] or 0,
+        source=_changes(numbers) + paradigm.source,
     )
 
 

@@ -87,7 +87,7 @@ def find_maps(sources: Sources) -> tuple[GroupMap, ...]:
                 metadata=metadata,
             )
         )
-    order = {task: place for place, task in enumerate(sources.tasks)}
+    order = {task: number for number, task in enumerate(sources.tasks)}
     return tuple(
         sorted(
             maps,

@@ -69,8 +69,8 @@ def rect(
 
 def pixels(png: str, x: float, y: float, width: float, height: float) -> Markup:
     """Write a picture of `palette_png`, stretched to a rectangle."""
-    place = {"x": x, "y": y, "width": width, "height": height}
-    return element("image", href=png, **place, preserveAspectRatio="none", class_="pixels")
+    box = {"x": x, "y": y, "width": width, "height": height}
+    return element("image", href=png, **box, preserveAspectRatio="none", class_="pixels")
 
 
 def drawing(content: Iterable[Markup], *, width: float, height: float, alt: str) -> Markup:
