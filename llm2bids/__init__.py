@@ -33,6 +33,7 @@ if TYPE_CHECKING:
     from llm2bids.intervention.export import export_lora as export_lora
     from llm2bids.intervention.export import export_masks as export_masks
     from llm2bids.intervention.export import shira_mask_fn as shira_mask_fn
+    from llm2bids.intervention.monitor import monitor as monitor
     from llm2bids.intervention.steer import steer as steer
     from llm2bids.intervention.targets import targets as targets
     from llm2bids.model.edit import Edit as Edit
@@ -70,6 +71,7 @@ _WHERE = {
     "locate": "llm2bids.dataset.locate",
     "make_edit": "llm2bids.intervention.edit",
     "merge": "llm2bids.scan.merge",
+    "monitor": "llm2bids.intervention.monitor",
     "open_dataset": "llm2bids.dataset.read",
     "plot_flatmap": "llm2bids.report.flatmap",
     "read": "llm2bids.scan.read",

@@ -1,7 +1,7 @@
 """How well a model foresees given texts: negative log likelihood of each token, in nats."""
 
 from collections import defaultdict
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 
 import numpy as np
 import numpy.typing as npt
@@ -71,20 +71,29 @@ def _averaged(
     # orders than all others
     total = np.zeros(sum(site.width for site in sites))
     n_tokens = 0
+    for _, per_token in text_values(loaded, texts, sites):
+        total += of(per_token[1:]).sum(axis=0, dtype=np.float64)
+        n_tokens += len(per_token) - 1
+    return total / max(n_tokens, 1)
+
+
+def text_values(
+    loaded: LoadedModel, texts: Sequence[Sequence[int]], sites: Sequence[Site]
+) -> Iterator[tuple[int, npt.NDArray[np.float32]]]:
+    """Read every unit at every token of texts: yields a text's number and (n_tokens, n_units)."""
     for rows in _batches(loaded, texts, BATCH_SIZE):
         batch = [texts[row] for row in rows]
         token_ids, mask = padded(batch, loaded, left=False)
         longest = token_ids.shape[1]
-        values = new_values((len(rows), longest, total.size), loaded.device)
+        n_units = sum(site.width for site in sites)
+        values = new_values((len(rows), longest, n_units), loaded.device)
         positions = np.tile(np.arange(longest), (len(rows), 1))
         reader = PositionReader(sites, values, positions, device=loaded.device)
         with forward_errors(loaded), hooked(loaded.model, sites, reader.hook), torch.no_grad():
             others = {} if loaded.batching == "single" else {"attention_mask": mask}
             loaded.model(input_ids=token_ids, use_cache=False, **others)
-        for text, per_token in zip(batch, values, strict=True):
-            total += of(per_token[1 : len(text)]).sum(axis=0, dtype=np.float64)
-            n_tokens += len(text) - 1
-    return total / max(n_tokens, 1)
+        for row, text, per_token in zip(rows, batch, values, strict=True):
+            yield row, per_token[: len(text)]
 
 
 def _batches(

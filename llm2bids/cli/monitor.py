@@ -1,0 +1,38 @@
+"""Score the activity of networks at each token, and show what the scores tell apart.
+
+The score of a network is the mean of its units in calibration standard deviations. Each run of the
+dataset gets a BIDS time series of scores (*_desc-monitor_timeseries.tsv, beside the participants'
+maps). On held-out prompts: areas under the ROC curve of on against off and against other topics,
+over the prompt, at its last token, at the first answer token and over the answer, beside a linear
+probe of the residual stream and word counts of the prompt on the same split; and detections by
+tokens of reading. A score separates on from off, not a topic from a related one: no safety gate.
+"""
+
+import argparse
+from pathlib import Path
+
+from llm2bids.cli import options
+from llm2bids.intervention.monitor import MonitorOptions
+from llm2bids.intervention.subject import SubjectOptions
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Add what the command takes."""
+    options.bids_dir(parser, "the dataset that was recorded from the model")
+    text = "what `llm2bids analyze` wrote, with the tasks' effect maps"
+    parser.add_argument("analysis_dir", type=Path, metavar="ANALYSIS_DIR", help=text)
+    options.of(parser, MonitorOptions, SubjectOptions)
+
+
+def run(args: argparse.Namespace) -> int:
+    """Monitor, and say what was told apart."""
+    from llm2bids.intervention.monitor import monitor
+
+    result = monitor(
+        args.bids_dir,
+        args.analysis_dir,
+        progress=args.progress,
+        **options.read(args, MonitorOptions, SubjectOptions),
+    )
+    print(result.describe())
+    return 0

@@ -1,0 +1,411 @@
+"""Monitor: the activity of a network at each token, and what it tells apart."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import pandas as pd
+from tqdm.auto import tqdm
+
+from llm2bids.exceptions import UsageError
+from llm2bids.inference.statmap import write_json
+from llm2bids.intervention.answers import answer
+from llm2bids.intervention.edit import choose_units, default_sites
+from llm2bids.intervention.results import Result
+from llm2bids.intervention.subject import Subject, SubjectOptions, open_subject
+from llm2bids.intervention.topics import Topics, open_topics
+from llm2bids.model.units import Site
+from llm2bids.options import option, split_options, takes_options
+from llm2bids.paradigm.task import Prompt
+from llm2bids.store.tables import write_table
+
+Floats = npt.NDArray[np.float64]
+
+NOTES = (
+    "No safety gate: a score separates on from off, not a topic from a related one; word counts "
+    "of the prompt or a linear probe do that better.",
+    "Thresholds of the detection are those of prompts that runs showed; its false positives are "
+    "counted on held-out ones.",
+)
+
+POSITIONS = ("prompt mean", "last prompt token", "first answer token", "answer mean")
+"""Where a score is taken; an answer's first token is scored when it has been read."""
+
+READ = (2, 4, 6, 8, 14)
+"""Tokens of reading after which detections are counted."""
+
+FALSE_POSITIVES = 0.05
+
+PROBE_DEPTH = 0.87
+"""Layer of the linear probe, as a share of the depth."""
+
+N_BOOT = 1000
+
+
+@dataclass(frozen=True, kw_only=True)
+class MonitorOptions:
+    """Which units are monitored, and on which prompts that is tried."""
+
+    task_labels: Sequence[str] = option(
+        (), "--task", "monitor this topic's network; repeatable", group="monitor", shown="all",
+        action="append", metavar="LABEL",
+    )  # fmt: skip
+    stat_img: Path | None = option(
+        None, "--map", "a map in place of the mean effect map, with one --task", group="monitor",
+        shown="none", type=Path, metavar="IMG",
+    )  # fmt: skip
+    sites: Sequence[str] | None = option(
+        None, "--sites", "sites whose units are monitored, as for record", group="monitor",
+        shown="the MLPs' activations (act_fn), or what plays their part", action="append",
+        metavar="PATTERN",
+    )  # fmt: skip
+    top_percent: float = option(
+        0.1, "--top", "percent of the units of these sites, those with the largest positive "
+        "effects", group="monitor", type=float, metavar="P",
+    )  # fmt: skip
+    n_prompts: int = option(
+        16, "--n-prompts", "held-out prompts of each topic and of none", group="prompts", type=int,
+        metavar="N",
+    )  # fmt: skip
+    n_defining: int = option(
+        32, "--n-defining", "prompts of each bank, shown in runs, that the probe learns from and "
+        "that set the threshold of the detection", group="prompts", type=int, metavar="N",
+    )  # fmt: skip
+    n_tokens: int = option(
+        15, "--n-tokens", "tokens of an answer", group="prompts", type=int, metavar="N"
+    )
+
+    def __post_init__(self) -> None:
+        if self.n_prompts < 4 or self.n_defining < 4 or self.n_tokens < 2:
+            raise UsageError(
+                f"--n-prompts {self.n_prompts}, --n-defining {self.n_defining}, --n-tokens "
+                f"{self.n_tokens}: expected 4, 4 and 2 or more"
+            )
+        if self.stat_img is not None and len(self.task_labels) != 1:
+            raise UsageError(
+                f"--map with {len(self.task_labels)} tasks (--task); expected one: its topic"
+            )
+
+
+@takes_options(SubjectOptions, MonitorOptions)
+def monitor(
+    bids_dir: str | Path, analysis_dir: str | Path, *, progress: bool = True, **options: Any
+) -> Result:
+    """Score the activity of networks at each token, and say what the scores tell apart.
+
+    Parameters
+    ----------
+    bids_dir : str or Path
+        Dataset of the model; each of its runs gets a time series of scores.
+    analysis_dir : str or Path
+        Output folder of `llm2bids analyze`, whose effect maps give the networks; results are
+        written to ``group/monitor`` in it, time series beside the participants' maps
+        (``*_desc-monitor_timeseries.tsv``).
+    progress : bool
+        Show a progress bar on stderr.
+    **options
+        The options of the command.
+
+    Returns
+    -------
+    Result
+        Tables ``monitor`` (areas under the ROC curve) and ``detection``.
+
+    Raises
+    ------
+    Llm2bidsError
+        If an argument, the dataset or its model is not usable, or too few prompts are held out.
+    """
+    of_subject, chosen = split_options(options, SubjectOptions, MonitorOptions)
+    subject = open_subject(
+        bids_dir, model=of_subject.model, device=of_subject.device, seed=of_subject.seed
+    )
+    study = _Monitor(topics=open_topics(subject, Path(analysis_dir)), options=chosen)
+    result = study.run(progress=progress)
+    result.save(Path(analysis_dir))
+    study.write_series(Path(analysis_dir), progress=progress)
+    return result
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class _Read:
+    """Scores and residual streams of one prompt and its answer, token by token but the first."""
+
+    scores: Floats  # (n_tokens - 1, n_topics)
+    stream: npt.NDArray[np.float32]  # (n_tokens - 1, width)
+    n_prompt: int  # tokens of the prompt but its first
+
+    def at(self, position: str, values: npt.NDArray[Any]) -> npt.NDArray[Any]:
+        """Take values (n_tokens - 1, ...) at a position, or their mean over several."""
+        parts = {
+            "prompt mean": values[: self.n_prompt],
+            "last prompt token": values[self.n_prompt - 1 : self.n_prompt],
+            "first answer token": values[self.n_prompt : self.n_prompt + 1],
+            "answer mean": values[self.n_prompt :],
+        }
+        return np.asarray(parts[position].mean(axis=0))
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class _Monitor:
+    """Networks, and the prompts that they are tried on."""
+
+    topics: Topics
+    options: MonitorOptions
+
+    @property
+    def subject(self) -> Subject:
+        """Dataset and model."""
+        return self.topics.subject
+
+    @cached_property
+    def labels(self) -> tuple[str, ...]:
+        """Topics that are monitored."""
+        return self.topics.choose(self.options.task_labels)
+
+    @cached_property
+    def networks(self) -> dict[str, npt.NDArray[np.intp]]:
+        """Units of each topic's network."""
+        dataset, sites = self.subject.dataset, self.options.sites
+        patterns = default_sites(dataset.space.sites) if sites is None else tuple(sites)
+        return {
+            label: choose_units(
+                dataset,
+                stat_img=self.topics.effect(label)
+                if self.options.stat_img is None
+                else self.options.stat_img,
+                sites=patterns,
+                top_percent=self.options.top_percent,
+                sign="positive",
+            ).units
+            for label in self.labels
+        }
+
+    @cached_property
+    def sites(self) -> tuple[Site, ...]:
+        """Sites that are read: those of the networks, then the probe's layer."""
+        from llm2bids.model.sites import RESIDUAL
+
+        space = self.subject.dataset.space
+        used = np.unique(np.concatenate(list(self.networks.values())))
+        slices = space.site_slices
+        kept = [
+            site
+            for site in space.sites
+            if np.any((used >= slices[site.name].start) & (used < slices[site.name].stop))
+        ]
+        layers = [site for site in space.sites if site.role == RESIDUAL]
+        layers = layers or [site for site in space.sites if site.layer is not None]
+        probe = layers[min(round(PROBE_DEPTH * len(layers)), len(layers) - 1)]
+        return (*(site for site in kept if site.name != probe.name), probe)
+
+    def score(self, values: npt.NDArray[Any], columns: npt.NDArray[np.intp]) -> Floats:
+        """Average the networks' z values; values (n_tokens, n), columns (n,): units of these."""
+        calibration = self.subject.dataset.calibration
+        place = np.full(self.subject.dataset.space.n_units, -1)
+        place[columns] = np.arange(columns.size)
+        scores = []
+        for units in self.networks.values():
+            z = (values[:, place[units]] - calibration.mean[units]) / calibration.scale[units]
+            scores.append(z.mean(axis=1, dtype=np.float64))
+        return np.stack(scores, axis=1)
+
+    def read(self, prompts: Sequence[Prompt]) -> list[_Read]:
+        """Read prompts and the model's answers to them."""
+        from llm2bids.model.likelihood import text_values
+
+        slices = self.subject.dataset.space.site_slices
+        columns = np.concatenate(
+            [np.arange(slices[site.name].start, slices[site.name].stop) for site in self.sites]
+        )
+        answered = answer(self.subject, prompts, n_tokens=self.options.n_tokens)
+        texts = [
+            [*context, *said]
+            for context, said in zip(answered.contexts, answered.token_ids.tolist(), strict=True)
+        ]
+        width, kept = self.sites[-1].width, {}
+        for row, values in text_values(self.subject.loaded, texts, self.sites):
+            kept[row] = _Read(
+                scores=self.score(values[1:], columns),
+                stream=values[1:, -width:].copy(),
+                n_prompt=len(answered.contexts[row]) - 1,
+            )
+        return [kept[row] for row in range(len(texts))]
+
+    def run(self, *, progress: bool) -> Result:
+        """Read all prompts, and compare scores, probe and word counts on the same split."""
+        banks = {**self.topics.banks, "off": self.subject.baseline}
+        held_out = {
+            label: self.subject.held_out(bank, self.options.n_prompts)
+            for label, bank in banks.items()
+        }
+        shown = {
+            label: self.subject.shown_of(bank, self.options.n_defining)
+            for label, bank in banks.items()
+        }
+        learned, tested = {}, {}
+        with tqdm(total=2 * len(banks), desc="monitor", disable=not progress) as bar:
+            for label in banks:
+                learned[label] = self.read(shown[label])
+                bar.update()
+                tested[label] = self.read(held_out[label])
+                bar.update()
+        rows = self._network_rows(tested) + self._probe_rows(learned, tested)
+        rows += self._word_rows(shown, held_out)
+        table = pd.DataFrame(rows)
+        detection = self._detection(learned, tested)
+        return Result(
+            name="monitor", stem="monitor",
+            tables={"monitor": table, "detection": detection},
+            metadata={
+                "Seed": self.subject.seed, "TopPercent": self.options.top_percent,
+                "NumberOfUnits": {label: len(units) for label, units in self.networks.items()},
+                "NumberOfPrompts": self.options.n_prompts,
+                "ProbeSite": self.sites[-1].name,
+            },
+            notes=NOTES, n_shown=2,
+        )  # fmt: skip
+
+    def _network_rows(self, tested: Mapping[str, list[_Read]]) -> list[dict[str, Any]]:
+        rows = []
+        for position in POSITIONS:
+            for column, label in enumerate(self.labels):
+                scores = {
+                    name: np.array([read.at(position, read.scores[:, column]) for read in reads])
+                    for name, reads in tested.items()
+                }
+                rows.append({"topic": label, "score": "network", "position": position}
+                            | _areas(scores, label))  # fmt: skip
+        return rows
+
+    def _probe_rows(
+        self, learned: Mapping[str, list[_Read]], tested: Mapping[str, list[_Read]]
+    ) -> list[dict[str, Any]]:
+        """Learn a linear probe of all classes at each position."""
+        from sklearn.linear_model import LogisticRegression
+        from sklearn.pipeline import make_pipeline
+        from sklearn.preprocessing import StandardScaler
+
+        rows = []
+        for position in POSITIONS:
+            probe = make_pipeline(StandardScaler(), LogisticRegression(C=0.01, max_iter=500))
+            x = [read.at(position, read.stream) for reads in learned.values() for read in reads]
+            y = [name for name, reads in learned.items() for _ in reads]
+            probe.fit(np.stack(x), y)
+            p = {
+                name: probe.predict_proba(
+                    np.stack([read.at(position, read.stream) for read in reads])
+                )
+                for name, reads in tested.items()
+            }
+            rows += self._class_rows(p, list(probe.classes_), "linear probe", position)
+        return rows
+
+    def _word_rows(
+        self, shown: Mapping[str, Sequence[Prompt]], held_out: Mapping[str, Sequence[Prompt]]
+    ) -> list[dict[str, Any]]:
+        """Learn the words of the prompts."""
+        from llm2bids.intervention.text import TextClassifier
+
+        texts = [prompt.text for prompts in shown.values() for prompt in prompts]
+        labels = [name for name, prompts in shown.items() for _ in prompts]
+        words = TextClassifier.fit(texts, labels)
+        p = {
+            name: words.probabilities([prompt.text for prompt in prompts])
+            for name, prompts in held_out.items()
+        }
+        return self._class_rows(p, list(words.classes), "word counts", "prompt")
+
+    def _class_rows(
+        self, p: Mapping[str, Floats], classes: Sequence[str], score: str, position: str
+    ) -> list[dict[str, Any]]:
+        return [
+            {"topic": label, "score": score, "position": position}
+            | _areas({name: v[:, classes.index(label)] for name, v in p.items()}, label)
+            for label in self.labels
+        ]
+
+    def _detection(
+        self, learned: Mapping[str, list[_Read]], tested: Mapping[str, list[_Read]]
+    ) -> pd.DataFrame:
+        """Count detections after some tokens of reading, by the mean score so far."""
+        rows = []
+        for column, label in enumerate(self.labels):
+            for n_read in READ:
+
+                def so_far(reads: list[_Read], n: int = n_read, c: int = column) -> Floats:
+                    return np.array([r.scores[: min(n, r.n_prompt), c].mean() for r in reads])
+
+                others = [so_far(reads) for name, reads in learned.items() if name != label]
+                threshold = float(np.quantile(np.concatenate(others), 1 - FALSE_POSITIVES))
+                false = np.concatenate(
+                    [so_far(reads) for name, reads in tested.items() if name != label]
+                )
+                rows.append(
+                    {
+                        "topic": label,
+                        "tokens": n_read,
+                        "threshold": threshold,
+                        "detected": float((so_far(tested[label]) > threshold).mean()),
+                        "false_positives": float((false > threshold).mean()),
+                    }
+                )
+        return pd.DataFrame(rows)
+
+    def write_series(self, analysis_dir: Path, *, progress: bool) -> None:
+        """Write the scores of every run of the dataset, a row for each volume."""
+        dataset = self.subject.dataset
+        everything = np.arange(dataset.space.n_units)
+        defining = self.topics.effects.provenance.participants
+        for run in tqdm(dataset.runs, desc="time series", disable=not progress):
+            scores = self.score(dataset.values(run), everything)
+            folder = analysis_dir / run.bold.relative_to(dataset.path).parent
+            folder.mkdir(parents=True, exist_ok=True)
+            name = f"{run.name}_desc-monitor_timeseries"
+            write_table(folder / f"{name}.tsv", pd.DataFrame(scores, columns=list(self.networks)))
+            content: dict[str, Any] = {
+                "Description": "Mean activity of each topic's network, in calibration standard "
+                "deviations, at every volume. No safety gate.",
+                "SamplingFrequency": 1 / dataset.t_r(run),
+                "StartTime": 0.0,
+                "SpaceFingerprint": dataset.space.fingerprint(),
+            }
+            for label, units in self.networks.items():
+                content[label] = {"Description": f"Mean z of {len(units)} units of its network"}
+            if run.participant_label in defining:
+                content["CircularityCaution"] = (
+                    "CIRCULAR, no evidence: this participant's runs are among those that defined "
+                    "the networks"
+                )
+            write_json(folder / f"{name}.json", content)
+
+
+def _areas(scores: Mapping[str, Floats], label: str) -> dict[str, float]:
+    """Give the areas under the ROC curve against off and against other topics, with intervals."""
+    others = [values for name, values in scores.items() if name not in (label, "off")]
+    areas: dict[str, float] = {"n": scores[label].size}
+    for name, negatives in (("off", [scores["off"]]), ("others", others)):
+        value, low, high = roc_area(scores[label], np.concatenate([np.zeros(0), *negatives]))
+        areas |= {f"auroc_{name}": value, f"{name}_low": low, f"{name}_high": high}
+    return areas
+
+
+def roc_area(positives: Floats, negatives: Floats) -> tuple[float, float, float]:
+    """Give the area under the ROC curve and its bootstrap interval over both sets of prompts.
+
+    >>> roc_area(np.array([2.0, 3.0]), np.array([0.0, 1.0, 2.5]))[0]
+    0.8333333333333334
+    """
+    if not positives.size or not negatives.size:
+        return float("nan"), float("nan"), float("nan")
+    wins = (positives[:, None] > negatives) + 0.5 * (positives[:, None] == negatives)
+    rng = np.random.default_rng(0)
+    rows = rng.integers(positives.size, size=(N_BOOT, positives.size))
+    columns = rng.integers(negatives.size, size=(N_BOOT, negatives.size))
+    boot = [wins[np.ix_(r, c)].mean() for r, c in zip(rows, columns, strict=True)]
+    low, high = np.quantile(boot, [0.025, 0.975])
+    return float(wins.mean()), float(low), float(high)
