@@ -6,6 +6,7 @@ code. Which token comes is chosen in :mod:`llm2bids.model.choose`.
 
 from collections import defaultdict
 from collections.abc import Callable, Sequence
+from contextlib import ExitStack
 
 import numpy as np
 import numpy.typing as npt
@@ -16,6 +17,7 @@ from llm2bids.model.choose import Answers, Chooser, information
 from llm2bids.model.hooks import (
     PositionReader,
     StepReader,
+    contiguous_head,
     forward_errors,
     hooked,
     new_values,
@@ -116,7 +118,11 @@ def _generate(
     token_ids, mask = padded(prompts, loaded, left=True)
     reader = StepReader(sites, values, device=loaded.device)
     chooser = Chooser(loaded, sampling, uniforms, reader, first_step, on_step)
-    with forward_errors(loaded), hooked(loaded.model, sites, reader.hook), torch.no_grad():
+    with ExitStack() as stack:
+        stack.enter_context(forward_errors(loaded))
+        stack.enter_context(hooked(loaded.model, sites, reader.hook))
+        stack.enter_context(contiguous_head(loaded.model))
+        stack.enter_context(torch.no_grad())
         reader.open(0 if first_step == 0 else None)
         loaded.model.generate(
             token_ids,

@@ -43,6 +43,25 @@ def hooked(model: nn.Module, sites: Sequence[Site], make: Callable[[int], Hook])
 
 
 @contextmanager
+def contiguous_head(model: Any) -> Iterator[None]:
+    """Give a vocabulary head its input in one piece.
+
+    Prefill hands it the last position of each prompt as a view, for which PyTorch multiplies prompt
+    by prompt, with the weights copied for each. Measured with SmolLM2 and 24 prompts, processor ms
+    a volume: 10.5 to 10.3 in float32, 11.8 to 4.5 in bfloat16.
+    """
+    head = model.get_output_embeddings()
+    if head is None:
+        yield
+        return
+    handle = head.register_forward_pre_hook(lambda _, args: tuple(x.contiguous() for x in args))
+    try:
+        yield
+    finally:
+        handle.remove()
+
+
+@contextmanager
 def forward_errors(loaded: LoadedModel) -> Iterator[None]:
     """Turn whatever a forward pass raises into one message, or into ``MemoryError``."""
     try:

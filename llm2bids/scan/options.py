@@ -93,8 +93,20 @@ class ScanOptions:
         metavar="PATTERN",
     )
     device: str = option("auto", "--device", "auto, cpu, cuda, cuda:1, mps", group="model")
+    device_map: str | Path | None = option(
+        None,
+        "--device-map",
+        "spread a large model's modules over devices, in place of --device: auto (GPUs, memory, "
+        "disk), balanced, sequential, or a JSON file of modules and devices, as accelerate takes",
+        group="model",
+        shown="none",
+        metavar="MAP",
+    )
     dtype: str = option(
-        "auto", "--dtype", "auto (as stored), float32, float16 or bfloat16", group="model"
+        "auto",
+        "--dtype",
+        "auto (as stored; float32 of GGUF files), float32, float16 or bfloat16",
+        group="model",
     )
     n_workers: int | None = option(
         None,

@@ -115,6 +115,7 @@ def load(options: ScanOptions) -> tuple["LoadedModel", tuple["Site", ...], "Exac
             revision=options.revision,
             trust_remote_code=options.trust_remote_code,
             device=options.device,
+            device_map=options.device_map,
             dtype=options.dtype,
             random_weights=options.random_weights,
             adapter=options.adapter,

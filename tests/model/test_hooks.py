@@ -1,5 +1,6 @@
 """Reading outputs under hooks."""
 
+from contextlib import nullcontext
 from functools import partial
 
 import numpy as np
@@ -21,6 +22,8 @@ from llm2bids.model.hooks import (
 from llm2bids.model.sites import find_sites
 from llm2bids.model.units import Site
 from llm2bids.paradigm.task import Sampling
+from llm2bids.recording.record import record_run
+from tests.synthetic import make_design
 
 
 class Toy(nn.Module):
@@ -181,3 +184,23 @@ def test_nothing_to_record_is_sent_off_from_no_device():
     reader.open(0)
     reader.close(0)
     reader.wait()
+
+
+@pytest.mark.parametrize("architecture", ["llama", "gpt2", "mamba"])
+def test_a_heads_input_in_one_piece_changes_no_token(architecture, tiny_loaded, monkeypatch):
+
+    loaded = tiny_loaded(architecture)
+    table = find_sites(loaded)
+    head, pieces = loaded.model.get_output_embeddings(), []
+    handle = head.register_forward_hook(lambda _, args, out: pieces.append(args[0].is_contiguous()))
+    design = make_design()
+    own = record_run(loaded, design, table.sites)
+    assert all(pieces)
+    assert not head._forward_pre_hooks
+    monkeypatch.setattr(generate, "contiguous_head", lambda model: nullcontext())
+    pieces.clear()
+    plain = record_run(loaded, design, table.sites)
+    handle.remove()
+    assert not all(pieces)
+    assert own.tokens["token_id"].tolist() == plain.tokens["token_id"].tolist()
+    np.testing.assert_array_equal(own.values, plain.values)
