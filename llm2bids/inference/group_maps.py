@@ -208,13 +208,7 @@ def _write_thresholded(
     path = writer.path("clusters.tsv", desc=control)
     write_table(
         path,
-        cluster_table(
-            grid,
-            space.affine,
-            clusters,
-            stat_threshold=threshold,
-            min_distance=options.min_distance,
-        ),
+        cluster_table(grid, space.affine, clusters, min_distance=options.min_distance),
     )
     kept = cluster_map(grid, clusters)
     files = [writer.write(kept, "z", description, desc=control, more=more), path]

@@ -3,14 +3,15 @@
 import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass
+from string import ascii_lowercase
 from typing import Any
 
 import nibabel as nib
 import numpy as np
 import numpy.typing as npt
 import pandas as pd
+from nibabel.affines import apply_affine
 from nilearn.glm import cluster_level_inference, fdr_threshold
-from nilearn.reporting import get_clusters_table
 from scipy import ndimage, stats
 
 from llm2bids.exceptions import InferenceError
@@ -18,6 +19,7 @@ from llm2bids.inference.options import HEIGHT_CONTROLS, HeightControl
 
 Grid = npt.NDArray[np.float32]
 
+_MOST_PEAKS = 4
 _CLUSTER_COLUMNS = ("Cluster ID", "X", "Y", "Z", "Peak Stat", "Cluster Size (mm3)")
 
 
@@ -97,26 +99,51 @@ def cluster_table(
     affine: npt.NDArray[np.float64],
     clusters: Sequence[Cluster],
     *,
-    stat_threshold: float,
     min_distance: float = 8.0,
 ) -> pd.DataFrame:
-    """List clusters and their peaks in nilearn's table, each given to nilearn on its own."""
-    tables = []
+    """List clusters and their peaks as nilearn's `get_clusters_table` does.
+
+    nilearn itself takes 3 ms for each of a map's thousands of clusters, most of them for images.
+    """
+    rows: list[tuple[str, float, float, float, float, int | str]] = []
+    volume = abs(np.linalg.det(affine[:3, :3]))
     for number, cluster in enumerate(clusters, start=1):
-        values = np.pad(np.where(cluster.inside, grid[cluster.box], 0), 1)
-        corner = np.eye(4)
-        corner[:3, 3] = [axis.start - 1 for axis in cluster.box]
-        piece = nib.Nifti1Image(values, affine @ corner)
-        with warnings.catch_warnings():
-            warnings.filterwarnings("ignore", "(Attention: )?No clusters found")
-            table = get_clusters_table(
-                piece, stat_threshold=stat_threshold, two_sided=True, min_distance=min_distance
-            )
-        letters = table["Cluster ID"].astype(str).str.lstrip("0123456789")
-        tables.append(table.assign(**{"Cluster ID": str(number) + letters}))
-    if not tables:
-        return pd.DataFrame(columns=list(_CLUSTER_COLUMNS))
-    return pd.DataFrame(pd.concat(tables, ignore_index=True))
+        corner = np.array([axis.start for axis in cluster.box])
+        peaks = _peaks(grid[cluster.box], cluster.inside, affine, min_distance)
+        for letter, peak in zip(("", *ascii_lowercase), peaks[:_MOST_PEAKS], strict=False):
+            x, y, z = apply_affine(affine, corner + peak)
+            height = float(grid[tuple(corner + peak)])
+            size = "" if letter else round(cluster.size * volume)
+            rows.append((f"{number}{letter}", x, y, z, height, size))
+    return pd.DataFrame(rows, columns=list(_CLUSTER_COLUMNS))
+
+
+def _peaks(
+    values: Grid, inside: npt.NDArray[np.bool_], affine: npt.NDArray[np.float64], distance: float
+) -> npt.NDArray[np.intp]:
+    """Find the local maxima of |values| in a cluster, (n_peaks, 3), highest first, apart in mm.
+
+    As nilearn has it: a plateau is one peak, and of peaks the last one kept says who is too near.
+    """
+    height = np.pad(np.where(inside, np.abs(values), 0), 1)
+    highest = ndimage.maximum_filter(height, 3)
+    marked = (height == highest) & (height > 0)
+    if not np.isclose(height.max(), height[height > 0].min()):
+        marked &= highest > ndimage.minimum_filter(height, 3)
+    labels, n_peaks = ndimage.label(marked)
+    numbers = np.arange(1, n_peaks + 1)
+    peaks = np.rint(ndimage.center_of_mass(height, labels, numbers)).astype(np.intp)
+    for index in np.flatnonzero(labels[tuple(peaks.T)] != numbers):  # beside a bent plateau
+        plateau = np.argwhere(labels == index + 1)
+        nearest = np.linalg.norm(plateau - peaks[index], axis=1).argmin()
+        peaks[index] = plateau[nearest]
+    peaks = peaks[np.argsort(-height[tuple(peaks.T)])]
+    places = apply_affine(affine, peaks)
+    kept = [np.intp(0)]
+    for index in np.arange(1, len(peaks)):
+        if np.linalg.norm(places[index] - places[kept[-1]]) > distance:
+            kept.append(index)
+    return peaks[kept] - 1
 
 
 def true_discoveries(

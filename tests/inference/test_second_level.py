@@ -49,7 +49,7 @@ def kept_and_listed(z_img, threshold, *, cluster_threshold=0, min_distance=8.0):
     grid = z_img.get_fdata(dtype=np.float32)
     clusters = find_clusters(grid, threshold, cluster_threshold)
     return cluster_map(grid, clusters), cluster_table(
-        grid, z_img.affine, clusters, stat_threshold=threshold, min_distance=min_distance
+        grid, z_img.affine, clusters, min_distance=min_distance
     )
 
 
