@@ -3,6 +3,7 @@
 ``FOSSILS.write_dataset(path)`` writes one. The models that tests record are in `tiny_models`.
 """
 
+import math
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
@@ -83,6 +84,7 @@ class Experiment:
     effect: float
     constant_unit: int | None = None
     counts_per_sd: int = COUNTS_PER_SD
+    in_slices: bool = False  # the layout of earlier versions
     t_r: float = 0.25
 
     @property
@@ -149,12 +151,13 @@ class Experiment:
         }
 
     def make_space(self, weights_sha256: str = "ab" * 32) -> Space:
-        return build_space(
+        space = build_space(
             self.sites,
             label=self.space_label,
             model_name=self.name,
             weights_sha256=weights_sha256,
         )
+        return in_slices(space) if self.in_slices else space
 
     def make_calibration(self) -> Calibration:
         rng = np.random.default_rng(1)
@@ -257,6 +260,30 @@ class Experiment:
                             writer.write_run(self.make_recording(design), t_r=self.t_r)
                 writer.finish_participant(f"{participant:02d}")
         return path
+
+
+def in_slices(space: Space) -> Space:
+    """Lay units out as earlier versions did: a layer a slice, panels side by side, in three white.
+
+    Units fill a near square, heads a row of rectangles.
+    """
+    voxels, levels = [], {}
+    for site in space.sites:
+        level = levels.setdefault(site.layer if site.layer is not None else site.name, len(levels))
+        size = site.head_size or site.width
+        columns = math.isqrt(size - 1) + 1 if not site.head_size else site.head_size // 2
+        head, unit = np.divmod(np.arange(site.width), size)
+        corner = max([0, *(v[:, 0].max() + 2 for v, k in voxels if k == level)])
+        x = corner + head * (columns if site.head_size else 0) + unit % columns
+        voxels.append((np.stack([x, unit // columns, np.full(site.width, 2 * level)], 1), level))
+    places = np.concatenate([v for v, _ in voxels]).astype(np.int32) + 5
+    shape = tuple((places.max(axis=0) + 6).tolist())
+    tissue = np.zeros(shape, dtype=np.uint8)
+    tissue[2:-2, 2:-2, 2:-2] = 1
+    tissue[tuple(places.T)] = 2
+    affine = np.diag([2.0, 2, 2, 1])
+    affine[:3, 3] = -(np.array(shape) - 1.0)
+    return replace(space, shape=shape, voxels=places, tissue=tissue, affine=affine)
 
 
 def make_tokens(design: RunDesign, rng: np.random.Generator) -> pd.DataFrame:

@@ -27,6 +27,9 @@ LOCALIZER_PROMPTS = 16
 """Prompts of each task that are set aside for the localizer, where nobody says how many."""
 
 
+PANELS = "blocks"
+"""What a table's cells are arranged in: blocks of voxels; tables of earlier versions do not say."""
+
 MOST_NAMED = 10
 """Constant units that are named in the log; all are counted."""
 
@@ -46,6 +49,7 @@ class Given:
     table: pd.DataFrame  # columns ``address`` and ``cell``
     arrangement: str
     layout: Layout
+    panels: str = ""
     stability: Stability | None = None
 
     @property
@@ -62,6 +66,12 @@ class Given:
                 f"{self.path}: lists {len(self.table)} units, which are not the {space.n_units} of "
                 f"space {space.label} in their order; it is of another model or other sites: use "
                 "one of the same model and --sites"
+            )
+        if self.arrangement == "functional" and self.panels != PANELS:
+            raise DatasetError(
+                f"{self.path}: was learned for panels of one slice, as earlier versions had; in "
+                "blocks of several slices its neighbours are apart. Learn it anew: --arrangement "
+                "functional"
             )
         try:
             cells = _absolute(self.table, space, self.path)
@@ -95,9 +105,13 @@ def read_given(path: Path) -> Given:
         raise DatasetError(f"{metadata}: {error}") from None
     if layout is None:
         raise DatasetError(f"{metadata}: says index arrangement; expected functional or random")
-    stability = _stability(content, metadata)
     return Given(
-        path=file, table=table, arrangement=arrangement, layout=layout, stability=stability
+        path=file,
+        table=table,
+        arrangement=arrangement,
+        layout=layout,
+        panels=str(content.get("Panels", "")),
+        stability=_stability(content, metadata),
     )
 
 
@@ -138,6 +152,7 @@ def write_arrangement(stage: Staging, space: Space, stability: Stability | None 
         "lies.",
         "Arrangement": space.arrangement,
         "Layout": space.layout.metadata(),
+        "Panels": PANELS,
         "SpaceFingerprint": space.fingerprint(),
     }
     if stability is not None:

@@ -1,10 +1,11 @@
-"""Arranging units in a grid: one panel a site, one slice a layer, white matter between."""
+"""Arranging units in a grid: a panel a site, a slab a layer, white matter between."""
 
 import math
 import re
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
+from functools import lru_cache, partial
 
 import numpy as np
 import numpy.typing as npt
@@ -12,35 +13,65 @@ import numpy.typing as npt
 from llm2bids.exceptions import SpaceError
 from llm2bids.model.units import Site
 from llm2bids.space.definition import Layout
-from llm2bids.space.panels import Box, pack, panel_box, panel_offsets, shelve
+from llm2bids.space.panels import Box, mean_ratio, packings, panel_voxels, shelve, site_tiles
 from llm2bids.space.space import GREY, WHITE, Space
 
 VOXEL_SIZE = 2.0
 """Edge of a voxel in millimetres, as in the usual brain templates."""
 
-_WHITE_MARGIN = 3
-"""Least white voxels around all units. An opening by 2 must not reach a unit, and a unit whose
-mean lies below a mask's threshold must be a hole in the mask that its closing fills, not a notch
-in the rim: with 2, masks of runs with many such units lost some."""
+_THICKNESS = (4, 1, 2, 3, 6, 8)
+"""Slices of a slab that are tried. Usual widths and heads divide by 4."""
+
+_PREFERENCE = 1.02
+"""Share of voxels by which the first thickness may be the larger one, and be taken."""
+
+_LONGEST = 2.5
+"""Longest over shortest side of a grid, where it can be packed so."""
+
+_SQUARENESS = 0.05
+"""Share of voxels that panels may cost which laid flat are as square as others are long."""
+
+_FAIR_SHARE = 0.28
+"""Units a voxel from which on a layer has a slab for itself. Narrower ones stand side by side."""
+
+_MOST_TOGETHER = 4
+"""Layers in a slab, at most."""
+
+_WHITE_MARGIN = 2
+"""Least white voxels around all units: an opening by 2 must not reach a unit."""
 
 _OUTSIDE_MARGIN = 2
 """Least background voxels around the brain: a closing by 2 must not be cut off at the border."""
 
-OUTSIDE_SHARE = (0.26, 0.68)
+OUTSIDE_SHARE = (0.22, 0.68)
 """Share of the grid that is background: automatic masks look for it between 20 % and 85 %."""
 
 _AFTER = re.compile(r"lm_head|embed_out|head|project_out|final|ln_f\b|norm_f\b")
 _BEFORE = re.compile(r"emb|wte|wpe|project_in")
 
-_Offsets = npt.NDArray[np.int32]
+_Voxels = npt.NDArray[np.int32]
 
 
 @dataclass(frozen=True)
 class _Slab:
-    """Panels that share slices: voxels of each site from the slab's own corner, and its depth."""
+    """Panels that share slices: the corner and box of each site's panel, and slices of the slab."""
 
-    panels: dict[int, _Offsets]
+    panels: dict[int, tuple[Box, Box]]
     depth: int
+
+
+@dataclass(frozen=True)
+class _Packing:
+    """Slabs from input to output, and the columns and rows that hold all of them."""
+
+    slabs: list[_Slab]
+    thickness: int
+    extent: Box
+
+    @property
+    def content(self) -> tuple[int, int, int]:
+        """Columns, rows and slices from the first to the last unit."""
+        return *self.extent, sum(slab.depth + 1 for slab in self.slabs) - 1
 
 
 def build_space(
@@ -52,39 +83,42 @@ def build_space(
 ) -> Space:
     """Give every unit of the sites a voxel, in index arrangement (native order in each panel).
 
-    Panels, one for each site, tile an axial slice (x columns, y rows); slices follow depth from
-    input (bottom) to output (top), one slice a layer, and a role has its panel at the same place in
-    every layer. Modules outside the layers have slices below or above; a panel of theirs that is
-    larger than a layer's slice goes on in the slices above. At least one white voxel lies between
-    two panels, one white slice between two layers, and three or more white voxels around
-    everything; outside there is background enough for automatic masks. Voxels of 2 mm, RAS+, world
-    origin at the brain's centre.
+    Panels, one for each site, are blocks that lie beside one another in a slab of 1 to 8 axial
+    slices; slabs follow depth from input (bottom) to output (top), one slab a layer (up to four
+    narrow layers side by side), and a role has its panel at the same place in every slab. Modules
+    outside the layers have slabs below or above. At least one white voxel lies between two panels,
+    one white slice between two slabs, and two white voxels around everything; outside there is
+    background enough for automatic masks. Of all ways that were tried, the one with the fewest
+    voxels is taken whose longest side is at most 2.5 times the shortest. Voxels of 2 mm, RAS+; the
+    world's origin is the middle voxel, whose slices show units.
 
     >>> norm = Site(name="model.norm", layer=None, role="model.norm", width=6)
     >>> space = build_space([norm], label="Tiny", model_name="tiny", weights_sha256="0" * 64)
-    >>> space.shape, space.unit_table()[["i", "j", "k"]].values.tolist()[:2]
-    ((15, 14, 13), [[6, 6, 6], [7, 6, 6]])
+    >>> space.n_units, space.to_grid(np.ones(6))[:, :, space.shape[2] // 2].sum() > 0
+    (6, True)
     """
     _check(sites, label)
-    slabs = _slabs(sites)
+    packing = _packing(sites)
     voxels = np.empty((sum(site.width for site in sites), 3), dtype=np.int32)
     starts = np.cumsum([0, *(site.width for site in sites)])
     depth = 0
-    for slab in slabs:
-        for index, offsets in slab.panels.items():
-            voxels[starts[index] : starts[index + 1]] = offsets
-            voxels[starts[index] : starts[index + 1], 2] += depth
+    for slab in packing.slabs:
+        for index, (corner, box) in slab.panels.items():
+            panel = panel_voxels(site_tiles(sites[index], slab.depth), box)
+            voxels[starts[index] : starts[index + 1]] = panel + np.array([*corner, depth], "i4")
         depth += slab.depth + 1
-    white, outside = _margins(voxels.max(axis=0) + 1)
-    brain = voxels.max(axis=0) + 1 + 2 * white
-    voxels += white + outside
-    shape = tuple(int(n) for n in brain + 2 * outside)
+    shape, white, before = _margins(packing.content, voxels)
+    voxels += np.array(before, dtype=np.int32)
     tissue = np.zeros(shape, dtype=np.uint8)
-    tissue[tuple(slice(outside, outside + n) for n in brain)] = WHITE
+    brain = [
+        slice(first - white, first + size + white)
+        for first, size in zip(before, packing.content, strict=True)
+    ]
+    tissue[tuple(brain)] = WHITE
     tissue[tuple(voxels.T)] = GREY
     return Space(
         label=label,
-        shape=(shape[0], shape[1], shape[2]),
+        shape=shape,
         affine=_affine(shape),
         sites=tuple(sites),
         voxels=voxels,
@@ -114,20 +148,22 @@ def rearrange(space: Space, cells: npt.ArrayLike, *, arrangement: str, layout: L
     return replace(space, voxels=space.voxels[order], arrangement=arrangement, layout=layout)
 
 
+def blocks_of(space: Space) -> npt.NDArray[np.int32]:
+    """Give each unit the number of what is arranged by itself: a head, or a panel without heads."""
+    sizes = [
+        size
+        for site in space.sites
+        for size in [site.head_size or site.width] * (site.n_heads or 1)
+    ]
+    return np.repeat(np.arange(len(sizes), dtype=np.int32), sizes)
+
+
 def index_space(space: Space) -> Space:
     """Make the space of the same units in index arrangement, on the same grid."""
-    plain = build_space(
-        space.sites,
-        label=space.label,
-        model_name=space.model_name,
-        weights_sha256=space.weights_sha256,
-    )
-    if plain.shape != space.shape or not np.array_equal(plain.tissue, space.tissue):
-        raise SpaceError(
-            f"space {space.label}: its grid {space.shape} is not the one that its sites have in "
-            f"index arrangement, {plain.shape}; it was made by another version of llm2bids"
-        )
-    return plain
+    # native order fills a block column by column, row by row, slice by slice: in the slabs of today
+    # as in the slices of earlier versions, whose grids need nothing else of their own
+    native = np.lexsort((*space.voxels.T, blocks_of(space)))
+    return replace(space, voxels=space.voxels[native], arrangement="index", layout=None)
 
 
 def cells_of(space: Space) -> npt.NDArray[np.int32]:
@@ -146,23 +182,6 @@ def _check(sites: Sequence[Site], label: str) -> None:
             f"space label {label!r} is not a BIDS label; use letters and digits only, "
             f"e.g. {re.sub('[^0-9A-Za-z]', '', label) or 'Model'!r}"
         )
-
-
-def _slabs(sites: Sequence[Site]) -> list[_Slab]:
-    """Group sites into slabs, from input to output."""
-    offsets = [panel_offsets(site) for site in sites]
-    before, layers, after = _split_by_depth(sites)
-    if layers:
-        inner, extent = _layer_slabs(sites, offsets, layers)
-    else:
-        groups = [group for group in (before, after) if group]
-        extents = [pack([panel_box(offsets[index]) for index in group])[1] for group in groups]
-        inner, extent = [], (max(e[0] for e in extents), max(e[1] for e in extents))
-    return [
-        *_outer_slabs(before, offsets, extent),
-        *inner,
-        *_outer_slabs(after, offsets, extent),
-    ]
 
 
 def _split_by_depth(sites: Sequence[Site]) -> tuple[list[int], list[int], list[int]]:
@@ -188,93 +207,158 @@ def _split_by_depth(sites: Sequence[Site]) -> tuple[list[int], list[int], list[i
     return before, inside, after
 
 
-def _layer_slabs(
-    sites: Sequence[Site], offsets: Sequence[_Offsets], inside: Sequence[int]
-) -> tuple[list[_Slab], Box]:
-    """One slice a layer; a role has the same corner in all of them."""
-    by_layer: dict[int, dict[tuple[str, int], int]] = {}
-    boxes: dict[tuple[str, int], Box] = {}
-    for index in inside:
+def _packing(sites: Sequence[Site]) -> _Packing:
+    """Choose thickness, layers in a slab and boxes: see `build_space`."""
+    n_units = sum(site.width for site in sites)
+    n_layers = len({site.layer for site in sites if site.layer is not None})
+    tried = []
+    for together in range(1, min(_MOST_TOGETHER, max(n_layers, 1)) + 1):
+        tried.append(min(_packings(sites, together), key=_cost))
+        if n_units >= _FAIR_SHARE * math.prod(_least_shape(tried[-1].content)):
+            return tried[-1]
+    return tried[0]
+
+
+def _cost(packing: _Packing) -> tuple[float, float]:
+    ratio, voxels = _grid_cost(packing.content)
+    return ratio, voxels * (1 if packing.thickness == _THICKNESS[0] else _PREFERENCE)
+
+
+def _grid_cost(content: tuple[int, int, int]) -> tuple[float, int]:
+    """Compare grids: the fewest voxels, among those that are not too long."""
+    shape = _least_shape(content)
+    longest = max(shape) + 2  # what it takes at most to bring units into the middle
+    return max(longest / min(shape), _LONGEST), math.prod(shape)
+
+
+def _packings(sites: Sequence[Site], together: int) -> Iterator[_Packing]:
+    """Pack sites in slabs of each thickness, so many layers in each."""
+    before, inside, after = _split_by_depth(sites)
+    slabs, roles = _roles_by_slab(sites, inside, together)
+    alone = [[index] for index in ([] if roles else (*before, *after))]
+    for thickness in _THICKNESS:
+        panels = [
+            list({site_tiles(sites[index], thickness) for index in role})
+            for role in (roles.values() if roles else alone)
+        ]
+        depth = (thickness + 1) * len(slabs) + 2 * bool(before) + 2 * bool(after) - 1
+        costs = ((_grid_cost((*made[2], depth)), made) for made in packings(panels))
+        _, (boxes, corners, extent, _) = min(
+            costs, key=lambda row: (row[0][0], row[0][1] * (1 + _SQUARENESS * row[1][3]))
+        )
+        place = dict(zip(roles, zip(corners, boxes, strict=True), strict=True)) if roles else {}
+        inner = [
+            _Slab({index: place[role] for role, index in slab.items()}, thickness) for slab in slabs
+        ]
+        first, last = (_outer_slabs(sites, group, extent) for group in (before, after))
+        yield _Packing([*first, *inner, *last], thickness, extent)
+
+
+def _roles_by_slab(
+    sites: Sequence[Site], inside: Sequence[int], together: int
+) -> tuple[list[dict[tuple[int, str, int], int]], dict[tuple[int, str, int], list[int]]]:
+    """Say which site has which role in each slab of layers, and which sites have a role."""
+    layers = sorted({int(sites[index].layer or 0) for index in inside})
+    slabs: list[dict[tuple[int, str, int], int]] = [{} for _ in layers[::together]]
+    roles: dict[tuple[int, str, int], list[int]] = {}
+    rank = {layer: number for number, layer in enumerate(layers)}
+    for index in sorted(inside, key=lambda index: rank[int(sites[index].layer or 0)] % together):
         site = sites[index]
-        panels = by_layer.setdefault(int(site.layer or 0), {})
-        key = (site.role, sum(role == site.role for role, _ in panels))
-        panels[key] = index
-        columns, rows = panel_box(offsets[index])
-        widest = boxes.get(key, (0, 0))
-        boxes[key] = max(columns, widest[0]), max(rows, widest[1])
-    corners, extent = pack(list(boxes.values()))
-    corner = dict(zip(boxes, corners, strict=True))
-    slabs = [
-        _Slab({index: _lift(offsets[index], corner[key]) for key, index in panels.items()}, 1)
-        for _, panels in sorted(by_layer.items())
-    ]
-    return slabs, extent
+        number, column = divmod(rank[int(site.layer or 0)], together)
+        same = sum(key[:2] == (column, site.role) for key in slabs[number])
+        slabs[number][column, site.role, same] = index
+        roles.setdefault((column, site.role, same), []).append(index)
+    return slabs, roles
 
 
-def _outer_slabs(group: Sequence[int], offsets: Sequence[_Offsets], extent: Box) -> list[_Slab]:
-    """Slices for modules outside the layers: as many panels as fit, or a panel in many slices."""
+def _outer_slabs(sites: Sequence[Site], group: Sequence[int], extent: Box) -> list[_Slab]:
+    """Slabs for modules outside the layers: as thin as they fit, several in one where they do."""
     slabs: list[_Slab] = []
     page: list[int] = []
     for index in group:
-        if _fits([panel_box(offsets[i]) for i in (*page, index)], extent):
-            page.append(index)
-            continue
+        slab = _page(sites, [*page, index], extent, most=max(_THICKNESS))
+        if slab is None:  # it begins a slab of its own, as thick as it needs
+            page, most = [], sites[index].width
+            slab = _page(sites, [index], extent, most=most)
         if page:
-            slabs.append(_page(page, offsets, extent))
-        page = []
-        if _fits([panel_box(offsets[index])], extent):
-            page = [index]
-        else:
-            slabs.append(_tower(index, len(offsets[index]), extent))
-    return [*slabs, _page(page, offsets, extent)] if page else slabs
+            slabs.pop()
+        page.append(index)
+        slabs += [slab] if slab else []
+    return slabs
 
 
-def _fits(boxes: Sequence[Box], extent: Box) -> bool:
-    if max(columns for columns, _ in boxes) > extent[0]:
-        return False
-    return shelve(boxes, extent[0])[1][1] <= extent[1]
+def _page(sites: Sequence[Site], page: Sequence[int], extent: Box, *, most: int) -> _Slab | None:
+    """Lay panels in the thinnest slab that holds them; None where that is thicker than `most`."""
+    least = sum(sites[index].width for index in page) // math.prod(extent)
+    for depth in range(max(1, least), most + 1):
+        panels = [site_tiles(sites[index], depth) for index in page]
+        heights = range(max(1, extent[1] // 8), extent[1] + 1)
+        tried = [[panel.compact_box(height) for panel in panels] for height in heights]
+        tried.sort(key=partial(mean_ratio, [[panel] for panel in panels]))
+        for boxes in [*tried, [panel.box(extent[1]) for panel in panels]]:
+            corners, used = shelve(boxes, extent[0])
+            if used[0] <= extent[0] and used[1] <= extent[1]:
+                placed = zip(corners, boxes, strict=True)
+                return _Slab(dict(zip(page, placed, strict=True)), depth)
+    return None
 
 
-def _page(page: Sequence[int], offsets: Sequence[_Offsets], extent: Box) -> _Slab:
-    corners, _ = shelve([panel_box(offsets[index]) for index in page], extent[0])
-    return _Slab({i: _lift(offsets[i], corner) for i, corner in zip(page, corners, strict=True)}, 1)
-
-
-def _tower(index: int, width: int, extent: Box) -> _Slab:
-    unit = np.arange(width, dtype=np.int32)
-    level, within = np.divmod(unit, np.int32(math.prod(extent)))
-    voxels = np.stack([within % extent[0], within // extent[0], level], axis=1)
-    return _Slab({index: voxels.astype(np.int32)}, int(level[-1]) + 1)
-
-
-def _lift(offsets: _Offsets, corner: Box) -> _Offsets:
-    """Columns and rows of a panel at its corner, with a depth of 0."""
-    lifted = np.zeros((len(offsets), 3), dtype=np.int32)
-    lifted[:, :2] = offsets + np.array(corner, dtype=np.int32)
-    return lifted
-
-
-def _margins(content: npt.NDArray[np.int32]) -> tuple[int, int]:
-    """White and background voxels on every side, so that the background has a fair share.
-
-    Tiny models get more white matter, all others more background, than the least.
-    """
-
-    def outside_share(white: int, outside: int) -> float:
-        brain = content.astype(np.float64) + 2 * white
-        return 1 - float(np.prod(brain / (brain + 2 * outside)))
-
-    least, most = OUTSIDE_SHARE
-    white, outside = _WHITE_MARGIN, _OUTSIDE_MARGIN
-    while outside_share(white, outside) > most:
+def _white(content: Sequence[int]) -> int:
+    """White voxels around the units: more in tiny models, whose background would be too much."""
+    white = _WHITE_MARGIN
+    while True:
+        brain = [size + 2 * white for size in content]
+        if (
+            1 - math.prod(brain) / math.prod(n + 2 * _OUTSIDE_MARGIN for n in brain)
+            <= (OUTSIDE_SHARE[1])
+        ):
+            return white
         white += 1
-    while outside_share(white, outside) < least:
-        outside += 1
-    return white, outside
+
+
+@lru_cache(maxsize=65536)
+def _least_shape(content: tuple[int, int, int]) -> tuple[int, int, int]:
+    """Give the grid around so many columns, rows and slices, with the least background."""
+    white = _white(content)
+    brain = [size + 2 * white for size in content]
+    shape = [size + 2 * _OUTSIDE_MARGIN for size in brain]
+    while 1 - math.prod(brain) / math.prod(shape) < OUTSIDE_SHARE[0]:
+        shape[shape.index(min(shape))] += 1
+    return shape[0], shape[1], shape[2]
+
+
+def _margins(
+    content: tuple[int, int, int], voxels: _Voxels
+) -> tuple[tuple[int, int, int], int, tuple[int, int, int]]:
+    """Give the grid, the white margin, and the voxels before the content on each axis.
+
+    The brain lies in the grid such that the middle slices show units: viewers open there.
+    """
+    white, least = _white(content), _least_shape(content)
+    shape, before = [], []
+    for axis, (size, total) in enumerate(zip(content, least, strict=True)):
+        n_units = np.bincount(voxels[:, axis], minlength=size)
+        full = n_units >= n_units[n_units > 0].mean() / 2
+        while True:
+            spare = total - size - 2 * white - 2 * _OUTSIDE_MARGIN
+            shifts = sorted(range(spare + 1), key=lambda shift: abs(2 * shift - spare))
+            firsts = [shift + white + _OUTSIDE_MARGIN for shift in shifts]
+            middles = {(total - 1) // 2, total // 2}
+            good = [
+                first
+                for first in firsts
+                if all(0 <= middle - first < size and full[middle - first] for middle in middles)
+            ]
+            if good:
+                break
+            total += 1
+        shape.append(total)
+        before.append(good[0])
+    return (shape[0], shape[1], shape[2]), white, (before[0], before[1], before[2])
 
 
 def _affine(shape: Sequence[int]) -> npt.NDArray[np.float64]:
-    """RAS+ with the origin at the grid's centre, which is the brain's."""
+    """RAS+ with the origin at the middle voxel."""
     affine = np.diag([VOXEL_SIZE, VOXEL_SIZE, VOXEL_SIZE, 1.0])
-    affine[:3, 3] = -VOXEL_SIZE * (np.array(shape) - 1) / 2
+    affine[:3, 3] = -VOXEL_SIZE * (np.array(shape) // 2)
     return affine

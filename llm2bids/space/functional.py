@@ -1,7 +1,7 @@
 """A functional arrangement: units whose responses are alike lie side by side in their panel."""
 
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Final
 
@@ -29,15 +29,14 @@ _WIDEST: Final = 262_144
 """Units of the widest panel: up to here a panel takes seconds."""
 
 _ROUNDS: Final = 200
-"""Rounds of swaps, fewer for fewer units. In each, every cell of one colour of the chessboard is
+"""Rounds of swaps, fewer for fewer units. In each, every cell of one colour of a chessboard is
 offered one swap."""
 
 _REACH: Final = 8
-"""Cells on a side of the squares within which swaps are offered."""
+"""Cells on a side of the cubes within which swaps are offered."""
 
 Cells = npt.NDArray[np.int32]
 Floats = npt.NDArray[np.float32]
-_Step = tuple[int, int]
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -182,47 +181,42 @@ def _place_block(
     features: Floats, voxels: npt.NDArray[np.int32], constant: npt.NDArray[np.bool_]
 ) -> Cells:
     """Give each unit of a block the cell of a unit, from features (n_features, n_units)."""
-    walk = _curve_order(voxels)
     order = np.empty(len(voxels), dtype=np.int32)
     varying = np.flatnonzero(~constant)
-    order[constant] = walk[varying.size :]
-    free = walk[: varying.size]
-    if varying.size:
-        order[varying] = free[_planar_order(features[:, varying].T, _unfolded(voxels[free]))]
+    order[constant] = np.arange(varying.size, len(voxels))  # constant units come last
+    order[varying] = _spatial_order(features[:, varying].T, voxels[: varying.size])
     return order
 
 
-def _unfolded(voxels: npt.NDArray[np.int32]) -> npt.NDArray[np.int32]:
-    """Lay the slices of a panel side by side, apart by a column."""
-    positions = voxels - voxels.min(axis=0)
-    positions[:, 0] += positions[:, 2] * (positions[:, 0].max() + 2)
-    return np.asarray(positions[:, :2])
-
-
-def _planar_order(features: Floats, positions: npt.NDArray[np.int32]) -> Cells:
-    """Give each unit a cell by features (n_units, n_features), positions (n_units, 2) of the cells.
+def _spatial_order(features: Floats, voxels: npt.NDArray[np.int32]) -> Cells:
+    """Give each unit a cell by features (n_units, n_features), voxels (n_units, 3) of the cells.
 
     By principal components first; then swaps of two units lower the squared feature distance
     between neighbouring cells, as long as they can.
     """
     if len(features) < 4 or not np.ptp(features, axis=0).any():  # no map to make
         return np.arange(len(features), dtype=np.int32)
+    positions = voxels - voxels.min(axis=0)
     return _refined(_by_components(features, positions), features, positions)
 
 
 def _by_components(features: Floats, positions: npt.NDArray[np.int32]) -> Cells:
-    """Sort units into columns by the first principal component, within columns by the second."""
+    """Sort units along the block's axes, the longest first, by one principal component each."""
     centred = features.astype(np.float64) - features.mean(axis=0, dtype=np.float64)
     _, vectors = np.linalg.eigh(centred.T @ centred)  # ascending; features are few, units many
-    axes = vectors[:, :-3:-1]
+    axes = vectors[:, :-4:-1]
     axes *= np.sign(axes[np.abs(axes).argmax(axis=0), np.arange(axes.shape[1])])
     points = centred @ axes
-    cells_in_order = np.lexsort((positions[:, 1], positions[:, 0]))
-    units_in_order = np.argsort(points[:, 0], kind="stable")
-    column = np.empty(len(positions), dtype=np.int32)
-    column[units_in_order] = positions[cells_in_order, 0]
+    by_length = np.argsort(-positions.max(axis=0), kind="stable")
+    cells = np.lexsort(positions[:, by_length[::-1]].T)
+    units = np.arange(len(positions))
+    part = np.zeros(len(positions), dtype=np.intp)  # of a place in the order: all, plane, line
+    for component, axis in zip(points.T, by_length, strict=False):
+        units = units[np.lexsort((component[units], part))]
+        along = positions[cells, axis]
+        part = np.cumsum(np.r_[False, (np.diff(part) != 0) | (np.diff(along) != 0)])
     order = np.empty(len(positions), dtype=np.int32)
-    order[np.lexsort((points[:, -1], column))] = cells_in_order
+    order[units] = cells
     return order
 
 
@@ -243,8 +237,8 @@ def _refined(cells: Cells, features: Floats, positions: npt.NDArray[np.int32]) -
     features_at = np.concatenate([features[unit_at], nobody])
     for number in range(min(_ROUNDS, len(cells))):
         chosen = np.flatnonzero(color == number % 2)
-        squares = (positions[chosen] + rng.integers(0, _REACH, 2)) // _REACH
-        chosen = chosen[np.lexsort((rng.random(chosen.size), squares[:, 0], squares[:, 1]))]
+        cubes = (positions[chosen] + rng.integers(0, _REACH, 3)) // _REACH
+        chosen = chosen[np.lexsort((rng.random(chosen.size), *cubes.T))]
         left, right = chosen[: chosen.size // 2 * 2].reshape(-1, 2).T
         change = features_at[right] - features_at[left]
         pull = features_at[around[left]].sum(axis=1) - features_at[around[right]].sum(axis=1)
@@ -260,64 +254,8 @@ def _refined(cells: Cells, features: Floats, positions: npt.NDArray[np.int32]) -
 
 
 def _neighbours(positions: npt.NDArray[np.int32]) -> npt.NDArray[np.int32]:
-    """List the cells that share an edge with each, shape (n_cells, 4); -1 where there is none."""
-    columns, rows = positions.max(axis=0) + 1
-    board = np.full((columns + 2, rows + 2), -1, dtype=np.int32)
-    x, y = (positions + 1).T
-    board[x, y] = np.arange(len(positions), dtype=np.int32)
-    return np.stack([board[x - 1, y], board[x + 1, y], board[x, y - 1], board[x, y + 1]], axis=1)
-
-
-def _curve_order(voxels: npt.NDArray[np.int32]) -> npt.NDArray[np.int32]:
-    """List the voxels of a panel along a Hilbert curve, slice after slice.
-
-    Constant units take the end of the curve, and swaps are drawn in its order: another numbering
-    would serve, but give other bytes for the same seed.
-    """
-    corner = voxels.min(axis=0)
-    columns, rows, depth = (voxels.max(axis=0) - corner + 1).tolist()
-    along, across = (columns, 0), (0, rows)
-    steps = _walk((0, 0), along, across) if columns >= rows else _walk((0, 0), across, along)
-    walk = np.array(list(steps), dtype=np.int32)
-    at = np.full((columns, rows, depth), -1, dtype=np.int32)
-    at[tuple((voxels - corner).T)] = np.arange(len(voxels), dtype=np.int32)
-    order = at[walk[:, 0], walk[:, 1]].T.reshape(-1)
-    return np.asarray(order[order >= 0], dtype=np.int32)
-
-
-def _walk(start: _Step, along: _Step, across: _Step) -> Iterator[_Step]:
-    """Walk the rectangle that two vectors span along a generalised Hilbert curve (Cerveny 2018)."""
-    width, height = abs(sum(along)), abs(sum(across))
-    forward, sideways = _unit(along), _unit(across)
-    if height == 1:
-        yield from (_add(start, forward, times=n) for n in range(width))
-        return
-    if width == 1:
-        yield from (_add(start, sideways, times=n) for n in range(height))
-        return
-    half, flank = _half(along), _half(across)
-    if 2 * width > 3 * height:  # long: two pieces, one after the other
-        if abs(sum(half)) % 2 and width > 2:
-            half = _add(half, forward)
-        yield from _walk(start, half, across)
-        yield from _walk(_add(start, half), _add(along, half, times=-1), across)
-        return
-    if abs(sum(flank)) % 2 and height > 2:
-        flank = _add(flank, sideways)
-    yield from _walk(start, flank, half)  # up, along, down
-    yield from _walk(_add(start, flank), along, _add(across, flank, times=-1))
-    corner = _add(_add(start, _add(along, forward, times=-1)), _add(flank, sideways, times=-1))
-    rest = _add(along, half, times=-1)
-    yield from _walk(corner, (-flank[0], -flank[1]), (-rest[0], -rest[1]))
-
-
-def _unit(vector: _Step) -> _Step:
-    return (vector[0] > 0) - (vector[0] < 0), (vector[1] > 0) - (vector[1] < 0)
-
-
-def _half(vector: _Step) -> _Step:
-    return vector[0] // 2, vector[1] // 2
-
-
-def _add(corner: _Step, step: _Step, *, times: int = 1) -> _Step:
-    return corner[0] + times * step[0], corner[1] + times * step[1]
+    """List the cells that share a face with each, shape (n_cells, 6); -1 where there is none."""
+    board = np.full(positions.max(axis=0) + 3, -1, dtype=np.int32)
+    board[tuple(positions.T + 1)] = np.arange(len(positions), dtype=np.int32)
+    steps = np.concatenate([np.eye(3, dtype=np.int32), -np.eye(3, dtype=np.int32)])
+    return np.stack([board[tuple((positions + 1 + step).T)] for step in steps], axis=1)

@@ -1,10 +1,12 @@
-"""Panels: where the units of a site lie within its rectangle, and where rectangles lie in a slice.
+"""Panels: a site's units as a block of voxels, and where blocks lie beside one another in a slab.
 
-Nothing here knows of layers or of depth; :mod:`llm2bids.space.arrange` stacks the slices.
+Nothing here knows of layers or of depth; :mod:`llm2bids.space.arrange` stacks the slabs.
 """
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from functools import lru_cache
 
 import numpy as np
 import numpy.typing as npt
@@ -13,106 +15,194 @@ from llm2bids.exceptions import SpaceError
 from llm2bids.model.units import Site
 
 GAP = 1
-"""White voxels between two panels of a slice."""
+"""White voxels between two panels of a slab."""
 
-_LONGEST = 1.5
-"""Longer over shorter side of a slice, where panels can be packed so."""
+_SHELVES = (1, 2, 3, 4, 6)
+"""Rows of panels that are tried."""
+
+_SIDES = tuple(np.linspace(0.7, 1.4, 11).tolist())
+"""Sides of a slab that are tried, beside that of a square."""
 
 Box = tuple[int, int]
 """Columns and rows of a rectangle, in voxels."""
 
-
-def head_box(head_size: int) -> Box:
-    """Find the most nearly square rectangle (columns, rows) that a head fills exactly."""
-    rows = next(r for r in range(math.isqrt(head_size), 0, -1) if head_size % r == 0)
-    return head_size // rows, rows
+Block = tuple[int, int, int]
+"""Columns, rows and slices of a block, in voxels."""
 
 
-def head_columns(n_heads: int, box: Box) -> int:
-    """Choose in how many columns heads are tiled: the shortest outline, then the fewest gaps."""
+@dataclass(frozen=True)
+class Tiles:
+    """What a panel is made of: so many blocks, each filled by units: heads, or single units."""
 
-    def cost(columns: int) -> tuple[int, int, int]:
-        rows = -(-n_heads // columns)
-        width, height = columns * box[0], rows * box[1]
-        return width + height, columns * rows - n_heads, -columns
+    n: int
+    block: Block
+    levels: int  # blocks above one another
 
-    return min(range(1, n_heads + 1), key=cost)
+    @lru_cache(maxsize=65536)  # noqa: B019 (of a value, hashed by what it says)
+    def box(self, rows: int) -> Box:
+        """Measure the panel with as many rows of blocks as fit into so many rows of voxels."""
+        a_level = -(-self.n // self.levels)
+        columns = -(-a_level // max(1, min(rows // self.block[1], a_level)))
+        return columns * self.block[0], -(-a_level // columns) * self.block[1]
+
+    @lru_cache(maxsize=65536)  # noqa: B019
+    def compact_box(self, rows: int) -> Box:
+        """Measure the panel that is a whole part of so many rows high, and squarest laid flat."""
+        boxes = [self.box((rows - (n - 1) * GAP) // n) for n in range(1, 9)]
+        # wide rather than high: fewer rows are cut into shorter pieces, which deflate worse
+        return min(boxes, key=lambda box: (round(self.flat_ratio(box), 1), box[1]))
+
+    @lru_cache(maxsize=65536)  # noqa: B019
+    def flat_ratio(self, box: Box) -> float:
+        """Longer over shorter side of the panel laid flat."""
+        return _flat_ratio((*box, self.levels * self.block[2]))
 
 
-def panel_offsets(site: Site) -> npt.NDArray[np.int32]:
-    """Lay out the units of a site in its panel in native order: columns and rows, (width, 2).
+def _flat_ratio(block: Block) -> float:
+    """Longer over shorter side of a block laid flat, as `columns_across` lays it."""
+    across = columns_across(block)
+    columns, rows = block[0] * across, block[1] * (block[2] // across)
+    return max(columns, rows) / min(columns, rows)
 
-    A head is a filled rectangle and heads lie side by side without gaps. Without heads, units fill
-    the rows of a near square; the end of the last row may be empty.
+
+def columns_across(block: Block) -> int:
+    """Choose how many slices of a block lie side by side laid flat, rather wide than high.
+
+    Each column of voxels becomes a rectangle of so many columns, so that neighbours stay near.
+
+    >>> columns_across((12, 12, 4)), columns_across((8, 24, 3)), columns_across((24, 24, 1))
+    (2, 3, 1)
     """
+    columns, rows, depth = block
+
+    def ratio(across: int) -> float:
+        wide = columns * across / (rows * (depth // across))
+        return max(wide, 1.01 / wide)
+
+    return min((n for n in range(1, depth + 1) if depth % n == 0), key=ratio)
+
+
+@lru_cache(maxsize=4096)
+def tiles(width: int, n_heads: int | None, head_size: int | None, thickness: int) -> Tiles:
+    """Choose how units fill a slab of some slices: a head is a block that it fills exactly."""
+    if n_heads is None or head_size is None:
+        return Tiles(n=width, block=(1, 1, 1), levels=min(thickness, width))
+    made = []
+    for depth in range(1, thickness + 1):
+        if head_size % depth == 0:
+            flat = head_size // depth
+            rows = next(r for r in range(math.isqrt(flat), 0, -1) if flat % r == 0)
+            levels = min(thickness // depth, n_heads)
+            made.append(Tiles(n=n_heads, block=(flat // rows, rows, depth), levels=levels))
+    return min(made, key=lambda m: (-(-m.n // m.levels) * m.block[0] * m.block[1], max(m.block)))
+
+
+def site_tiles(site: Site, thickness: int) -> Tiles:
+    """Choose how the units of a site fill a slab of some slices."""
     if site.width < 1:
         raise SpaceError(
             f"site {site.name} has {site.width} units; a site needs at least one: leave it out"
         )
-    unit = np.arange(site.width, dtype=np.int32)
-    if site.n_heads is None or site.head_size is None:
-        columns = math.isqrt(site.width - 1) + 1
-        return np.stack([unit % columns, unit // columns], axis=1)
-    if site.n_heads < 1 or site.n_heads * site.head_size != site.width:
+    n_heads, head_size = site.n_heads, site.head_size
+    if n_heads is None or head_size is None:
+        return tiles(site.width, None, None, thickness)
+    if n_heads < 1 or n_heads * head_size != site.width:
         raise SpaceError(
-            f"site {site.name} has {site.width} units but {site.n_heads} heads of "
-            f"{site.head_size}; heads times head size must be the number of units, or both None"
+            f"site {site.name} has {site.width} units but {n_heads} heads of {head_size}; heads "
+            "times head size must be the number of units, or both None"
         )
-    box = head_box(site.head_size)
-    columns = head_columns(site.n_heads, box)
-    head, within = np.divmod(unit, np.int32(site.head_size))
-    column = (head % columns) * box[0] + within % box[0]
-    row = (head // columns) * box[1] + within // box[0]
-    return np.stack([column, row], axis=1)
+    return tiles(site.width, n_heads, head_size, thickness)
 
 
-def panel_box(offsets: npt.NDArray[np.int32]) -> Box:
-    """Measure the columns and rows of the rectangle around a panel (width, 2)."""
-    columns, rows = (offsets.max(axis=0) + 1).tolist()
-    return columns, rows
+def panel_voxels(panel: Tiles, box: Box) -> npt.NDArray[np.int32]:
+    """Lay units in native order in a panel of a box: column, row and slice of each, (width, 3).
+
+    Units fill a block, and blocks a panel, column by column, then row by row, slice by slice.
+    """
+    columns, rows = box[0] // panel.block[0], box[1] // panel.block[1]
+    corners = _filled(panel.n, columns, rows) * np.array(panel.block, dtype=np.int32)
+    inside = _filled(math.prod(panel.block), *panel.block[:2])
+    return np.asarray((corners[:, np.newaxis] + inside).reshape(-1, 3), dtype=np.int32)
+
+
+def _filled(n: int, columns: int, rows: int) -> npt.NDArray[np.int32]:
+    number = np.arange(n, dtype=np.int32)
+    level, within = np.divmod(number, np.int32(columns * rows))
+    return np.stack([within % columns, within // columns, level], axis=1)
 
 
 def shelve(boxes: Sequence[Box], width: int) -> tuple[list[tuple[int, int]], Box]:
-    """Place rectangles in order on shelves of a width; give first columns and rows, and the extent.
+    """Place rectangles on shelves of a width; give first columns and rows, and the extent.
 
-    One that fits on top of the one before, within the height that the shelf has already, is put
-    there.
+    Each is put on the first shelf with room: on top of the last one there, within the height that
+    the shelf has already, or beside it.
 
     >>> shelve([(4, 5), (4, 2), (4, 2), (6, 3)], width=9)
     ([(0, 0), (5, 0), (5, 3), (0, 6)], (9, 9))
     """
     corners: list[tuple[int, int]] = []
-    column = row = shelf = used = 0
-    pile_width, pile_top = 0, 0
-    for columns, rows in boxes:
-        if columns <= pile_width and pile_top + rows <= shelf:
-            corners.append((column - pile_width - GAP, row + pile_top))
-            pile_top += rows + GAP
-            continue
-        if column and column + columns > width:
-            column, row, shelf = 0, row + shelf + GAP, 0
-        corners.append((column, row))
-        used = max(used, column + columns)
-        column += columns + GAP
-        shelf = max(shelf, rows)
-        pile_width, pile_top = columns, rows + GAP
-    return corners, (used, row + shelf)
+    shelves: list[_Shelf] = []
+    for box in boxes:
+        corner = next((place for shelf in shelves if (place := shelf.place(box, width))), None)
+        if corner is None:
+            row = shelves[-1].row + shelves[-1].height + GAP if shelves else 0
+            shelves.append(_Shelf(row=row, height=box[1], used=box[0], pile=box))
+            corner = 0, row
+        corners.append(corner)
+    extent = max(shelf.used for shelf in shelves), shelves[-1].row + shelves[-1].height
+    return corners, extent
 
 
-def pack(boxes: Sequence[Box]) -> tuple[list[tuple[int, int]], Box]:
-    """Place rectangles in order in a nearly square slice that wastes little, as `shelve`.
+@dataclass
+class _Shelf:
+    """A row of rectangles; those that are piled on the last one reach so many columns and rows."""
 
-    Of all widths, the one with the least area is taken among those whose longer side is at most
-    `_LONGEST` times the shorter; where there is none, the most nearly square one.
+    row: int
+    height: int
+    used: int
+    pile: Box
+
+    def place(self, box: Box, width: int) -> tuple[int, int] | None:
+        """Take a rectangle in, and say where; None where there is no room."""
+        columns, rows = box
+        if columns <= self.pile[0] and self.pile[1] + GAP + rows <= self.height:
+            row = self.row + self.pile[1] + GAP
+            self.pile = self.pile[0], self.pile[1] + GAP + rows
+            return self.used - self.pile[0], row
+        if rows <= self.height and self.used + GAP + columns <= width:
+            self.used, self.pile = self.used + GAP + columns, box
+            return self.used - columns, self.row
+        return None
+
+
+def packings(
+    panels: Sequence[Sequence[Tiles]],
+) -> Iterator[tuple[list[Box], list[Box], Box, float]]:
+    """Try ways to lay panels in a nearly square slab: boxes, corners, extent, and mean flat ratio.
+
+    Each panel is given by all the sites that have it in one layer or another.
     """
-    area = sum((columns + GAP) * (rows + GAP) for columns, rows in boxes)
-    widest = max(columns for columns, _ in boxes)
-    widths = range(widest, max(widest, 2 * math.isqrt(area)) + 1)
-    packings = (shelve(boxes, width) for width in widths)
+    area = sum(max(-(-m.n // m.levels) * math.prod(m.block[:2]) for m in panel) for panel in panels)
+    sides = [math.sqrt(1.1 * area) * share for share in _SIDES]
+    heights = {max(1, round((side - (n - 1) * GAP) / n)) for n in _SHELVES for side in sides}
+    tried: set[tuple[Box, ...]] = set()
+    for height in sorted(heights):
+        for box in (Tiles.compact_box, Tiles.box):
+            boxes = [_common([box(tiling, height) for tiling in panel]) for panel in panels]
+            if tuple(boxes) in tried:
+                continue
+            tried.add(tuple(boxes))
+            ratio = mean_ratio(panels, boxes)
+            widest = max(columns for columns, _ in boxes)
+            for width in sorted({max(widest, round(side)) for side in sides}):
+                yield boxes, *shelve(boxes, width), ratio
 
-    def cost(packing: tuple[list[tuple[int, int]], Box]) -> tuple[float, int]:
-        columns, rows = packing[1]
-        ratio = max(columns, rows) / min(columns, rows)
-        return (0 if ratio <= _LONGEST else ratio), columns * rows
 
-    return min(packings, key=cost)
+def _common(boxes: Sequence[Box]) -> Box:
+    return max(columns for columns, _ in boxes), max(rows for _, rows in boxes)
+
+
+def mean_ratio(panels: Sequence[Sequence[Tiles]], boxes: Sequence[Box]) -> float:
+    """Average flat ratios, each panel by its area."""
+    ratios = [panel[0].flat_ratio(box) for panel, box in zip(panels, boxes, strict=True)]
+    return float(np.average(ratios, weights=[columns * rows for columns, rows in boxes]))

@@ -1,15 +1,16 @@
-"""Move images between arrangements of one model: a permutation of voxels, exact."""
+"""Move images between spaces of one model: each unit's value to its voxel there, exact."""
 
 from typing import Any
 
 import nibabel as nib
 import numpy as np
+import numpy.typing as npt
 
 from llm2bids.exceptions import SpaceError
 from llm2bids.recording.calibration import Calibration
-from llm2bids.space.grid import open_image
+from llm2bids.space.grid import grid_difference, open_image
 from llm2bids.space.header import XFORM_CODE, fingerprint_differs, image_header, read_fingerprint
-from llm2bids.space.space import Space
+from llm2bids.space.space import OUTSIDE, WHITE, Space
 
 
 def resample(
@@ -20,10 +21,12 @@ def resample(
     calibration: Calibration | None = None,
     name: str | None = None,
 ) -> nib.Nifti1Image:
-    """Move an image from one arrangement of a model's units to another: exact, a permutation.
+    """Move an image from one arrangement or grid of a model's units to another: exact for units.
 
-    Voxels without a unit keep what they have; data type and scale stay, so nothing is rounded, and
-    moving back gives the same image. With the fingerprint of the target, if it had the source's.
+    On one grid voxels without a unit keep what they have, and moving back gives the same image. On
+    another, as of a dataset of an earlier version, white matter takes the values of white matter in
+    their order, again from the first one where it is larger. Data type and scale stay, so nothing
+    is rounded. With the fingerprint of the target, if it had the source's.
     """
     image = open_image(img, source, name=name)
     _check_spaces(source, target)
@@ -37,17 +40,18 @@ def resample(
             "dataset that the image was made from with --dataset"
         )
     data = image.read(scaled=False)
-    moved = data.copy(order="F")
+    same = not grid_difference(source, target) and np.array_equal(source.tissue, target.tissue)
+    moved = data.copy(order="F") if same else _elsewhere(data, source, target)
     moved[tuple(target.voxels.T)] = data[tuple(source.voxels.T)]
     header = image.header.copy()
     carried = read_fingerprint(header)
     if carried is not None:
         new = target.fingerprint(None if carried == plain[: len(carried)] else calibration)
         header["descrip"] = image_header(target, fingerprint=new, dtype="uint8")["descrip"]
-    if image.turned:  # both forms say the axes of the space, whatever the file had
-        header.set_qform(image.affine, code=XFORM_CODE)
-        header.set_sform(image.affine, code=XFORM_CODE)
-    made = nib.Nifti1Image(moved, image.affine, header)
+    if image.turned or not same:  # both forms say the axes of the target, whatever the file had
+        header.set_qform(target.affine, code=XFORM_CODE)
+        header.set_sform(target.affine, code=XFORM_CODE)
+    made = nib.Nifti1Image(moved, image.affine if same else target.affine, header)
     if image.scale != (1.0, 0.0):
         made.header.set_slope_inter(*image.scale)
     return made
@@ -67,11 +71,15 @@ def _check_spaces(source: Space, target: Space) -> None:
         raise SpaceError(
             f"spaces {source.label} and {target.label} have different sites"
             f"{f', among them {only[0]}' if only else ', or the same in another order'}; expected "
-            "two arrangements of the same sites"
+            "the same sites"
         )
-    same = source.shape == target.shape and np.array_equal(source.tissue, target.tissue)
-    if not same or not np.allclose(source.affine, target.affine):
-        raise SpaceError(
-            f"spaces {source.label} and {target.label} have different grids, {source.shape} and "
-            f"{target.shape}; they were made by different versions of llm2bids"
-        )
+
+
+def _elsewhere(data: npt.NDArray[Any], source: Space, target: Space) -> npt.NDArray[Any]:
+    """Fill another grid with (n_x, n_y, n_z, ...): white from white, outside from outside."""
+    moved = np.empty((*target.shape, *data.shape[3:]), dtype=data.dtype, order="F")
+    for tissue in (OUTSIDE, WHITE):
+        values = data[source.tissue == tissue]
+        there = target.tissue == tissue
+        moved[there] = values[np.arange(np.count_nonzero(there)) % len(values)]
+    return moved

@@ -31,10 +31,10 @@ class Stability:
 
 
 def grid_pairs(space: Space, distance: int = 1) -> Pairs:
-    """List pairs of units of one site that lie some voxels apart along x or y, twice (n_pairs,)."""
+    """List pairs of units of a site that lie some voxels apart along an axis, twice (n_pairs,)."""
     site = np.repeat(np.arange(len(space.sites)), [site.width for site in space.sites])
     firsts, seconds = [], []
-    for axis in range(2):
+    for axis in range(3):
         moved = np.moveaxis(space.unit_of_voxel, axis, 0)
         first, second = moved[:-distance].ravel(), moved[distance:].ravel()
         there = (first >= 0) & (second >= 0)

@@ -8,6 +8,7 @@ import pytest
 from llm2bids.dataset.read import open_dataset
 from llm2bids.report.draw.color import full_color
 from llm2bids.report.draw.mosaic import quantise
+from llm2bids.report.draw.pages import flat_pages
 from llm2bids.report.maps import find_maps
 from llm2bids.report.page import write_report
 from llm2bids.report.sources import find_sources
@@ -100,13 +101,16 @@ def test_a_click_holds_the_unit_and_shows_its_layer(browser, page, scanned):
     check_readout(browser, scanned, found["address"])
 
 
-def test_keys_move_the_held_unit(browser, page):
-    browser.open(page, fragment="#unit=model.layers.1.mlp.up_proj[8]")
+def test_keys_move_the_held_unit(browser, page, scanned):
+    browser.open(page, fragment="#unit=model.layers.1.mlp.up_proj[0]")
     browser.evaluate("document.getElementById('map-one').focus()")
     for key in ("ArrowRight", "ArrowDown"):
         browser.send("Input.dispatchKeyEvent", type="keyDown", key=key)
     shown = browser.evaluate("document.getElementById('read-address').textContent")
-    assert shown == "model.layers.1.mlp.up_proj[16]"  # 40 units lie in rows of 7
+    space = open_dataset(scanned / "dataset").space
+    pages = flat_pages(space)
+    step = pages.at[space.unit_of(shown)] - pages.at[space.unit_of("model.layers.1.mlp.up_proj[0]")]
+    assert step.tolist() == [1, 1]
 
 
 def test_choosing_another_map_changes_value_and_scale(browser, page, scanned):
@@ -156,12 +160,14 @@ def to_window(browser, canvas, place):
 
 
 def check_places(scanned, found):
-    """Units of one slice lie in the canvas as their voxels lie in the slice."""
+    """Units of one page lie in the canvas as they lie on the page."""
     space = open_dataset(scanned / "dataset").space
-    voxels = [space.voxels[space.unit_of(one["address"])] for one in found]
+    pages = flat_pages(space)
+    units = [space.unit_of(one["address"]) for one in found]
+    places = [(*pages.at[unit], pages.page[unit]) for unit in units]
     scales = {"x": [], "y": []}
-    for (one, at), (other, there) in itertools.combinations(zip(found, voxels, strict=True), 2):
-        step = there - at
+    for (one, at), (other, there) in itertools.combinations(zip(found, places, strict=True), 2):
+        step = np.subtract(there, at)
         for axis, name in enumerate("xy"):
             if step[2] == 0 and abs(step[axis]) > 12:
                 scales[name].append((other[name] - one[name]) / step[axis])

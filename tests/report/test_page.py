@@ -11,6 +11,7 @@ import pytest
 from llm2bids.cli.main import main
 from llm2bids.dataset.read import open_dataset
 from llm2bids.exceptions import UsageError
+from llm2bids.report.draw.pages import flat_pages
 from llm2bids.report.page import write_report
 from llm2bids.report.sources import find_sources
 
@@ -53,19 +54,18 @@ def test_prompts_and_paradigm_are_escaped(text):
     assert text.count("<script>") == 1
 
 
-def test_the_packed_layout_puts_every_unit_where_the_space_does(text, scanned):
+def test_the_packed_layout_puts_every_unit_on_its_page(text, scanned):
     space = open_dataset(scanned / "dataset").space
     data = json.loads(re.search(r'id="map-data">(.*?)</script>', text, re.S)[1])
     grids = [np.frombuffer(base64.b64decode(grid), "<u2") for grid in data["grids"]]
-    depths = sorted(set(space.voxels[:, 2].tolist()))
-    x, y, _ = space.brain_box
-    found = np.full((space.n_units, 3), -1)
-    for site, depth, left, top, columns, rows, grid in data["pieces"]:
+    pages = flat_pages(space)
+    drawn = np.full((space.n_units, 3), -1)
+    for site, page, left, top, columns, rows, grid in data["pieces"]:
         cells = grids[grid].reshape(rows, columns)
         for row, column in np.argwhere(cells):
             unit = data["sites"][site][5] + cells[row, column] - 1
-            found[unit] = (x.start + left + column, y.start + top + row, depths[depth])
-    np.testing.assert_array_equal(found, space.voxels)
+            drawn[unit] = (left + column, top + row, page)
+    np.testing.assert_array_equal(drawn, np.column_stack([pages.at, pages.page]))
     assert [site[0] for site in data["sites"]] == [site.name for site in space.sites]
 
 

@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from nilearn.masking import compute_epi_mask
+from nilearn.masking import compute_background_mask, compute_epi_mask
 
 from llm2bids.model.units import Site
 from llm2bids.recording.calibration import Calibration
@@ -33,6 +33,8 @@ def bold(space, *, seed, shift=None, n_tokens=6):
 
 
 def find_mask(space, img):
+    background = compute_background_mask(img).get_fdata() > 0
+    assert np.all(background[space.grey])
     mask = compute_epi_mask(img).get_fdata() > 0
     assert not np.any(mask & ~space.brain)
     assert np.all(mask[space.grey])
@@ -91,6 +93,16 @@ def test_units_with_means_far_from_the_calibration_stay_in_the_mask(seed):
     shift = rng.normal(0, 1.5, space.n_units).astype(np.float32)
     outliers = rng.choice(space.n_units, space.n_units // 50, replace=False)
     shift[outliers] = rng.uniform(-60, 40, len(outliers))
+    find_mask(space, bold(space, seed=seed, shift=shift))
+
+
+@settings(max_examples=10, deadline=None)
+@given(st.integers(1, 12), st.integers(20, 900), st.integers(0, 1000))
+def test_units_15_sd_below_their_mean_stay_in_the_mask(n_layers, width, seed):
+    space = build(residual(n_layers, width))
+    rng = np.random.default_rng(seed)
+    shift = np.zeros(space.n_units, dtype=np.float32)
+    shift[rng.choice(space.n_units, -(-space.n_units // 100), replace=False)] = -15
     find_mask(space, bold(space, seed=seed, shift=shift))
 
 

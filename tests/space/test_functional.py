@@ -84,11 +84,7 @@ def test_constant_units_come_last(space, responses):
     responses[:, still] = 7.5
     learned = learned_cells(space, responses)
     assert np.flatnonzero(learned.constant).tolist() == still
-    column = int(np.ptp(space.voxels[units], axis=0)[0])
-    last = {(column, 0), (column, 1)}  # where the curve through the panel ends
-    corner = space.voxels[units].min(axis=0)
-    cells = space.voxels[learned.cells[still]] - corner
-    assert set(map(tuple, cells[:, :2].tolist())) == last
+    assert learned.cells[still].tolist() == [units.stop - 2, units.stop - 1]
 
 
 def test_held_out_maps_are_smooth_in_functional_order_alone(space, responses):
@@ -104,11 +100,13 @@ def test_held_out_maps_are_smooth_in_functional_order_alone(space, responses):
 def test_morans_i_is_that_of_the_formula():
     site = Site(name="a", layer=None, role="a", width=9)
     space = build_space([site], label="A", model_name="a", weights_sha256="0" * 64)
-    board = np.array([[1.0, -1, 1, -1, 1, -1, 1, -1, 1]])
+    board = 1.0 - 2 * (space.voxels.sum(axis=1)[np.newaxis] % 2)
     values = board - board.mean()
-    first, second = grid_pairs(space)
-    assert first.size == 12  # edges of a 3 x 3 board
-    expected = 9 / 12 * float((values[0, first] * values[0, second]).sum() / (values**2).sum())
+    distance = np.abs(space.voxels[:, np.newaxis] - space.voxels).sum(axis=2)
+    first, second = np.nonzero(np.triu(distance == 1))  # all axes
+    assert first.size == grid_pairs(space)[0].size
+    products = (values[0, first] * values[0, second]).sum()
+    expected = 9 / first.size * float(products / (values**2).sum())
     assert morans_i(board, space)[0, 0] == pytest.approx(expected)
     assert expected < -0.9
     assert np.isnan(morans_i(np.ones((1, 9)), space)[0, 0])
@@ -130,7 +128,7 @@ def test_morans_i_leaves_units_without_a_value_out():
 
 def test_neighbour_correlation_falls_with_distance(space, responses):
     table = neighbour_correlation(responses, functional(space, responses), (1, 3))
-    assert table["correlation"].iloc[0] > table["correlation"].iloc[1] > -0.2
+    assert table["correlation"].iloc[0] > table["correlation"].iloc[1] > -0.3
     first, second = grid_pairs(space, 1)
     index = neighbour_correlation(responses, space, (1,))
     pairs = [np.corrcoef(responses[:, a], responses[:, b])[0, 1]
@@ -223,18 +221,20 @@ def test_like_units_come_together():
     site = Site(name="a", layer=None, role="a", width=144)
     space = build_space([site], label="A", model_name="a", weights_sha256="0" * 64)
     rng = np.random.default_rng(0)
-    x, y = np.divmod(rng.permutation(144), 12)
-    noise = np.tile([[1.0], [-1.0]], (12, 1))  # the same for all units, as sd are taken off
-    means = np.concatenate([np.zeros((6, 144)), np.repeat([2 * x, y], 9, axis=0)])
+    x, y, z = space.voxels[rng.permutation(144)].T
+    noise = np.r_[np.tile([1.0, -1.0], 16), 0][
+        :, np.newaxis
+    ]  # the same for all units, as sd are taken off
+    means = np.concatenate([np.zeros((6, 144)), np.repeat([x, y, z], 9, axis=0)])
     learned = learned_cells(
         space,
         (means + noise).astype(np.float32),
-        conditions=["off"] * 6 + ["a"] * 9 + ["b"] * 9,
+        conditions=["off"] * 6 + ["a"] * 9 + ["b"] * 9 + ["c"] * 9,
     )
     made = rearrange(space, learned.cells, arrangement="functional", layout=LAYOUT)
     first, second = grid_pairs(made)
-    steps = np.abs(x[first] - x[second]) + np.abs(y[first] - y[second])
-    assert np.median(steps) == 1  # what were neighbours are neighbours again, shuffled: 8
+    steps = sum(np.abs(axis[first] - axis[second]) for axis in (x, y, z))
+    assert np.median(steps) == 1  # what were neighbours are neighbours again; shuffled, 4 and more
 
 
 @pytest.mark.parametrize("width", [1, 2, 3, 5])

@@ -2,8 +2,8 @@
 
 The residual stream is the map's midline, with what lies before and after the layers at its ends.
 Above it stands the first group of a layer's modules (attention), below it the others (the MLP). A
-panel keeps the units where the space has them, so that neighbours in the space are neighbours on
-the map, and every unit has the same area.
+panel is the site's block of voxels laid flat, so that neighbours in the space are near one another
+on the map, and every unit has the same area.
 """
 
 from collections.abc import Sequence
@@ -13,6 +13,7 @@ import numpy as np
 import numpy.typing as npt
 
 from llm2bids.model.units import Site
+from llm2bids.report.draw.pages import Places, laid_flat
 from llm2bids.report.layers import depth_of
 from llm2bids.space.space import Space
 
@@ -58,7 +59,7 @@ class Column:
 
 @dataclass(frozen=True, kw_only=True)
 class Panel:
-    """The rectangle around the units of a site that share a slice, in units from the top left."""
+    """The rectangle around the units of a site, in units from the top left."""
 
     left: int
     top: int
@@ -75,7 +76,7 @@ class FlatLayout:
     rows: tuple[Row, ...]
     columns: tuple[Column, ...]
     midline: int  # number of the row of the residual stream, -1 without one
-    panels: tuple[Panel, ...]  # in recording order, several of a site in several slices
+    panels: tuple[Panel, ...]  # in recording order
     at: npt.NDArray[np.int64]  # (n_units, 2): column and row of each, from the top left
 
 
@@ -84,16 +85,15 @@ class _Patch:
     """Units of a site as the map shows them: places from the patch's own corner."""
 
     site: Site
-    places: npt.NDArray[np.int64]
-    boxes: tuple[Panel, ...]
+    places: Places
 
     @property
     def width(self) -> int:
-        return max(box.left + box.width for box in self.boxes)
+        return int(self.places[:, 0].max()) + 1
 
     @property
     def height(self) -> int:
-        return max(box.height for box in self.boxes)
+        return int(self.places[:, 1].max()) + 1
 
 
 def flat_layout(space: Space, *, least_pitch: int = 0) -> FlatLayout:
@@ -101,7 +101,7 @@ def flat_layout(space: Space, *, least_pitch: int = 0) -> FlatLayout:
 
     `least_pitch`: units from one row's middle to the next one's, so that labels have room.
     """
-    patches = [_patch(space, site) for site in space.sites]
+    patches = [_Patch(site=site, places=laid_flat(space, site)) for site in space.sites]
     columns, column_of = _columns(space, patches)
     rows, midline = _rows(patches, least_pitch)
     row_of = {row.role: row for row in rows}
@@ -113,10 +113,7 @@ def flat_layout(space: Space, *, least_pitch: int = 0) -> FlatLayout:
         left = column.left + (column.width - patch.width) // 2
         top = row.top + (row.height - patch.height) // 2
         at[space.site_slices[patch.site.name]] = patch.places + np.array([left, top])
-        panels += [
-            Panel(left=left + box.left, top=top + box.top, width=box.width, height=box.height)
-            for box in patch.boxes
-        ]
+        panels.append(Panel(left=left, top=top, width=patch.width, height=patch.height))
     return FlatLayout(
         width=columns[-1].left + columns[-1].width,
         height=rows[-1].top + rows[-1].height,
@@ -130,7 +127,9 @@ def flat_layout(space: Space, *, least_pitch: int = 0) -> FlatLayout:
 
 def map_width(space: Space) -> int:
     """Give the width of a space's flat map in units."""
-    last = _columns(space, [_patch(space, site) for site in space.sites])[0][-1]
+    last = _columns(
+        space, [_Patch(site=site, places=laid_flat(space, site)) for site in space.sites]
+    )[0][-1]
     return last.left + last.width
 
 
@@ -160,22 +159,6 @@ def role_groups(roles: Sequence[str]) -> list[list[str]]:
     elif waiting:
         groups.append(waiting)
     return groups
-
-
-def _patch(space: Space, site: Site) -> _Patch:
-    """Take a site's units as they lie in its slices; several slices stand side by side."""
-    voxels = space.voxels[space.site_slices[site.name]].astype(np.int64)
-    places = np.empty((len(voxels), 2), dtype=np.int64)
-    boxes: list[Panel] = []
-    left = 0
-    for depth in np.unique(voxels[:, 2]):
-        inside = voxels[:, 2] == depth
-        corner = voxels[inside, :2].min(axis=0)
-        places[inside] = voxels[inside, :2] - corner + [left, 0]
-        width, height = (voxels[inside, :2].max(axis=0) - corner + 1).tolist()
-        boxes.append(Panel(left=left, top=0, width=width, height=height))
-        left += width + COLUMN_GAP
-    return _Patch(site=site, places=places, boxes=tuple(boxes))
 
 
 def _columns(space: Space, patches: Sequence[_Patch]) -> tuple[tuple[Column, ...], list[int]]:

@@ -1,4 +1,4 @@
-"""Maps in all slices: as a picture, and packed with the layout of a space for the page's script."""
+"""Maps of all layers: as a picture, and packed with the layout of a space for the page's script."""
 
 import base64
 import math
@@ -10,6 +10,7 @@ import numpy.typing as npt
 from markupsafe import Markup
 
 from llm2bids.report.draw.color import LEVELS, diverging_indices, diverging_palette
+from llm2bids.report.draw.pages import flat_pages
 from llm2bids.report.draw.svg import drawing, element, palette_png
 from llm2bids.space.space import Space
 
@@ -48,32 +49,28 @@ def packed(array: npt.NDArray[Any]) -> str:
 
 
 def pack_layout(space: Space) -> dict[str, Any]:
-    """Describe where each unit of a space is drawn.
+    """Describe where each unit of a space is drawn, on pages as `flat_pages` makes them.
 
-    ``sites``: name, layer, role, width, head size, first unit. ``slices``: label, columns and rows.
-    ``pieces``: for each site and slice its slice, corner, columns, rows, and which of ``grids``
-    says what unit of the site (plus 1; 0 for none) is in each of its cells, in rows from the top.
-    ``grids``: base64 of uint16 or uint32 (``bits``). Panels that look alike share a grid.
+    ``sites``: name, layer, role, width, head size, first unit. ``slices``: label, columns and rows
+    of each page. ``pieces``: for each panel on a page its site, page, corner, columns, rows, and
+    which of ``grids`` says what unit of the site (plus 1; 0 for none) is in each of its cells, in
+    rows from the top. ``grids``: base64 of uint16 or uint32 (``bits``). Panels that look alike
+    share a grid.
     """
-    x, y, _ = space.brain_box
-    origin = np.array([x.start, y.start])
-    depths = sorted(set(space.voxels[:, 2].tolist()))
+    pages = flat_pages(space)
     largest = max(site.width for site in space.sites)
     dtype = np.dtype("<u2" if largest < 65_535 else "<u4")
     grids: dict[tuple[int, bytes], int] = {}
     pieces: list[list[int]] = []
-    for index, site in enumerate(space.sites):
-        voxels = space.voxels[space.site_slices[site.name]]
-        for depth in sorted(set(voxels[:, 2].tolist())):
-            inside = np.flatnonzero(voxels[:, 2] == depth)
-            places = voxels[inside, :2]
-            corner = places.min(axis=0)
-            columns, rows = (places.max(axis=0) + 1 - corner).tolist()
-            grid = np.zeros((rows, columns), dtype=dtype)
-            grid[places[:, 1] - corner[1], places[:, 0] - corner[0]] = inside + 1
-            number = grids.setdefault((columns, grid.tobytes()), len(grids))
-            where = (corner - origin).tolist()
-            pieces.append([index, depths.index(depth), *where, columns, rows, number])
+    for piece in pages.pieces:
+        units = space.site_slices[space.sites[piece.site].name]
+        inside = np.flatnonzero(pages.page[units] == piece.page)
+        columns, rows = (pages.at[units][inside] - [piece.left, piece.top]).T
+        grid = np.zeros((piece.height, piece.width), dtype=dtype)
+        grid[rows, columns] = inside + 1
+        number = grids.setdefault((piece.width, grid.tobytes()), len(grids))
+        pieces.append([piece.site, piece.page, piece.left, piece.top, piece.width, piece.height,
+                       number])  # fmt: skip
     return {
         "sites": [
             [
@@ -86,49 +83,38 @@ def pack_layout(space: Space) -> dict[str, Any]:
             ]
             for site in space.sites
         ],
-        "slices": [
-            {"label": label, "w": x.stop - x.start, "h": y.stop - y.start}
-            for label in _slice_labels(space)
-        ],
+        "slices": [{"label": label, "w": pages.width, "h": pages.height} for label in pages.labels],
         "pieces": pieces,
         "bits": 8 * dtype.itemsize,
         "grids": [packed(np.frombuffer(cells, dtype=dtype)) for _, cells in grids],
     }
 
 
-def _slice_labels(space: Space) -> list[str]:
-    """Name each slice that has units: ``"layer 5"``, or the last part of a module's name."""
-    labels: dict[int, list[str]] = {}
-    for site in space.sites:
-        voxels = space.voxels[space.site_slices[site.name]]
-        name = site.name.rpartition(".")[2] if site.layer is None else f"layer {site.layer}"
-        for depth in np.unique(voxels[:, 2]).tolist():
-            labels.setdefault(depth, []).append(name)
-    return [" + ".join(dict.fromkeys(labels[depth])) for depth in sorted(labels)]
-
-
 def mosaic_figure(
     space: Space, values: npt.NDArray[np.float32], *, limit: float, alt: str
 ) -> Markup:
-    """Draw a map, (n_units,), one slice a cell, from input to output, with borders of panels."""
-    x, y, _ = space.brain_box
-    width, height = x.stop - x.start, y.stop - y.start
-    depths = np.unique(space.voxels[:, 2])
-    columns = mosaic_columns(len(depths), width, height)
-    rows = math.ceil(len(depths) / columns)
-    step = np.array([width + _GAP, height + _GAP + _LABEL])
-    number = np.searchsorted(depths, space.voxels[:, 2])
-    corners = np.stack([number % columns, number // columns], axis=1) * step
-    at = corners + space.voxels[:, :2] - [x.start, y.start - _LABEL]
+    """Draw a map, (n_units,), one page a cell, from input to output, with borders of panels."""
+    pages = flat_pages(space)
+    columns = mosaic_columns(len(pages.labels), pages.width, pages.height)
+    rows = math.ceil(len(pages.labels) / columns)
+    step = np.array([pages.width + _GAP, pages.height + _GAP + _LABEL])
+    at = np.stack([pages.page % columns, pages.page // columns], axis=1) * step
+    at += pages.at
+    at[:, 1] += _LABEL
     size = (columns * int(step[0]), rows * int(step[1]))
     image = np.full(size[::-1], 127, dtype=np.uint8)
     image[at[:, 1], at[:, 0]] = diverging_indices(values, limit)
+    path = []
+    for piece in pages.pieces:
+        left = piece.page % columns * int(step[0]) + piece.left
+        top = piece.page // columns * int(step[1]) + piece.top + _LABEL
+        path.append(f"M{left} {top}h{piece.width}v{piece.height}h{-piece.width}z")
     png = palette_png(image, diverging_palette())
     parts = [
-        _panels(space, at),
+        element("path", d="".join(path), class_="panel"),
         element("image", href=png, width=size[0], height=size[1], class_="pixels"),
     ]
-    for slot, label in enumerate(_slice_labels(space)):
+    for slot, label in enumerate(pages.labels):
         left, top = (np.array([slot % columns, slot // columns]) * step).tolist()
         short = label.removeprefix("layer ").split("_")[0]
         parts.append(element("text", short, x=left, y=top + 15, class_="slice"))
@@ -142,15 +128,3 @@ def mosaic_columns(n_slices: int, width: int, height: int) -> int:
     8
     """
     return max(1, min(n_slices, round(math.sqrt(2 * n_slices * height / width))))
-
-
-def _panels(space: Space, at: npt.NDArray[np.int64]) -> Markup:
-    """Draw the border of each panel, as one path."""
-    path = []
-    for units in space.site_slices.values():
-        depth = space.voxels[units, 2]
-        for level in np.unique(depth):
-            places = at[units][depth == level]
-            (left, top), (right, bottom) = places.min(axis=0), places.max(axis=0) + 1
-            path.append(f"M{left} {top}H{right}V{bottom}H{left}Z")
-    return element("path", d="".join(path), class_="panel")
