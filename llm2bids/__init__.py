@@ -18,6 +18,8 @@ __version__ = "0.1.0"
 
 if TYPE_CHECKING:
     from llm2bids.compare.features import features as features
+    from llm2bids.compare.localizer import Localizer as Localizer
+    from llm2bids.compare.localizer import localize as localize
     from llm2bids.dataset.locate import locate as locate
     from llm2bids.dataset.read import Dataset as Dataset
     from llm2bids.dataset.read import open_dataset as open_dataset
@@ -68,6 +70,8 @@ _WHERE = {
     "load_confounds": "llm2bids.inference.confounds",
     "load_edit": "llm2bids.model.edit",
     "load_network": "llm2bids.network.network",
+    "Localizer": "llm2bids.compare.localizer",
+    "localize": "llm2bids.compare.localizer",
     "locate": "llm2bids.dataset.locate",
     "make_edit": "llm2bids.intervention.edit",
     "merge": "llm2bids.scan.merge",

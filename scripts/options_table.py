@@ -8,6 +8,7 @@ import textwrap
 from pathlib import Path
 
 from llm2bids.compare.features import FeatureOptions
+from llm2bids.compare.localizer import LocalizerOptions
 from llm2bids.inference.options import (
     AnalysisOptions,
     GroupOptions,
@@ -49,7 +50,10 @@ def table(*kinds: type) -> str:
     return "\n".join(lines) + "\n"
 
 
-ORDER = ("clock", "words", "reading", "features", "scan", "model", "machine", "volumes")
+ORDER = (
+    *("clock", "words", "reading", "features", "localizer"),
+    *("scan", "model", "machine", "volumes"),
+)
 
 
 def defaults(*kinds: type) -> str:
@@ -70,12 +74,14 @@ MADE = {
         "scan": table(ScanOptions),
         "reading": table(ReadOptions),
         "feature": table(FeatureOptions),
+        "localizer": table(LocalizerOptions),
         "analysis": table(*FIRST, *GROUP, *FINDINGS),
     },
     "python-api.md": {
         "scan": defaults(ScanOptions),
         "reading": defaults(ReadOptions),
         "feature": defaults(FeatureOptions),
+        "localizer": defaults(LocalizerOptions),
         "participant": defaults(*FIRST),
         "group": defaults(*GROUP),
         "findings": defaults(*FINDINGS),

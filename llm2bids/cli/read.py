@@ -16,7 +16,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     options.bids_dir(parser, "folder of the dataset: new, empty, or one of ours to go on with")
     text = (
         "words with onsets: a table (TSV, CSV), a Praat TextGrid, a folder of such files (a story "
-        "each), or a BIDS dataset whose events have words"
+        "each), a BIDS dataset whose events have words, or a localizer by name: langloc, md, "
+        "brainscore-language"
     )
     options.add(parser, "--stimuli", text, type=Path, required=True, metavar="PATH")
     options.of(parser, ReadOptions)

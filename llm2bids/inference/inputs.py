@@ -119,6 +119,12 @@ def open_sessions(
 ) -> tuple[Inputs, ...]:
     """Open a recorded dataset for statistics, each session by itself, the intact model's first."""
     dataset = open_dataset(bids_dir)
+    if dataset.paradigm.order == "story":
+        raise InferenceError(
+            f"{bids_dir}: stories that were read: words are no blocks of prompts to test; model "
+            "them with nilearn's first level on the derivative, a localizer with `llm2bids "
+            "localize`, or with `llm2bids features` and an encoding toolkit"
+        )
     if not dataset.runs:
         raise InferenceError(f"{bids_dir}: has no run; record one with `llm2bids record`")
     file = selection.bids_filter_file

@@ -21,6 +21,7 @@ from llm2bids.paradigm.prompts import load_banks
 from llm2bids.paradigm.task import Paradigm, Task
 from llm2bids.recording.buffers import RunBuffers
 from llm2bids.recording.draw import LARGEST_SEED, Scan
+from llm2bids.recording.localizers import NAMES, is_langloc, localizer_stories, read_langloc
 from llm2bids.recording.read import (
     CONDITION,
     Reading,
@@ -56,7 +57,9 @@ def read(
         Folder of the dataset: new, empty, or one of ours that was read with the same settings.
     stimuli : str or Path
         Words with onsets: a table (TSV, CSV) with onset, duration or end, and word; a Praat
-        TextGrid; a folder of such files, a story each; or a BIDS dataset, whose events have words.
+        TextGrid; a folder of such files, a story each; a BIDS dataset, whose events have words; or
+        a localizer: ``langloc``, ``md``, ``brainscore-language`` (the original of langloc, where
+        that package is installed).
     overwrite : bool
         Replace files that were changed since they were written.
     progress : bool
@@ -81,6 +84,10 @@ def read(
     attention sink, is a lead-in and is never recorded.
     """
     bids_dir, asked = Path(bids_dir), ReadOptions(**options)
+    if _is_localizer(stimuli):  # sentences are contexts of their own, words are volumes
+        clocked = asked.t_r is not None or asked.like is not None
+        context = "sentence" if asked.context == "story" else asked.context
+        asked = replace(asked, context=context, per_word=asked.per_word or not clocked)
     stories = [_Clocked(*pair) for pair in _clocked_stories(Path(stimuli), asked)]
     prepared = _prepare(bids_dir, asked, stories)
     loaded, sites, scan = prepared.loaded, prepared.sites, prepared.scan
@@ -211,14 +218,19 @@ def _clocked_stories(stimuli: Path, asked: ReadOptions) -> list[tuple[Story, Rea
     own_words = like is not None and stimuli.resolve() == like.resolve()
     if like is not None and not asked.task_labels:
         raise UsageError(f"--like {like}: expected the task too (--task NAME)")
-    stories = read_stimuli(
-        stimuli,
-        word_column=asked.word_column,
-        select=asked.select if like is None or own_words else None,
-        tier=asked.tier,
-        tasks=asked.task_labels or (),
-        participant_labels=asked.participant_labels or () if like is None or own_words else (),
-    )
+    if str(stimuli) in NAMES and not stimuli.exists():
+        stories = localizer_stories(str(stimuli), seed=asked.seed)
+    elif is_langloc(stimuli):
+        stories = read_langloc(stimuli)
+    else:
+        stories = read_stimuli(
+            stimuli,
+            word_column=asked.word_column,
+            select=asked.select if like is None or own_words else None,
+            tier=asked.tier,
+            tasks=asked.task_labels or (),
+            participant_labels=asked.participant_labels or () if like is None or own_words else (),
+        )
     if like is not None:
         clocked = on_human_clock(stories, like, asked, own_words=own_words)
     else:
@@ -233,6 +245,10 @@ def _clocked_stories(stimuli: Path, asked: ReadOptions) -> list[tuple[Story, Rea
             "s; a dataset has one: read them into folders of their own"
         )
     return clocked
+
+
+def _is_localizer(stimuli: str | Path) -> bool:
+    return (str(stimuli) in NAMES and not Path(stimuli).exists()) or is_langloc(Path(stimuli))
 
 
 def _chosen(stories: list[Story], labels: Sequence[str] | None, stimuli: Path) -> list[Story]:

@@ -1,0 +1,297 @@
+"""Which units answer to one kind of text more than to another: t maps, halves, folds, layers."""
+
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import pandas as pd
+from scipy.stats import false_discovery_control
+from scipy.stats import t as student
+
+from llm2bids.dataset.read import Dataset, Run, open_dataset
+from llm2bids.exceptions import DatasetError, UsageError
+from llm2bids.inference.provenance import Provenance
+from llm2bids.inference.statmap import map_entries, write_json, write_map, write_table
+from llm2bids.network.network import make_network
+from llm2bids.options import option, split_options, takes_options
+from llm2bids.space.image import decode
+from llm2bids.space.stat_map import select_units, summarize
+
+Float64 = npt.NDArray[np.float64]
+
+PERCENTS = (0.5, 1.0, 5.0)
+"""Shares of the units whose consistency is told."""
+
+N_FOLDS = 4
+Q = 0.05
+_UNITS = 1 << 14
+
+
+@dataclass(frozen=True, kw_only=True)
+class LocalizerOptions:
+    """Which contrast, and how many units."""
+
+    task: str | None = option(
+        None, "--task", "story of the localizer", group="localizer", shown="the only one",
+        metavar="LABEL",
+    )  # fmt: skip
+    contrast: str | None = option(
+        None, "--contrast", "trial types, as S-N: units that answer more to the first",
+        group="localizer", shown="S-N (langloc), H-E (md)", metavar="A-B",
+    )  # fmt: skip
+    top_percent: float = option(
+        1.0, "--top-percent", "share of the units that make the network", group="localizer",
+        type=float, metavar="PERCENT",
+    )  # fmt: skip
+    skip_words: int = option(
+        1, "--skip-words", "words at the beginning of a trial that do not count: little stands "
+        "before them", group="localizer", type=int, metavar="N",
+    )  # fmt: skip
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Localizer:
+    """What a localizer found."""
+
+    contrast: str
+    n_trials: dict[str, int]
+    tokens_per_trial: dict[str, float]
+    split_half_r: float
+    dice: dict[str, float]  # of the halves, by percent
+    fold_dice: dict[str, float]  # mean over pairs of folds, which share no trial
+    chance_dice: dict[str, float]
+    percent_above: float  # of the units, at a false discovery rate of 0.05
+    percent_below: float
+    stat_img: Path
+    network: Path
+
+    def describe(self) -> str:
+        """Say in a few lines what was found."""
+        trials = ", ".join(f"{n} {kind}" for kind, n in self.n_trials.items())
+        tokens = ", ".join(f"{n:.1f} {kind}" for kind, n in self.tokens_per_trial.items())
+        overlaps = [
+            f"{percent} % {self.dice[percent]:.2f} (folds {self.fold_dice[percent]:.2f}, chance "
+            f"{self.chance_dice[percent]:.3f})"
+            for percent in self.dice
+        ]
+        lines = [
+            f"{self.contrast}: {trials} trials; tokens a trial: {tokens}",
+            f"units above: {self.percent_above:.1f} %, below: {self.percent_below:.1f} % (FDR {Q})",
+            f"split half: r {self.split_half_r:.3f}; Dice of the top {', '.join(overlaps)}",
+        ]
+        return "\n".join([*lines, str(self.stat_img), str(self.network)])
+
+
+@takes_options(LocalizerOptions)
+def localize(bids_dir: str | Path, out_dir: str | Path, **options: Any) -> Localizer:
+    """Find the units that answer more to one kind of text, as a localizer of people does.
+
+    Parameters
+    ----------
+    bids_dir : str or Path
+        A localizer that was read, one volume a word: ``llm2bids read OUT --stimuli langloc``.
+    out_dir : str or Path
+        Folder to write to: t map, network of the top units, layers, figures.
+    **options
+        Which contrast, and how many units.
+
+    Returns
+    -------
+    Localizer
+        Consistency over halves and folds of the trials, and the files.
+
+    Raises
+    ------
+    DatasetError, UsageError
+        If the dataset is no such reading, or has not the trial types.
+
+    Notes
+    -----
+    A trial's response is the mean over its words, without the first ones; t is Welch's over trials.
+    """
+    (asked,) = split_options(options, LocalizerOptions)
+    dataset, out = open_dataset(bids_dir), Path(out_dir)
+    runs, label = _runs(dataset, asked.task)
+    parts = [trial_means(dataset, run, skip=asked.skip_words) for run in runs]
+    kinds = np.concatenate([table["trial_type"].to_numpy(dtype=str) for table, _ in parts])
+    half = np.concatenate(
+        [np.full(len(table), index % 2) for index, (table, _) in enumerate(parts)]
+    )
+    values = np.concatenate([means for _, means in parts])
+    first, second = _contrast(asked.contrast, kinds)
+    if len(runs) == 1:  # every other trial of each kind
+        half = pd.Series(kinds).groupby(kinds).cumcount().to_numpy() % 2
+    t, degrees = welch(values, kinds == first, kinds == second)
+    halves = [
+        welch(values, (kinds == first) & (half == h), (kinds == second) & (half == h))[0]
+        for h in (0, 1)
+    ]
+    fold = pd.Series(kinds).groupby(kinds).cumcount().to_numpy() % N_FOLDS
+    folds = [
+        welch(values, (kinds == first) & (fold == f), (kinds == second) & (fold == f))[0]
+        for f in range(N_FOLDS)
+    ]
+    network, stat_img = _write(dataset, runs, out, label, f"{first}-{second}", t, asked)
+    p = 2 * student.sf(np.abs(t), degrees)
+    found = false_discovery_control(np.nan_to_num(p, nan=1.0)) < Q
+    shown = {f"{percent:g}": percent for percent in PERCENTS}
+    pairs = [(a, b) for a in range(N_FOLDS) for b in range(a + 1, N_FOLDS)]
+    ok = np.isfinite(halves[0]) & np.isfinite(halves[1])
+    result = Localizer(
+        contrast=f"{first}-{second}",
+        n_trials={kind: int((kinds == kind).sum()) for kind in (first, second)},
+        tokens_per_trial=_tokens(dataset, runs, (first, second)),
+        split_half_r=float(np.corrcoef(halves[0][ok], halves[1][ok])[0, 1]),
+        dice={name: dice(halves[0], halves[1], percent) for name, percent in shown.items()},
+        fold_dice={
+            name: float(np.mean([dice(folds[a], folds[b], percent) for a, b in pairs]))
+            for name, percent in shown.items()
+        },
+        chance_dice={name: percent / 100 for name, percent in shown.items()},
+        percent_above=100 * float(np.mean(found & (t > 0))),
+        percent_below=100 * float(np.mean(found & (t < 0))),
+        stat_img=stat_img,
+        network=network,
+    )
+    write_json(out / f"{label}_localizer.json", _entries(result))
+    return result
+
+
+def _entries(result: Localizer) -> dict[str, object]:
+    entries = asdict(result)
+    return entries | {name: result.__dict__[name].name for name in ("stat_img", "network")}
+
+
+def _runs(dataset: Dataset, task: str | None) -> tuple[Sequence[Run], str]:
+    if dataset.paradigm.order != "story":
+        raise DatasetError(
+            f"{dataset.path}: prompts that were answered; expected a localizer that was read: "
+            "llm2bids read OUT --stimuli langloc"
+        )
+    if task is None and len(dataset.tasks) > 1:
+        raise UsageError(f"--task: expected one of {', '.join(dataset.tasks)}")
+    runs = dataset.select(task=task or dataset.tasks[0])
+    for run in runs:
+        if dataset.sidecar(run).get("Clock") is None:
+            raise DatasetError(
+                f"{dataset.path}: volumes lie on a scan's clock; expected one volume a word "
+                "(llm2bids read --per-word)"
+            )
+    return runs, runs[0].task
+
+
+def trial_means(
+    dataset: Dataset, run: Run, *, skip: int
+) -> tuple[pd.DataFrame, npt.NDArray[np.float32]]:
+    """Average the words of each trial but the first ones: trials, and (n_trials, n_units) in sd."""
+    tokens = dataset.transcript(run).dropna(subset="volume")
+    words = tokens.drop_duplicates("volume").sort_values("volume")
+    words = words.assign(number=words.groupby("trial").cumcount())
+    trials = words.drop_duplicates("trial")[["trial", "trial_type", "prompt_id"]]
+    counted = (words["number"] >= skip).to_numpy()
+    place = trials["trial"].searchsorted(words["trial"])
+    calibration = dataset.calibration
+    total = np.zeros((len(trials), dataset.space.n_units), dtype=np.float32)
+    image = dataset.open_series(run)
+    for start, block in image.blocks():
+        values = decode(block.T, dataset.space, calibration, name=image.label)
+        for row, value in enumerate(values, start):
+            if counted[row]:
+                total[place[row]] += (value - calibration.mean) / calibration.scale
+    n_words = np.bincount(place[counted], minlength=len(trials))
+    if not n_words.all():
+        raise UsageError(
+            f"--skip-words {skip}: trial {trials['prompt_id'].iloc[n_words.argmin()]} has no more "
+            "words; expected fewer"
+        )
+    total /= n_words[:, None].astype(np.float32)
+    return trials.reset_index(drop=True), total
+
+
+def _contrast(asked: str | None, kinds: npt.NDArray[Any]) -> tuple[str, str]:
+    """Choose two trial types: those asked for, those of a shipped localizer."""
+    known = sorted(set(kinds))
+    if asked is None:
+        for pair in (("S", "N"), ("H", "E")):
+            if set(pair) <= set(known):
+                return pair
+        raise UsageError(f"--contrast: expected two of {', '.join(known)}, as A-B")
+    pairs = [(a, b) for a in known for b in known if a != b and f"{a}-{b}" == asked]
+    if len(pairs) != 1:
+        raise UsageError(f"--contrast {asked}: expected two of {', '.join(known)}, as A-B")
+    return pairs[0]
+
+
+def welch(
+    values: npt.NDArray[np.float32], first: npt.NDArray[np.bool_], second: npt.NDArray[np.bool_]
+) -> tuple[Float64, Float64]:
+    """Welch's t and its degrees of freedom, (n_units,), over rows; NaN where nothing varies."""
+    t, degrees = np.empty((2, values.shape[1]))
+    for start in range(0, values.shape[1], _UNITS):
+        part = slice(start, start + _UNITS)
+        rows = [values[chosen, part].astype(np.float64) for chosen in (first, second)]
+        error = [group.var(axis=0, ddof=1) / len(group) for group in rows]
+        with np.errstate(divide="ignore", invalid="ignore"):
+            both = error[0] + error[1]
+            t[part] = (rows[0].mean(axis=0) - rows[1].mean(axis=0)) / np.sqrt(both)
+            degrees[part] = both**2 / sum(
+                e**2 / (len(group) - 1) for e, group in zip(error, rows, strict=True)
+            )
+    still = ~np.isfinite(t)
+    t[still], degrees[still] = np.nan, np.nan
+    return t, degrees
+
+
+def dice(first: Float64, second: Float64, percent: float) -> float:
+    """Overlap of the top units of two maps (n_units,): twice the shared ones, over all."""
+    n_top = max(round(len(first) * percent / 100), 1)
+    tops = [set(np.argsort(-np.nan_to_num(m, nan=-np.inf))[:n_top]) for m in (first, second)]
+    return len(tops[0] & tops[1]) / n_top
+
+
+def _tokens(dataset: Dataset, runs: Sequence[Run], kinds: Sequence[str]) -> dict[str, float]:
+    """Mean number of tokens in a trial."""
+    tables = [dataset.transcript(run).assign(run=run.name) for run in runs]
+    tokens = pd.concat(tables).groupby(["run", "trial", "trial_type"], observed=True).size()
+    means = tokens.groupby("trial_type").mean()
+    return {kind: float(means[kind]) for kind in kinds}
+
+
+def _write(
+    dataset: Dataset,
+    runs: Sequence[Run],
+    out: Path,
+    label: str,
+    contrast: str,
+    t: Float64,
+    asked: LocalizerOptions,
+) -> tuple[Path, Path]:
+    """Write t map, network of the top units and its layers."""
+    space = dataset.space
+    prompts = {prompt for run in runs for prompt in dataset.transcript(run)["prompt_id"]}
+    made_from = Provenance.of(
+        participants={run.participant_label for run in runs},
+        runs={run.name for run in runs},
+        prompts=prompts,
+    )
+    name = contrast.replace("-", "Vs")
+    stat_img = out / f"task-{label}_space-{space.label}_contrast-{name}_stat-t_statmap.nii.gz"
+    entries = map_entries(space, dataset.fingerprint, made_from)
+    described = {"Description": f"Welch's t over trials: {contrast}.", **entries}
+    write_map(stat_img, np.nan_to_num(t), space.voxels, space, described)
+    chosen = select_units(t, top_percent=asked.top_percent, two_sided=False)
+    network = make_network(
+        space,
+        chosen,
+        {"t": t[chosen]},
+        label=label,
+        provenance=made_from,
+        criterion=f"top {asked.top_percent:g} % of t, {contrast}",
+    )
+    path, _ = network.save(out / f"{label}_network.tsv")
+    layers = summarize(network.table.assign(value=network.table["t"]), space)
+    write_table(out / f"{label}_layers.tsv", layers)
+    return path, stat_img
