@@ -186,6 +186,18 @@ def _make(folder: Path, gguf: Path, dtype: str) -> None:
         shutil.rmtree(part, ignore_errors=True)
 
 
+def _check_space(path: Path, folder: Path, header: Any, dtype: Any) -> None:
+    """Refuse to begin what the disk cannot hold: a GGUF file's weights as plain numbers."""
+    n_numbers = sum(math.prod(map(int, tensor.shape)) for tensor in header.tensors)
+    needed, free = n_numbers * dtype.itemsize, shutil.disk_usage(folder).free
+    if needed > free:
+        raise ModelError(
+            f"{path}: its weights take {needed / 1e9:.3g} GB as plain numbers, and {folder.parent} "
+            f"has {free / 1e9:.3g} GB free; expected more space there: set LLM2BIDS_CACHE to "
+            "another disk, or use --dtype bfloat16"
+        )
+
+
 def dequantize(path: Path, folder: Path, dtype: str = "auto") -> None:
     """Write a GGUF file's model as safetensors, with configuration and tokenizer, to a folder."""
     import torch
@@ -196,6 +208,7 @@ def dequantize(path: Path, folder: Path, dtype: str = "auto") -> None:
     kept = torch.float32 if dtype == "auto" else getattr(torch, dtype)
     with _header_once(path) as read_header:
         header = read_header()
+        _check_space(path, folder, header, kept)
         config = _config(path, header)
         model, info = AutoModelForCausalLM.from_pretrained(
             path.parent, config=config, dtype=kept, output_loading_info=True, **where

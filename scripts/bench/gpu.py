@@ -2,7 +2,8 @@
 
 Tiny models of many architectures are checked at load in float32 and bfloat16 (padded lengths 33
 and 65 among them). A model of 1B's shape with random weights reads the same texts on the GPU and on
-the CPU. Its recording is timed beside bare ``generate``, in memory. Needs no network.
+the CPU. Its recording is timed beside bare ``generate``, in memory and to the disk. Needs no
+network. `gpu.sh` calls it.
 
     .venv/bin/python scripts/bench/gpu.py --rounds 3 --output gpu.json
 """
@@ -22,7 +23,7 @@ from pathlib import Path
 import numpy as np
 import torch
 from measure import ROOT, arguments, report
-from recording import WIDE, bare
+from recording import WIDE, bare, to_disk
 from transformers import LlamaConfig
 
 sys.path.insert(0, str(ROOT))
@@ -134,12 +135,16 @@ def rates(device, dtype, scan, rounds):
             torch.cuda.synchronize()
             taken[name].append(time.perf_counter() - began)
     median = {name: statistics.median(spent) for name, spent in taken.items()}
+    ((written, _),) = to_disk(loaded, scan, scan.designs[:rounds], sites, {"record": True})[
+        "record"
+    ]
     return {
         "units": sum(site.width for site in sites),
         "tokens_per_second": {
             name: len(scan.designs[0].trials) * n_tokens / spent for name, spent in median.items()
         },
         "ratio_record_run": median["generate"] / median["record_run"],
+        "ratio_record": median["generate"] / written,
     }
 
 

@@ -88,3 +88,18 @@ def test_an_audit_that_did_not_happen_says_so(checkout, answer, status, said):
     done = call(checkout, "audit")
     assert done.returncode == status, done.stderr
     assert said in done.stdout
+
+
+def test_the_gpu_script_says_where_there_is_none():
+    import torch
+
+    if torch.cuda.is_available():
+        pytest.skip("a GPU is here")
+    done = subprocess.run(
+        [ROOT / "scripts/bench/gpu.sh", "/dev/null"],
+        env={**os.environ, "PYTHON": sys.executable},
+        capture_output=True,
+        text=True,
+    )
+    assert done.returncode == 1
+    assert "no GPU on this machine: nothing was measured" in done.stderr

@@ -232,6 +232,19 @@ def test_a_file_is_read_once(tmp_path, monkeypatch):
     assert load_model(path, dtype="bfloat16").dtype == "bfloat16"
 
 
+def test_a_disk_without_space_is_named_before_anything_is_written(tmp_path, monkeypatch):
+    path = write_gguf(tmp_path / "m.gguf", llama())
+    usage = dequantize.shutil.disk_usage(tmp_path)
+    n_bytes = 4 * sum(tensor.n_elements for tensor in gguf.GGUFReader(path).tensors)
+    monkeypatch.setattr(
+        dequantize.shutil, "disk_usage", lambda folder: usage._replace(free=n_bytes - 1)
+    )
+    with pytest.raises(ModelError, match=r"m\.gguf: its weights take .* GB free; expected more"):
+        load_model(path)
+    assert not list(tmp_path.rglob("*.safetensors"))
+    assert load_model(path, dtype="bfloat16").dtype == "bfloat16"  # takes half
+
+
 @pytest.mark.parametrize(
     ("extra", "message"),
     [
