@@ -4,13 +4,15 @@ Exit codes: 0 done, 1 failed, 2 wrong usage, 130 interrupted.
 """
 
 import argparse
+import ast
 import importlib
 import io
 import logging
 import os
+import pkgutil
 import signal
 import sys
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 
 from llm2bids import __version__
 from llm2bids.cli import options
@@ -26,10 +28,11 @@ COMMANDS = (
 INTERRUPTED = 130
 
 
-def build_parser() -> argparse.ArgumentParser:
-    """Build the parser of all commands, without importing what the commands need.
+def build_parser(names: Collection[str] = COMMANDS) -> argparse.ArgumentParser:
+    """Build the parser of all commands, with the arguments of those in `names`.
 
-    A command's docstring is its help, in the list of commands and of itself.
+    A command's docstring is its help, in the list of commands and of itself. It is read from the
+    source: a command is imported only where its arguments are wanted, as some import much.
     """
     parser = argparse.ArgumentParser(
         prog="llm2bids", description="Scan a language model like a brain: BIDS in, BIDS out."
@@ -37,13 +40,15 @@ def build_parser() -> argparse.ArgumentParser:
     parser.add_argument("--version", action="version", version=f"llm2bids {__version__}")
     subparsers = parser.add_subparsers(metavar="COMMAND", required=True)
     for name in COMMANDS:
-        command = importlib.import_module(f"llm2bids.cli.{name}")
-        first, _, rest = (command.__doc__ or ".").partition("\n\n")
+        source = pkgutil.get_data("llm2bids.cli", f"{name}.py") or b""
+        first, _, rest = (ast.get_docstring(ast.parse(source)) or name).partition("\n\n")
         summary = first[0].lower() + first[1:].rstrip(".")
         added = subparsers.add_parser(name, help=summary, description=rest)
-        command.add_arguments(added)
-        options.verbosity(added)
-        added.set_defaults(run=command.run)
+        if name in names:
+            command = importlib.import_module(f"llm2bids.cli.{name}")
+            command.add_arguments(added)
+            options.verbosity(added)
+            added.set_defaults(run=command.run)
     return parser
 
 
@@ -78,7 +83,8 @@ def _terminate(signum: int, frame: object) -> None:
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the command line; without `argv`, that of the process."""
     _show_what_the_terminal_cannot()
-    args = build_parser().parse_args(argv)
+    words = sys.argv[1:] if argv is None else argv
+    args = build_parser(words[:1]).parse_args(words)
     _set_up_log(args)
     signal.signal(signal.SIGTERM, _terminate)
     try:

@@ -33,8 +33,10 @@ def run_python(code: str) -> str:
 
 def test_import_and_help_load_neither_torch_nor_transformers_nor_matplotlib():
     code = (
-        "import sys, llm2bids, llm2bids.cli.main as m\n"
-        "m.build_parser().format_help()\n"
+        "import io, sys, contextlib, llm2bids, llm2bids.cli.main as m\n"
+        "with contextlib.redirect_stdout(io.StringIO()) as said, contextlib.suppress(SystemExit):\n"
+        "    m.main(['--help'])\n"
+        "assert 'validator' in said.getvalue()\n"
         "print([n for n in ('torch', 'transformers', 'matplotlib', 'nilearn', 'bids') "
         "if n in sys.modules])"
     )
