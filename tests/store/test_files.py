@@ -15,10 +15,12 @@ from llm2bids.store.json import is_kept, read_json, to_json, with_own_keys
 PACKAGE = Path(llm2bids.__file__).parent
 LISTS_OTHERWISE = {
     *("store/files.py", "paradigm/load.py", "model/place.py", "model/tokenizer.py"),
-    *("model/dequantize.py", "scan/simulate.py", "dataset/write.py", "dataset/resume.py"),
-    "inference/statmap.py",
+    *("model/dequantize.py", "model/bake.py", "scan/simulate.py", "dataset/write.py"),
+    *("dataset/resume.py", "dataset/shard.py", "inference/statmap.py"),
+    *("recording/stimuli.py", "recording/localizers.py"),
 }
-"""Files that list their own folders, or ask whether a folder is empty."""
+"""Files that list their own folders, ask whether a folder is empty, or read other people's folders,
+leaving out dot files themselves."""
 
 
 def names(paths, root):
