@@ -35,7 +35,7 @@ class FindingsOptions:
     min_cohens_d: float | None = option(
         None,
         "--min-cohens-d",
-        "networks of the units above this |d| that survive --alpha, in place of --top-percent",
+        "networks of units above this absolute d that survive --alpha, in place of --top-percent",
         group=_FINDINGS,
         shown="none",
         type=float,
