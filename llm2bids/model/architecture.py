@@ -58,6 +58,33 @@ def language_model(model: Any) -> Any:
     return part
 
 
+def count_from_padding(model: Any) -> int:
+    """Let RoBERTa and its kin count positions in generation as their forward pass does.
+
+    They count from the padding token's id, and generation from 0. Gives how many positions of
+    their table no token has.
+    """
+    unused = 0
+    for module in model.modules():
+        table = getattr(module, "position_embeddings", None)
+        first = getattr(table, "padding_idx", None)
+        if first is None or not hasattr(module, "create_position_ids_from_input_ids"):
+            continue
+        unused = first + 1
+
+        def shift(_: Any, args: Any, kwargs: dict[str, Any], n: int = unused) -> Any:
+            if kwargs.get("position_ids") is not None:
+                kwargs = kwargs | {"position_ids": kwargs["position_ids"] + n}
+            return args, kwargs
+
+        module.register_forward_pre_hook(shift, with_kwargs=True)
+    if unused:  # a padding token within a text would not be counted: like an end, never chosen
+        ends = model.generation_config.eos_token_id or []
+        ends = ends if isinstance(ends, list) else [ends]
+        model.generation_config.eos_token_id = sorted({*ends, unused - 1})
+    return unused
+
+
 def package_of(error: BaseException) -> str:
     """Say how to install what an ImportError of transformers misses; empty of other errors."""
     command = re.search(r"pip install [\w.\[\]'-]+", str(error))

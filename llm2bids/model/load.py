@@ -11,7 +11,7 @@ import torch
 
 from llm2bids.exceptions import ModelError, UsageError
 from llm2bids.model.adapter import identity
-from llm2bids.model.architecture import auto_class, package_of
+from llm2bids.model.architecture import auto_class, count_from_padding, package_of
 from llm2bids.model.cache import weights_sha256
 from llm2bids.model.chat import Chat
 from llm2bids.model.checkpoint import load_weights
@@ -134,13 +134,14 @@ def load_model(
     if quantization_of(model.config) is None and devices is None:
         model.to(where)
     neutral_generation(model, tokenizer)
+    unused_positions = count_from_padding(model)
     return LoadedModel(
         model=model,
         tokenizer=tokenizer,
         source=place.source,
         dtype=str(model.dtype).removeprefix("torch."),
         device=str(main_device(model, where)),
-        max_length=_max_length(model.config),
+        max_length=_max_length(model.config) - unused_positions,
         trust_remote_code=trust_remote_code,
         random_weights=random_weights,
         adapter=None if place.adapter is None else place.adapter.description,

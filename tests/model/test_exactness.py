@@ -42,6 +42,8 @@ def checked(tmp_path_factory):
         ("bart", "equal"),
         ("mixtral-top1", "padded"),
         ("bert", "padded"),
+        ("roberta", "padded"),
+        ("camembert", "padded"),
         ("gemma3n_text", "padded"),
         ("qwen3_next", "padded"),
     ],
@@ -88,9 +90,24 @@ def test_a_bidirectional_model_is_refused(checked):
         checked("xlnet")
 
 
+def test_roberta_counts_positions_from_its_padding_token(checked):
+    loaded, _, exactness = checked("roberta")
+    padding = loaded.model.config.pad_token_id
+    assert max(exactness.errors.values()) < 1e-4
+    assert loaded.max_length == loaded.model.config.max_position_embeddings - padding - 1
+    assert padding in loaded.end_token_ids  # never chosen: it would not be counted
+
+
 def test_positions_that_differ_in_generation_are_refused(checked):
-    with pytest.raises(ModelError, match="token by token, with its cache, is not what a plain"):
-        checked("roberta")
+    loaded, _, _ = checked("roberta")
+    hooks = loaded.model.roberta.embeddings._forward_pre_hooks
+    kept = dict(hooks)
+    hooks.clear()
+    try:
+        with pytest.raises(ModelError, match="token by token, with its cache, is not what a plain"):
+            exact_sites(loaded)
+    finally:
+        hooks.update(kept)
 
 
 def test_what_a_forward_pass_raises_is_one_message(checked):
