@@ -39,14 +39,14 @@ def write_template(
 ) -> None:
     """Stage the files of the template; weight_norms (n_units,)."""
     _check_norms(weight_norms, space)
-    top = float(np.percentile(weight_norms, 98)) or 1.0
     write_image(
         stage,
         template_file(space.label, "T1w"),
-        space.to_grid(weight_norms.astype(np.float32)),
+        space.to_grid(_anatomy(weight_norms, space)),
         space,
-        "Norm of the weights that produce each unit, in its voxel; 0 elsewhere.",
-        window=(0.0, top),
+        "Norm of the weights that produce each unit, as a share of the 98th percentile of its "
+        "role, at most 1; 0 elsewhere. The unit table has the norms (weight_norm).",
+        window=(0.0, 1.0),
         SkullStripped=True,
     )
     definition = _uri(sidecar(template_file(space.label, "space")))
@@ -70,7 +70,8 @@ def write_template(
     for name, (description, make) in _ATLASES.items():
         if name == "sites" or any(site.n_heads for site in space.sites):
             _write_atlas(stage, space, name, make(space), description, fields)
-    write_table(stage.path(_units(space.label)), space.unit_table())
+    table = space.unit_table().assign(weight_norm=weight_norms)
+    write_table(stage.path(_units(space.label)), table)
     write_arrangement(stage, space, stability)
     stage.text(_definition(space.label), to_json(space.metadata()))
 
@@ -163,6 +164,19 @@ def _write_atlas(
     )
     table = template_file(space.label, "dseg", atlas=name, extension=".tsv")
     write_table(stage.path(table), atlas.table)
+
+
+def _anatomy(weight_norms: npt.NDArray[np.float32], space: Space) -> npt.NDArray[np.float32]:
+    """Scale norms (n_units,) by role: as they are, viewers show all but a few as black."""
+    _, of_site = np.unique([site.role for site in space.sites], return_inverse=True)
+    role = np.repeat(of_site, [site.width for site in space.sites])
+    shown = np.zeros(space.n_units, dtype=np.float32)
+    for number in range(of_site.max() + 1):
+        units = role == number
+        norms = weight_norms[units]
+        top = np.percentile(norms, 98) or norms.max()
+        shown[units] = np.clip(norms / (top or 1), 0, 1)  # a role without weights is 0
+    return shown
 
 
 def _check_norms(weight_norms: npt.NDArray[np.float32], space: Space) -> None:

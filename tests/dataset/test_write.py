@@ -245,6 +245,32 @@ def test_labels_are_checked_before_anything_is_written(tmp_path, synthetic):
     assert not (tmp_path / "ds").exists()
 
 
+def test_the_anatomy_shows_every_role_and_the_table_has_the_norms(tmp_path, synthetic):
+    norms = np.ones(synthetic.n_units, dtype=np.float32)
+    wide = next(site for site in synthetic.sites if site.width >= 20)
+    role = np.repeat(
+        [site.role == wide.role for site in synthetic.sites],
+        [site.width for site in synthetic.sites],
+    )
+    norms[role] = np.linspace(100, 150, role.sum())
+    norms[0] = 0.25
+    space = synthetic.make_space()
+    DatasetWriter.create(
+        tmp_path / "d", space=space, calibration=synthetic.make_calibration(),
+        paradigm=synthetic.paradigm, settings=synthetic.settings, weight_norms=norms,
+        banks=synthetic.banks,
+    ).close()  # fmt: skip
+    template = tmp_path / "d/derivatives/llm2bids/tpl-Tiny"
+    shown = space.to_units(template / "anat/tpl-Tiny_T1w.nii.gz")
+    assert shown[0] == 0.25
+    assert shown.max() == 1
+    top = np.percentile(norms[role], 98)
+    np.testing.assert_allclose(shown[role], np.minimum(norms[role] / top, 1), rtol=1e-6)
+    assert np.all(shown[~role][1:] == 1)
+    table = pd.read_csv(template / "tpl-Tiny_units.tsv.gz", sep="\t")
+    np.testing.assert_allclose(table["weight_norm"], norms, rtol=1e-6)
+
+
 def test_weight_norms_are_one_for_each_unit(tmp_path, synthetic):
     with pytest.raises(DatasetError, match=r"weight_norms has shape \(3,\)"):
         DatasetWriter.create(
