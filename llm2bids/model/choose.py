@@ -20,7 +20,7 @@ LOG2 = float(np.log(2.0))
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
-class Answers:
+class ChosenTokens:
     """Tokens that a batch of prompts gave."""
 
     token_ids: npt.NDArray[np.int64]  # each (n_prompts, n_tokens)
@@ -29,7 +29,7 @@ class Answers:
     entropy: npt.NDArray[np.float64]
 
     @classmethod
-    def joined(cls, parts: "Sequence[Answers]") -> "Answers":
+    def joined(cls, parts: "Sequence[ChosenTokens]") -> "ChosenTokens":
         """Join the answers of consecutive batches."""
         return cls(
             **{
@@ -38,9 +38,9 @@ class Answers:
             }
         )
 
-    def __getitem__(self, prompts: "slice | npt.NDArray[np.int64]") -> "Answers":
+    def __getitem__(self, prompts: "slice | npt.NDArray[np.int64]") -> "ChosenTokens":
         """Take the answers of some prompts."""
-        return Answers(
+        return ChosenTokens(
             token_ids=self.token_ids[prompts],
             surprisal=self.surprisal[prompts],
             entropy=self.entropy[prompts],
@@ -93,9 +93,9 @@ class Chooser:
         self.reader.open(after if after >= 0 and self.step < self.uniforms.shape[1] else None)
         return scores.fill_(0).scatter_(1, token[:, None], 1)
 
-    def answers(self) -> Answers:
+    def answers(self) -> ChosenTokens:
         """Collect what was generated."""
-        return Answers(
+        return ChosenTokens(
             token_ids=torch.stack(self.token_ids, dim=1).cpu().numpy(),
             surprisal=torch.stack(self.surprisal, dim=1).double().cpu().numpy(),
             entropy=torch.stack(self.entropy, dim=1).double().cpu().numpy(),

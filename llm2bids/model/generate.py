@@ -13,7 +13,7 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
-from llm2bids.model.choose import Answers, Chooser, information
+from llm2bids.model.choose import Chooser, ChosenTokens, information
 from llm2bids.model.hooks import (
     PositionReader,
     StepReader,
@@ -37,14 +37,14 @@ def generate_batch(
     uniforms: npt.NDArray[np.float64],
     first_step: int = 1,
     on_step: Callable[[int], None] | None = None,
-) -> Answers:
+) -> ChosenTokens:
     """Generate answers as `uniforms` (n_prompts, n_tokens) choose them.
 
     Row ``i`` of the second axis of `values` (n_prompts, n_steps, n_units) gets the outputs at the
     position that produces token ``first_step + i``; `on_step` is told the prompts of each step.
     """
 
-    def generate(rows: list[int], part: npt.NDArray[np.float32]) -> Answers:
+    def generate(rows: list[int], part: npt.NDArray[np.float32]) -> ChosenTokens:
         texts = [prompts[row] for row in rows]
         return _generate(loaded, texts, sites, part, sampling, uniforms[rows], first_step, on_step)
 
@@ -59,13 +59,13 @@ def read_batch(
     values: npt.NDArray[np.float32],
     *,
     first_step: int = 1,
-) -> Answers:
+) -> ChosenTokens:
     """Read given answers, all of one length, in one forward pass (teacher forcing).
 
     `values` (n_prompts, n_tokens - first_step, n_units) is written as by :func:`generate_batch`.
     """
 
-    def read(rows: list[int], part: npt.NDArray[np.float32]) -> Answers:
+    def read(rows: list[int], part: npt.NDArray[np.float32]) -> ChosenTokens:
         texts, said = [prompts[row] for row in rows], [answers[row] for row in rows]
         return _read(loaded, texts, said, sites, part, first_step=first_step, masked=True)
 
@@ -78,7 +78,7 @@ def read_alone(
     answer: Sequence[int],
     sites: Sequence[Site],
     values: npt.NDArray[np.float32],
-) -> Answers:
+) -> ChosenTokens:
     """Read one finished text in a plain forward pass: the standard that the others are held to."""
     return _read(loaded, [prompt], [answer], sites, values, first_step=0, masked=False)
 
@@ -87,8 +87,8 @@ def _in_groups(
     loaded: LoadedModel,
     prompts: Sequence[Sequence[int]],
     values: npt.NDArray[np.float32],
-    work: Callable[[list[int], npt.NDArray[np.float32]], Answers],
-) -> Answers:
+    work: Callable[[list[int], npt.NDArray[np.float32]], ChosenTokens],
+) -> ChosenTokens:
     """Work on the prompts that may run together: all, those of one length, or one by one."""
     groups: dict[int, list[int]] = defaultdict(list)
     for row, prompt in enumerate(prompts):
@@ -100,7 +100,7 @@ def _in_groups(
         part = new_values((len(rows), *values.shape[1:]), loaded.device)
         parts.append(work(rows, part))
         values[rows] = part
-    return Answers.joined(parts)[np.argsort(np.concatenate(list(groups.values())))]
+    return ChosenTokens.joined(parts)[np.argsort(np.concatenate(list(groups.values())))]
 
 
 def _generate(
@@ -112,7 +112,7 @@ def _generate(
     uniforms: npt.NDArray[np.float64],
     first_step: int,
     on_step: Callable[[int], None] | None,
-) -> Answers:
+) -> ChosenTokens:
     from transformers import GenerationConfig, LogitsProcessorList
 
     token_ids, mask = padded(prompts, loaded, left=True)
@@ -143,7 +143,7 @@ def _read(
     *,
     first_step: int,
     masked: bool,
-) -> Answers:
+) -> ChosenTokens:
     chosen = np.asarray(answers, dtype=np.int64)
     fed = [[*prompt, *answer[:-1]] for prompt, answer in zip(prompts, answers, strict=True)]
     # padded on the right: earlier positions do not see it
@@ -158,7 +158,7 @@ def _read(
         logits = output.logits[rows, torch.from_numpy(positions)].float()
         log_p = torch.log_softmax(logits, dim=-1)
         surprisal, entropy = information(log_p, torch.from_numpy(chosen).to(log_p.device))
-        return Answers(
+        return ChosenTokens(
             token_ids=chosen,
             surprisal=surprisal.double().cpu().numpy(),
             entropy=entropy.double().cpu().numpy(),

@@ -22,7 +22,7 @@ from llm2bids.recording.table import provenance, token_table
 from llm2bids.recording.trials import carried_tokens, first_step, token_uniforms, trial_tokens
 
 if TYPE_CHECKING:
-    from llm2bids.model.choose import Answers
+    from llm2bids.model.choose import ChosenTokens
     from llm2bids.model.load import LoadedModel
 
 
@@ -84,7 +84,7 @@ def record_runs(
 
     Their values are parts of one array, `out` (n_volumes of all runs, n_units) where it is given.
     """
-    from llm2bids.model.choose import Answers
+    from llm2bids.model.choose import ChosenTokens
     from llm2bids.model.hooks import new_values
 
     _check_alike(designs)
@@ -98,7 +98,7 @@ def record_runs(
     )
     seconds = time.perf_counter() - began
     check_finite(values, sites, [prompt.prompt_id for prompt in prompts], first)
-    answers = Answers.joined(parts)
+    answers = ChosenTokens.joined(parts)
     recordings = []
     start = 0
     for design in designs:
@@ -119,7 +119,7 @@ def make_recording(
     design: RunDesign,
     sites: Sequence[Site],
     values: npt.NDArray[np.float32],
-    answers: "Answers",
+    answers: "ChosenTokens",
     lengths: Sequence[int],
     *,
     method: str,
@@ -181,7 +181,7 @@ def _generate(
     first: int,
     batch_size: int | None,
     on_token: OnToken | None,
-) -> tuple[int, "list[Answers]", list[int]]:
+) -> tuple[int, "list[ChosenTokens]", list[int]]:
     """Generate all answers; return the batches' size, what each gave, and the prompts' lengths."""
     from llm2bids.model.generate import generate_batch
 
@@ -197,9 +197,9 @@ def _generate(
     uniforms = np.concatenate(
         [token_uniforms(design.seed, range(len(design.trials)), n_tokens) for design in designs]
     )
-    answers: list[Answers] = []
+    answers: list[ChosenTokens] = []
 
-    def generate(part: slice, tell: OnToken) -> "Answers":
+    def generate(part: slice, tell: OnToken) -> "ChosenTokens":
         if carry:
             said = [*contexts[-1], *answers[-1].token_ids[0].tolist()] if contexts else []
             contexts[part.start :] = [

@@ -36,7 +36,7 @@ def replay_run(
 
     On the tokens of :func:`~llm2bids.recording.record.record_run` it equals that recording.
     """
-    from llm2bids.model.choose import Answers
+    from llm2bids.model.choose import ChosenTokens
     from llm2bids.model.generate import read_batch
     from llm2bids.model.hooks import new_values
 
@@ -47,7 +47,7 @@ def replay_run(
     shape = (n_trials, n_volumes, n_units)
     values = new_values(shape, loaded.device) if out is None else shaped(out, shape)
 
-    def read(part: slice, tell: OnToken) -> Answers:
+    def read(part: slice, tell: OnToken) -> ChosenTokens:
         done = read_batch(
             loaded, contexts[part], given[part], sites, values[part], first_step=first
         )
@@ -61,7 +61,7 @@ def replay_run(
     seconds = time.perf_counter() - began
     check_finite(values, sites, [trial.prompt.prompt_id for trial in design.trials], first)
     return make_recording(
-        loaded, design, sites, values, Answers.joined(parts), [len(text) for text in contexts],
+        loaded, design, sites, values, ChosenTokens.joined(parts), [len(text) for text in contexts],
         method="replay", first=first, batch_size=size, seconds=seconds,
     )  # fmt: skip
 

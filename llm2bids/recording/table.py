@@ -12,14 +12,14 @@ import pandas as pd
 from llm2bids.paradigm.design import RunDesign
 
 if TYPE_CHECKING:
-    from llm2bids.model.choose import Answers
+    from llm2bids.model.choose import ChosenTokens
     from llm2bids.model.load import LoadedModel
 
 
 def token_table(
     loaded: "LoadedModel",
     design: RunDesign,
-    answers: "Answers",
+    answers: "ChosenTokens",
     lengths: Sequence[int],
     first: int,
 ) -> pd.DataFrame:
