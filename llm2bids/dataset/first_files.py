@@ -6,11 +6,11 @@ from typing import Any
 
 import pandas as pd
 
-from llm2bids.dataset.layout import DERIVATIVE, task_files
+from llm2bids.dataset.layout import DERIVATIVE, INTACT, task_files
 from llm2bids.dataset.settings import PARADIGM, PLACE, settings_json
 from llm2bids.dataset.sidecar import generated_by, task_bold_json, task_events_json
 from llm2bids.dataset.static_files import fill_json, fill_text
-from llm2bids.dataset.stats_models import all_tasks_model, task_model
+from llm2bids.dataset.stats_models import all_tasks_model, sessions_model, task_model
 from llm2bids.paradigm.task import Paradigm, Prompt, Task
 from llm2bids.store.commit import Staging
 from llm2bids.store.json import read_json, to_json
@@ -20,6 +20,15 @@ _T1W = PurePosixPath("T1w.json")
 
 EXACTNESS = PurePosixPath("code/exactness.json")
 """Place of what was compared with a plain forward pass before the scan."""
+
+_UNDEFINED = "TSV_ADDITIONAL_COLUMNS_UNDEFINED"
+_SESSIONS = (
+    "sessions.tsv has the column edited: 1 where the model was edited, 0 where it was not. A "
+    "sidecar that says so stops FitLins 0.11."
+)
+
+SESSIONS_MODEL = PurePosixPath("code/models/sessions_smdl.json")
+"""Place of the model of an edit against the intact model."""
 
 ALL_TASKS_MODEL = PurePosixPath("code/models/all_smdl.json")
 """Place of the BIDS Stats Model of all tasks."""
@@ -51,6 +60,9 @@ def write_static_files(
     stage.text(derivative / "dataset_description.json", to_json(derived))
     stage.text(derivative / ".bidsignore", fill_text("derivative/bidsignore", {}))
     validator = fill_json("validator_config.json", {})
+    if fields["edit"]:
+        validator["reasons"] |= {_UNDEFINED: _SESSIONS}
+        validator["ignore"].append({"code": _UNDEFINED, "subCode": "edited"})
     stage.text(root / "code/bids-validator-config.json", to_json(validator))
     stage.text(root / PARADIGM, paradigm.source)
     if paradigm.order != "story":  # every word of a story is of one type
@@ -73,6 +85,15 @@ def write_participant_sidecars(stage: Staging, fields: Mapping[str, Any]) -> Non
     stage.json(_T1W, anatomy, once=True)
 
 
+def write_sessions(stage: Staging, participant_label: str, edited: str) -> None:
+    """Stage the table of a participant's sessions: which one is of the edited model."""
+    # without a sidecar: FitLins fails on a description of the column; the shipped configuration
+    # of the validator says so
+    rows = f"session_id\tedited\nses-{INTACT}\t0\nses-{edited}\t1\n"
+    place = PurePosixPath(f"sub-{participant_label}/sub-{participant_label}_sessions.tsv")
+    stage.text(place, rows)
+
+
 def write_task_files(stage: Staging, task: Task, *, t_r: float, fields: Mapping[str, Any]) -> None:
     """Stage what all runs of a task inherit, with its first run."""
     stim = fill_json(
@@ -90,15 +111,21 @@ def write_task_files(stage: Staging, task: Task, *, t_r: float, fields: Mapping[
 def write_all_tasks_model(stage: Staging, tasks: Sequence[Task], fields: Mapping[str, Any]) -> bool:
     """Stage the BIDS Stats Model of these tasks, if they have two conditions or more together."""
     # of recorded tasks only: pybids and FitLins refuse a model that names a task without runs
+    if fields["edit"] and tasks:
+        _write_model(stage, SESSIONS_MODEL, sessions_model(tasks, fields))
     if len({name for task in tasks for name, _ in task.conditions}) < 2:
         return False
-    model = all_tasks_model(tasks, fields)
-    present: Mapping[str, Any] = {}
-    if (stage.root / ALL_TASKS_MODEL).is_file():
-        present = read_json(stage.root / ALL_TASKS_MODEL)
-    if stage.overwrite or present.get("Input") != model["Input"]:
-        stage.json(ALL_TASKS_MODEL, model)
+    _write_model(stage, ALL_TASKS_MODEL, all_tasks_model(tasks, fields))
     return True
+
+
+def _write_model(stage: Staging, place: PurePosixPath, model: dict[str, Any]) -> None:
+    """Stage a model where it is not there, or is of other tasks."""
+    present: Mapping[str, Any] = {}
+    if (stage.root / place).is_file():
+        present = read_json(stage.root / place)
+    if stage.overwrite or present.get("Input") != model["Input"]:
+        stage.json(place, model)
 
 
 def _write_models(stage: Staging, paradigm: Paradigm, fields: Mapping[str, Any]) -> None:

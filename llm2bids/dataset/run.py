@@ -10,7 +10,11 @@ import numpy.typing as npt
 from joblib import cpu_count
 
 from llm2bids.dataset.derivative import write_anatomy, write_derived_run
-from llm2bids.dataset.first_files import write_participant_sidecars, write_task_files
+from llm2bids.dataset.first_files import (
+    write_participant_sidecars,
+    write_sessions,
+    write_task_files,
+)
 from llm2bids.dataset.hrf import convolve
 from llm2bids.dataset.layout import INTACT, raw_anatomy
 from llm2bids.dataset.participants import with_participant
@@ -127,6 +131,8 @@ def stage_participant(stage: Staging, dataset: Dataset, label: str) -> None:
     session = INTACT if dataset.settings.get("edit") else None
     if not (dataset.path / raw_anatomy(label, session)).exists():
         write_anatomy(stage, dataset.path, label, dataset.space, session)
+        if session is not None:
+            write_sessions(stage, label, str(dataset.settings["edit"]["label"]))
     write_participant_sidecars(stage, dataset.fields)
     table = participants_to_extend(dataset.path, dataset.settings, overwrite=stage.overwrite)
     if f"sub-{label}" not in set(table["participant_id"]):

@@ -59,6 +59,7 @@ def base_fields(space: Space, *, settings: Mapping[str, Any], paradigm: Paradigm
         "paradigm_name": paradigm.name,
         "paradigm_description": paradigm.description.strip().rstrip(".") + ".",
         "baseline": paradigm.baseline,
+        "edit": str((settings.get("edit") or {}).get("label", "")),
         "kind": "story" if paradigm.order == "story" else "task",
     }
 

@@ -13,7 +13,7 @@ def task_model(task: Task, fields: Mapping[str, Any]) -> dict[str, Any]:
     # https://bids-standard.github.io/stats-models/, version 1.0
     model = fill_json("models/task_smdl.json", {**fields, "task": task.label})
     _fill_run_node(model["Nodes"][0], [name for name, _ in task.conditions])
-    return model
+    return _by_session(model, fields)
 
 
 def all_tasks_model(tasks: Sequence[Task], fields: Mapping[str, Any]) -> dict[str, Any]:
@@ -38,6 +38,34 @@ def all_tasks_model(tasks: Sequence[Task], fields: Mapping[str, Any]) -> dict[st
             for first, second in pairwise(names)
         ),
     ]
+    return _by_session(model, fields)
+
+
+def sessions_model(tasks: Sequence[Task], fields: Mapping[str, Any]) -> dict[str, Any]:
+    """Make the model of an edit: run -> subject, edited against intact -> dataset."""
+    model = all_tasks_model(tasks, fields)
+    label = fields["edit"]
+    model |= {
+        "Name": "sessions",
+        "Description": f"Each condition under the edit {label} against the intact model, within "
+        "participant, then one-sample tests over participants. No convolution: there is no "
+        "haemodynamic lag.",
+    }
+    _, subject, dataset = model["Nodes"]
+    # `edited`, 0 or 1, is a column of the participants' sessions.tsv
+    subject |= {"GroupBy": ["subject", "contrast"], "Model": {"X": [1, "edited"], "Type": "meta"}}
+    subject["Contrasts"] = [
+        {"Name": "edited", "ConditionList": ["edited"], "Weights": [1], "Test": "t"}
+    ]
+    dataset["GroupBy"] = ["contrast"]
+    return model
+
+
+def _by_session(model: dict[str, Any], fields: Mapping[str, Any]) -> dict[str, Any]:
+    """Model each session by itself, where a dataset has sessions."""
+    if fields["edit"]:
+        for node in model["Nodes"]:
+            node["GroupBy"] = [*node["GroupBy"], "session"]
     return model
 
 

@@ -174,3 +174,45 @@ def test_a_space_that_does_not_exist_is_its_last_line(planted, run_fitlins):
     assert status == 1
     assert log.strip().endswith("ValueError: No functional images that match criteria found.")
     assert not list(out.rglob("*.nii.gz"))
+
+
+def test_an_edit_against_the_intact_model_within_participants(
+    run_fitlins, tiny_model_dir, tmp_path_factory
+):
+    """The paired difference of sessions is the mean of the participants' differences."""
+    import llm2bids
+
+    root = tmp_path_factory.mktemp("sessions")
+    paradigm = root / "short.toml"
+    paradigm.write_text(
+        'order = "off_on_off"\nbaseline = "offtopic"\nprompts_per_block = 3\n'
+        'tokens_per_prompt = 4\ncalibration_prompts = 5\n[tasks]\npathology = "pathology"\n'
+    )
+    options = {
+        "model": tiny_model_dir("llama"), "paradigm": paradigm, "n_participants": 3,
+        "device": "cpu", "progress": False, "sites": ["mlp"],
+    }  # fmt: skip
+    plain = llm2bids.record(root / "plain", **options)
+    values = np.random.default_rng(0).normal(size=plain.space.n_units)
+    edit = llm2bids.make_edit(plain, stat_img=values, top_percent=20, method="zero", label="cut")
+    dataset = llm2bids.record(root / "edited", edit=edit.save(root / "cut.json"), **options)
+    status, log, out = run_fitlins(dataset, "sessions", space="tinyllama")
+    assert status == 0, log[-3000:]
+
+    def units_of(place):
+        return dataset.space.to_units(nib.load(out / place)).astype(float)
+
+    differences = []
+    for label in PARTICIPANTS:
+        first, second = (
+            units_of(
+                f"node-run/sub-{label}/ses-{session}/sub-{label}_ses-{session}_task-pathology_"
+                "contrast-pathology_stat-effect_statmap.nii.gz"
+            )
+            for session in ("cut", "intact")
+        )
+        differences.append(first - second)
+    theirs = units_of("node-dataset/contrast-pathologyEdited_stat-effect_statmap.nii.gz")
+    expected = np.mean(differences, axis=0)
+    assert np.abs(expected).max() > 0.5
+    np.testing.assert_allclose(theirs, expected, atol=1e-3 * np.abs(expected).max())
