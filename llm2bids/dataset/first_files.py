@@ -21,12 +21,6 @@ _T1W = PurePosixPath("T1w.json")
 EXACTNESS = PurePosixPath("code/exactness.json")
 """Place of what was compared with a plain forward pass before the scan."""
 
-_UNDEFINED = "TSV_ADDITIONAL_COLUMNS_UNDEFINED"
-_SESSIONS = (
-    "sessions.tsv has the column edited: 1 where the model was edited, 0 where it was not. A "
-    "sidecar that says so stops FitLins 0.11."
-)
-
 SESSIONS_MODEL = PurePosixPath("code/models/sessions_smdl.json")
 """Place of the model of an edit against the intact model."""
 
@@ -60,9 +54,6 @@ def write_static_files(
     stage.text(derivative / "dataset_description.json", to_json(derived))
     stage.text(derivative / ".bidsignore", fill_text("derivative/bidsignore", {}))
     validator = fill_json("validator_config.json", {})
-    if fields["edit"]:
-        validator["reasons"] |= {_UNDEFINED: _SESSIONS}
-        validator["ignore"].append({"code": _UNDEFINED, "subCode": "edited"})
     stage.text(root / "code/bids-validator-config.json", to_json(validator))
     stage.text(root / PARADIGM, paradigm.source)
     if paradigm.order != "story":  # every word of a story is of one type
