@@ -104,6 +104,13 @@ def shards(parser: argparse.ArgumentParser) -> None:
         help="record only these, into a dataset that was prepared, beside other processes that "
         "record others; `llm2bids merge` takes them in",
     )
+    group.add_argument(
+        "--cluster",
+        metavar="FILE",
+        help="let workers of a queue (SLURM, PBS, SGE, LSF, ...) record participants, at most "
+        "--n-workers at a time: a YAML file of dask-jobqueue, or 'local' for workers here; needs "
+        "llm2bids[cluster]",
+    )
 
 
 def overwrite(parser: argparse.ArgumentParser) -> None:

@@ -2,7 +2,7 @@
 
 import logging
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -108,12 +108,7 @@ def analyze_participants(
     mem_gb = 1.0 if memory.mem_gb is None else memory.mem_gb / processors.n_cpus
     out_dir = Path(out_dir)
     sessions = open_sessions(Path(bids_dir), selection, use=model.use)
-    labels = {"participant_label": selection.participant_label, "task": selection.task}
-    chosen = [
-        (session, key, runs)
-        for session in sessions
-        for key, runs in session.choose(**labels).items()
-    ]
+    chosen = _choose(sessions, selection)
     inputs = sessions[0]
     if inputs.space.layout is not None:
         check_arrangement_prompts(
@@ -128,18 +123,27 @@ def analyze_participants(
             allow_circular=selection.allow_circular,
         )
     start_output(out_dir, inputs.bids_dir, inputs.dataset.derivative)
-    jobs = [
-        delayed(_participant_task)(
-            session, key, runs, model, out_dir, mem_gb=mem_gb, work_dir=memory.folder
-        )
-        for session, key, runs in chosen
-    ]
-    pool = Parallel(n_jobs=processors.n_cpus, return_as="generator_unordered")
-    bar = tqdm(
-        pool(jobs), total=len(jobs), desc="first level", file=sys.stderr, disable=not progress
-    )
-    results = sorted(bar, key=lambda result: result[0])
-    list_participants(out_dir, dict.fromkeys(label for _, (label, _), _ in chosen))
+    participants = list(dict.fromkeys(label for _, (label, _), _ in chosen))
+    bar = tqdm(total=len(chosen), desc="first level", file=sys.stderr, disable=not progress)
+    with bar:
+        if selection.cluster is not None:
+            fits = _fits_on_cluster(
+                Path(bids_dir), out_dir, selection, model, memory, participants, processors.n_cpus
+            )
+        else:
+            jobs = [
+                delayed(_participant_task)(
+                    session, key, runs, model, out_dir, mem_gb=mem_gb, work_dir=memory.folder
+                )
+                for session, key, runs in chosen
+            ]
+            fits = Parallel(n_jobs=processors.n_cpus, return_as="generator_unordered")(jobs)
+        results = []
+        for fit in fits:
+            results.append(fit)
+            bar.update()
+    results.sort(key=lambda result: result[0])
+    list_participants(out_dir, participants)
     return _collected(out_dir, results, model)
 
 
@@ -309,6 +313,63 @@ def _group_contrast(
     )
 
 
+_Fit = tuple[tuple[str, str], list[Path], str | None]
+"""Participant and task, the files that were written, and why not more."""
+
+
+def _choose(
+    sessions: Sequence[Inputs], selection: ParticipantSelection
+) -> list[tuple[Inputs, tuple[str, str], Sequence[Run]]]:
+    """Choose the runs of each session, participant and task."""
+    labels = {"participant_label": selection.participant_label, "task": selection.task}
+    return [
+        (session, key, runs)
+        for session in sessions
+        for key, runs in session.choose(**labels).items()
+    ]
+
+
+def _fits_on_cluster(
+    bids_dir: Path,
+    out_dir: Path,
+    selection: ParticipantSelection,
+    options: AnalysisOptions,
+    memory: Memory,
+    participants: Sequence[str],
+    n_cpus: int,
+) -> Iterator[_Fit]:
+    """Let workers of a cluster fit participants: one each, or `n_cpus` where that is more."""
+    from llm2bids.scan.cluster import cluster_pool
+    from llm2bids.scan.workers import run_tasks
+
+    n_workers = n_cpus if n_cpus > 1 else len(participants)
+    tasks = [
+        (bids_dir, out_dir, replace(selection, participant_label=(label,)), options, memory)
+        for label in participants
+    ]
+    with cluster_pool(str(selection.cluster), n_workers) as pool:
+        for fits in run_tasks(pool, _fit_participant, tasks):
+            yield from fits
+
+
+def _fit_participant(
+    bids_dir: Path,
+    out_dir: Path,
+    selection: ParticipantSelection,
+    options: AnalysisOptions,
+    memory: Memory,
+) -> list[_Fit]:
+    """Fit the runs of one participant, in a process that opens the dataset by itself."""
+    sessions = open_sessions(bids_dir, selection, use=options.use)
+    mem_gb = 1.0 if memory.mem_gb is None else memory.mem_gb
+    return [
+        _participant_task(
+            session, key, runs, options, out_dir, mem_gb=mem_gb, work_dir=memory.folder
+        )
+        for session, key, runs in _choose(sessions, selection)
+    ]
+
+
 def _participant_task(
     inputs: Inputs,
     key: tuple[str, str],
@@ -318,7 +379,7 @@ def _participant_task(
     *,
     mem_gb: float,
     work_dir: Path | None,
-) -> tuple[tuple[str, str], list[Path], str | None]:
+) -> _Fit:
     """Fit and write one participant and task; give the reason where that is not possible."""
     remove_results(out_dir, participant_label=key[0], task=key[1], session=inputs.session)
     try:
@@ -337,7 +398,7 @@ def _participant_task(
 
 def _collected(
     out_dir: Path,
-    results: Sequence[tuple[tuple[str, str], list[Path], str | None]],
+    results: Sequence[_Fit],
     options: AnalysisOptions,
 ) -> ParticipantsResult:
     failed = tuple(

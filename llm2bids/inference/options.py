@@ -77,6 +77,16 @@ class ParticipantSelection(Selection):
         type=Path,
         metavar="FILE",
     )
+    cluster: Path | str | None = option(
+        None,
+        "--cluster",
+        "let workers of a queue (SLURM, PBS, SGE, LSF, ...) fit participants, at most --n-cpus at "
+        "a time where that is above 1: a YAML file of dask-jobqueue, or 'local' for workers here; "
+        "needs llm2bids[cluster]",
+        group=_SELECTION,
+        shown="none",
+        metavar="FILE",
+    )
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -16,6 +16,7 @@ from llm2bids.exceptions import DatasetError, Llm2bidsError, UsageError
 from llm2bids.options import takes_options
 from llm2bids.paradigm.design import RunDesign
 from llm2bids.scan.answers import GivenAnswers, read_answers
+from llm2bids.scan.cluster import LOCAL, cluster_pool, read_cluster
 from llm2bids.scan.memory import choose_workers, largest_batch, scan_bytes
 from llm2bids.scan.options import ScanOptions
 from llm2bids.scan.prepare import Prepared, prepare
@@ -50,6 +51,7 @@ def record(
     answers: GivenAnswers | None = None,
     prepare_only: bool = False,
     participant_label: Sequence[str] | None = None,
+    cluster: str | Path | None = None,
     overwrite: bool = False,
     progress: bool = True,
     **options: Any,
@@ -68,6 +70,9 @@ def record(
     participant_label : sequence of str, optional
         Record only these, with or without ``sub-``, each into a shard of a dataset that was
         prepared; any number of processes may do so at once, and `merge` takes the shards in.
+    cluster : str or Path, optional
+        File of dask-jobqueue (YAML) that says how to ask a queue for workers, or ``"local"``; a
+        participant is a task, which goes on at its run when its worker was killed.
     overwrite : bool
         Replace files that were changed since they were written, and record runs anew of which a
         file was changed or is gone.
@@ -93,13 +98,20 @@ def record(
             "prepare_only (--prepare) and participant_label (--participant-label): expected one of "
             "the two; prepare once, then record participants"
         )
+    if cluster is not None and (prepare_only or participant_label is not None):
+        raise UsageError(
+            "cluster (--cluster) records all participants that are missing; expected it without "
+            "--prepare and --participant-label"
+        )
+    if cluster is not None and str(cluster) != LOCAL:
+        read_cluster(Path(cluster))  # refused before a model is loaded
     from llm2bids.model.host import computing_threads
 
     with computing_threads(scan_options.device, scan_options.n_threads):
         if participant_label is None:
             _record(
                 bids_dir, scan_options, answers,
-                prepare_only=prepare_only, overwrite=overwrite, progress=progress,
+                prepare_only=prepare_only, cluster=cluster, overwrite=overwrite, progress=progress,
             )  # fmt: skip
         else:
             _record_shards(
@@ -146,6 +158,7 @@ def _record(
     answers: GivenAnswers | None,
     *,
     prepare_only: bool,
+    cluster: str | Path | None,
     overwrite: bool,
     progress: bool,
 ) -> None:
@@ -158,8 +171,8 @@ def _record(
             return
         writer.take_shards()
         missing = [design for design in scan.designs if not writer.has_run(design)]
-        n_workers = _n_workers(prepared, writer, missing)
-        if n_workers == 1:
+        n_workers = 0 if cluster is not None else _n_workers(prepared, writer, missing)
+        if n_workers == 1 or not missing:
             groups = scan_groups(prepared, scan.designs)
             write_runs(writer, scan, groups, scanner(prepared, bids_dir), progress=progress)
         else:
@@ -174,10 +187,14 @@ def _record(
             gc.collect()
             task = _Task(
                 bids_dir=bids_dir, options=options, answers=answers, overwrite=overwrite,
-                parent=os.getpid(),
+                parent=os.getpid() if cluster is None else None,
             )  # fmt: skip
+            if cluster is None:
+                started = local_pool(n_workers, options.n_threads)
+            else:
+                started = cluster_pool(cluster, options.n_workers or len(volumes))
             try:
-                with local_pool(n_workers, options.n_threads) as pool:
+                with started as pool:
                     _record_by(pool, writer, task, volumes, progress=progress)
             except BaseException:
                 with suppress(Llm2bidsError, OSError):  # the first error is the one to tell
@@ -253,6 +270,7 @@ def _work(task: _Task, label: str) -> _Outcome:
     from llm2bids.model.host import computing_threads
 
     options = task.options
+    os.environ["LOKY_MAX_CPU_COUNT"] = str(options.n_threads)  # who compresses asks it
     stopped = parent_or_stop(stop_file(task.bids_dir), task.parent)
     try:
         if stopped():

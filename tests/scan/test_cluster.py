@@ -1,0 +1,184 @@
+"""Workers that dask starts: here, and on a real queue."""
+
+import hashlib
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import psutil
+import pytest
+
+from llm2bids import analyze_participants, record
+from llm2bids.exceptions import UsageError
+from llm2bids.scan.cluster import read_cluster
+
+pytest.importorskip("dask_jobqueue", reason="extra cluster is not installed")
+
+ROOT = Path(__file__).parents[2]
+OPTIONS = {
+    "task_labels": ("pathology", "randomstrings"),
+    "prompts_per_block": 6,
+    "tokens_per_prompt": 12,
+    "n_participants": 3,
+    "progress": False,
+    "device": "cpu",
+}
+FLAGS = [
+    *("--participants", "3", "--device", "cpu", "--task", "pathology", "--task", "randomstrings"),
+    *("--prompts-per-block", "6", "--tokens-per-prompt", "12"),
+]
+
+
+@pytest.fixture(autouse=True)
+def cache_folder(tmp_path_factory, monkeypatch):
+    monkeypatch.setenv("LLM2BIDS_CACHE", str(tmp_path_factory.getbasetemp() / "llm2bids-cache"))
+
+
+@pytest.fixture(scope="module")
+def model(tiny_model_dir) -> Path:
+    return tiny_model_dir("llama")
+
+
+@pytest.fixture(scope="module")
+def serial(model, tmp_path_factory) -> Path:
+    """Three participants, two tasks, one process; not to be changed."""
+    path = tmp_path_factory.mktemp("serial") / "dataset"
+    record(path, model=model, n_workers=1, **OPTIONS)
+    return path
+
+
+def contents(path: Path) -> dict[str, str]:
+    """Hash of every file of a dataset, without the hidden folder."""
+    return {
+        str(file.relative_to(path)): hashlib.sha256(file.read_bytes()).hexdigest()
+        for file in sorted(path.rglob("*"))
+        if file.is_file() and ".llm2bids" not in file.relative_to(path).parts
+    }
+
+
+def environment() -> dict[str, str]:
+    return os.environ | {"PYTHONPATH": ":".join([str(ROOT), *sys.path]), "OMP_NUM_THREADS": "1"}
+
+
+def scan(path: Path, model: Path, *flags: str) -> "subprocess.Popen[str]":
+    command = [sys.executable, "-m", "llm2bids.cli.main", "record", str(path), "-q"]
+    command += ["--model", str(model), *FLAGS, *flags]
+    return subprocess.Popen(command, stderr=subprocess.PIPE, env=environment(), text=True)
+
+
+def writer_of(process: "subprocess.Popen[str]", path: Path) -> psutil.Process | None:
+    """Find a worker that is in the middle of a participant: one run is there, the lock is held."""
+    for child in psutil.Process(process.pid).children(recursive=True):
+        try:
+            files = [Path(file.path) for file in child.open_files()]
+        except psutil.Error:
+            continue
+        for file in files:
+            if file.name == "lock" and "shards" in file.parts:
+                shard = file.parents[1]
+                if list(shard.glob("sub-*/func/*_task-pathology_bold.nii.gz")):
+                    return child
+    return None
+
+
+@pytest.mark.slow
+def test_a_worker_killed_in_the_middle_is_replaced_and_no_byte_differs(model, serial, tmp_path):
+    path = tmp_path / "dataset"
+    process = scan(path, model, "--cluster", "local", "--n-workers", "2")
+    killed = None
+    limit = time.monotonic() + 300
+    while killed is None and process.poll() is None and time.monotonic() < limit:
+        killed = writer_of(process, path)
+        if killed is not None:
+            killed.send_signal(signal.SIGKILL)
+    message = process.communicate(timeout=400)[1]
+    assert process.returncode == 0, message
+    assert killed is not None
+    assert contents(path) == contents(serial)
+    assert not list((path / ".llm2bids/shards").glob("sub-*"))
+
+
+@pytest.mark.slow
+def test_participants_are_analysed_by_a_cluster(serial, tmp_path):
+    here, there = tmp_path / "here", tmp_path / "there"
+    analyze_participants(serial, here, progress=False)
+    result = analyze_participants(serial, there, cluster="local", n_cpus=2, progress=False)
+    assert len(result.done) == 6
+    assert contents(there) == contents(here)
+
+
+@pytest.mark.slow
+def test_a_real_slurm_gives_the_bytes_of_one_process(model, serial, tmp_path):
+    """Debian's slurm-wlm and munge, on loopback; a worker is killed, its job is lost."""
+    script = ROOT / "scripts" / "slurm"
+    done = subprocess.run([str(script), "start"], capture_output=True, text=True, check=False)
+    if done.returncode == 3:
+        pytest.skip(done.stderr.strip().splitlines()[-1])
+    assert done.returncode == 0, done.stderr
+    cluster = tmp_path / "slurm.yaml"
+    keys = {"cores": 1, "memory": "2GB", "walltime": "00:20:00", "log-directory": str(tmp_path)}
+    cluster.write_text(json.dumps({"jobqueue": {"slurm": {**keys, "interface": "lo"}}}))
+    path = tmp_path / "dataset"
+    try:
+        process = scan(path, model, "--cluster", str(cluster), "--n-workers", "2")
+        message = process.communicate(timeout=600)[1]
+        assert process.returncode == 0, message
+        array(path.with_name("array"), model, tmp_path)
+    finally:
+        subprocess.run([str(script), "stop"], check=False)
+    assert contents(path) == contents(serial)
+    assert contents(path.with_name("array")) == contents(serial)
+
+
+def array(path: Path, model: Path, folder: Path) -> None:
+    """Scan by an array of jobs, one of which is killed and goes on."""
+    prepared = scan(path, model, "--prepare")
+    message = prepared.communicate(timeout=300)[1]
+    assert prepared.returncode == 0, message
+    job = folder / "scan.sh"
+    command = f"{sys.executable} -m llm2bids.cli.main record {path} -q --model {model} "
+    job.write_text(
+        "#!/bin/bash\n#SBATCH --array=1-3\n#SBATCH --mem=2G\n#SBATCH --requeue\n"
+        f"#SBATCH --output={folder}/array-%a.log\n"
+        'label=$(printf %02d "$SLURM_ARRAY_TASK_ID")\n'
+        f'{command} {" ".join(FLAGS)} --participant-label "$label"\n'
+    )
+    subprocess.run(["sbatch", "--wait", str(job)], check=True, env=environment(), timeout=600)
+    merge = [sys.executable, "-m", "llm2bids.cli.main", "merge", str(path)]
+    subprocess.run(merge, check=True, env=environment())
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        (
+            "jobqueue: {slurm: {cores: 1, memory: 2GB, memroy: 1}}",
+            "'memroy'; did you mean 'memory'",
+        ),
+        ("jobqueue: {slurm: {cores: 1}}", "slurm needs 'memory', of one job"),
+        ("jobqueue: {cray: {cores: 1}}", "cray: expected one of htcondor, lsf"),
+        ("jobqueue: {slurm: {}, pbs: {}}", "one queue with its keys"),
+        ("slurm: {cores: 1}", "expected 'jobqueue:' alone"),
+        ("[1, 2", "not readable as YAML"),
+    ],
+)
+def test_cluster_files_that_do_not_serve(text, message, tmp_path):
+    file = tmp_path / "cluster.yaml"
+    file.write_text(text)
+    with pytest.raises(UsageError, match=message):
+        record(tmp_path / "dataset", model="/no/such/model", cluster=file)
+    assert not (tmp_path / "dataset").exists()
+
+
+def test_a_cluster_file(tmp_path):
+    file = tmp_path / "cluster.yaml"
+    file.write_text("jobqueue:\n  slurm:\n    cores: 1\n    memory: 4GB\n    queue: short\n")
+    assert read_cluster(file) == ("slurm", {"cores": 1, "memory": "4GB", "queue": "short"})
+    with pytest.raises(UsageError, match="not readable as YAML"):
+        read_cluster(tmp_path / "nothing.yaml")
+    with pytest.raises(UsageError, match="without --prepare and --participant-label"):
+        record(tmp_path / "dataset", cluster="local", prepare_only=True)
