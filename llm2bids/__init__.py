@@ -35,6 +35,7 @@ if TYPE_CHECKING:
     from llm2bids.intervention.export import export_lora as export_lora
     from llm2bids.intervention.export import export_masks as export_masks
     from llm2bids.intervention.export import shira_mask_fn as shira_mask_fn
+    from llm2bids.intervention.lesion import lesion as lesion
     from llm2bids.intervention.monitor import monitor as monitor
     from llm2bids.intervention.steer import steer as steer
     from llm2bids.intervention.targets import targets as targets
@@ -67,6 +68,7 @@ _WHERE = {
     "export_lora": "llm2bids.intervention.export",
     "export_masks": "llm2bids.intervention.export",
     "features": "llm2bids.compare.features",
+    "lesion": "llm2bids.intervention.lesion",
     "load_confounds": "llm2bids.inference.confounds",
     "load_edit": "llm2bids.model.edit",
     "load_network": "llm2bids.network.network",
