@@ -19,7 +19,6 @@ from llm2bids.inference.effects import Effects, condition_names
 from llm2bids.inference.prompts import Prompts, combine, effect_weights
 from llm2bids.inference.provenance import Provenance, require_apart
 from llm2bids.network.similarity import (
-    CHUNK,
     Floats,
     Maps,
     angle,
@@ -27,6 +26,7 @@ from llm2bids.network.similarity import (
     fisher_mean,
     fisher_z,
     gram_matrix,
+    intraclass_correlation,
     jackknife_error,
     share_of_angle,
     student_interval,
@@ -281,32 +281,6 @@ def agreement(effects: Effects) -> Agreement:
     )
 
 
-def intraclass_correlation(ratings: Maps) -> Floats:
-    """Compute the ICC(3,1) of each unit from ratings (n_targets, n_measurements, n_units).
-
-    Shrout and Fleiss (1979), Psychological Bulletin 86, 420: consistency of single measurements.
-    NaN for a unit that never varies.
-
-    Examples
-    --------
-    The example of Shrout and Fleiss (table 2): six targets, four judges.
-
-    >>> judges = np.array([[9, 2, 5, 8], [6, 1, 3, 2], [8, 4, 6, 8],
-    ...                    [7, 1, 2, 6], [10, 5, 6, 9], [6, 2, 4, 7]], dtype=float)
-    >>> intraclass_correlation(judges[..., np.newaxis]).round(2)
-    array([0.71])
-    """
-    if ratings.ndim != 3 or min(ratings.shape[:2]) < 2:
-        raise NetworkError(
-            f"intraclass correlation: found ratings of shape {ratings.shape}; expected (n_targets, "
-            "n_measurements, n_units) with two targets and two measurements at least"
-        )
-    values = np.empty(ratings.shape[2])
-    for start in range(0, values.size, CHUNK):
-        values[start : start + CHUNK] = _icc(ratings[..., start : start + CHUNK])
-    return values
-
-
 def half_splits(n: int, n_splits: int, *, seed: int = 0) -> Bools:
     """List ways to part ``n`` things in two halves, bool (at most n_splits, n): all, or at random.
 
@@ -389,22 +363,6 @@ def _halve_prompts(prompts: Prompts, rng: np.random.Generator) -> Bools:
         n_first = rows.size // 2 + (rng.integers(2) if rows.size % 2 else 0)
         half[rng.permutation(rows)[:n_first]] = True
     return half
-
-
-def _icc(ratings: Maps) -> Floats:
-    n_targets, n_measurements, _ = ratings.shape
-    data = np.asarray(ratings, dtype=np.float64)
-    data = data - data.mean(axis=(0, 1))
-    targets = n_measurements * (data.mean(axis=1) ** 2).sum(axis=0)
-    between = targets / (n_targets - 1)
-    total = np.einsum("tmu,tmu->u", data, data)
-    rest = total - targets - n_targets * (data.mean(axis=0) ** 2).sum(axis=0)
-    error = np.maximum(rest, 0) / ((n_targets - 1) * (n_measurements - 1))
-    spread = between + (n_measurements - 1) * error
-    floor = 1e-12 * np.square(np.abs(ratings).max(axis=(0, 1)), dtype=np.float64)
-    return np.asarray(
-        np.divide(between - error, spread, out=np.full(total.shape, np.nan), where=spread > floor)
-    )
 
 
 def _require_apart(effects: Effects, what: str, allow_circular: bool) -> Provenance:

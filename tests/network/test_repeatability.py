@@ -7,15 +7,15 @@ from hypothesis import strategies as st
 
 from llm2bids.exceptions import NetworkError
 from llm2bids.inference.prompts import effects_of
-from llm2bids.network import repeatability
+from llm2bids.network import similarity
 from llm2bids.network.repeatability import (
     agreement,
     compare_single_maps,
     half_splits,
-    intraclass_correlation,
     split_participants,
     split_prompts,
 )
+from llm2bids.network.similarity import intraclass_correlation
 
 
 @given(st.integers(2, 9), st.integers(1, 40))
@@ -136,7 +136,7 @@ def test_known_variances_are_recovered():
 
 
 def test_null_agreement_is_zero_and_bounds_hold(monkeypatch):
-    monkeypatch.setattr(repeatability, "CHUNK", 333)
+    monkeypatch.setattr(similarity, "CHUNK", 333)
     values = intraclass_correlation(np.random.default_rng(1).normal(size=(8, 3, 2000)))
     assert values.mean() == pytest.approx(0, abs=0.03)
     assert values.min() >= -0.5 and values.max() <= 1
