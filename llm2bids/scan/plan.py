@@ -10,7 +10,7 @@ from llm2bids.options import takes_options
 from llm2bids.recording.draw import Scan
 from llm2bids.recording.record import group_runs
 from llm2bids.recording.trials import first_step
-from llm2bids.scan.memory import largest_batch, scan_bytes
+from llm2bids.scan.memory import choose_workers, largest_batch, scan_bytes
 from llm2bids.scan.options import ScanOptions
 from llm2bids.scan.simulate import Weights, weigh
 from llm2bids.space.arrange import build_space
@@ -47,6 +47,7 @@ class Plan:
     groups: "Sequence[tuple[RunDesign, ...]]"  # runs that are recorded together
     batch_size: int  # prompts of the largest batch
     keep_first: bool
+    n_workers: int  # that record participants at the same time
 
     @property
     def n_participants(self) -> int:
@@ -101,7 +102,7 @@ class Plan:
             return None
         n_tokens = self.scan.paradigm.tokens_per_prompt + first_step(self.keep_first)
         full = self.pace.seconds(n_tokens)
-        n_prompts = sum(len(design.trials) for design in self.scan.designs)
+        n_prompts = sum(len(design.trials) for design in self.scan.designs) / self.n_workers
         others = len(self.scan.calibration) + len(self.scan.localizer)
         return full * (n_prompts + others) / self.batch_size
 
@@ -138,6 +139,7 @@ class Plan:
             "space": self.space.label,
             "shape": list(self.space.shape),
             "n_participants": self.n_participants,
+            "n_workers": self.n_workers,
             "n_runs": len(self.scan.designs),
             "n_volumes": self.n_volumes,
             "n_tokens": self.n_tokens,
@@ -163,7 +165,8 @@ class Plan:
             f"of {volumes} volumes, {self.n_volumes:,} volumes, {self.n_tokens:,} tokens to "
             "generate",
             f"disk: {_size(self.disk_bytes)} ({_size(round(self.weights.volume))} a volume)",
-            f"memory: {_size(self.memory_bytes)} at the peak, whatever the number of runs",
+            f"memory: {_size(self.memory_bytes)} at the peak of a process, whatever the number of "
+            f"runs; {self.n_workers} at a time",
         ]
         if self.pace is None:
             return "\n".join([*lines, "time: not measured (--no-time)"])
@@ -183,6 +186,8 @@ def plan(*, time: bool = True, **options: Any) -> Plan:
     """Work out what a scan will take, without the model's weights."""
     # bytes come from a few simulated runs that are written and weighed; time from a batch on random
     # weights, of a few layers where the model is large
+    from llm2bids.model.device import check_device
+    from llm2bids.model.host import computing_threads
     from llm2bids.model.outline import outline as outline_of
     from llm2bids.model.sites import select_sites
 
@@ -204,15 +209,24 @@ def plan(*, time: bool = True, **options: Any) -> Plan:
     weights = weigh(space, scan, settings)
     groups = group_runs(scan.designs, batch_size=asked.batch_size)
     n_prompts = largest_batch(groups, asked)
+    with computing_threads(asked.device, asked.n_threads):  # as a worker computes
+        pace = _pace(outline, chosen, scan, n_prompts, asked.device, chat) if time else None
+    n_workers = choose_workers(
+        asked, scan.designs, device=str(check_device(asked.device)), n_units=space.n_units,
+        worker_bytes=scan_bytes(
+            space, scan, groups, batch=n_prompts, n_vocabulary=outline.n_vocabulary, tables=False
+        ),
+    )  # fmt: skip
     return Plan(
         outline=outline,
         space=space,
         scan=scan,
         weights=weights,
-        pace=_pace(outline, chosen, scan, n_prompts, asked.device, chat) if time else None,
+        pace=pace,
         groups=groups,
         batch_size=n_prompts,
         keep_first=asked.keep_first,
+        n_workers=n_workers,
     )
 
 

@@ -1,6 +1,7 @@
 """``llm2bids plan`` against what recording then takes."""
 
 import json
+from dataclasses import replace
 
 import pytest
 
@@ -60,6 +61,15 @@ def test_memory_follows_the_longest_run_and_time_the_tokens(bare_config):
     assert many.disk_bytes > 3 * (one.disk_bytes - one.weights.template)
     assert many.total_seconds is None
     assert 0 < one.generation_seconds < one.total_seconds < long.total_seconds
+
+
+def test_workers_share_the_time_of_generation(bare_config):
+    scan = {"model": bare_config, "n_participants": 4, **SMALL}
+    alone, pair = plan(**scan), plan(time=False, n_workers=2, **scan)
+    assert (alone.n_workers, pair.n_workers) == (1, 2)
+    shared = replace(alone, n_workers=2).generation_seconds / alone.generation_seconds
+    n_prompts, n_resting = 4 * 2 * 15, len(alone.scan.calibration)
+    assert shared == pytest.approx((n_prompts / 2 + n_resting) / (n_prompts + n_resting))
 
 
 def test_the_command_prints_lines_or_json(bare_config, capsys):
