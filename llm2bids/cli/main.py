@@ -9,10 +9,10 @@ import importlib
 import io
 import logging
 import os
-import pkgutil
 import signal
 import sys
 from collections.abc import Collection, Sequence
+from importlib import resources
 
 from llm2bids import __version__
 from llm2bids.cli import options
@@ -40,7 +40,7 @@ def build_parser(names: Collection[str] = COMMANDS) -> argparse.ArgumentParser:
     parser.add_argument("--version", action="version", version=f"llm2bids {__version__}")
     subparsers = parser.add_subparsers(metavar="COMMAND", required=True)
     for name in COMMANDS:
-        source = pkgutil.get_data("llm2bids.cli", f"{name}.py") or b""
+        source = resources.files("llm2bids.cli").joinpath(f"{name}.py").read_text(encoding="utf-8")
         first, _, rest = (ast.get_docstring(ast.parse(source)) or name).partition("\n\n")
         summary = first[0].lower() + first[1:].rstrip(".")
         added = subparsers.add_parser(name, help=summary, description=rest)

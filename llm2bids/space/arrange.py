@@ -94,7 +94,7 @@ def build_space(
 
     >>> norm = Site(name="model.norm", layer=None, role="model.norm", width=6)
     >>> space = build_space([norm], label="Tiny", model_name="tiny", weights_sha256="0" * 64)
-    >>> space.n_units, space.to_grid(np.ones(6))[:, :, space.shape[2] // 2].sum() > 0
+    >>> space.n_units, bool(space.to_grid(np.ones(6))[:, :, space.shape[2] // 2].any())
     (6, True)
     """
     _check(sites, label)

@@ -41,13 +41,26 @@ def some_units(sites, seed=0, each=2):
     return rng.permutation(np.concatenate(picked))
 
 
+def returned_sites(loaded):
+    """Sites whose recorded values are what their modules return: routers return scores."""
+    return [site for site in find_sites(loaded).sites if site.scores is None]
+
+
+def test_a_routers_probabilities_cannot_be_edited(tiny_loaded):
+    loaded = tiny_loaded("mixtral")
+    router = next(site for site in find_sites(loaded).sites if site.scores is not None)
+    edit = make_edit([router], [0], [0.5])
+    with pytest.raises(InterventionError, match=r"probabilities of experts.*edit the experts"):
+        editable_sites(loaded, edit)
+
+
 ARCHITECTURES = ["llama", "opt", "gpt2", "gpt_neox", "qwen3", "gemma", "mamba", "mixtral"]
 
 
 @pytest.mark.parametrize("architecture", ARCHITECTURES)
 def test_every_site_is_set(architecture, tiny_loaded):
     loaded = tiny_loaded(architecture)
-    sites = find_sites(loaded).sites
+    sites = returned_sites(loaded)
     units = some_units(sites)
     values = np.random.default_rng(1).normal(size=units.size).astype(np.float32)
     edit = make_edit(sites, units, values)
@@ -66,7 +79,7 @@ def test_one_site_is_scaled_or_moved(architecture, kind, tiny_loaded):
     loaded = tiny_loaded(architecture)
     said = np.random.default_rng(4).integers(3, 200, (7, 6)).tolist()
     operation = np.multiply if kind == "scale" else np.add
-    for site in find_sites(loaded).sites:
+    for site in returned_sites(loaded):
         units = np.arange(0, site.width, 2)
         values = np.linspace(-2, 3, units.size).astype(np.float32)
         edit = make_edit([site], units, values, kind)

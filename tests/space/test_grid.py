@@ -269,7 +269,8 @@ def test_nothing_else_in_the_package_reads_images():
     found = [
         f"{path.relative_to(root)}:{number}: {line.strip()}"
         for path in sorted(root.rglob("*.py"))
-        if path != root / "space" / "grid.py"
+        # the length of a human series is in its header; none of its voxels is read
+        if path not in (root / "space" / "grid.py", root / "recording" / "human.py")
         for number, line in enumerate(path.read_text().splitlines(), start=1)
         if readers.search(line) and not line.strip().startswith((">>>", "..."))
     ]
