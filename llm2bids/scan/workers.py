@@ -21,6 +21,9 @@ _SIGNALS = {signal.SIGINT, signal.SIGTERM}
 _PATIENCE = 60.0
 """Seconds that tasks have to come to an end when they were told to stop."""
 
+_IDLE = 20.0
+"""Seconds without a task after which a local worker ends."""
+
 _LOOK_EVERY = 0.1
 """Seconds between two looks at the tasks."""
 
@@ -46,7 +49,8 @@ def local_pool(n_workers: int, n_threads: int = 1) -> Iterator[Pool]:
         "TQDM_DISABLE": "1",
     }
     # unlike those of the standard library, these processes do not run the caller's script again
-    pool = ProcessPoolExecutor(max_workers=n_workers, env=environment, timeout=None)
+    # and, idle for a while, they end: they would wait for ever for a parent that was killed
+    pool = ProcessPoolExecutor(max_workers=n_workers, env=environment, timeout=_IDLE)
     whole = False
     try:
         yield pool
