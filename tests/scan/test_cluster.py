@@ -113,7 +113,7 @@ def test_participants_are_analysed_by_a_cluster(serial, tmp_path):
 
 @pytest.mark.slow
 def test_a_real_slurm_gives_the_bytes_of_one_process(model, serial, tmp_path):
-    """Debian's slurm-wlm and munge, on loopback; a worker is killed, its job is lost."""
+    """Debian's slurm-wlm and munge, on loopback: workers of a queue, and an array and its merge."""
     script = ROOT / "scripts" / "slurm"
     done = subprocess.run([str(script), "start"], capture_output=True, text=True, check=False)
     if done.returncode == 3:
