@@ -63,7 +63,7 @@ def sessions_model(tasks: Sequence[Task], fields: Mapping[str, Any]) -> dict[str
 
 def _by_session(model: dict[str, Any], fields: Mapping[str, Any]) -> dict[str, Any]:
     """Model each session by itself, where a dataset has sessions."""
-    if fields["edit"]:
+    if fields.get("edit"):
         for node in model["Nodes"]:
             node["GroupBy"] = [*node["GroupBy"], "session"]
     return model

@@ -19,8 +19,8 @@ N_VOLUMES = 3 * 8 * 4
 PLANTED = {"pathology": "model.layers.1.mlp.up_proj", "archeology": "model.layers.2.mlp.gate_proj"}
 """The site of which the first `PATCH` units answer to a task."""
 PATCH = 12
-EFFECT = 1000
-"""Counts that planted units rise by while a task is on: two standard deviations."""
+EFFECT = 200
+"""Counts that planted units rise by while a task is on: two standard deviations at 100 counts."""
 
 
 @pytest.fixture(scope="session")
