@@ -80,6 +80,7 @@ def test_the_raw_folder_can_be_fitted_too(recorded):
 
 # nilearn thresholds, for its table, the statistic that it wrote last: the variance of the effect
 @pytest.mark.filterwarnings("ignore:The given float value must not exceed:UserWarning")
+@pytest.mark.filterwarnings("ignore:No clusters found with stat higher than:UserWarning")
 def test_save_glm_to_bids_and_locate(planted, voxels_of, tmp_path):
     models, imgs, events, confounds = first_level_from_bids(
         planted.path,
