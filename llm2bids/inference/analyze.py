@@ -137,7 +137,11 @@ def analyze_participants(
                 )
                 for session, key, runs in chosen
             ]
-            fits = Parallel(n_jobs=processors.n_cpus, return_as="generator_unordered")(jobs)
+            # no files for large arguments: joblib loses count of them where workers recorded before
+            parallel = Parallel(
+                n_jobs=processors.n_cpus, return_as="generator_unordered", max_nbytes=None
+            )
+            fits = parallel(jobs)
         results = []
         for fit in fits:
             results.append(fit)

@@ -301,6 +301,6 @@ def _shares(tallies: Sequence[tuple[str, int, Tally]]) -> pd.DataFrame:
 
 def _in_parallel(jobs: Sequence[Any], what: str, n_cpus: int, progress: bool) -> list[Any]:
     """Run jobs in processes, with a bar on stderr; results in the order of the jobs."""
-    done = Parallel(n_jobs=n_cpus, return_as="generator")(jobs)
+    done = Parallel(n_jobs=n_cpus, return_as="generator", max_nbytes=None)(jobs)
     hidden = not progress or not jobs
     return list(tqdm(done, what, len(jobs), disable=hidden, file=sys.stderr, dynamic_ncols=True))

@@ -72,7 +72,7 @@ def learn_cells(
     ]
     features, constant = _features(responses, np.asarray(conditions), baseline)
     place_block = delayed(_place_block)
-    placed = Parallel(n_jobs=n_jobs)(
+    placed = Parallel(n_jobs=n_jobs, max_nbytes=None)(
         place_block(
             np.concatenate([features[:, start + first : start + first + size] for start in starts]),
             space.voxels[starts[0] + first : starts[0] + first + size],
