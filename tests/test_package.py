@@ -79,7 +79,7 @@ def test_demo_from_the_wheel(built, tmp_path):
     call(*install, f"{wheel}[demo]", cwd=tmp_path)
     # The cache is empty and the embedded model not installed: the demo fetches it.
     demo = [tmp_path / "env" / "bin" / "llm2bids", "demo", "out", "-q"]
-    size = ["--participants", "3", "--prompts-per-block", "2", "--tokens-per-prompt", "1"]
+    size = ["--participants", "3", "--prompts-per-block", "3", "--tokens-per-prompt", "1"]
     printed = call(*demo, *size, cwd=tmp_path, LLM2BIDS_CACHE=str(tmp_path / "cache"))
     assert printed.count("0 errors, 0 warnings") == 2
     page = (tmp_path / "out" / "report.html").read_text(encoding="utf-8")

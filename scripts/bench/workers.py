@@ -62,7 +62,7 @@ def child(n_threads):
 
 def main():
     workers = os.cpu_count() or 1
-    args = arguments(__doc__, rounds=3, few=workers, many=3 * workers, workers=workers)
+    args = arguments(__doc__, rounds=1, few=workers, many=3 * workers, workers=workers)
     n_volumes = 24 * 12 * N_RUNS
     rounds = []
     for _ in range(args.rounds):
