@@ -29,16 +29,6 @@ OPTIONS = {
 }
 
 
-@pytest.fixture(autouse=True)
-def cache_folder(tmp_path_factory, monkeypatch):
-    monkeypatch.setenv("LLM2BIDS_CACHE", str(tmp_path_factory.getbasetemp() / "llm2bids-cache"))
-
-
-@pytest.fixture(scope="module")
-def model(tiny_model_dir) -> Path:
-    return tiny_model_dir("llama")
-
-
 @pytest.fixture(scope="module")
 def scanned(model, tmp_path_factory) -> Path:
     """Two participants, two tasks; not to be changed."""

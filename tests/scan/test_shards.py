@@ -31,16 +31,6 @@ OPTIONS = {
 RUN = "func/sub-{0}_task-{1}_bold.nii.gz"
 
 
-@pytest.fixture(autouse=True)
-def cache_folder(tmp_path_factory, monkeypatch):
-    monkeypatch.setenv("LLM2BIDS_CACHE", str(tmp_path_factory.getbasetemp() / "llm2bids-cache"))
-
-
-@pytest.fixture(scope="module")
-def model(tiny_model_dir) -> Path:
-    return tiny_model_dir("llama")
-
-
 @pytest.fixture(scope="module")
 def serial(model, tmp_path_factory) -> Path:
     """Three participants, two tasks, one process; not to be changed."""
