@@ -1,6 +1,5 @@
 """Steering: a direction added to the residual stream, with what it costs and what it must beat."""
 
-import logging
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -9,16 +8,12 @@ from typing import Any
 import pandas as pd
 from tqdm.auto import tqdm
 
-from llm2bids.intervention.directions import (
-    DirectionKind,
-)
+from llm2bids.intervention.directions import DirectionKind
 from llm2bids.intervention.results import Result
 from llm2bids.intervention.steer_study import Scene, TopicStudy
 from llm2bids.intervention.subject import SubjectOptions, open_subject
 from llm2bids.intervention.topics import open_topics
 from llm2bids.options import option, split_options, takes_options
-
-log = logging.getLogger(__name__)
 
 NOTES = (
     "A hit rate and key words score loops ('party party ...') as success: NLL under the intact "
