@@ -1,4 +1,4 @@
-"""Sections: steering and its text side by side, targets, monitor."""
+"""Sections: lesions, steering and its text side by side, targets, monitor."""
 
 from collections.abc import Sequence
 from typing import Any
@@ -8,34 +8,45 @@ from markupsafe import Markup
 
 from llm2bids.intervention.results import Result, load_results
 from llm2bids.report.draw.chart import Line, line_chart
+from llm2bids.report.lesions import lesion_section
 from llm2bids.report.section import Section, missing, number, render
 from llm2bids.report.sources import Sources
 
 N_TEXTS = 4
 """Prompts of each topic whose texts are shown."""
 
+_NOT_DONE = {
+    "lesion": ("Does the model need a network's units for its topic?", "lesion {}"),
+    "steer": ("Can it be steered towards or away from a topic?", "steer {}"),
+    "targets": ("Which weights should be trained for a topic?", "targets {} --task LABEL"),
+    "monitor": ("What does a network's activity tell apart, token by token?", "monitor {}"),
+}
+"""What each command that has not run would say."""
+
 _SIDE_BY_SIDE = ("none", "direction", "random", "shuffled", "other topic", "prompt")
 
 
 def intervention_sections(sources: Sources) -> list[Section]:
-    """Show what steering, targets and monitor wrote; say which command makes what is missing."""
-    titles = {
-        "steer": ("Steering", "The model was not steered towards or away from a topic."),
-        "targets": ("Targets", "No weights were chosen for training."),
-        "monitor": ("Monitor", "No network was monitored token by token."),
-    }
-    makers = {"steer": _steering, "targets": _targets, "monitor": _monitor}
-    names = f"{sources.dataset.path.name} {sources.analysis_dir.name}"
-    sections = []
-    for name, (title, what) in titles.items():
+    """Show what lesions, steering, targets and monitor wrote; say what makes those not done."""
+    lesions = lesion_section(sources)
+    sections, left = ([lesions], []) if lesions is not None else ([], ["lesion"])
+    for name, (title, show) in {
+        "steer": ("Steering", _steering),
+        "targets": ("Targets", _targets),
+        "monitor": ("Monitor", _monitor),
+    }.items():
         results = () if sources.analysis is None else load_results(sources.analysis, name)
-        task = " --task LABEL" if name == "targets" else ""
-        body = (
-            Markup("").join(makers[name](sources, result) for result in results)
-            if results
-            else missing(what, f"llm2bids {name} {names}{task}")
-        )
-        sections.append(Section(name=name, title=title, body=body))
+        if results:
+            body = Markup("").join(show(sources, result) for result in results)
+            sections.append(Section(name=name, title=title, body=body))
+        else:
+            left.append(name)
+    if left:
+        names = f"{sources.dataset.path.name} {sources.analysis_dir.name}"
+        notes = [missing(what, f"llm2bids {command.format(names)}")
+                 for name, (what, command) in _NOT_DONE.items() if name in left]  # fmt: skip
+        title = "From a network to the model"
+        sections.append(Section(name="interventions", title=title, body=Markup("").join(notes)))
     return sections
 
 

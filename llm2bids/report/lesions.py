@@ -10,7 +10,7 @@ from markupsafe import Markup
 from llm2bids.intervention.evaluation import MEASURES
 from llm2bids.intervention.lesion_result import FOLDER, OFF, SHOWS, LesionResult, read_lesions
 from llm2bids.report.draw.chart import Line, line_chart
-from llm2bids.report.section import Section, heat_table, interval, missing, render
+from llm2bids.report.section import Section, heat_table, interval, render
 from llm2bids.report.sources import Sources
 
 CAPTIONS = {
@@ -19,14 +19,11 @@ CAPTIONS = {
 }
 
 
-def lesion_section(sources: Sources) -> Section:
+def lesion_section(sources: Sources) -> Section | None:
     """Show the matrix of networks by texts, and dose curves with the cloud of random draws."""
     result = None if sources.analysis is None else read_lesions(sources.analysis)
     if result is None:
-        names = f"{sources.dataset.path.name} {sources.analysis_dir.name}"
-        what = "No network was lesioned: does the model need these units for the topic's text?"
-        body = missing(what, f"llm2bids lesion {names}")
-        return Section(name="lesions", title="Lesions", body=body)
+        return None
     rows = result.selectivity.to_dict("records")
     charts = [
         (f"{CAPTIONS[measure]}: own topic, by dose", _dose_chart(sources, result, measure))

@@ -11,7 +11,6 @@ from llm2bids.exceptions import UsageError
 from llm2bids.report.design import design_section, designs_section
 from llm2bids.report.findings import findings_sections, summary_section, tile
 from llm2bids.report.interventions import intervention_sections
-from llm2bids.report.lesions import lesion_section
 from llm2bids.report.maps import find_maps, maps_section, strongest_section
 from llm2bids.report.methods import methods_section
 from llm2bids.report.networks import networks_sections
@@ -93,7 +92,6 @@ def _build_page(sources: Sources, *, progress: bool = True) -> str:
         smoothness_section(sources, maps),
         profiles,
         *findings_sections(sources),
-        lesion_section(sources),
         *intervention_sections(sources),
         methods_section(sources, maps),
     ]

@@ -56,11 +56,13 @@ def steering():
 
 
 def test_what_is_missing_names_its_command(out_dir, drinks):
+    steering().save(out_dir)
     shown = bodies(out_dir, drinks)
-    for name in ("steer", "targets --task LABEL", "monitor"):
-        command, *rest = name.split(" ", 1)
-        text = " ".join([f"llm2bids {command} {drinks.name} analysis", *rest])
-        assert text in shown[command]
+    assert list(shown) == ["steer", "interventions"]
+    for name in ("lesion", "targets", "monitor"):
+        task = " --task LABEL" if name == "targets" else ""
+        assert f"<code>llm2bids {name} {drinks.name} analysis{task}<" in shown["interventions"]
+    assert "llm2bids steer" not in shown["interventions"]
 
 
 def test_steered_text_stands_side_by_side_and_cannot_run(out_dir, drinks):
