@@ -13,6 +13,7 @@ import pandas as pd
 from llm2bids.exceptions import DatasetError, InterventionError
 from llm2bids.intervention.evaluation import MEASURES, Bootstrap, interval
 from llm2bids.model.edit import Edit
+from llm2bids.store.commit import replace_text
 from llm2bids.store.files import data_files
 from llm2bids.store.json import read_json, to_json
 from llm2bids.store.tables import read_table, write_table
@@ -135,7 +136,8 @@ class LesionResult:
         """
         folder = out_dir / FOLDER
         folder.mkdir(parents=True, exist_ok=True)
-        for pattern in ("*.tsv", "*.png", "edits/*.json"):
+        # lesion.json goes first and comes last: without it, tables of a run cut off are not read
+        for pattern in ("lesion.json", "*.tsv", "*.png", "edits/*.json"):
             for old in data_files(folder, pattern):
                 old.unlink()
         for name in _TABLES:
@@ -143,7 +145,7 @@ class LesionResult:
         for (label, dose), edit in edits.items():
             edit.save(folder / "edits" / f"{label}_{dose:.3g}percent_edit.json")
         content = {**self.settings, "Shows": SHOWS, "Columns": COLUMNS}
-        (folder / "lesion.json").write_text(to_json(content), encoding="utf-8")
+        replace_text(folder / "lesion.json", to_json(content))
         return self
 
     def describe(self) -> str:

@@ -76,6 +76,8 @@ class Result:
         """
         folder = analysis_dir / "group" / self.name
         folder.mkdir(parents=True, exist_ok=True)
+        # goes first and comes last: without it, tables of a run that was cut off are not read
+        (folder / f"{self.stem}.json").unlink(missing_ok=True)
         for name, table in self.tables.items():
             write_table(folder / f"{self.stem}_{name}.tsv", table)
         content = {**self.metadata, "Notes": list(self.notes), "Tables": list(self.tables)}

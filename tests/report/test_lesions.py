@@ -62,3 +62,21 @@ def test_figures_are_pictures(result, tmp_path):
     for file in files:
         pixels = matplotlib.image.imread(file)[..., :3]
         assert np.ptp(pixels) > 0.5 and pixels.shape[1] > 1000
+
+
+def test_results_that_were_cut_off_are_not_read(result, tmp_path, monkeypatch):
+    from llm2bids.intervention import lesion_result
+
+    result.save(tmp_path, {})
+    write, n_written = lesion_result.write_table, []
+
+    def cut_off(path, table):
+        if len(n_written) == 2:
+            raise KeyboardInterrupt
+        n_written.append(path)
+        write(path, table)
+
+    monkeypatch.setattr(lesion_result, "write_table", cut_off)
+    with pytest.raises(KeyboardInterrupt):
+        result.save(tmp_path, {})
+    assert read_lesions(tmp_path) is None
