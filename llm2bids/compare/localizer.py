@@ -14,11 +14,12 @@ from scipy.stats import t as student
 from llm2bids.dataset.read import Dataset, Run, open_dataset
 from llm2bids.exceptions import DatasetError, UsageError
 from llm2bids.inference.provenance import Provenance
-from llm2bids.inference.statmap import map_entries, write_json, write_map, write_table
+from llm2bids.inference.statmap import map_entries, write_json, write_map
 from llm2bids.network.network import make_network
 from llm2bids.options import option, split_options, takes_options
 from llm2bids.space.image import decode
 from llm2bids.space.stat_map import select_units, summarize
+from llm2bids.store.tables import write_table
 
 Float64 = npt.NDArray[np.float64]
 

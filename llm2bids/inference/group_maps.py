@@ -16,7 +16,7 @@ from llm2bids.inference.options import GroupOptions
 from llm2bids.inference.participant import caution
 from llm2bids.inference.pooled import PooledTest
 from llm2bids.inference.second_level import group_statistics, permutation_test, smallest_p
-from llm2bids.inference.statmap import grid_of, map_entries, map_path, write_map, write_table
+from llm2bids.inference.statmap import grid_of, map_entries, map_path, write_map
 from llm2bids.inference.threshold import (
     cluster_map,
     cluster_table,
@@ -26,6 +26,7 @@ from llm2bids.inference.threshold import (
     true_discoveries,
 )
 from llm2bids.space.grid import open_image
+from llm2bids.store.tables import write_table
 
 _DESCRIPTIONS = {
     "effect": ("Mean effect over participants.", "calibration standard deviations"),

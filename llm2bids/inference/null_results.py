@@ -10,7 +10,8 @@ import pandas as pd
 from llm2bids.inference.null import NullMeasurement
 from llm2bids.inference.null_pipelines import Pipeline
 from llm2bids.inference.rates import Rate
-from llm2bids.inference.statmap import software, write_json, write_table
+from llm2bids.inference.statmap import software, write_json
+from llm2bids.store.tables import write_table
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes

@@ -19,8 +19,8 @@ from llm2bids.inference.statmap import (
     map_path,
     write_json,
     write_map,
-    write_table,
 )
+from llm2bids.store.tables import write_table
 
 _PROMPT_AR_CAUTION = (
     "With few prompts an autoregressive noise model is liberal: null data exceed nominal "

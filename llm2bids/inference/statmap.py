@@ -14,7 +14,6 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
-import pandas as pd
 
 from llm2bids import __version__
 from llm2bids.dataset.layout import sidecar
@@ -130,11 +129,6 @@ def grid_of(
 def write_json(path: Path, contents: Mapping[str, object]) -> None:
     """Write a sidecar, staged and renamed."""
     replace_text(path, to_json(contents))
-
-
-def write_table(path: Path, table: pd.DataFrame) -> None:
-    """Write a tab-separated table, staged and renamed."""
-    replace_text(path, table.to_csv(sep="\t", index=False, na_rep="n/a", lineterminator="\n"))
 
 
 def software() -> dict[str, str]:

@@ -13,6 +13,7 @@ import numpy.typing as npt
 
 from llm2bids.exceptions import InterventionError
 from llm2bids.model.units import Site
+from llm2bids.store.commit import replace_text
 
 EditKind = Literal["set", "scale", "add"]
 
@@ -139,10 +140,7 @@ class Edit:
         file = Path(path)
         if file.suffix != ".json":
             raise InterventionError(f"{file}: an edit's file ends with .json; choose such a name")
-        file.parent.mkdir(parents=True, exist_ok=True)
-        staged = file.with_name(f".{file.name}.part")
-        staged.write_text(json.dumps(self.metadata(), ensure_ascii=False) + "\n", encoding="utf-8")
-        staged.replace(file)
+        replace_text(file, json.dumps(self.metadata(), ensure_ascii=False) + "\n")
         return file
 
     def metadata(self) -> dict[str, Any]:

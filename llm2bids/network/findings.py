@@ -19,7 +19,7 @@ from llm2bids.exceptions import NetworkError
 from llm2bids.inference.checksums import list_group
 from llm2bids.inference.group_maps import GENERALISATION
 from llm2bids.inference.provenance import Provenance, circularity_note
-from llm2bids.inference.statmap import software, write_json, write_table
+from llm2bids.inference.statmap import software, write_json
 from llm2bids.network.controls import P_VALUE, Control
 from llm2bids.network.identification import TAKEN_OFF, AccuracyCurve, Identification
 from llm2bids.network.network import load_network
@@ -29,6 +29,7 @@ from llm2bids.network.stored import apart, from_plain, to_plain
 from llm2bids.network.task_networks import TaskNetwork
 from llm2bids.space.space import Space
 from llm2bids.store.commit import replace_text
+from llm2bids.store.tables import write_table
 
 FOLDER = Path("group", "findings")
 """Where findings lie in the output folder of ``llm2bids analyze``."""

@@ -253,8 +253,13 @@ def replace_text(path: Path, text: str) -> None:
         path.unlink(missing_ok=True)
         return
     path.parent.mkdir(parents=True, exist_ok=True)
+    replace_bytes(path, text.encode())
+
+
+def replace_bytes(path: Path, contents: bytes) -> None:
+    """Write a file anew in one step, in a folder that is there."""
     staged = path.with_name(f".{path.name}.part")
-    staged.write_text(text, encoding="utf-8", newline="\n")
+    staged.write_bytes(contents)
     staged.replace(path)
 
 

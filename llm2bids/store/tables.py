@@ -9,6 +9,7 @@ from typing import Any
 import pandas as pd
 
 from llm2bids.exceptions import DatasetError
+from llm2bids.store.commit import replace_bytes
 from llm2bids.store.pointers import refuse_missing
 
 
@@ -42,13 +43,13 @@ def checked_columns(
 
 
 def write_table(path: Path, table: pd.DataFrame) -> None:
-    """Write tab-separated values as BIDS has them: UTF-8, ``n/a`` for what is missing."""
+    """Write tab-separated values as BIDS has them, in one step: ``n/a`` for what is missing."""
     lines = table.to_csv(
         sep="\t", index=False, na_rep="n/a", float_format="%.9g", quoting=3, lineterminator="\n"
     ).encode()
     if path.name.endswith(".gz"):
         lines = gzip.compress(lines, compresslevel=6, mtime=0)
-    path.write_bytes(lines)
+    replace_bytes(path, lines)
 
 
 def read_table(
