@@ -17,9 +17,9 @@ from typing import TYPE_CHECKING, Any
 __version__ = "0.1.0"
 
 if TYPE_CHECKING:
-    from llm2bids.compare.features import features as features
-    from llm2bids.compare.localizer import Localizer as Localizer
-    from llm2bids.compare.localizer import localize as localize
+    from llm2bids.comparison.features import features as features
+    from llm2bids.comparison.localizer import Localizer as Localizer
+    from llm2bids.comparison.localizer import localize as localize
     from llm2bids.dataset.locate import locate as locate
     from llm2bids.dataset.read import Dataset as Dataset
     from llm2bids.dataset.read import open_dataset as open_dataset
@@ -67,13 +67,13 @@ _WHERE = {
     "export_ia3": "llm2bids.intervention.export",
     "export_lora": "llm2bids.intervention.export",
     "export_masks": "llm2bids.intervention.export",
-    "features": "llm2bids.compare.features",
+    "features": "llm2bids.comparison.features",
     "lesion": "llm2bids.intervention.lesion",
     "load_confounds": "llm2bids.inference.confounds",
     "load_edit": "llm2bids.model.edit",
     "load_network": "llm2bids.network.network",
-    "Localizer": "llm2bids.compare.localizer",
-    "localize": "llm2bids.compare.localizer",
+    "Localizer": "llm2bids.comparison.localizer",
+    "localize": "llm2bids.comparison.localizer",
     "locate": "llm2bids.dataset.locate",
     "make_edit": "llm2bids.intervention.edit",
     "merge": "llm2bids.scan.merge",

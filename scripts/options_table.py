@@ -7,8 +7,8 @@ import sys
 import textwrap
 from pathlib import Path
 
-from llm2bids.compare.features import FeatureOptions
-from llm2bids.compare.localizer import LocalizerOptions
+from llm2bids.comparison.features import FeatureOptions
+from llm2bids.comparison.localizer import LocalizerOptions
 from llm2bids.inference.options import (
     AnalysisOptions,
     GroupOptions,

@@ -7,7 +7,7 @@ import argparse
 from pathlib import Path
 
 from llm2bids.cli import options
-from llm2bids.compare.features import FeatureOptions
+from llm2bids.comparison.features import FeatureOptions
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -19,7 +19,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Write the files, then name them."""
-    from llm2bids.compare.features import features
+    from llm2bids.comparison.features import features
 
     for path in options.call(features, args, **options.read(args, FeatureOptions)):
         print(path)

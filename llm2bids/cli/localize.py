@@ -8,7 +8,7 @@ import argparse
 from pathlib import Path
 
 from llm2bids.cli import options
-from llm2bids.compare.localizer import LocalizerOptions
+from llm2bids.comparison.localizer import LocalizerOptions
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -20,7 +20,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Localize, then say what was found."""
-    from llm2bids.compare.localizer import localize
+    from llm2bids.comparison.localizer import localize
 
     result = options.call(localize, args, **options.read(args, LocalizerOptions))
     print(result.describe())

@@ -9,7 +9,7 @@ from scipy.stats import ttest_ind
 
 from llm2bids import load_network, localize
 from llm2bids.cli.main import main
-from llm2bids.compare.localizer import dice, trial_means, welch
+from llm2bids.comparison.localizer import dice, trial_means, welch
 from llm2bids.exceptions import DatasetError, UsageError
 from llm2bids.scan.read import read
 

@@ -10,7 +10,7 @@ from scipy.io import netcdf_file
 
 from llm2bids import features, open_dataset
 from llm2bids.cli.main import main
-from llm2bids.compare.features import delayed
+from llm2bids.comparison.features import delayed
 from llm2bids.exceptions import DatasetError, ModelError, UsageError
 from llm2bids.scan.read import read
 from tests.brought import bring, environment

@@ -1,1 +1,0 @@
-"""Human and model: features for encoding models, localizers, representational similarity."""

@@ -1,0 +1,1 @@
+"""Human and model, model and model: features for encoding models, localizers, similarity."""
