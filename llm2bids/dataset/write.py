@@ -50,6 +50,7 @@ from llm2bids.dataset.shard import (
     stage_runs,
 )
 from llm2bids.dataset.sidecar import base_fields
+from llm2bids.dataset.size import MARGIN, RunSize, run_size
 from llm2bids.dataset.space_template import read_template, write_template
 from llm2bids.exceptions import DatasetError
 from llm2bids.model.edit import Edit
@@ -59,26 +60,18 @@ from llm2bids.paradigm.task import Paradigm, Prompt
 from llm2bids.recording.calibration import Calibration
 from llm2bids.recording.record import Recording
 from llm2bids.space.smoothness import Stability
-from llm2bids.space.space import Space, VolumeDtype
+from llm2bids.space.space import Space
 from llm2bids.store.checksums import list_place, read_list
 from llm2bids.store.commit import HIDDEN, Staging, check_space, clear_staging, recover, staging
 from llm2bids.store.json import to_json
 from llm2bids.store.lock import DatasetLock
 from llm2bids.store.pointers import refuse_missing
 
+_TEMPLATE_BYTES_PER_UNIT = 40
+"""Bytes allowed for each unit in the template: its row in tables, its voxels in maps."""
+
 _SMALL_FILES = 2_000_000
-"""Bytes allowed for the tables, masks and sidecars of a run."""
-
-
-def estimate_run_bytes(
-    space: Space, n_volumes: int, *, volume_dtype: VolumeDtype = "int16", compress: bool = True
-) -> int:
-    """Estimate the disk space that a run needs, on the safe side."""
-    item = np.dtype(volume_dtype).itemsize
-    n_voxels = float(np.prod(space.shape))
-    if compress:
-        n_voxels = space.n_units + 0.25 * float(np.count_nonzero(space.white)) + 0.01 * n_voxels
-    return int(n_voxels * item * n_volumes) + 4 * space.n_units + _SMALL_FILES
+"""Bytes allowed for the rest of the template."""
 
 
 class _Bolds:
@@ -165,7 +158,8 @@ class DatasetWriter:
         lock = DatasetLock(root)
         try:
             undo_creation(root)
-            check_space(root, needed=40 * space.n_units + _SMALL_FILES, doing="the template")
+            needed = _TEMPLATE_BYTES_PER_UNIT * space.n_units + _SMALL_FILES
+            check_space(root, needed=needed, doing="the template")
             normal = normal_settings({**settings, "space_label": space.label})
             fields = base_fields(space, settings=normal, paradigm=paradigm)
             with staging(root, doing="writing the template") as stage:
@@ -246,16 +240,6 @@ class DatasetWriter:
         """Place the raw series of a run."""
         return self._dataset.names(design).bold
 
-    def run_bytes(self, design: RunDesign) -> int:
-        """Estimate the disk space that a run needs; see `estimate_run_bytes`."""
-        settings = self._dataset.settings
-        return estimate_run_bytes(
-            self._dataset.space,
-            design.n_volumes,
-            volume_dtype=settings["volume_dtype"],
-            compress=bool(settings["compress"]),
-        )
-
     def write_run(self, recording: Recording, *, t_r: float) -> None:
         """Add a run, raw and derived."""
         design = recording.design
@@ -265,7 +249,8 @@ class DatasetWriter:
         if self.has_run(design):
             raise DatasetError(f"{name} is in {self._root} already; remove it to record it anew")
         check_run(self._dataset, recording, t_r=t_r)
-        check_space(self._root, needed=self.run_bytes(design), doing=name)
+        needed = round(MARGIN * self._run_size.of(design.n_volumes))
+        check_space(self._root, needed=needed, doing=name)
         bold = self.bold(design)
         try:
             with self._staging(f"writing {name}") as stage:
@@ -351,6 +336,11 @@ class DatasetWriter:
                 stage.remove(ALL_TASKS_MODEL)
             stage.commit(last=(PARTICIPANTS,))
         self._n_counted[participant_label] = len(mine)
+
+    @cached_property
+    def _run_size(self) -> RunSize:
+        gain = self.calibration.counts_per_sd
+        return run_size(self.space, self.settings, counts_per_sd=gain)
 
     @cached_property
     def _bolds(self) -> "_Bolds":

@@ -6,13 +6,14 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from llm2bids.dataset.run import writing_threads
+from llm2bids.dataset.size import RunSize, run_size
 from llm2bids.options import takes_options
 from llm2bids.recording.draw import Scan
 from llm2bids.recording.record import group_runs
 from llm2bids.recording.trials import first_step
 from llm2bids.scan.memory import choose_workers, largest_batch, scan_bytes
 from llm2bids.scan.options import ScanOptions
-from llm2bids.scan.simulate import Weights, weigh
+from llm2bids.scan.simulate import Writing, measure_writing
 from llm2bids.space.arrange import build_space
 from llm2bids.space.space import Space
 
@@ -42,7 +43,8 @@ class Plan:
     outline: "Outline"
     space: Space
     scan: Scan
-    weights: Weights
+    writing: Writing
+    run_size: RunSize
     pace: "Pace | None"
     groups: "Sequence[tuple[RunDesign, ...]]"  # runs that are recorded together
     batch_size: int  # prompts of the largest batch
@@ -72,16 +74,8 @@ class Plan:
     @property
     def disk_bytes(self) -> int:
         """Bytes of the dataset; files of several names (hard links) once."""
-        weights, designs = self.weights, self.scan.designs
-        n_tasks = len({design.task for design in designs})
-        per_volume = weights.row + weights.volume
-        return round(
-            weights.template
-            + n_tasks * weights.task
-            + self.n_participants * weights.participant
-            + len(designs) * weights.run
-            + self.n_volumes * per_volume
-        )
+        runs = sum(self.run_size.of(design.n_volumes) for design in self.scan.designs)
+        return self.writing.template_bytes + runs
 
     @property
     def memory_bytes(self) -> int:
@@ -109,10 +103,8 @@ class Plan:
     @property
     def writing_seconds(self) -> float:
         """Processor time of writing all runs."""
-        weights = self.weights
-        return (
-            len(self.scan.designs) * weights.seconds_run + self.n_volumes * weights.seconds_volume
-        )
+        n_runs, writing = len(self.scan.designs), self.writing
+        return n_runs * writing.run_seconds + self.n_volumes * writing.volume_seconds
 
     @property
     def total_seconds(self) -> float | None:
@@ -121,7 +113,7 @@ class Plan:
         if generation is None or self.pace is None:
             return None
         start = _START_SECONDS + self.outline.weight_bytes / _LOADED_PER_SECOND
-        start += self.weights.seconds_template
+        start += self.writing.template_seconds
         cores = max(writing_threads() / 2, 1)  # two processors are often one core
         writing = self.writing_seconds / cores
         if self.pace.uses_processor:  # both want all processors: writing costs its share
@@ -164,7 +156,7 @@ class Plan:
             f"{scan.paradigm.name}: {self.n_participants} participants, {len(scan.designs)} runs "
             f"of {volumes} volumes, {self.n_volumes:,} volumes, {self.n_tokens:,} tokens to "
             "generate",
-            f"disk: {_size(self.disk_bytes)} ({_size(round(self.weights.volume))} a volume)",
+            f"disk: {_size(self.disk_bytes)} ({_size(round(self.run_size.volume))} a volume)",
             f"memory: {_size(self.memory_bytes)} at the peak of a process, whatever the number of "
             f"runs; {self.n_workers} at a time",
         ]
@@ -206,7 +198,6 @@ def plan(*, time: bool = True, **options: Any) -> Plan:
     space = build_space(
         chosen, label=settings["space_label"], model_name=outline.name, weights_sha256="0" * 64
     )
-    weights = weigh(space, scan, settings)
     groups = group_runs(scan.designs, batch_size=asked.batch_size)
     n_prompts = largest_batch(groups, asked)
     with computing_threads(asked.device, asked.n_threads):  # as a worker computes
@@ -221,7 +212,8 @@ def plan(*, time: bool = True, **options: Any) -> Plan:
         outline=outline,
         space=space,
         scan=scan,
-        weights=weights,
+        writing=measure_writing(space, scan, settings),
+        run_size=run_size(space, settings),
         pace=pace,
         groups=groups,
         batch_size=n_prompts,

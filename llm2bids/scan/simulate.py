@@ -1,7 +1,7 @@
-"""A few simulated runs in a scratch folder: what a dataset weighs, before it is recorded.
+"""A few simulated runs in a scratch folder: the template's bytes, and how long writing takes.
 
-Every file of a dataset is written by the code that writes real ones, so that nothing here has to
-know which files there are. Values are normal, with the calibration's mean and standard deviation.
+Files are written by the code that writes real ones. Values are normal, with the calibration's mean
+and standard deviation.
 """
 
 import tempfile
@@ -27,87 +27,58 @@ _VALUES = 48_000_000
 _LONGER = 4
 """How many times as long the last simulated run is."""
 
-_SERIES = "_bold.nii"
-
 
 @dataclass(frozen=True, kw_only=True)
-class Weights:
-    """What the parts of a dataset weigh."""
+class Writing:
+    """What writing a dataset takes."""
 
-    template: int  # bytes that are there before the first run
-    task: float  # bytes that each adds, without what follows
-    participant: float  # bytes that each adds, without what follows
-    run: float  # bytes that each adds, without what follows
-    row: float  # bytes that each volume adds to the tables of a run
-    volume: float  # bytes of one volume of a series
-    seconds_template: float
-    seconds_run: float
-    seconds_volume: float
+    template_bytes: int  # that are there before the first run
+    template_seconds: float  # processor time
+    run_seconds: float
+    volume_seconds: float
 
 
-def weigh(space: Space, scan: Scan, settings: Mapping[str, Any]) -> Weights:
-    """Write a few simulated runs and weigh them."""
+def measure_writing(space: Space, scan: Scan, settings: Mapping[str, Any]) -> Writing:
+    """Write a template and two runs."""
     design = _short(scan.designs[0], space.n_units)
-    longer = _LONGER * design.tokens_per_prompt
+    longer = replace(design, run=2, tokens_per_prompt=_LONGER * design.tokens_per_prompt)
+    zeros = np.zeros(space.n_units, dtype=np.float32)
+    calibration = Calibration(
+        mean=zeros,
+        sd=zeros + 1,
+        prompt_ids=tuple(prompt.prompt_id for prompt in scan.calibration),
+        n_tokens=len(scan.calibration) * scan.paradigm.tokens_per_prompt,
+    )
+    norms = np.random.default_rng(0).standard_normal(space.n_units, dtype=np.float32) + 8
     with tempfile.TemporaryDirectory(prefix="llm2bids-plan-") as folder:
         root = Path(folder) / "dataset"
-        calibration = Calibration(
-            mean=np.zeros(space.n_units, dtype=np.float32),
-            sd=np.ones(space.n_units, dtype=np.float32),
-            prompt_ids=tuple(prompt.prompt_id for prompt in scan.calibration),
-            n_tokens=len(scan.calibration) * scan.paradigm.tokens_per_prompt,
-        )
-        norms = np.random.default_rng(0).standard_normal(space.n_units, dtype=np.float32) + 8
         began = time.process_time()
         with DatasetWriter.create(
             root, space=space, calibration=calibration, paradigm=scan.paradigm, settings=settings,
             weight_norms=norms,
         ) as writer:  # fmt: skip
-            seconds_template = time.process_time() - began
-            template, _ = _bytes(root)
-            runs = (
-                replace(design, participant_label="01", run=1),
-                replace(design, participant_label="02", run=1),
-                replace(design, participant_label="02", run=2),
-                replace(design, participant_label="02", run=3, tokens_per_prompt=longer),
-            )
-            steps = [_write(writer, root, space, run, scan.t_r) for run in runs]
-    others, series, seconds = (list(column) for column in zip(*steps, strict=True))
-    added = (_LONGER - 1) * design.n_volumes
-    row = max(others[3] - others[2], 0) / added
-    per_volume = max(seconds[3] - seconds[2], 0.0) / added
-    return Weights(
-        template=template,
-        task=max(others[0] - others[1], 0),
-        participant=max(others[1] - others[2], 0),
-        run=others[2] - row * design.n_volumes,
-        row=row,
-        volume=(series[3] - series[2]) / added,
-        seconds_template=seconds_template,
-        seconds_run=max(seconds[2] - per_volume * design.n_volumes, 0.0),
-        seconds_volume=per_volume,
+            template_seconds = time.process_time() - began
+            template_bytes = sum(path.stat().st_size for path in root.rglob("*") if path.is_file())
+            recordings = [simulate_recording(space, run) for run in (design, longer)]
+            seconds = []
+            for recording in recordings:
+                began = time.process_time()
+                writer.write_run(recording, t_r=scan.t_r)
+                seconds.append(time.process_time() - began)
+    volume_seconds = max(seconds[1] - seconds[0], 0.0) / (longer.n_volumes - design.n_volumes)
+    return Writing(
+        template_bytes=template_bytes,
+        template_seconds=template_seconds,
+        run_seconds=max(seconds[0] - volume_seconds * design.n_volumes, 0.0),
+        volume_seconds=volume_seconds,
     )
 
 
 def _short(design: RunDesign, n_units: int) -> RunDesign:
     """Cut a design so that the simulated runs stay small."""
     n_tokens = min(2, design.tokens_per_prompt)
-    n_trials = max(2, _VALUES // ((3 + _LONGER) * n_tokens * n_units))
-    return replace(design, trials=design.trials[:n_trials], tokens_per_prompt=n_tokens)
-
-
-def _write(
-    writer: DatasetWriter, root: Path, space: Space, design: RunDesign, t_r: float
-) -> tuple[int, int, float]:
-    """Write one run; return the bytes that tables and series added, and processor time."""
-    others, series = _bytes(root)
-    recording = simulate_recording(space, design)
-    began = time.process_time()
-    writer.write_run(recording, t_r=t_r)
-    seconds = time.process_time() - began
-    writer.finish_participant(design.participant_label)
-    now_others, now_series = _bytes(root)
-    return now_others - others, now_series - series, seconds
+    n_trials = max(2, _VALUES // ((1 + _LONGER) * n_tokens * n_units))
+    return replace(design, run=1, trials=design.trials[:n_trials], tokens_per_prompt=n_tokens)
 
 
 def simulate_recording(space: Space, design: RunDesign) -> Recording:
@@ -138,14 +109,3 @@ def simulate_recording(space: Space, design: RunDesign) -> Recording:
     )
     values = rng.standard_normal((n_trials * n_volumes, space.n_units), dtype=np.float32)
     return Recording(design=design, sites=space.sites, values=values, tokens=tokens)
-
-
-def _bytes(root: Path) -> tuple[int, int]:
-    """Add up the files of a dataset, those of several names once: all but series, and series."""
-    sizes = {}
-    for path in root.rglob("*"):
-        if path.is_file():
-            status = path.stat()
-            sizes[status.st_ino] = (_SERIES in path.name and "func" in path.parts, status.st_size)
-    series = sum(size for is_series, size in sizes.values() if is_series)
-    return sum(size for _, size in sizes.values()) - series, series

@@ -58,7 +58,7 @@ def test_memory_follows_the_longest_run_and_time_the_tokens(bare_config):
         for n, more in ((2, {}), (8, {}), (2, {"tokens_per_prompt": 40}))
     )
     assert one.memory_bytes == many.memory_bytes < long.memory_bytes
-    assert many.disk_bytes > 3 * (one.disk_bytes - one.weights.template)
+    assert many.disk_bytes > 3 * (one.disk_bytes - one.writing.template_bytes)
     assert many.total_seconds is None
     assert 0 < one.generation_seconds < one.total_seconds < long.total_seconds
 

@@ -20,7 +20,7 @@ from llm2bids.dataset import run as run_module
 from llm2bids.dataset.check import check_dataset
 from llm2bids.dataset.layout import sidecar
 from llm2bids.dataset.read import open_dataset
-from llm2bids.dataset.write import DatasetWriter, estimate_run_bytes
+from llm2bids.dataset.write import DatasetWriter
 from llm2bids.exceptions import DatasetError
 from llm2bids.store import commit as commit_module
 from llm2bids.store.json import read_json
@@ -442,17 +442,6 @@ def test_a_full_disk_during_the_run(changed, synthetic, monkeypatch):
         writer.write_run(recording, t_r=synthetic.t_r)
     assert all_files(changed) == before
     assert not (changed / ".llm2bids/staging").exists()
-
-
-def test_estimate_is_on_the_safe_side(written, synthetic):
-    for compress in (True, False):
-        needed = estimate_run_bytes(synthetic.make_space(), 120, compress=compress)
-        used = sum(
-            path.stat().st_size
-            for folder in (written, written / DERIVATIVE)
-            for path in (folder / "sub-01").rglob("*fossils*")
-        )
-        assert used < needed < 40 * used
 
 
 def test_killed_while_being_created(synthetic, tmp_path, monkeypatch):
