@@ -52,13 +52,14 @@ def runs_elsewhere(request: pytest.FixtureRequest, name: str, *requirements: str
     return True
 
 
-def environment(name: str, *requirements: str, alone: str) -> Path:
+def environment(name: str, *requirements: str, alone: str | None = None) -> Path:
     """Make an environment with packages, and one (`alone`) without what it depends on."""
     folder = CACHE / name
     python = folder / "bin" / "python"
     if not (folder / "whole").exists():
         subprocess.run([sys.executable, "-m", "venv", "--clear", str(folder)], check=True)
         _pip(python, folder, *requirements)
-        (folder / "whole").unlink()
-        _pip(python, folder, "--no-deps", alone)
+        if alone is not None:
+            (folder / "whole").unlink()
+            _pip(python, folder, "--no-deps", alone)
     return python

@@ -6,12 +6,14 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
+import nibabel as nib
 import numpy as np
 import numpy.typing as npt
 import pandas as pd
 
 from llm2bids.dataset.layout import DERIVATIVE, INTACT, RunNames, list_bolds, run_names
 from llm2bids.dataset.participants import read_participants
+from llm2bids.dataset.samples import By, run_image, run_labels
 from llm2bids.dataset.settings import read_settings, read_sidecar, recorded_paradigm, space_label
 from llm2bids.dataset.sidecar import base_fields
 from llm2bids.dataset.space_template import read_template
@@ -271,6 +273,62 @@ class Dataset:
             Columns `llm2bids.dataset.transcript.COLUMNS`.
         """
         return read_transcript(self._inside(run.transcript))
+
+    def labels(self, run: Run, *, by: By = "volume") -> pd.DataFrame:
+        """Label the volumes or the prompts of a run, for decoders.
+
+        Parameters
+        ----------
+        run : Run
+            One of `runs`.
+        by : {"volume", "prompt"}
+            What a sample is. The tokens of a prompt are no independent samples: decode prompts, or
+            keep those of a prompt on one side of every split (``groups=labels["prompt_id"]``).
+
+        Returns
+        -------
+        DataFrame
+            One row for each sample, in the order of `image`: ``label`` (the trial type, ``off``
+            where there is none), ``topic``, and what can be grouped by: ``prompt_id``, ``trial``,
+            ``run``, ``participant``.
+
+        Raises
+        ------
+        DatasetError
+            If the run is a story, whose volumes belong to no prompt.
+        """
+        return run_labels(self, run, by)
+
+    def image(
+        self, run: Run, *, sites: str | Sequence[str] | None = None, by: By = "volume"
+    ) -> nib.Nifti1Image:
+        """Read the volumes or the prompts of a run, of some sites alone.
+
+        Parameters
+        ----------
+        run : Run
+            One of `runs`.
+        sites : str or sequence of str, optional
+            As in `Space.crop`; the whole space by default.
+        by : {"volume", "prompt"}
+            A volume a token, or the mean of each prompt's volumes.
+
+        Returns
+        -------
+        nibabel.Nifti1Image
+            Counts, shape ``(n_x, n_y, n_z, n_samples)``, on the grid of ``space.crop(sites)``; of
+            the series' data type, float32 for prompts. Voxels without one of the units are 0.
+
+        Raises
+        ------
+        ModelError
+            If a pattern matches no site.
+        SpaceError
+            If the file is missing, damaged or not on the grid of the space.
+        DatasetError
+            If the run is a story, or lacks volumes.
+        """
+        return run_image(self, run, self.space if sites is None else self.space.crop(sites), by)
 
     def sidecar(self, run: Run) -> dict[str, Any]:
         """Read the sidecar of a run's raw series.

@@ -13,7 +13,7 @@ from llm2bids.dataset.static_files import fill_json
 from llm2bids.dataset.volumes import write_image
 from llm2bids.exceptions import DatasetError, SpaceError
 from llm2bids.recording.calibration import EARLIER_COUNTS_PER_SD, Calibration
-from llm2bids.space.atlas import Atlas, head_atlas, site_atlas
+from llm2bids.space.atlas import Atlas, head_atlas, label_lists, site_atlas
 from llm2bids.space.grid import open_image
 from llm2bids.space.smoothness import Stability
 from llm2bids.space.space import Space
@@ -73,6 +73,8 @@ def write_template(
     table = space.unit_table().assign(weight_norm=weight_norms)
     write_table(stage.path(_units(space.label)), table)
     write_arrangement(stage, space, stability)
+    flow = fill_json("derivative/template_description.json", fields)  # as TemplateFlow has it
+    stage.text(DERIVATIVE / f"tpl-{space.label}/template_description.json", to_json(flow))
     stage.text(_definition(space.label), to_json(space.metadata()))
 
 
@@ -164,6 +166,8 @@ def _write_atlas(
     )
     table = template_file(space.label, "dseg", atlas=name, extension=".tsv")
     write_table(stage.path(table), atlas.table)
+    for extension, text in label_lists(atlas.table).items():
+        stage.text(template_file(space.label, "labels", atlas=name, extension=extension), text)
 
 
 def _anatomy(weight_norms: npt.NDArray[np.float32], space: Space) -> npt.NDArray[np.float32]:

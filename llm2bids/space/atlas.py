@@ -12,6 +12,7 @@ import pandas as pd
 from llm2bids.exceptions import SpaceError
 from llm2bids.model.units import Site
 from llm2bids.space.space import Space
+from llm2bids.store.json import to_json
 
 PALETTE = (
     *("#4E79A7", "#F28E2B", "#59A14F", "#E15759", "#76B7B2"),
@@ -63,6 +64,27 @@ def role_colors(roles: Iterable[str]) -> dict[str, str]:
     """Give each role its colour ``#RRGGBB``, in order of first appearance."""
     unique = dict.fromkeys(roles)
     return {role: PALETTE[number % len(PALETTE)] for number, role in enumerate(unique)}
+
+
+def label_lists(table: pd.DataFrame) -> dict[str, str]:
+    """Write a lookup table as viewers take it: Workbench (.txt), FSLeyes (.lut), NiiVue (.json)."""
+    colors = [
+        [int(color[start : start + 2], 16) for start in (1, 3, 5)] for color in table["color"]
+    ]
+    rows = list(zip(table["index"].tolist(), table["name"].tolist(), colors, strict=True))
+    red, green, blue = ([0, *channel] for channel in zip(*colors, strict=True))
+    niivue = {
+        "R": red,
+        "G": green,
+        "B": blue,
+        "A": [0, *(255 for _ in rows)],
+        "I": [0, *(index for index, *_ in rows)],
+        "labels": ["background", *(name for _, name, _ in rows)],
+    }
+    workbench = [f"{name}\n{index} {' '.join(map(str, rgb))} 255\n" for index, name, rgb in rows]
+    shares = [" ".join(f"{part / 255:.4f}" for part in rgb) for *_, rgb in rows]
+    fsleyes = [f"{row[0]} {share} {row[1]}\n" for row, share in zip(rows, shares, strict=True)]
+    return {".txt": "".join(workbench), ".lut": "".join(fsleyes), ".json": to_json(niivue)}
 
 
 def _labels(space: Space, of_unit: npt.NDArray[np.int64], n_regions: int) -> npt.NDArray[Any]:

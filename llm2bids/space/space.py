@@ -2,7 +2,7 @@
 
 import hashlib
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, fields
 from functools import cached_property
 from typing import Any, Literal
@@ -191,6 +191,32 @@ class Space:
             if units.start <= unit < units.stop:
                 return f"{name}[{unit - units.start}]"
         raise SpaceError(f"space {self.label} has units 0 to {self.n_units - 1}, not {unit}")
+
+    def crop(self, sites: str | Sequence[str]) -> "Space":
+        """Cut the space down to some sites, on the smallest grid that holds them.
+
+        Images of the part are small enough for decoders and searchlights (`Dataset.image`), and
+        `to_units` and `llm2bids.locate` bring its maps back to the model.
+
+        Parameters
+        ----------
+        sites : str or sequence of str
+            Presets (``residual``, ``attention``, ``mlp``) or patterns on names or roles, as in
+            ``record --sites``, e.g. ``"model.layers.5.mlp.*"``.
+
+        Returns
+        -------
+        Space
+            The same voxels in millimetres; `grey` is the mask of its units.
+
+        Raises
+        ------
+        ModelError
+            If a pattern matches no site.
+        """
+        from llm2bids.space.crop import cropped
+
+        return cropped(self, (sites,) if isinstance(sites, str) else tuple(sites))
 
     def to_grid(self, values: npt.ArrayLike, *, fill: float = 0) -> npt.NDArray[Any]:
         """Put values of units into volumes.

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import nibabel as nib
 import numpy as np
+import pandas as pd
 import pytest
 
 from llm2bids.inference.analyze import analyze_group, analyze_participants
@@ -179,3 +180,19 @@ def test_workbench_reads_the_same_grid(images):
             assert "NIFTI_UNITS_SEC" in said
             step = float(re.search(r"Map Interval Step: +(\S+)", said)[1])
             assert step == pytest.approx(image.header.get_zooms()[3], abs=1e-3)
+
+
+@needs("wb_command")
+@pytest.mark.parametrize("atlas", ["sites", "heads"])
+def test_workbench_takes_the_labels_of_the_atlas(recorded, atlas, tmp_path):
+    stem = f"{recorded.derivative}/tpl-Tiny/anat/tpl-Tiny_atlas-{atlas}"
+    image, labels, made = f"{stem}_dseg.nii.gz", f"{stem}_labels.txt", tmp_path / "labels.nii.gz"
+    output_of("wb_command", "-volume-label-import", image, labels, made)
+    said = output_of("wb_command", "-file-information", made)
+    table = pd.read_csv(f"{stem}_dseg.tsv", sep="\t")
+    rows = re.findall(r"^ +(\d+) +(\w+) +([\d.]+)", said, re.M)
+    named = {int(index): (name, float(red)) for index, name, red in rows}
+    for row in table.itertuples():
+        name, red = named[row.index]
+        assert name == row.name
+        assert red == pytest.approx(int(row.color[1:3], 16) / 255, abs=1e-3)

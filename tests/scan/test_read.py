@@ -78,6 +78,14 @@ def test_events_have_a_row_for_each_word(dataset):
     assert set(events) < set(described) and list(described["trial_type"]["Levels"]) == ["word"]
 
 
+def test_a_story_has_no_labels_of_prompts(dataset):
+    run = dataset.runs[0]
+    with pytest.raises(DatasetError, match="is a story"):
+        dataset.labels(run)
+    with pytest.raises(DatasetError, match="is a story"):
+        dataset.image(run, sites="residual")
+
+
 def test_values_come_back_within_half_a_step(dataset, tiny_loaded):
     """The last word of the story has three volumes of its own behind it."""
     from tests.recording.test_read import plain

@@ -1,3 +1,4 @@
+import json
 import re
 
 import nibabel as nib
@@ -9,7 +10,14 @@ from nilearn.maskers import NiftiLabelsMasker
 from llm2bids.exceptions import SpaceError
 from llm2bids.model.units import Site
 from llm2bids.space.arrange import build_space
-from llm2bids.space.atlas import ATLAS_COLUMNS, PALETTE, head_atlas, role_colors, site_atlas
+from llm2bids.space.atlas import (
+    ATLAS_COLUMNS,
+    PALETTE,
+    head_atlas,
+    label_lists,
+    role_colors,
+    site_atlas,
+)
 from llm2bids.space.header import image_header
 
 
@@ -102,3 +110,25 @@ def test_nilearn_reads_the_atlas_and_its_table(space, tmp_path):
     np.testing.assert_allclose(found[0], np.arange(1, 15), rtol=1e-5)
     names = [name for name in masker.region_names_.values() if name != "Background"]
     assert names == atlas.table["name"].tolist()
+
+
+def test_label_lists_say_what_the_table_says(space):
+    table = site_atlas(space).table
+    lists = label_lists(table)
+    workbench = lists[".txt"].splitlines()
+    assert workbench[::2] == table["name"].tolist()
+    assert workbench[1::2][1].split() == ["2", *map(str, rgb(table["color"][1])), "255"]
+    fsleyes = [line.split(" ") for line in lists[".lut"].splitlines()]
+    assert [int(row[0]) for row in fsleyes] == table["index"].tolist()
+    shares = [float(share) for share in fsleyes[1][1:4]]
+    np.testing.assert_allclose(shares, np.divide(rgb(table["color"][1]), 255), atol=1e-4)
+    assert fsleyes[1][4] == table["name"][1]
+    niivue = json.loads(lists[".json"])
+    place = niivue["I"].index(2)
+    assert niivue["labels"][place] == table["name"][1]
+    assert [niivue[channel][place] for channel in "RGBA"] == [*rgb(table["color"][1]), 255]
+    assert (niivue["I"][0], niivue["A"][0], niivue["labels"][0]) == (0, 0, "background")
+
+
+def rgb(color):
+    return [int(color[start : start + 2], 16) for start in (1, 3, 5)]
