@@ -38,7 +38,8 @@ def export_ia3(edit: Edit, folder: str | Path, model: Any) -> Path:
     InterventionError
         If the edit does something else than scaling, or a site is no MLP activation.
     """
-    from llm2bids.model.training_files import down_projections, is_transposed, write_ia3
+    from llm2bids.model.neurons import is_transposed
+    from llm2bids.model.training_files import down_projections, write_ia3
 
     zero = edit.kind == "set" and not any(part.values.any() for part in edit.parts)
     if edit.kind != "scale" and not zero:
@@ -53,7 +54,7 @@ def export_ia3(edit: Edit, folder: str | Path, model: Any) -> Path:
         values[part.units] = 0 if zero else part.values
         factors[names[part.site.name]] = values
     modules = list(factors)
-    transposed = is_transposed(model, modules[0])
+    transposed = is_transposed(model.get_submodule(modules[0]))
     return _write_adapter(
         folder,
         {
@@ -160,7 +161,8 @@ def export_masks(neurons: pd.DataFrame, path: str | Path, loaded: "LoadedModel")
     Path
         The file.
     """
-    from llm2bids.model.training_files import chosen_masks, write_masks
+    from llm2bids.model.neurons import mlp_neurons, neuron_masks
+    from llm2bids.model.training_files import write_masks
 
     sites, chosen = [], []
     for name, rows in _by_site(neurons).items():
@@ -168,7 +170,7 @@ def export_masks(neurons: pd.DataFrame, path: str | Path, loaded: "LoadedModel")
         chosen.append(rows["network"].to_numpy() == 1)
     target = Path(path)
     target.parent.mkdir(parents=True, exist_ok=True)
-    write_masks(target, chosen_masks(loaded, sites, chosen))
+    write_masks(target, neuron_masks(loaded, mlp_neurons(loaded, sites), chosen))
     return target
 
 

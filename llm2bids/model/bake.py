@@ -13,6 +13,7 @@ from llm2bids.exceptions import InterventionError
 from llm2bids.model.edit import Edit, SiteEdit, check_weights
 from llm2bids.model.edit_hooks import applied, editable_sites
 from llm2bids.model.load import LoadedModel
+from llm2bids.model.neurons import is_transposed
 from llm2bids.model.probe import plain_tokens
 from llm2bids.model.sites import RESIDUAL
 
@@ -213,11 +214,11 @@ class _Baker:
 
 def _is_linear(module: nn.Module) -> bool:
     weight = getattr(module, "weight", None)
-    is_known = isinstance(module, nn.Linear) or type(module).__name__ == "Conv1D"
+    is_known = isinstance(module, nn.Linear) or is_transposed(module)
     return is_known and isinstance(weight, Tensor) and weight.dim() == 2
 
 
 def _rows(module: Any) -> Tensor:
-    """View a linear module's weight as (n_outputs, n_inputs); transformers' Conv1D turns it."""
+    """View a linear module's weight as (n_outputs, n_inputs)."""
     weight: Tensor = module.weight
-    return weight.T if type(module).__name__ == "Conv1D" else weight
+    return weight.T if is_transposed(module) else weight

@@ -10,6 +10,9 @@ from pathlib import Path
 
 from filelock import FileLock
 
+from llm2bids.store.checksums import sha256_of
+from llm2bids.store.commit import replace_text
+
 _VARIABLE = "LLM2BIDS_CACHE"
 """Environment variable that names the cache folder."""
 
@@ -30,12 +33,6 @@ def cache_folder() -> Path:
     xdg = os.environ.get("XDG_CACHE_HOME")
     base = Path(xdg).expanduser() if xdg else Path.home() / ".cache"
     return base / "llm2bids"
-
-
-def file_sha256(path: Path) -> str:
-    """Hash a file: SHA-256, 64 hexadecimal digits."""
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def weights_sha256(paths: Sequence[Path]) -> str:
@@ -62,16 +59,14 @@ def _remembered_sha256(path: Path) -> str:
     remembered, _, digest = _read_memory(memory).get(str(real), "").rpartition(" ")
     if remembered == identity:
         return digest
-    digest = file_sha256(real)
+    digest = sha256_of(real)
     if time.time() - stat.st_ctime < _SETTLED:
         return digest  # could be written once more within the same tick of the file's clock
     with suppress(OSError):  # an unwritable cache costs time, not the run
         memory.parent.mkdir(parents=True, exist_ok=True)
         with FileLock(memory.with_suffix(".lock")):
             known = _read_memory(memory) | {str(real): f"{identity} {digest}"}
-            part = memory.with_suffix(".part")
-            part.write_text(json.dumps(known, indent=1), encoding="utf-8")
-            part.replace(memory)
+            replace_text(memory, json.dumps(known, indent=1))
     return digest
 
 

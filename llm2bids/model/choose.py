@@ -41,9 +41,7 @@ class ChosenTokens:
     def __getitem__(self, prompts: "slice | npt.NDArray[np.int64]") -> "ChosenTokens":
         """Take the answers of some prompts."""
         return ChosenTokens(
-            token_ids=self.token_ids[prompts],
-            surprisal=self.surprisal[prompts],
-            entropy=self.entropy[prompts],
+            **{field.name: getattr(self, field.name)[prompts] for field in fields(self)}
         )
 
 

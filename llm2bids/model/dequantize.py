@@ -23,7 +23,8 @@ from typing import Any
 from filelock import FileLock
 
 from llm2bids.exceptions import ModelError
-from llm2bids.model.cache import cache_folder, file_sha256
+from llm2bids.model.cache import cache_folder
+from llm2bids.store.checksums import sha256_of
 
 logger = logging.getLogger(__name__)
 
@@ -141,7 +142,7 @@ def _is_whole(folder: Path) -> bool:
             if stat.st_size != known["size"]:
                 return _say_damaged(folder / name)
             touched = stat.st_mtime_ns != known["mtime_ns"]
-            if touched and file_sha256(folder / name) != known["sha256"]:
+            if touched and sha256_of(folder / name) != known["sha256"]:
                 return _say_damaged(folder / name)
     except FileNotFoundError:
         return False
@@ -175,7 +176,7 @@ def _make(folder: Path, gguf: Path, dtype: str) -> None:
             record[path.name] = {
                 "size": stat.st_size,
                 "mtime_ns": stat.st_mtime_ns,
-                "sha256": file_sha256(path),
+                "sha256": sha256_of(path),
             }
         (part / _RECORD).write_text(json.dumps(record, indent=1), encoding="utf-8")
         if folder.exists():

@@ -1,12 +1,19 @@
-"""Where a model runs: one device, or its modules spread over several by a device map."""
+"""Where a model runs: one device or several, and as much of the machine as rounding depends on."""
 
 import json
+import platform
+from collections.abc import Iterator
+from contextlib import contextmanager
+from functools import cache
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 
 from llm2bids.exceptions import UsageError
+
+if TYPE_CHECKING:
+    from llm2bids.model.load import LoadedModel
 
 _MAPS = ("auto", "balanced", "balanced_low_0", "sequential")
 """Ways in which accelerate spreads modules over the devices that are there."""
@@ -56,11 +63,11 @@ def read_device_map(name: str | Path, device: str) -> str | dict[str, Any]:
             '{"model.embed_tokens": 0, "model.layers.0": 0, "model.layers.1": "cpu", ...}'
         )
     for module, value in devices.items():
-        _check_place(name, module, value)
+        _check_entry(name, module, value)
     return devices
 
 
-def _check_place(name: str | Path, module: str, value: Any) -> None:
+def _check_entry(name: str | Path, module: str, value: Any) -> None:
     """Refuse a device of a map that is not here."""
     if value == "disk":
         return
@@ -87,3 +94,60 @@ def describe_devices(model: Any) -> str | None:
     """List the devices that hold a model's modules, None without a device map."""
     devices = getattr(model, "hf_device_map", {}).values()
     return ", ".join(sorted({str(device) for device in devices})) or None
+
+
+@contextmanager
+def computing_threads(device: str, n_threads: int) -> Iterator[None]:
+    """Compute with so many threads where the processor does it, and as before afterwards.
+
+    Sums that threads share round by their number: it is the scan's, not the machine's.
+    """
+    if check_device(device).type != "cpu":
+        yield
+        return
+    before = torch.get_num_threads()
+    torch.set_num_threads(n_threads)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
+
+
+def host(device: str) -> dict[str, object]:
+    """Name the processor that computes, and the threads that share a sum where there are such."""
+    chosen = torch.device(device)
+    if chosen.type == "cuda":
+        return {"processor": torch.cuda.get_device_name(chosen)}
+    if chosen.type != "cpu":
+        return {"processor": f"{_processor()} ({chosen.type})"}
+    # kernels are chosen by what the processor can do, which a container or a variable may narrow
+    kernels = torch.backends.cpu.get_cpu_capability()
+    return {"processor": f"{_processor()} ({kernels})", "n_threads": torch.get_num_threads()}
+
+
+@cache
+def _processor() -> str:
+    try:
+        lines = Path("/proc/cpuinfo").read_text(encoding="utf-8", errors="replace").splitlines()
+    except OSError:
+        lines = []
+    names = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
+    return names[0] if names and names[0] else platform.processor() or platform.machine()
+
+
+def shares_weights(loaded: "LoadedModel") -> bool:
+    """Tell whether a model's weights are pages of their files, which processes share."""
+    parameter = max(loaded.model.parameters(), key=torch.Tensor.numel, default=None)
+    if parameter is None or parameter.device.type != "cpu":
+        return False
+    address = parameter.data_ptr()
+    try:
+        maps = Path("/proc/self/maps").read_text(encoding="utf-8", errors="replace").splitlines()
+    except OSError:  # not Linux: said to be its own, as that is the safe side
+        return False
+    for line in maps:
+        span, *_, name = line.split(maxsplit=5)
+        start, end = (int(edge, 16) for edge in span.split("-"))
+        if start <= address < end:
+            return name.strip().endswith(".safetensors")
+    return False

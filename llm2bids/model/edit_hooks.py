@@ -15,7 +15,7 @@ from llm2bids.exceptions import InterventionError
 from llm2bids.model.edit import Edit, SiteEdit
 from llm2bids.model.hooks import Hook, first_tensor, hooked
 from llm2bids.model.load import LoadedModel
-from llm2bids.model.probe import CACHES
+from llm2bids.model.probe import CACHES, given_tokens
 from llm2bids.model.sites import SiteTable, find_sites
 from llm2bids.model.units import Site
 
@@ -32,18 +32,17 @@ def applied(
 ) -> Iterator[None]:
     """Edit a model for the length of a ``with`` block; `sites`, by name, know their axes."""
     known = {} if sites is None else sites
-    places = [known.get(part.site.name, part.site) for part in edit.parts]
+    hooked_sites = [known.get(part.site.name, part.site) for part in edit.parts]
     with ExitStack() as stack:
         positions = None
         if any(part.values.ndim == 2 for part in edit.parts):
             positions = _Positions()
-            handle = model.register_forward_pre_hook(positions, with_kwargs=True)
-            stack.callback(handle.remove)
+            stack.enter_context(model.register_forward_pre_hook(positions, with_kwargs=True))
         hooks = [
             _hook(edit, part, site, positions, axes_known=part.site.name in known)
-            for part, site in zip(edit.parts, places, strict=True)
+            for part, site in zip(edit.parts, hooked_sites, strict=True)
         ]
-        stack.enter_context(hooked(model, places, hooks.__getitem__))
+        stack.enter_context(hooked(model, hooked_sites, hooks.__getitem__))
         yield
 
 
@@ -94,9 +93,7 @@ class _Positions:
         self._cache: Any = None
 
     def __call__(self, module: nn.Module, args: Any, kwargs: dict[str, Any]) -> None:
-        given = kwargs.get("input_ids")
-        given = kwargs.get("inputs_embeds") if given is None else given
-        given = args[0] if given is None else given
+        given = given_tokens(args, kwargs)
         n_prompts, n_new = given.shape[:2]
         cache = next((kwargs[name] for name in CACHES if kwargs.get(name) is not None), None)
         mask = kwargs.get("attention_mask")

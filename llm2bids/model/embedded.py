@@ -19,7 +19,8 @@ from urllib.request import urlopen
 from filelock import FileLock
 
 from llm2bids.exceptions import ModelError
-from llm2bids.model.cache import cache_folder, file_sha256
+from llm2bids.model.cache import cache_folder
+from llm2bids.store.checksums import sha256_of
 
 logger = logging.getLogger(__name__)
 
@@ -57,7 +58,7 @@ def find_gguf() -> Path:
 
 
 def _verify(path: Path, source: Path | str) -> None:
-    digest = file_sha256(path)
+    digest = sha256_of(path)
     if digest != GGUF_SHA256:
         raise ModelError(
             f"{source}: SHA-256 is {digest}, expected {GGUF_SHA256}; the file is damaged or of "

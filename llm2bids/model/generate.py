@@ -5,7 +5,7 @@ code. Which token comes is chosen in :mod:`llm2bids.model.choose`.
 """
 
 from collections import defaultdict
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from contextlib import ExitStack
 
 import numpy as np
@@ -90,17 +90,25 @@ def _in_groups(
     work: Callable[[list[int], npt.NDArray[np.float32]], ChosenTokens],
 ) -> ChosenTokens:
     """Work on the prompts that may run together: all, those of one length, or one by one."""
-    groups: dict[int, list[int]] = defaultdict(list)
-    for row, prompt in enumerate(prompts):
-        groups[{"padded": 0, "equal": len(prompt), "single": row}[loaded.batching]].append(row)
+    groups = together(loaded, prompts, range(len(prompts)))
     if len(groups) == 1:
         return work(list(range(len(prompts))), values)
     parts = []
-    for rows in groups.values():
+    for rows in groups:
         part = new_values((len(rows), *values.shape[1:]), loaded.device)
         parts.append(work(rows, part))
         values[rows] = part
-    return ChosenTokens.joined(parts)[np.argsort(np.concatenate(list(groups.values())))]
+    return ChosenTokens.joined(parts)[np.argsort(np.concatenate(groups))]
+
+
+def together(
+    loaded: LoadedModel, texts: Sequence[Sequence[int]], rows: Iterable[int]
+) -> list[list[int]]:
+    """Sort texts, by their numbers, into groups that may run together."""
+    groups: dict[int, list[int]] = defaultdict(list)
+    for row in rows:
+        groups[{"padded": 0, "equal": len(texts[row]), "single": row}[loaded.batching]].append(row)
+    return list(groups.values())
 
 
 def _generate(
@@ -163,6 +171,13 @@ def _read(
             surprisal=surprisal.double().cpu().numpy(),
             entropy=entropy.double().cpu().numpy(),
         )
+
+
+def text_logits(loaded: LoadedModel, token_ids: Tensor, mask: Tensor) -> Tensor:
+    """Read texts that may run together: logits (n_texts, n_tokens, n_vocabulary)."""
+    others = {} if loaded.batching == "single" else {"attention_mask": mask}
+    logits: Tensor = loaded.model(input_ids=token_ids, use_cache=False, **others).logits
+    return logits
 
 
 def padded(

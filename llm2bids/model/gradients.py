@@ -15,10 +15,10 @@ import torch
 from torch import Tensor, nn
 
 from llm2bids.exceptions import InterventionError
-from llm2bids.model.generate import padded
+from llm2bids.model.generate import padded, text_logits
 from llm2bids.model.hooks import forward_errors
 from llm2bids.model.load import LoadedModel
-from llm2bids.model.neurons import NeuronLayer, neuron_sums
+from llm2bids.model.neurons import NeuronLayer, neuron_sums, parameter_names
 
 Floats = npt.NDArray[np.float64]
 OnText = Callable[[int], None]
@@ -61,8 +61,7 @@ def mean_nll(loaded: LoadedModel, texts: Sequence[Sequence[int]]) -> Tensor:
     """Give the NLL per token (nats) of texts, mean over texts, as a scalar with a gradient."""
     token_ids, mask = padded(texts, loaded, left=False)
     with forward_errors(loaded):
-        others = {} if loaded.batching == "single" else {"attention_mask": mask}
-        logits = loaded.model(input_ids=token_ids, use_cache=False, **others).logits
+        logits = text_logits(loaded, token_ids, mask)
     targets = token_ids[:, 1:].masked_fill(mask[:, 1:] == 0, -100)
     nll = nn.functional.cross_entropy(
         logits[:, :-1].float().transpose(1, 2), targets, reduction="none"
@@ -87,10 +86,10 @@ def first_order_gains(
     training: Sequence[Sequence[int]],
     testing: Mapping[str, Sequence[Sequence[int]]],
     *,
-    on_text: OnText | None = None,
+    on_text: OnText = lambda n: None,
 ) -> Gains:
     """Measure each neuron's and each weight matrix's gain, with one backward pass a text."""
-    names = tuple(dict.fromkeys([*(p.parameter for la in layers for p in la.parts), *modules]))
+    names = tuple(dict.fromkeys([*parameter_names(layers), *modules]))
     n_neurons = sum(layer.width for layer in layers)
     fisher, module_fisher = np.zeros(n_neurons), np.zeros(len(modules))
     gains = {name: np.zeros((len(texts), n_neurons)) for name, texts in testing.items()}
@@ -110,7 +109,7 @@ def first_order_gains(
             module_fisher += whole / len(training)
             for name, grad in grads.items():
                 total[name] += grad
-            _report(on_text)
+            on_text(1)
         directions = {name: grad.sign_() for name, grad in total.items()}
         for kind, texts in testing.items():
             for row, text in enumerate(texts):
@@ -118,7 +117,7 @@ def first_order_gains(
                 for name, grad in grads.items():
                     grad *= directions[name]
                 gains[kind][row], module_gains[kind][row] = summed(grads)
-                _report(on_text)
+                on_text(1)
         sizes = np.array([parameters[name].numel() for name in modules], dtype=np.int64)
     return Gains(
         fisher=fisher, gains=gains, modules=tuple(modules), sizes=sizes,
@@ -136,8 +135,3 @@ def _gradients(
         name: torch.zeros_like(parameter) if grad is None else grad.detach()
         for (name, parameter), grad in zip(parameters.items(), grads, strict=True)
     }
-
-
-def _report(on_text: OnText | None) -> None:
-    if on_text is not None:
-        on_text(1)

@@ -1,6 +1,5 @@
 """How well a model foresees given texts: negative log likelihood of each token, in nats."""
 
-from collections import defaultdict
 from collections.abc import Callable, Iterator, Sequence
 
 import numpy as np
@@ -8,7 +7,7 @@ import numpy.typing as npt
 import torch
 
 from llm2bids.exceptions import InterventionError
-from llm2bids.model.generate import padded
+from llm2bids.model.generate import padded, text_logits, together
 from llm2bids.model.hooks import PositionReader, forward_errors, hooked, new_values
 from llm2bids.model.load import LoadedModel
 from llm2bids.model.text import decode
@@ -34,8 +33,7 @@ def text_nll(
     for rows in _batches(loaded, texts, batch_size or BATCH_SIZE):
         token_ids, mask = padded([texts[row] for row in rows], loaded, left=False)
         with forward_errors(loaded), torch.no_grad():
-            others = {} if loaded.batching == "single" else {"attention_mask": mask}
-            logits = loaded.model(input_ids=token_ids, use_cache=False, **others).logits
+            logits = text_logits(loaded, token_ids, mask)
             log_p = torch.log_softmax(logits[:, :-1].float(), dim=-1)
             nll = -log_p.gather(2, token_ids[:, 1:, None])[..., 0].double().cpu().numpy()
         for row, values in zip(rows, nll, strict=True):
@@ -90,8 +88,7 @@ def text_values(
         positions = np.tile(np.arange(longest), (len(rows), 1))
         reader = PositionReader(sites, values, positions, device=loaded.device)
         with forward_errors(loaded), hooked(loaded.model, sites, reader.hook), torch.no_grad():
-            others = {} if loaded.batching == "single" else {"attention_mask": mask}
-            loaded.model(input_ids=token_ids, use_cache=False, **others)
+            text_logits(loaded, token_ids, mask)
         for row, text, per_token in zip(rows, batch, values, strict=True):
             yield row, per_token[: len(text)]
 
@@ -106,12 +103,10 @@ def _batches(
             f"text {short + 1}: {len(texts[short])} token; expected two or more: the first one of "
             "a text is foreseen by nothing"
         )
-    groups: dict[int, list[int]] = defaultdict(list)
-    for row in sorted(range(len(texts)), key=lambda row: len(texts[row])):
-        groups[{"padded": 0, "equal": len(texts[row]), "single": row}[loaded.batching]].append(row)
+    by_length = sorted(range(len(texts)), key=lambda row: len(texts[row]))
     return [
         rows[start : start + batch_size]
-        for rows in groups.values()
+        for rows in together(loaded, texts, by_length)
         for start in range(0, len(rows), batch_size)
     ]
 

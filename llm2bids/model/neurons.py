@@ -63,7 +63,7 @@ def _parts(model: nn.Module, parent: str, width: int) -> tuple[NeuronPart, ...]:
     outward = next((name for name, _, (n_in, _) in reversed(linear) if n_in == width), None)
     parts = []
     for name, child, (n_in, n_out) in linear:
-        transposed = type(child).__name__ == "Conv1D"
+        transposed = is_transposed(child)
         if name == outward:
             parts.append(
                 NeuronPart(parameter=f"{name}.weight", axis=0 if transposed else 1, is_output=True)
@@ -81,13 +81,18 @@ def _parts(model: nn.Module, parent: str, width: int) -> tuple[NeuronPart, ...]:
     return tuple(parts)
 
 
+def is_transposed(module: nn.Module) -> bool:
+    """Tell whether a module stores its weight as inputs x outputs: transformers' Conv1D (GPT-2)."""
+    return type(module).__name__ == "Conv1D"
+
+
 def projection_sizes(module: nn.Module) -> tuple[int, int]:
     """Give a projection's numbers of inputs and outputs; 0 and 0 for another module."""
     weight = module._parameters.get("weight")
     if weight is None or weight.dim() != 2 or not hasattr(module, "bias"):
         return 0, 0
     first, second = weight.shape
-    return (first, second) if type(module).__name__ == "Conv1D" else (second, first)
+    return (first, second) if is_transposed(module) else (second, first)
 
 
 def neuron_sums(layer: NeuronLayer, values: "dict[str, Tensor]") -> Tensor:

@@ -6,7 +6,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import partial
 from itertools import chain, count
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import torch
@@ -69,32 +69,29 @@ def _count_prompts(model: nn.Module) -> int:
 
 def probe_model(loaded: LoadedModel, candidates: Mapping[str, nn.Module]) -> Probe:
     """Generate a few tokens and note what every candidate returns in each forward pass."""
-    from transformers import GenerationConfig
+    from transformers import GenerationConfig, LogitsProcessorList
 
     n_prompts = _count_prompts(loaded.model)
     lengths: list[int] = []
     tokens = plain_tokens(loaded, n_prompts, N_TOKENS + N_STEPS)
 
     def begin(module: nn.Module, args: Any, kwargs: dict[str, Any]) -> None:
-        lengths.append(_sequence_length(args, kwargs))
+        lengths.append(given_tokens(args, kwargs).shape[1])
 
     def force(input_ids: Tensor, scores: Tensor) -> Tensor:
         return torch.zeros_like(scores).scatter_(1, tokens[:, N_TOKENS + len(lengths) - 1, None], 1)
 
     def generate() -> None:
-        start = loaded.model.register_forward_pre_hook(begin, with_kwargs=True)
-        try:
+        with loaded.model.register_forward_pre_hook(begin, with_kwargs=True):
             loaded.model.generate(
                 tokens[:, :N_TOKENS],
                 attention_mask=torch.ones_like(tokens[:, :N_TOKENS]),
                 generation_config=GenerationConfig(max_new_tokens=N_STEPS, do_sample=False),
-                logits_processor=_processors(force),
+                logits_processor=LogitsProcessorList([force]),
             )
-        finally:
-            start.remove()
 
     with forward_errors(loaded):
-        calls = _noted(loaded.model, candidates, lengths, generate, partial(_described, n_prompts))
+        calls = _noted(loaded.model, candidates, lengths, generate, n_prompts)
     return Probe(calls=calls, n_prompts=n_prompts, lengths=lengths)
 
 
@@ -122,7 +119,7 @@ def outline_model(model: nn.Module, candidates: Mapping[str, nn.Module], *, mask
                 # by the names that are there: asking for an old one warns in newer transformers
                 state = {name: value for name, value in output.items() if name in CACHES}
 
-    calls = _noted(model, candidates, lengths, forward, partial(_described, n_prompts))
+    calls = _noted(model, candidates, lengths, forward, n_prompts)
     return Probe(calls=calls, n_prompts=n_prompts, lengths=lengths)
 
 
@@ -131,14 +128,15 @@ def _noted(
     candidates: Mapping[str, nn.Module],
     lengths: list[int],
     run: Callable[[], None],
-    describe: Callable[[nn.Module, Tensor | None], Call | None],
+    n_prompts: int,
 ) -> dict[str, Calls]:
     """Run something under hooks that note what the candidates return."""
     names = list(candidates)
     calls: dict[str, Calls] = defaultdict(lambda: defaultdict(list))
 
     def note(name: str, module: nn.Module, args: Any, output: Any) -> None:
-        calls[name][len(lengths) - 1].append(describe(module, first_tensor(output)))
+        call = _described(n_prompts, module, first_tensor(output))
+        calls[name][len(lengths) - 1].append(call)
 
     sites = [Site(name=name, layer=None, role=name, width=1) for name in names]
     with hooked(model, sites, lambda index: partial(note, names[index])):
@@ -146,20 +144,12 @@ def _noted(
     return dict(calls)
 
 
-def _sequence_length(args: Any, kwargs: dict[str, Any]) -> int:
-    """Count the positions that a forward pass was given."""
-    given = kwargs.get("input_ids")
-    if given is None:
-        given = kwargs.get("inputs_embeds")
-    if given is None:
-        given = args[0]
-    return int(given.shape[1])
-
-
-def _processors(process: Any) -> Any:
-    from transformers import LogitsProcessorList
-
-    return LogitsProcessorList([process])
+def given_tokens(args: Any, kwargs: Mapping[str, Any]) -> Tensor:
+    """Take what a forward pass was given, (n_prompts, n_tokens, ...): token ids or embeddings."""
+    for name in ("input_ids", "inputs_embeds"):
+        if kwargs.get(name) is not None:
+            return cast(Tensor, kwargs[name])
+    return cast(Tensor, args[0])
 
 
 def plain_tokens(loaded: LoadedModel, n_prompts: int, n_tokens: int) -> Tensor:

@@ -128,11 +128,8 @@ def _with_short_head(loaded: LoadedModel, token_ids: Tensor, head: nn.Module) ->
         held.append(args[0])
         return (args[0][:, -1:], *args[1:])
 
-    handle = head.register_forward_pre_hook(shorten)
-    try:
+    with head.register_forward_pre_hook(shorten):
         output = loaded.model(input_ids=token_ids, use_cache=False)
-    finally:
-        handle.remove()
     return output, held[0]
 
 

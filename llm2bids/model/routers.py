@@ -7,6 +7,8 @@ those that were chosen, so that no list of architectures is needed.
 
 import re
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import ExitStack
+from functools import partial
 from typing import Any
 
 import torch
@@ -44,8 +46,8 @@ def find_routers(model: nn.Module) -> dict[str, nn.Module]:
         for child_name, child in module.named_children()
         if "expert" in f"{child_name} {type(child).__name__}".lower()
     }
-    found = ((name, re.match(r"(.*?)\.(router|gate)(\.|$)", name)) for name in modules)
-    return {name: modules[name] for name, match in found if match and match[1] in blocks}
+    named = ((name, re.match(r"(.*?)\.(router|gate)(\.|$)", name)) for name in modules)
+    return {name: modules[name] for name, match in named if match and match[1] in blocks}
 
 
 def all_tensors(output: Any) -> list[Tensor]:
@@ -76,27 +78,23 @@ def find_scores(model: nn.Module, tokens: Tensor) -> dict[str, Scores]:
     routers = find_routers(model)
     if not routers:
         return {}
-    handles = [
-        module.register_forward_hook(
-            lambda module, args, output, name=name: events.append((name, all_tensors(output)))
-        )
-        for name, module in routers.items()
-    ]
-    try:
-        with torch.no_grad(), _Watch(events):
-            model(input_ids=tokens, use_cache=False)
-    finally:
-        for handle in handles:
-            handle.remove()
+    with ExitStack() as stack, torch.no_grad(), _Watch(events):
+        for name, module in routers.items():
+            stack.enter_context(module.register_forward_hook(partial(_noted, events, name)))
+        model(input_ids=tokens, use_cache=False)
     scores: dict[str, Scores] = {}
     for index, (function, tensors) in enumerate(events):
         if function in routers:
             continue
         for name, returned in events[max(index - _NEAR, 0) : index + _NEAR]:
-            for place, tensor in enumerate(returned if name in routers else ()):
+            for number, tensor in enumerate(returned if name in routers else ()):
                 if _is_from(tensors[0], tensor, function):
-                    scores.setdefault(name, Scores(index=place, function=function))
+                    scores.setdefault(name, Scores(index=number, function=function))
     return scores
+
+
+def _noted(events: list[_Event], name: str, module: nn.Module, args: Any, output: Any) -> None:
+    events.append((name, all_tensors(output)))
 
 
 def _is_from(values: Tensor, scores: Tensor, function: str) -> bool:

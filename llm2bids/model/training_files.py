@@ -11,8 +11,7 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from llm2bids.exceptions import InterventionError
-from llm2bids.model.load import LoadedModel
-from llm2bids.model.neurons import mlp_neurons, neuron_masks
+from llm2bids.model.neurons import mlp_neurons
 from llm2bids.model.units import Site
 
 MaskFn = Callable[..., Tensor]
@@ -41,18 +40,6 @@ def write_ia3(path: Path, factors: Mapping[str, npt.NDArray[np.float32]]) -> Non
         },
         path,
     )
-
-
-def is_transposed(model: nn.Module, name: str) -> bool:
-    """Tell whether a module stores its weight as inputs x outputs, as GPT-2's do."""
-    return type(model.get_submodule(name)).__name__ == "Conv1D"
-
-
-def chosen_masks(
-    loaded: LoadedModel, sites: Sequence[Site], chosen: Sequence[npt.NDArray[np.bool_]]
-) -> dict[str, Tensor]:
-    """Mark the weights of chosen neurons, (n_neurons,) for each site, by parameter."""
-    return neuron_masks(loaded, mlp_neurons(loaded, sites), chosen)
 
 
 def write_masks(path: Path, masks: Mapping[str, Tensor]) -> None:

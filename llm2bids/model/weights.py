@@ -8,6 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from llm2bids.model.load import LoadedModel
+from llm2bids.model.neurons import is_transposed
 from llm2bids.model.units import Site
 
 
@@ -53,7 +54,7 @@ def _unit_norms(module: nn.Module, weight: Tensor, width: int) -> Tensor | None:
         return weight.abs().repeat(width // weight.shape[0])
     if weight.dim() != 2:
         return None
-    columns = isinstance(module, nn.Embedding) or type(module).__name__ == "Conv1D"
+    columns = isinstance(module, nn.Embedding) or is_transposed(module)
     axes = (0, 1) if columns else (1, 0)
     for axis in axes:
         if weight.shape[1 - axis] == width:

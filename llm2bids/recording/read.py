@@ -31,7 +31,7 @@ from llm2bids.recording.timing import (
 if TYPE_CHECKING:
     from llm2bids.model.load import LoadedModel
     from llm2bids.model.read import Window
-    from llm2bids.model.words import WordTokens
+    from llm2bids.model.text import WordTokens
 
 Pool = Literal["last", "mean", "sum"]
 At = Literal["word", "before"]
@@ -127,7 +127,7 @@ class _Text:
 
 def tokenize(loaded: "LoadedModel", story: Story, reading: Reading) -> _Text:
     """Tokenize a story and cut it into passes; what the model cannot take is refused."""
-    from llm2bids.model.words import lead_in, word_tokens
+    from llm2bids.model.text import lead_in, word_tokens
 
     parts: list[WordTokens] = []
     for words in contexts(story, reading):

@@ -63,7 +63,7 @@ def provenance(
     seconds: float,
 ) -> dict[str, object]:
     """Say how values came about."""
-    from llm2bids.model.host import host
+    from llm2bids.model.device import host
 
     chat = loaded.chat
     return {

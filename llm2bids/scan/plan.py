@@ -178,8 +178,7 @@ def plan(*, time: bool = True, **options: Any) -> Plan:
     """Work out what a scan will take, without the model's weights."""
     # bytes come from a few simulated runs that are written and weighed; time from a batch on random
     # weights, of a few layers where the model is large
-    from llm2bids.model.device import check_device
-    from llm2bids.model.host import computing_threads
+    from llm2bids.model.device import check_device, computing_threads
     from llm2bids.model.outline import outline as outline_of
     from llm2bids.model.sites import select_sites
 

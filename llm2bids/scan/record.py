@@ -105,7 +105,7 @@ def record(
         )
     if cluster is not None and str(cluster) != LOCAL:
         read_cluster(Path(cluster))  # refused before a model is loaded
-    from llm2bids.model.host import computing_threads
+    from llm2bids.model.device import computing_threads
 
     with computing_threads(scan_options.device, scan_options.n_threads):
         if participant_label is None:
@@ -209,7 +209,7 @@ def _of(designs: Sequence[RunDesign], label: str) -> list[RunDesign]:
 
 def _n_workers(prepared: Prepared, writer: DatasetWriter, missing: Sequence[RunDesign]) -> int:
     """Choose how many processes record what is missing."""
-    from llm2bids.model.host import shares_weights
+    from llm2bids.model.device import shares_weights
 
     options, scan, loaded = prepared.options, prepared.scan, prepared.loaded
     groups = scan_groups(prepared, scan.designs)
@@ -267,7 +267,7 @@ def _prepare_once(task: _Task) -> Prepared:
 
 def _work(task: _Task, label: str) -> _Outcome:
     """Record a participant's shard, in a process of its own."""
-    from llm2bids.model.host import computing_threads
+    from llm2bids.model.device import computing_threads
 
     options = task.options
     os.environ["LOKY_MAX_CPU_COUNT"] = str(options.n_threads)  # who compresses asks it

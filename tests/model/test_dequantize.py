@@ -214,7 +214,7 @@ def test_positions_are_scaled_as_the_file_says(tmp_path, scaling):
     loaded = load_model(path)
     np.testing.assert_allclose(logits(loaded.model), logits(model), rtol=1e-4, atol=1e-5)
     assert (loaded.name, loaded.label) == ("M.GGUF", "M")
-    assert loaded.weights_sha256 == dequantize.file_sha256(path)
+    assert loaded.weights_sha256 == dequantize.sha256_of(path)
     assert outline(path).sites.n_units > 0
 
 

@@ -14,13 +14,13 @@ import pytest
 
 from llm2bids.exceptions import ModelError
 from llm2bids.model import embedded
-from llm2bids.model.cache import file_sha256
 from llm2bids.model.dequantize import cached_folder
 from llm2bids.model.load import load_model
 from llm2bids.model.sites import find_sites, select_sites
 from llm2bids.model.weights import weight_norms
 from llm2bids.paradigm.design import RunDesign, Trial
 from llm2bids.paradigm.task import Prompt, Sampling
+from llm2bids.store.checksums import sha256_of
 
 
 @pytest.fixture
@@ -108,7 +108,7 @@ def test_load(smollm2):
 def test_cached_weights_have_their_hash(smollm2):
     folder = cached_folder(embedded.NAME, embedded.GGUF_SHA256)
     record = json.loads((folder / "complete.json").read_text())
-    assert file_sha256(folder / "model.safetensors") == record["model.safetensors"]["sha256"]
+    assert sha256_of(folder / "model.safetensors") == record["model.safetensors"]["sha256"]
 
 
 @pytest.mark.slow

@@ -37,7 +37,7 @@ def test_local_folder(folder):
     assert loaded.end_token_ids == (2,)
     assert loaded.pad_token_id == 1
     assert loaded.tokenizer.padding_side == "left"
-    assert loaded.weights_sha256 == cache.file_sha256(folder / "model.safetensors")
+    assert loaded.weights_sha256 == cache.sha256_of(folder / "model.safetensors")
     assert not loaded.model.training
     assert not any(parameter.requires_grad for parameter in loaded.model.parameters())
 
@@ -50,7 +50,7 @@ def test_the_weights_hash_of_several_files_and_its_memory(folder, monkeypatch):
     assert both != cache.weights_sha256([other])
     monkeypatch.setattr(cache, "_SETTLED", -1)
     assert both == cache.weights_sha256([folder / "model.safetensors", other])
-    monkeypatch.setattr(cache, "file_sha256", None)  # from now on only from memory
+    monkeypatch.setattr(cache, "sha256_of", None)  # from now on only from memory
     assert both == cache.weights_sha256([folder / "model.safetensors", other])
 
 
@@ -72,12 +72,12 @@ def test_other_bytes_with_the_same_time_and_size_have_another_hash(folder, monke
     path.write_bytes(content)  # in place, as rsync --inplace does
     os.utime(path, ns=(times.st_atime_ns, times.st_mtime_ns))
     in_place = load_model(folder).weights_sha256
-    assert in_place == cache.file_sha256(path) != before
+    assert in_place == cache.sha256_of(path) != before
     content[-2] ^= 1
     (folder / "new").write_bytes(content)  # and put in its place, as tar and rsync do
     os.utime(folder / "new", ns=(times.st_atime_ns, times.st_mtime_ns))
     (folder / "new").replace(path)
-    assert load_model(folder).weights_sha256 == cache.file_sha256(path) != in_place
+    assert load_model(folder).weights_sha256 == cache.sha256_of(path) != in_place
 
 
 def test_a_file_that_was_just_written_is_not_remembered(folder, tmp_path):
@@ -346,7 +346,7 @@ def load_from_hub(tmp_path):
 
 
 def test_hub_name_in_the_local_cache(snapshot, tmp_path):
-    digest = cache.file_sha256(snapshot / "model.safetensors")
+    digest = cache.sha256_of(snapshot / "model.safetensors")
     done = load_from_hub(tmp_path)
     assert done.stdout.split() == ["someone/tiny-llama", "tinyllama", COMMIT, digest]
 

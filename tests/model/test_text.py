@@ -7,7 +7,7 @@ import pandas as pd
 import pytest
 
 from llm2bids.exceptions import RecordingError
-from llm2bids.model.words import lead_in, word_tokens
+from llm2bids.model.text import lead_in, word_tokens
 from llm2bids.recording.story import join_words
 from tests.tiny_models import TEXTS
 
