@@ -37,6 +37,7 @@ if TYPE_CHECKING:
     from llm2bids.intervention.export import shira_mask_fn as shira_mask_fn
     from llm2bids.intervention.lesion import lesion as lesion
     from llm2bids.intervention.monitor import monitor as monitor
+    from llm2bids.intervention.results import InterventionResult as InterventionResult
     from llm2bids.intervention.steer import steer as steer
     from llm2bids.intervention.targets import targets as targets
     from llm2bids.model.edit import Edit as Edit
@@ -56,6 +57,7 @@ if TYPE_CHECKING:
 _WHERE = {
     "Dataset": "llm2bids.dataset.read",
     "Edit": "llm2bids.model.edit",
+    "InterventionResult": "llm2bids.intervention.results",
     "Llm2bidsError": "llm2bids.exceptions",
     "Network": "llm2bids.network.network",
     "Space": "llm2bids.space.space",

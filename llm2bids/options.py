@@ -9,7 +9,8 @@ import inspect
 import re
 from collections.abc import Callable, Mapping
 from dataclasses import Field, dataclass, field, fields, replace
-from typing import Any, TypeVar
+from pathlib import Path
+from typing import Any, Literal, TypeVar, get_args, get_origin
 
 Verb = TypeVar("Verb", bound=Callable[..., Any])
 
@@ -58,11 +59,12 @@ def option(
     return field(default=default, metadata={"argument": argument})
 
 
-def shared(kind: type, name: str, **changes: Any) -> Any:
-    """Take over an option of another class, with changes of what it says."""
+def shared(kind: type, name: str, *changed_default: Any, **changes: Any) -> Any:
+    """Take over an option of another class, with another default or changes of what it says."""
     item: Field[Any] = kind.__dataclass_fields__[name]  # type: ignore[attr-defined]
-    argument = replace(item.metadata["argument"], **changes)
-    return field(default=item.default, metadata={"argument": argument})
+    (default,) = changed_default or (item.default,)
+    argument = replace(item.metadata["argument"], default=default, **changes)
+    return field(default=default, metadata={"argument": argument})
 
 
 def stored_settings(options: Any) -> dict[str, Any]:
@@ -90,10 +92,18 @@ def arguments(*kinds: type) -> dict[str, Argument]:
 
 
 def _argument(item: "Field[Any]") -> Argument:
-    """Complete an argument with what the option's default says."""
+    """Complete an argument with what the option's type and default say."""
     argument: Argument = item.metadata["argument"]
     settings = {"default": item.default, **argument.settings}
-    shown = argument.shown_default or str(item.default)
+    shown = argument.shown_default or ("none" if item.default in (None, ()) else str(item.default))
+    leaves = _leaves(item.type)
+    if argument.parse is None and str not in leaves:
+        for kind, metavar in ((int, "N"), (float, "X"), (Path, "FILE")):
+            if kind in leaves:
+                settings = {"type": kind, "metavar": metavar, **settings}
+    for hint in (item.type, *get_args(item.type)):
+        if get_origin(hint) is Literal:
+            settings = {"choices": get_args(hint), **settings}
     if isinstance(item.default, bool):
         settings["action"] = "store_false" if item.default else "store_true"
         shown = argument.shown_default or "off"
@@ -102,6 +112,16 @@ def _argument(item: "Field[Any]") -> Argument:
     elif argument.parse is not None:
         settings["default"] = shown
     return replace(argument, shown_default=shown, settings=settings)
+
+
+def _leaves(hint: Any) -> frozenset[Any]:
+    """List the types that an annotation is made of.
+
+    >>> int in _leaves(tuple[int, ...] | None), str in _leaves(int | None)
+    (True, False)
+    """
+    inner = get_args(hint)
+    return frozenset().union(*map(_leaves, inner)) if inner else frozenset({hint})
 
 
 def takes_options(*kinds: type) -> Callable[[Verb], Verb]:

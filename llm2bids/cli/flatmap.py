@@ -20,12 +20,16 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "working folder)"
     )
     add(parser, "-o, --output", text, dest="output_file", type=Path, metavar="FILE")
-    text = "show units beyond +-X (default: all)"
+    text = "show units beyond X or -X (default: all)"
     add(parser, "--threshold", text, type=float, metavar="X")
-    add(parser, "--vmax", "absolute value of full colour", type=float, metavar="X")
+    text = "absolute value of full colour (default: 98th percentile of the absolute values shown)"
+    add(parser, "--vmax", text, type=float, metavar="X")
     add(parser, "--theme", "the page", "light", choices=("light", "dark"))
     add(parser, "--title", "heading (default: none)", metavar="TEXT")
-    text = "a colour map of matplotlib (default: the project's own)"
+    text = (
+        "a colour map of matplotlib (default: llm2bids; llm2bids_sequential where no value is "
+        "negative; on a dark page the same with _dark)"
+    )
     add(parser, "--cmap", text, metavar="NAME")
 
 

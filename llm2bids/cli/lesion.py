@@ -9,19 +9,18 @@ are; not that the topic is stored in them.
 """
 
 import argparse
-from pathlib import Path
 
 from llm2bids.cli import options
 from llm2bids.intervention.lesion import LesionOptions
 from llm2bids.intervention.subject import SubjectOptions
 
+_KINDS = (LesionOptions, SubjectOptions)
+
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add what the command takes."""
-    options.bids_dir(parser, "the dataset that was recorded from the model")
-    text = "what `llm2bids analyze` wrote, with the tasks' effect maps"
-    parser.add_argument("analysis_dir", type=Path, metavar="ANALYSIS_DIR", help=text)
-    options.of(parser, LesionOptions, SubjectOptions)
+    options.analysis(parser)
+    options.of(parser, *_KINDS)
 
 
 def run(args: argparse.Namespace) -> int:
@@ -29,12 +28,7 @@ def run(args: argparse.Namespace) -> int:
     from llm2bids.intervention.lesion import lesion
     from llm2bids.report.lesions import write_figures
 
-    result = lesion(
-        args.bids_dir,
-        args.analysis_dir,
-        progress=args.progress,
-        **options.read(args, LesionOptions, SubjectOptions),
-    )
+    result = options.call(lesion, args, **options.read(args, *_KINDS))
     write_figures(result, args.analysis_dir)
     print(result.describe())
     return 0

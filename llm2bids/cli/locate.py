@@ -16,9 +16,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add what the command takes."""
     options.image(parser)
     which = parser.add_mutually_exclusive_group()
-    text = "list units beyond +-X (default 3.1)"
+    text = "list units beyond X or -X (default: 3.1)"
     which.add_argument("--threshold", type=float, metavar="X", help=text)
-    text = "list the P %% of units that are largest"
+    text = "in place of a threshold: the P %% of units that are largest"
     which.add_argument("--top-percent", type=float, metavar="P", help=text)
     text = "positive values only (default: both signs)"
     parser.add_argument("--one-sided", dest="two_sided", action="store_false", help=text)

@@ -9,30 +9,24 @@ tokens of reading. A score separates on from off, not a topic from a related one
 """
 
 import argparse
-from pathlib import Path
 
 from llm2bids.cli import options
 from llm2bids.intervention.monitor import MonitorOptions
 from llm2bids.intervention.subject import SubjectOptions
 
+_KINDS = (MonitorOptions, SubjectOptions)
+
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add what the command takes."""
-    options.bids_dir(parser, "the dataset that was recorded from the model")
-    text = "what `llm2bids analyze` wrote, with the tasks' effect maps"
-    parser.add_argument("analysis_dir", type=Path, metavar="ANALYSIS_DIR", help=text)
-    options.of(parser, MonitorOptions, SubjectOptions)
+    options.analysis(parser)
+    options.of(parser, *_KINDS)
 
 
 def run(args: argparse.Namespace) -> int:
     """Monitor, and say what was told apart."""
     from llm2bids.intervention.monitor import monitor
 
-    result = monitor(
-        args.bids_dir,
-        args.analysis_dir,
-        progress=args.progress,
-        **options.read(args, MonitorOptions, SubjectOptions),
-    )
+    result = options.call(monitor, args, **options.read(args, *_KINDS))
     print(result.describe())
     return 0

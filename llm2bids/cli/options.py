@@ -87,6 +87,13 @@ def bids_dir(parser: argparse.ArgumentParser, text: str = "folder of the BIDS da
     parser.add_argument("bids_dir", type=Path, metavar="BIDS_DIR", help=text)
 
 
+def analysis(parser: argparse.ArgumentParser) -> None:
+    """Add the positional ``BIDS_DIR`` and ``ANALYSIS_DIR`` of an intervention."""
+    bids_dir(parser, "the dataset that was recorded from the model")
+    text = "what `llm2bids analyze` wrote, with the tasks' effect maps"
+    parser.add_argument("analysis_dir", type=Path, metavar="ANALYSIS_DIR", help=text)
+
+
 def shards(parser: argparse.ArgumentParser) -> None:
     """Add what parts a scan among processes that are started by something else."""
     group = parser.add_argument_group("participants by themselves")

@@ -20,7 +20,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add(group, "--alpha", "error rate", 0.05, metavar="P")
     text = "what alpha controls; fdr: with 5 % of the units affected"
     add(group, "--correction", text, "fdr", choices=("fdr", "bonferroni", "none"))
-    text = "measured on another model, by scripts/power_figure.py --components"
+    text = (
+        "measured on another model, by scripts/power_figure.py --components (default: "
+        "SmolLM2-135M's)"
+    )
     add(group, "--variance-components", text, type=Path, metavar="JSON")
 
 

@@ -10,30 +10,24 @@ network (an edit of kind scale) induced no topic: they are silent off topic.
 """
 
 import argparse
-from pathlib import Path
 
 from llm2bids.cli import options
 from llm2bids.intervention.steer import SteerOptions
 from llm2bids.intervention.subject import SubjectOptions
 
+_KINDS = (SteerOptions, SubjectOptions)
+
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add what the command takes."""
-    options.bids_dir(parser, "the dataset that was recorded from the model")
-    text = "what `llm2bids analyze` wrote, with the tasks' effect maps"
-    parser.add_argument("analysis_dir", type=Path, metavar="ANALYSIS_DIR", help=text)
-    options.of(parser, SteerOptions, SubjectOptions)
+    options.analysis(parser)
+    options.of(parser, *_KINDS)
 
 
 def run(args: argparse.Namespace) -> int:
     """Steer, and say what came out."""
     from llm2bids.intervention.steer import steer
 
-    result = steer(
-        args.bids_dir,
-        args.analysis_dir,
-        progress=args.progress,
-        **options.read(args, SteerOptions, SubjectOptions),
-    )
+    result = options.call(steer, args, **options.read(args, *_KINDS))
     print(result.describe())
     return 0

@@ -11,31 +11,25 @@ and llama.cpp.
 """
 
 import argparse
-from pathlib import Path
 
 from llm2bids.cli import options
 from llm2bids.intervention.subject import SubjectOptions
 from llm2bids.intervention.targets import TargetsOptions
 from llm2bids.intervention.trial import TrialOptions
 
+_KINDS = (TargetsOptions, TrialOptions, SubjectOptions)
+
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add what the command takes."""
-    options.bids_dir(parser, "the dataset that was recorded from the model")
-    text = "what `llm2bids analyze` wrote, with the tasks' effect maps"
-    parser.add_argument("analysis_dir", type=Path, metavar="ANALYSIS_DIR", help=text)
-    options.of(parser, TargetsOptions, TrialOptions, SubjectOptions)
+    options.analysis(parser)
+    options.of(parser, *_KINDS)
 
 
 def run(args: argparse.Namespace) -> int:
     """Choose, and say what each choice gains."""
     from llm2bids.intervention.targets import targets
 
-    result = targets(
-        args.bids_dir,
-        args.analysis_dir,
-        progress=args.progress,
-        **options.read(args, TargetsOptions, TrialOptions, SubjectOptions),
-    )
+    result = options.call(targets, args, **options.read(args, *_KINDS))
     print(result.describe())
     return 0

@@ -8,7 +8,6 @@ import numpy as np
 import numpy.typing as npt
 
 from llm2bids.exceptions import InterventionError
-from llm2bids.intervention.held_out import held_out_prompts
 from llm2bids.intervention.subject import Subject
 from llm2bids.paradigm.seed import derive_generator
 from llm2bids.paradigm.task import Prompt, Sampling
@@ -43,9 +42,7 @@ def text_sets(
     """Draw a text set from the bank of each label."""
     sets = {}
     for label, bank in banks.items():
-        prompts = held_out_prompts(
-            subject.dataset, bank, n=n_prompts, seed=subject.seed, used=used, shown=subject.shown
-        )
+        prompts = subject.held_out(bank, n_prompts, used)
         tokens = subject.tokens(prompts, n_tokens=n_answer_tokens)
         for prompt, text in zip(prompts, tokens, strict=True):
             if len(text) < 2:

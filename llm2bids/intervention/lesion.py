@@ -11,12 +11,10 @@ from pathlib import Path
 from typing import Any
 
 from llm2bids.exceptions import UsageError
-from llm2bids.inference.effects import read_effects
-from llm2bids.inference.inputs import open_inputs
-from llm2bids.intervention.lesion_result import LesionResult
-from llm2bids.intervention.lesion_study import METHODS, Study
-from llm2bids.intervention.subject import SubjectOptions, open_subject
-from llm2bids.options import option, split_options, takes_options
+from llm2bids.intervention.lesion_study import METHODS, LesionMethod, Study
+from llm2bids.intervention.results import InterventionResult
+from llm2bids.intervention.subject import SubjectOptions, TopicOptions, open_topics
+from llm2bids.options import arguments, option, shared, split_options, takes_options
 
 
 def _doses(text: str) -> tuple[float, ...]:
@@ -33,44 +31,34 @@ def _doses(text: str) -> tuple[float, ...]:
 class LesionOptions:
     """What is lesioned, and how it is measured."""
 
-    task_labels: Sequence[str] = option(
-        (), "--task", "lesion only this task's network; repeatable (texts of all are measured)",
-        group="lesion", shown="all", action="append", metavar="LABEL",
+    task_labels: Sequence[str] = shared(
+        TopicOptions, "task_labels", group="lesion",
+        text="lesion only this task's network; repeatable (texts of all are measured)",
     )  # fmt: skip
-    sites: Sequence[str] | None = option(
-        None, "--sites", "sites whose units are lesioned, as for record",
-        group="lesion", shown="the MLPs' activations (act_fn), or what plays their part",
-        action="append", metavar="PATTERN",
-    )  # fmt: skip
+    sites: Sequence[str] | None = shared(TopicOptions, "sites", group="lesion")
     doses: Sequence[float] = option(
         (0.3, 1.0, 3.0), "--dose", "percents of the units of these sites, those with the largest "
         "effects", group="lesion", shown="0.3,1,3", parse=_doses, metavar="P,P",
     )  # fmt: skip
-    method: str = option(
+    method: LesionMethod = option(
         "mean", "--method", "what units are set to: their calibration mean, values at off-topic "
         "tokens (resample), or 0 (weaker where units rest away from it)", group="lesion",
-        choices=METHODS,
     )  # fmt: skip
     edit_files: Sequence[str | Path] = option(
         (), "--edit", "lesion as this edit file says, in place of the networks; with one --task, "
-        "its own topic; repeatable", group="lesion", shown="none", action="append", metavar="FILE",
+        "its own topic; repeatable", group="lesion", action="append", metavar="FILE",
     )  # fmt: skip
-    n_prompts: int = option(
-        12, "--prompts", "held-out prompts of each task and of none", group="text", type=int,
-        metavar="N",
-    )  # fmt: skip
-    n_answer_tokens: int = option(
-        14, "--answer-tokens", "tokens of the intact model's answer to each", group="text",
-        type=int, metavar="N",
-    )  # fmt: skip
+    n_prompts: int = shared(TopicOptions, "n_prompts", 12)
+    n_answer_tokens: int = shared(
+        TopicOptions, "n_tokens", 14, text="tokens of the intact model's answer to each"
+    )
     n_draws: int = option(
         20, "--draws", "random draws beside each network; p is at least 1 / (1 + N)",
-        group="controls", type=int, metavar="N",
+        group="controls",
     )  # fmt: skip
     n_shuffled: int = option(
-        20, "--shuffled", "networks of shuffled tasks: what the tasks share", group="controls",
-        type=int, metavar="N",
-    )  # fmt: skip
+        20, "--shuffled", "networks of shuffled tasks: what the tasks share", group="controls"
+    )
     random_weights: bool = option(
         True, "--no-random-weights", "leave out the same lesions of the untrained architecture",
         group="controls",
@@ -78,9 +66,10 @@ class LesionOptions:
 
     def __post_init__(self) -> None:
         fewest = {"n_prompts": 4, "n_answer_tokens": 1, "n_draws": 0, "n_shuffled": 0}
+        flags = arguments(LesionOptions)
         for name, least in fewest.items():
             if getattr(self, name) < least:
-                flag = "--" + name.removeprefix("n_").replace("_", "-")
+                flag = flags[name].flag.split()[0]
                 raise UsageError(f"{flag} is {getattr(self, name)}; expected {least} or more")
         if self.method not in METHODS:
             raise UsageError(
@@ -96,7 +85,7 @@ class LesionOptions:
 @takes_options(SubjectOptions, LesionOptions)
 def lesion(
     bids_dir: str | Path, analysis_dir: str | Path, *, progress: bool = True, **options: Any
-) -> LesionResult:
+) -> InterventionResult:
     """Lesion the tasks' networks, and measure what the model loses.
 
     Parameters
@@ -113,8 +102,9 @@ def lesion(
 
     Returns
     -------
-    LesionResult
-        Tables: `matrix` (network x text), `selectivity`, `draws`, `dissociation`, `prompts`.
+    InterventionResult
+        Tables ``selectivity``, ``matrix`` (network x text), ``draws``, ``dissociation``,
+        ``prompts``, and ``untrained`` where the untrained architecture is lesioned too; the edits.
 
     Raises
     ------
@@ -122,9 +112,8 @@ def lesion(
         If an argument, the analysis, an edit or the model does not fit, or too few prompts are
         left that no run, calibration or map has seen.
     """
-    source, asked = split_options(options, SubjectOptions, LesionOptions)
-    out_dir = Path(analysis_dir)
-    effects = read_effects(open_inputs(Path(bids_dir)), out_dir).complete()
-    subject = open_subject(bids_dir, model=source.model, device=source.device, seed=source.seed)
-    study = Study(subject=subject, effects=effects, options=asked)
-    return study.run(progress=progress).save(out_dir, study.edits)
+    of_subject, asked = split_options(options, SubjectOptions, LesionOptions)
+    study = Study(topics=open_topics(bids_dir, analysis_dir, of_subject), options=asked)
+    result = study.run(progress=progress)
+    result.save(Path(analysis_dir))
+    return result

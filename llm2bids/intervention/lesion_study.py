@@ -6,7 +6,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from functools import cached_property
-from typing import TYPE_CHECKING, Any, cast
+from typing import TYPE_CHECKING, Any, Literal, cast, get_args
 
 import numpy as np
 import numpy.typing as npt
@@ -24,15 +24,10 @@ from llm2bids.intervention.edit import (
     site_mask,
 )
 from llm2bids.intervention.evaluation import TextSet, measure, text_sets
-from llm2bids.intervention.lesion_result import (
-    OFF,
-    Drawn,
-    LesionResult,
-    Measured,
-    summarize_lesions,
-)
+from llm2bids.intervention.lesion_tables import OFF, Drawn, Measured, lesion_result
 from llm2bids.intervention.matched import matched_units
-from llm2bids.intervention.subject import Subject
+from llm2bids.intervention.results import InterventionResult
+from llm2bids.intervention.subject import Subject, Topics
 from llm2bids.model.edit import Edit, check_weights, grouped, load_edit
 from llm2bids.space.stat_map import select_units
 
@@ -43,7 +38,8 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 
-METHODS = ("mean", "resample", "zero")
+LesionMethod = Literal["mean", "resample", "zero"]
+METHODS: tuple[LesionMethod, ...] = get_args(LesionMethod)
 """What units of a lesion are set to."""
 
 Units = npt.NDArray[np.intp]
@@ -53,20 +49,18 @@ Units = npt.NDArray[np.intp]
 class Study:
     """All that lesions of a model are made from."""
 
-    subject: Subject
-    effects: Effects
+    topics: Topics
     options: "LesionOptions"
 
-    @cached_property
-    def topics(self) -> tuple[str, ...]:
-        """Labels of the conditions that have a bank of their own."""
-        return tuple(c.label for c in self.effects.conditions if c.label in self.banks)
+    @property
+    def subject(self) -> Subject:
+        """Dataset and model."""
+        return self.topics.subject
 
-    @cached_property
-    def banks(self) -> dict[str, str]:
-        """Bank of each condition, by its label."""
-        tasks = self.subject.dataset.paradigm.tasks
-        return {kind: bank for task in tasks for kind, bank in task.conditions}
+    @property
+    def effects(self) -> Effects:
+        """Effects of the participants, which define the networks."""
+        return self.topics.effects
 
     @cached_property
     def inside(self) -> Units:
@@ -78,13 +72,10 @@ class Study:
     @cached_property
     def maps(self) -> npt.NDArray[np.float64]:
         """Effects of `inside`, (n_participants, n_topics, n_inside)."""
-        columns = [self._labels.index(topic) for topic in self.topics]
+        labels = [condition.label for condition in self.effects.conditions]
+        columns = [labels.index(topic) for topic in self.topics.banks]
         within = np.searchsorted(np.flatnonzero(self.effects.mask), self.inside)
         return self.effects.values[:, columns][:, :, within].astype(np.float64)
-
-    @property
-    def _labels(self) -> list[str]:
-        return [condition.label for condition in self.effects.conditions]
 
     def network(self, values: npt.NDArray[np.float64], dose: float) -> Units:
         """Choose the units of `inside` with the largest values (n_inside,)."""
@@ -97,7 +88,7 @@ class Study:
         mean = self.maps.mean(axis=0)
         return {
             (topic, dose): self.network(mean[row], dose)
-            for row, topic in enumerate(self.topics)
+            for row, topic in enumerate(self.topics.banks)
             for dose in doses
         }
 
@@ -146,12 +137,7 @@ class Study:
         """The lesions: of the networks asked for, or of the edit files."""
         if self.options.edit_files:
             return self._given_edits()
-        wanted = tuple(self.options.task_labels) or self.topics
-        if unknown := [label for label in wanted if label not in self.topics]:
-            raise UsageError(
-                f"task {', '.join(unknown)}: not in the analysis, which has "
-                f"{', '.join(self.topics)}"
-            )
+        wanted = self.topics.choose(self.options.task_labels)
         made = {}
         for topic in wanted:
             for dose in self.options.doses:
@@ -160,9 +146,7 @@ class Study:
         return made
 
     def _given_edits(self) -> dict[tuple[str, float], Edit]:
-        (own,) = self.options.task_labels
-        if own not in self.topics:
-            raise UsageError(f"task {own}: not in the analysis, which has {', '.join(self.topics)}")
+        self.topics.choose(self.options.task_labels)
         made: dict[tuple[str, float], Edit] = {}
         for file in self.options.edit_files:
             edit = load_edit(file)
@@ -195,10 +179,10 @@ class Study:
         with applied((loaded or self.subject.loaded).model, edit, self.sites):
             yield
 
-    def run(self, *, progress: bool) -> LesionResult:
+    def run(self, *, progress: bool) -> InterventionResult:
         """Measure every lesion, and its controls."""
         _ = self.edits, self.sites  # refuse first what costs least to find
-        banks = {**{topic: self.banks[topic] for topic in self.topics}, OFF: self.subject.baseline}
+        banks = {**self.topics.banks, OFF: self.subject.baseline}
         used = frozenset[str]().union(*(edit.prompts for edit in self.edits.values()))
         sets = text_sets(
             self.subject, banks, n_prompts=self.options.n_prompts,
@@ -207,7 +191,7 @@ class Study:
         with _bar(self._n_texts(len(sets)), progress) as bar:
             return self._measured(sets, bar)
 
-    def _measured(self, sets: Mapping[str, TextSet], bar: "tqdm[Any]") -> LesionResult:
+    def _measured(self, sets: Mapping[str, TextSet], bar: "tqdm[Any]") -> InterventionResult:
         loaded, every = self.subject.loaded, list(sets.values())
         bar.set_description("intact model")
         baseline = measure(loaded, every, on_text=bar.update)
@@ -217,7 +201,7 @@ class Study:
             with self.applied(edit):
                 changed = measure(loaded, every, on_text=bar.update)
             lesions.append(Measured(label, dose, edit.n_units, self.own(label), changed))
-        return summarize_lesions(
+        return lesion_result(
             baseline,
             lesions,
             draws=[*self._matched(sets, bar), *self._shuffled(every, bar)],
@@ -225,7 +209,8 @@ class Study:
             related=self.related,
             prompts={label: [p.prompt_id for p in texts.prompts] for label, texts in sets.items()},
             seed=self.subject.seed,
-            settings=self._settings(),
+            metadata=self._metadata(),
+            edits=self.edits,
         )
 
     def _matched(self, sets: Mapping[str, TextSet], bar: "tqdm[Any]") -> Iterator[Drawn]:
@@ -306,7 +291,7 @@ class Study:
     @cached_property
     def related(self) -> dict[str, tuple[str, ...]]:
         """Topics whose networks share many units, by topic."""
-        return related_topics({t: self.networks[t, self.main_dose] for t in self.topics})
+        return related_topics({t: self.networks[t, self.main_dose] for t in self.topics.banks})
 
     def _n_texts(self, n_sets: int) -> int:
         """Count the texts that are going to be measured."""
@@ -316,7 +301,7 @@ class Study:
         n_full += (1 + n_main) * asked.random_weights
         return asked.n_prompts * (n_full * n_sets + 2 * asked.n_draws * n_lesions)
 
-    def _settings(self) -> dict[str, Any]:
+    def _metadata(self) -> dict[str, Any]:
         asked, space = self.options, self.subject.dataset.space
         roles = {site.name: site.role for site in space.sites}
         edits = list(self.edits.values())

@@ -15,11 +15,16 @@ from llm2bids.exceptions import UsageError
 from llm2bids.inference.statmap import write_json
 from llm2bids.intervention.answers import answer
 from llm2bids.intervention.edit import choose_units, default_sites
-from llm2bids.intervention.results import Result
-from llm2bids.intervention.subject import Subject, SubjectOptions, open_subject
-from llm2bids.intervention.topics import Topics, open_topics
+from llm2bids.intervention.results import InterventionResult
+from llm2bids.intervention.subject import (
+    Subject,
+    SubjectOptions,
+    TopicOptions,
+    Topics,
+    open_topics,
+)
 from llm2bids.model.units import Site
-from llm2bids.options import option, split_options, takes_options
+from llm2bids.options import option, shared, split_options, takes_options
 from llm2bids.paradigm.task import Prompt
 from llm2bids.store.tables import write_table
 
@@ -50,34 +55,19 @@ N_BOOT = 1000
 class MonitorOptions:
     """Which units are monitored, and on which prompts that is tried."""
 
-    task_labels: Sequence[str] = option(
-        (), "--task", "monitor this topic's network; repeatable", group="monitor", shown="all",
-        action="append", metavar="LABEL",
+    task_labels: Sequence[str] = shared(TopicOptions, "task_labels", group="monitor")
+    stat_img: Path | None = shared(
+        TopicOptions, "stat_img", group="monitor",
+        text="a map in place of the mean effect map, with one --task",
     )  # fmt: skip
-    stat_img: Path | None = option(
-        None, "--map", "a map in place of the mean effect map, with one --task", group="monitor",
-        shown="none", type=Path, metavar="IMG",
-    )  # fmt: skip
-    sites: Sequence[str] | None = option(
-        None, "--sites", "sites whose units are monitored, as for record", group="monitor",
-        shown="the MLPs' activations (act_fn), or what plays their part", action="append",
-        metavar="PATTERN",
-    )  # fmt: skip
+    sites: Sequence[str] | None = shared(TopicOptions, "sites", group="monitor")
     top_percent: float = option(
         0.1, "--top", "percent of the units of these sites, those with the largest positive "
-        "effects", group="monitor", type=float, metavar="P",
+        "effects", group="monitor", metavar="P",
     )  # fmt: skip
-    n_prompts: int = option(
-        16, "--n-prompts", "held-out prompts of each topic and of none", group="prompts", type=int,
-        metavar="N",
-    )  # fmt: skip
-    n_defining: int = option(
-        32, "--n-defining", "prompts of each bank, shown in runs, that the probe learns from and "
-        "that set the threshold of the detection", group="prompts", type=int, metavar="N",
-    )  # fmt: skip
-    n_tokens: int = option(
-        15, "--n-tokens", "tokens of an answer", group="prompts", type=int, metavar="N"
-    )
+    n_prompts: int = shared(TopicOptions, "n_prompts")
+    n_defining: int = shared(TopicOptions, "n_defining", 32)
+    n_tokens: int = shared(TopicOptions, "n_tokens")
 
     def __post_init__(self) -> None:
         if self.n_prompts < 4 or self.n_defining < 4 or self.n_tokens < 2:
@@ -94,7 +84,7 @@ class MonitorOptions:
 @takes_options(SubjectOptions, MonitorOptions)
 def monitor(
     bids_dir: str | Path, analysis_dir: str | Path, *, progress: bool = True, **options: Any
-) -> Result:
+) -> InterventionResult:
     """Score the activity of networks at each token, and say what the scores tell apart.
 
     Parameters
@@ -112,7 +102,7 @@ def monitor(
 
     Returns
     -------
-    Result
+    InterventionResult
         Tables ``monitor`` (areas under the ROC curve) and ``detection``.
 
     Raises
@@ -121,10 +111,7 @@ def monitor(
         If an argument, the dataset or its model is not usable, or too few prompts are held out.
     """
     of_subject, chosen = split_options(options, SubjectOptions, MonitorOptions)
-    subject = open_subject(
-        bids_dir, model=of_subject.model, device=of_subject.device, seed=of_subject.seed
-    )
-    study = _Monitor(topics=open_topics(subject, Path(analysis_dir)), options=chosen)
+    study = _Monitor(topics=open_topics(bids_dir, analysis_dir, of_subject), options=chosen)
     result = study.run(progress=progress)
     result.save(Path(analysis_dir))
     study.write_series(Path(analysis_dir), progress=progress)
@@ -236,7 +223,7 @@ class _Monitor:
             )
         return [kept[row] for row in range(len(texts))]
 
-    def run(self, *, progress: bool) -> Result:
+    def run(self, *, progress: bool) -> InterventionResult:
         """Read all prompts, and compare scores, probe and word counts on the same split."""
         banks = {**self.topics.banks, "off": self.subject.baseline}
         held_out = {
@@ -258,7 +245,7 @@ class _Monitor:
         rows += self._word_rows(shown, held_out)
         table = pd.DataFrame(rows)
         detection = self._detection(learned, tested)
-        return Result(
+        return InterventionResult(
             name="monitor", stem="monitor",
             tables={"monitor": table, "detection": detection},
             metadata={

@@ -24,9 +24,8 @@ from llm2bids.intervention.directions import (
     versus_others,
 )
 from llm2bids.intervention.edit import vector_edit
-from llm2bids.intervention.subject import Subject
+from llm2bids.intervention.subject import Subject, Topics
 from llm2bids.intervention.text import TextClassifier, distinct_2
-from llm2bids.intervention.topics import Topics
 from llm2bids.model.edit import Edit
 from llm2bids.model.units import Site
 from llm2bids.network.similarity import gram_matrix, weighted_correlation

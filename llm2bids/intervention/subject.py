@@ -1,6 +1,5 @@
-"""The model of a dataset, loaded again, with the prompts that nothing has shown it."""
+"""A dataset, its model loaded again, its topics, and the prompts that nothing has shown it."""
 
-import logging
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
@@ -8,23 +7,26 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
+import numpy.typing as npt
 
 from llm2bids.dataset.read import Dataset, open_dataset
 from llm2bids.exceptions import InterventionError, ModelError, UsageError
-from llm2bids.intervention.held_out import held_out_prompts, shown_prompts
+from llm2bids.inference.effects import Effects, read_effects
+from llm2bids.inference.inputs import open_inputs
 from llm2bids.options import option
+from llm2bids.paradigm.seed import derive_generator
 from llm2bids.paradigm.task import Prompt
 from llm2bids.recording.trials import prompt_tokens
 
 if TYPE_CHECKING:
-    from llm2bids.model.load import LoadedModel
+    import pandas as pd
 
-log = logging.getLogger(__name__)
+    from llm2bids.model.load import LoadedModel
 
 
 @dataclass(frozen=True, kw_only=True)
 class SubjectOptions:
-    """Which model, and which prompts are drawn."""
+    """Which model, and which prompts are drawn: for every intervention."""
 
     model: str | None = option(
         None, "--model", "the dataset's model, where its name does not lead to it", group="model",
@@ -32,9 +34,34 @@ class SubjectOptions:
     )  # fmt: skip
     device: str = option("auto", "--device", "auto, cpu, cuda, cuda:N or mps", group="model")
     seed: int = option(
-        0, "--seed", "chooses the held-out prompts and the random controls", group="prompts",
-        type=int, metavar="N",
+        0, "--seed", "chooses the held-out prompts and the random controls", group="prompts"
+    )
+
+
+@dataclass(frozen=True, kw_only=True)
+class TopicOptions:
+    """What several interventions ask; each takes over those that it has."""
+
+    task_labels: Sequence[str] = option(
+        (), "--task", "only this topic; repeatable", group="topics", shown="all", action="append",
+        metavar="LABEL",
     )  # fmt: skip
+    stat_img: Path | None = option(
+        None, "--map", "a map in place of the mean effect map", group="topics", metavar="IMG"
+    )
+    sites: Sequence[str] | None = option(
+        None, "--sites", "sites whose units are taken, as for record", group="topics",
+        shown="the MLPs' activations (act_fn), or what plays their part", action="append",
+        metavar="PATTERN",
+    )  # fmt: skip
+    n_prompts: int = option(
+        16, "--n-prompts --prompts", "held-out prompts of each topic and of none", group="prompts"
+    )
+    n_defining: int = option(
+        64, "--n-defining", "prompts of each bank, shown in runs, that directions, classifiers and "
+        "probes learn from, and that set thresholds", group="prompts",
+    )  # fmt: skip
+    n_tokens: int = option(15, "--n-tokens --answer-tokens", "tokens of an answer", group="prompts")
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -49,7 +76,11 @@ class Subject:
     @cached_property
     def shown(self) -> frozenset[str]:
         """Prompts that a run, the calibration or the localizer shows."""
-        return shown_prompts(self.dataset)
+        layout = self.dataset.space.layout
+        in_runs = (self.dataset.transcript(run)["prompt_id"] for run in self.dataset.runs)
+        return frozenset(self.dataset.calibration.prompt_ids).union(
+            () if layout is None else layout.prompt_ids, *in_runs
+        )
 
     @property
     def baseline(self) -> str:
@@ -69,24 +100,74 @@ class Subject:
         )
         return replace(loaded, batching=self.loaded.batching, chat=self.loaded.chat)
 
-    def held_out(self, bank: str, n: int) -> tuple[Prompt, ...]:
-        """Draw prompts of a bank that nothing has used."""
-        return held_out_prompts(self.dataset, bank, n=n, seed=self.seed, shown=self.shown)
+    def held_out(self, bank: str, n: int, used: frozenset[str] = frozenset()) -> tuple[Prompt, ...]:
+        """Draw prompts of a bank that no run, no calibration, no map and no edit has used."""
+        table = self.dataset.prompts[self.dataset.prompts["condition"] == bank]
+        left = table[~table["prompt_id"].isin(self.shown | used)].sort_values("prompt_id")
+        if len(left) < max(n, 1):
+            raise InterventionError(
+                f"{self.dataset.path}: {len(left)} of the {len(table)} prompts of bank {bank!r} "
+                f"are in no run, no calibration and no map; expected {n} to test with: ask for "
+                "fewer prompts, record fewer participants, or record with a larger bank"
+            )
+        order = derive_generator(self.seed, "held out", bank).permutation(len(left))[:n]
+        return _prompts(left.iloc[order])
 
     def shown_of(self, bank: str, n: int) -> tuple[Prompt, ...]:
         """Draw up to `n` prompts of a bank that runs show: what directions and probes learn."""
         table = self.dataset.prompts
         table = table[(table["condition"] == bank) & table["prompt_id"].isin(self.shown)]
         order = np.random.default_rng(self.seed).permutation(len(table))[:n]
-        rows = table.sort_values("prompt_id").iloc[np.sort(order)]
-        names = ("prompt_id", "condition", "topic", "text")
-        return tuple(
-            Prompt(**{n: str(getattr(row, n)) for n in names}) for row in rows.itertuples()
-        )
+        return _prompts(table.sort_values("prompt_id").iloc[np.sort(order)])
 
     def tokens(self, prompts: Sequence[Prompt], *, n_tokens: int = 0) -> list[list[int]]:
         """Tokenize prompts, each a context of its own."""
         return prompt_tokens(self.loaded, prompts, n_tokens=n_tokens)
+
+
+def _prompts(table: "pd.DataFrame") -> tuple[Prompt, ...]:
+    names = ["prompt_id", "condition", "topic", "text"]
+    rows = table[names].astype(str).to_dict("records")
+    return tuple(Prompt(**{str(name): cell for name, cell in row.items()}) for row in rows)
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Topics:
+    """The tasks of an analysis that have a bank of prompts, named by their trial types."""
+
+    subject: Subject
+    effects: Effects
+
+    @cached_property
+    def banks(self) -> dict[str, str]:
+        """Bank of each topic."""
+        tasks = self.subject.dataset.paradigm.tasks
+        banks = {kind: bank for task in tasks for kind, bank in task.conditions}
+        labels = [condition.label for condition in self.effects.conditions]
+        return {label: banks[label] for label in labels if label in banks}
+
+    def choose(self, labels: Sequence[str]) -> tuple[str, ...]:
+        """Give the topics asked for, all without; refuse unknown ones."""
+        if unknown := [label for label in labels if label not in self.banks]:
+            raise UsageError(
+                f"--task {', '.join(unknown)}: not in the analysis, which has "
+                f"{', '.join(self.banks) or 'no task with a bank of prompts'}"
+            )
+        return tuple(labels) or tuple(self.banks)
+
+    def effect(self, label: str) -> npt.NDArray[np.float64]:
+        """Average the participants' effect maps, (n_units,); 0 outside the mask."""
+        column = [condition.label for condition in self.effects.conditions].index(label)
+        values = np.zeros(self.effects.mask.size)
+        values[self.effects.mask] = self.effects.values[:, column].mean(axis=0)
+        return values
+
+
+def open_topics(bids_dir: str | Path, analysis_dir: str | Path, options: SubjectOptions) -> Topics:
+    """Read the effect maps of an analysis of a dataset, and load the dataset's model."""
+    effects = read_effects(open_inputs(Path(bids_dir)), Path(analysis_dir)).complete()
+    subject = open_subject(bids_dir, model=options.model, device=options.device, seed=options.seed)
+    return Topics(subject=subject, effects=effects)
 
 
 def open_subject(

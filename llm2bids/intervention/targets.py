@@ -15,11 +15,16 @@ from tqdm.auto import tqdm
 from llm2bids.exceptions import InterventionError, UsageError
 from llm2bids.inference.rates import mean_interval
 from llm2bids.intervention.edit import choose_units, default_sites, site_mask
-from llm2bids.intervention.results import Result
-from llm2bids.intervention.subject import Subject, SubjectOptions, open_subject
-from llm2bids.intervention.topics import Topics, open_topics
+from llm2bids.intervention.results import InterventionResult
+from llm2bids.intervention.subject import (
+    Subject,
+    SubjectOptions,
+    TopicOptions,
+    Topics,
+    open_topics,
+)
 from llm2bids.intervention.trial import TrialOptions, TrialTexts, run_trial
-from llm2bids.options import option, split_options, takes_options
+from llm2bids.options import option, shared, split_options, takes_options
 from llm2bids.space.stat_map import select_units
 
 Floats = npt.NDArray[np.float64]
@@ -48,28 +53,23 @@ class TargetsOptions:
         "", "--task", "topic whose network and text are taken", group="targets", metavar="LABEL",
         required=True,
     )  # fmt: skip
-    stat_img: Path | None = option(
-        None, "--map", "a map in place of the mean effect map", group="targets", shown="none",
-        type=Path, metavar="IMG",
-    )  # fmt: skip
+    stat_img: Path | None = shared(TopicOptions, "stat_img", group="targets")
     top_percent: float = option(
         1.0, "--top", "percent of the MLPs' neurons that are trained: the budget", group="targets",
-        type=float, metavar="P",
+        metavar="P",
     )  # fmt: skip
-    n_draws: int = option(
-        200, "--draws", "random choices in the same layers", group="targets", type=int, metavar="N"
-    )
+    n_draws: int = option(200, "--draws", "random choices in the same layers", group="targets")
     texts: Path | None = option(
         None, "--texts", "the topic's text set, a text a line, in place of held-out prompts",
-        group="text", shown="none", type=Path, metavar="FILE",
+        group="text",
     )  # fmt: skip
     n_texts: int = option(
         40, "--n-texts", "held-out prompts of the topic: one half to train on, one to test",
-        group="text", type=int, metavar="N",
+        group="text",
     )  # fmt: skip
     n_other: int = option(
         16, "--n-other", "held-out prompts of no topic, and of all other topics together",
-        group="text", type=int, metavar="N",
+        group="text",
     )  # fmt: skip
     trial: bool = option(
         False, "--trial", "fine-tune each choice for a few steps too (takes many minutes)",
@@ -80,7 +80,7 @@ class TargetsOptions:
 @takes_options(SubjectOptions, TargetsOptions, TrialOptions)
 def targets(
     bids_dir: str | Path, analysis_dir: str | Path, *, progress: bool = True, **options: Any
-) -> Result:
+) -> InterventionResult:
     """Say which neurons and modules to train for a topic, as each way to choose would have it.
 
     Parameters
@@ -97,7 +97,7 @@ def targets(
 
     Returns
     -------
-    Result
+    InterventionResult
         Tables ``choices``, ``neurons`` and ``modules``; with a trial also ``trial``, ``rates``
         and ``differences``.
 
@@ -109,12 +109,8 @@ def targets(
     of_subject, chosen, of_trial = split_options(
         options, SubjectOptions, TargetsOptions, TrialOptions
     )
-    subject = open_subject(
-        bids_dir, model=of_subject.model, device=of_subject.device, seed=of_subject.seed
-    )
-    study = _Targets(
-        topics=open_topics(subject, Path(analysis_dir)), options=chosen, trial=of_trial
-    )
+    topics = open_topics(bids_dir, analysis_dir, of_subject)
+    study = _Targets(topics=topics, options=chosen, trial=of_trial)
     result = study.run(progress=progress)
     result.save(Path(analysis_dir))
     return result
@@ -219,7 +215,7 @@ class _Targets:
             ],
         )
 
-    def run(self, *, progress: bool) -> Result:
+    def run(self, *, progress: bool) -> InterventionResult:
         """Measure all choices; train them where that is asked for."""
         from llm2bids.model.gradients import first_order_gains, layer_weights
         from llm2bids.model.sites import find_layers
@@ -267,7 +263,7 @@ class _Targets:
             )  # fmt: skip
             tables = {"choices": tables["choices"], **trained, **tables}
             metadata |= more
-        return Result(
+        return InterventionResult(
             name="targets", stem=self.options.task, tables=tables, metadata=metadata, notes=NOTES,
             n_shown=len(tables) - 2,
         )  # fmt: skip

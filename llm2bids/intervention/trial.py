@@ -29,15 +29,14 @@ N_BOOT = 2000
 class TrialOptions:
     """How choices are trained."""
 
-    n_steps: int = option(15, "--n-steps", "steps of Adam", group="trial", type=int, metavar="N")
-    n_batch: int = option(8, "--batch", "texts of a step", group="trial", type=int, metavar="N")
+    n_steps: int = option(15, "--n-steps", "steps of Adam", group="trial")
+    n_batch: int = option(8, "--batch", "texts of a step", group="trial")
     n_seeds: int = option(
-        3, "--n-seeds", "seeds of order, random rows and LoRA's start", group="trial", type=int,
-        metavar="N",
-    )  # fmt: skip
+        3, "--n-seeds", "seeds of order, random rows and LoRA's start", group="trial"
+    )
     learning_rates: tuple[float, ...] = option(
         (1e-3, 3e-3), "--learning-rates", "tried by each method on the validation part",
-        group="trial", shown="0.001 0.003 (all: a tenth)", nargs="+", type=float, metavar="X",
+        group="trial", shown="0.001 0.003 (all: a tenth)", nargs="+",
     )  # fmt: skip
 
     def __post_init__(self) -> None:

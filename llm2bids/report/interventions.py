@@ -6,51 +6,43 @@ from typing import Any
 import pandas as pd
 from markupsafe import Markup
 
-from llm2bids.intervention.results import Result, load_results
+from llm2bids.intervention.results import InterventionResult, load_results
 from llm2bids.report.draw.chart import Line, line_chart
-from llm2bids.report.lesions import lesion_section
+from llm2bids.report.lesions import lesions
 from llm2bids.report.section import Section, missing, number, render
 from llm2bids.report.sources import Sources
 
 N_TEXTS = 4
 """Prompts of each topic whose texts are shown."""
 
-_NOT_DONE = {
-    "lesion": ("Does the model need a network's units for its topic?", "lesion {}"),
-    "steer": ("Can it be steered towards or away from a topic?", "steer {}"),
-    "targets": ("Which weights should be trained for a topic?", "targets {} --task LABEL"),
-    "monitor": ("What does a network's activity tell apart, token by token?", "monitor {}"),
-}
-"""What each command that has not run would say."""
-
 _SIDE_BY_SIDE = ("none", "direction", "random", "shuffled", "other topic", "prompt")
 
 
 def intervention_sections(sources: Sources) -> list[Section]:
     """Show what lesions, steering, targets and monitor wrote; say what makes those not done."""
-    lesions = lesion_section(sources)
-    sections, left = ([lesions], []) if lesions is not None else ([], ["lesion"])
-    for name, (title, show) in {
-        "steer": ("Steering", _steering),
-        "targets": ("Targets", _targets),
-        "monitor": ("Monitor", _monitor),
-    }.items():
+    sections, notes = [], []
+    where = f"{sources.dataset.path.name} {sources.analysis_dir.name}"
+    for name, title, show, question, more in (
+        ("lesion", "Lesions", lesions, "Does the model need a network's units for its topic?", ""),
+        ("steer", "Steering", _steering, "Can it be steered towards or away from a topic?", ""),
+        ("targets", "Targets", _targets, "Which weights should be trained for a topic?",
+         " --task LABEL"),
+        ("monitor", "Monitor", _monitor,
+         "What does a network's activity tell apart, token by token?", ""),
+    ):  # fmt: skip
         results = () if sources.analysis is None else load_results(sources.analysis, name)
         if results:
             body = Markup("").join(show(sources, result) for result in results)
             sections.append(Section(name=name, title=title, body=body))
         else:
-            left.append(name)
-    if left:
-        names = f"{sources.dataset.path.name} {sources.analysis_dir.name}"
-        notes = [missing(what, f"llm2bids {command.format(names)}")
-                 for name, (what, command) in _NOT_DONE.items() if name in left]  # fmt: skip
+            notes.append(missing(question, f"llm2bids {name} {where}{more}"))
+    if notes:
         title = "From a network to the model"
         sections.append(Section(name="interventions", title=title, body=Markup("").join(notes)))
     return sections
 
 
-def _steering(sources: Sources, result: Result) -> Markup:
+def _steering(sources: Sources, result: InterventionResult) -> Markup:
     table, texts = result.tables["steer"], result.tables["texts"]
     methods = [name for name in _SIDE_BY_SIDE if name in set(texts["method"])]
     rows = []
@@ -91,7 +83,7 @@ def _trade_off(sources: Sources, search: pd.DataFrame, table: pd.DataFrame) -> M
     )
 
 
-def _targets(sources: Sources, result: Result) -> Markup:
+def _targets(sources: Sources, result: InterventionResult) -> Markup:
     modules = result.tables["modules"].sort_values("fisher", ascending=False).head(10)
     tables = [_shown("What each choice gains, to first order", result.tables["choices"])]
     if "trial" in result.tables:
@@ -109,7 +101,7 @@ def _targets(sources: Sources, result: Result) -> Markup:
     return render("results.html", lead=lead, tables=tables, notes=result.notes)
 
 
-def _monitor(sources: Sources, result: Result) -> Markup:
+def _monitor(sources: Sources, result: InterventionResult) -> Markup:
     table = result.tables["monitor"]
     areas = ["auroc_off", "auroc_others"]
     means = table.groupby(["score", "position"], sort=False)[areas].mean().reset_index()

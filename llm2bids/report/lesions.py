@@ -1,4 +1,4 @@
-"""Section: what lesions of the tasks' networks cost, and figures of it."""
+"""What lesions of the tasks' networks cost: a part of the page, and figures."""
 
 from pathlib import Path
 from typing import Any
@@ -8,9 +8,10 @@ import pandas as pd
 from markupsafe import Markup
 
 from llm2bids.intervention.evaluation import MEASURES
-from llm2bids.intervention.lesion_result import FOLDER, OFF, SHOWS, LesionResult, read_lesions
+from llm2bids.intervention.lesion_tables import OFF, SHOWS
+from llm2bids.intervention.results import InterventionResult
 from llm2bids.report.draw.chart import Line, line_chart
-from llm2bids.report.section import Section, heat_table, interval, render
+from llm2bids.report.section import heat_table, interval, render
 from llm2bids.report.sources import Sources
 
 CAPTIONS = {
@@ -19,48 +20,42 @@ CAPTIONS = {
 }
 
 
-def lesion_section(sources: Sources) -> Section | None:
+def lesions(sources: Sources, result: InterventionResult) -> Markup:
     """Show the matrix of networks by texts, and dose curves with the cloud of random draws."""
-    result = None if sources.analysis is None else read_lesions(sources.analysis)
-    if result is None:
-        return None
-    rows = result.selectivity.to_dict("records")
     charts = [
         (f"{CAPTIONS[measure]}: own topic, by dose", _dose_chart(sources, result, measure))
         for measure in MEASURES
     ]
-    body = render(
+    return render(
         "lesions.html",
-        settings=result.settings,
+        settings=result.metadata,
         tables=[_matrix(result, measure) for measure in MEASURES],
         charts=charts,
         names=[(name, sources.color(name)) for name in _networks(result)],
-        rows=rows,
+        rows=result.tables["selectivity"].to_dict("records"),
         shows=SHOWS,
         off=OFF,
-        captions=CAPTIONS,
     )
-    return Section(name="lesions", title="Lesions", body=body)
 
 
-def _networks(result: LesionResult) -> list[str]:
-    return [str(name) for name in dict.fromkeys(result.selectivity["network"])]
+def _networks(result: InterventionResult) -> list[str]:
+    return [str(name) for name in dict.fromkeys(result.tables["selectivity"]["network"])]
 
 
-def _main(result: LesionResult, table: pd.DataFrame) -> pd.DataFrame:
+def _main(result: InterventionResult, table: pd.DataFrame) -> pd.DataFrame:
     """Take the rows at the main dose."""
-    return table[np.isclose(table["dose"], result.settings["MainDose"], rtol=1e-3)]
+    return table[np.isclose(table["dose"], result.metadata["MainDose"], rtol=1e-3)]
 
 
-def _cells(result: LesionResult, measure: str, name: str) -> pd.DataFrame:
+def _cells(result: InterventionResult, measure: str, name: str) -> pd.DataFrame:
     """Put one column of the matrix into a table of networks by texts."""
-    table = _main(result, result.matrix)
+    table = _main(result, result.tables["matrix"])
     table = table[table["measure"] == measure]
     cells = table.pivot_table(index="network", columns="text", values=name, sort=False)
     return cells.reindex(index=table["network"].unique(), columns=table["text"].unique())
 
 
-def _matrix(result: LesionResult, measure: str) -> Markup:
+def _matrix(result: InterventionResult, measure: str) -> Markup:
     cells, low, high = (_cells(result, measure, name) for name in ("change", "low", "high"))
     titles = [
         [f"95 % over prompts: {interval(a, b)}" for a, b in zip(*bounds, strict=True)]
@@ -76,16 +71,19 @@ def _matrix(result: LesionResult, measure: str) -> Markup:
     )
 
 
-def _dose_chart(sources: Sources, result: LesionResult, measure: str) -> Markup:
-    doses = sorted(result.selectivity["dose"].unique())
-    place = {dose: float(index) for index, dose in enumerate(doses)}
-    table = result.selectivity[result.selectivity["measure"] == measure]
-    draws = result.draws[(result.draws["measure"] == measure) & (result.draws["kind"] == "matched")]
+def _dose_chart(sources: Sources, result: InterventionResult, measure: str) -> Markup:
+    doses = sorted(result.tables["selectivity"]["dose"].unique())
+    x_of = {dose: float(index) for index, dose in enumerate(doses)}
+    table = result.tables["selectivity"][result.tables["selectivity"]["measure"] == measure]
+    draws = result.tables["draws"][
+        (result.tables["draws"]["measure"] == measure)
+        & (result.tables["draws"]["kind"] == "matched")
+    ]
     jitter = np.random.default_rng(0).uniform(-0.12, 0.12, len(draws))
     lines = [
         Line(
             name="random draws",
-            x=(draws["dose"].map(place).to_numpy() + jitter).tolist(),
+            x=(draws["dose"].map(x_of).to_numpy() + jitter).tolist(),
             y=draws["own"].tolist(),
             color="var(--mute)",
             is_cloud=True,
@@ -93,7 +91,7 @@ def _dose_chart(sources: Sources, result: LesionResult, measure: str) -> Markup:
     ]
     for name in _networks(result):
         rows = table[table["network"] == name]
-        x = rows["dose"].map(place).tolist()
+        x = rows["dose"].map(x_of).tolist()
         color = sources.color(name)
         lines.append(Line(name=name, x=x, y=rows["own"].tolist(), color=color))
         lines.append(Line(name=f"{name}, off", x=x, y=rows[OFF].tolist(), color=color, dashed=True))
@@ -102,11 +100,11 @@ def _dose_chart(sources: Sources, result: LesionResult, measure: str) -> Markup:
         x_label="% of the units",
         y_label="nats a token",
         alt=f"{CAPTIONS[measure]}: change of NLL by dose, beside random draws",
-        x_ticks={place[dose]: f"{dose:.3g}" for dose in doses},
+        x_ticks={x_of[dose]: f"{dose:.3g}" for dose in doses},
     )
 
 
-def write_figures(result: LesionResult, out_dir: Path) -> list[Path]:
+def write_figures(result: InterventionResult, out_dir: Path) -> list[Path]:
     """Write the matrix and the dose curves of each measure as pictures beside the tables."""
     from matplotlib.figure import Figure
 
@@ -125,15 +123,18 @@ def write_figures(result: LesionResult, out_dir: Path) -> list[Path]:
         left.set(title=f"{CAPTIONS[measure]}: network by text", xlabel="text")
         figure.colorbar(shown, ax=left, label="change of NLL, nats a token")
         _draw_doses(right, result, measure)
-        path = out_dir / FOLDER / f"lesion_{measure}.png"
+        path = out_dir / "group/lesion" / f"lesion_{measure}.png"
         figure.savefig(path, dpi=110)
         files.append(path)
     return files
 
 
-def _draw_doses(axes: Any, result: LesionResult, measure: str) -> None:
-    table = result.selectivity[result.selectivity["measure"] == measure]
-    draws = result.draws[(result.draws["measure"] == measure) & (result.draws["kind"] == "matched")]
+def _draw_doses(axes: Any, result: InterventionResult, measure: str) -> None:
+    table = result.tables["selectivity"][result.tables["selectivity"]["measure"] == measure]
+    draws = result.tables["draws"][
+        (result.tables["draws"]["measure"] == measure)
+        & (result.tables["draws"]["kind"] == "matched")
+    ]
     axes.plot(draws["dose"], draws["own"], ".", color="0.7", label="random draws")
     for name, rows in table.groupby("network", sort=False):
         (line,) = axes.plot(rows["dose"], rows["own"], "o-", label=name)

@@ -12,7 +12,7 @@ import llm2bids
 from llm2bids.exceptions import InterventionError, ModelError, SpaceError, UsageError
 from llm2bids.inference.provenance import Provenance
 from llm2bids.intervention.edit import choose_units, default_sites, method_values, vector_edit
-from llm2bids.intervention.held_out import held_out_prompts, shown_prompts
+from llm2bids.intervention.subject import Subject
 from llm2bids.model.sites import find_sites
 from llm2bids.network.network import make_network
 from llm2bids.space.stat_map import select_units
@@ -76,7 +76,7 @@ def test_an_image_and_its_network_give_the_same_units(scanned, values, tmp_path)
     assert units_of(by_table, space) == units_of(by_image, space) == set(network.units(space))
     assert by_table.prompts == {"p"}
     # nothing says what the image was made from: all that the dataset shows may have defined it
-    assert by_image.prompts == shown_prompts(scanned) - set(scanned.calibration.prompt_ids)
+    assert by_image.prompts == subject_of(scanned).shown - set(scanned.calibration.prompt_ids)
 
 
 def test_a_map_brings_the_prompts_that_it_was_made_from(scanned, values, tmp_path):
@@ -223,18 +223,25 @@ def test_no_default_without_an_mlp(tiny_loaded):
     assert default_sites(without) == tuple(f"model.layers.{n}.mlp.gate_proj" for n in range(3))
 
 
+def subject_of(dataset, seed=1):
+    """The prompts of a dataset, without its model."""
+    return Subject(dataset=dataset, loaded=None, seed=seed, source="")
+
+
 def test_held_out_prompts_were_seen_by_nothing(scanned):
-    shown = shown_prompts(scanned)
+    subject = subject_of(scanned)
+    shown = subject.shown
     assert len(shown) == 2 * 3 * 9 + 5
-    used = scanned.prompts["prompt_id"][scanned.prompts["condition"] == "pathology"][:40]
-    prompts = held_out_prompts(scanned, "pathology", n=30, seed=1, used=used)
+    bank = scanned.prompts["prompt_id"][scanned.prompts["condition"] == "pathology"]
+    used = frozenset(bank[:40])
+    prompts = subject.held_out("pathology", 30, used)
     ids = {prompt.prompt_id for prompt in prompts}
     assert len(ids) == 30 and not ids & (shown | set(used))
-    assert held_out_prompts(scanned, "pathology", n=30, seed=1, used=used) == prompts
-    assert held_out_prompts(scanned, "pathology", n=30, seed=2, used=used) != prompts
-    n_left = 174 - 6 - len(set(used) - shown)
+    assert subject_of(scanned).held_out("pathology", 30, used) == prompts
+    assert subject_of(scanned, seed=2).held_out("pathology", 30, used) != prompts
+    n_left = 174 - 6 - len(used - shown)
     with pytest.raises(InterventionError, match=f"{n_left} of the 174 prompts .* expected 400"):
-        held_out_prompts(scanned, "pathology", n=400, seed=1, used=used)
+        subject.held_out("pathology", 400, used)
 
 
 def test_the_command_makes_an_edit_and_bakes_it(scanned, tiny_model_dir, tmp_path, capsys):

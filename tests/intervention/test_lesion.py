@@ -3,6 +3,7 @@
 import json
 
 import numpy as np
+import pandas as pd
 import pytest
 import torch
 
@@ -12,15 +13,10 @@ from llm2bids.inference.effects import read_effects
 from llm2bids.inference.inputs import open_inputs
 from llm2bids.intervention.evaluation import Bootstrap, interval
 from llm2bids.intervention.lesion import LesionOptions, lesion
-from llm2bids.intervention.lesion_result import (
-    Drawn,
-    Measured,
-    read_lesions,
-    relation,
-    summarize_lesions,
-)
 from llm2bids.intervention.lesion_study import edited_units, related_topics
+from llm2bids.intervention.lesion_tables import Drawn, Measured, lesion_result, relation
 from llm2bids.intervention.matched import matched_units
+from llm2bids.intervention.results import load_results
 from llm2bids.model.edit import load_edit
 
 QUICK = {"n_prompts": 5, "n_answer_tokens": 3, "n_draws": 3, "n_shuffled": 2, "progress": False}
@@ -36,10 +32,11 @@ def result(scanned, analysed, tiny_model_dir):
 
 def test_a_lesion_by_zero_is_a_model_without_the_columns(result, scanned, analysed, tiny_loaded):
     loaded = tiny_loaded("llama")
-    edit = load_edit(analysed / "group/lesion/edits/pathology_20percent_edit.json")
+    edit = load_edit(analysed / "group/lesion/lesion_pathology_20percent_edit.json")
     assert edit.n_units == 24 and edit.method == "zero"
-    rows = result.prompts[
-        (result.prompts["network"] == "pathology") & (result.prompts["dose"] == 20)
+    rows = result.tables["prompts"][
+        (result.tables["prompts"]["network"] == "pathology")
+        & (result.tables["prompts"]["dose"] == 20)
     ]
     rows = rows[rows["text"] == "archeology"]
     texts = scanned.prompts.set_index("prompt_id").loc[rows["prompt_id"], "text"]
@@ -69,7 +66,7 @@ def test_a_network_is_the_largest_effects_of_the_activations(result, scanned, an
     inside = np.concatenate(
         [np.r_[space.site_slices[s.name]] for s in space.sites if s.role == "mlp.act_fn"]
     )
-    edit = load_edit(analysed / "group/lesion/edits/archeology_5percent_edit.json")
+    edit = load_edit(analysed / "group/lesion/lesion_archeology_5percent_edit.json")
     expected = inside[np.argsort(-mean[inside])[:6]]
     assert set(edited_units(edit, space)) == set(expected)
     assert edit.prompts == effects.provenance.prompts
@@ -77,27 +74,36 @@ def test_a_network_is_the_largest_effects_of_the_activations(result, scanned, an
 
 def test_every_table_says_what_was_measured(result, scanned, analysed):
     texts = {"pathology", "politicalscience", "archeology", "off"}
-    assert len(result.matrix) == 3 * 2 * len(texts) * 2 and set(result.matrix["text"]) == texts
-    cell = result.matrix.query(
-        "network == 'pathology' and dose == 5 and text == 'off' and measure == 'answers'"
-    ).iloc[0]
-    prompts = result.prompts.query("network == 'pathology' and dose == 5 and text == 'off'")
+    assert (
+        len(result.tables["matrix"]) == 3 * 2 * len(texts) * 2
+        and set(result.tables["matrix"]["text"]) == texts
+    )
+    cell = (
+        result.tables["matrix"]
+        .query("network == 'pathology' and dose == 5 and text == 'off' and measure == 'answers'")
+        .iloc[0]
+    )
+    prompts = result.tables["prompts"].query(
+        "network == 'pathology' and dose == 5 and text == 'off'"
+    )
     assert cell["change"] == pytest.approx(prompts["change_answers"].mean())
     assert cell["low"] <= cell["change"] <= cell["high"] and cell["n_prompts"] == 5
     seen = {prompt for run in scanned.runs for prompt in scanned.transcript(run)["prompt_id"]}
-    assert not seen & set(result.prompts["prompt_id"])
-    counts = result.draws.groupby(["kind", "dose"]).size()
+    assert not seen & set(result.tables["prompts"]["prompt_id"])
+    counts = result.tables["draws"].groupby(["kind", "dose"]).size()
     # each is measured on given text and on answers; shuffled tasks at the middle dose alone
     assert counts.to_dict() == {
         ("matched", 5.0): 18, ("matched", 20.0): 18, ("shared component", 20.0): 12,
     }  # fmt: skip
-    assert set(result.untrained["dose"]) == {20.0} and len(result.untrained) == 3 * 4 * 2
-    read = read_lesions(analysed)
-    for name in ("matrix", "selectivity", "draws", "untrained", "dissociation"):
-        ours, theirs = getattr(result, name), getattr(read, name)
-        assert list(ours) == list(theirs) and len(ours) == len(theirs)
-    np.testing.assert_allclose(read.matrix["change"], result.matrix["change"], atol=1e-8)
-    assert read.selectivity["selective"].tolist() == result.selectivity["selective"].tolist()
+    assert (
+        set(result.tables["untrained"]["dose"]) == {20.0}
+        and len(result.tables["untrained"]) == 3 * 4 * 2
+    )
+    (kept,) = load_results(analysed, "lesion")
+    assert list(kept.tables) == list(result.tables)
+    for name, table in result.tables.items():
+        pd.testing.assert_frame_equal(kept.tables[name], table, check_dtype=False, rtol=1e-8)
+    assert "own_low" in result.describe() and "n_units" not in result.describe()
 
 
 def test_the_same_seed_gives_the_same_figures(result, scanned, analysed, tiny_model_dir):
@@ -105,7 +111,9 @@ def test_the_same_seed_gives_the_same_figures(result, scanned, analysed, tiny_mo
         scanned.path, analysed, model=str(tiny_model_dir("llama")), device="cpu", seed=4,
         method="zero", doses=(5.0, 20.0), **QUICK,
     )  # fmt: skip
-    assert again.matrix.equals(result.matrix) and again.draws.equals(result.draws)
+    assert again.tables["matrix"].equals(result.tables["matrix"]) and again.tables["draws"].equals(
+        result.tables["draws"]
+    )
 
 
 def test_an_edit_file_on_the_command_line(scanned, analysed, tiny_model_dir, tmp_path, capsys):
@@ -143,7 +151,7 @@ def test_too_few_prompts_and_unknown_tasks(scanned, analysed, tiny_model_dir):
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"n_prompts": 3}, "--prompts is 3; expected 4 or more"),
+        ({"n_prompts": 3}, "--n-prompts is 3; expected 4 or more"),
         ({"method": "cut"}, "'cut' is unknown"),
         ({"edit_files": ["x.json"]}, "0 tasks"),
     ],
@@ -204,7 +212,7 @@ def _nll(own, related, other, off, noise=0.0):
 
 
 def _summary(lesions, draws=()):
-    return summarize_lesions(
+    return lesion_result(
         _nll(0, 0, 0, 0),
         lesions,
         draws=draws,
@@ -212,8 +220,12 @@ def _summary(lesions, draws=()):
         related={"a": ("b",), "b": ("a",), "c": ()},
         prompts={text: [f"{text}{n}" for n in range(6)] for text in ("a", "b", "c", "off")},
         seed=0,
-        settings={"NumberOfDraws": len(draws), "Model": "m"},
-    )
+        metadata={
+            "NumberOfDraws": len(draws), "NumberOfPrompts": 6, "Model": "m", "Method": "mean",
+            "Roles": ["act_fn"],
+        },
+        edits={},
+    )  # fmt: skip
 
 
 def test_selectivity_is_what_the_own_topic_loses_more():
@@ -226,7 +238,12 @@ def test_selectivity_is_what_the_own_topic_loses_more():
         Measured("a", 1.0, 9, "a", _nll(0.4, 0.3, 0.04, 0.02)),
         Measured("c", 1.0, 9, "c", _nll(0.1, 0.1, 0.5, 0.0)),
     ]
-    table = _summary(lesions, draws).selectivity.query("measure == 'given'").set_index("network")
+    table = (
+        _summary(lesions, draws)
+        .tables["selectivity"]
+        .query("measure == 'given'")
+        .set_index("network")
+    )
     row = table.loc["a"]
     assert row["own"] == pytest.approx(0.4) and row["related"] == pytest.approx(0.3)
     assert row["own_minus_unrelated"] == pytest.approx(0.36)
@@ -248,7 +265,7 @@ def test_selectivity_is_what_the_own_topic_loses_more():
     ],
 )
 def test_what_is_not_selective_is_flagged_by_what_was_measured(nll, reason):
-    row = _summary([Measured("a", 1.0, 9, "a", nll)]).selectivity.iloc[0]
+    row = _summary([Measured("a", 1.0, 9, "a", nll)]).tables["selectivity"].iloc[0]
     assert not row["selective"] and reason in row["reason"]
     assert np.isnan(row["p"])
 
@@ -259,7 +276,7 @@ def test_double_dissociation_of_unrelated_topics():
         Measured("b", 1.0, 9, "b", _nll(0.3, 0.4, 0.1, 0)),
         Measured("c", 1.0, 9, "c", _nll(0.1, 0, 0.5, 0)),
     ]
-    table = _summary(lesions).dissociation.query("measure == 'answers'")
+    table = _summary(lesions).tables["dissociation"].query("measure == 'answers'")
     assert table[["first", "second"]].to_numpy().tolist() == [["a", "c"], ["b", "c"]]
     row = table.iloc[0]
     assert row["first_text"] == pytest.approx(0.3) and row["second_text"] == pytest.approx(0.4)

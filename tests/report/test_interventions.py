@@ -4,7 +4,7 @@ import pandas as pd
 import pytest
 
 from llm2bids.inference.analyze import analyze_participants
-from llm2bids.intervention.results import Result
+from llm2bids.intervention.results import InterventionResult
 from llm2bids.report.interventions import intervention_sections
 from llm2bids.report.sources import find_sources
 
@@ -46,7 +46,7 @@ def steering():
             for method in methods for n in range(6)
         ]
     )  # fmt: skip
-    return Result(
+    return InterventionResult(
         name="steer", stem="toward",
         tables={"steer": table, "search": search, "texts": texts},
         metadata={"Direction": "means", "Minus": False, "ClassifierAccuracy": 0.55,
@@ -76,7 +76,7 @@ def test_steered_text_stands_side_by_side_and_cannot_run(out_dir, drinks):
 def test_targets_and_monitor_show_their_tables(out_dir, drinks):
     choices = pd.DataFrame({"choice": ["network", "fisher"], "own_gain": [0.125, 1.75]})
     modules = pd.DataFrame({"module": ["m.down"], "fisher": [0.5]})
-    Result(
+    InterventionResult(
         name="targets", stem="tea", tables={"choices": choices, "modules": modules},
         metadata={"Task": "tea", "Budget": 7, "TopPercent": 1.0,
                   "ModuleShareRankCorrelation": float("nan")}, notes=("Local.",),
@@ -86,7 +86,7 @@ def test_targets_and_monitor_show_their_tables(out_dir, drinks):
          "auroc_off": [0.99, 0.97], "auroc_others": [0.9, 0.8]}
     )  # fmt: skip
     detection = pd.DataFrame({"topic": ["tea"], "tokens": [2], "detected": [0.625]})
-    Result(
+    InterventionResult(
         name="monitor", stem="monitor", tables={"monitor": areas, "detection": detection},
         metadata={"NumberOfPrompts": 16}, notes=("No safety gate.",),
     ).save(out_dir)  # fmt: skip

@@ -4,8 +4,11 @@ import matplotlib.image
 import numpy as np
 import pytest
 
-from llm2bids.intervention.lesion_result import Drawn, Measured, read_lesions, summarize_lesions
-from llm2bids.report.lesions import lesion_section, write_figures
+from llm2bids.intervention import results
+from llm2bids.intervention.lesion_tables import Drawn, Measured, lesion_result
+from llm2bids.intervention.results import load_results
+from llm2bids.report.interventions import intervention_sections
+from llm2bids.report.lesions import write_figures
 from llm2bids.report.sources import Sources, find_sources
 
 
@@ -22,7 +25,7 @@ def result():
     ]
     lesions += [Measured("coffee", dose, 4, "coffee", nll(0.3, 0.2, 0.15)) for dose in (1, 3)]
     draws = [Drawn("matched", "tea", 1, n, "tea", nll(0.1 * n, 0, 0)) for n in range(3)]
-    return summarize_lesions(
+    return lesion_result(
         nll(0, 0, 0),
         lesions,
         draws=draws,
@@ -30,10 +33,11 @@ def result():
         related={"tea": (), "coffee": ()},
         prompts={name: list("abcde") for name in ("tea", "coffee", "off")},
         seed=0,
-        settings={
+        metadata={
             "Model": "m", "Method": "mean", "Roles": ["act_fn"], "Criterion": ["top 1 %"],
             "MainDose": 1.0, "NumberOfPrompts": 5, "NumberOfDraws": 3,
         },
+        edits={},
     )  # fmt: skip
 
 
@@ -44,19 +48,19 @@ def test_the_section_shows_what_was_measured(drinks, result, tmp_path):
     analyze_participants(drinks, out_dir, progress=False)
     sources = find_sources(out_dir, bids_dir=drinks)
     assert isinstance(sources, Sources)
-    assert lesion_section(sources) is None
-    result.save(out_dir, {})
-    body = lesion_section(sources).body
+    assert [section.name for section in intervention_sections(sources)] == ["interventions"]
+    result.save(out_dir)
+    body = intervention_sections(sources)[0].body
     assert "0.40" in body and "0.77" in body
     assert body.count("<svg") == 2 and body.count('class="heat"') == 2
     assert "no: the own topic does not lose more than unrelated text" in body
     assert "It does not show" in body
-    kept = read_lesions(out_dir)
-    assert kept.settings["MainDose"] == 1.0
+    (kept,) = load_results(out_dir, "lesion")
+    assert kept.metadata["MainDose"] == 1.0
 
 
 def test_figures_are_pictures(result, tmp_path):
-    result.save(tmp_path, {})
+    result.save(tmp_path)
     files = write_figures(result, tmp_path)
     assert [file.name for file in files] == ["lesion_given.png", "lesion_answers.png"]
     for file in files:
@@ -65,10 +69,8 @@ def test_figures_are_pictures(result, tmp_path):
 
 
 def test_results_that_were_cut_off_are_not_read(result, tmp_path, monkeypatch):
-    from llm2bids.intervention import lesion_result
-
-    result.save(tmp_path, {})
-    write, n_written = lesion_result.write_table, []
+    result.save(tmp_path)
+    write, n_written = results.write_table, []
 
     def cut_off(path, table):
         if len(n_written) == 2:
@@ -76,7 +78,7 @@ def test_results_that_were_cut_off_are_not_read(result, tmp_path, monkeypatch):
         n_written.append(path)
         write(path, table)
 
-    monkeypatch.setattr(lesion_result, "write_table", cut_off)
+    monkeypatch.setattr(results, "write_table", cut_off)
     with pytest.raises(KeyboardInterrupt):
-        result.save(tmp_path, {})
-    assert read_lesions(tmp_path) is None
+        result.save(tmp_path)
+    assert load_results(tmp_path, "lesion") == ()

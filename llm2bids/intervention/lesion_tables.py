@@ -1,28 +1,20 @@
-"""What lesions did: tables with intervals over prompts, and what they say in a few lines."""
+"""Tables of lesions: changes with intervals over prompts, and what is selective."""
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from itertools import combinations
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 import pandas as pd
 
-from llm2bids.exceptions import DatasetError, InterventionError
 from llm2bids.intervention.evaluation import MEASURES, Bootstrap, interval
+from llm2bids.intervention.results import InterventionResult
 from llm2bids.model.edit import Edit
-from llm2bids.store.commit import replace_text
-from llm2bids.store.files import data_files
-from llm2bids.store.json import read_json, to_json
-from llm2bids.store.tables import read_table, write_table
 
 OFF = "off"
 """Label of the off prompts among the texts."""
-
-FOLDER = Path("group/lesion")
-"""Place of the results in an output folder of `analyze`."""
 
 TOLERATED = 1 / 3
 """Loss of other text, as a share of the own topic's, from which on a lesion is not selective."""
@@ -59,6 +51,11 @@ COLUMNS = {
     "activation_ratio": "mean |activation| of the drawn units over the network's",
 }
 
+_SHOWN = (
+    *("network", "dose", "measure", "own", "own_low", "own_high", "related", "unrelated", OFF),
+    *("n_reached", "n_draws", "p", "p_corrected", "selective", "reason"),
+)
+
 
 @dataclass(frozen=True, eq=False)
 class Measured:
@@ -84,103 +81,7 @@ class Drawn:
     activation_ratio: float = np.nan
 
 
-@dataclass(frozen=True, kw_only=True, eq=False, repr=False)
-class LesionResult:
-    """What lesions did.
-
-    Parameters
-    ----------
-    matrix : DataFrame
-        One row for each network, dose, text and measure: ``change``, ``low``, ``high``, in nats a
-        token.
-    selectivity : DataFrame
-        One row for each network, dose and measure: the losses of its own, of related and unrelated
-        topics and of off text, differences and ratio with intervals, p values, ``selective``.
-    draws : DataFrame
-        Control draws: ``own``, ``off`` and their difference.
-    dissociation : DataFrame
-        Pairs of unrelated topics: what each one's text loses more by its own network.
-    untrained : DataFrame
-        The matrix of the same lesions in the architecture with random weights.
-    prompts : DataFrame
-        Change and intact NLL of every prompt.
-    settings : dict
-        What was asked for, and of which model.
-    """
-
-    matrix: pd.DataFrame
-    selectivity: pd.DataFrame
-    draws: pd.DataFrame
-    dissociation: pd.DataFrame
-    untrained: pd.DataFrame
-    prompts: pd.DataFrame
-    settings: dict[str, Any]
-
-    def __repr__(self) -> str:
-        return f"LesionResult({self.settings.get('Model')}, {len(self.selectivity)} rows)"
-
-    def save(self, out_dir: Path, edits: Mapping[tuple[str, float], Edit]) -> "LesionResult":
-        """Write tables, settings and edit files to ``group/lesion`` of an analysis.
-
-        Parameters
-        ----------
-        out_dir : Path
-            Output folder of `llm2bids analyze`.
-        edits : mapping
-            The edits, by label and dose.
-
-        Returns
-        -------
-        LesionResult
-            This.
-        """
-        folder = out_dir / FOLDER
-        folder.mkdir(parents=True, exist_ok=True)
-        # lesion.json goes first and comes last: without it, tables of a run cut off are not read
-        for pattern in ("lesion.json", "*.tsv", "*.png", "edits/*.json"):
-            for old in data_files(folder, pattern):
-                old.unlink()
-        for name in _TABLES:
-            write_table(folder / f"{name}.tsv", getattr(self, name))
-        for (label, dose), edit in edits.items():
-            edit.save(folder / "edits" / f"{label}_{dose:.3g}percent_edit.json")
-        content = {**self.settings, "Shows": SHOWS, "Columns": COLUMNS}
-        replace_text(folder / "lesion.json", to_json(content))
-        return self
-
-    def describe(self) -> str:
-        """Say what the lesions did.
-
-        Returns
-        -------
-        str
-            A few lines.
-        """
-        return "\n".join(_described(self))
-
-
-_TABLES = ("matrix", "selectivity", "draws", "dissociation", "untrained", "prompts")
-
-
-def read_lesions(out_dir: Path) -> LesionResult | None:
-    """Read what `LesionResult.save` wrote; None where there is nothing."""
-    folder = out_dir / FOLDER
-    if not (folder / "lesion.json").is_file():
-        return None
-    text = ("network", "text", "relation", "measure", "reason", "kind", "first", "second")
-    try:
-        tables = {name: read_table(folder / f"{name}.tsv", text=text) for name in _TABLES}
-        settings = read_json(folder / "lesion.json")
-    except DatasetError as error:
-        raise InterventionError(f"{error}; run llm2bids lesion again") from None
-    for table in tables.values():
-        for name in ("selective", "both"):
-            if name in table:
-                table[name] = table[name].astype(str) == "True"
-    return LesionResult(**tables, settings=settings)
-
-
-def summarize_lesions(
+def lesion_result(
     baseline: Nll,
     lesions: Sequence[Measured],
     *,
@@ -189,44 +90,52 @@ def summarize_lesions(
     related: Mapping[str, tuple[str, ...]],
     prompts: Mapping[str, Sequence[str]],
     seed: int,
-    settings: Mapping[str, Any],
-) -> LesionResult:
+    metadata: Mapping[str, Any],
+    edits: Mapping[tuple[str, float], Edit],
+) -> InterventionResult:
     """Make the tables; the first of `untrained` is the intact one."""
     boot = Bootstrap(len(next(iter(baseline.values()))), N_BOOT, seed)
     drawn = _draw_table(draws, baseline)
-    selectivity = pd.DataFrame(
-        [
-            _selectivity(lesion, baseline, measure, related, boot, drawn)
-            for lesion in lesions
-            for measure in MEASURES
-        ]
-    )
-    bare: pd.DataFrame = pd.DataFrame(columns=list(_MATRIX))
+    selectivity = [
+        _selectivity(lesion, baseline, measure, related, boot, drawn)
+        for lesion in lesions
+        for measure in MEASURES
+    ]
+    tables = {
+        "selectivity": pd.DataFrame(selectivity),
+        "matrix": _matrix(lesions, baseline, related, boot),
+        "draws": drawn,
+        "dissociation": _dissociation(lesions, related, boot),
+        "prompts": _prompt_table(lesions, baseline, prompts),
+    }
     if untrained:
-        bare = _matrix(untrained[1:], untrained[0].nll, related, boot)
-    return LesionResult(
-        matrix=_matrix(lesions, baseline, related, boot),
-        selectivity=selectivity,
-        draws=drawn,
-        dissociation=_dissociation(lesions, related, boot),
-        untrained=bare,
-        prompts=_prompt_table(lesions, baseline, prompts),
-        settings={
-            **settings,
+        tables["untrained"] = _matrix(untrained[1:], untrained[0].nll, related, boot)
+    notes = [
+        f"lesion of {', '.join(metadata['Roles'])} in {metadata['Model']}: units set to "
+        f"{metadata['Method']}; change of NLL, nats a token, on {metadata['NumberOfPrompts']} "
+        "held-out prompts a text"
+    ]
+    if 0 < metadata["NumberOfDraws"] < 1 / ALPHA - 1:
+        least = 1 / (1 + metadata["NumberOfDraws"])
+        notes.append(f"with {metadata['NumberOfDraws']} draws p is at least {least:.2g}")
+    return InterventionResult(
+        name="lesion",
+        stem="lesion",
+        tables=tables,
+        metadata={
+            **metadata,
             "Seed": seed,
             "RelatedTopics": {topic: list(others) for topic, others in related.items()},
             "IntactNLL": {
                 text: dict(zip(MEASURES, values.mean(axis=0).tolist(), strict=True))
                 for text, values in baseline.items()
             },
+            "Columns": COLUMNS,
         },
+        notes=(*notes, SHOWS),
+        edits={f"lesion_{label}_{dose:.3g}percent": edit for (label, dose), edit in edits.items()},
+        columns=_SHOWN,
     )
-
-
-_MATRIX = (
-    *("network", "dose", "n_units", "text", "relation", "measure"),
-    *("change", "low", "high", "n_prompts"),
-)
 
 
 def relation(text: str, own: str, related: Mapping[str, tuple[str, ...]]) -> str:
@@ -245,50 +154,45 @@ def _matrix(
     rows = []
     for lesion in lesions:
         for text, values in lesion.nll.items():
-            for column, measure in enumerate(MEASURES):
-                change = (values - baseline[text])[:, column]
+            kind = relation(text, lesion.own, related)
+            for measure, change in zip(MEASURES, (values - baseline[text]).T, strict=True):
                 low, high = interval(boot.means(text, change))
-                what = (
-                    lesion.label,
-                    lesion.dose,
-                    lesion.n_units,
-                    text,
-                    relation(text, lesion.own, related),
-                )
-                rows.append((*what, measure, change.mean(), low, high, len(change)))
-    return pd.DataFrame(rows, columns=list(_MATRIX))
+                rows.append(
+                    {
+                        "network": lesion.label, "dose": lesion.dose, "n_units": lesion.n_units,
+                        "text": text, "relation": kind, "measure": measure,
+                        "change": change.mean(), "low": low, "high": high,
+                        "n_prompts": len(change),
+                    }
+                )  # fmt: skip
+    return pd.DataFrame(rows)
 
 
 def _prompt_table(
     lesions: Sequence[Measured], baseline: Nll, prompts: Mapping[str, Sequence[str]]
 ) -> pd.DataFrame:
-    names = [f"{kind}_{measure}" for kind in ("change", "intact") for measure in MEASURES]
-    rows = [
-        (
-            lesion.label,
-            lesion.dose,
-            text,
-            prompt,
-            *(values - baseline[text])[row],
-            *baseline[text][row],
-        )
-        for lesion in lesions
-        for text, values in lesion.nll.items()
-        for row, prompt in enumerate(prompts[text])
-    ]
-    return pd.DataFrame(rows, columns=["network", "dose", "text", "prompt_id", *names])
+    parts = []
+    for lesion in lesions:
+        for text, values in lesion.nll.items():
+            what = {"network": lesion.label, "dose": lesion.dose, "text": text}
+            measured = {"change": values - baseline[text], "intact": baseline[text]}
+            cells = {
+                f"{kind}_{measure}": array[:, column]
+                for kind, array in measured.items()
+                for column, measure in enumerate(MEASURES)
+            }
+            parts.append(pd.DataFrame({**what, "prompt_id": list(prompts[text]), **cells}))
+    return pd.concat(parts, ignore_index=True)
 
 
 def _draw_table(draws: Sequence[Drawn], baseline: Nll) -> pd.DataFrame:
     rows = []
     for drawn in draws:
+        own, off = ((drawn.nll[t] - baseline[t]).mean(axis=0) for t in (drawn.own, OFF))
         for column, measure in enumerate(MEASURES):
-            own, off = (
-                float((drawn.nll[text] - baseline[text])[:, column].mean())
-                for text in (drawn.own, OFF)
-            )
             what = (drawn.kind, drawn.label, drawn.dose, drawn.draw, measure)
-            rows.append((*what, own, off, own - off, drawn.activation_ratio))
+            losses = (own[column], off[column], own[column] - off[column])
+            rows.append((*what, *losses, drawn.activation_ratio))
     names = ["kind", "network", "dose", "draw", "measure"]
     return pd.DataFrame(rows, columns=[*names, "own", "off", "difference", "activation_ratio"])
 
@@ -313,6 +217,7 @@ def _selectivity(
     boots = {kind: _average([drawn[t] for t in texts]) for kind, texts in groups.items()}
     row: dict[str, Any] = {"network": lesion.label, "dose": lesion.dose, "n_units": lesion.n_units}
     row |= {"measure": measure, **mean}
+    row |= dict(zip(("own_low", "own_high"), interval(boots["own"]), strict=True))
     for kind in ("unrelated", OFF):
         low, high = _bounds(boots["own"] - boots[kind])
         row |= {f"own_minus_{kind}": mean["own"] - mean[kind]}
@@ -401,36 +306,3 @@ def _dissociation(
     names = [f"{who}_{what}" for who in ("first", "second") for what in ("text", "low", "high")]
     columns = ["first", "second", "dose", "measure", *names, "both"]
     return pd.DataFrame(rows, columns=columns)
-
-
-def _described(result: LesionResult) -> Iterator[str]:
-    """Say what was found, line by line."""
-    settings, table = result.settings, result.selectivity
-    yield (
-        f"lesion of {', '.join(settings['Roles'])} in {settings['Model']}: units set to "
-        f"{settings['Method']}; change of NLL, nats a token, on {settings['NumberOfPrompts']} "
-        "held-out prompts a text"
-    )
-    for row in table.to_dict("records"):
-        cells = result.matrix[
-            (result.matrix["network"] == row["network"])
-            & (result.matrix["dose"] == row["dose"])
-            & (result.matrix["measure"] == row["measure"])
-            & (result.matrix["relation"] == "own")
-        ].iloc[0]
-        flag = "selective" if row["selective"] else f"NOT selective: {row['reason']}"
-        chance = (
-            f", above {row['n_draws'] - row['n_reached']} of {row['n_draws']} draws "
-            f"(p {row['p']:.2g}, corrected {row['p_corrected']:.2g})"
-            if row["n_draws"]
-            else ""
-        )
-        name = f"{row['network']:<18} {row['dose']:>5.3g} %  {row['measure']:<8}"
-        own = f"own {cells['change']:5.2f} [{cells['low']:.2f}, {cells['high']:.2f}]"
-        kinds = [kind for kind in ("related", "unrelated", OFF) if not np.isnan(row[kind])]
-        others = "  ".join(f"{kind} {row[kind]:5.2f}" for kind in kinds)
-        yield f"{name} {own}  {others}{chance}; {flag}"
-    if 0 < settings["NumberOfDraws"] < 1 / ALPHA - 1:
-        least = 1 / (1 + settings["NumberOfDraws"])
-        yield f"note: with {settings['NumberOfDraws']} draws p is at least {least:.2g}"
-    yield SHOWS
