@@ -20,6 +20,8 @@ if TYPE_CHECKING:
     from llm2bids.comparison.features import features as features
     from llm2bids.comparison.localizer import Localizer as Localizer
     from llm2bids.comparison.localizer import localize as localize
+    from llm2bids.comparison.rsa import Comparison as Comparison
+    from llm2bids.comparison.rsa import compare as compare
     from llm2bids.dataset.locate import locate as locate
     from llm2bids.dataset.read import Dataset as Dataset
     from llm2bids.dataset.read import open_dataset as open_dataset
@@ -55,6 +57,7 @@ if TYPE_CHECKING:
     from llm2bids.space.space import Space as Space
 
 _WHERE = {
+    "Comparison": "llm2bids.comparison.rsa",
     "Dataset": "llm2bids.dataset.read",
     "Edit": "llm2bids.model.edit",
     "InterventionResult": "llm2bids.intervention.results",
@@ -63,6 +66,7 @@ _WHERE = {
     "Space": "llm2bids.space.space",
     "analyze_group": "llm2bids.inference.analyze",
     "analyze_participants": "llm2bids.inference.analyze",
+    "compare": "llm2bids.comparison.rsa",
     "dataset_findings": "llm2bids.network.dataset_findings",
     "edited": "llm2bids.intervention.edit",
     "export_control_vector": "llm2bids.intervention.export",

@@ -20,7 +20,8 @@ from llm2bids.exceptions import Llm2bidsError
 
 COMMANDS = (
     *("demo", "plan", "record", "replay", "merge", "read", "sites", "validate", "check"),
-    *("analyze", "null", "report", "locate", "resample", "flatmap", "features", "localize"),
+    *("analyze", "null", "report", "locate", "resample", "flatmap", "features"),
+    *("localize", "compare"),
     *("edit", "lesion", "steer", "targets", "monitor"),
 )
 """Names of the commands; each is a module of this folder with `add_arguments` and `run`."""

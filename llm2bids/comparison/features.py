@@ -11,15 +11,14 @@ import numpy as np
 import numpy.typing as npt
 from scipy.io import netcdf_file
 
+from llm2bids.comparison.means import Float32, deviations
 from llm2bids.dataset.read import Dataset, Run, open_dataset
 from llm2bids.exceptions import DatasetError, UsageError
 from llm2bids.model.units import Site
 from llm2bids.options import option, split_options, takes_options
-from llm2bids.space.image import decode
+from llm2bids.space.crop import chosen_sites
 
 FORMATS = ("hdf5", "npz", "neuroid")
-
-Float32 = npt.NDArray[np.float32]
 
 
 def _numbers(text: str) -> tuple[int, ...]:
@@ -120,7 +119,7 @@ def features(bids_dir: str | Path, out_dir: str | Path, **options: Any) -> tuple
     dataset, out = open_dataset(bids_dir), Path(out_dir)
     _check(asked)
     runs = dataset.select(participant_label=asked.participant_label, task=asked.task)
-    sites = _chosen(dataset, asked.sites)
+    sites = chosen_sites(dataset.space, asked.sites)
     spaces = _Components(dataset, runs, sites, asked.pca) if asked.pca else None
     out.mkdir(parents=True, exist_ok=True)
     written: dict[Path, None] = {}
@@ -160,24 +159,14 @@ def _check(asked: FeatureOptions) -> None:
         )
 
 
-def _chosen(dataset: Dataset, patterns: Sequence[str]) -> tuple[Site, ...]:
-    from llm2bids.model.sites import SiteTable, select_sites
-
-    return select_sites(SiteTable(sites=dataset.space.sites, skipped=()), patterns)
-
-
 def site_values(dataset: Dataset, run: Run, sites: Sequence[Site]) -> dict[str, Float32]:
     """Read modules of a run, each (n_volumes, n_units), in sd from the calibration's mean."""
-    image, calibration = dataset.open_series(run), dataset.calibration
     parts = dataset.space.site_slices
-    tables = {
-        site.name: np.empty((image.n_volumes, site.width), dtype=np.float32) for site in sites
-    }
-    for start, block in image.blocks():
-        values = decode(block.T, dataset.space, calibration, name=image.label)
-        values = (values - calibration.mean) / calibration.scale
+    n_volumes = dataset.open_series(run).n_volumes
+    tables = {site.name: np.empty((n_volumes, site.width), dtype=np.float32) for site in sites}
+    for start, values in deviations(dataset, run):
         for name, table in tables.items():
-            table[start : start + len(block)] = values[:, parts[name]]
+            table[start : start + len(values)] = values[:, parts[name]]
     return tables
 
 

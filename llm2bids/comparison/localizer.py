@@ -11,13 +11,13 @@ import pandas as pd
 from scipy.stats import false_discovery_control
 from scipy.stats import t as student
 
+from llm2bids.comparison.means import group_sums
 from llm2bids.dataset.read import Dataset, Run, open_dataset
 from llm2bids.exceptions import DatasetError, UsageError
 from llm2bids.inference.provenance import Provenance
 from llm2bids.inference.statmap import map_entries, write_json, write_map
 from llm2bids.network.network import make_network
 from llm2bids.options import option, split_options, takes_options
-from llm2bids.space.image import decode
 from llm2bids.space.stat_map import select_units, summarize
 from llm2bids.store.tables import write_table
 
@@ -194,15 +194,7 @@ def trial_means(
     trials = words.drop_duplicates("trial")[["trial", "trial_type", "prompt_id"]]
     counted = (words["number"] >= skip).to_numpy()
     place = trials["trial"].searchsorted(words["trial"])
-    calibration = dataset.calibration
-    total = np.zeros((len(trials), dataset.space.n_units), dtype=np.float32)
-    image = dataset.open_series(run)
-    for start, block in image.blocks():
-        values = decode(block.T, dataset.space, calibration, name=image.label)
-        for row, value in enumerate(values, start):
-            if counted[row]:
-                total[place[row]] += (value - calibration.mean) / calibration.scale
-    n_words = np.bincount(place[counted], minlength=len(trials))
+    total, n_words = group_sums(dataset, run, np.where(counted, place, -1), len(trials))
     if not n_words.all():
         raise UsageError(
             f"--skip-words {skip}: trial {trials['prompt_id'].iloc[n_words.argmin()]} has no more "

@@ -1,0 +1,28 @@
+"""Compare two models, or a model and people, by which items are alike to each.
+
+Takes two datasets of the same prompts (another checkpoint, size, revision), or dissimilarities that
+rsatoolbox saved. Items are matched by their text; what is not shared is named. Prints a table by
+layer; with OUT it is written, with a picture.
+"""
+
+import argparse
+from pathlib import Path
+
+from llm2bids.cli import options
+from llm2bids.comparison.rsa import CompareOptions
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Add what the command takes."""
+    parser.add_argument("a", type=Path, metavar="A", help="dataset, or RDMs (.hdf5)")
+    parser.add_argument("b", type=Path, metavar="B", help="the same; noise ceilings are of B")
+    parser.add_argument("out_dir", type=Path, metavar="OUT", nargs="?", help="folder to write to")
+    options.of(parser, CompareOptions)
+
+
+def run(args: argparse.Namespace) -> int:
+    """Compare, then print the table."""
+    from llm2bids.comparison.rsa import compare
+
+    print(options.call(compare, args, **options.read(args, CompareOptions)).describe())
+    return 0
