@@ -86,7 +86,7 @@ def run_trial(
     """Train network, random and Fisher rows, LoRA and all neurons; give tables and metadata."""
     trial = _Trial(loaded=loaded, layers=layers, choices=choices, texts=texts, options=options,
                    draw=draw, seed=seed)  # fmt: skip
-    n_runs = len(trial.methods) * (len(options.learning_rates) + options.n_seeds)
+    n_runs = len(trial.methods) * (len(options.learning_rates) + options.n_seeds - 1)
     with tqdm(total=n_runs, desc="trial", disable=not progress) as bar:
         return trial.run(bar.update)
 
@@ -110,24 +110,31 @@ class _Trial:
         rates: list[dict[str, Any]] = []
         changes: dict[tuple[str, str], list[Floats]] = {}
         for method in self.methods:
-            scores = {}
+            scores: dict[float, float] = {}
+            firsts: dict[float, dict[str, Floats]] = {}
             for rate in self.options.learning_rates:
                 own = rate / 10 if method == "all" else rate
                 with self._trained(method, training, own, self.seed):
                     nll = self._nll({"validation": validation})["validation"].mean()
+                    firsts[own] = self._nll(self.texts.testing())
                 scores[own] = float(nll) - unchanged
-                rates.append({"method": method, "learning_rate": own, "validation": scores[own]})
                 step(1)
             best = min(scores, key=scores.__getitem__)
-            for number in range(self.options.n_seeds):
+            rates += [
+                {
+                    "method": method, "learning_rate": rate, "validation": score,
+                    "chosen": rate == best,
+                }
+                for rate, score in scores.items()
+            ]  # fmt: skip
+            trained = [firsts[best]]  # the first seed has been trained at this rate
+            for number in range(1, self.options.n_seeds):
                 with self._trained(method, training, best, self.seed + number):
-                    after = self._nll(self.texts.testing())
+                    trained.append(self._nll(self.texts.testing()))
+                step(1)
+            for after in trained:
                 for kind, values in after.items():
                     changes.setdefault((method, kind), []).append(values - before[kind])
-                step(1)
-            rates[-len(scores) :] = [
-                {**row, "chosen": row["learning_rate"] == best} for row in rates[-len(scores) :]
-            ]
         means = {key: np.mean(values, axis=0) for key, values in changes.items()}
         tables = {
             "trial": self._table(means),
