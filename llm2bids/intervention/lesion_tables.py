@@ -44,6 +44,8 @@ COLUMNS = {
     "95 % bootstrap over prompts",
     "p": "(1 + draws whose own - off reaches the network's) / (1 + draws); p_corrected: against "
     "the largest draw of all networks of this dose",
+    "shared_component": "mean loss of the own topic's text by networks of shuffled tasks; "
+    "shared_low and shared_high: where 95 % of these networks lie",
     "selective": "own - off and own - unrelated above 0 by their lower bounds, off and unrelated "
     "at most a third of own, and above 95 % of the random draws",
     "kind": "matched: random units, as many in each site and as active on the own topic's text; "
@@ -258,6 +260,7 @@ def _against_draws(
     largest = matched.groupby("draw")["difference"].max()
     shared = same[(same["kind"] == "shared component") & (same["network"] == lesion.label)]
     n_reached = int((own >= difference).sum())
+    low, high = interval(shared["own"].to_numpy()) if len(shared) else (np.nan, np.nan)
     return {
         "n_draws": len(own),
         "n_reached": n_reached,
@@ -267,6 +270,8 @@ def _against_draws(
             (1 + int((largest >= difference).sum())) / (1 + len(largest)) if len(own) else np.nan
         ),
         "shared_component": shared["own"].mean() if len(shared) else np.nan,
+        "shared_low": low,
+        "shared_high": high,
     }
 
 

@@ -95,6 +95,15 @@ def test_every_table_says_what_was_measured(result, scanned, analysed):
     assert counts.to_dict() == {
         ("matched", 5.0): 18, ("matched", 20.0): 18, ("shared component", 20.0): 12,
     }  # fmt: skip
+    drawn = result.tables["draws"].query(
+        "kind == 'shared component' and network == 'archeology' and measure == 'given'"
+    )["own"]
+    row = result.tables["selectivity"].query(
+        "network == 'archeology' and dose == 20 and measure == 'given'"
+    )
+    assert row[["shared_low", "shared_component", "shared_high"]].to_numpy() == pytest.approx(
+        np.array([[drawn.min(), drawn.mean(), drawn.max()]])
+    )
     assert (
         set(result.tables["untrained"]["dose"]) == {20.0}
         and len(result.tables["untrained"]) == 3 * 4 * 2
