@@ -4,12 +4,13 @@
 One group analysis for any fMRIPrep-like folder: a scanned brain, or a scanned language model::
 
     python group_analysis.py HUMAN main MNI out/human --contrast c0
-    python group_analysis.py MY-SCAN pathology SmolLM2135M out/model --hrf none
-    python group_analysis.py MY-SCAN pathology SmolLM2135M out/model --hrf none --beside out/human
+    python group_analysis.py MY-SCAN pathology SmolLM2135M out/model --beside out/human
 
 Shown: the same lines of nilearn fit every participant of a task, test the mean effect over
 participants, and write a z map, a table of clusters and a figure. `--beside` draws another
-output of this script to the right. Nothing here knows llm2bids.
+output of this script to the right. A model has no haemodynamic response: where the dataset has
+series that were convolved with one (`record --hrf glover`: `desc-hrf_bold`), they are taken, and
+both sides get the same model; else give `--hrf none`. Nothing here knows llm2bids.
 """
 
 import argparse
@@ -46,6 +47,12 @@ def find_derivative(bids_dir):
     return str(found[0].relative_to(bids_dir))
 
 
+def choose_series(bids_dir, derivative, hrf):
+    """Take series with a haemodynamic response where the model has one and the dataset too."""
+    with_response = hrf != "none" and any((bids_dir / derivative).rglob("sub-*_desc-hrf_bold.nii*"))
+    return "hrf" if with_response else "preproc"
+
+
 def choose_confounds(table, names):
     """Keep the named columns; without names motion where there is any, and all columns elsewhere.
 
@@ -67,6 +74,7 @@ def find_mask(bids_dir, derivative, task, space):
 
 def fit_participants(options, derivative, mask):
     """Fit the first level; return the effect map of each participant."""
+    desc = options.desc or choose_series(options.bids_dir, derivative, options.hrf)
     models, imgs, events, confounds = first_level_from_bids(
         options.bids_dir,
         options.task,
@@ -74,7 +82,7 @@ def fit_participants(options, derivative, mask):
         derivatives_folder=derivative,
         hrf_model=None if options.hrf == "none" else options.hrf,
         smoothing_fwhm=options.smoothing,
-        img_filters=[("desc", options.desc)],
+        img_filters=[("desc", desc)],
         mask_img=mask,
     )
     conditions = sorted({name for runs in events for run in runs for name in run["trial_type"]})
@@ -145,7 +153,7 @@ def main():
     parser.add_argument("out", type=Path)
     parser.add_argument("--contrast", help="as nilearn's; default: the only trial type")
     parser.add_argument("--derivatives", help="folder in BIDS_DIR; default: the only one")
-    parser.add_argument("--desc", default="preproc")
+    parser.add_argument("--desc", help="default: hrf where there is one, else preproc")
     parser.add_argument("--hrf", default="glover", choices=["glover", "spm", "none"])
     parser.add_argument("--confounds", nargs="*", help="columns; default: motion, or all")
     parser.add_argument("--smoothing", type=float, help="mm")

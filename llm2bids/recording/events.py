@@ -4,7 +4,9 @@ import math
 from collections.abc import Iterable, Sequence
 from itertools import groupby
 
+import numpy as np
 import pandas as pd
+from scipy.fft import dct
 
 from llm2bids.exceptions import UsageError
 from llm2bids.paradigm.design import RunDesign
@@ -15,6 +17,12 @@ LONGEST_RUN = 100.0
 
 LONGEST_PERIOD = 64.0
 """In a longer design one off and one on block together last less than this, seconds."""
+
+HIGH_PASS = 0.01
+"""Hz of nilearn's default cosine drifts; SPM's and FitLins' 1/128 Hz are nearly the same."""
+
+LEAST_KEPT = 0.5
+"""Share of a task's on-off signal that such a filter has to leave."""
 
 LONGEST_T_R = 0.5
 """The largest repetition time that is chosen, seconds."""
@@ -65,6 +73,48 @@ def repetition_time(designs: Iterable[RunDesign]) -> float:
         exponent = math.ceil(math.log2(seconds / n_volumes)) - 1  # strictly below the limit
         t_r = min(t_r, 2.0**exponent)
     return t_r
+
+
+def kept_by_high_pass(design: RunDesign, t_r: float) -> float:
+    """Give the share of the on-off signal's variance that default drifts leave, of the worst task.
+
+    Examples
+    --------
+    >>> from llm2bids.paradigm.design import Trial
+    >>> from llm2bids.paradigm.task import Prompt, Sampling
+    >>> prompt = Prompt(prompt_id="a", condition="off", topic="", text="Tell me")
+    >>> trials = tuple(Trial(prompt=prompt, trial_type=kind, block=block)
+    ...                for block, kind in enumerate([None, "pathology", None]) for _ in range(14))
+    >>> design = RunDesign(participant_label="01", task="pathology", run=None, trials=trials,
+    ...     tokens_per_prompt=2, context="fresh", sampling=Sampling(), seed=1)
+    >>> [round(kept_by_high_pass(design, t_r), 3) for t_r in (0.5, 2, 4)]
+    [1.0, 0.316, 0.144]
+    """
+    kinds = np.repeat([trial.trial_type or "" for trial in design.trials], design.tokens_per_prompt)
+    n_drifts = math.floor(2 * len(kinds) * t_r * HIGH_PASS + 1e-9)
+    kept = 1.0
+    for kind in set(kinds) - {""}:
+        on = (kinds == kind).astype(float)
+        power = np.asarray(dct(on - on.mean(), norm="ortho")) ** 2
+        if power.sum():
+            kept = min(kept, 1 - float(power[1 : n_drifts + 1].sum() / power.sum()))
+    return kept
+
+
+def high_pass_warning(designs: Sequence[RunDesign], t_r: float) -> str | None:
+    """Say which run a default analysis would empty, and what to do; None where there is none."""
+    kept, design = min(
+        ((kept_by_high_pass(design, t_r), design) for design in designs), key=lambda pair: pair[0]
+    )
+    if kept >= LEAST_KEPT:
+        return None
+    return (
+        f"repetition time (--tr) {t_r:g} s: the default high-pass filter of nilearn, SPM and "
+        f"FitLins ({HIGH_PASS:g} Hz) takes {100 * (1 - kept):.0f} % of the variance of the blocks "
+        f"of task {design.task} (runs of {design.n_volumes * t_r:g} s); expected --tr "
+        f"{repetition_time([design]):g} or less, shorter blocks, --paradigm interleaved, or an "
+        "analysis without a drift model, as llm2bids analyze is"
+    )
 
 
 def _longest(design: RunDesign) -> tuple[int, float]:

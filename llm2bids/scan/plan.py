@@ -9,6 +9,7 @@ from llm2bids.dataset.run import writing_threads
 from llm2bids.dataset.size import RunSize, run_size
 from llm2bids.options import takes_options
 from llm2bids.recording.draw import Scan
+from llm2bids.recording.events import high_pass_warning
 from llm2bids.recording.record import group_runs
 from llm2bids.recording.trials import first_step
 from llm2bids.scan.memory import choose_workers, largest_batch, scan_bytes
@@ -160,6 +161,8 @@ class Plan:
             f"memory: {_size(self.memory_bytes)} at the peak of a process, whatever the number of "
             f"runs; {self.n_workers} at a time",
         ]
+        drift = high_pass_warning(scan.designs, scan.t_r)
+        lines += [f"warning: {drift}"] if drift else []
         if self.pace is None:
             return "\n".join([*lines, "time: not measured (--no-time)"])
         generation, total = self.generation_seconds or 0.0, self.total_seconds or 0.0

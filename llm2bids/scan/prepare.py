@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 from llm2bids.dataset.write import DatasetWriter
 from llm2bids.paradigm.design import share_prompts
 from llm2bids.recording.draw import Scan
+from llm2bids.recording.events import high_pass_warning
 from llm2bids.recording.trials import first_step, prompt_tokens
 from llm2bids.scan.answers import GivenAnswers
 from llm2bids.scan.arrangement import Choice, check_localizer, refuse_old_method
@@ -60,6 +61,8 @@ def prepare(bids_dir: Path, options: ScanOptions, answers: GivenAnswers | None) 
     scan = options.draw(localizer_prompts=choice.localizer_prompts)
     if share_prompts(scan.designs).between_participants:
         log.warning("%s", SHARED_PROMPTS)
+    if (drift := high_pass_warning(scan.designs, scan.t_r)) is not None:
+        log.warning("%s", drift)
     DatasetWriter.check_target(bids_dir)
     chat = options.choose_chat(scan.paradigm)
     loaded, sites, exactness = load(options)

@@ -79,6 +79,9 @@ def test_the_command_prints_lines_or_json(bare_config, capsys):
     assert "off_on_off: 2 participants, 4 runs of 60 volumes, 240 volumes" in said
     assert "time: not measured" in said
     assert "participants x" in said.split("recommended for d 0.5 at power 0.8")[1]
+    assert "high-pass" not in said
+    assert main([*argv, "--no-time", "--tr", "4"]) == 0
+    assert "warning: repetition time (--tr) 4 s: the default high-pass" in capsys.readouterr().out
     assert main([*argv, "--json"]) == 0
     numbers = json.loads(capsys.readouterr().out)
     assert numbers["n_volumes"] == 240

@@ -41,12 +41,10 @@ def is_picture(file):
     return min(pixels.shape[:2]) > 100 and pixels.std() > 0.05
 
 
-@pytest.fixture(scope="module")
-def dataset(synthetic, tmp_path_factory):
+def write(synthetic, path, **settings):
     """Unit `ON_UNIT` responds to the task; unit `FOLLOWS` to surprisal, whatever the prompt."""
-    path = tmp_path_factory.mktemp("examples") / "ours"
     scale = synthetic.make_calibration().scale
-    with synthetic.create(path) as writer:
+    with synthetic.create(path, **settings) as writer:
         for participant in range(1, N_PARTICIPANTS + 1):
             recording = synthetic.make_recording(synthetic.make_design(participant))
             tokens = recording.tokens.dropna(subset="volume")
@@ -56,6 +54,11 @@ def dataset(synthetic, tmp_path_factory):
             writer.write_run(replace(recording, values=values), t_r=synthetic.t_r)
             writer.finish_participant(f"{participant:02d}")
     return open_dataset(path)
+
+
+@pytest.fixture(scope="module")
+def dataset(synthetic, tmp_path_factory):
+    return write(synthetic, tmp_path_factory.mktemp("examples") / "ours")
 
 
 @pytest.fixture(scope="module")
@@ -136,6 +139,31 @@ def test_group_analysis_is_the_same_script_for_ours(human, dataset, synthetic, t
     both = matplotlib.image.imread(tmp_path / "figure.png").shape
     alone = matplotlib.image.imread(human[1] / "figure.png").shape
     assert both[1] == 2 * alone[1]
+
+
+def test_nothing_but_paths_differs_where_ours_has_a_response(dataset, synthetic, tmp_path):
+    """The human call, on a dataset that was recorded with --hrf: the same unit, the same map."""
+    convolved = write(synthetic, tmp_path / "hrf", hrf_series="glover")
+    maps = {}
+    for name, data, *options in (("hrf", convolved), ("none", dataset, "--hrf", "none")):
+        out = tmp_path / f"out-{name}"
+        run_example("group_analysis.py", data.path, "fossils", "Tiny", out, *options)
+        maps[name] = data.space.to_units(str(out / "z.nii.gz"))
+        assert maps[name].argmax() == synthetic.planted["fossils"]
+        assert json.loads((out / "about.json").read_text())["n_voxels"] >= 1
+    assert np.corrcoef(maps["hrf"], maps["none"])[0, 1] > 0.8
+
+
+def test_nilearns_default_intersection_keeps_one_panel(dataset):
+    """What the script says `connected=False` for."""
+    from nilearn.masking import intersect_masks
+
+    masks = [str(run.mask) for run in dataset.runs]
+    kept = [
+        int((dataset.space.to_units(intersect_masks(masks, **options)) > 0).sum())
+        for options in ({}, {"threshold": 1, "connected": False})
+    ]
+    assert kept[0] < kept[1] == dataset.space.n_units
 
 
 def test_group_analysis_says_what_is_to_be_chosen(human, tmp_path):

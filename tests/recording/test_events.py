@@ -2,12 +2,20 @@
 
 import math
 
+import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from nilearn.glm.first_level import make_first_level_design_matrix
 
 from llm2bids.exceptions import UsageError
-from llm2bids.recording.events import events_table, repetition_time
+from llm2bids.recording.events import (
+    events_table,
+    high_pass_warning,
+    kept_by_high_pass,
+    repetition_time,
+)
+from llm2bids.scan.options import ScanOptions
 
 
 def test_one_row_for_each_on_prompt_and_three_columns(design_of):
@@ -66,3 +74,24 @@ def test_no_runs(design_of):
         repetition_time([])
     with pytest.raises(UsageError, match="no trials"):
         repetition_time([design_of([])])
+
+
+@pytest.mark.parametrize(("t_r", "on"), [(0.3, (1,)), (2.0, (1,)), (4.0, (1, 3)), (0.7, (1, 3))])
+def test_what_a_high_pass_filter_leaves_is_what_nilearns_drifts_leave(t_r, on, design_of):
+    design = design_of(["x"] * 45, tokens_per_prompt=3, on=on, per_block=9)
+    signal = np.repeat([trial.trial_type is not None for trial in design.trials], 3).astype(float)
+    drifts = make_first_level_design_matrix(
+        np.arange(len(signal)) * t_r, drift_model="cosine", high_pass=0.01
+    )
+    matrix = drifts.to_numpy()
+    residual = signal - matrix @ np.linalg.lstsq(matrix, signal, rcond=None)[0]
+    expected = residual.var() / signal.var()
+    assert kept_by_high_pass(design, t_r) == pytest.approx(expected, abs=1e-6)
+
+
+@pytest.mark.parametrize("paradigm", ["off_on_off", "multi_task", "interleaved", "null"])
+def test_the_repetition_time_that_is_chosen_is_not_warned_of(paradigm):
+    scan = ScanOptions(paradigm=paradigm, n_participants=1).draw(localizer_prompts=0)
+    assert high_pass_warning(scan.designs, scan.t_r) is None
+    warned = high_pass_warning(scan.designs, 8.0)
+    assert "takes" in warned and f"expected --tr {repetition_time(scan.designs[:1]):g} or" in warned

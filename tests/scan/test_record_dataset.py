@@ -256,6 +256,16 @@ def test_other_authors_are_refused_and_no_authors_are_fine(changed, model):
     assert contents(changed) == before
 
 
+def test_blocks_that_a_default_filter_takes_away_are_warned_of(model, tmp_path, caplog):
+    """Two seconds a token, as a person reads: off, on and off of 48 s each."""
+    options = {**OPTIONS, "task_labels": ["pathology"], "prompts_per_block": 6}
+    with caplog.at_level("WARNING", logger="llm2bids"):
+        record(tmp_path / "d", model=model, n_participants=1, t_r=2.0, **options)
+    assert "takes 68 % of the variance of the blocks of task pathology (runs of 144 s)" in (
+        caplog.text
+    )
+
+
 def test_shared_prompts_are_said_with_their_inflation(model, tmp_path, caplog):
     bank = tmp_path / "bank.tsv"
     rows = [f"p{i}\ttopic\tx\tprompt number {i}" for i in range(6)]
@@ -272,7 +282,7 @@ def test_shared_prompts_are_said_with_their_inflation(model, tmp_path, caplog):
         record(tmp_path / "d", **options)
     with caplog.at_level("WARNING", logger="llm2bids"):
         dataset = record(tmp_path / "d", allow_shared_prompts=True, **options)
-    assert "0.66" in caplog.text
+    assert "0.66" in caplog.text and "high-pass" not in caplog.text
     assert dataset.settings["allow_shared_prompts"] is True
 
 
