@@ -12,6 +12,7 @@ from llm2bids.model.units import Site
 from llm2bids.network.similarity import top_units
 from llm2bids.report.draw.color import full_color, register_colormaps
 from llm2bids.report.draw.flat_figure import ColorScale, FlatMap, flat_figure
+from llm2bids.report.draw.strips import flat_strips
 from llm2bids.report.draw.svg import drawing, element, figure_svg, rect
 from llm2bids.report.flatmap import FULL_COLOR, two_digits
 from llm2bids.report.layers import Depth, depth_of
@@ -24,7 +25,7 @@ SHARE = 0.05  # share of the units that make a network where the group level wro
 MOST_MAPS = 12  # flat maps on a page: each takes a few bytes for a unit of its network
 MOST_ROLES = 24
 
-_LEFT, _CELL_H, _WIDTH = 150.0, 15.0, 470.0
+_LEFT, _CELL_H, _WIDTH = 164.0, 15.0, 470.0
 
 _OUTER = "outside layers"
 
@@ -75,7 +76,10 @@ def networks_sections(sources: Sources, maps: tuple[GroupMap, ...]) -> list[Sect
     bodies = {
         "flatmaps": render(
             "flatmaps.html",
-            networks=[(network, flat_drawing(space, network)) for network in networks[:MOST_MAPS]],
+            networks=[
+                (network, *flat_drawing(space, network, f"flat-{number}"))
+                for number, network in enumerate(networks[:MOST_MAPS])
+            ],
             left_out=[network.title for network in networks[MOST_MAPS:]],
             written=written,
             share=SHARE,
@@ -118,8 +122,10 @@ def group_network(sources: Sources, group_map: GroupMap, depth: Depth) -> _Group
     )
 
 
-def flat_drawing(space: Space, network: _GroupNetwork) -> Markup:
-    """Draw a network on the flat map, in the colours of both pages."""
+def flat_drawing(
+    space: Space, network: _GroupNetwork, name: str = "flat"
+) -> tuple[Markup, list[Markup]]:
+    """Draw a network on the flat map, in the colours of both pages; and in strips of layers."""
     inside = ~np.isnan(network.values)
     counts = {name: int(inside[units].sum()) for name, units in space.site_slices.items()}
     densest = max(counts, key=lambda site: counts[site])
@@ -140,7 +146,9 @@ def flat_drawing(space: Space, network: _GroupNetwork) -> Markup:
         label="",
     )
     flat = FlatMap(space=space, values=network.values, label="")
-    return figure_svg(flat_figure([flat], scale), alt=alt)
+    figure = flat_figure([flat], scale)
+    strips = flat_strips(figure, space, name=name, alt=alt)
+    return figure_svg(figure, alt=alt, name=name), strips
 
 
 def _site_shares(

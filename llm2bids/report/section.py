@@ -38,6 +38,16 @@ def read_asset(name: str) -> str:
     return (folder / name).read_text(encoding="utf-8")
 
 
+def scroll(label: str) -> Markup:
+    """Open a box that scrolls sideways where it is too narrow, with the keyboard too.
+
+    >>> str(scroll("p < 0.05"))
+    '<div class="scroll" tabindex="0" role="region" aria-label="p &lt; 0.05">'
+    """
+    opened = Markup('<div class="scroll" tabindex="0" role="region" aria-label="{}">')
+    return opened.format(label)
+
+
 def listed(names: Sequence[str]) -> str:
     """Join names for a sentence.
 
@@ -134,5 +144,5 @@ def _environment() -> jinja2.Environment:
     environment.filters |= {
         function.__name__: function for function in (listed, counted, number, percent)
     }
-    environment.globals["interval"] = interval
+    environment.globals |= {"interval": interval, "scroll": scroll}
     return environment

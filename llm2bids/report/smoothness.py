@@ -20,6 +20,7 @@ from llm2bids.space.space import Space
 
 DISTANCES = (1, 2, 4, 8)  # voxels at which maps of units are correlated
 FULL_COLOR = 0.5  # value of full colour in both tables
+LEAST_DIFFERENCE = 0.02  # of Moran's I from 0 and from random order: neighbours are alike
 
 
 def smoothness_section(sources: Sources, maps: tuple[GroupMap, ...]) -> Section:
@@ -46,7 +47,15 @@ def smoothness_section(sources: Sources, maps: tuple[GroupMap, ...]) -> Section:
         tables.append(
             _table(near, "Correlation of two units' effects over the tasks, by their distance")
         )
-    body = render("smoothness.html", tables=tables, arrangement=sources.dataset.space.arrangement)
+    median = {name: float(by_role[name].iloc[0]) for name in by_role}
+    own = next(iter(orders))
+    body = render(
+        "smoothness.html",
+        tables=tables,
+        arrangement=own,
+        median=median,
+        is_smooth=median[own] - max(median["random"], 0.0) > LEAST_DIFFERENCE,
+    )
     return Section(name="smoothness", title=title, body=body + stability)
 
 

@@ -143,6 +143,12 @@ class Browser:
                     "Input.dispatchMouseEvent", type=kind, x=x, y=y, button="left", clickCount=1
                 )
 
+    def print(self):
+        """Print the page as a reader would, without backgrounds: the bytes of a PDF."""
+        found = self.send("Page.printToPDF", printBackground=False)
+        self.settle()
+        return base64.b64decode(found["data"])
+
     def settle(self):
         """Wait until the page has drawn twice."""
         self.evaluate("new Promise(f => requestAnimationFrame(() => requestAnimationFrame(f)))")

@@ -268,7 +268,7 @@ def test_a_network_without_units_is_an_empty_map(scanned):
     sources = find_sources(scanned)
     space = sources.dataset.space
     one = group_network(sources, find_maps(sources)[0], depth_of(space))
-    body = str(flat_drawing(space, replace(one, values=np.full(space.n_units, np.nan))))
+    body = str(flat_drawing(space, replace(one, values=np.full(space.n_units, np.nan)))[0])
     assert "0 units, 0 of them rise" in body
     assert not any(picture[..., 3].any() for _, picture in pictures(body))
 

@@ -62,5 +62,7 @@ def test_the_section_shows_both_orders(scanned):
     sources = find_sources(scanned)
     body = str(smoothness_section(sources, find_maps(sources)).body)
     assert "index order" in body and "random order" in body
+    assert "They do not: Moran's I" in body
     assert "--arrangement functional" in body
+    assert "<details>" in body  # a screen of zeros is closed
     assert "nan" not in body

@@ -14,7 +14,7 @@ from llm2bids.report.draw.pages import flat_pages
 from llm2bids.report.draw.svg import drawing, element, palette_png
 from llm2bids.space.space import Space
 
-_GAP, _LABEL = 7, 20
+_GAP, _LABEL = 7, 28
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -117,7 +117,7 @@ def mosaic_figure(
     for slot, label in enumerate(pages.labels):
         left, top = (np.array([slot % columns, slot // columns]) * step).tolist()
         short = label.removeprefix("layer ").split("_")[0]
-        parts.append(element("text", short, x=left, y=top + 15, class_="slice"))
+        parts.append(element("text", short, x=left, y=top + 23, class_="slice"))
     return drawing(parts, width=size[0], height=size[1], alt=alt)
 
 

@@ -85,8 +85,11 @@ def drawing(content: Iterable[Markup], *, width: float, height: float, alt: str)
     )
 
 
-def figure_svg(figure: "Figure", *, alt: str) -> Markup:
-    """Turn a matplotlib figure into a drawing of the page: a point is a unit, text stays text."""
+def figure_svg(figure: "Figure", *, alt: str, name: str = "") -> Markup:
+    """Turn a matplotlib figure into a drawing of the page: a point is a unit, text stays text.
+
+    With a name, other drawings can show parts of it.
+    """
     from matplotlib import rc_context
 
     width, height = figure.get_size_inches() * 72
@@ -110,7 +113,8 @@ def figure_svg(figure: "Figure", *, alt: str) -> Markup:
     )
     for variable, color in _STAND_INS.items():
         text = text.replace(color, variable)
-    return drawing([Markup(text)], width=float(width), height=float(height), alt=alt)
+    content = element("g", Markup(text), id=name) if name else Markup(text)
+    return drawing([content], width=float(width), height=float(height), alt=alt)
 
 
 def palette_png(indices: npt.NDArray[np.uint8], palette: npt.NDArray[np.uint8]) -> str:

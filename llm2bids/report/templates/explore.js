@@ -200,13 +200,31 @@ data.maps.forEach((entry, n) => {
 });
 choice.addEventListener("change", () => { map = data.maps[Number(choice.value)]; refresh(); });
 $("map-top").addEventListener("input", refresh);
-$("map-find").addEventListener("input", (event) => hold(unitOf(event.target.value)));
+const missing = (address) => {
+  const match = /^(.*?)(?:\[(.*?)\]?)?$/.exec(address.trim()), site = byName.get(match[1]);
+  if (site) {
+    const last = site.width - 1;
+    return match[2] ? `${site.name} has units 0 to ${last}` : `which unit? ${site.name}[0] to [${last}]`;
+  }
+  const near = sites.filter((other) => other.name.includes(match[1])).map((other) => other.name);
+  if (!near.length) return `no module is called ${match[1]}`;
+  return `${near.length} modules: ${near.slice(0, 3).join(", ")}${near.length > 3 ? ", …" : ""}`;
+};
+const find = (address) => {
+  const unit = unitOf(address);
+  $("map-missing").textContent = unit < 0 && address.trim() ? missing(address) : "";
+  $("map-find").setAttribute("aria-invalid", String(unit < 0 && address.trim() !== ""));
+  hold(unit);
+};
+$("map-find").addEventListener("input", (event) => find(event.target.value));
 $("map-prev").addEventListener("click", () => showSlice(slice - 1));
 $("map-next").addEventListener("click", () => showSlice(slice + 1));
 const fromHash = () => {
   const match = /^#unit=(.+)$/.exec(decodeURIComponent(location.hash));
-  const unit = match ? unitOf(match[1]) : -1;
-  if (unit < 0) return;
+  if (!match) return;
+  const unit = unitOf(match[1]);
+  $("map-missing").textContent = unit < 0 ? missing(match[1]) : "";
+  if (unit < 0) $("map-find").value = match[1];
   hold(unit, false);
   $("explore").scrollIntoView({ block: "start" });
 };
@@ -214,8 +232,9 @@ addEventListener("hashchange", fromHash);
 matchMedia("(prefers-color-scheme: dark)").addEventListener("change", () => { readTheme(); refresh(); });
 let width = 0;
 new ResizeObserver(() => {
-  if (all.parentElement.clientWidth === width) return;
-  width = all.parentElement.clientWidth;
+  const room = all.parentElement.clientWidth;
+  if (room === 0 || room === width) return;  // 0: hidden, as in print
+  width = room;
   layAll();
   layOne();
   draw();
