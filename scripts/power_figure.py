@@ -18,20 +18,22 @@ from typing import Any
 import matplotlib as mpl
 import numpy as np
 import numpy.typing as npt
+from estimate_components import estimate_components
 from matplotlib import pyplot as plt
 
 from llm2bids.dataset.settings import read_settings
 from llm2bids.inference.inputs import Inputs, open_inputs
-from llm2bids.inference.power import design_power, recommend_designs, unit_alpha
+from llm2bids.inference.power import (
+    VarianceComponents,
+    design_power,
+    recommend_designs,
+    unit_alpha,
+)
 from llm2bids.inference.prompts import OFF, powers_below
 from llm2bids.inference.runs import in_sd
 from llm2bids.inference.trials import volume_trials
-from llm2bids.inference.variance_components import (
-    VarianceComponents,
-    estimate_components,
-    write_components,
-)
 from llm2bids.network.controls import measure_maps
+from llm2bids.store.json import to_json
 
 MEASURES = ("fdr_share", "split_half_r", "identification")
 WANTED = (0.1, 0.2, 0.3, 0.5)
@@ -70,8 +72,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     text = json.dumps(found, indent=1, allow_nan=False)
     args.figure.with_suffix(".json").write_text(text + "\n", encoding="utf-8")
     if args.components:
-        components = VarianceComponents(**found["components"])
-        args.components.write_text(write_components(components), encoding="utf-8")
+        VarianceComponents(**found["components"])  # checks them
+        args.components.write_text(to_json(found["components"]), encoding="utf-8")
     print(text)
     return 0
 

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 from llm2bids.cli.options import add
 
 if TYPE_CHECKING:
-    from llm2bids.inference.variance_components import VarianceComponents
+    from llm2bids.inference.power import VarianceComponents
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -65,7 +65,7 @@ def describe_designs(
 
 def _components(path: Path | None) -> "VarianceComponents":
     from llm2bids.exceptions import UsageError
-    from llm2bids.inference.variance_components import read_components, shipped_components
+    from llm2bids.inference.power import read_components, shipped_components
 
     if path is None:
         return shipped_components()

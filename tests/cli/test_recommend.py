@@ -7,8 +7,7 @@ import pytest
 
 from llm2bids.cli.recommend import add_arguments, describe_designs
 from llm2bids.exceptions import InferenceError, UsageError
-from llm2bids.inference.power import design_power, recommend_designs, unit_alpha
-from llm2bids.inference.variance_components import shipped_components
+from llm2bids.inference.power import design_power, recommend_designs, shipped_components, unit_alpha
 
 
 def options(*argv):

@@ -1,21 +1,6 @@
-"""Variance components of a unit: what participants, prompts and tokens add to a volume.
+"""Estimate what participants, prompts and tokens add to a volume, from volumes of some units."""
 
-A volume is what its condition does, plus what its participant, its prompt and its token add. The
-effect of one participant (on minus off) then varies by
-
-    var = participant + (prompt + token * g(n_tokens)) * (1 / n_on + 1 / n_off)
-
-where g is the variance of the mean of so many correlated tokens of variance 1 (autocorrelation
-that falls by a constant factor). Prompts are nested in participants: none is shown twice.
-
-References: Clark (1973), Journal of Verbal Learning and Verbal Behavior 12; Westfall, Kenny and
-Judd (2014), Journal of Experimental Psychology: General 143.
-"""
-
-import importlib.resources
-import json
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass
 from typing import Any
 
 import numpy as np
@@ -23,53 +8,9 @@ import numpy.typing as npt
 from scipy import optimize
 
 from llm2bids.exceptions import InferenceError
+from llm2bids.inference.power import VarianceComponents, mean_variance
 
 Floats = npt.NDArray[np.float64]
-
-_MEASURED = "variance_components.json"
-"""Name of the shipped components, beside this file; written by ``scripts/power_figure.py``."""
-
-
-@dataclass(frozen=True, kw_only=True)
-class VarianceComponents:
-    """Variances of one unit, in any one unit of measurement."""
-
-    participant: float  # of the true effect, between participants
-    prompt: float  # of prompts' true means, within a condition of a participant
-    token: float  # of volumes about their prompt's true mean
-    # of volumes of a prompt that follow one another, in [0, 1); it falls by this factor with each
-    # further volume
-    autocorrelation: float
-    source: str = ""  # what they were estimated from
-
-    def __post_init__(self) -> None:
-        variances = (self.participant, self.prompt, self.token)
-        if min(variances) < 0 or self.volume <= 0 or not 0 <= self.autocorrelation < 1:
-            raise InferenceError(
-                f"variance components {variances}, autocorrelation {self.autocorrelation}: "
-                "expected variances from 0, not all 0, and an autocorrelation in [0, 1)"
-            )
-
-    @property
-    def volume(self) -> float:
-        """Variance of single volumes about the mean of their condition."""
-        return self.prompt + self.token
-
-    def effect_variance(self, *, n_prompts: int, n_tokens: int, off_per_on: float = 2.0) -> float:
-        """Give the variance of one participant's effect."""
-        mean = self.prompt + self.token * mean_variance(n_tokens, self.autocorrelation)
-        return self.participant + mean * (1 + 1 / off_per_on) / n_prompts
-
-
-def mean_variance(n_tokens: int, autocorrelation: float) -> float:
-    """Give the variance of the mean of correlated tokens of variance 1.
-
-    >>> mean_variance(4, 0.0), mean_variance(2, 0.5)
-    (0.25, 0.75)
-    """
-    lags = np.arange(1, n_tokens)
-    extra = 2 * ((1 - lags / n_tokens) * autocorrelation**lags).sum()
-    return float((1 + extra) / n_tokens)
 
 
 def estimate_components(
@@ -110,30 +51,6 @@ def estimate_components(
         autocorrelation=autocorrelation,
         source=source,
     )
-
-
-def shipped_components() -> VarianceComponents:
-    """Read the components that were measured for the embedded model."""
-    file = importlib.resources.files("llm2bids.inference") / _MEASURED
-    return read_components(json.loads(file.read_text(encoding="utf-8")))
-
-
-def read_components(values: Mapping[str, Any]) -> VarianceComponents:
-    """Read components from what `VarianceComponents` holds."""
-    names = ("participant", "prompt", "token", "autocorrelation")
-    try:
-        numbers = {name: float(values[name]) for name in names}
-    except (KeyError, TypeError, ValueError) as error:
-        raise InferenceError(
-            f"variance components: {error} is missing or no number; expected {', '.join(names)}, "
-            "as scripts/power_figure.py writes"
-        ) from None
-    return VarianceComponents(**numbers, source=str(values.get("source", "")))
-
-
-def write_components(components: VarianceComponents) -> str:
-    """Write components as JSON that `read_components` reads."""
-    return json.dumps(asdict(components), indent=2) + "\n"
 
 
 def _cells(
