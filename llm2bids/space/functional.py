@@ -196,6 +196,9 @@ def _spatial_order(features: Floats, voxels: npt.NDArray[np.int32]) -> Cells:
     """
     if len(features) < 4 or not np.ptp(features, axis=0).any():  # no map to make
         return np.arange(len(features), dtype=np.int32)
+    # one strong condition (random strings) would decide alone, and at equal spread noise would
+    spread = features.std(axis=0)
+    features = (features / np.sqrt(np.where(spread > 0, spread, 1))).astype(np.float32)
     positions = voxels - voxels.min(axis=0)
     return _refined(_by_components(features, positions), features, positions)
 

@@ -283,3 +283,23 @@ def test_spoiled_metadata_of_an_arrangement_are_refused(space, responses, spoil)
     made = functional(space, responses)
     with pytest.raises(SpaceError):
         Space.from_table(made.unit_table(), {**made.metadata(), **spoil})
+
+
+def test_a_strong_condition_does_not_hide_a_weak_one():
+    """Held out: the map of a condition whose effects are a tenth of the other's is smooth too."""
+    site = Site(name="model.norm", layer=None, role="model.norm", width=576)
+    space = build_space([site], label="Tiny", model_name="tiny", weights_sha256="0" * 64)
+    rng = np.random.default_rng(5)
+    strong, _, weak = 30 * rng.standard_normal((3, 576))
+    weak, third = weak / 10, rng.standard_normal(576)
+    kinds = ["off"] * 16 + ["a"] * 16 + ["b"] * 16 + ["c"] * 16
+    means = np.repeat([np.zeros(576), strong, weak, third], 16, axis=0)
+    learned = learn_cells(
+        space,
+        (means + rng.standard_normal(means.shape)).astype(np.float32),
+        kinds,
+        baseline="off",
+    )
+    made = rearrange(space, learned.cells, arrangement="functional", layout=LAYOUT)
+    smooth = morans_i(np.stack([strong, weak]), made)[:, 0]
+    assert smooth[1] > 0.72  # 0.67 where features are taken as they are
