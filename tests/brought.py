@@ -63,3 +63,20 @@ def environment(name: str, *requirements: str, alone: str | None = None) -> Path
             (folder / "whole").unlink()
             _pip(python, folder, "--no-deps", alone)
     return python
+
+
+def source(requirement: str) -> Path:
+    """Fetch a source distribution and unpack it, whether or not it can be built here."""
+    folder = CACHE / requirement
+    if not (folder / "whole").exists():
+        folder.mkdir(parents=True, exist_ok=True)
+        command = [sys.executable, "-m", "pip", "download", "-q", "--disable-pip-version-check"]
+        subprocess.run(  # pip unpacks it here, asks it what it needs, and may fail
+            [*command, "--no-clean", "--no-deps", "--no-binary", ":all:", "-d", str(folder),
+             requirement],
+            env={**os.environ, "TMPDIR": str(folder)}, capture_output=True, check=False,
+        )  # fmt: skip
+        if not any(folder.glob("**/PKG-INFO")):
+            pytest.skip(f"{requirement}: the package index did not give its source")
+        (folder / "whole").touch()
+    return next(folder.glob("**/PKG-INFO")).parent
