@@ -28,15 +28,12 @@ from llm2bids.paradigm.design import RunDesign
 from llm2bids.recording.events import events_table
 from llm2bids.recording.record import Recording
 from llm2bids.space.header import bold_window, image_header
-from llm2bids.space.image import EncodingCounts, encode_blocks
+from llm2bids.space.image import EncodingCounts, SeriesTotal, encode_blocks
 from llm2bids.store.commit import Staging
 from llm2bids.store.tables import write_table
 
 _MOST_THREADS = 16
 """Threads that encode and compress: more wait for what one does (sum, hash, file)."""
-
-_PIECE = 1 << 16
-"""Voxels that are added up at a time."""
 
 
 def run_name(design: RunDesign) -> str:
@@ -172,26 +169,17 @@ def _write_series(
         t_r=t_r,
         window=bold_window(calibration),
     )
-    total = np.zeros(int(np.prod(space.shape)), dtype=np.float64)
+    total = SeriesTotal(space)
     clipped, constant = 0, 0
     n_jobs = writing_threads()
     blocks = encode_blocks(
-        values, space, calibration, seed=recording.design.seed, dtype=dtype, n_jobs=n_jobs
-    )
+        values, space, calibration, seed=recording.design.seed, dtype=dtype, n_jobs=n_jobs,
+        total=total,
+    )  # fmt: skip
     with VolumeWriter(stage.path(place), header, n_jobs=n_jobs) as writer:
         for volumes, counts in blocks:
             writer.write(volumes.T)
-            _add_up(volumes.reshape(len(volumes), -1), total)
             clipped += counts.clipped
             constant = counts.constant
     stage.hashed(place, writer.sha256)
-    mean = (total / n_volumes).reshape(space.shape[::-1])
-    return EncodingCounts(clipped=clipped, constant=constant), mean
-
-
-def _add_up(volumes: npt.NDArray[Any], total: npt.NDArray[np.float64]) -> None:
-    """Add volumes to their sum, a piece that fits the processor's cache at a time."""
-    dtype = np.int32 if volumes.dtype == np.int16 else np.float64
-    for start in range(0, total.size, _PIECE):
-        part = slice(start, start + _PIECE)
-        total[part] += volumes[:, part].sum(axis=0, dtype=dtype)
+    return EncodingCounts(clipped=clipped, constant=constant), total.mean()

@@ -6,7 +6,7 @@ matter lies at 10000. White matter and units that do not vary within a run take 
 the brain there is 0.
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Any
@@ -42,11 +42,17 @@ def constant_units(
     """Find units (n_units,) whose stored counts do not vary in values (n_tokens, n_units)."""
     if len(values) < 2:
         return np.zeros(values.shape[1:], dtype=np.bool_)
-    gain = _gain(calibration)
-    least, most = np.empty((2, values.shape[1]), dtype=np.float32)
-    _to_counts(values.min(axis=0), calibration.mean, gain, dtype, out=least)
-    _to_counts(values.max(axis=0), calibration.mean, gain, dtype, out=most)
-    return np.asarray(least == most)
+    mean, gain = calibration.mean, _gain(calibration)
+    first = _to_counts(values[0], mean, gain, dtype)[0]
+    still = np.arange(values.shape[1])  # all but few vary from one volume to the next
+    for row in values[1:]:
+        counts, _ = _to_counts(row[still], mean[still], gain[still], dtype)
+        still = still[counts == first[still]]
+        if not still.size:
+            break
+    constant = np.zeros(values.shape[1], dtype=np.bool_)
+    constant[still] = True
+    return constant
 
 
 def encode(
@@ -69,7 +75,7 @@ def encode(
         constant = constant_units(values, calibration, dtype=dtype)
     encoder = _Encoder(space, calibration, seed, dtype, constant)
     volumes = np.zeros((len(values), *space.shape[::-1]), dtype=dtype)
-    return volumes, encoder.counts(encoder.encode(values, volumes, first_volume))
+    return volumes, encoder.counts([encoder.encode(values, volumes, first_volume)])
 
 
 def encode_blocks(
@@ -81,10 +87,12 @@ def encode_blocks(
     dtype: VolumeDtype = "int16",
     volumes_per_block: int = 16,
     n_jobs: int = 1,
+    total: "SeriesTotal | None" = None,
 ) -> Iterator[tuple[npt.NDArray[Any], EncodingCounts]]:
     """Turn the values of a whole run into volumes as `encode`, block by block in `n_jobs` threads.
 
-    The array of volumes is the same one each time: the next block overwrites it.
+    The array of volumes is the same one each time: the next block overwrites it. All volumes are
+    added up in `total`.
     """
     _check_shapes(values, space, calibration)
     constant = constant_units(values, calibration, dtype=dtype)
@@ -92,17 +100,58 @@ def encode_blocks(
     # fresh memory costs more than what is written to it: one array serves all blocks
     volumes = np.zeros((min(volumes_per_block, len(values)), *space.shape[::-1]), dtype=dtype)
     with ThreadPoolExecutor(n_jobs, thread_name_prefix="llm2bids-encode") as pool:
+        in_threads = pool.map if n_jobs > 1 else map  # one thread is this one
         for start in range(0, len(values), volumes_per_block):
             rows = values[start : start + volumes_per_block]
             share = -(-len(rows) // n_jobs)
             cuts = range(0, len(rows), share)
-            clipped = pool.map(
-                encoder.encode,
-                [rows[cut : cut + share] for cut in cuts],
-                [volumes[cut : min(cut + share, len(rows))] for cut in cuts],
-                [start + cut for cut in cuts],
+            encoded = list(
+                in_threads(
+                    encoder.encode,
+                    [rows[cut : cut + share] for cut in cuts],
+                    [volumes[cut : min(cut + share, len(rows))] for cut in cuts],
+                    [start + cut for cut in cuts],
+                )
             )
-            yield volumes[: len(rows)], encoder.counts(sum(clipped))
+            if total is not None:
+                total.add(len(rows), encoded)
+            yield volumes[: len(rows)], encoder.counts(encoded)
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Encoded:
+    """What came of encoding some volumes, beside the volumes."""
+
+    clipped: int
+    units: npt.NDArray[Any]  # (n_units,) sum of their counts
+    rows: npt.NDArray[np.int64]  # (n_z, n_y) of the brain: sum of the dither of each row
+
+
+class SeriesTotal:
+    """The sum of a series' volumes: counts of units, and dither of rows of white matter."""
+
+    # less than half of the voxels are units, and a row of white matter is one number
+
+    def __init__(self, space: Space) -> None:
+        self._space = space
+        self._n_volumes = 0
+        self._units = np.zeros(space.n_units, dtype=np.float64)
+        self._rows: npt.NDArray[Any] | float = 0.0
+
+    def add(self, n_volumes: int, encoded: Sequence[_Encoded]) -> None:
+        """Add so many volumes."""
+        self._n_volumes += n_volumes
+        for part in encoded:
+            self._units += part.units
+            self._rows = self._rows + part.rows
+
+    def mean(self) -> npt.NDArray[np.float64]:
+        """Make the mean volume (n_z, n_y, n_x)."""
+        space, n = self._space, self._n_volumes
+        mean = np.zeros(space.shape[::-1], dtype=np.float64)
+        mean[space.brain_box[::-1]] = (np.asarray(n * BASELINE + self._rows) / n)[..., np.newaxis]
+        mean.reshape(-1)[space.file_index] = self._units / n
+        return mean
 
 
 class _Encoder:
@@ -124,14 +173,18 @@ class _Encoder:
 
     def encode(
         self, values: npt.NDArray[np.floating[Any]], volumes: npt.NDArray[Any], first_volume: int
-    ) -> int:
-        """Encode rows into volumes that are 0 outside the brain; return how many were clipped."""
+    ) -> _Encoded:
+        """Encode rows into volumes that are 0 outside the brain; add them up."""
         space, still = self._space, self._still
         work = np.empty(space.n_units, dtype=np.float32)
         stored = np.empty(space.n_units, dtype=self._dtype)
+        # 65,538 volumes fit into 32 bits: far more than a block has
+        kind = np.int32 if self._dtype == "int16" else np.float64
+        sums: npt.NDArray[Any] = np.zeros(space.n_units, dtype=kind)
+        white = np.zeros(self._dither.rows, dtype=np.int64)
         clipped = 0
         for index, (row, volume) in enumerate(zip(values, volumes, strict=True), first_volume):
-            n_clipped = _to_counts(row, self._mean, self._gain, self._dtype, out=work)
+            _, n_clipped = _to_counts(row, self._mean, self._gain, self._dtype, out=work)
             if n_clipped:
                 _refuse_not_finite(row, space, index)
                 clipped += n_clipped
@@ -140,10 +193,13 @@ class _Encoder:
             work[still] = _within(work[still], self._dtype, DITHER) + units
             np.copyto(stored, work, casting="unsafe")
             volume.reshape(-1)[space.file_index] = stored
-        return clipped
+            sums += stored
+            white += rows
+        return _Encoded(clipped=clipped, units=sums, rows=white)
 
-    def counts(self, clipped: int) -> EncodingCounts:
-        """Say what encoding could not keep, given the number of clipped values."""
+    def counts(self, encoded: Sequence[_Encoded]) -> EncodingCounts:
+        """Say what encoding could not keep."""
+        clipped = sum(part.clipped for part in encoded)
         return EncodingCounts(clipped=clipped, constant=int(self._still.size))
 
 
@@ -205,9 +261,11 @@ def _to_counts(
     gain: Float32,
     dtype: VolumeDtype,
     *,
-    out: Float32,
-) -> int:
-    """Write the counts of one volume to `out`; return how many were clipped or are NaN."""
+    out: Float32 | None = None,
+) -> tuple[Float32, int]:
+    """Make the counts of one volume, in `out`; return them and how many were clipped or are NaN."""
+    if out is None:
+        out = np.empty(values.shape, dtype=np.float32)
     with np.errstate(over="ignore", invalid="ignore"):
         np.subtract(values, mean, out=out)
         np.multiply(out, gain, out=out)
@@ -216,11 +274,11 @@ def _to_counts(
         np.rint(out, out=out)
     ends = np.array([out.min(), out.max()], dtype=np.float32)
     if np.array_equal(_within(ends, dtype), ends):
-        return 0
+        return out, 0
     within = _within(out, dtype)
     n_beyond = int(np.count_nonzero(within != out))  # NaN too: it equals nothing
     out[:] = within
-    return n_beyond
+    return out, n_beyond
 
 
 def _refuse_not_finite(values: npt.NDArray[np.floating[Any]], space: Space, volume: int) -> None:
