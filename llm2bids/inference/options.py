@@ -73,7 +73,6 @@ class ParticipantSelection(Selection):
         "JSON file of pybids' filters, as fMRIPrep takes it: only the runs that match, e.g. "
         '{"bold": {"task": "pathology", "run": [1, 2]}}; the group level takes the same runs',
         group=_SELECTION,
-        shown="none",
         type=Path,
         metavar="FILE",
     )
@@ -84,7 +83,6 @@ class ParticipantSelection(Selection):
         "a time where that is above 1: a YAML file of dask-jobqueue, or 'local' for workers here; "
         "needs llm2bids[cluster]",
         group=_SELECTION,
-        shown="none",
         metavar="FILE",
     )
 
@@ -93,7 +91,7 @@ class ParticipantSelection(Selection):
 class Processors:
     """How many processors an analysis may take."""
 
-    n_cpus: int = option(1, "--n-cpus", "processes", group=_SELECTION, type=int, metavar="N")
+    n_cpus: int = option(1, "--n-cpus", "processes", group=_SELECTION)
 
     def __post_init__(self) -> None:
         if self.n_cpus < 1:
@@ -111,7 +109,6 @@ class Memory:
         "prompts' images (4 bytes for each prompt and unit) are held in a scratch file",
         group=_SELECTION,
         shown="1 for each process",
-        type=float,
         metavar="GB",
     )
     work_dir: Path | str | None = option(
@@ -147,7 +144,6 @@ class AnalysisOptions:
         "--unit-of-analysis",
         "what an observation is: a prompt (the mean image of its tokens) or a token",
         group=_FIRST,
-        choices=get_args(UnitOfAnalysis),
     )
     contrasts: Mapping[str, str] | Sequence[str] | None = option(
         None,
@@ -161,44 +157,39 @@ class AnalysisOptions:
         metavar="EXPRESSION",
     )
     noise_model: str | None = option(
-        None, "--noise-model", "ols, ar1, arN", group=_FIRST, shown="ols, for tokens ar1",
+        None,
+        "--noise-model",
+        "ols, ar1, arN",
+        group=_FIRST,
+        shown="ols, for tokens ar1",
         metavar="MODEL",
-    )  # fmt: skip
+    )
     hrf_model: str | None = option(
         None,
         "--hrf-model",
         f"{_TOKEN}; a language model has no lag",
         group=_FIRST,
-        shown="none",
         parse=none_or_name,
         choices=("none", "spm", "glover"),
     )
     drift_model: str | None = option(
-        None, "--drift-model", _TOKEN, group=_FIRST, shown="none", choices=("cosine", "polynomial")
+        None, "--drift-model", _TOKEN, group=_FIRST, choices=("cosine", "polynomial")
     )
     high_pass: float | None = option(
-        None, "--high-pass", f"{_TOKEN}; alone it means cosine drifts", group=_FIRST, shown="none",
-        type=float, metavar="HZ",
-    )  # fmt: skip
-    drift_order: int = option(1, "--drift-order", _TOKEN, group=_FIRST, type=int, metavar="N")
+        None, "--high-pass", f"{_TOKEN}; alone it means cosine drifts", group=_FIRST, metavar="HZ"
+    )
+    drift_order: int = option(1, "--drift-order", _TOKEN, group=_FIRST)
     confounds: Sequence[str] = option(
         (),
         "--confounds",
         "strategies of load_confounds (position, first_token, length, surprisal, entropy, "
         "global_signal) or columns of the confounds table; their means in models of prompts",
         group=_FIRST,
-        shown="none",
         nargs="+",
         metavar="NAME",
     )
     smoothing_fwhm: float | None = option(
-        None,
-        "--smoothing",
-        "smoothing_fwhm; mixes neighbouring units",
-        group=_FIRST,
-        shown="none",
-        type=float,
-        metavar="MM",
+        None, "--smoothing", "smoothing_fwhm; mixes neighbouring units", group=_FIRST, metavar="MM"
     )
     use: Source | None = option(
         None,
@@ -206,7 +197,6 @@ class AnalysisOptions:
         "which table says what was shown, where a run's events.tsv and its transcript differ",
         group=_FIRST,
         shown="such runs are refused",
-        choices=get_args(Source),
     )
 
     def __post_init__(self) -> None:
@@ -310,37 +300,31 @@ class GroupOptions:
     """How group maps are thresholded and permuted, in nilearn's names."""
 
     contrasts: Mapping[str, str] | Sequence[str] | None = shared(AnalysisOptions, "contrasts")
-    alpha: float = option(0.05, "--alpha", "error rate", group=_GROUP, type=float, metavar="P")
+    alpha: float = option(0.05, "--alpha", "error rate", group=_GROUP, metavar="P")
     height_control: HeightControl = option(
         "fdr",
         "--height-control",
         "what alpha controls in thresholded maps and clusters",
         group=_GROUP,
-        choices=HEIGHT_CONTROLS,
     )
     cluster_threshold: int = option(
-        10, "--cluster-threshold", "smallest cluster that stays", group=_GROUP, type=int,
-        metavar="VOXELS",
-    )  # fmt: skip
+        10, "--cluster-threshold", "smallest cluster that stays", group=_GROUP, metavar="VOXELS"
+    )
     min_distance: float = option(
-        8.0, "--min-distance", "between the peaks of a cluster", group=_GROUP, type=float,
-        metavar="MM",
-    )  # fmt: skip
+        8.0, "--min-distance", "between the peaks of a cluster", group=_GROUP, metavar="MM"
+    )
     n_perm: int = option(
         0,
         "--n-perm",
         "sign flips of non_parametric_inference, 10000 or more for a paper; 0 leaves it out",
         group=_GROUP,
-        type=int,
-        metavar="N",
     )
     two_sided_test: bool = option(
         True, "--one-sided", "permutation test of increases alone", group=_GROUP
     )
     threshold: float | None = option(
-        None, "--threshold", "cluster-forming p value, with --n-perm", group=_GROUP, shown="none",
-        type=float, metavar="P",
-    )  # fmt: skip
+        None, "--threshold", "cluster-forming p value, with --n-perm", group=_GROUP, metavar="P"
+    )
     tfce: bool = option(
         False, "--tfce", "threshold-free cluster enhancement, with --n-perm", group=_GROUP
     )
@@ -349,16 +333,16 @@ class GroupOptions:
         "--true-discovery-threshold",
         "bound the share of active units in clusters above this z (cluster_level_inference)",
         group=_GROUP,
-        shown="none",
-        type=float,
         metavar="Z",
     )
     pooled_n_perm: int = option(
-        0, "--pooled-n-perm", "permutations of the pooled prompt test; 0 leaves it out",
-        group=_GROUP, type=int, metavar="N",
-    )  # fmt: skip
+        0,
+        "--pooled-n-perm",
+        "permutations of the pooled prompt test; 0 leaves it out",
+        group=_GROUP,
+    )
     random_state: int = option(
-        0, "--random-state", "of permutations and draws", group=_GROUP, type=int, metavar="SEED"
+        0, "--random-state", "of permutations and draws", group=_GROUP, metavar="SEED"
     )
 
     def __post_init__(self) -> None:

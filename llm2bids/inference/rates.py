@@ -26,6 +26,7 @@ FAMILY_MINIMUM = 60
 
 CONFIDENCE = 0.95
 N_BOOTSTRAP = 2000
+_N_BOOT_ROC = 1000
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -146,6 +147,25 @@ def mean_interval(
     tail = 50 * (1 - CONFIDENCE)
     low, high = np.percentile(means, [tail, 100 - tail])
     return float(low), float(high)
+
+
+def roc_area(
+    positives: npt.NDArray[np.float64], negatives: npt.NDArray[np.float64]
+) -> tuple[float, float, float]:
+    """Give the area under the ROC curve and its bootstrap interval over both sets of prompts.
+
+    >>> roc_area(np.array([2.0, 3.0]), np.array([0.0, 1.0, 2.5]))[0]
+    0.8333333333333334
+    """
+    if not positives.size or not negatives.size:
+        return float("nan"), float("nan"), float("nan")
+    wins = (positives[:, None] > negatives) + 0.5 * (positives[:, None] == negatives)
+    rng = np.random.default_rng(0)
+    rows = rng.integers(positives.size, size=(_N_BOOT_ROC, positives.size))
+    columns = rng.integers(negatives.size, size=(_N_BOOT_ROC, negatives.size))
+    boot = [wins[np.ix_(r, c)].mean() for r, c in zip(rows, columns, strict=True)]
+    low, high = np.quantile(boot, [0.025, 0.975])
+    return float(wins.mean()), float(low), float(high)
 
 
 def widening_of(n_groups: int, group_size: int, n_participants: int) -> float:

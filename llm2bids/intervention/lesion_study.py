@@ -17,17 +17,16 @@ from llm2bids.inference.effects import Effects
 from llm2bids.inference.provenance import Provenance
 from llm2bids.intervention.edit import (
     Method,
-    default_sites,
     identity,
     levels,
     method_values,
-    site_mask,
 )
 from llm2bids.intervention.evaluation import TextSet, measure, text_sets
 from llm2bids.intervention.lesion_tables import OFF, Drawn, Measured, lesion_result
 from llm2bids.intervention.matched import matched_units
 from llm2bids.intervention.results import InterventionResult
 from llm2bids.intervention.subject import Subject, Topics
+from llm2bids.intervention.units import default_sites, site_mask
 from llm2bids.model.edit import Edit, check_weights, grouped, load_edit
 from llm2bids.space.stat_map import select_units
 

@@ -12,9 +12,9 @@ import pandas as pd
 from tqdm.auto import tqdm
 
 from llm2bids.exceptions import UsageError
+from llm2bids.inference.rates import roc_area
 from llm2bids.inference.statmap import write_json
 from llm2bids.intervention.answers import answer
-from llm2bids.intervention.edit import choose_units, default_sites
 from llm2bids.intervention.results import InterventionResult
 from llm2bids.intervention.subject import (
     Subject,
@@ -23,6 +23,7 @@ from llm2bids.intervention.subject import (
     Topics,
     open_topics,
 )
+from llm2bids.intervention.units import choose_units
 from llm2bids.model.units import Site
 from llm2bids.options import option, shared, split_options, takes_options
 from llm2bids.paradigm.task import Prompt
@@ -47,8 +48,6 @@ FALSE_POSITIVES = 0.05
 
 PROBE_DEPTH = 0.87
 """Layer of the linear probe, as a share of the depth."""
-
-N_BOOT = 1000
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -157,15 +156,12 @@ class _Monitor:
     @cached_property
     def networks(self) -> dict[str, npt.NDArray[np.intp]]:
         """Units of each topic's network."""
-        dataset, sites = self.subject.dataset, self.options.sites
-        patterns = default_sites(dataset.space.sites) if sites is None else tuple(sites)
+        given = self.options.stat_img
         return {
             label: choose_units(
-                dataset,
-                stat_img=self.topics.effect(label)
-                if self.options.stat_img is None
-                else self.options.stat_img,
-                sites=patterns,
+                self.subject.dataset,
+                stat_img=self.topics.effect(label) if given is None else given,
+                sites=self.options.sites,
                 top_percent=self.options.top_percent,
                 sign="positive",
             ).units
@@ -193,11 +189,11 @@ class _Monitor:
     def score(self, values: npt.NDArray[Any], columns: npt.NDArray[np.intp]) -> Floats:
         """Average the networks' z values; values (n_tokens, n), columns (n,): units of these."""
         calibration = self.subject.dataset.calibration
-        place = np.full(self.subject.dataset.space.n_units, -1)
-        place[columns] = np.arange(columns.size)
+        column_of = np.full(self.subject.dataset.space.n_units, -1)
+        column_of[columns] = np.arange(columns.size)
         scores = []
         for units in self.networks.values():
-            z = (values[:, place[units]] - calibration.mean[units]) / calibration.scale[units]
+            z = (values[:, column_of[units]] - calibration.mean[units]) / calibration.scale[units]
             scores.append(z.mean(axis=1, dtype=np.float64))
         return np.stack(scores, axis=1)
 
@@ -379,20 +375,3 @@ def _areas(scores: Mapping[str, Floats], label: str) -> dict[str, float]:
         value, low, high = roc_area(scores[label], np.concatenate([np.zeros(0), *negatives]))
         areas |= {f"auroc_{name}": value, f"{name}_low": low, f"{name}_high": high}
     return areas
-
-
-def roc_area(positives: Floats, negatives: Floats) -> tuple[float, float, float]:
-    """Give the area under the ROC curve and its bootstrap interval over both sets of prompts.
-
-    >>> roc_area(np.array([2.0, 3.0]), np.array([0.0, 1.0, 2.5]))[0]
-    0.8333333333333334
-    """
-    if not positives.size or not negatives.size:
-        return float("nan"), float("nan"), float("nan")
-    wins = (positives[:, None] > negatives) + 0.5 * (positives[:, None] == negatives)
-    rng = np.random.default_rng(0)
-    rows = rng.integers(positives.size, size=(N_BOOT, positives.size))
-    columns = rng.integers(negatives.size, size=(N_BOOT, negatives.size))
-    boot = [wins[np.ix_(r, c)].mean() for r, c in zip(rows, columns, strict=True)]
-    low, high = np.quantile(boot, [0.025, 0.975])
-    return float(wins.mean()), float(low), float(high)

@@ -14,7 +14,6 @@ from tqdm.auto import tqdm
 
 from llm2bids.exceptions import InterventionError, UsageError
 from llm2bids.inference.rates import mean_interval
-from llm2bids.intervention.edit import choose_units, default_sites, site_mask
 from llm2bids.intervention.results import InterventionResult
 from llm2bids.intervention.subject import (
     Subject,
@@ -24,6 +23,7 @@ from llm2bids.intervention.subject import (
     open_topics,
 )
 from llm2bids.intervention.trial import TrialOptions, TrialTexts, run_trial
+from llm2bids.intervention.units import choose_units, default_sites, site_mask
 from llm2bids.options import option, shared, split_options, takes_options
 from llm2bids.space.stat_map import select_units
 

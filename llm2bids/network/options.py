@@ -29,7 +29,6 @@ class FindingsOptions:
         "--top-percent",
         "share of the units in a network, those with the largest effects",
         group=_FINDINGS,
-        type=float,
         metavar="P",
     )
     min_cohens_d: float | None = option(
@@ -37,8 +36,6 @@ class FindingsOptions:
         "--min-cohens-d",
         "networks of units above this absolute d that survive --alpha, in place of --top-percent",
         group=_FINDINGS,
-        shown="none",
-        type=float,
         metavar="D",
     )
     controls: Sequence[ControlName] = option(
@@ -48,9 +45,7 @@ class FindingsOptions:
         "shuffled, task labels of each participant's maps shuffled, random units of the same sites "
         "in place of the networks; repeatable",
         group=_FINDINGS,
-        shown="none",
         action="append",
-        choices=CONTROLS,
     )
     control_datasets: Sequence[Path | str] = option(
         (),
@@ -58,14 +53,11 @@ class FindingsOptions:
         "measure the same on another dataset with these tasks, e.g. one of `record "
         "--random-weights`; repeatable",
         group=_FINDINGS,
-        shown="none",
         action="append",
         type=Path,
         metavar="BIDS_DIR",
     )
-    n_control_draws: int = option(
-        20, "--n-control-draws", "of each --control", group=_FINDINGS, type=int, metavar="N"
-    )
+    n_control_draws: int = option(20, "--n-control-draws", "of each --control", group=_FINDINGS)
     alpha: float = shared(GroupOptions, "alpha")
     seed: int = shared(GroupOptions, "random_state")
     allow_circular: bool = shared(Selection, "allow_circular")

@@ -3,6 +3,7 @@
 import numpy as np
 import pytest
 from scipy import stats
+from sklearn.metrics import roc_auc_score
 
 from llm2bids.exceptions import InferenceError
 from llm2bids.inference.rates import (
@@ -12,6 +13,7 @@ from llm2bids.inference.rates import (
     family_verdict,
     mean_interval,
     overall_verdict,
+    roc_area,
     unit_rate,
     unit_verdict,
     widening_of,
@@ -109,3 +111,12 @@ def test_nothing_to_count_is_refused():
         family_rate("prompt_ols", "fdr", [])
     with pytest.raises(InferenceError, match="no rate"):
         overall_verdict([])
+
+
+def test_areas_are_scikit_learns():
+    rng = np.random.default_rng(3)
+    on, off = rng.normal(0.6, 1, 17).round(1), rng.normal(0, 1, 23).round(1)
+    area, low, high = roc_area(on, off)
+    truth = [1] * 17 + [0] * 23
+    assert area == pytest.approx(roc_auc_score(truth, np.concatenate([on, off])))
+    assert low < area < high

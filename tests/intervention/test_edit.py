@@ -11,8 +11,9 @@ import torch
 import llm2bids
 from llm2bids.exceptions import InterventionError, ModelError, SpaceError, UsageError
 from llm2bids.inference.provenance import Provenance
-from llm2bids.intervention.edit import choose_units, default_sites, method_values, vector_edit
+from llm2bids.intervention.edit import method_values, vector_edit
 from llm2bids.intervention.subject import Subject
+from llm2bids.intervention.units import choose_units, default_sites
 from llm2bids.model.sites import find_sites
 from llm2bids.network.network import make_network
 from llm2bids.space.stat_map import select_units

@@ -1,17 +1,16 @@
-"""Monitoring a tiny model: scores by hand, areas by scikit-learn, time series of a dataset."""
+"""Monitoring a tiny model: scores by hand, time series of a dataset."""
 
 import json
 
 import numpy as np
 import pandas as pd
 import pytest
-from sklearn.metrics import roc_auc_score
 
 from llm2bids.cli.main import main
 from llm2bids.exceptions import InterventionError, UsageError
 from llm2bids.inference.effects import read_effects
 from llm2bids.inference.inputs import open_inputs
-from llm2bids.intervention.monitor import MonitorOptions, _Monitor, monitor, roc_area
+from llm2bids.intervention.monitor import MonitorOptions, _Monitor, monitor
 from llm2bids.intervention.subject import SubjectOptions, open_topics
 from llm2bids.model.text import encode
 from tests.plain import plain_values
@@ -74,15 +73,6 @@ def test_scores_of_a_prompt_are_those_of_a_plain_forward_pass(
         np.testing.assert_allclose(read.scores[: len(ids) - 1, 0], z.mean(axis=1), atol=1e-4)
         last = read.at("last prompt token", read.scores)
         np.testing.assert_allclose(last, z[-1].mean(), atol=1e-4)
-
-
-def test_areas_are_scikit_learns():
-    rng = np.random.default_rng(3)
-    on, off = rng.normal(0.6, 1, 17).round(1), rng.normal(0, 1, 23).round(1)
-    area, low, high = roc_area(on, off)
-    truth = [1] * 17 + [0] * 23
-    assert area == pytest.approx(roc_auc_score(truth, np.concatenate([on, off])))
-    assert low < area < high
 
 
 def test_scores_stand_beside_a_probe_and_word_counts(result):
