@@ -2,6 +2,7 @@
 
 import csv
 import io
+import logging
 import re
 from collections.abc import Sequence
 from pathlib import Path
@@ -9,8 +10,11 @@ from pathlib import Path
 import pandas as pd
 
 from llm2bids.exceptions import RecordingError, UsageError
+from llm2bids.recording.labels import label_contradictions
 from llm2bids.recording.story import Story, check_story
 from llm2bids.store.tables import to_numbers
+
+log = logging.getLogger(__name__)
 
 _NAMES = {
     "onset": ("onset", "start", "start_time", "begin", "tmin", "word_onset"),
@@ -56,6 +60,7 @@ def read_stimuli(
         ]
         if not stories:
             raise RecordingError(f"{path}: no words in its events; name the column (--word-column)")
+        _warn_of_labels(path, stories)
         return stories
     files = _files(path) if path.is_dir() else [path]
     stories = []
@@ -73,7 +78,20 @@ def read_stimuli(
     if len(set(runs)) < len(runs):
         twice = next(run for run in runs if runs.count(run) > 1)
         raise RecordingError(f"{path}: story {twice[1]} is there twice; give each its own name")
+    _warn_of_labels(path, stories)
     return stories
+
+
+def _warn_of_labels(path: Path, stories: Sequence[Story]) -> None:
+    """Say where trial types contradict what was shown; the strings are what is read."""
+    words = pd.concat([story.words[["trial_type", "word"]] for story in stories])
+    if lines := label_contradictions(words):
+        log.warning(
+            "%s: trial_type contradicts the strings: %s. The strings are read, and keep these "
+            "labels; mend the column, or choose rows by what is right in them (--select)",
+            path,
+            "; ".join(lines),
+        )
 
 
 def _files(folder: Path) -> list[Path]:
