@@ -35,7 +35,6 @@ class Answered:
     contexts: tuple[tuple[int, ...], ...]  # what the model was given, in tokens
     token_ids: npt.NDArray[np.int64]  # (n_prompts, n_tokens)
     texts: tuple[str, ...]
-    means: npt.NDArray[np.float32]  # (n_prompts, n_units) of the sites that were read
 
 
 def answer(
@@ -43,7 +42,6 @@ def answer(
     prompts: Sequence[Prompt],
     *,
     n_tokens: int,
-    sites: Sequence[Site] = (),
     edit: Edit | None = None,
     contexts: Sequence[Sequence[int]] | None = None,
 ) -> Answered:
@@ -53,18 +51,14 @@ def answer(
 
     loaded = subject.loaded
     given = subject.tokens(prompts, n_tokens=n_tokens) if contexts is None else contexts
-    n_units = sum(site.width for site in sites)
-    means = np.empty((len(prompts), n_units), dtype=np.float32)
 
     def work(part: slice, tell: object) -> npt.NDArray[np.int64]:
-        shape = (part.stop - part.start, n_tokens - 1, n_units)
-        values = new_values(shape, loaded.device)
+        shape = (part.stop - part.start, n_tokens)
         done = generate_batch(
-            loaded, given[part], sites, values, sampling=_GREEDY,
-            uniforms=np.zeros((shape[0], n_tokens)),
+            loaded, given[part], (), new_values((shape[0], n_tokens - 1, 0), loaded.device),
+            sampling=_GREEDY, uniforms=np.zeros(shape),
         )  # fmt: skip
         _check_numbers(done.surprisal, prompts[part], edit)
-        means[part] = values.mean(axis=1)
         return done.token_ids
 
     with ExitStack() as stack:
@@ -77,8 +71,27 @@ def answer(
         contexts=tuple(map(tuple, given)),
         token_ids=token_ids,
         texts=tuple(str(text) for text in loaded.tokenizer.batch_decode(token_ids)),
-        means=means,
     )
+
+
+def text_means(
+    loaded: "LoadedModel", answered: Answered, sites: Sequence[Site]
+) -> npt.NDArray[np.float32]:
+    """Average sites over the tokens of each prompt and its answer, (n_prompts, n_units).
+
+    The first token of a text is left out: attention that has nowhere to go makes its values larger
+    than all others by orders.
+    """
+    from llm2bids.model.likelihood import text_values
+
+    texts = [
+        [*context, *said]
+        for context, said in zip(answered.contexts, answered.token_ids.tolist(), strict=True)
+    ]
+    means = np.empty((len(texts), sum(site.width for site in sites)), dtype=np.float32)
+    for row, values in text_values(loaded, texts, sites):
+        means[row] = values[1:].mean(axis=0)
+    return means
 
 
 def answer_nll(loaded: "LoadedModel", answered: Answered) -> Floats:

@@ -12,12 +12,12 @@ from llm2bids.model.units import Site
 Floats = npt.NDArray[np.float32]
 
 DirectionKind = Literal["means", "effect", "vs-others"]
-"""Difference of the means of on and off answers; the map; own mean less that of other topics."""
+"""Difference of the means of on and off texts; the map; own mean less that of other topics."""
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class Responses:
-    """Mean residual streams of answers, by bank: (n_prompts, n_units) over some layers."""
+    """Mean residual streams of prompts with answers, by bank: (n_prompts, n_units) of layers."""
 
     sites: tuple[Site, ...]
     by_bank: Mapping[str, Floats]
@@ -34,7 +34,7 @@ class Responses:
 
 
 def mean_difference(responses: Responses, bank: str, site: Site) -> Floats:
-    """Subtract the mean of the off answers from that of a bank's, (width,)."""
+    """Subtract the mean of the off texts from that of a bank's, (width,)."""
     off = responses.at(responses.baseline, site)
     return np.asarray(responses.at(bank, site).mean(axis=0) - off.mean(axis=0))
 
@@ -52,7 +52,7 @@ def versus_others(responses: Responses, bank: str, site: Site) -> Floats:
 def shuffled_difference(
     responses: Responses, bank: str, site: Site, norm: float, rng: np.random.Generator
 ) -> Floats:
-    """Take the difference of means of the same answers with on and off shuffled, at a norm."""
+    """Take the difference of means of the same texts with on and off shuffled, at a norm."""
     on, off = responses.at(bank, site), responses.at(responses.baseline, site)
     pooled = rng.permutation(np.concatenate([on, off]))
     return at_norm(pooled[: len(on)].mean(axis=0) - pooled[len(on) :].mean(axis=0), norm)

@@ -31,8 +31,9 @@ class SteerOptions:
 
     task_labels: Sequence[str] = shared(TopicOptions, "task_labels", group="direction")
     direction: DirectionKind | None = option(
-        None, "--direction", "difference of the means of on and off answers (means), the mean "
-        "effect map (effect), or the own topic against the others (vs-others)", group="direction",
+        None, "--direction", "difference of the means of on and off texts, prompt and answer "
+        "(means), the mean effect map (effect), or the own topic against the others (vs-others)",
+        group="direction",
         shown="means, with --minus vs-others",
     )  # fmt: skip
     minus: bool = option(
@@ -44,11 +45,11 @@ class SteerOptions:
     )  # fmt: skip
     layers: tuple[int, ...] = option(
         (), "--layers", "layers that are searched", group="search",
-        shown="at 0.3, 0.4 and 0.5 of the depth", nargs="+",
+        shown="at 0.4 and 0.5 of the depth", nargs="+",
     )  # fmt: skip
     strengths: tuple[float, ...] = option(
-        (3.0, 4.0, 5.0, 6.0), "--strengths", "multiples of the direction that are searched",
-        group="search", shown="3 4 5 6", nargs="+",
+        (2.0, 3.0, 4.0), "--strengths", "multiples of the direction that are searched",
+        group="search", shown="2 3 4", nargs="+",
     )  # fmt: skip
     max_cost: float = option(
         1.75, "--max-cost", "the search takes no setting that costs more NLL than this, in nats a "

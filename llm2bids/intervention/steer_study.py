@@ -12,7 +12,7 @@ import pandas as pd
 from llm2bids.exceptions import InterventionError, UsageError
 from llm2bids.inference.provenance import Provenance
 from llm2bids.inference.rates import binomial_interval, mean_interval
-from llm2bids.intervention.answers import Answered, answer, answer_nll, replayed_map
+from llm2bids.intervention.answers import Answered, answer, answer_nll, replayed_map, text_means
 from llm2bids.intervention.directions import (
     DirectionKind,
     Floats,
@@ -37,7 +37,7 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 
-DEPTHS = (0.3, 0.4, 0.5)
+DEPTHS = (0.4, 0.5)
 """Layers that are searched, as shares of the model's depth."""
 
 
@@ -103,8 +103,9 @@ class Scene:
         half = self.options.n_prompts // 2
         for bank in self.held_out:
             prompts = self.subject.shown_of(bank, self.options.n_defining)
-            known = answer(self.subject, prompts, n_tokens=n_tokens, sites=self.sites)
-            by_bank[bank] = known.means
+            known = answer(self.subject, prompts, n_tokens=n_tokens)
+            # answers alone are often formulas ("The answer is:"): the prompt says the topic
+            by_bank[bank] = text_means(self.subject.loaded, known, self.sites)
             words = [prompt.text for prompt in self.subject.shown_of(bank, 100)]
             texts += [*words, *known.texts]
             labels += [bank] * (len(words) + len(prompts))

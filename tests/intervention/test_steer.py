@@ -19,6 +19,7 @@ from llm2bids.intervention.directions import (
 )
 from llm2bids.intervention.results import load_results
 from llm2bids.intervention.steer import steer
+from llm2bids.intervention.subject import Subject
 from llm2bids.intervention.text import TextClassifier, distinct_2
 from llm2bids.model.edit import load_edit
 from llm2bids.model.text import encode
@@ -85,6 +86,26 @@ def test_texts_are_those_of_a_vector_added_by_hand(result, scanned, tiny_loaded,
             assert row.nll == pytest.approx(float(nll), abs=1e-4)
             changed += method == "direction" and said != greedy(loaded.model, ids, 4)
     assert changed
+
+
+def test_the_direction_is_the_difference_of_whole_texts(result, scanned, tiny_loaded, analysed):
+    loaded = tiny_loaded("llama")
+    (part,) = load_edit(analysed / "group/steer/pathology_edit.json").parts
+    subject = Subject(dataset=scanned, loaded=loaded, seed=3, source="")
+    means = {}
+    for bank in ("pathology", subject.baseline):
+        texts = []
+        for prompt in subject.shown_of(bank, 5):
+            ids = encode(loaded, prompt.text)
+            with torch.no_grad():
+                states = loaded.model(
+                    torch.tensor([[*ids, *greedy(loaded.model, ids, 4)]]),
+                    output_hidden_states=True,
+                ).hidden_states[2]
+            texts.append(states[0, 1:].mean(dim=0).numpy())
+        means[bank] = np.mean(texts, axis=0)
+    expected = means["pathology"] - means[subject.baseline]
+    np.testing.assert_allclose(part.values, expected, atol=1e-4)
 
 
 def test_search_and_report_share_no_prompt_and_nothing_that_was_shown(result, scanned):
