@@ -2,7 +2,7 @@
 
 import logging
 import sys
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -10,8 +10,7 @@ from typing import Any
 from joblib import Parallel, delayed
 from tqdm import tqdm
 
-from llm2bids.dataset.read import Run
-from llm2bids.exceptions import InferenceError, Llm2bidsError
+from llm2bids.exceptions import InferenceError
 from llm2bids.inference.checksums import list_group, list_participants
 from llm2bids.inference.effects import Effects, effects_difference, read_effects
 from llm2bids.inference.group import (
@@ -36,12 +35,17 @@ from llm2bids.inference.options import (
     Processors,
     Selection,
 )
-from llm2bids.inference.participant import caution, write_task
+from llm2bids.inference.participant import (
+    Fit,
+    caution,
+    choose_runs,
+    fit_and_write,
+    fits_on_cluster,
+)
 from llm2bids.inference.pooled import pooled_contrast
 from llm2bids.inference.provenance import check_arrangement_prompts
-from llm2bids.inference.runs import fit_task
 from llm2bids.inference.second_level import checked_size
-from llm2bids.inference.statmap import checked_output, remove_results, start_output
+from llm2bids.inference.statmap import checked_output, start_output
 from llm2bids.options import split_options, takes_options
 
 log = logging.getLogger(__name__)
@@ -105,10 +109,9 @@ def analyze_participants(
     selection, model, processors, memory = split_options(
         options, ParticipantSelection, AnalysisOptions, Processors, Memory
     )
-    mem_gb = 1.0 if memory.mem_gb is None else memory.mem_gb / processors.n_cpus
     out_dir = Path(out_dir)
     sessions = open_sessions(Path(bids_dir), selection, use=model.use)
-    chosen = _choose(sessions, selection)
+    chosen = choose_runs(sessions, selection)
     inputs = sessions[0]
     if inputs.space.layout is not None:
         check_arrangement_prompts(
@@ -127,15 +130,13 @@ def analyze_participants(
     bar = tqdm(total=len(chosen), desc="first level", file=sys.stderr, disable=not progress)
     with bar:
         if selection.cluster is not None:
-            fits = _fits_on_cluster(
+            fits = fits_on_cluster(
                 Path(bids_dir), out_dir, selection, model, memory, participants, processors.n_cpus
             )
         else:
             jobs = [
-                delayed(_participant_task)(
-                    session, key, runs, model, out_dir, mem_gb=mem_gb, work_dir=memory.folder
-                )
-                for session, key, runs in chosen
+                delayed(fit_and_write)(*part, model, out_dir, memory, processors.n_cpus)
+                for part in chosen
             ]
             # no files for large arguments: joblib loses count of them where workers recorded before
             parallel = Parallel(
@@ -317,92 +318,9 @@ def _group_contrast(
     )
 
 
-_Fit = tuple[tuple[str, str], list[Path], str | None]
-"""Participant and task, the files that were written, and why not more."""
-
-
-def _choose(
-    sessions: Sequence[Inputs], selection: ParticipantSelection
-) -> list[tuple[Inputs, tuple[str, str], Sequence[Run]]]:
-    """Choose the runs of each session, participant and task."""
-    labels = {"participant_label": selection.participant_label, "task": selection.task}
-    return [
-        (session, key, runs)
-        for session in sessions
-        for key, runs in session.choose(**labels).items()
-    ]
-
-
-def _fits_on_cluster(
-    bids_dir: Path,
-    out_dir: Path,
-    selection: ParticipantSelection,
-    options: AnalysisOptions,
-    memory: Memory,
-    participants: Sequence[str],
-    n_cpus: int,
-) -> Iterator[_Fit]:
-    """Let workers of a cluster fit participants: one each, or `n_cpus` where that is more."""
-    from llm2bids.scan.cluster import cluster_pool
-    from llm2bids.scan.workers import run_tasks
-
-    n_workers = n_cpus if n_cpus > 1 else len(participants)
-    tasks = [
-        (bids_dir, out_dir, replace(selection, participant_label=(label,)), options, memory)
-        for label in participants
-    ]
-    with cluster_pool(str(selection.cluster), n_workers) as pool:
-        for fits in run_tasks(pool, _fit_participant, tasks):
-            yield from fits
-
-
-def _fit_participant(
-    bids_dir: Path,
-    out_dir: Path,
-    selection: ParticipantSelection,
-    options: AnalysisOptions,
-    memory: Memory,
-) -> list[_Fit]:
-    """Fit the runs of one participant, in a process that opens the dataset by itself."""
-    sessions = open_sessions(bids_dir, selection, use=options.use)
-    mem_gb = 1.0 if memory.mem_gb is None else memory.mem_gb
-    return [
-        _participant_task(
-            session, key, runs, options, out_dir, mem_gb=mem_gb, work_dir=memory.folder
-        )
-        for session, key, runs in _choose(sessions, selection)
-    ]
-
-
-def _participant_task(
-    inputs: Inputs,
-    key: tuple[str, str],
-    runs: Sequence[Run],
-    options: AnalysisOptions,
-    out_dir: Path,
-    *,
-    mem_gb: float,
-    work_dir: Path | None,
-) -> _Fit:
-    """Fit and write one participant and task; give the reason where that is not possible."""
-    remove_results(out_dir, participant_label=key[0], task=key[1], session=inputs.session)
-    try:
-        if not runs:
-            raise InferenceError(
-                "the run is missing, other participants have it; record the dataset again to add it"
-            )
-        loaded = [inputs.load(run) for run in runs]
-        model = fit_task(loaded, options, mem_gb=mem_gb, work_dir=work_dir)
-        files = write_task(out_dir, model, loaded, options, inputs)
-    except Llm2bidsError as error:
-        session = "" if inputs.session is None else f"ses-{inputs.session}: "
-        return key, [], f"{session}{error}"
-    return key, files, None
-
-
 def _collected(
     out_dir: Path,
-    results: Sequence[_Fit],
+    results: Sequence[Fit],
     options: AnalysisOptions,
 ) -> ParticipantsResult:
     failed = tuple(

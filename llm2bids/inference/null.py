@@ -130,19 +130,11 @@ def measure_null(
     n_replicates = len(set(replicates))
     widening = widening_of(n_groups, group_size, n_replicates)
     sizes = {
-        "n_runs": len(runs),
-        "n_participants": n_replicates,
-        "n_groups": n_groups,
-        "group_size": group_size,
-        "n_units": inputs.space.n_units,
-        "n_tested": int(tested.sum()),
-        "panel_site": _panel_site(inputs.space),
-        "panel_voxels": int(panel.sum()),
-        "n_perm": n_perm,
-        "n_flips": FLIPS,
-        "cluster_forming_p": CLUSTER_P,
-        "seed": seed,
-    }
+        "n_runs": len(runs), "n_participants": n_replicates, "n_groups": n_groups,
+        "group_size": group_size, "n_units": inputs.space.n_units, "n_tested": int(tested.sum()),
+        "panel_site": _panel_site(inputs.space), "panel_voxels": int(panel.sum()),
+        "n_perm": n_perm, "n_flips": FLIPS, "cluster_forming_p": CLUSTER_P, "seed": seed,
+    }  # fmt: skip
     return NullMeasurement(
         rates=tuple(rates_of(tallies, widening=widening)),
         shares=_shares(tallies),

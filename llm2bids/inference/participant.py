@@ -1,6 +1,7 @@
-"""Writing the first level of one participant and task."""
+"""Fitting and writing the first level of one participant and task."""
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -9,14 +10,17 @@ import numpy.typing as npt
 import pandas as pd
 
 from llm2bids.dataset.layout import sidecar
+from llm2bids.dataset.read import Run
+from llm2bids.exceptions import InferenceError, Llm2bidsError
 from llm2bids.inference.first_level import STATS, TOKEN_CAUTION
-from llm2bids.inference.inputs import Inputs
-from llm2bids.inference.options import AnalysisOptions
+from llm2bids.inference.inputs import Inputs, open_sessions
+from llm2bids.inference.options import AnalysisOptions, Memory, ParticipantSelection
 from llm2bids.inference.provenance import Provenance
-from llm2bids.inference.runs import RunData, TaskFit
+from llm2bids.inference.runs import RunData, TaskFit, fit_task
 from llm2bids.inference.statmap import (
     map_entries,
     map_path,
+    remove_results,
     write_json,
     write_map,
 )
@@ -43,6 +47,86 @@ def caution(options: AnalysisOptions) -> str | None:
     if options.unit_of_analysis == "token":
         return TOKEN_CAUTION
     return None if options.noise == "ols" else _PROMPT_AR_CAUTION
+
+
+Fit = tuple[tuple[str, str], list[Path], str | None]
+"""Participant and task, the files that were written, and why not more."""
+
+
+def choose_runs(
+    sessions: Sequence[Inputs], selection: ParticipantSelection
+) -> list[tuple[Inputs, tuple[str, str], Sequence[Run]]]:
+    """Choose the runs of each session, participant and task."""
+    labels = {"participant_label": selection.participant_label, "task": selection.task}
+    return [
+        (session, key, runs)
+        for session in sessions
+        for key, runs in session.choose(**labels).items()
+    ]
+
+
+def fits_on_cluster(
+    bids_dir: Path,
+    out_dir: Path,
+    selection: ParticipantSelection,
+    options: AnalysisOptions,
+    memory: Memory,
+    participants: Sequence[str],
+    n_cpus: int,
+) -> Iterator[Fit]:
+    """Let workers of a cluster fit participants: one each, or `n_cpus` where that is more."""
+    from llm2bids.scan.cluster import cluster_pool
+    from llm2bids.scan.workers import run_tasks
+
+    n_workers = n_cpus if n_cpus > 1 else len(participants)
+    tasks = [
+        (bids_dir, out_dir, replace(selection, participant_label=(label,)), options, memory)
+        for label in participants
+    ]
+    with cluster_pool(str(selection.cluster), n_workers) as pool:
+        for fits in run_tasks(pool, _fit_participant, tasks):
+            yield from fits
+
+
+def _fit_participant(
+    bids_dir: Path,
+    out_dir: Path,
+    selection: ParticipantSelection,
+    options: AnalysisOptions,
+    memory: Memory,
+) -> list[Fit]:
+    """Fit the runs of one participant, in a process that opens the dataset by itself."""
+    sessions = open_sessions(bids_dir, selection, use=options.use)
+    return [
+        fit_and_write(*chosen, options, out_dir, memory)
+        for chosen in choose_runs(sessions, selection)
+    ]
+
+
+def fit_and_write(
+    inputs: Inputs,
+    key: tuple[str, str],
+    runs: Sequence[Run],
+    options: AnalysisOptions,
+    out_dir: Path,
+    memory: Memory,
+    n_processes: int = 1,
+) -> Fit:
+    """Fit and write one participant and task; give the reason where that is not possible."""
+    remove_results(out_dir, participant_label=key[0], task=key[1], session=inputs.session)
+    try:
+        if not runs:
+            raise InferenceError(
+                "the run is missing, other participants have it; record the dataset again to add it"
+            )
+        loaded = [inputs.load(run) for run in runs]
+        mem_gb = 1.0 if memory.mem_gb is None else memory.mem_gb / n_processes
+        model = fit_task(loaded, options, mem_gb=mem_gb, work_dir=memory.folder)
+        files = write_task(out_dir, model, loaded, options, inputs)
+    except Llm2bidsError as error:
+        session = "" if inputs.session is None else f"ses-{inputs.session}: "
+        return key, [], f"{session}{error}"
+    return key, files, None
 
 
 def task_provenance(runs: Sequence[RunData]) -> Provenance:
