@@ -17,11 +17,7 @@ def measure(
     """Measure and write findings of the participants who have every condition; None if too few."""
     from llm2bids.dataset.read import open_dataset
     from llm2bids.inference.group import OTHERS
-    from llm2bids.network.dataset_findings import (
-        LEAST_PARTICIPANTS,
-        LEAST_TASKS,
-        dataset_findings,
-    )
+    from llm2bids.network.dataset_findings import LEAST_PARTICIPANTS, LEAST_TASKS, dataset_findings
 
     complete = set.intersection(*(set(contrast.participants) for contrast in result.contrasts))
     tasks = [str(c.task) for c in result.contrasts if c.task and not c.label.endswith(OTHERS)]
@@ -42,6 +38,7 @@ def describe(findings: "Findings") -> str:
     """Give the findings in a few lines."""
     from llm2bids.network.controls import P_VALUE
     from llm2bids.network.findings import two_digits
+    from llm2bids.store.tables import aligned
 
     lines = []
     for row in findings.table().to_dict("records"):
@@ -49,19 +46,6 @@ def describe(findings: "Findings") -> str:
         low, high = row["low"], row["high"]
         interval = f"{two_digits(low)} to {two_digits(high)}" if low == low else ""
         lines.append((row["finding"], row["measure"], number, interval, row["text"]))
-    widths = [max(len(line[column]) for line in lines) for column in range(4)]
-    rows = [
-        "  ".join(
-            [
-                finding.ljust(widths[0]),
-                measure.ljust(widths[1]),
-                number.rjust(widths[2]),
-                interval.ljust(widths[3]),
-                text,
-            ]
-        )
-        for finding, measure, number, interval, text in lines
-    ]
     controls = [
         f"control  {control.name}: {row.text} {two_digits(row.value)}, the data "
         f"{two_digits(row.real)}{'' if row.p_value != row.p_value else f', p {row.p_value:.2g}'}"
@@ -73,4 +57,4 @@ def describe(findings: "Findings") -> str:
     model = f"model  {findings.model}; {findings.n_units:,} of {findings.n_units_of_space:,} units"
     notes = [f"note: {warning}" for warning in findings.warnings]
     notes += [f"note: no {part}: {reason}" for part, reason in findings.omitted.items()]
-    return "\n".join([model, *rows, *controls, *notes])
+    return "\n".join([model, aligned(lines, right=[2]), *controls, *notes])

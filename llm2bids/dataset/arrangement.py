@@ -13,7 +13,7 @@ import pandas as pd
 from llm2bids.dataset.layout import sidecar, template_file
 from llm2bids.dataset.settings import is_dataset, read_settings, space_label
 from llm2bids.exceptions import DatasetError, SpaceError, UsageError
-from llm2bids.recording.localizer import Localizer
+from llm2bids.recording.localizer import LocalizerScan
 from llm2bids.space.arrange import cells_of, rearrange
 from llm2bids.space.definition import ARRANGEMENTS, Layout, read_layout
 from llm2bids.space.functional import METHOD, learn_cells
@@ -116,7 +116,7 @@ def read_given(path: Path) -> Given:
 
 
 def learned_space(
-    space: Space, localizer: Localizer, *, baseline: str, n_jobs: int = 1
+    space: Space, localizer: LocalizerScan, *, baseline: str, n_jobs: int = 1
 ) -> tuple[Space, Stability | None]:
     """Arrange a space by the responses to a localizer."""
     how: dict[str, Any] = {"baseline": baseline, "n_jobs": n_jobs}

@@ -13,16 +13,11 @@ from tqdm import tqdm
 from llm2bids.exceptions import InferenceError
 from llm2bids.inference.checksums import list_group, list_participants
 from llm2bids.inference.effects import Effects, effects_difference, read_effects
-from llm2bids.inference.group import (
-    GroupContrast,
-    asked_effects,
-    contrast_values,
-    group_contrasts,
-)
+from llm2bids.inference.group import GroupContrast, asked_effects, contrast_values, group_contrasts
 from llm2bids.inference.group_maps import (
     GroupContrastResult,
     GroupWriter,
-    about_group,
+    group_metadata,
     tested_and_written,
     write_pooled,
 )
@@ -35,13 +30,7 @@ from llm2bids.inference.options import (
     Processors,
     Selection,
 )
-from llm2bids.inference.participant import (
-    Fit,
-    caution,
-    choose_runs,
-    fit_and_write,
-    fits_on_cluster,
-)
+from llm2bids.inference.participant import Fit, caution, choose_runs, fit_and_write, fits_on_cluster
 from llm2bids.inference.pooled import pooled_contrast
 from llm2bids.inference.provenance import check_arrangement_prompts
 from llm2bids.inference.second_level import checked_size
@@ -293,17 +282,13 @@ def _group_contrast(
         out_dir=out_dir,
         contrast=question,
         inputs=inputs,
-        about=about_group(question, asked, inputs),
+        metadata=group_metadata(question, asked, inputs),
     )
     values = contrast_values(asked, question)
     files, n_units, largest_d = tested_and_written(writer, values, options, n_cpus=n_cpus)
     if options.pooled_n_perm and question.against is not None:
         result = pooled_contrast(
-            inputs,
-            question,
-            asked,
-            n_perm=options.pooled_n_perm,
-            random_state=options.random_state,
+            inputs, question, asked, n_perm=options.pooled_n_perm, random_state=options.random_state
         )
         files += write_pooled(writer, result, alpha=options.alpha)
     return GroupContrastResult(
@@ -319,9 +304,7 @@ def _group_contrast(
 
 
 def _collected(
-    out_dir: Path,
-    results: Sequence[Fit],
-    options: AnalysisOptions,
+    out_dir: Path, results: Sequence[Fit], options: AnalysisOptions
 ) -> ParticipantsResult:
     failed = tuple(
         Failure(participant_label=label, task=task, reason=reason)

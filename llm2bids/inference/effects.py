@@ -134,7 +134,7 @@ class Effects:
 def effects_difference(edited: Effects, intact: Effects, session: str) -> Effects:
     """Subtract the intact model's effects from an edited one's, within participant."""
     participants = [who for who in intact.participants if who in edited.participants]
-    conditions = [one for one in intact.conditions if one in edited.conditions]
+    conditions = [known for known in intact.conditions if known in edited.conditions]
     if not np.array_equal(edited.mask, intact.mask) or edited.options != intact.options:
         raise InferenceError(
             f"ses-{session}: analysed over other units or by another model than the intact one; "
@@ -143,7 +143,7 @@ def effects_difference(edited: Effects, intact: Effects, session: str) -> Effect
     first, second = (
         effects.take(
             [effects.participants.index(who) for who in participants],
-            [effects.conditions.index(one) for one in conditions],
+            [effects.conditions.index(condition) for condition in conditions],
         )
         for effects in (edited, intact)
     )

@@ -67,12 +67,12 @@ class GroupContrastResult:
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class GroupWriter:
-    """Writes the maps of one group contrast; `about` is what every sidecar says."""
+    """Writes the maps of one group contrast; `metadata` is what every sidecar says."""
 
     out_dir: Path
     contrast: GroupContrast
     inputs: Inputs
-    about: Mapping[str, object]
+    metadata: Mapping[str, object]
 
     def image(self, values: npt.NDArray[Any]) -> nib.Nifti1Image:
         """Put values (n_units,) of the units that are modelled into an image."""
@@ -107,7 +107,7 @@ class GroupWriter:
             values = values[tuple(voxels.T)]
         metadata = {
             "Description": f"{description} {self.contrast.description}",
-            **self.about,
+            **self.metadata,
             **(more or {}),
         }
         path = self.path("statmap.nii.gz", stat=stat, desc=desc)
@@ -115,7 +115,7 @@ class GroupWriter:
         return write_map(path, values, voxels, self.inputs.space, metadata, fill=outside)
 
 
-def about_group(contrast: GroupContrast, effects: Effects, inputs: Inputs) -> dict[str, object]:
+def group_metadata(contrast: GroupContrast, effects: Effects, inputs: Inputs) -> dict[str, object]:
     """Say what every sidecar of a group contrast says, from the effects that it takes."""
     made_from, n_shared = effects.provenance, shared_prompts(effects)
     sentence = caution(effects.options)
@@ -208,8 +208,7 @@ def _write_thresholded(
     description = f"z above the two-sided {control} threshold."
     path = writer.path("clusters.tsv", desc=control)
     write_table(
-        path,
-        cluster_table(grid, space.affine, clusters, min_distance=options.min_distance),
+        path, cluster_table(grid, space.affine, clusters, min_distance=options.min_distance)
     )
     kept = cluster_map(grid, clusters)
     files = [writer.write(kept, "z", description, desc=control, more=more), path]

@@ -70,10 +70,7 @@ class Inputs:
         return _load_run(self.dataset, run, self.voxels, self.use)
 
     def choose(
-        self,
-        *,
-        participant_label: Sequence[str] | None = None,
-        task: Sequence[str] | None = None,
+        self, *, participant_label: Sequence[str] | None = None, task: Sequence[str] | None = None
     ) -> dict[tuple[str, str], tuple[Run, ...]]:
         """Group the runs by participant and task."""
         labels = self.participants

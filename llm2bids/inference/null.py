@@ -53,12 +53,12 @@ class NullMeasurement:
     """Measured error rates, in the order of `PIPELINES`.
 
     `shares`: ``pipeline``, ``index`` of the run or group, ``nominal``, ``share`` of the units;
-    `about`: model, design, numbers of runs, groups, units and permutations, seed.
+    `metadata`: model, design, numbers of runs, groups, units and permutations, seed.
     """
 
     rates: tuple[Rate, ...]
     shares: pd.DataFrame
-    about: Mapping[str, Any]
+    metadata: Mapping[str, Any]
 
     def of(self, pipeline: str) -> list[Rate]:
         """Give the rates of one pipeline; none where it was not measured."""
@@ -138,7 +138,7 @@ def measure_null(
     return NullMeasurement(
         rates=tuple(rates_of(tallies, widening=widening)),
         shares=_shares(tallies),
-        about={**_design(inputs), "confounds": list(confounds), **sizes},
+        metadata={**_design(inputs), "confounds": list(confounds), **sizes},
     )
 
 

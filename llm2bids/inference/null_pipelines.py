@@ -144,11 +144,7 @@ def tally_run(
             effect = fit.maps[SHAM, "effect"]
         tallies[key] = z_tally(fit.maps[SHAM, "z"][tested & varies])
     permuted = pooled_test(
-        means[:, tested & varies],
-        on,
-        np.zeros(on.size),
-        n_perm=n_perm,
-        random_state=random_state,
+        means[:, tested & varies], on, np.zeros(on.size), n_perm=n_perm, random_state=random_state
     )
     tallies["prompt_permutation"] = pooled_tally(permuted)
     return RunTallies(tallies=tallies, effect=effect, means=means, on=on, varies=varies)

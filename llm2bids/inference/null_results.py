@@ -9,9 +9,9 @@ import pandas as pd
 
 from llm2bids.inference.null import NullMeasurement
 from llm2bids.inference.null_pipelines import Pipeline
-from llm2bids.inference.rates import Rate
+from llm2bids.inference.rates import LEVELS, Rate
 from llm2bids.inference.statmap import software, write_json
-from llm2bids.store.tables import write_table
+from llm2bids.store.tables import aligned, write_table
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -41,7 +41,7 @@ def write_measurement(out_dir: Path, measured: NullMeasurement) -> list[Path]:
 def as_json(measured: NullMeasurement) -> dict[str, Any]:
     """Put a measurement into the form that the report reads."""
     return {
-        "about": {**measured.about, "software": software()},
+        "about": {**measured.metadata, "software": software()},
         "pipelines": [
             {
                 "key": pipeline.key,
@@ -75,8 +75,8 @@ def sentence(measured: NullMeasurement, pipeline: Pipeline) -> str:
     said = [f"{pipeline.label}: {_judged(measured.verdict(pipeline.key), rates)}"]
     if units:
         nominal = " / ".join(f"{rate.nominal:g}" for rate in units)
-        found = " / ".join(f"{rate.measured:.2g}" for rate in units)
-        said.append(f"nominal {nominal} are {found} of units")
+        shares = " / ".join(f"{rate.measured:.2g}" for rate in units)
+        said.append(f"nominal {nominal} are {shares} of units")
     said += [
         f"{NAMES[rate.kind]} finds something in {rate.measured:.0%} of {rate.n} {what}"
         for rate in families
@@ -94,26 +94,17 @@ def _judged(verdict: str, rates: list[Rate]) -> str:
 
 def text_table(measured: NullMeasurement) -> str:
     """Put the rates into a table for the terminal."""
-    rows: list[dict[str, str]] = []
+    rows = [("pipeline", *(f"{level:g}" for level in LEVELS), "anything found", "verdict")]
     for pipeline in measured.pipelines:
         rates = measured.of(pipeline.key)
-        units = {f"{r.nominal:g}": f"{r.measured:.3g}" for r in rates if r.kind == "unit"}
+        units = {rate.nominal: f"{rate.measured:.3g}" for rate in rates if rate.kind == "unit"}
         any_hit = ", ".join(
             f"{NAMES[r.kind]} {round(r.measured * r.n)}/{r.n}" for r in rates if r.kind != "unit"
         )
-        rows.append(
-            {
-                "pipeline": pipeline.label + (" *" if pipeline.default else ""),
-                **{level: units.get(level, "") for level in ("0.05", "0.01", "0.001")},
-                "anything found": any_hit,
-                "verdict": _judged(measured.verdict(pipeline.key), rates),
-            }
-        )
-    columns = list(rows[0])
-    widths = {name: max(len(name), *(len(row[name]) for row in rows)) for name in columns}
-    lines = ["  ".join(name.ljust(widths[name]) for name in columns)]
-    lines += ["  ".join(row[name].ljust(widths[name]) for name in columns) for row in rows]
-    return "\n".join(line.rstrip() for line in [*lines, "* what analyze does by default"])
+        label = pipeline.label + (" *" if pipeline.default else "")
+        shares = [units.get(level, "") for level in LEVELS]
+        rows.append((label, *shares, any_hit, _judged(measured.verdict(pipeline.key), rates)))
+    return f"{aligned(rows)}\n* what analyze does by default"
 
 
 def draw_rates(measured: NullMeasurement, path: Path) -> bool:
@@ -133,12 +124,12 @@ def draw_rates(measured: NullMeasurement, path: Path) -> bool:
         [pipeline.label + (" *" if pipeline.default else "") for pipeline in pipelines],
     )
     left.set_ylim(0.6 - len(pipelines), 0.6)
-    about = measured.about
-    confounds = "".join(f", {name}" for name in about.get("confounds", ()))
+    metadata = measured.metadata
+    confounds = "".join(f", {name}" for name in metadata.get("confounds", ()))
     figure.suptitle(
-        f"{about['model']}{confounds}: {about['n_runs']} null runs, {about['n_groups']} null "
-        f"groups of {about['group_size']}, {about['n_tested']:,} units; 95 % intervals; * default "
-        "of analyze",
+        f"{metadata['model']}{confounds}: {metadata['n_runs']} null runs, "
+        f"{metadata['n_groups']} null groups of {metadata['group_size']}, "
+        f"{metadata['n_tested']:,} units; 95 % intervals; * default of analyze",
         fontsize=10,
     )
     path.parent.mkdir(parents=True, exist_ok=True)

@@ -17,13 +17,7 @@ from llm2bids.inference.inputs import Inputs, open_sessions
 from llm2bids.inference.options import AnalysisOptions, Memory, ParticipantSelection
 from llm2bids.inference.provenance import Provenance
 from llm2bids.inference.runs import RunData, TaskFit, fit_task
-from llm2bids.inference.statmap import (
-    map_entries,
-    map_path,
-    remove_results,
-    write_json,
-    write_map,
-)
+from llm2bids.inference.statmap import map_entries, map_path, remove_results, write_json, write_map
 from llm2bids.store.tables import write_table
 
 _PROMPT_AR_CAUTION = (
@@ -139,14 +133,10 @@ def task_provenance(runs: Sequence[RunData]) -> Provenance:
 
 
 def write_task(
-    out_dir: Path,
-    model: TaskFit,
-    runs: Sequence[RunData],
-    options: AnalysisOptions,
-    inputs: Inputs,
+    out_dir: Path, model: TaskFit, runs: Sequence[RunData], options: AnalysisOptions, inputs: Inputs
 ) -> list[Path]:
     """Write the maps, mask and design matrices of one participant and task."""
-    about, fit, first = _about(model, runs, options, inputs), model.fit, runs[0].run
+    shared, fit, first = _shared_metadata(model, runs, options, inputs), model.fit, runs[0].run
     names = {
         "sub": first.participant_label,
         "ses": first.session,
@@ -165,7 +155,7 @@ def write_task(
         for stat in STATS:
             metadata = {
                 "Description": f"{stat} of the contrast {expression!r} of one participant.",
-                **about,
+                **shared,
                 "ContrastLabel": label,
                 "Contrast": expression,
                 "StatisticType": stat,
@@ -177,9 +167,9 @@ def write_task(
         "residualar1": ("Lag-1 autocorrelation of the residuals.", fit.residual_ar1),
     }
     for stat, (description, values) in checks.items():
-        summary = {"Description": description, **about, "Quantiles": _quantiles(values)}
+        summary = {"Description": description, **shared, "Quantiles": _quantiles(values)}
         write(values, summary, "statmap", stat=stat)
-    metadata = {"Description": "Units that were modelled.", **about, "Type": "Brain"}
+    metadata = {"Description": "Units that were modelled.", **shared, "Type": "Brain"}
     write(np.ones(len(inputs.voxels), dtype=np.bool_), metadata, "mask", desc="brain")
     return files + [
         _write_design(out_dir, run, design, options)
@@ -187,7 +177,7 @@ def write_task(
     ]
 
 
-def _about(
+def _shared_metadata(
     model: TaskFit, runs: Sequence[RunData], options: AnalysisOptions, inputs: Inputs
 ) -> dict[str, object]:
     made_from, sentence = task_provenance(runs), caution(options)

@@ -98,9 +98,7 @@ def pooled_test(
 
 
 def _centred_label(
-    values: npt.NDArray[np.floating[Any]],
-    on: npt.NDArray[np.bool_],
-    participants: npt.NDArray[Any],
+    values: npt.NDArray[np.floating[Any]], on: npt.NDArray[np.bool_], participants: npt.NDArray[Any]
 ) -> tuple[Floats, int]:
     if not len(values) == on.size == participants.size:
         raise InferenceError(
@@ -148,12 +146,7 @@ def _t_of_r(r: Floats, dof: int) -> Floats:
 
 
 def pooled_contrast(
-    inputs: Inputs,
-    question: GroupContrast,
-    effects: Effects,
-    *,
-    n_perm: int,
-    random_state: int = 0,
+    inputs: Inputs, question: GroupContrast, effects: Effects, *, n_perm: int, random_state: int = 0
 ) -> PooledTest:
     """Test a trial type against off or the other tasks over the prompts of all participants.
 

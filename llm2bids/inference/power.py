@@ -106,12 +106,7 @@ class Design:
 
 
 def unit_alpha(
-    alpha: float,
-    correction: Correction,
-    *,
-    n_units: int,
-    share: float = 0.05,
-    power: float = 0.8,
+    alpha: float, correction: Correction, *, n_units: int, share: float = 0.05, power: float = 0.8
 ) -> float:
     """Give the error rate that one unit's test is left with after a correction.
 

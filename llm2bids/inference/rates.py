@@ -119,11 +119,7 @@ def family_rate(pipeline: str, kind: str, detections: Sequence[bool]) -> Rate:
 
 
 def binomial_interval(
-    n_hits: int,
-    n: int,
-    confidence: float = 0.95,
-    *,
-    method: Literal["wilson", "exact"] = "wilson",
+    n_hits: int, n: int, confidence: float = 0.95, *, method: Literal["wilson", "exact"] = "wilson"
 ) -> tuple[float, float]:
     """Give the binomial interval of a share: Wilson's, or Clopper and Pearson's ("exact").
 

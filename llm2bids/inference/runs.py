@@ -18,13 +18,7 @@ from llm2bids.inference.contrast import has_contrast, named_contrasts
 from llm2bids.inference.design import chosen_confounds, prompt_design, token_design
 from llm2bids.inference.first_level import FirstLevelFit, ReadBlock, fit_first_level
 from llm2bids.inference.options import AnalysisOptions
-from llm2bids.inference.series import (
-    block_edges,
-    prompt_means,
-    smoothed,
-    transposed,
-    unit_volumes,
-)
+from llm2bids.inference.series import block_edges, prompt_means, smoothed, transposed, unit_volumes
 from llm2bids.inference.trials import trial_table, volume_trials
 from llm2bids.space.grid import GridImage
 from llm2bids.space.image import BASELINE

@@ -134,11 +134,7 @@ class Transposed:
 
 @contextmanager
 def transposed(
-    blocks: Blocks,
-    edges: npt.NDArray[np.intp],
-    n_volumes: int,
-    *,
-    work_dir: Path | None = None,
+    blocks: Blocks, edges: npt.NDArray[np.intp], n_volumes: int, *, work_dir: Path | None = None
 ) -> Iterator[Transposed]:
     """Hold a run in a scratch file that is removed at the end."""
     if work_dir is not None:

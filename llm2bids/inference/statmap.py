@@ -140,10 +140,7 @@ def start_output(out_dir: Path, bids_dir: Path, derivative_dir: Path) -> None:
     """Make the output folder a derivative dataset, or check that it is one of ours."""
     if out_dir.exists() and (not out_dir.is_dir() or any(out_dir.iterdir())):
         checked_output(out_dir)
-    links = {
-        "raw": _relative(bids_dir, out_dir),
-        "llm2bids": _relative(derivative_dir, out_dir),
-    }
+    links = {"raw": _relative(bids_dir, out_dir), "llm2bids": _relative(derivative_dir, out_dir)}
     write_json(
         out_dir / "dataset_description.json",
         {

@@ -63,12 +63,7 @@ def trial_table(transcript: pd.DataFrame, n_volumes: int) -> pd.DataFrame:
 
 
 def same_conditions(
-    transcript: pd.DataFrame,
-    events: pd.DataFrame,
-    *,
-    t_r: float,
-    use: Source | None,
-    name: str,
+    transcript: pd.DataFrame, events: pd.DataFrame, *, t_r: float, use: Source | None, name: str
 ) -> tuple[pd.DataFrame, pd.DataFrame]:
     """Make transcript and events say the same of every volume, or refuse them.
 

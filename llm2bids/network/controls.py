@@ -20,12 +20,11 @@ from llm2bids.network.identification import (
 )
 from llm2bids.network.options import ControlName
 from llm2bids.network.overlap import permuted_dice
-from llm2bids.network.repeatability import half_splits
+from llm2bids.network.repeatability import half_splits, split_maps
 from llm2bids.network.similarity import (
     Floats,
     Maps,
     Signs,
-    dice,
     dice_matrix,
     fisher_mean,
     gram_matrix,
@@ -125,23 +124,17 @@ def random_units(
     allow_circular: bool = False,
 ) -> Control:
     """Identify with a few units, drawn at random from those that the maps have."""
-    n_all = effects.values.shape[2]
+    n_all, n_tasks = effects.values.shape[2], len(effects.tasks)
     if not 2 <= n_units <= n_all:
         raise NetworkError(f"random units: found {n_units}, expected 2 to {n_all}")
     check_left_out(effects, allow_circular=allow_circular)
-    maps, n_tasks = effects.values.reshape(-1, n_all), len(effects.tasks)
-    rng = np.random.default_rng(seed)
-    draws = [
-        accuracy_of(
-            gram_scores(gram_matrix(maps[:, rng.choice(n_all, n_units, replace=False)]), n_tasks)
-        )
-        for _ in range(n_draws)
-    ]
-    real = accuracy_of(gram_scores(gram_matrix(maps), n_tasks))
-    return Control(
-        name=f"{n_units} random units",
-        about=f"identification with {n_units} of {n_all:,} units, drawn at random",
-        measures=(Measure.of("identification", MEASURES["identification"], real, np.array(draws)),),
+    maps, rng = effects.values.reshape(-1, n_all), np.random.default_rng(seed)
+    some = (maps[:, rng.choice(n_all, n_units, replace=False)] for _ in range(n_draws))
+    return _identified(
+        f"{n_units} random units",
+        f"identification with {n_units} of {n_all:,} units, drawn at random",
+        gram_scores(gram_matrix(maps), n_tasks),
+        [accuracy_of(gram_scores(gram_matrix(part), n_tasks)) for part in some],
     )
 
 
@@ -152,18 +145,20 @@ def shuffled_labels(
     check_left_out(effects, allow_circular=allow_circular)
     n_participants, n_tasks, n_all = effects.values.shape
     gram = gram_matrix(effects.values.reshape(-1, n_all))
-    rng = np.random.default_rng(seed)
-    plain = np.tile(np.arange(n_tasks), (n_participants, 1))
-    draws = [
-        accuracy_of(gram_scores(gram, n_tasks, labels=rng.permuted(plain, axis=1)))
-        for _ in range(n_perm)
-    ]
-    real = accuracy_of(gram_scores(gram, n_tasks))
-    return Control(
-        name="shuffled labels",
-        about="identification with the task labels of each participant shuffled",
-        measures=(Measure.of("identification", MEASURES["identification"], real, np.array(draws)),),
+    rng, plain = np.random.default_rng(seed), np.tile(np.arange(n_tasks), (n_participants, 1))
+    shuffled = (rng.permuted(plain, axis=1) for _ in range(n_perm))
+    return _identified(
+        "shuffled labels",
+        "identification with the task labels of each participant shuffled",
+        gram_scores(gram, n_tasks),
+        [accuracy_of(gram_scores(gram, n_tasks, labels=labels)) for labels in shuffled],
     )
+
+
+def _identified(name: str, what: str, scores: Floats, draws: Sequence[float]) -> Control:
+    text = MEASURES["identification"]
+    measure = Measure.of("identification", text, accuracy_of(scores), np.array(draws))
+    return Control(name=name, about=what, measures=(measure,))
 
 
 def measure_maps(
@@ -179,7 +174,7 @@ def measure_maps(
     group = effects.mean(axis=0)
     pairs = np.triu_indices(n_tasks, k=1)
     alike = np.corrcoef(group)[pairs]
-    r, common = _halve(effects, gram, share=share, n_splits=n_splits, seed=seed)
+    r, common = split_maps(effects, np.arange(n_participants), share, n_splits, seed)
     survive = [(group_statistics(effects[:, task]).pfdr < alpha).mean() for task in range(n_tasks)]
     return {
         "identification": accuracy_of(gram_scores(gram, n_tasks)),
@@ -245,11 +240,7 @@ def compare_control(
     return Control(
         name=name,
         about=ABOUT[name],
-        measures=_measures(
-            real,
-            [measured(int(draw)) for draw in seeds],
-            alpha,
-        ),
+        measures=_measures(real, [measured(int(draw)) for draw in seeds], alpha),
     )
 
 
@@ -301,25 +292,6 @@ def _measures(
         for measure, text in MEASURES.items()
         if measure in draws[0]
     )
-
-
-def _halve(
-    effects: Maps, gram: Floats, *, share: float, n_splits: int, seed: int
-) -> tuple[Floats, Floats]:
-    """Compare halves of the participants: r and Dice, shape (n_splits, n_tasks) each."""
-    n_participants, n_tasks, _ = effects.shape
-    r, common = [], []
-    flat = effects.reshape(n_participants, -1)
-    for half in half_splits(n_participants, n_splits, seed=seed):
-        parts = half / half.sum(), ~half / (~half).sum()
-        weights = [np.kron(part, np.eye(n_tasks)) for part in parts]
-        r.append(np.diag(weighted_correlation(gram, *weights)))
-        marked = [
-            top_units((part.astype(effects.dtype) @ flat).reshape(effects.shape[1:]), share)
-            for part in parts
-        ]
-        common.append(dice(*marked))
-    return np.array(r), np.array(common)
 
 
 def _random_networks(maps: Maps, sites: npt.NDArray[Any], *, share: float, seed: int) -> Measured:

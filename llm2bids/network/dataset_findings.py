@@ -339,11 +339,7 @@ def _sizes(inputs: Inputs, effects: Effects) -> tuple[int, int, int]:
 
 
 def _control_dataset(
-    inputs: Inputs,
-    bids_dir: Path,
-    effects: Effects,
-    options: FindingsOptions,
-    memory: Memory,
+    inputs: Inputs, bids_dir: Path, effects: Effects, options: FindingsOptions, memory: Memory
 ) -> Control:
     """Fit another dataset by the model of the effects, and measure it."""
     theirs, settings = open_inputs(bids_dir, use=effects.options.use), read_settings(bids_dir)

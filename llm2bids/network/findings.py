@@ -166,10 +166,7 @@ class Findings:
         for name, table in tables.items():
             write_table(folder / f"{name}.tsv", table)
         replace_text(folder / "README.md", README)
-        write_json(
-            folder / "findings.json",
-            self._content(space),
-        )
+        write_json(folder / "findings.json", self._content(space))
         list_group(Path(out_dir))
         return (*files, *(folder / f"{name}.tsv" for name in tables), folder / "findings.json")
 

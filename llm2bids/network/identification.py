@@ -17,19 +17,9 @@ from scipy import stats
 from llm2bids.exceptions import InferenceError, NetworkError
 from llm2bids.inference.effects import Effects
 from llm2bids.inference.prompts import OFF, Prompts, effect_weights, effects_of
-from llm2bids.inference.provenance import (
-    Provenance,
-    circularity_note,
-    require_disjoint,
-)
+from llm2bids.inference.provenance import Provenance, circularity_note, require_disjoint
 from llm2bids.inference.rates import binomial_interval
-from llm2bids.network.similarity import (
-    Floats,
-    Maps,
-    gram_matrix,
-    top_units,
-    weighted_correlation,
-)
+from llm2bids.network.similarity import Floats, Maps, gram_matrix, top_units, weighted_correlation
 
 Ints = npt.NDArray[np.int64]
 

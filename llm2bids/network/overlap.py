@@ -185,11 +185,7 @@ def _group_weights(participants: Floats, n_tasks: int) -> Floats:
 
 
 def _bootstrap(
-    effects: Effects,
-    n_boot: int,
-    *,
-    share: float,
-    rng: np.random.Generator,
+    effects: Effects, n_boot: int, *, share: float, rng: np.random.Generator
 ) -> tuple[Floats, Floats]:
     """Resample participants; give r and Dice, each of shape (n_boot, n_tasks, n_tasks)."""
     n_participants, n_tasks, _ = effects.values.shape

@@ -197,18 +197,14 @@ def split_participants(
     """Compare the group maps of two halves of the participants."""
     n_participants = len(effects.participants)
     shared = _require_apart(effects, "split halves of participants", allow_circular)
-    deleted = [None, *range(n_participants)] if n_participants > 2 else [None]
-    measured = []
-    for left_out in deleted:
-        kept = np.array([index for index in range(n_participants) if index != left_out])
-        splits = half_splits(kept.size, n_splits, seed=seed)
-        pairs = (
-            (_mean_of(effects.values, kept[half]), _mean_of(effects.values, kept[~half]))
-            for half in splits
-        )
-        measured.append([_compare(*pair, share=share) for pair in pairs])
-    r, common = (
-        [np.array([pair[part] for pair in splits]) for splits in measured] for part in (0, 1)
+    deleted = [-1, *range(n_participants)] if n_participants > 2 else [-1]  # -1: nobody
+    everybody = np.arange(n_participants)
+    r, common = zip(
+        *(
+            split_maps(effects.values, everybody[everybody != left_out], share, n_splits, seed)
+            for left_out in deleted
+        ),
+        strict=True,
     )
     return SplitHalf(
         over="participants",
@@ -218,6 +214,20 @@ def split_participants(
         shared=shared,
         **_summarise(r, common),
     )
+
+
+def split_maps(
+    maps: Maps, kept: npt.NDArray[np.intp], share: float, n_splits: int, seed: int
+) -> tuple[Floats, Floats]:
+    """Compare the mean maps of halves of the participants kept: r, Dice, (n_splits, n_tasks)."""
+    r, common = zip(
+        *(
+            _compare(_mean_of(maps, kept[half]), _mean_of(maps, kept[~half]), share=share)
+            for half in half_splits(kept.size, n_splits, seed=seed)
+        ),
+        strict=True,
+    )
+    return np.array(r), np.array(common)
 
 
 def split_prompts(

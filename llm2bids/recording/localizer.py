@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
-class Localizer:
+class LocalizerScan:
     """Mean responses to prompts that no run shows."""
 
     means: npt.NDArray[np.float32]  # (n_prompts, n_units), in the model's own scale
@@ -30,7 +30,7 @@ def scan_localizer(
     prompts: Sequence[Prompt],
     sites: Sequence[Site],
     **how: Unpack[RestScan],
-) -> Localizer:
+) -> LocalizerScan:
     """Scan the model and keep the mean response to each prompt."""
     means = np.empty((len(prompts), sum(site.width for site in sites)), dtype=np.float32)
 
@@ -38,7 +38,7 @@ def scan_localizer(
         np.mean(values, axis=1, out=means[part])
 
     scan_prompts(loaded, prompts, sites, average, name="localizer", **how)
-    return Localizer(
+    return LocalizerScan(
         means=means,
         conditions=tuple(prompt.condition for prompt in prompts),
         prompt_ids=tuple(prompt.prompt_id for prompt in prompts),

@@ -81,6 +81,24 @@ def read_table(
     return table
 
 
+def aligned(rows: Sequence[Sequence[str]], *, right: Sequence[int] = ()) -> str:
+    """Put cells under one another, those of some columns to the right.
+
+    >>> print(aligned([("a", "10", "x"), ("bcd", "2", "y")], right=[1]))
+    a    10  x
+    bcd   2  y
+    """
+    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+    lines = (
+        [
+            cell.rjust(width) if column in right else cell.ljust(width)
+            for column, (cell, width) in enumerate(zip(row, widths, strict=True))
+        ]
+        for row in rows
+    )
+    return "\n".join("  ".join(line).rstrip() for line in lines)
+
+
 def to_numbers(column: "pd.Series[Any]") -> "pd.Series[Any]":
     """Read numbers out of a column; what is none, or too large for any type, becomes missing."""
     try:

@@ -195,7 +195,7 @@ def test_a_giveaway_inflates_the_default_and_its_covariate_mends_it(simulate):
     covariate = measure_null(inputs, confounds=["length", "position"], **options)
     assert rate(without, "prompt_ols").measured > 0.3
     assert abs(rate(covariate, "prompt_ols").measured - 0.05) < 0.02
-    assert covariate.about["confounds"] == ["length", "position"]
+    assert covariate.metadata["confounds"] == ["length", "position"]
 
 
 @pytest.mark.slow

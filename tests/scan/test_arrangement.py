@@ -10,7 +10,7 @@ import pytest
 from llm2bids import open_dataset, record
 from llm2bids.dataset.arrangement import learned_space, read_stability
 from llm2bids.exceptions import DatasetError, UsageError
-from llm2bids.recording.localizer import Localizer
+from llm2bids.recording.localizer import LocalizerScan
 from llm2bids.space.arrange import cells_of
 
 OPTIONS = {
@@ -121,7 +121,7 @@ def test_constant_units_are_named_in_the_log(scanned, caplog):
     means = np.random.default_rng(0).standard_normal((18, space.n_units)).astype(np.float32)
     still = np.arange(3, 15)
     means[:, still] = 2.5
-    localizer = Localizer(
+    localizer = LocalizerScan(
         means=means, conditions=("off", "a", "b") * 6, prompt_ids=tuple("abcdefghijklmnopqr"),
         n_tokens=18,
     )  # fmt: skip
