@@ -7,6 +7,8 @@ group: every task against off and against the mean of the other tasks, with thre
 and clusters; and, with three participants and two tasks or more, the findings in
 OUT_DIR/group/findings: networks, their overlap and repeatability, identification of the task from a
 left-out participant's map.
+With --model, the nodes of a BIDS Stats Model up to a level (run, session, participant or dataset,
+which group means too), on a dataset of ours or of people.
 """
 
 import argparse
@@ -15,6 +17,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from llm2bids.cli import options
+from llm2bids.exceptions import UsageError
 from llm2bids.inference.options import (
     AnalysisOptions,
     GroupOptions,
@@ -22,8 +25,10 @@ from llm2bids.inference.options import (
     ParticipantSelection,
     Processors,
     Selection,
+    StatsModelOptions,
 )
 from llm2bids.network.options import FindingsOptions
+from llm2bids.options import arguments
 
 if TYPE_CHECKING:
     from llm2bids.inference.analyze import GroupResult, ParticipantsResult
@@ -31,14 +36,28 @@ if TYPE_CHECKING:
 _PARTICIPANT = (ParticipantSelection, AnalysisOptions, Processors, Memory)
 _GROUP = (Selection, GroupOptions, Processors)
 _FINDINGS = (Selection, FindingsOptions, Memory)
+_MODEL = (StatsModelOptions, Processors, Memory)
+
+_MODEL_LEVELS = {
+    "run": "run",
+    "session": "session",
+    "participant": "subject",
+    "group": "dataset",
+    "dataset": "dataset",
+}
+"""Levels of the command line, and of a Stats Model's nodes."""
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add what the command takes."""
     options.bids_dir(parser)
     parser.add_argument("out_dir", type=Path, metavar="OUT_DIR", help="folder of the results")
-    parser.add_argument("analysis_level", choices=("participant", "group"))
-    options.of(parser, *_PARTICIPANT, *_GROUP, *_FINDINGS)
+    parser.add_argument(
+        "analysis_level",
+        choices=("participant", "group", "run", "session", "dataset"),
+        help="participant or group; the others with --model",
+    )
+    options.of(parser, *_PARTICIPANT, *_GROUP, *_FINDINGS, *_MODEL)
     parser.add_argument(
         "--no-findings", action="store_true", help="group level: write group maps only"
     )
@@ -46,12 +65,55 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Analyse, say where the results are, and exit with 1 if anything failed."""
+    _refuse_other_road(args)
+    if args.model is not None:
+        return _run_model(args)
     if args.analysis_level == "group":
         return _run_group(args)
     from llm2bids.inference.analyze import analyze_participants
 
     keywords = options.read(args, *_PARTICIPANT)
     return _describe(options.call(analyze_participants, args, **keywords))
+
+
+def _refuse_other_road(args: argparse.Namespace) -> None:
+    """Refuse what has no effect: options of ours beside a model, and a model's without one."""
+    with_model = args.model is not None
+    ours, model = (*_PARTICIPANT, *_GROUP, *_FINDINGS), _MODEL
+    road, other = (model, ours) if with_model else (ours, model)
+    known = {argument.flag for argument in arguments(*road).values()}
+    first = {  # of options of one flag, the first is the command's
+        argument.flag: (name, argument.settings["default"])
+        for kind in reversed(other)
+        for name, argument in arguments(kind).items()
+        if argument.flag not in known
+    }
+    given = [
+        flag.split()[0] for flag, (name, default) in first.items() if getattr(args, name) != default
+    ]
+    if with_model:
+        given += ["--no-findings"] if args.no_findings else []
+        if given:
+            raise UsageError(
+                f"{', '.join(given)}: with --model the file says what is fitted; leave it out"
+            )
+    elif given:
+        raise UsageError(f"{', '.join(given)}: has a meaning with --model only; leave it out")
+    elif args.analysis_level not in ("participant", "group"):
+        raise UsageError(
+            f"analysis level {args.analysis_level}: expected participant or group; run, session "
+            "and dataset are levels of a BIDS Stats Model: --model FILE"
+        )
+
+
+def _run_model(args: argparse.Namespace) -> int:
+    from llm2bids.inference.stats_model_fit import analyze_model
+
+    keywords = options.read(args, *_MODEL)
+    level = _MODEL_LEVELS[args.analysis_level]
+    result = options.call(analyze_model, args, level=level, **keywords)
+    print(f"{len(result.files)} files written to {result.out_dir}")
+    return 0
 
 
 def _run_group(args: argparse.Namespace) -> int:

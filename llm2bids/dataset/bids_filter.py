@@ -1,7 +1,7 @@
 """Runs that a BIDS filter file chooses, by pybids, as fMRIPrep reads such a file."""
 
 import json
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -45,13 +45,26 @@ def filtered_runs(dataset: Dataset, filters: Mapping[str, Any]) -> tuple[Run, ..
         dataset.path, indexer=BIDSLayoutIndexer(validate=False, index_metadata=False)
     )
     try:
-        return _filtered(layout, dataset, filters)
+        files = filtered_files(
+            layout, filters, dataset.path, among={run.bold.name for run in dataset.runs},
+            suffix="bold",
+        )
+        names = {path.name for path in files}
     finally:  # pybids leaves its database open
         layout.session.close()
         layout.connection_manager.engine.dispose()
+    return tuple(run for run in dataset.runs if run.bold.name in names)
 
 
-def _filtered(layout: Any, dataset: Dataset, filters: Mapping[str, Any]) -> tuple[Run, ...]:
+def filtered_files(
+    layout: Any,
+    filters: Mapping[str, Any],
+    where: Path,
+    *,
+    among: Collection[str] | None = None,
+    **fixed: Any,
+) -> tuple[Path, ...]:
+    """Choose files of a pybids layout by filters, of some names, with `fixed` entities."""
     searching = {"regex_search": bool(filters.get("regex_search", False))}
     entities = {name: value for name, value in filters.items() if name not in searching}
     known = layout.get_entities()
@@ -63,26 +76,26 @@ def _filtered(layout: Any, dataset: Dataset, filters: Mapping[str, Any]) -> tupl
                 f"{', '.join(sorted(known))}, regex_search"
             )
 
-    def matching(**wanted: Any) -> tuple[Run, ...]:
-        query = {name: _query(value) for name, value in ({"suffix": "bold"} | wanted).items()}
-        names = {Path(file).name for file in layout.get(return_type="file", **query, **searching)}
-        return tuple(run for run in dataset.runs if run.bold.name in names)
+    def matching(wanted: Mapping[str, Any]) -> tuple[Path, ...]:
+        query = {**fixed, **{name: _query(value) for name, value in wanted.items()}}
+        files = map(Path, layout.get(return_type="file", **query, **searching))
+        return tuple(path for path in files if among is None or path.name in among)
 
     for name, value in entities.items():
         for item in value if isinstance(value, list) else [value]:
-            if not matching(**{name: item}):
-                there = sorted(map(str, layout.get(return_type="id", target=name, suffix="bold")))
+            if not matching({name: item}):
+                there = sorted(map(str, layout.get(return_type="id", target=name, **fixed)))
                 raise UsageError(
-                    f"BIDS filter {name}: {json.dumps(item)} matches no run of {dataset.path}; "
+                    f"BIDS filter {name}: {json.dumps(item)} matches no run of {where}; "
                     f"there are {', '.join(there) or 'none with this entity'}"
                 )
-    runs = matching(**entities)
-    if not runs:
+    files = matching(entities)
+    if not files:
         raise UsageError(
-            f"BIDS filter {json.dumps(dict(filters))}: each value matches runs of {dataset.path}, "
+            f"BIDS filter {json.dumps(dict(filters))}: each value matches runs of {where}, "
             "all of them together match none"
         )
-    return runs
+    return files
 
 
 def _query(value: Any) -> Any:

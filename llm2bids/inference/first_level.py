@@ -24,8 +24,14 @@ Floats = npt.NDArray[np.float64]
 ReadBlock = Callable[[int], Sequence[npt.NDArray[np.floating[Any]]]]
 """Index of a block of voxels -> its values in each run, (n_observations, n_block)."""
 
+Weights = str | npt.NDArray[np.float64]
+"""A contrast: an expression over a design's columns, weights (n_columns,) for t, (q, n) for F."""
+
 STATS = ("effect", "variance", "t", "z")
-"""Maps of each contrast, in nilearn's names."""
+"""Maps of each t contrast, in nilearn's names."""
+
+F_STATS = ("F", "z", "p")
+"""Maps of each F contrast; nilearn's effect of one is whitened, and no effect to go on with."""
 
 TOKEN_CAUTION = (
     "Tokens of one prompt are not independent: with tokens as observations, null data exceed "
@@ -41,7 +47,8 @@ TOKEN_CAUTION = (
 class FirstLevelFit:
     """Maps of one participant and task, all (n_units,)."""
 
-    # by contrast label and one of `STATS`; effects in the data's unit, variances in its square
+    # by contrast label and one of `STATS` or `F_STATS`; effects in the data's unit, variances in
+    # its square
     maps: dict[tuple[str, str], npt.NDArray[np.float32]]
     r_squared: npt.NDArray[np.float32]  # variance that the design explains, mean over runs
     # lag-1 autocorrelation of the (whitened) residuals, mean over runs
@@ -54,7 +61,7 @@ def fit_first_level(
     read_block: ReadBlock,
     edges: npt.NDArray[np.intp],
     designs: Sequence[pd.DataFrame],
-    contrasts: Mapping[str, str],
+    contrasts: Mapping[str, Weights],
     *,
     noise_model: str = "ols",
 ) -> FirstLevelFit:
@@ -69,8 +76,11 @@ def fit_first_level(
             "cannot be fitted in blocks; raise mem_gb or take 'ar1'"
         )
     vectors = {
-        label: [contrast_vector(expression, design) for design in designs]
-        for label, expression in contrasts.items()
+        label: [
+            contrast_vector(weights, design) if isinstance(weights, str) else weights
+            for design in designs
+        ]
+        for label, weights in contrasts.items()
     }
     parts = [
         _fit_block(read_block(block), designs, vectors, noise_model)
@@ -78,9 +88,14 @@ def fit_first_level(
     ]
     whole = {key: np.concatenate([part[key] for part in parts]) for key in parts[0]}
     constant = whole["constant"]
-    dof = float(parts[0][next(iter(vectors)), "dof"][0])
+    dof = float(parts[0]["dof"][0])
     maps: dict[tuple[str, str], npt.NDArray[np.float32]] = {}
-    for label in vectors:
+    for label, weights in vectors.items():
+        if weights[0].ndim == 2:
+            for stat in F_STATS:
+                still = 1 if stat == "p" else 0
+                maps[label, stat] = np.where(constant, still, whole[label, stat]).astype(np.float32)
+            continue
         effect, variance = whole[label, "effect"], whole[label, "variance"]
         t, z, _ = t_and_z(effect, variance, dof)
         for stat, values in zip(STATS, (effect, variance, t, z), strict=True):
@@ -132,10 +147,16 @@ def _fit_block(
     }  # fmt: skip
     for name, weights in vectors.items():
         with np.errstate(divide="ignore", invalid="ignore"):
-            contrast = compute_fixed_effect_contrast(labels, results, weights)
-        block[name, "effect"] = np.ravel(contrast.effect)
-        block[name, "variance"] = np.ravel(contrast.variance)
-        block[name, "dof"] = np.array([contrast.dof])
+            contrast = compute_fixed_effect_contrast(
+                labels, results, weights, stat_type="t" if weights[0].ndim == 1 else "F"
+            )
+            if contrast.stat_type == "F":
+                block[name, "F"], block[name, "z"] = contrast.stat(), contrast.z_score()
+                block[name, "p"] = contrast.p_value()
+            else:
+                block[name, "effect"] = np.ravel(contrast.effect)
+                block[name, "variance"] = np.ravel(contrast.variance)
+        block["dof"] = np.array([contrast.dof])
     return block
 
 

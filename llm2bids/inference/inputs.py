@@ -134,6 +134,13 @@ def open_sessions(
     if selection.mask_img is not None:
         units = _read_mask(Path(selection.mask_img), dataset.space)
     there = {run.session for run in runs}
+    if selection.session_label is not None:
+        asked = _chosen_labels(
+            selection.session_label, dataset.sessions, prefix="ses-", where=bids_dir
+        )
+        there &= set(asked)
+        if not there:
+            raise UsageError(f"{bids_dir}: ses-{', ses-'.join(asked)} has no run that is chosen")
     return tuple(
         Inputs(
             dataset=dataset,

@@ -37,6 +37,8 @@ _IGNORED = (
     "/*.html",
     "/calibration*",
     "/group",
+    "/node-*",
+    "/*_smdl.json",
 )
 """Files that BIDS has no name for yet."""
 
@@ -51,14 +53,16 @@ Statistical maps of recorded language models, made by `llm2bids analyze` with ni
 - `sub-*/func/*_design.{tsv,json}`: design matrices.
 - `sub-*/func/*_desc-brain_mask.nii.gz`: the units that were modelled.
 - `group/`: second level.
+- `node-*/`: maps of a BIDS Stats Model (`--model`, `model_smdl.json`) by node, in FitLins' names
+  with the space; effects are per cent of each voxel's mean.
 
 Every sidecar lists the participants, runs and prompts that its map was made from, and the
 fingerprint of the space.
 
 ## .bidsignore
 BIDS has no name for statistical maps (`statmap`) and design matrices (`design`), nor for the
-results of a group (`group/`): the names here are those of nilearn's `save_glm_to_bids` and of
-FitLins. They are listed in `.bidsignore` so that the validator checks the rest.
+results of a group or a node (`group/`, `node-*/`): the names here are those of nilearn's
+`save_glm_to_bids` and of FitLins. They are listed in `.bidsignore` so that the validator checks the rest.
 """
 
 
