@@ -30,6 +30,7 @@ if TYPE_CHECKING:
     from llm2bids.inference.analyze import analyze_group as analyze_group
     from llm2bids.inference.analyze import analyze_participants as analyze_participants
     from llm2bids.inference.confounds import load_confounds as load_confounds
+    from llm2bids.inference.stats_model_fit import analyze_model as analyze_model
     from llm2bids.intervention.edit import edited as edited
     from llm2bids.intervention.edit import make_edit as make_edit
     from llm2bids.intervention.export import export_control_vector as export_control_vector
@@ -65,6 +66,7 @@ _WHERE = {
     "Network": "llm2bids.network.network",
     "Space": "llm2bids.space.space",
     "analyze_group": "llm2bids.inference.analyze",
+    "analyze_model": "llm2bids.inference.stats_model_fit",
     "analyze_participants": "llm2bids.inference.analyze",
     "compare": "llm2bids.comparison.rsa",
     "dataset_findings": "llm2bids.network.dataset_findings",

@@ -46,7 +46,10 @@ def filtered_runs(dataset: Dataset, filters: Mapping[str, Any]) -> tuple[Run, ..
     )
     try:
         files = filtered_files(
-            layout, filters, dataset.path, among={run.bold.name for run in dataset.runs},
+            layout,
+            filters,
+            dataset.path,
+            among={run.bold.name for run in dataset.runs},
             suffix="bold",
         )
         names = {path.name for path in files}

@@ -171,7 +171,7 @@ class AnalysisOptions:
         "--noise-model",
         "ols, ar1, arN",
         group=_FIRST,
-        shown="ols, for tokens ar1",
+        shown="ols, for tokens and --model ar1",
         metavar="MODEL",
     )
     hrf_model: str | None = option(

@@ -3,6 +3,7 @@
 pybids reads tables, transforms variables and groups maps; each model of a node is an `Estimate`.
 """
 
+import logging
 import re
 import warnings
 from collections.abc import Iterator, Mapping, Sequence
@@ -21,6 +22,8 @@ from nilearn.glm.first_level import make_first_level_design_matrix
 from llm2bids.exceptions import InferenceError, Llm2bidsError, UsageError
 from llm2bids.inference.design import checked_design
 from llm2bids.inference.stats_model import LEVELS, StatsModel, contrast_weights
+
+log = logging.getLogger(__name__)
 
 SERIES = {"suffix": "bold", "desc": "preproc", "extension": [".nii", ".nii.gz"]}
 _ENTITIES = {
@@ -284,13 +287,15 @@ class _Plan:
             # pybids puts the name of the maps that came in before a contrast's own
             if name != 1 and not any(f"_{made}".endswith(f"_{name}") for made in made_names)
         ]
-        if unmade or not any(estimate.contrasts for estimate in estimates):
-            columns = dict.fromkeys(str(c) for one in estimates for c in one.design.columns)
-            raise UsageError(
-                f"{self.model.path}: node {node.name}: contrast "
-                f"{', '.join(unmade) or '(any)'} has a condition that "
-                f"no design has; the columns are {', '.join(columns)}"
-            )
+        columns = dict.fromkeys(str(c) for one in estimates for c in one.design.columns)
+        said = (
+            f"{self.model.path}: node {node.name}: contrast {', '.join(unmade) or '(any)'} has a "
+            f"condition that no design has; the columns are {', '.join(columns)}"
+        )
+        if not made_names or (unmade and not self._drop_missing):
+            raise UsageError(f"{said}; --drop-missing leaves such contrasts out")
+        if unmade:
+            log.warning("%s; it is left out", said)
         self.estimates += [estimate for estimate in estimates if estimate.contrasts]
         made = {
             id(item.info): item
