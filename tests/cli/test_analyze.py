@@ -3,6 +3,7 @@
 import json
 import shutil
 
+import nibabel as nib
 import numpy as np
 import pandas as pd
 import pytest
@@ -311,7 +312,51 @@ def test_maps_of_another_model(analysed, tiny_model_dir, tmp_path, capsys):
 
 
 def test_wrong_usage(scanned, tmp_path, capsys):
-    for argv in (["session"], ["group", "--height-control", "tukey"]):
+    for argv in (["voxel"], ["group", "--height-control", "tukey"]):
         with pytest.raises(SystemExit) as exit_:
             analyze(scanned, tmp_path, *argv)
         assert exit_.value.code == 2
+
+
+def test_a_stats_model_of_the_dataset(scanned, tmp_path, capsys):
+    """Effects are per cent of a mean of about 10,000 counts, where 100 are one sd."""
+    tasks = sorted(path.name for path in (scanned / "code/models").glob("task-*_smdl.json"))
+    model = scanned / "code/models" / tasks[0]
+    out = tmp_path / "out"
+    assert analyze(scanned, out, "dataset", "--model", model, "--noise-model", "ols") == 0
+    assert "files written" in capsys.readouterr().out
+    task = tasks[0].removeprefix("task-").removesuffix("_smdl.json")
+    options = ("--unit-of-analysis", "token", "--noise-model", "ols", "--task", task)
+    assert analyze(scanned, tmp_path / "ours", "participant", *options) == 0
+    (ours,) = (tmp_path / "ours").glob(f"sub-01/func/*task-{task}_*stat-effect_statmap.nii.gz")
+    (run,) = out.glob(f"node-run/sub-01/*task-{task}_*stat-effect_statmap.nii.gz")
+    mine, theirs = (nib.load(path).get_fdata() for path in (run, ours))
+    assert np.corrcoef(mine.ravel(), theirs.ravel())[0, 1] > 0.999
+    assert (
+        "do not generalise"
+        in json.loads(run.with_name(run.name[:-7] + ".json").read_text())["Caution"]
+    )
+    label = nib.load(run).header["descrip"].item().decode().split()[1]
+    assert list(out.glob(f"node-dataset/space-{label}_contrast-{task}_stat-z_statmap.nii.gz"))
+
+
+@pytest.mark.parametrize(
+    ("argv", "message"),
+    [
+        (["run"], "analysis level run: expected participant or group"),
+        (["participant", "--space", "S"], "--space: has a meaning with --model only"),
+        (
+            ["dataset", "--model", "M", "--confounds", "length"],
+            "--confounds: with --model the file",
+        ),
+        (["dataset", "--model", "M", "--no-findings"], "--no-findings: with --model the file"),
+        (["dataset", "--model", "M"], "M: not readable as JSON"),
+        (
+            ["participant", "--session-label", "cut"],
+            "has no ses-cut; expected some of (there are none)",
+        ),
+    ],
+)
+def test_options_of_the_other_road(scanned, argv, message, tmp_path, capsys):
+    assert analyze(scanned, tmp_path / "out", *argv) == 2
+    assert message in capsys.readouterr().err
