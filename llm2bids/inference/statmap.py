@@ -62,7 +62,8 @@ fingerprint of the space.
 ## .bidsignore
 BIDS has no name for statistical maps (`statmap`) and design matrices (`design`), nor for the
 results of a group or a node (`group/`, `node-*/`): the names here are those of nilearn's
-`save_glm_to_bids` and of FitLins. They are listed in `.bidsignore` so that the validator checks the rest.
+`save_glm_to_bids` and of FitLins. They are listed in `.bidsignore` so that the validator checks
+the rest.
 """
 
 
