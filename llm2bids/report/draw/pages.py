@@ -44,7 +44,7 @@ class Pages:
 
 
 def laid_flat(space: Space, site: Site) -> Places:
-    """Lay a site's block of voxels flat: slices of a column become neighbours, heads stay whole.
+    """Lay a site's block of voxels flat: voxels of a column become neighbours, heads stay whole.
 
     Whatever the layout of the space: what lies in one slice keeps its rows and columns.
     """
@@ -59,11 +59,20 @@ def laid_flat(space: Space, site: Site) -> Places:
 
 
 def _flat(cells: npt.NDArray[np.int64], size: Box) -> Places:
-    """Give cells (n, 3) of a block, each of a size, a column and row."""
+    """Give cells (n, 3) of a block, each of a size, a column and row: neighbours lie together.
+
+    A column of voxels becomes a tile, and every other tile is turned over: what touches across
+    its edge then lies in one slice.
+    """
     columns, rows, depth = (cells.max(axis=0) + 1).tolist()
     across = columns_across((columns * size[0], rows * size[1], depth))
+    down = depth // across
     x, y, level = cells.T
-    return np.stack([x * across + level % across, y * (depth // across) + level // across], axis=1)
+    row, column = np.divmod(level, across)
+    column = np.where((row + columns - 1 - x) % 2, across - 1 - column, column)
+    # counted from the last row, which may lack its deeper voxels
+    row = np.where((rows - 1 - y) % 2, down - 1 - row, row)
+    return np.stack([x * across + column, y * down + row], axis=1)
 
 
 def flat_pages(space: Space) -> Pages:
