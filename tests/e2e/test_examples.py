@@ -183,3 +183,15 @@ def test_surprisal_finds_the_unit_that_follows_it(dataset, addresses, tmp_path):
     assert np.linalg.matrix_rank(design) == design.shape[1]
     np.testing.assert_allclose(design["fossils"].sum(), len(tokens) / 3)
     assert is_picture(tmp_path / "surprisal.png")
+
+
+def test_decoding_finds_the_layer_that_knows_the_topic(drinks, tmp_path):
+    printed = run_example("decoding.py", drinks, tmp_path, "*.mlp")
+    table = pd.read_csv(tmp_path / "layers.tsv", sep="\t")
+    scores = table.dropna(subset="layer").set_index("units")["auc"]
+    shuffled = table.loc[table["units"] == "shuffled", "auc"]
+    assert scores.idxmax() == "model.layers.0.mlp"
+    assert scores.max() > shuffled.max()
+    assert abs(shuffled.mean() - 0.5) < 0.1
+    assert "model.layers.0.mlp[" in printed.partition("chance:")[2]
+    assert is_picture(tmp_path / "decoding.png")
