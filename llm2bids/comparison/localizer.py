@@ -1,5 +1,6 @@
 """Which units answer to one kind of text more than to another: t maps, halves, folds, layers."""
 
+import os
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -157,13 +158,10 @@ def localize(bids_dir: str | Path, out_dir: str | Path, **options: Any) -> Local
         stat_img=stat_img,
         network=network,
     )
-    write_json(out / f"{label}_localizer.json", _entries(result))
+    files = {name: getattr(result, name).name for name in ("stat_img", "network")}
+    links = {"dataset": os.path.relpath(dataset.path, out), "space": dataset.space.fingerprint()}
+    write_json(out / f"{label}_localizer.json", {**asdict(result), **files, **links})
     return result
-
-
-def _entries(result: Localizer) -> dict[str, object]:
-    entries = asdict(result)
-    return entries | {name: result.__dict__[name].name for name in ("stat_img", "network")}
 
 
 def _runs(dataset: Dataset, task: str | None) -> tuple[Sequence[Run], str]:

@@ -11,6 +11,7 @@ from llm2bids.exceptions import UsageError
 from llm2bids.report.design import design_section, designs_section
 from llm2bids.report.findings import findings_sections, summary_section, tile
 from llm2bids.report.interventions import intervention_sections
+from llm2bids.report.localizer import localizer_sections, stories_section
 from llm2bids.report.maps import find_maps, maps_section, strongest_section
 from llm2bids.report.methods import methods_section
 from llm2bids.report.networks import networks_sections
@@ -79,25 +80,10 @@ def write_report(
 
 def _build_page(sources: Sources, *, progress: bool = True) -> str:
     """Put the page together; its security policy allows this script alone, and no address."""
-    maps = find_maps(sources)
-    flat_maps, profiles = networks_sections(sources, maps)
-    sections: list[Section] = [
-        design_section(sources),
-        recorded_section(sources),
-        quality_section(sources, progress=progress),
-        designs_section(sources),
-        maps_section(sources, maps),
-        strongest_section(sources, maps),
-        flat_maps,
-        smoothness_section(sources, maps),
-        profiles,
-        *findings_sections(sources),
-        *intervention_sections(sources),
-        methods_section(sources, maps),
-    ]
-    short = summary_section(sources)
-    if short is not None:
-        sections.insert(0, short)
+    if sources.dataset.paradigm.order == "story":  # nothing was answered: no tasks, no effects
+        sections = [stories_section(sources), *localizer_sections(sources)]
+    else:
+        sections = _scan_sections(sources, progress=progress)
     script = _page_script()
     return str(
         render(
@@ -114,6 +100,31 @@ def _build_page(sources: Sources, *, progress: bool = True) -> str:
     )
 
 
+def _scan_sections(sources: Sources, *, progress: bool) -> list[Section]:
+    """Put the sections of prompts that were answered together."""
+    maps = find_maps(sources)
+    flat_maps, profiles = networks_sections(sources, maps)
+    sections: list[Section] = [
+        design_section(sources),
+        recorded_section(sources),
+        quality_section(sources, progress=progress),
+        designs_section(sources),
+        maps_section(sources, maps),
+        strongest_section(sources, maps),
+        flat_maps,
+        smoothness_section(sources, maps),
+        profiles,
+        *findings_sections(sources),
+        *localizer_sections(sources),
+        *intervention_sections(sources),
+        methods_section(sources, maps),
+    ]
+    short = summary_section(sources)
+    if short is not None:
+        sections.insert(0, short)
+    return sections
+
+
 def _page_script() -> str:
     """Join the page's scripts into one function of its own."""
     parts = [read_asset(name) for name in SCRIPTS]
@@ -122,6 +133,11 @@ def _page_script() -> str:
 
 def _lead(sources: Sources) -> str:
     n_participants = len({run.participant_label for run in sources.dataset.runs})
+    if sources.dataset.paradigm.order == "story":
+        return (
+            f"The model read {counted(len(sources.tasks), 'text')} with a clock while every "
+            "layer's output was recorded as if by a scanner."
+        )
     return (
         f"{counted(n_participants, 'participant')} did {counted(len(sources.tasks), 'task')} while "
         "every layer's output was recorded as if by a scanner. A participant is one draw of "

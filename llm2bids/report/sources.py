@@ -29,6 +29,7 @@ class Sources:
     dataset: Dataset
     analysis: Path | None  # results of `llm2bids analyze`, where there are any
     analysis_dir: Path  # where they are, or would be: for the commands that the page names
+    localizers: tuple[Path, ...] = ()  # results of `llm2bids localize`
 
     @cached_property
     def tasks(self) -> tuple[str, ...]:
@@ -118,7 +119,9 @@ def find_sources(
             f"{analysis_dir}: holds no results of llm2bids analyze; run "
             f"`llm2bids analyze BIDS_DIR {analysis_dir} participant` first"
         )
-    candidates = [bids_dir] if bids_dir else [out_dir, out_dir / "dataset", *_linked(analysis)]
+    localizers = localizer_files(out_dir, analysis)
+    linked = [*_linked(analysis), *map(localized_dataset, localizers)]
+    candidates = [bids_dir] if bids_dir else [out_dir, out_dir / "dataset", *linked]
     for candidate in candidates:
         if is_dataset(candidate):
             dataset = open_dataset(candidate)
@@ -134,8 +137,24 @@ def find_sources(
             f"`llm2bids record {dataset.path}`"
         )
     return Sources(
-        dataset=dataset, analysis=analysis if is_analysis(analysis) else None, analysis_dir=analysis
+        dataset=dataset,
+        analysis=analysis if is_analysis(analysis) else None,
+        analysis_dir=analysis,
+        localizers=tuple(localizers),
     )
+
+
+def localizer_files(*folders: Path) -> list[Path]:
+    """List what `llm2bids localize` wrote to folders, or to a folder in them."""
+    pattern = "*_localizer.json"
+    return sorted(
+        {p for folder in folders for depth in ("", "*/") for p in folder.glob(depth + pattern)}
+    )
+
+
+def localized_dataset(path: Path) -> Path:
+    """Give the dataset that a localizer was read into, as its result has it."""
+    return path.parent / str(read_object(path).get("dataset", ""))
 
 
 def is_analysis(folder: Path) -> bool:

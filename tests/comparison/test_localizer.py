@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 from scipy.stats import ttest_ind
 
-from llm2bids import load_network, localize
+from llm2bids import load_network, localize, make_edit, write_report
 from llm2bids.cli.main import main
 from llm2bids.comparison.localizer import dice, trial_means, welch
 from llm2bids.exceptions import DatasetError, UsageError
@@ -89,6 +89,33 @@ def test_what_is_written(sums, tmp_path):
     again = localize(sums.path, tmp_path / "b", contrast="E-H", task="md")
     other = sums.space.to_units(nib.load(again.stat_img))
     np.testing.assert_allclose(other, -t, atol=1e-6)
+
+
+def test_the_report_shows_what_was_found(sums, tmp_path):
+    result = localize(sums.path, tmp_path / "md")
+    page = write_report(tmp_path / "md", progress=False).read_text()  # it names its dataset
+    assert "96 H and 96 E trials" in page and "Selectivity" in page
+    assert f"{result.split_half_r:.3f}" in page and f"{result.percent_above:.1f}" in page
+    for name in ("dice", "fold_dice"):
+        for value in getattr(result, name).values():
+            assert f">{value:.2f}</td>" in page
+    assert "sub-01_task-md_run-2" in page and page.count("<svg") >= 2
+    # a dataset without one says how it is made
+    bare = write_report(sums.path, output=tmp_path / "bare.html", progress=False).read_text()
+    assert "llm2bids localize bids OUT --task md" in bare and "Selectivity" not in bare
+
+
+def test_the_report_of_another_model_does_not_show_it(sums, written, tmp_path):
+    localize(sums.path, tmp_path / "md")
+    page = write_report(tmp_path, bids_dir=written, progress=False).read_text()
+    assert "Localizer md" not in page
+
+
+def test_a_lesion_takes_the_units(sums, tmp_path):
+    result = localize(sums.path, tmp_path, top_percent=5)
+    edit = make_edit(sums, network=result.network)
+    chosen = load_network(result.network).units(sums.space)
+    assert sum(len(part.units) for part in edit.parts) == len(chosen)
 
 
 def test_the_command(sums, tmp_path, capsys):
