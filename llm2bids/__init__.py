@@ -25,8 +25,11 @@ if TYPE_CHECKING:
     from llm2bids.dataset.locate import locate as locate
     from llm2bids.dataset.read import Dataset as Dataset
     from llm2bids.dataset.read import open_dataset as open_dataset
+    from llm2bids.dataset.validate import Validation as Validation
     from llm2bids.dataset.validate import validate as validate
     from llm2bids.exceptions import Llm2bidsError as Llm2bidsError
+    from llm2bids.inference.analyze import GroupResult as GroupResult
+    from llm2bids.inference.analyze import ParticipantsResult as ParticipantsResult
     from llm2bids.inference.analyze import analyze_group as analyze_group
     from llm2bids.inference.analyze import analyze_participants as analyze_participants
     from llm2bids.inference.confounds import load_confounds as load_confounds
@@ -46,6 +49,7 @@ if TYPE_CHECKING:
     from llm2bids.model.edit import Edit as Edit
     from llm2bids.model.edit import load_edit as load_edit
     from llm2bids.network.dataset_findings import dataset_findings as dataset_findings
+    from llm2bids.network.findings import Findings as Findings
     from llm2bids.network.network import Network as Network
     from llm2bids.network.network import load_network as load_network
     from llm2bids.report.draw.color import register_colormaps as register_colormaps
@@ -57,47 +61,48 @@ if TYPE_CHECKING:
     from llm2bids.scan.record import replay as replay
     from llm2bids.space.space import Space as Space
 
-_WHERE = {
-    "Comparison": "llm2bids.comparison.rsa",
-    "Dataset": "llm2bids.dataset.read",
-    "Edit": "llm2bids.model.edit",
-    "InterventionResult": "llm2bids.intervention.results",
-    "Llm2bidsError": "llm2bids.exceptions",
-    "Network": "llm2bids.network.network",
-    "Space": "llm2bids.space.space",
-    "analyze_group": "llm2bids.inference.analyze",
-    "analyze_model": "llm2bids.inference.stats_model_fit",
-    "analyze_participants": "llm2bids.inference.analyze",
-    "compare": "llm2bids.comparison.rsa",
-    "dataset_findings": "llm2bids.network.dataset_findings",
-    "edited": "llm2bids.intervention.edit",
-    "export_control_vector": "llm2bids.intervention.export",
-    "export_ia3": "llm2bids.intervention.export",
-    "export_lora": "llm2bids.intervention.export",
-    "export_masks": "llm2bids.intervention.export",
-    "features": "llm2bids.comparison.features",
-    "lesion": "llm2bids.intervention.lesion",
-    "load_confounds": "llm2bids.inference.confounds",
-    "load_edit": "llm2bids.model.edit",
-    "load_network": "llm2bids.network.network",
-    "Localizer": "llm2bids.comparison.localizer",
-    "localize": "llm2bids.comparison.localizer",
-    "locate": "llm2bids.dataset.locate",
-    "make_edit": "llm2bids.intervention.edit",
-    "merge": "llm2bids.scan.merge",
-    "monitor": "llm2bids.intervention.monitor",
-    "open_dataset": "llm2bids.dataset.read",
-    "plot_flatmap": "llm2bids.report.flatmap",
-    "read": "llm2bids.scan.read",
-    "record": "llm2bids.scan.record",
-    "register_colormaps": "llm2bids.report.draw.color",
-    "replay": "llm2bids.scan.record",
-    "shira_mask_fn": "llm2bids.intervention.export",
-    "steer": "llm2bids.intervention.steer",
-    "targets": "llm2bids.intervention.targets",
-    "validate": "llm2bids.dataset.validate",
-    "write_report": "llm2bids.report.page",
+_NAMES = {
+    "llm2bids.comparison.features": ("features",),
+    "llm2bids.comparison.localizer": ("Localizer", "localize"),
+    "llm2bids.comparison.rsa": ("Comparison", "compare"),
+    "llm2bids.dataset.locate": ("locate",),
+    "llm2bids.dataset.read": ("Dataset", "open_dataset"),
+    "llm2bids.dataset.validate": ("Validation", "validate"),
+    "llm2bids.exceptions": ("Llm2bidsError",),
+    "llm2bids.inference.analyze": (
+        "GroupResult",
+        "ParticipantsResult",
+        "analyze_group",
+        "analyze_participants",
+    ),
+    "llm2bids.inference.confounds": ("load_confounds",),
+    "llm2bids.inference.stats_model_fit": ("analyze_model",),
+    "llm2bids.intervention.edit": ("edited", "make_edit"),
+    "llm2bids.intervention.export": (
+        "export_control_vector",
+        "export_ia3",
+        "export_lora",
+        "export_masks",
+        "shira_mask_fn",
+    ),
+    "llm2bids.intervention.lesion": ("lesion",),
+    "llm2bids.intervention.monitor": ("monitor",),
+    "llm2bids.intervention.results": ("InterventionResult",),
+    "llm2bids.intervention.steer": ("steer",),
+    "llm2bids.intervention.targets": ("targets",),
+    "llm2bids.model.edit": ("Edit", "load_edit"),
+    "llm2bids.network.dataset_findings": ("dataset_findings",),
+    "llm2bids.network.findings": ("Findings",),
+    "llm2bids.network.network": ("Network", "load_network"),
+    "llm2bids.report.draw.color": ("register_colormaps",),
+    "llm2bids.report.flatmap": ("plot_flatmap",),
+    "llm2bids.report.page": ("write_report",),
+    "llm2bids.scan.merge": ("merge",),
+    "llm2bids.scan.read": ("read",),
+    "llm2bids.scan.record": ("record", "replay"),
+    "llm2bids.space.space": ("Space",),
 }
+_WHERE = {name: module for module, names in _NAMES.items() for name in names}
 
 __all__ = ["__version__", *_WHERE]
 

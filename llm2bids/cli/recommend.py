@@ -1,7 +1,6 @@
 """The design that a wanted effect size takes: options and text for ``llm2bids plan``."""
 
 import argparse
-import json
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -64,16 +63,11 @@ def describe_designs(
 
 
 def _components(path: Path | None) -> "VarianceComponents":
-    from llm2bids.exceptions import UsageError
     from llm2bids.inference.power import read_components, shipped_components
+    from llm2bids.store.json import read_json
 
     if path is None:
         return shipped_components()
-    try:
-        components = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
-        raise UsageError(
-            f"{path}: not readable as JSON ({error}); expected what scripts/power_figure.py "
-            "--components writes"
-        ) from None
-    return read_components(components if isinstance(components, dict) else {})
+    return read_components(
+        read_json(path, remedy="expected what scripts/power_figure.py --components writes")
+    )

@@ -32,7 +32,17 @@ class Issue:
 
 @dataclass(frozen=True, kw_only=True)
 class Validation:
-    """What the validator found in a dataset and its derivative."""
+    """What the validator says of a dataset and its derivative.
+
+    Parameters
+    ----------
+    path : Path
+        The dataset.
+    issues : tuple of Issue
+        Each with `dataset` (raw or derivative), `severity` (error or warning), `code`, `file`.
+    n_files : tuple of (str, int)
+        Files that were looked at, by dataset.
+    """
 
     path: Path
     issues: tuple[Issue, ...]
@@ -49,11 +59,23 @@ class Validation:
         return sum(issue.severity == "warning" for issue in self.issues)
 
     def counts(self) -> dict[tuple[str, str, str], int]:
-        """Count issues by dataset, severity and code."""
+        """Count issues by dataset, severity and code.
+
+        Returns
+        -------
+        dict
+            Number by (dataset, severity, code).
+        """
         return dict(Counter((issue.dataset, issue.severity, issue.code) for issue in self.issues))
 
     def describe(self) -> str:
-        """Say in a few lines what was found."""
+        """Say in a few lines what is wrong.
+
+        Returns
+        -------
+        str
+            Numbers of files, errors and warnings; each code with an example.
+        """
         lines = []
         for name, n_files in self.n_files:
             mine = [issue for issue in self.issues if issue.dataset == name]

@@ -54,13 +54,26 @@ class Failure:
 
 @dataclass(frozen=True, kw_only=True)
 class ParticipantsResult:
-    """What the participant level did."""
+    """What the participant level did.
 
-    out_dir: Path  # the output dataset
-    done: tuple[tuple[str, str], ...]  # participants and tasks that were analysed
-    failed: tuple[Failure, ...]  # those that were not
-    files: tuple[Path, ...]  # images and tables that were written
-    # what is known about the error rate of the model, if it is not the nominal one
+    Parameters
+    ----------
+    out_dir : Path
+        The output dataset.
+    done : tuple of (str, str)
+        Participants and tasks that were analysed.
+    failed : tuple of Failure
+        Those that were not: `participant_label`, `task`, `reason`.
+    files : tuple of Path
+        Images and tables that were written.
+    caution : str or None
+        What is known about the error rate of the model, if it is not the nominal one.
+    """
+
+    out_dir: Path
+    done: tuple[tuple[str, str], ...]
+    failed: tuple[Failure, ...]
+    files: tuple[Path, ...]
     caution: str | None
 
 
@@ -143,13 +156,25 @@ def analyze_participants(
 
 @dataclass(frozen=True, kw_only=True)
 class GroupResult:
-    """What the group level did."""
+    """What the group level did.
 
-    out_dir: Path  # the output dataset
-    contrasts: tuple[GroupContrastResult, ...]  # what became of each contrast
-    # participants and tasks that were left out, and contrasts that could not be tested
+    Parameters
+    ----------
+    out_dir : Path
+        The output dataset.
+    contrasts : tuple of GroupContrastResult
+        What became of each contrast: `label`, `task`, `participants`, `left_out`, `n_units` above
+        each threshold, `largest_d`, `files`, `session`.
+    failed : tuple of Failure
+        Participants and tasks that were left out, and contrasts that could not be tested.
+    files : tuple of Path
+        Images and tables that were written.
+    """
+
+    out_dir: Path
+    contrasts: tuple[GroupContrastResult, ...]
     failed: tuple[Failure, ...]
-    files: tuple[Path, ...]  # images and tables that were written
+    files: tuple[Path, ...]
 
 
 @takes_options(Selection, GroupOptions, Processors)

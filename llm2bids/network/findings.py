@@ -83,13 +83,38 @@ calibration standard deviation.
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class Findings:
-    """What was found about the networks of a dataset.
+    """Networks of the tasks, their overlap and repeatability, and identification of the task.
 
-    `fingerprint` is the space's without calibration. `n_units`: units that were counted, those in
-    the mask of the participant level, of `n_units_of_space`. `model` says what was fitted.
-    `n_on`, `n_off`, `n_tokens`: prompts and volumes per prompt of the smallest run.
-    `by_prompts`, `by_tokens`: accuracy with fewer prompts, and with their first tokens only.
-    `omitted`: why a part is missing.
+    Parameters
+    ----------
+    space, fingerprint : str
+        Label of the space, and its fingerprint without calibration.
+    n_units, n_units_of_space : int
+        Units that were counted, those in the mask of the participant level, and all.
+    model : str
+        What was fitted.
+    participants, tasks : tuple of str
+        Whose maps of which tasks.
+    n_on, n_off, n_tokens : int
+        Prompts and volumes per prompt of the smallest run.
+    networks : tuple of TaskNetwork
+        Against the off prompts, then against the other tasks; `network` is a `Network`.
+    overlap : Overlap
+        Correlation and Dice of all pairs, shape (n_tasks, n_tasks), with intervals and chance.
+    repeatability : Repeatability
+        Single maps, halves of participants and of prompts, agreement at each unit.
+    identification : Identification
+        Task given to each map of a participant left out.
+    by_prompts, by_tokens : AccuracyCurve or None
+        Accuracy with fewer prompts, and with their first tokens only.
+    controls : tuple of Control
+        Random units, shuffled labels, then those that were asked for.
+    omitted : dict of str to str
+        Why a part is missing.
+    cautions : tuple of str
+        What is known about the error rate of the model.
+    provenance : Provenance
+        Participants, runs and prompts of all maps.
     """
 
     space: str
@@ -136,16 +161,42 @@ class Findings:
         return points.drop_duplicates(["n_tokens", "n_prompts"])
 
     def table(self) -> pd.DataFrame:
-        """Give the findings in a few rows, columns `TABLE_COLUMNS`; NaN for no interval."""
+        """Give the findings in a few rows.
+
+        Returns
+        -------
+        DataFrame
+            Columns ``finding``, ``measure``, ``value``, ``low``, ``high``, ``text``; NaN where
+            there is no interval.
+        """
         rows = [*self._identified(), *self._overlaps(), *self._repeated(), *self._sizes()]
         return pd.DataFrame(rows, columns=list(TABLE_COLUMNS))
 
     def controls_table(self) -> pd.DataFrame:
-        """List the measures of the data beside those of each control."""
+        """List the measures of the data beside those of each control.
+
+        Returns
+        -------
+        DataFrame
+            One row for each control and measure.
+        """
         return pd.concat([control.table() for control in self.controls], ignore_index=True)
 
     def save(self, out_dir: Path | str, space: Space) -> tuple[Path, ...]:
-        """Write the findings into the output folder of ``llm2bids analyze``, whole and anew."""
+        """Write the findings into the output folder of ``llm2bids analyze``, whole and anew.
+
+        Parameters
+        ----------
+        out_dir : Path or str
+            The output folder.
+        space : Space
+            The dataset's.
+
+        Returns
+        -------
+        tuple of Path
+            Files of ``group/findings``.
+        """
         folder = Path(out_dir) / FOLDER
         remove_findings(Path(out_dir))
         files: list[Path] = []
@@ -172,7 +223,23 @@ class Findings:
 
     @classmethod
     def load(cls, out_dir: Path) -> "Findings | None":
-        """Read the findings that `save` wrote; None where the folder has none."""
+        """Read the findings that `save` wrote.
+
+        Parameters
+        ----------
+        out_dir : Path
+            The output folder.
+
+        Returns
+        -------
+        Findings or None
+            None where the folder has none.
+
+        Raises
+        ------
+        NetworkError
+            If they are damaged, or of another version.
+        """
         path = out_dir / FOLDER / "findings.json"
         if not path.exists():
             return None

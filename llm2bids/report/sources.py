@@ -12,6 +12,7 @@ from llm2bids.dataset import layout
 from llm2bids.dataset.read import Dataset, Run, open_dataset
 from llm2bids.dataset.settings import is_dataset
 from llm2bids.exceptions import UsageError
+from llm2bids.inference.checksums import is_analysis
 from llm2bids.network.findings import Findings
 from llm2bids.network.task_networks import TaskNetwork
 from llm2bids.report.draw.color import task_color
@@ -155,14 +156,6 @@ def localizer_files(*folders: Path) -> list[Path]:
 def localized_dataset(path: Path) -> Path:
     """Give the dataset that a localizer was read into, as its result has it."""
     return path.parent / str(read_object(path).get("dataset", ""))
-
-
-def is_analysis(folder: Path) -> bool:
-    """Tell whether a folder holds results of ``llm2bids analyze``."""
-    tools = read_object(folder / "dataset_description.json").get("GeneratedBy")
-    return isinstance(tools, list) and any(
-        isinstance(tool, dict) and tool.get("Description") == "llm2bids analyze" for tool in tools
-    )
 
 
 def _linked(analysis: Path) -> list[Path]:

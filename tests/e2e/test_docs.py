@@ -1,5 +1,6 @@
 """The pages: commands and options that exist, a site without a warning, everything exported."""
 
+import inspect
 import re
 import shlex
 import subprocess
@@ -60,3 +61,17 @@ def test_the_site_is_built_without_a_warning(tmp_path):
     assert "Group analysis of a brain or of a model" in (
         tmp_path / "html" / "gallery" / "group_analysis.html"
     ).read_text(encoding="utf-8")
+
+
+def test_what_verbs_return_is_exported_too():
+    exported = [getattr(llm2bids, name) for name in llm2bids.__all__ if name != "__version__"]
+    verbs = [verb for verb in exported if inspect.isfunction(verb)]
+    returned = {verb.__name__: inspect.signature(verb).return_annotation for verb in verbs}
+    ours = {
+        name: kind
+        for name, kind in returned.items()
+        if isinstance(kind, type) and kind.__module__.startswith("llm2bids.")
+    }
+    assert {"lesion", "analyze_group", "dataset_findings", "validate"} <= set(ours)
+    missing = {name: kind for name, kind in ours.items() if kind not in exported}
+    assert not missing
