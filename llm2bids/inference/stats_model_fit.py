@@ -58,10 +58,18 @@ _DESCRIPTIONS = {
 
 @dataclass(frozen=True, kw_only=True)
 class ModelResult:
-    """What a Stats Model's run wrote."""
+    """What a Stats Model's run wrote.
+
+    Parameters
+    ----------
+    out_dir : Path
+        The output folder.
+    files : tuple of Path
+        Images and tables, relative to it.
+    """
 
     out_dir: Path
-    files: tuple[Path, ...]  # images and tables, relative to the output folder
+    files: tuple[Path, ...]
 
 
 @takes_options(StatsModelOptions, Processors, Memory)

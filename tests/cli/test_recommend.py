@@ -6,7 +6,7 @@ import json
 import pytest
 
 from llm2bids.cli.recommend import add_arguments, describe_designs
-from llm2bids.exceptions import InferenceError, UsageError
+from llm2bids.exceptions import DatasetError
 from llm2bids.inference.power import design_power, recommend_designs, shipped_components, unit_alpha
 
 
@@ -45,8 +45,8 @@ def test_other_components(tmp_path):
     argv = ["--effect-size", 0.5, "--variance-components", path]
     assert "my model" in describe_designs(options(*argv), n_units=100, max_prompts=None)
     path.write_text("[1]")
-    with pytest.raises(InferenceError, match="'participant' is missing"):
+    with pytest.raises(DatasetError, match=r"mine\.json: found a JSON list"):
         describe_designs(options(*argv), n_units=100, max_prompts=None)
     path.write_text("{")
-    with pytest.raises(UsageError, match=r"mine\.json: not readable as JSON"):
+    with pytest.raises(DatasetError, match=r"mine\.json: not readable .*power_figure"):
         describe_designs(options(*argv), n_units=100, max_prompts=None)
