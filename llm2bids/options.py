@@ -6,11 +6,14 @@ its entry in the docstrings of the verbs, and its row in ``docs/reference/comman
 """
 
 import inspect
+import math
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import Field, dataclass, field, fields, replace
 from pathlib import Path
 from typing import Any, Literal, TypeVar, get_args, get_origin
+
+from llm2bids.exceptions import UsageError
 
 Verb = TypeVar("Verb", bound=Callable[..., Any])
 
@@ -74,6 +77,17 @@ def stored_settings(options: Any) -> dict[str, Any]:
         for item in fields(options)
         if item.metadata["argument"].stored
     }
+
+
+def check_least(options: Any, least: Mapping[str, float]) -> None:
+    """Refuse options below their least values, those that are no numbers, and empty lists."""
+    for name, bound in least.items():
+        given = getattr(options, name)
+        values = given if isinstance(given, Sequence) else (given,)
+        if not values or not all(bound <= value < math.inf for value in values):
+            flag = options.__dataclass_fields__[name].metadata["argument"].flag.split()[0]
+            shown = " ".join(f"{value:g}" for value in values) or "empty"
+            raise UsageError(f"{flag} is {shown}; expected {bound:g} or more")
 
 
 def none_or_name(text: str) -> str | None:

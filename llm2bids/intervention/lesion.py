@@ -14,7 +14,7 @@ from llm2bids.exceptions import UsageError
 from llm2bids.intervention.lesion_study import METHODS, LesionMethod, Study
 from llm2bids.intervention.results import InterventionResult
 from llm2bids.intervention.subject import SubjectOptions, TopicOptions, open_topics
-from llm2bids.options import arguments, option, shared, split_options, takes_options
+from llm2bids.options import check_least, option, shared, split_options, takes_options
 
 
 def _doses(text: str) -> tuple[float, ...]:
@@ -65,12 +65,8 @@ class LesionOptions:
     )  # fmt: skip
 
     def __post_init__(self) -> None:
-        fewest = {"n_prompts": 4, "n_answer_tokens": 1, "n_draws": 0, "n_shuffled": 0}
-        flags = arguments(LesionOptions)
-        for name, least in fewest.items():
-            if getattr(self, name) < least:
-                flag = flags[name].flag.split()[0]
-                raise UsageError(f"{flag} is {getattr(self, name)}; expected {least} or more")
+        least = {"n_prompts": 4, "n_answer_tokens": 1, "n_draws": 0, "n_shuffled": 0, "doses": 1e-6}
+        check_least(self, least)
         if self.method not in METHODS:
             raise UsageError(
                 f"method (--method) {self.method!r} is unknown; expected {', '.join(METHODS)}"

@@ -25,7 +25,7 @@ from llm2bids.intervention.subject import (
 )
 from llm2bids.intervention.units import choose_units
 from llm2bids.model.units import Site
-from llm2bids.options import option, shared, split_options, takes_options
+from llm2bids.options import check_least, option, shared, split_options, takes_options
 from llm2bids.paradigm.task import Prompt
 from llm2bids.store.tables import write_table
 
@@ -69,11 +69,7 @@ class MonitorOptions:
     n_tokens: int = shared(TopicOptions, "n_tokens")
 
     def __post_init__(self) -> None:
-        if self.n_prompts < 4 or self.n_defining < 4 or self.n_tokens < 2:
-            raise UsageError(
-                f"--n-prompts {self.n_prompts}, --n-defining {self.n_defining}, --n-tokens "
-                f"{self.n_tokens}: expected 4, 4 and 2 or more"
-            )
+        check_least(self, {"n_prompts": 4, "n_defining": 4, "n_tokens": 2})
         if self.stat_img is not None and len(self.task_labels) != 1:
             raise UsageError(
                 f"--map with {len(self.task_labels)} tasks (--task); expected one: its topic"

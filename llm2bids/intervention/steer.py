@@ -8,11 +8,13 @@ from typing import Any
 import pandas as pd
 from tqdm.auto import tqdm
 
+from llm2bids.exceptions import UsageError
 from llm2bids.intervention.directions import DirectionKind
 from llm2bids.intervention.results import InterventionResult
 from llm2bids.intervention.steer_study import Scene, TopicStudy
 from llm2bids.intervention.subject import SubjectOptions, TopicOptions, open_topics
-from llm2bids.options import option, shared, split_options, takes_options
+from llm2bids.intervention.text import LEAST_TEXTS
+from llm2bids.options import check_least, option, shared, split_options, takes_options
 
 NOTES = (
     "A hit rate and key words score loops ('party party ...') as success: NLL under the intact "
@@ -70,6 +72,12 @@ class SteerOptions:
         "Please talk about {topic}.", "--ask", "the rival: what a prompt says that asks for the "
         "topic ({topic} is the task's label)", group="prompts", metavar="TEXT",
     )  # fmt: skip
+
+    def __post_init__(self) -> None:
+        least = {"n_prompts": 4, "n_defining": LEAST_TEXTS, "n_tokens": 2, "n_controls": 0}
+        check_least(self, {**least, "strengths": 1e-3, "max_cost": 0, "min_distinct": 0})
+        if "{topic}" not in self.ask:
+            raise UsageError(f"--ask {self.ask!r}: expected {{topic}} in it, for the task's label")
 
 
 @takes_options(SubjectOptions, SteerOptions)

@@ -64,11 +64,6 @@ class Scene:
                 f"--map {options.stat_img} with --direction {kind}: expected --direction effect, "
                 "which is the only one that a map gives"
             )
-        if options.n_prompts < 4 or options.n_tokens < 2 or not options.strengths:
-            raise UsageError(
-                f"{options.n_prompts} prompts, {options.n_tokens} tokens, "
-                f"{len(options.strengths)} strengths: expected 4, 2 and 1 or more"
-            )
         sites = _residual_sites(subject, options.layers)
         half = options.n_prompts // 2
         banks = dict.fromkeys([subject.baseline, *topics.banks.values()])
@@ -335,7 +330,9 @@ def _residual_sites(subject: Subject, layers: Sequence[int]) -> tuple[Site, ...]
             "or residual"
         )
     depth = max(known) + 1
-    wanted = layers or tuple(dict.fromkeys(max(round(share * depth) - 1, 0) for share in DEPTHS))
+    wanted = tuple(dict.fromkeys(layers)) or tuple(
+        dict.fromkeys(max(round(share * depth) - 1, 0) for share in DEPTHS)
+    )
     if unknown := [layer for layer in wanted if layer not in known]:
         raise UsageError(
             f"--layers {unknown[0]}: the space has the residual stream after layers "

@@ -153,7 +153,7 @@ class Topics:
                 f"--task {', '.join(unknown)}: not in the analysis, which has "
                 f"{', '.join(self.banks) or 'no task with a bank of prompts'}"
             )
-        return tuple(labels) or tuple(self.banks)
+        return tuple(dict.fromkeys(labels)) or tuple(self.banks)
 
     def effect(self, label: str) -> npt.NDArray[np.float64]:
         """Average the participants' effect maps, (n_units,); 0 outside the mask."""

@@ -24,7 +24,7 @@ from llm2bids.intervention.subject import (
 )
 from llm2bids.intervention.trial import TrialOptions, TrialTexts, run_trial
 from llm2bids.intervention.units import choose_units, default_sites, site_mask
-from llm2bids.options import option, shared, split_options, takes_options
+from llm2bids.options import check_least, option, shared, split_options, takes_options
 from llm2bids.space.stat_map import select_units
 
 Floats = npt.NDArray[np.float64]
@@ -75,6 +75,13 @@ class TargetsOptions:
         False, "--trial", "fine-tune each choice for a few steps too (takes many minutes)",
         group="trial",
     )  # fmt: skip
+
+    def __post_init__(self) -> None:
+        check_least(self, {"n_draws": 1, "n_texts": LEAST_TEXTS, "n_other": 2})
+        if not 0 < self.top_percent < 100:
+            raise UsageError(
+                f"--top {self.top_percent:g}: expected a percentage above 0 and below 100"
+            )
 
 
 @takes_options(SubjectOptions, TargetsOptions, TrialOptions)
@@ -130,11 +137,6 @@ class _Targets:
         return self.topics.subject
 
     def __post_init__(self) -> None:
-        if not 0 < self.options.top_percent < 100 or self.options.n_draws < 1:
-            raise UsageError(
-                f"--top {self.options.top_percent:g}, --draws {self.options.n_draws}: expected a "
-                "percentage above 0 and below 100, and 1 draw or more"
-            )
         self.topics.choose((self.options.task,))
 
     @cached_property

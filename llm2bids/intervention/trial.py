@@ -10,9 +10,9 @@ import numpy.typing as npt
 import pandas as pd
 from tqdm.auto import tqdm
 
-from llm2bids.exceptions import InterventionError, UsageError
+from llm2bids.exceptions import InterventionError
 from llm2bids.inference.rates import mean_interval
-from llm2bids.options import option
+from llm2bids.options import check_least, option
 
 if TYPE_CHECKING:
     from llm2bids.model.load import LoadedModel
@@ -40,11 +40,7 @@ class TrialOptions:
     )  # fmt: skip
 
     def __post_init__(self) -> None:
-        if min(self.n_steps, self.n_batch, self.n_seeds) < 1 or not self.learning_rates:
-            raise UsageError(
-                f"trial: {self.n_steps} steps of {self.n_batch} texts, {self.n_seeds} seeds, "
-                f"{len(self.learning_rates)} learning rates: expected 1 or more of each"
-            )
+        check_least(self, {"n_steps": 1, "n_batch": 1, "n_seeds": 1, "learning_rates": 1e-9})
 
 
 @dataclass(frozen=True, kw_only=True)

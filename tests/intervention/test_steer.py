@@ -177,7 +177,13 @@ def test_the_map_is_brought_to_the_norm_of_the_means(scanned, analysed, model, r
         ({"layers": (9,)}, UsageError, r"--layers 9: .* after layers 0 to 2"),
         ({"task_labels": ("tea",)}, UsageError, r"--task tea: not in the analysis, which has"),
         ({"stat_img": "map.nii.gz"}, UsageError, r"expected --direction effect"),
-        ({"n_prompts": 2}, UsageError, r"expected 4, 2 and 1 or more"),
+        ({"n_prompts": 2}, UsageError, r"--n-prompts is 2; expected 4 or more"),
+        ({"n_defining": 0}, UsageError, r"--n-defining is 0; expected 4 or more"),
+        ({"n_controls": -1}, UsageError, r"--n-controls is -1; expected 0 or more"),
+        ({"strengths": (2.0, np.nan)}, UsageError, r"--strengths is 2 nan; expected 0.001"),
+        ({"strengths": ()}, UsageError, r"--strengths is empty"),
+        ({"max_cost": np.nan}, UsageError, r"--max-cost is nan; expected 0 or more"),
+        ({"ask": "Please."}, UsageError, r"--ask 'Please.': expected {topic}"),
     ],
 )  # fmt: skip
 def test_what_cannot_be_steered_is_refused(scanned, analysed, model, changes, error, message):
