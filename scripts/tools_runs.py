@@ -18,9 +18,9 @@ import nibabel as nib
 import numpy as np
 import pandas as pd
 
+from llm2bids.dataset.first_files import all_tasks_model
 from llm2bids.dataset.locate import locate
 from llm2bids.dataset.read import open_dataset
-from llm2bids.dataset.stats_models import all_tasks_model
 from llm2bids.dataset.validate import find_validator
 from llm2bids.inference.analyze import analyze_group, analyze_participants
 from llm2bids.store.json import to_json

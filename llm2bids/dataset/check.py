@@ -8,8 +8,7 @@ from pathlib import Path, PurePosixPath
 
 from tqdm.auto import tqdm
 
-from llm2bids.dataset.check_run import check_run_files
-from llm2bids.dataset.check_template import check_template, fingerprints
+from llm2bids.dataset.check_files import check_run_files, check_template, fingerprints
 from llm2bids.dataset.layout import DERIVATIVE, list_bolds
 from llm2bids.dataset.participants import PLACE as PARTICIPANTS
 from llm2bids.dataset.participants import disagreement

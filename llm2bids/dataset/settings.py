@@ -10,7 +10,7 @@ from llm2bids.exceptions import DatasetError
 from llm2bids.paradigm.load import load_paradigm
 from llm2bids.paradigm.task import Paradigm
 from llm2bids.store.files import inside
-from llm2bids.store.json import read_json, to_json
+from llm2bids.store.json import read_json
 
 PLACE = PurePosixPath("code/llm2bids_settings.json")
 """Place of the settings; a folder with this file is a dataset of ours."""
@@ -113,11 +113,6 @@ def read_sidecar(path: Path) -> dict[str, Any]:
     is_time = isinstance(t_r, int | float) and 0 < t_r < LONGEST_T_R
     check("RepetitionTime", t_r, is_time, "seconds, above 0")
     return metadata
-
-
-def settings_json(settings: Mapping[str, Any]) -> str:
-    """Write settings as the text of their file."""
-    return to_json(normal_settings(settings))
 
 
 def compare_settings(path: Path, settings: Mapping[str, Any]) -> None:

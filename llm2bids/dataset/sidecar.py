@@ -2,6 +2,7 @@
 
 import re
 from collections.abc import Mapping, Sequence
+from dataclasses import asdict
 from pathlib import PurePath
 from typing import Any
 
@@ -122,25 +123,13 @@ def bold_json(
 
 
 def _design_entries(design: RunDesign) -> dict[str, Any]:
-    sampling = design.sampling
-    if design.clock_volumes is not None:  # nothing is drawn
-        return {
-            "Seed": design.seed,
-            "NumberOfPrompts": len(design.trials),
-            "NumberOfVolumes": design.n_volumes,
-        }
+    drawn = design.clock_volumes is None  # of a story nothing is
     return {
         "Seed": design.seed,
-        "Context": design.context,
-        "Sampling": {
-            "do_sample": sampling.do_sample,
-            "temperature": sampling.temperature,
-            "top_k": sampling.top_k,
-            "top_p": sampling.top_p,
-        },
+        **({"Context": design.context, "Sampling": asdict(design.sampling)} if drawn else {}),
         "NumberOfPrompts": len(design.trials),
         "NumberOfVolumes": design.n_volumes,
-        "VolumesPerPrompt": design.tokens_per_prompt,
+        **({"VolumesPerPrompt": design.tokens_per_prompt} if drawn else {}),
     }
 
 

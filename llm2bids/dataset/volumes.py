@@ -3,7 +3,6 @@
 import hashlib
 import zlib
 from pathlib import Path, PurePosixPath
-from types import TracebackType
 from typing import Any, BinaryIO, Self
 
 import numpy as np
@@ -94,12 +93,7 @@ class VolumeWriter:
         self._stream.write(np.ascontiguousarray(block.T).reshape(-1).view(np.uint8).data)
         self._n_written = n_written
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        traceback: TracebackType | None,
-    ) -> None:
+    def __exit__(self, kind: type[BaseException] | None, *error: object) -> None:
         if kind is not None:
             self._abort()
             return

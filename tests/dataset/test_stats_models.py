@@ -1,7 +1,7 @@
 import json
 from dataclasses import replace
 
-from llm2bids.dataset.stats_models import all_tasks_model, task_model
+from llm2bids.dataset.first_files import all_tasks_model, task_model
 
 
 def test_models_are_valid_and_name_every_condition(synthetic):

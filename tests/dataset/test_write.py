@@ -433,7 +433,7 @@ def test_a_full_disk_during_the_run(changed, synthetic, monkeypatch):
         raise OSError(errno.ENOSPC, "No space left on device")
 
     before = all_files(changed)
-    monkeypatch.setattr(run_module, "write_derived_run", full)
+    monkeypatch.setattr(run_module, "_stage_derived", full)
     recording = synthetic.make_recording(synthetic.make_design(3))
     with (
         DatasetWriter.open(changed) as writer,
