@@ -13,7 +13,7 @@ import pandas as pd
 from llm2bids.dataset.layout import sidecar, template_file
 from llm2bids.dataset.settings import is_dataset, read_settings, space_label
 from llm2bids.exceptions import DatasetError, SpaceError, UsageError
-from llm2bids.recording.localizer import LocalizerScan
+from llm2bids.recording.calibration import LocalizerScan
 from llm2bids.space.arrange import cells_of, rearrange
 from llm2bids.space.definition import ARRANGEMENTS, Layout, read_layout
 from llm2bids.space.functional import METHOD, learn_cells

@@ -3,6 +3,7 @@
 import dataclasses
 import hashlib
 import json
+from collections import defaultdict
 from collections.abc import Collection, Iterable
 from dataclasses import dataclass
 
@@ -52,20 +53,6 @@ class RunDesign:
         return len(self.trials) * self.tokens_per_prompt
 
 
-@dataclass(frozen=True, kw_only=True)
-class PromptSharing:
-    """Which prompts are shown more than once in a set of runs; to be recorded with the dataset."""
-
-    n_prompts: int
-    between_participants: tuple[str, ...]
-    within_participants: tuple[str, ...]
-
-    @property
-    def is_shared(self) -> bool:
-        """Whether any prompt is shown more than once."""
-        return bool(self.between_participants or self.within_participants)
-
-
 def draw_runs(
     paradigm: Paradigm,
     banks: Banks,
@@ -108,23 +95,15 @@ def draw_runs(
     )
 
 
-def share_prompts(designs: Iterable[RunDesign]) -> PromptSharing:
-    """Find the prompts that a set of runs shows more than once."""
-    shown: dict[str, list[str]] = {}
+def shared_prompts(designs: Iterable[RunDesign]) -> tuple[list[str], list[str]]:
+    """List the prompts that participants share, and those that a participant is shown twice."""
+    shown: dict[str, list[str]] = defaultdict(list)
     for design in designs:
         for trial in design.trials:
-            shown.setdefault(trial.prompt.prompt_id, []).append(design.participant_label)
-    return PromptSharing(
-        n_prompts=len(shown),
-        between_participants=tuple(
-            sorted(prompt_id for prompt_id, labels in shown.items() if len(set(labels)) > 1)
-        ),
-        within_participants=tuple(
-            sorted(
-                prompt_id for prompt_id, labels in shown.items() if len(set(labels)) < len(labels)
-            )
-        ),
-    )
+            shown[trial.prompt.prompt_id].append(design.participant_label)
+    between = sorted(prompt for prompt, labels in shown.items() if len(set(labels)) > 1)
+    within = sorted(prompt for prompt, labels in shown.items() if len(set(labels)) < len(labels))
+    return between, within
 
 
 def paradigm_hash(paradigm: Paradigm, banks: Banks) -> str:
@@ -148,7 +127,8 @@ def _select_tasks(paradigm: Paradigm, task_labels: Collection[str] | None) -> li
     for label in task_labels or ():
         if label not in known:
             raise UsageError(
-                f"task '{label}': not in paradigm '{paradigm.name}'. {suggest(label, known)}"
+                f"task '{label}' (--task): not in paradigm '{paradigm.name}'. "
+                f"{suggest(label, known)}"
             )
     return [task for task in paradigm.tasks if task_labels is None or task.label in task_labels]
 

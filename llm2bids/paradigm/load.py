@@ -3,12 +3,13 @@
 import math
 import tomllib
 from collections.abc import Mapping
+from dataclasses import fields
 from pathlib import Path
 from typing import cast, get_args
 
 from llm2bids.exceptions import ParadigmError
 from llm2bids.paradigm.prompts import BANKS_FOLDER
-from llm2bids.paradigm.table import Table, suggest
+from llm2bids.paradigm.table import Table, read_text, suggest
 from llm2bids.paradigm.task import Context, Order, Paradigm, Sampling, Task
 
 PARADIGMS_FOLDER = Path(__file__).parent / "paradigms"
@@ -17,21 +18,11 @@ PARADIGMS_FOLDER = Path(__file__).parent / "paradigms"
 MOST_RUNS = 1000
 """Most runs of a task for each participant."""
 
-_KEYS = (
-    "description",
-    "order",
-    "baseline",
-    "prompts_per_block",
-    "tokens_per_prompt",
-    "n_runs",
-    "context",
-    "chat_template",
-    "system",
-    "calibration_prompts",
-    "sampling",
-    "tasks",
-    "banks",
-)
+_KEYS = [
+    field.name
+    for field in fields(Paradigm)
+    if field.name not in ("name", "localizer_prompts", "source")
+]
 
 
 def shipped_paradigms() -> tuple[str, ...]:
@@ -42,7 +33,7 @@ def shipped_paradigms() -> tuple[str, ...]:
 def load_paradigm(name_or_path: str | Path, *, with_banks: bool = True) -> Paradigm:
     """Read a paradigm and check all of it."""
     path = _find(name_or_path)
-    source = _read_text(path)
+    source = read_text(path, expected="a paradigm file (TOML)")
     try:
         values = tomllib.loads(source)
     except (ValueError, RecursionError) as error:  # also a number of thousands of digits
@@ -96,19 +87,8 @@ def _find(name_or_path: str | Path) -> Path:
     )
 
 
-def _read_text(path: Path) -> str:
-    try:
-        return path.read_bytes().decode("utf-8")
-    except UnicodeDecodeError as error:
-        raise ParadigmError(
-            f"{path}: found byte {error.start} that is not UTF-8. Save the file in UTF-8."
-        ) from None
-    except OSError as error:
-        raise ParadigmError(f"{path}: cannot be read ({error.strerror}).") from None
-
-
 def _read_sampling(table: Table) -> Sampling:
-    table.check_keys(("do_sample", "temperature", "top_k", "top_p"))
+    table.check_keys(field.name for field in fields(Sampling))
     return Sampling(
         do_sample=table.boolean("do_sample", Sampling.do_sample),
         temperature=table.number("temperature", Sampling.temperature, above=0.0, maximum=math.inf),

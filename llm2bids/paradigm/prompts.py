@@ -7,7 +7,7 @@ from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 from llm2bids.exceptions import ParadigmError
-from llm2bids.paradigm.table import LABEL
+from llm2bids.paradigm.table import LABEL, read_text
 from llm2bids.paradigm.task import Paradigm, Prompt
 
 BANKS_FOLDER = Path(__file__).parent / "banks"
@@ -16,13 +16,15 @@ BANKS_FOLDER = Path(__file__).parent / "banks"
 COLUMNS = ("prompt_id", "condition", "topic", "text")
 """Columns that a bank must have; others may stand beside them and are left aside."""
 
+_BANK = f"a prompt bank (tab-separated values with the columns {', '.join(COLUMNS)})"
+
 
 def read_bank(path: str | Path) -> tuple[Prompt, ...]:
     """Read a prompt bank."""
     file = Path(path)
     rows = _read_rows(file)
     _, header = next(rows, (1, []))
-    places = _find_columns(file, header)
+    indices = _find_columns(file, header)
     placed: list[tuple[str, Prompt]] = []
     for line, cells in rows:
         if len(cells) != len(header):
@@ -30,7 +32,7 @@ def read_bank(path: str | Path) -> tuple[Prompt, ...]:
                 f"{file}, line {line}: found {len(cells)} cells, expected {len(header)}, as in the "
                 f"first line. Part cells by single tabs; put a cell that holds a tab in quotes."
             )
-        prompt = _make_prompt(file, line, *(cells[index] for index in places))
+        prompt = _make_prompt(file, line, *(cells[index] for index in indices))
         placed.append((f"{file}, line {line}", prompt))
     if not placed:
         raise ParadigmError(f"{file}: found no prompts. Add a row for each prompt.")
@@ -67,30 +69,11 @@ def _locate(name: str) -> Path:
     return BANKS_FOLDER / name if Path(name).name == name else Path(name)
 
 
-def _read_text(file: Path) -> str:
-    if not file.is_file():
-        problem = "a folder" if file.is_dir() else "no such file"
-        raise ParadigmError(
-            f"{file}: found {problem}, expected a prompt bank (tab-separated values with the "
-            f"columns {', '.join(COLUMNS)}). Correct the path."
-        )
-    try:
-        content = file.read_bytes()
-    except OSError as error:
-        raise ParadigmError(f"{file}: cannot be read ({error.strerror}).") from None
-    try:
-        return content.decode("utf-8-sig")
-    except UnicodeDecodeError as error:
-        line = content[: error.start].count(b"\n") + 1
-        raise ParadigmError(
-            f"{file}, line {line}: found byte 0x{content[error.start]:02x}, which is not UTF-8. "
-            f"Save the table in the encoding UTF-8."
-        ) from None
-
-
 def _read_rows(file: Path) -> Iterator[tuple[int, list[str]]]:
     """Yield the line that a row begins on, from 1, and its cells; empty lines are left out."""
-    reader = csv.reader(io.StringIO(_read_text(file), newline=""), delimiter="\t", strict=True)
+    reader = csv.reader(
+        io.StringIO(read_text(file, expected=_BANK), newline=""), delimiter="\t", strict=True
+    )
     while True:
         line = reader.line_num + 1
         try:

@@ -119,6 +119,27 @@ def _short(value: object) -> str:
     return shown if len(shown) <= 200 else f"{shown[:200]}..."
 
 
+def read_text(file: Path, *, expected: str) -> str:
+    """Read a text in UTF-8, with or without a mark at its beginning."""
+    try:
+        content = file.read_bytes()
+    except (FileNotFoundError, IsADirectoryError):
+        problem = "a folder" if file.is_dir() else "no such file"
+        raise ParadigmError(
+            f"{file}: found {problem}, expected {expected}. Correct the path."
+        ) from None
+    except OSError as error:
+        raise ParadigmError(f"{file}: cannot be read ({error.strerror}).") from None
+    try:
+        return content.decode("utf-8-sig")
+    except UnicodeDecodeError as error:
+        line = content[: error.start].count(b"\n") + 1
+        raise ParadigmError(
+            f"{file}, line {line}: found byte 0x{content[error.start]:02x}, which is not UTF-8. "
+            "Save it in the encoding UTF-8."
+        ) from None
+
+
 def suggest(word: str, known: Iterable[str]) -> str:
     """Say which known word comes nearest, and all known ones."""
     names = sorted(known)

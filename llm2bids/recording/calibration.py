@@ -1,4 +1,4 @@
-"""Calibration: mean and standard deviation of each unit over a separate resting scan."""
+"""Scans of prompts that no run shows: the calibration, and the localizer of an arrangement."""
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -125,6 +125,37 @@ def scan_prompts(
         take(part, values)
 
     in_batches(len(prompts), scan, batch_size=size, on_token=on_token)
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class LocalizerScan:
+    """Mean responses to prompts that no run shows."""
+
+    means: npt.NDArray[np.float32]  # (n_prompts, n_units), in the model's own scale
+    conditions: tuple[str, ...]
+    prompt_ids: tuple[str, ...]
+    n_tokens: int
+
+
+def scan_localizer(
+    loaded: "LoadedModel",
+    prompts: Sequence[Prompt],
+    sites: Sequence[Site],
+    **how: Unpack[RestScan],
+) -> LocalizerScan:
+    """Scan the model and keep the mean response to each prompt."""
+    means = np.empty((len(prompts), sum(site.width for site in sites)), dtype=np.float32)
+
+    def average(part: slice, values: npt.NDArray[np.float32]) -> None:
+        np.mean(values, axis=1, out=means[part])
+
+    scan_prompts(loaded, prompts, sites, average, name="localizer", **how)
+    return LocalizerScan(
+        means=means,
+        conditions=tuple(prompt.condition for prompt in prompts),
+        prompt_ids=tuple(prompt.prompt_id for prompt in prompts),
+        n_tokens=len(prompts) * how["tokens_per_prompt"],
+    )
 
 
 class Moments:

@@ -62,12 +62,6 @@ def draw_scan(
     _check_range("n_participants", n_participants, 1, MOST_PARTICIPANTS, flag="--participants")
     _check_range("seed", seed, 0, LARGEST_SEED)
     loaded = _with_numbers(load_paradigm(paradigm), numbers)
-    known = [task.label for task in loaded.tasks]
-    if unknown := [label for label in task_labels or () if label not in known]:
-        raise UsageError(
-            f"task_labels (--task) {', '.join(unknown)}: not in the paradigm {loaded.name}, which "
-            f"has {', '.join(known)}"
-        )
     banks = without_prompts(load_banks(loaded), excluded)
     if not allow_shared_prompts:
         check_participants(loaded, banks, n_participants)

@@ -1,9 +1,9 @@
 """Recording a run: prompts in, values of every unit at every generated token out."""
 
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import numpy.typing as npt
@@ -19,7 +19,7 @@ from llm2bids.recording.batches import (
     in_batches,
 )
 from llm2bids.recording.table import provenance, token_table
-from llm2bids.recording.trials import carried_tokens, first_step, token_uniforms, trial_tokens
+from llm2bids.recording.trials import carried_tokens, first_step, prompt_tokens, token_uniforms
 
 if TYPE_CHECKING:
     from llm2bids.model.choose import ChosenTokens
@@ -50,23 +50,10 @@ def record_run(
     loaded: "LoadedModel",
     design: RunDesign,
     sites: Sequence[Site],
-    *,
-    keep_first: bool = False,
-    batch_size: int | None = None,
-    on_token: Callable[[int], None] | None = None,
-    out: npt.NDArray[np.float32] | None = None,
+    **how: Any,
 ) -> Recording:
-    """Let the model answer the prompts of a run: ``design.n_volumes`` rows of `values`.
-
-    Tokens depend on the design's seed alone, and on `batch_size` only where rounding tips a draw.
-    `on_token` is told how many volumes were added; a negative number takes back those of a batch
-    that is tried again in halves. Giving the array of a recording that is done with as `out`
-    (n_volumes, n_units) saves a tenth of a run: fresh memory takes the system time.
-    """
-    (recording,) = record_runs(
-        loaded, [design], sites, keep_first=keep_first, batch_size=batch_size, on_token=on_token,
-        out=out,
-    )  # fmt: skip
+    """Let the model answer the prompts of a run; `how` are keywords of `record_runs`."""
+    (recording,) = record_runs(loaded, [design], sites, **how)
     return recording
 
 
@@ -77,12 +64,16 @@ def record_runs(
     *,
     keep_first: bool = False,
     batch_size: int | None = None,
-    on_token: Callable[[int], None] | None = None,
+    on_token: OnToken | None = None,
     out: npt.NDArray[np.float32] | None = None,
 ) -> list[Recording]:
     """Record several runs of a participant, whose prompts run together.
 
-    Their values are parts of one array, `out` (n_volumes of all runs, n_units) where it is given.
+    Tokens depend on the designs' seeds alone, and on `batch_size` only where rounding tips a draw.
+    `on_token` is told how many volumes were added; a negative number takes back those of a batch
+    that is tried again in halves. Values are parts of one array; giving that of recordings that are
+    done with as `out` (n_volumes of all runs, n_units) saves a tenth of a run: fresh memory takes
+    the system time.
     """
     from llm2bids.model.choose import ChosenTokens
     from llm2bids.model.hooks import new_values
@@ -128,11 +119,14 @@ def make_recording(
     seconds: float,
 ) -> Recording:
     """Put together what a model gave for one run."""
+    from llm2bids.model.text import decode
+
+    texts = decode(loaded, answers.token_ids.ravel())
     return Recording(
         design=design,
         sites=tuple(sites),
         values=values.reshape(design.n_volumes, values.shape[2]),
-        tokens=token_table(loaded, design, answers, lengths, first),
+        tokens=token_table(design, answers, texts, lengths, first),
         provenance=provenance(
             loaded,
             method=method,
@@ -187,13 +181,8 @@ def _generate(
 
     n_tokens = values.shape[1] + first
     carry = designs[0].context == "carry"
-    contexts = (
-        []
-        if carry
-        else [
-            text for design in designs for text in trial_tokens(loaded, design, n_tokens=n_tokens)
-        ]
-    )
+    prompts = [trial.prompt for design in designs for trial in design.trials]
+    contexts = [] if carry else prompt_tokens(loaded, prompts, n_tokens=n_tokens)
     uniforms = np.concatenate(
         [token_uniforms(design.seed, range(len(design.trials)), n_tokens) for design in designs]
     )

@@ -12,7 +12,7 @@ from llm2bids.model.units import Site
 from llm2bids.paradigm.design import RunDesign
 from llm2bids.recording.batches import OnToken, check_finite, in_batches
 from llm2bids.recording.record import Recording, make_recording, shaped
-from llm2bids.recording.trials import carried_tokens, first_step, trial_tokens
+from llm2bids.recording.trials import carried_tokens, first_step, prompt_tokens
 
 if TYPE_CHECKING:
     from llm2bids.model.load import LoadedModel
@@ -111,7 +111,8 @@ def _contexts(
 ) -> list[list[int]]:
     n_tokens = len(given[0]) if given else 0
     if design.context != "carry":
-        return trial_tokens(loaded, design, n_tokens=n_tokens)
+        prompts = [trial.prompt for trial in design.trials]
+        return prompt_tokens(loaded, prompts, n_tokens=n_tokens)
     contexts: list[list[int]] = []
     said: list[int] = []
     for index, answer in enumerate(given):

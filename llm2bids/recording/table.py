@@ -17,15 +17,13 @@ if TYPE_CHECKING:
 
 
 def token_table(
-    loaded: "LoadedModel",
     design: RunDesign,
     answers: "ChosenTokens",
+    texts: Sequence[str],
     lengths: Sequence[int],
     first: int,
 ) -> pd.DataFrame:
-    """Tabulate the tokens of a run, with the columns of `Recording.tokens`."""
-    from llm2bids.model.text import decode
-
+    """Tabulate the tokens of a run and their texts, with the columns of `Recording.tokens`."""
     token_ids = answers.token_ids
     n_trials, n_tokens = token_ids.shape
     position = np.tile(np.arange(n_tokens), n_trials)
@@ -33,18 +31,17 @@ def token_table(
     kept = position >= first
     volume[kept] = np.arange(kept.sum())
     trial = np.repeat(np.arange(n_trials), n_tokens)
+    trials = [design.trials[index] for index in trial]
     return pd.DataFrame(
         {
             "volume": volume,
             "trial": trial,
-            "block": [design.trials[index].block for index in trial],
-            "trial_type": pd.array(
-                [design.trials[index].trial_type for index in trial], dtype="string"
-            ),
-            "prompt_id": [design.trials[index].prompt.prompt_id for index in trial],
+            "block": [trial.block for trial in trials],
+            "trial_type": pd.array([trial.trial_type for trial in trials], dtype="string"),
+            "prompt_id": [trial.prompt.prompt_id for trial in trials],
             "position": position,
             "token_id": token_ids.ravel(),
-            "token": decode(loaded, token_ids.ravel()),
+            "token": texts,
             "surprisal": answers.surprisal.ravel(),
             "entropy": answers.entropy.ravel(),
             "prompt_tokens": np.repeat(np.asarray(lengths, dtype=np.int64), n_tokens),

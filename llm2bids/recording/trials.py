@@ -53,11 +53,6 @@ def prompt_tokens(
     return tokens
 
 
-def trial_tokens(loaded: "LoadedModel", design: RunDesign, *, n_tokens: int) -> list[list[int]]:
-    """Tokenize the prompts of a run, each a context of its own; see :func:`prompt_tokens`."""
-    return prompt_tokens(loaded, [trial.prompt for trial in design.trials], n_tokens=n_tokens)
-
-
 def carried_tokens(
     loaded: "LoadedModel", design: RunDesign, trial: int, context: Sequence[int], *, n_tokens: int
 ) -> list[int]:

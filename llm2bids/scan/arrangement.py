@@ -13,8 +13,8 @@ from llm2bids.dataset.settings import is_dataset, read_settings
 from llm2bids.exceptions import DatasetError, UsageError
 from llm2bids.paradigm.seed import derive_seed
 from llm2bids.recording.batches import OnToken
+from llm2bids.recording.calibration import scan_localizer
 from llm2bids.recording.draw import Scan
-from llm2bids.recording.localizer import scan_localizer
 from llm2bids.space.definition import ARRANGEMENTS
 from llm2bids.space.functional import FEWEST_PROMPTS, METHOD, check_widths, random_space
 from llm2bids.space.smoothness import Stability

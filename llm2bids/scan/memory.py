@@ -10,8 +10,7 @@ import psutil
 from joblib import cpu_count
 
 from llm2bids.paradigm.design import RunDesign
-from llm2bids.recording.batches import DEFAULT_BATCH_SIZE
-from llm2bids.recording.buffers import LARGEST
+from llm2bids.recording.batches import DEFAULT_BATCH_SIZE, LARGEST
 from llm2bids.recording.calibration import CALIBRATION_BATCH_SIZE
 from llm2bids.recording.draw import Scan
 from llm2bids.scan.options import ScanOptions

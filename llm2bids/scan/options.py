@@ -36,12 +36,7 @@ class ScanOptions:
     """What is to be scanned and how, as `record`, `replay` and `plan` take it."""
 
     n_participants: int = option(
-        8,
-        "--participants",
-        "number of participants in the end",
-        group="scan",
-        type=int,
-        metavar="N",
+        8, "--participants", "number of participants in the end", group="scan"
     )
     model: str | Path = option(
         "embedded",
@@ -65,7 +60,6 @@ class ScanOptions:
         "folder of an adapter (LoRA and its kin) that is merged into the model's weights; "
         "needs peft: pip install 'llm2bids[adapters]'",
         group="model",
-        shown="none",
         metavar="PATH",
     )
     chat_template: bool = option(
@@ -99,7 +93,6 @@ class ScanOptions:
         "spread a large model's modules over devices, in place of --device: auto (GPUs, memory, "
         "disk), balanced, sequential, or a JSON file of modules and devices, as accelerate takes",
         group="model",
-        shown="none",
         metavar="MAP",
     )
     dtype: str = option(
@@ -115,8 +108,6 @@ class ScanOptions:
         "number; fewer where memory does not serve them, one where a GPU generates",
         group="machine",
         shown="the processors; 1 for a short scan",
-        type=int,
-        metavar="N",
     )
     n_threads: int = option(
         1,
@@ -124,8 +115,6 @@ class ScanOptions:
         "processor threads that generate together in each worker: for few participants on many "
         "processors; another number rounds otherwise",
         group="machine",
-        type=int,
-        metavar="N",
     )
     trust_remote_code: bool = option(
         False,
@@ -156,8 +145,6 @@ class ScanOptions:
         "in place of the paradigm's number",
         group="scan",
         shown="the paradigm's",
-        type=int,
-        metavar="N",
     )
     tokens_per_prompt: int | None = option(
         None,
@@ -165,8 +152,6 @@ class ScanOptions:
         "volumes of each prompt, in place of the paradigm's number",
         group="scan",
         shown="the paradigm's",
-        type=int,
-        metavar="N",
     )
     seed: int = option(
         0, "--seed", "one seed for everything, 0 or more", group="scan", stored=True, type=int
@@ -178,7 +163,6 @@ class ScanOptions:
         "of `analyze --control-dataset`; name, sidecars, hash and space say so",
         group="scan",
         shown="off; without a number 0",
-        type=int,
         nargs="?",
         const=0,
         metavar="SEED",
@@ -198,8 +182,6 @@ class ScanOptions:
         "prompts that run together, of as many runs of a participant as fit whole",
         group="scan",
         shown="32, of one run; 16 in the calibration; 8 in a replay",
-        type=int,
-        metavar="N",
     )
     keep_first: bool = option(
         False,
@@ -232,7 +214,6 @@ class ScanOptions:
         "write the series convolved with a haemodynamic response too (desc-hrf_bold in the "
         "derivative), for tools that insist",
         group="volumes",
-        shown="none",
         parse=none_or_name,
         choices=("none", "spm", "glover"),
     )
@@ -252,8 +233,6 @@ class ScanOptions:
         "0 learns from off prompts alone",
         group="volumes",
         shown="16",
-        type=int,
-        metavar="N",
     )
     space_label: str | None = option(
         None,
@@ -270,7 +249,6 @@ class ScanOptions:
         "twice, as ses-intact and as ses-<its label>, on the same prompts with the same seeds; "
         "prompts that defined the edit are not shown",
         group="model",
-        shown="none",
         metavar="FILE",
     )
     authors: "Sequence[str]" = option(
@@ -278,7 +256,6 @@ class ScanOptions:
         "--author",
         "author of a new dataset, as in 'Ada Lovelace'; repeatable",
         group="volumes",
-        shown="none",
         action="append",
         metavar="NAME",
     )

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from llm2bids.dataset.write import DatasetWriter
-from llm2bids.paradigm.design import share_prompts
+from llm2bids.paradigm.design import shared_prompts
 from llm2bids.recording.draw import Scan
 from llm2bids.recording.events import high_pass_warning
 from llm2bids.recording.trials import first_step, prompt_tokens
@@ -59,7 +59,8 @@ def prepare(bids_dir: Path, options: ScanOptions, answers: GivenAnswers | None) 
     refuse_old_method(bids_dir)
     check_sessions(bids_dir, options.read_edit())
     scan = options.draw(localizer_prompts=choice.localizer_prompts)
-    if share_prompts(scan.designs).between_participants:
+    between_participants, _ = shared_prompts(scan.designs)
+    if between_participants:
         log.warning("%s", SHARED_PROMPTS)
     if (drift := high_pass_warning(scan.designs, scan.t_r)) is not None:
         log.warning("%s", drift)

@@ -19,7 +19,7 @@ from llm2bids.paradigm.load import load_paradigm
 from llm2bids.paradigm.partition import draw_calibration
 from llm2bids.paradigm.prompts import load_banks
 from llm2bids.paradigm.task import Paradigm, Task
-from llm2bids.recording.buffers import RunBuffers
+from llm2bids.recording.batches import RunBuffers
 from llm2bids.recording.draw import LARGEST_SEED, Scan
 from llm2bids.recording.localizers import NAMES, is_langloc, localizer_stories, read_langloc
 from llm2bids.recording.read import (

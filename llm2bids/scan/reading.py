@@ -42,7 +42,6 @@ class ReadOptions:
         "--like",
         "human BIDS dataset whose runs of --task give RepetitionTime and number of volumes",
         group="clock",
-        shown="none",
         metavar="BIDS_DIR",
     )
     per_word: bool = option(
@@ -107,7 +106,6 @@ class ReadOptions:
         group="reading",
         shown="half the window",
         stored=True,
-        type=int,
         metavar="TOKENS",
     )
     pool: str = option(

@@ -3,6 +3,7 @@
 import logging
 import sys
 from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -15,15 +16,14 @@ from llm2bids.paradigm.design import RunDesign
 from llm2bids.paradigm.prompts import load_banks
 from llm2bids.paradigm.seed import derive_seed
 from llm2bids.paradigm.task import Prompt
-from llm2bids.recording.buffers import RunBuffers
+from llm2bids.recording.batches import OnToken, RunBuffers
 from llm2bids.recording.calibration import calibrate
 from llm2bids.recording.draw import Scan, without_prompts
 from llm2bids.recording.record import Recording, group_runs, record_runs
 from llm2bids.recording.replay import replay_run
 from llm2bids.scan.arrangement import arranged_space
-from llm2bids.scan.background import Background
 from llm2bids.scan.prepare import Prepared
-from llm2bids.scan.sessions import taking_sessions
+from llm2bids.scan.sessions import Take, taking_sessions
 from llm2bids.space.arrange import build_space
 from llm2bids.store.json import read_json
 
@@ -129,7 +129,7 @@ def write_runs(
     writer: DatasetWriter,
     scan: Scan,
     groups: Sequence[Sequence[RunDesign]],
-    take: Callable[[Sequence[RunDesign], Callable[[int], Any]], list[Recording]],
+    take: Take,
     *,
     progress: bool,
 ) -> None:
@@ -150,7 +150,7 @@ def say_done(writer: DatasetWriter, scan: Scan) -> None:
 def write_missing(
     writer: DatasetWriter,
     groups: Sequence[Sequence[RunDesign]],
-    take: Callable[[Sequence[RunDesign], Callable[[int], Any]], list[Recording]],
+    take: Take,
     *,
     t_r: float,
     bar: Bar,
@@ -167,25 +167,29 @@ def write_missing(
             if last[design.participant_label] is design:
                 writer.finish_participant(design.participant_label)
 
-    with Background() as background:
+    # one at a time; a run that was recorded is written also when the next one fails
+    with ThreadPoolExecutor(1, thread_name_prefix="llm2bids-write") as pool:
+        writing: Future[None] | None = None
         for group in groups:
             recordings: list[Recording] = []
             if not all(map(is_there, group)):
                 bar.set_description(f"sub-{group[0].participant_label} task-{group[0].task}")
                 recordings = take(group, bar.update)
-            background.submit(write, group, recordings)
+            if writing is not None:
+                writing.result()
+            writing = pool.submit(write, group, recordings)
             del recordings
+        if writing is not None:
+            writing.result()
 
 
-def scanner(
-    prepared: Prepared, folder: Path
-) -> Callable[[Sequence[RunDesign], Callable[[int], Any]], list[Recording]]:
+def scanner(prepared: Prepared, folder: Path) -> Take:
     """Make what records a group of runs, in arrays of its own."""
     loaded, answers = prepared.loaded, prepared.answers
     buffers = RunBuffers(folder, loaded.device)
     n_units = sum(site.width for site in prepared.sites)
 
-    def take(group: Sequence[RunDesign], on_token: Callable[[int], Any]) -> list[Recording]:
+    def take(group: Sequence[RunDesign], on_token: OnToken) -> list[Recording]:
         how: dict[str, Any] = {
             "keep_first": prepared.options.keep_first,
             "batch_size": prepared.options.batch_size,

@@ -11,6 +11,7 @@ from llm2bids.dataset.settings import is_dataset, read_settings
 from llm2bids.exceptions import DatasetError, RecordingError, UsageError
 from llm2bids.model.edit import Edit, check_weights
 from llm2bids.paradigm.design import RunDesign
+from llm2bids.recording.batches import OnToken
 from llm2bids.recording.draw import Scan
 from llm2bids.recording.record import Recording
 from llm2bids.store.json import to_json
@@ -18,7 +19,7 @@ from llm2bids.store.json import to_json
 if TYPE_CHECKING:
     from llm2bids.model.load import LoadedModel
 
-Take = Callable[[Sequence[RunDesign], Callable[[int], None]], list[Recording]]
+Take = Callable[[Sequence[RunDesign], OnToken], list[Recording]]
 """What records a group of runs."""
 
 
@@ -69,11 +70,9 @@ def taking_sessions(take: Take, loaded: "LoadedModel", edit: Edit) -> Take:
 
     check_weights(loaded, edit)
     sites = editable_sites(loaded, edit)
-    told = {"edit": edit.label, "edit_file": edit_place(edit.label).as_posix()}
+    provenance = {"edit": edit.label, "edit_file": edit_place(edit.label).as_posix()}
 
-    def take_session(
-        group: Sequence[RunDesign], on_token: Callable[[int], None]
-    ) -> list[Recording]:
+    def take_session(group: Sequence[RunDesign], on_token: OnToken) -> list[Recording]:
         if group[0].session != edit.label:
             return take(group, on_token)
         try:
@@ -83,6 +82,6 @@ def taking_sessions(take: Take, loaded: "LoadedModel", edit: Edit) -> Take:
             raise RecordingError(
                 f"edited model (ses-{edit.label}): {error}; or lower the strength of the edit"
             ) from None
-        return [replace(done, provenance={**done.provenance, **told}) for done in recordings]
+        return [replace(done, provenance={**done.provenance, **provenance}) for done in recordings]
 
     return take_session

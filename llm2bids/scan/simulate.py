@@ -12,13 +12,13 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import pandas as pd
 
 from llm2bids.dataset.write import DatasetWriter
 from llm2bids.paradigm.design import RunDesign
 from llm2bids.recording.calibration import Calibration
 from llm2bids.recording.draw import Scan
 from llm2bids.recording.record import Recording
+from llm2bids.recording.table import token_table
 from llm2bids.space.space import Space
 
 _VALUES = 48_000_000
@@ -83,29 +83,18 @@ def _short(design: RunDesign, n_units: int) -> RunDesign:
 
 def simulate_recording(space: Space, design: RunDesign) -> Recording:
     """Make up the recording of a run."""
+    from llm2bids.model.choose import ChosenTokens
+
     rng = np.random.default_rng(design.seed)
     n_trials, n_volumes = len(design.trials), design.tokens_per_prompt
-    n_tokens = n_volumes + 1
-    position = np.tile(np.arange(n_tokens), n_trials)
-    volume = pd.Series(pd.NA, index=range(position.size), dtype="Int64")
-    volume[position > 0] = np.arange(n_trials * n_volumes)
-    trial = np.repeat(np.arange(n_trials), n_tokens)
-    shown = [design.trials[index] for index in trial]
-    words = [event.prompt.text.split() or ["a"] for event in shown]
-    tokens = pd.DataFrame(
-        {
-            "volume": volume,
-            "trial": trial,
-            "block": [event.block for event in shown],
-            "trial_type": pd.array([event.trial_type for event in shown], dtype="string"),
-            "prompt_id": [event.prompt.prompt_id for event in shown],
-            "position": position,
-            "token_id": rng.integers(50_000, size=position.size),
-            "token": [" " + w[index % len(w)] for w, index in zip(words, position, strict=True)],
-            "surprisal": rng.gamma(2.0, 2.0, size=position.size),
-            "entropy": rng.gamma(3.0, 1.0, size=position.size),
-            "prompt_tokens": [len(w) for w in words],
-        }
+    shape = n_trials, n_volumes + 1
+    answers = ChosenTokens(
+        token_ids=rng.integers(50_000, size=shape),
+        surprisal=rng.gamma(2.0, 2.0, size=shape),
+        entropy=rng.gamma(3.0, 1.0, size=shape),
     )
+    words = [trial.prompt.text.split() or ["a"] for trial in design.trials]
+    texts = [f" {text[n % len(text)]}" for text in words for n in range(shape[1])]
+    tokens = token_table(design, answers, texts, [len(text) for text in words], first=1)
     values = rng.standard_normal((n_trials * n_volumes, space.n_units), dtype=np.float32)
     return Recording(design=design, sites=space.sites, values=values, tokens=tokens)

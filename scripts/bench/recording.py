@@ -26,13 +26,13 @@ from llm2bids.model.load import load_model
 from llm2bids.model.random_weights import random_model
 from llm2bids.model.sites import find_sites, select_sites
 from llm2bids.model.weights import weight_norms
-from llm2bids.recording.buffers import RunBuffers
+from llm2bids.recording.batches import RunBuffers
 from llm2bids.recording.calibration import calibrate
 from llm2bids.recording.draw import draw_scan
 from llm2bids.recording.record import record_run
 from llm2bids.recording.replay import replay_run
 from llm2bids.recording.trials import prompt_tokens
-from llm2bids.scan.background import Background
+from llm2bids.scan.runs import progress_bar, write_missing
 from llm2bids.space.arrange import build_space
 
 WIDE = {
@@ -59,12 +59,14 @@ def on_disk(writer, folder, loaded, designs, sites, t_r):
     """Record runs into a dataset, as `llm2bids.scan.record.record` does."""
     buffers = RunBuffers(folder, loaded.device)
     n_units = sum(site.width for site in sites)
-    with Background() as background:
-        for design in designs:
-            out = buffers.take(design.n_volumes, n_units)
-            recording = record_run(loaded, design, sites, out=out)
-            background.submit(writer.write_run, recording, t_r=t_r)
-            del recording
+
+    def take(group, on_token):
+        (design,) = group
+        out = buffers.take(design.n_volumes, n_units)
+        return [record_run(loaded, design, sites, out=out)]
+
+    bar = progress_bar(0, "", progress=False)
+    write_missing(writer, [(design,) for design in designs], take, t_r=t_r, bar=bar)
 
 
 def in_memory(loaded, designs, sites, n_tokens):

@@ -5,7 +5,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from llm2bids.exceptions import ParadigmError, UsageError
-from llm2bids.paradigm.design import draw_runs, paradigm_hash, share_prompts
+from llm2bids.paradigm.design import draw_runs, paradigm_hash, shared_prompts
 from llm2bids.paradigm.load import load_paradigm, shipped_paradigms
 from llm2bids.paradigm.partition import count_participants, draw_calibration, participant_label
 from llm2bids.paradigm.prompts import load_banks
@@ -57,7 +57,7 @@ def test_no_prompt_of_a_shipped_paradigm_is_shown_twice(name):
     designs = draw_all(paradigm, banks, n_participants, seed=3)
     shown = prompt_ids(designs) + [x.prompt_id for x in draw_calibration(paradigm, banks, seed=3)]
     assert len(shown) == len(set(shown))
-    assert not share_prompts(designs).is_shared
+    assert shared_prompts(designs) == ([], [])
     with pytest.raises(ParadigmError, match=rf"serves {n_participants} participants"):
         draw_runs(paradigm, banks, participant=n_participants + 1, seed=3)
 
@@ -106,7 +106,7 @@ def test_runs_of_a_task_show_other_prompts(make_paradigm, banks):
         ("dogs", 2),
     ]
     assert len({run.seed for run in designs}) == 8
-    assert not share_prompts(designs).is_shared
+    assert shared_prompts(designs) == ([], [])
 
 
 def test_conditions_are_counterbalanced_over_participants(make_paradigm, banks):
@@ -171,14 +171,13 @@ def test_only_the_banks_of_the_drawn_tasks_count(make_paradigm, banks):
 
 def test_shared_prompts_wrap_round_and_are_recorded(make_paradigm, banks):
     designs = draw_all(make_paradigm(), banks, 6, seed=0, allow_shared_prompts=True)
-    sharing = share_prompts(designs)
-    assert sharing.is_shared
-    assert sharing.within_participants == ()
-    dogs = [name for name in sharing.between_participants if name.startswith("dogs")]
-    off = [name for name in sharing.between_participants if name.startswith("off")]
+    between, within = shared_prompts(designs)
+    assert within == []
+    dogs = [name for name in between if name.startswith("dogs")]
+    off = [name for name in between if name.startswith("off")]
     assert (len(dogs), len(off)) == (6 * 3 - 13, 6 * 12 - 62)
-    assert len(sharing.between_participants) == len(dogs) + len(off)
-    assert sharing.n_prompts == 18 + 13 + 62
+    assert len(between) == len(dogs) + len(off)
+    assert len(set(prompt_ids(designs))) == 18 + 13 + 62
     calibration = {x.prompt_id for x in draw_calibration(make_paradigm(), banks, seed=0)}
     assert calibration.isdisjoint(prompt_ids(designs))
 
@@ -193,7 +192,7 @@ def test_with_a_very_small_bank_off_prompts_come_back_in_another_task_only(
     designs = draw_runs(make_paradigm(), banks, participant=1, seed=0, allow_shared_prompts=True)
     for design in designs:
         assert len(set(prompt_ids([design]))) == len(design.trials)
-    assert len(share_prompts(designs).within_participants) == 6
+    assert len(shared_prompts(designs)[1]) == 6
 
 
 def test_a_bank_too_small_for_a_single_run_is_refused_even_if_shared(

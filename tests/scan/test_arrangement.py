@@ -10,7 +10,7 @@ import pytest
 from llm2bids import open_dataset, record
 from llm2bids.dataset.arrangement import learned_space, read_stability
 from llm2bids.exceptions import DatasetError, UsageError
-from llm2bids.recording.localizer import LocalizerScan
+from llm2bids.recording.calibration import LocalizerScan
 from llm2bids.space.arrange import cells_of
 
 OPTIONS = {

@@ -5,7 +5,7 @@ import pytest
 
 from llm2bids.exceptions import UsageError
 from llm2bids.model.sites import find_sites
-from llm2bids.recording.buffers import RunBuffers, mapped_values
+from llm2bids.recording.batches import RunBuffers, mapped_values
 from llm2bids.recording.draw import draw_scan
 from llm2bids.recording.record import record_run
 from llm2bids.recording.replay import replay_run
