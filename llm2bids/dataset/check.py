@@ -10,8 +10,7 @@ from tqdm.auto import tqdm
 
 from llm2bids.dataset.check_files import check_run_files, check_template, fingerprints
 from llm2bids.dataset.layout import DERIVATIVE, list_bolds
-from llm2bids.dataset.participants import PLACE as PARTICIPANTS
-from llm2bids.dataset.participants import disagreement
+from llm2bids.dataset.participants import PARTICIPANTS, disagreement
 from llm2bids.dataset.read import Dataset, open_dataset
 from llm2bids.dataset.settings import is_dataset, read_settings
 from llm2bids.dataset.volumes import damage
@@ -19,7 +18,7 @@ from llm2bids.exceptions import Llm2bidsError, UsageError
 from llm2bids.store.checksums import (
     FOLDER,
     has_manifest,
-    list_place,
+    list_file,
     list_text,
     read_list,
     read_manifest,
@@ -204,13 +203,13 @@ def accept(bids_dir: str | Path, paths: Sequence[str]) -> tuple[PurePosixPath, .
         lists = _read_lists(root)
         changed = []
         for file in _chosen(root, paths, lists):
-            entries = lists.setdefault(list_place(file), {})
+            entries = lists.setdefault(list_file(file), {})
             old = entries.pop(file, None)
             if (root / file).is_file():
                 entries[file] = sha256_of(inside(root, root / file))
             if entries.get(file) != old:
                 changed.append(file)
-        for name in sorted({list_place(file) for file in changed}):
+        for name in sorted({list_file(file) for file in changed}):
             replace_text(root / name, list_text(lists[name]))
     finally:
         lock.release()

@@ -8,7 +8,7 @@ from typing import Any
 import pandas as pd
 
 from llm2bids.dataset.layout import DERIVATIVE, INTACT, task_files
-from llm2bids.dataset.settings import PARADIGM, PLACE
+from llm2bids.dataset.settings import PARADIGM, SETTINGS
 from llm2bids.dataset.sidecar import generated_by, task_bold_json, task_events_json
 from llm2bids.dataset.static_files import fill_json, fill_text
 from llm2bids.paradigm.task import Paradigm, Prompt, Task
@@ -64,7 +64,7 @@ def write_static_files(
             root / f"stimuli/{condition}.tsv",
             table.to_csv(sep="\t", index=False, lineterminator="\n"),
         )
-    stage.text(root / PLACE, to_json(settings))
+    stage.text(root / SETTINGS, to_json(settings))
 
 
 def write_participant_sidecars(stage: Staging, fields: Mapping[str, Any]) -> None:
@@ -81,8 +81,8 @@ def write_sessions(stage: Staging, participant_label: str, edited: str) -> None:
     # without a sidecar: FitLins fails on a description of the column; the shipped configuration
     # of the validator says so
     rows = f"session_id\tedited\nses-{INTACT}\t0\nses-{edited}\t1\n"
-    place = PurePosixPath(f"sub-{participant_label}/sub-{participant_label}_sessions.tsv")
-    stage.text(place, rows)
+    file = PurePosixPath(f"sub-{participant_label}/sub-{participant_label}_sessions.tsv")
+    stage.text(file, rows)
 
 
 def write_task_files(stage: Staging, task: Task, *, t_r: float, fields: Mapping[str, Any]) -> None:
@@ -110,13 +110,13 @@ def write_all_tasks_model(stage: Staging, tasks: Sequence[Task], fields: Mapping
     return True
 
 
-def _write_model(stage: Staging, place: PurePosixPath, model: dict[str, Any]) -> None:
+def _write_model(stage: Staging, file: PurePosixPath, model: dict[str, Any]) -> None:
     """Stage a model where it is not there, or is of other tasks."""
     present: Mapping[str, Any] = {}
-    if (stage.root / place).is_file():
-        present = read_json(stage.root / place)
+    if (stage.root / file).is_file():
+        present = read_json(stage.root / file)
     if stage.overwrite or present.get("Input") != model["Input"]:
-        stage.json(place, model)
+        stage.json(file, model)
 
 
 def _write_models(stage: Staging, paradigm: Paradigm, fields: Mapping[str, Any]) -> None:

@@ -19,9 +19,9 @@ _PACKAGES = ("torch", "transformers", "numpy")
 def recording_hosts(root: Path) -> dict[str, list[str]]:
     """List the participants that were recorded on each kind of machine, most runs first."""
     participants: dict[str, list[str]] = defaultdict(list)
-    for place in list_bolds(root):
-        name = _describe(read_sidecar(root / sidecar(place)))
-        participants[name].append(str(parse_path(place).sub))
+    for file in list_bolds(root):
+        name = _describe(read_sidecar(root / sidecar(file)))
+        participants[name].append(str(parse_path(file).sub))
     ordered = sorted(participants.items(), key=lambda item: -len(item[1]))
     return {name: sorted(set(labels)) for name, labels in ordered}
 

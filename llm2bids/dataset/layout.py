@@ -19,7 +19,7 @@ _ORDER = ("sub", "tpl", "ses", "task", "run", "space", "atlas", "label", "desc",
 _PARTS = {"datatype", "suffix", "extension"}
 
 
-def edit_place(label: str) -> PurePosixPath:
+def edit_file(label: str) -> PurePosixPath:
     """Place the file of the edit that a session was recorded under."""
     return PurePosixPath(f"code/{label}_edit.json")
 
@@ -136,12 +136,12 @@ def _place(
 ) -> cached_property[PurePosixPath]:
     """Make the property of a run that places one of its files; `changes` are to the raw series."""
 
-    def place(run: "RunNames") -> PurePosixPath:
+    def file(run: "RunNames") -> PurePosixPath:
         labels: dict[str, Any] = {**changes, "space": run.space if space else None}
         return (DERIVATIVE if derived else PurePosixPath()) / build_path(replace(run.raw, **labels))
 
-    place.__doc__ = text
-    return cached_property(place)
+    file.__doc__ = text
+    return cached_property(file)
 
 
 @dataclass(frozen=True)
@@ -212,7 +212,7 @@ class RunNames:
     def all(self) -> tuple[PurePosixPath, ...]:
         """List every file that the run must have, the raw series last."""
         derived = (self.preproc, self.mask, self.boldref, self.confounds, self.transcript)
-        sidecars = (sidecar(place) for place in derived)
+        sidecars = (sidecar(file) for file in derived)
         return (self.bold_json, self.events, self.stim, *derived, *sidecars, self.bold)
 
     def possible(self) -> tuple[PurePosixPath, ...]:
@@ -235,10 +235,10 @@ def run_names(bold: PurePosixPath, space: str) -> RunNames:
 
 def raw_anatomy(participant_label: str, session: str | None = None) -> PurePosixPath:
     """Place a participant's anatomy in the raw dataset."""
-    place = Entities(
+    file = Entities(
         sub=participant_label, ses=session, datatype="anat", suffix="T1w", extension=IMAGE
     )
-    return build_path(place)
+    return build_path(file)
 
 
 def derived_anatomy(
@@ -260,7 +260,7 @@ def anatomy_files(
     return (
         raw_anatomy(participant_label, session),
         *derived,
-        *(sidecar(place) for place in derived),
+        *(sidecar(file) for file in derived),
     )
 
 
@@ -278,16 +278,16 @@ def template_file(
     **labels: str,
 ) -> PurePosixPath:
     """Place a file of the template; `labels` are its further entities."""
-    place: dict[str, Any] = {"tpl": space, "datatype": datatype, "extension": extension, **labels}
-    return DERIVATIVE / build_path(Entities(suffix=suffix, **place))
+    file: dict[str, Any] = {"tpl": space, "datatype": datatype, "extension": extension, **labels}
+    return DERIVATIVE / build_path(Entities(suffix=suffix, **file))
 
 
 _Path = TypeVar("_Path", bound=PurePath)
 
 
-def sidecar(place: _Path) -> _Path:
+def sidecar(file: _Path) -> _Path:
     """Place the sidecar of an image or a table."""
-    return place.with_name(place.name.partition(".")[0] + ".json")
+    return file.with_name(file.name.partition(".")[0] + ".json")
 
 
 _RunKey = tuple[str, str | None, str, int | None]
@@ -301,20 +301,20 @@ def list_bolds(root: Path) -> tuple[PurePosixPath, ...]:
         for pattern in ("sub-*/func/sub-*_bold.nii*", "sub-*/ses-*/func/sub-*_bold.nii*")
         for path in data_files(root, pattern)
     ]
-    return tuple(sorted(place for place in bolds if run_of(place) is not None))
+    return tuple(sorted(file for file in bolds if run_of(file) is not None))
 
 
-def run_of(place: PurePosixPath) -> _RunKey | None:
+def run_of(file: PurePosixPath) -> _RunKey | None:
     """Read which run a file is of; None where its name is not ours or names no run."""
-    entities = entities_of(place)
+    entities = entities_of(file)
     if entities is None or entities.sub is None or entities.task is None:
         return None
     return entities.sub, entities.ses, entities.task, entities.run
 
 
-def entities_of(place: PurePosixPath) -> Entities | None:
+def entities_of(file: PurePosixPath) -> Entities | None:
     """Read the entities of a path; None where its name is not ours."""
     try:
-        return parse_path(place)
+        return parse_path(file)
     except DatasetError:
         return None

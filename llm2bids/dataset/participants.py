@@ -15,7 +15,7 @@ from llm2bids.exceptions import DatasetError
 from llm2bids.store.files import inside
 from llm2bids.store.tables import read_table, to_numbers
 
-PLACE = PurePosixPath("participants.tsv")
+PARTICIPANTS = PurePosixPath("participants.tsv")
 
 COLUMNS = ("participant_id", "model", "seed", "n_runs", "n_prompts", "n_volumes")
 """Our columns, which ``participants.json`` describes; others are their owner's, and stay."""
@@ -25,7 +25,7 @@ _COUNTS = ("n_runs", "n_prompts", "n_volumes")
 
 def read_participants(root: Path) -> pd.DataFrame:
     """Read the participants table; columns that are not ours as text, rows in their order."""
-    path = inside(root, root / PLACE)
+    path = inside(root, root / PARTICIPANTS)
     if not path.exists() and not path.is_symlink():
         return _typed(pd.DataFrame(columns=list(COLUMNS)))
     header = read_table(path, n_rows=0).columns
@@ -62,9 +62,9 @@ def with_participant(
     names = table["participant_id"].tolist()
     rows: list[dict[Any, Any]] = table.to_dict("records")
     if name not in names:
-        place = bisect(names, name) if names == sorted(names) else len(names)
-        rows.insert(place, {"participant_id": name})
-        names.insert(place, name)
+        file = bisect(names, name) if names == sorted(names) else len(names)
+        rows.insert(file, {"participant_id": name})
+        names.insert(file, name)
     rows[names.index(name)] |= {
         "model": settings.get("model"),
         "seed": settings.get("seed"),
@@ -91,12 +91,12 @@ def _counts_of(
     participant_label: str, root: Path, bolds: Iterable[PurePosixPath]
 ) -> dict[str, int]:
     """Count a participant's runs, prompts and volumes from the sidecars of its series."""
-    mine = [place for place in bolds if parse_path(place).sub == participant_label]
+    mine = [file for file in bolds if parse_path(file).sub == participant_label]
     if not mine:
         raise DatasetError(
             f"{root}: sub-{participant_label} has no runs; record one before it is finished"
         )
-    metadata = [read_sidecar(root / sidecar(place)) for place in mine]
+    metadata = [read_sidecar(root / sidecar(file)) for file in mine]
     return {
         "n_runs": len(mine),
         "n_prompts": sum(int(entries.get("NumberOfPrompts", 0)) for entries in metadata),
@@ -119,8 +119,8 @@ def disagreement(root: Path, bolds: Iterable[PurePosixPath], settings: Mapping[s
     """Say where the table does not fit the runs and the settings; empty if it does."""
     table = read_participants(root)
     of_label: dict[str, list[PurePosixPath]] = defaultdict(list)
-    for place in bolds:
-        of_label[str(parse_path(place).sub)].append(place)
+    for file in bolds:
+        of_label[str(parse_path(file).sub)].append(file)
     listed = table["participant_id"].str.removeprefix("sub-")
     if wrong := sorted(of_label.keys() ^ set(listed)):
         return f"sub-{wrong[0]} is in the table or has runs, but not both"

@@ -113,8 +113,8 @@ class Dataset:
     def runs(self) -> tuple[Run, ...]:
         """Runs that are there, sorted by name."""
         return tuple(
-            Run(root=self.path, names=run_names(place, self.space.label))
-            for place in list_bolds(self.path)
+            Run(root=self.path, names=run_names(file, self.space.label))
+            for file in list_bolds(self.path)
         )
 
     @cached_property
@@ -437,6 +437,6 @@ def open_dataset(path: str | Path) -> Dataset:
     # what is damaged or leads out of the dataset is refused now
     _ = dataset.participants, dataset.paradigm
     for run in dataset.runs:
-        for place in run.names.all():
-            inside(root, root / place)
+        for file in run.names.all():
+            inside(root, root / file)
     return dataset

@@ -20,22 +20,21 @@ from llm2bids.dataset.layout import (
     run_of,
     task_files,
 )
-from llm2bids.dataset.participants import PLACE as PARTICIPANTS
 from llm2bids.dataset.participants import (
+    PARTICIPANTS,
     counted,
     disagreement,
     read_participants,
     with_participant,
     without_participants,
 )
-from llm2bids.dataset.settings import PARADIGM, read_settings, recorded_paradigm
-from llm2bids.dataset.settings import PLACE as SETTINGS
+from llm2bids.dataset.settings import PARADIGM, SETTINGS, read_settings, recorded_paradigm
 from llm2bids.exceptions import DatasetError
 from llm2bids.store.checksums import (
     FOLDER,
     has_manifest,
     is_edited,
-    list_place,
+    list_file,
     read_list,
     read_manifest,
 )
@@ -47,8 +46,7 @@ from llm2bids.store.commit import (
     refuse_edited,
     staging,
 )
-from llm2bids.store.files import data_files, inside
-from llm2bids.store.pointers import refuse_missing
+from llm2bids.store.files import data_files, inside, refuse_missing
 from llm2bids.store.tables import write_table
 
 log = logging.getLogger(__name__)
@@ -60,8 +58,8 @@ def undo_creation(root: Path) -> None:
     """Remove what a killed process put in place of a dataset that has not begun yet."""
     journal = read_journal(root)
     if journal is not None:
-        for place in journal["put"]:
-            inside(root, root / place).unlink(missing_ok=True)
+        for file in journal["put"]:
+            inside(root, root / file).unlink(missing_ok=True)
         (root / JOURNAL).unlink()
     clear_staging(root)
 
@@ -71,33 +69,33 @@ def refuse_missing_content(root: Path) -> None:
     for path in data_files(root, f"{FOLDER}/*.sha256"):
         refuse_missing(path, doing=_NOT_HERE)
     bolds = set(list_bolds(root))
-    for place in (*bolds, *read_manifest(root)):
-        if place in bolds or (root / place).is_symlink():  # others say so when they are read
-            refuse_missing(root / place, doing=_NOT_HERE)
+    for file in (*bolds, *read_manifest(root)):
+        if file in bolds or (root / file).is_symlink():  # others say so when they are read
+            refuse_missing(root / file, doing=_NOT_HERE)
 
 
 def check_unchanged(root: Path, *, overwrite: bool) -> None:
     """Refuse to go on where files were changed that the next runs are made from, or replace."""
-    known = read_list(root / list_place(PARTICIPANTS))
-    for place in known:
-        if is_source(place) and is_edited(root, place, known):
-            refuse_missing(root / place, doing=_NOT_HERE)
+    known = read_list(root / list_file(PARTICIPANTS))
+    for file in known:
+        if is_source(file) and is_edited(root, file, known):
+            refuse_missing(root / file, doing=_NOT_HERE)
             raise DatasetError(
-                f"{root / place}: changed after llm2bids wrote it (its sha256 is not the one in "
-                f"{list_place(place)}), and new runs would be made with it. Restore the file, or "
+                f"{root / file}: changed after llm2bids wrote it (its sha256 is not the one in "
+                f"{list_file(file)}), and new runs would be made with it. Restore the file, or "
                 "record into another folder"
             )
     leftovers = _leftovers(root)
-    for place in leftovers:
-        inside(root, root / place)
+    for file in leftovers:
+        inside(root, root / file)
     if overwrite:
         return
     leftovers = [p for p in leftovers if p.suffix != ".json"]
     # the derivative's series is the raw one by another name, and that was taken away
     replaced = [p for p in leftovers if not p.name.endswith(("_bold.nii.gz", "_bold.nii"))]
-    lists = {list_place(place) for place in replaced}
-    listed = {place: text for name in lists for place, text in read_list(root / name).items()}
-    refuse_edited(root, [place for place in replaced if is_edited(root, place, listed)])
+    lists = {list_file(file) for file in replaced}
+    listed = {file: text for name in lists for file, text in read_list(root / name).items()}
+    refuse_edited(root, [file for file in replaced if is_edited(root, file, listed)])
     if is_edited(root, ALL_TASKS_MODEL, known) and len(_tasks(root)) < len(_planned_tasks(root)):
         refuse_edited(root, [ALL_TASKS_MODEL])
 
@@ -113,7 +111,7 @@ def changed_runs(
     for bold in list_bolds(root):
         if participant_label not in (None, parse_path(bold).sub):
             continue
-        files = [place for place in run_names(bold, space_label).possible() if place in known]
+        files = [file for file in run_names(bold, space_label).possible() if file in known]
         wrong = [p for p in files if not (root / p).is_file() or is_edited(root, p, known)]
         if wrong:
             refuse_missing(root / wrong[0], doing=_NOT_HERE)
@@ -127,14 +125,14 @@ def participants_to_extend(
 ) -> pd.DataFrame:
     """Read the participants; what was added stays, what no longer fits the runs is refused."""
     table = read_participants(root)
-    if not is_edited(root, PARTICIPANTS, read_list(root / list_place(PARTICIPANTS))):
+    if not is_edited(root, PARTICIPANTS, read_list(root / list_file(PARTICIPANTS))):
         return table
     bolds = list_bolds(root)
     if not disagreement(root, bolds, settings):
         return table
     if not overwrite:
         refuse_edited(root, [PARTICIPANTS])
-    for label in sorted({str(parse_path(place).sub) for place in bolds}):
+    for label in sorted({str(parse_path(file).sub) for file in bolds}):
         table = counted(with_participant(table, label, settings), label, root, bolds)
     return table
 
@@ -161,17 +159,17 @@ def remove_leftovers(root: Path, *, overwrite: bool = False) -> None:
     """
     known = read_manifest(root)
     leftovers = [
-        place
-        for place in _leftovers(root)
-        if overwrite or place.suffix != ".json" or not is_edited(root, place, known)
+        file
+        for file in _leftovers(root)
+        if overwrite or file.suffix != ".json" or not is_edited(root, file, known)
     ]
-    gone = [place for place in known if not (root / place).exists()]
+    gone = [file for file in known if not (root / file).exists()]
     table = read_participants(root)
-    kept = without_participants(table, {str(parse_path(place).sub) for place in list_bolds(root)})
+    kept = without_participants(table, {str(parse_path(file).sub) for file in list_bolds(root)})
     if leftovers or gone or len(kept) < len(table):
         with staging(root, doing="removing files of runs that are gone", overwrite=True) as stage:
-            for place in (*leftovers, *gone):
-                stage.remove(place)
+            for file in (*leftovers, *gone):
+                stage.remove(file)
             if len(kept) < len(table):
                 stage_participants(stage, kept)
             stage.commit()
@@ -186,14 +184,14 @@ def remove_leftovers(root: Path, *, overwrite: bool = False) -> None:
         )
 
 
-def is_source(place: PurePosixPath) -> bool:
+def is_source(file: PurePosixPath) -> bool:
     """Tell whether runs are made from a file: the template, the settings, the paradigm."""
-    template = place.is_relative_to(DERIVATIVE) and place.parts[2].startswith("tpl-")
-    return template or place in (SETTINGS, PARADIGM)
+    template = file.is_relative_to(DERIVATIVE) and file.parts[2].startswith("tpl-")
+    return template or file in (SETTINGS, PARADIGM)
 
 
 def _tasks(root: Path) -> set[str]:
-    return {str(parse_path(place).task) for place in list_bolds(root)}
+    return {str(parse_path(file).task) for file in list_bolds(root)}
 
 
 def _planned_tasks(root: Path) -> set[str]:
@@ -203,8 +201,8 @@ def _planned_tasks(root: Path) -> set[str]:
 def _leftovers(root: Path) -> list[PurePosixPath]:
     """List our files of runs, participants and tasks that have no raw series."""
     bolds = list_bolds(root)
-    runs = {run_of(place) for place in bolds}
-    participants = {str(parse_path(place).sub) for place in bolds}
+    runs = {run_of(file) for file in bolds}
+    participants = {str(parse_path(file).sub) for file in bolds}
     tasks = _tasks(root)
     leftovers = []
     for base in (root, root / DERIVATIVE):
@@ -212,11 +210,11 @@ def _leftovers(root: Path) -> list[PurePosixPath]:
             entities = entities_of(PurePosixPath(path.relative_to(base).as_posix()))
             if entities is None or entities.sub is None:
                 continue
-            place = PurePosixPath(path.relative_to(root).as_posix())
+            file = PurePosixPath(path.relative_to(root).as_posix())
             space = entities.space or "none"
             if entities.task is None:
                 gone = entities.sub not in participants
-                ours = place in anatomy_files(entities.sub, space, entities.ses)
+                ours = file in anatomy_files(entities.sub, space, entities.ses)
             else:
                 gone = (entities.sub, entities.ses, entities.task, entities.run) not in runs
                 extension = entities.extension if entities.suffix == "bold" else IMAGE
@@ -225,9 +223,9 @@ def _leftovers(root: Path) -> list[PurePosixPath]:
                     entities.sub, entities.task, entities.run, space=space, extension=extension,
                     session=entities.ses,
                 )  # fmt: skip
-                ours = place in names.possible()
+                ours = file in names.possible()
             if gone and ours:
-                leftovers.append(place)
+                leftovers.append(file)
     for path in data_files(root, "task-*.json"):
         entities = entities_of(PurePosixPath(path.name))
         if entities is not None and entities.task is not None and entities.task not in tasks:

@@ -254,20 +254,20 @@ def _link_mask(
 
 
 def _write_hrf(
-    stage: Staging, place: PurePosixPath, dataset: Dataset, recording: Recording, *, t_r: float
+    stage: Staging, file: PurePosixPath, dataset: Dataset, recording: Recording, *, t_r: float
 ) -> Mapping[str, Any] | None:
     """Write the series with a haemodynamic response where that was asked for; give its entries."""
     response = dataset.settings.get("hrf_series")
     if response is None:
         return None
     values = convolve(recording.values, t_r, response, baseline=dataset.calibration.mean)
-    counts, _ = _write_series(stage, place, dataset, recording, values, t_r=t_r)
+    counts, _ = _write_series(stage, file, dataset, recording, values, t_r=t_r)
     return {"HaemodynamicResponse": response, "NumberOfClippedValues": counts.clipped}
 
 
 def _write_series(
     stage: Staging,
-    place: PurePosixPath,
+    file: PurePosixPath,
     dataset: Dataset,
     recording: Recording,
     values: npt.NDArray[np.float32],
@@ -293,10 +293,10 @@ def _write_series(
         values, space, calibration, seed=recording.design.seed, dtype=dtype, n_jobs=n_jobs,
         total=total,
     )  # fmt: skip
-    with VolumeWriter(stage.path(place), header, n_jobs=n_jobs) as writer:
+    with VolumeWriter(stage.path(file), header, n_jobs=n_jobs) as writer:
         for volumes, counts in blocks:
             writer.write(volumes.T)
             clipped += counts.clipped
             constant = counts.constant
-    stage.hashed(place, writer.sha256)
+    stage.hashed(file, writer.sha256)
     return EncodingCounts(clipped=clipped, constant=constant), total.mean()

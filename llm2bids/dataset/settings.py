@@ -12,7 +12,7 @@ from llm2bids.paradigm.task import Paradigm
 from llm2bids.store.files import inside
 from llm2bids.store.json import read_json
 
-PLACE = PurePosixPath("code/llm2bids_settings.json")
+SETTINGS = PurePosixPath("code/llm2bids_settings.json")
 """Place of the settings; a folder with this file is a dataset of ours."""
 
 
@@ -50,7 +50,7 @@ _DEFAULTS: Mapping[str, Any] = {
 
 def is_dataset(path: Path) -> bool:
     """Tell whether a folder is a dataset of ours."""
-    return (path / PLACE).is_file()
+    return (path / SETTINGS).is_file()
 
 
 def normal_settings(settings: Mapping[str, Any]) -> dict[str, Any]:
@@ -74,10 +74,10 @@ def read_settings(path: Path) -> dict[str, Any]:
         is_bids = (path / "dataset_description.json").exists()
         kind = "a BIDS dataset, but not one" if is_bids else "not a BIDS dataset; expected one"
         raise DatasetError(
-            f"{path}: {kind} that llm2bids wrote ({PLACE} is missing); "
+            f"{path}: {kind} that llm2bids wrote ({SETTINGS} is missing); "
             "make one with `llm2bids record`"
         )
-    return read_json(inside(path, path / PLACE))
+    return read_json(inside(path, path / SETTINGS))
 
 
 def recorded_paradigm(root: Path, settings: Mapping[str, Any]) -> Paradigm:

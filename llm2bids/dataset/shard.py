@@ -18,14 +18,13 @@ from llm2bids.dataset.layout import (
     task_files,
     template_file,
 )
-from llm2bids.dataset.participants import PLACE as PARTICIPANTS
+from llm2bids.dataset.participants import PARTICIPANTS
 from llm2bids.dataset.read import Dataset
 from llm2bids.dataset.resume import is_source
 from llm2bids.dataset.run import stage_participant
-from llm2bids.dataset.settings import PLACE as SETTINGS
-from llm2bids.dataset.settings import compare_settings, is_dataset, read_settings
+from llm2bids.dataset.settings import SETTINGS, compare_settings, is_dataset, read_settings
 from llm2bids.exceptions import DatasetError
-from llm2bids.store.checksums import is_edited, list_place, read_list
+from llm2bids.store.checksums import is_edited, list_file, read_list
 from llm2bids.store.commit import HIDDEN, Staging, clear_staging, recover, staging
 from llm2bids.store.json import read_json
 from llm2bids.store.lock import DatasetLock
@@ -63,8 +62,8 @@ def begin_shard(root: Path, participant_label: str) -> Path:
         (shard / HIDDEN / "commit.json").unlink(missing_ok=True)
         clear_staging(shard)
         with staging(shard, doing="beginning a shard") as stage:
-            for place, digest in sources.items():
-                stage.take(place, root / place, digest)
+            for file, digest in sources.items():
+                stage.take(file, root / file, digest)
             stage.commit(last=(SETTINGS,))
     finally:
         lock.release()
@@ -107,11 +106,11 @@ def remove_shard(shard: Path) -> None:
 
 def run_files(shard: Path, bold: PurePosixPath) -> dict[PurePosixPath, str]:
     """List the files of a run with their checksums, the raw series last."""
-    known = read_list(shard / list_place(bold))
+    known = read_list(shard / list_file(bold))
     run = run_of(bold)
-    files = {place: digest for place, digest in known.items() if _run_of_any(place) == run}
+    files = {file: digest for file, digest in known.items() if _run_of_any(file) == run}
     digest = files.pop(bold, None)
-    absent = [place for place in files if not (shard / place).is_file()]
+    absent = [file for file in files if not (shard / file).is_file()]
     if digest is None or absent:
         raise DatasetError(
             f"{shard}: {absent[0] if absent else bold} is missing or has no checksum, the run is "
@@ -125,47 +124,47 @@ def stage_runs(
     dataset: Dataset,
     shard: Path,
     participant_label: str,
-    files: Mapping[PurePosixPath, Mapping[PurePosixPath, str]],
+    runs: Mapping[PurePosixPath, Mapping[PurePosixPath, str]],
 ) -> None:
     """Stage runs of a shard, and what is shared with other runs."""
     stage_participant(stage, dataset, participant_label)
-    for bold, places in files.items():
+    for bold, files in runs.items():
         names = run_names(bold, dataset.space.label)
-        for place in task_files(names.task):
-            stage.json(place, read_json(shard / place), once=True)
-        stage.take(bold, shard / bold, places[bold])
+        for file in task_files(names.task):
+            stage.json(file, read_json(shard / file), once=True)
+        stage.take(bold, shard / bold, files[bold])
         # links of a shard that was copied from another disk are links no more
         stage.path(names.preproc, merged=True)  # the raw series by another name: gone with it
         stage.link(names.preproc, stage.path(bold))
         stage.link(
             names.mask, dataset.path / template_file(dataset.space.label, "mask", label="GM")
         )
-        for place, digest in places.items():
-            if place.suffix == ".json":  # keys that were added to one that is there stay
-                stage.json(place, read_json(shard / place))
-            elif place not in (bold, names.preproc, names.mask):
-                stage.take(place, shard / place, digest)
+        for file, digest in files.items():
+            if file.suffix == ".json":  # keys that were added to one that is there stay
+                stage.json(file, read_json(shard / file))
+            elif file not in (bold, names.preproc, names.mask):
+                stage.take(file, shard / file, digest)
 
 
 def refuse_changed(shard: Path, files: Mapping[PurePosixPath, str]) -> None:
     """Refuse files of a shard that are not as they were written."""
-    for place in files:
-        if is_edited(shard, place, files):
+    for file in files:
+        if is_edited(shard, file, files):
             raise DatasetError(
-                f"{shard / place}: not as it was written (its sha256 is not the one in "
-                f"{list_place(place)}); it was changed, or damaged on its way. Copy it again, or "
+                f"{shard / file}: not as it was written (its sha256 is not the one in "
+                f"{list_file(file)}); it was changed, or damaged on its way. Copy it again, or "
                 "remove the shard and record the participant again"
             )
 
 
 def _sources(root: Path) -> dict[PurePosixPath, str]:
     """List what runs are made from, with the checksums that it was written with."""
-    known = read_list(root / list_place(PARTICIPANTS))
-    return {place: digest for place, digest in known.items() if is_source(place)}
+    known = read_list(root / list_file(PARTICIPANTS))
+    return {file: digest for file, digest in known.items() if is_source(file)}
 
 
-def _run_of_any(place: PurePosixPath) -> object:
+def _run_of_any(file: PurePosixPath) -> object:
     """Tell the run of a file, raw or derived."""
-    if place.is_relative_to(DERIVATIVE):
-        place = place.relative_to(DERIVATIVE)
-    return run_of(place)
+    if file.is_relative_to(DERIVATIVE):
+        file = file.relative_to(DERIVATIVE)
+    return run_of(file)

@@ -16,9 +16,14 @@ from llm2bids.dataset.first_files import (
     write_all_tasks_model,
     write_static_files,
 )
-from llm2bids.dataset.layout import check_label, edit_place, list_bolds, parse_path
-from llm2bids.dataset.participants import PLACE as PARTICIPANTS
-from llm2bids.dataset.participants import count_runs, counted, read_participants, with_participant
+from llm2bids.dataset.layout import check_label, edit_file, list_bolds, parse_path
+from llm2bids.dataset.participants import (
+    PARTICIPANTS,
+    count_runs,
+    counted,
+    read_participants,
+    with_participant,
+)
 from llm2bids.dataset.read import Dataset
 from llm2bids.dataset.resume import (
     changed_runs,
@@ -31,8 +36,8 @@ from llm2bids.dataset.resume import (
     undo_creation,
 )
 from llm2bids.dataset.run import check_run, run_name, stage_run
-from llm2bids.dataset.settings import PLACE as SETTINGS
 from llm2bids.dataset.settings import (
+    SETTINGS,
     compare_settings,
     is_dataset,
     normal_settings,
@@ -60,11 +65,11 @@ from llm2bids.recording.calibration import Calibration
 from llm2bids.recording.record import Recording
 from llm2bids.space.smoothness import Stability
 from llm2bids.space.space import Space
-from llm2bids.store.checksums import list_place, read_list
+from llm2bids.store.checksums import list_file, read_list
 from llm2bids.store.commit import HIDDEN, Staging, check_space, clear_staging, recover, staging
+from llm2bids.store.files import refuse_missing
 from llm2bids.store.json import to_json
 from llm2bids.store.lock import DatasetLock
-from llm2bids.store.pointers import refuse_missing
 
 _TEMPLATE_BYTES_PER_UNIT = 40
 """Bytes allowed for each unit in the template: its row in tables, its voxels in maps."""
@@ -76,15 +81,15 @@ _SMALL_FILES = 2_000_000
 class _Bolds:
     """Raw series of a dataset, by participant, and the tasks that they are of."""
 
-    def __init__(self, places: Iterable[PurePosixPath]) -> None:
+    def __init__(self, files: Iterable[PurePosixPath]) -> None:
         self.of_participant: dict[str, set[PurePosixPath]] = defaultdict(set)
         self.tasks: set[str] = set()
-        for place in places:
-            self.add(place)
+        for file in files:
+            self.add(file)
 
-    def add(self, place: PurePosixPath) -> None:
-        entities = parse_path(place)
-        self.of_participant[str(entities.sub)].add(place)
+    def add(self, file: PurePosixPath) -> None:
+        entities = parse_path(file)
+        self.of_participant[str(entities.sub)].add(file)
         self.tasks.add(str(entities.task))
 
 
@@ -177,7 +182,7 @@ class DatasetWriter:
                 if exactness is not None:
                     stage.text(PurePosixPath(EXACTNESS), to_json(exactness))
                 if edit is not None:
-                    stage.text(edit_place(edit.label), to_json(edit.metadata()))
+                    stage.text(edit_file(edit.label), to_json(edit.metadata()))
                 stage.commit(last=(SETTINGS,))
         except BaseException:
             lock.release()
@@ -276,11 +281,11 @@ class DatasetWriter:
             return
         with finished_shard(self._root, shard):
             runs = {bold: run_files(shard, bold) for bold in list_bolds(shard)}
-            files = {bold: runs[bold] for bold in runs if self._is_new(shard, bold, runs[bold])}
-            for places in files.values() if verify else ():
-                refuse_changed(shard, places)
-            if files:
-                self._take(shard, participant_label, files)
+            new = {bold: runs[bold] for bold in runs if self._is_new(shard, bold, runs[bold])}
+            for files in new.values() if verify else ():
+                refuse_changed(shard, files)
+            if new:
+                self._take(shard, participant_label, new)
             remove_shard(shard)
         if runs:
             self.finish_participant(participant_label)
@@ -289,7 +294,7 @@ class DatasetWriter:
         """Tell whether a run of a shard is to be taken in; refuse another recording of one."""
         if bold in self._changed or not (self._root / bold).is_file():
             return True
-        if read_list(self._root / list_place(bold)).get(bold) == files[bold]:
+        if read_list(self._root / list_file(bold)).get(bold) == files[bold]:
             return False  # taken in by a process that was cut off before it removed the shard
         if self._overwrite:
             return True
@@ -302,18 +307,18 @@ class DatasetWriter:
         self,
         shard: Path,
         participant_label: str,
-        files: Mapping[PurePosixPath, Mapping[PurePosixPath, str]],
+        runs: Mapping[PurePosixPath, Mapping[PurePosixPath, str]],
     ) -> None:
         """Put runs of a shard in place, all or none of them."""
         try:
             with self._staging(f"merging sub-{participant_label}") as stage:
-                stage_runs(stage, self._dataset, shard, participant_label, files)
-                stage.commit(last=files)
+                stage_runs(stage, self._dataset, shard, participant_label, runs)
+                stage.commit(last=runs)
         except BaseException:
             with suppress(OSError, DatasetError):  # the first error is the one to tell
                 recover(self._root)
             raise
-        for bold in files:
+        for bold in runs:
             self._bolds.add(bold)
             self._changed.discard(bold)
 

@@ -7,7 +7,7 @@ from pathlib import Path, PurePosixPath
 from llm2bids.dataset.check import Check, check_sums, faults_of
 from llm2bids.exceptions import InferenceError
 from llm2bids.inference.statmap import checked_output
-from llm2bids.store.checksums import FOLDER, list_place, list_text, sha256_of
+from llm2bids.store.checksums import FOLDER, list_file, list_text, sha256_of
 from llm2bids.store.commit import replace_text
 from llm2bids.store.files import data_files
 
@@ -19,13 +19,13 @@ written anew by every call, perhaps by several at once."""
 def list_participants(out_dir: Path, labels: Iterable[str]) -> None:
     """Write the checksums of participants' results, one list for each of them."""
     for label in labels:
-        name = list_place(PurePosixPath(f"sub-{label}") / "func" / "any")
+        name = list_file(PurePosixPath(f"sub-{label}") / "func" / "any")
         replace_text(out_dir / name, _list(out_dir, (f"sub-{label}/**/*",)))
 
 
 def list_group(out_dir: Path) -> None:
     """Write the checksums of the group's results, findings among them."""
-    replace_text(out_dir / list_place(PurePosixPath("group/any")), _list(out_dir, _GROUP))
+    replace_text(out_dir / list_file(PurePosixPath("group/any")), _list(out_dir, _GROUP))
 
 
 def is_analysis(out_dir: Path) -> bool:

@@ -12,7 +12,7 @@ import torch
 
 from llm2bids.exceptions import ModelError
 from llm2bids.model.cache import weights_sha256
-from llm2bids.store.pointers import missing_content
+from llm2bids.store.files import missing_content
 
 CONFIG = "adapter_config.json"
 """File that makes a folder an adapter."""

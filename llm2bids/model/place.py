@@ -11,7 +11,7 @@ from llm2bids.model import embedded
 from llm2bids.model.adapter import CONFIG, Adapter, check_peft, read_adapter
 from llm2bids.model.cache import weights_sha256
 from llm2bids.model.dequantize import dequantized_folder, read_quantization
-from llm2bids.store.pointers import missing_content
+from llm2bids.store.files import missing_content
 
 EMBEDDED = "embedded"
 """Name under which the model that comes with llm2bids is asked for."""

@@ -48,12 +48,12 @@ def merge(bids_dir: str | Path, *, allow_missing: bool = False, overwrite: bool 
 def _refuse_missing(root: Path) -> None:
     """Name the participants of which runs are neither in the dataset nor in a shard."""
     folders = [root, *(shard_root(root, label) for label in list_shards(root))]
-    there = {str(place) for folder in folders for place in list_bolds(folder)}
+    there = {str(file) for folder in folders for file in list_bolds(folder)}
     expected = expected_runs(root)
-    missing = [place for place in expected if place not in there]
+    missing = [file for file in expected if file not in there]
     if not missing:
         return
-    labels = list(dict.fromkeys(place.partition("/")[0] for place in missing))
+    labels = list(dict.fromkeys(file.partition("/")[0] for file in missing))
     raise DatasetError(
         f"{root}: {len(missing)} of {len(expected)} runs are missing, of {', '.join(labels)}; "
         "nothing was merged. Record these (`llm2bids record --participant-label "

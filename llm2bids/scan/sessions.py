@@ -6,7 +6,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from llm2bids.dataset.layout import INTACT, edit_place
+from llm2bids.dataset.layout import INTACT, edit_file
 from llm2bids.dataset.settings import is_dataset, read_settings
 from llm2bids.exceptions import DatasetError, RecordingError, UsageError
 from llm2bids.model.edit import Edit, check_weights
@@ -60,7 +60,7 @@ def check_sessions(bids_dir: Path, edit: Edit | None) -> None:
     if known is not None and edit is None:
         raise DatasetError(
             f"{bids_dir}: has the sessions {INTACT} and {known['label']}; expected the edit of the "
-            f"second one: --edit {bids_dir / edit_place(known['label'])}"
+            f"second one: --edit {bids_dir / edit_file(known['label'])}"
         )
 
 
@@ -70,7 +70,7 @@ def taking_sessions(take: Take, loaded: "LoadedModel", edit: Edit) -> Take:
 
     check_weights(loaded, edit)
     sites = editable_sites(loaded, edit)
-    provenance = {"edit": edit.label, "edit_file": edit_place(edit.label).as_posix()}
+    provenance = {"edit": edit.label, "edit_file": edit_file(edit.label).as_posix()}
 
     def take_session(group: Sequence[RunDesign], on_token: OnToken) -> list[Recording]:
         if group[0].session != edit.label:

@@ -49,7 +49,7 @@ def record_shard(
         if overwrite
         else set()
     )
-    present = {run_of(place) for place in list_bolds(bids_dir) if place not in changed}
+    present = {run_of(file) for file in list_bolds(bids_dir) if file not in changed}
     if all(_key(design) in present for design in designs):
         return
     shard = begin_shard(bids_dir, participant_label)

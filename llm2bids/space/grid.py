@@ -23,7 +23,7 @@ from nibabel.spatialimages import HeaderDataError, HeaderTypeError
 from nibabel.volumeutils import apply_read_scaling
 
 from llm2bids.exceptions import SpaceError
-from llm2bids.store.pointers import missing_content
+from llm2bids.store.files import missing_content
 
 _UNREADABLE = (
     *(ImageFileError, HeaderDataError, HeaderTypeError, OrientationError, np.linalg.LinAlgError),

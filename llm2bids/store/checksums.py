@@ -18,15 +18,15 @@ FOLDER = PurePosixPath("code/checksums")
 _LINE = re.compile(r"([0-9a-f]{64})  (.+)")
 
 
-def list_place(place: PurePosixPath) -> PurePosixPath:
+def list_file(file: PurePosixPath) -> PurePosixPath:
     """Name the list that a file belongs to."""
-    owner = next((part for part in place.parts[:-1] if part.startswith("sub-")), "dataset")
+    owner = next((part for part in file.parts[:-1] if part.startswith("sub-")), "dataset")
     return FOLDER / f"{owner}.sha256"
 
 
 def has_manifest(root: Path) -> bool:
     """Tell whether a dataset has checksums; those of earlier versions have none."""
-    return (root / list_place(PurePosixPath("participants.tsv"))).is_file()
+    return (root / list_file(PurePosixPath("participants.tsv"))).is_file()
 
 
 def read_list(path: Path) -> dict[PurePosixPath, str]:
@@ -40,14 +40,14 @@ def read_list(path: Path) -> dict[PurePosixPath, str]:
     digests = {}
     for number, line in enumerate(lines, 1):
         match = _LINE.fullmatch(line)
-        place = PurePosixPath(match[2]) if match else PurePosixPath("/")
-        if match is None or place.is_absolute() or ".." in place.parts:
+        file = PurePosixPath(match[2]) if match else PurePosixPath("/")
+        if match is None or file.is_absolute() or ".." in file.parts:
             raise DatasetError(
                 f"{path}: line {number} is {line[:80]!r}; expected 64 hexadecimal digits, two "
-                "spaces and a place within the dataset. Restore the list, or make it anew with "
+                "spaces and a path within the dataset. Restore the list, or make it anew with "
                 "`llm2bids check BIDS_DIR --accept .`"
             )
-        digests[place] = match[1]
+        digests[file] = match[1]
     return digests
 
 
@@ -60,9 +60,9 @@ def read_manifest(root: Path) -> dict[PurePosixPath, str]:
 
 
 def list_text(entries: Mapping[PurePosixPath, str]) -> str:
-    """Write a list as ``sha256sum`` does, sorted by place."""
-    lines = sorted((str(place), digest) for place, digest in entries.items())
-    return "".join(f"{digest}  {place}\n" for place, digest in lines)
+    """Write a list as ``sha256sum`` does, sorted by file."""
+    lines = sorted((str(file), digest) for file, digest in entries.items())
+    return "".join(f"{digest}  {file}\n" for file, digest in lines)
 
 
 def updated_lists(
@@ -71,10 +71,10 @@ def updated_lists(
     """Write the lists anew that a change concerns."""
     removed = set(removed)
     texts = {}
-    for name in sorted({list_place(place) for place in (*digests, *removed)}):
+    for name in sorted({list_file(file) for file in (*digests, *removed)}):
         old = read_list(root / name)
-        kept = {place: digest for place, digest in old.items() if place not in removed}
-        new = kept | {p: digest for p, digest in digests.items() if list_place(p) == name}
+        kept = {file: digest for file, digest in old.items() if file not in removed}
+        new = kept | {p: digest for p, digest in digests.items() if list_file(p) == name}
         if new != old:
             texts[name] = list_text(new)
     return texts
@@ -86,7 +86,7 @@ def sha256_of(path: Path) -> str:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
-def is_edited(root: Path, place: PurePosixPath, known: Mapping[PurePosixPath, str]) -> bool:
+def is_edited(root: Path, file: PurePosixPath, known: Mapping[PurePosixPath, str]) -> bool:
     """Tell whether a file differs from its checksum."""
-    path = root / place
-    return place in known and path.is_file() and sha256_of(path) != known[place]
+    path = root / file
+    return file in known and path.is_file() and sha256_of(path) != known[file]

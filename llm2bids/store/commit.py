@@ -10,7 +10,7 @@ from pathlib import Path, PurePosixPath
 from typing import Any
 
 from llm2bids.exceptions import DatasetError
-from llm2bids.store.checksums import is_edited, list_place, read_list, sha256_of, updated_lists
+from llm2bids.store.checksums import is_edited, list_file, read_list, sha256_of, updated_lists
 from llm2bids.store.files import inside
 from llm2bids.store.json import is_kept, read_json, to_json, with_own_keys
 
@@ -34,67 +34,67 @@ class Staging:
         self.root = root
         self.overwrite = overwrite
         self._folder = root / _STAGED
-        self._identity = _identity(root)
+        self._identity = identity(root)
         self._staged: list[PurePosixPath] = []
         self._removed: list[PurePosixPath] = []
         self._merged: set[PurePosixPath] = set()
         self._sources: dict[PurePosixPath, Path] = {}
         self._digests: dict[PurePosixPath, str] = {}
 
-    def path(self, place: PurePosixPath, *, merged: bool = False) -> Path:
-        """Name the file to make for `place`; `merged` if it has all that is in the present one."""
-        if place not in self._staged:
+    def path(self, file: PurePosixPath, *, merged: bool = False) -> Path:
+        """Name the file to make for `file`; `merged` if it has all that is in the present one."""
+        if file not in self._staged:
             self._check_there()
-            self._staged.append(place)
+            self._staged.append(file)
         if merged:
-            self._merged.add(place)
-        path = self._folder / place
+            self._merged.add(file)
+        path = self._folder / file
         path.parent.mkdir(parents=True, exist_ok=True)
         return path
 
-    def text(self, place: PurePosixPath, text: str) -> None:
+    def text(self, file: PurePosixPath, text: str) -> None:
         """Stage a text file in UTF-8."""
-        self.path(place).write_text(text, encoding="utf-8", newline="\n")
+        self.path(file).write_text(text, encoding="utf-8", newline="\n")
 
-    def json(self, place: PurePosixPath, content: Mapping[str, Any], *, once: bool = False) -> None:
+    def json(self, file: PurePosixPath, content: Mapping[str, Any], *, once: bool = False) -> None:
         """Stage a JSON file; keys that were added to the present one stay; `once`: if new."""
-        path = self.root / place
+        path = self.root / file
         if once and path.is_file() and not self.overwrite:
             return
         old: Mapping[str, Any] = {}
         with suppress(DatasetError):  # what cannot be read has no keys to keep
             old = read_json(inside(self.root, path))
-        self.path(place, merged=is_kept(content, old))
-        self.text(place, to_json(with_own_keys(content, old)))
+        self.path(file, merged=is_kept(content, old))
+        self.text(file, to_json(with_own_keys(content, old)))
 
-    def link(self, place: PurePosixPath, source: Path) -> None:
+    def link(self, file: PurePosixPath, source: Path) -> None:
         """Stage a hard link, or a copy where links cannot be."""
-        _link_or_copy(inside(self.root, source), self.path(place))
-        self._sources[place] = source
+        _link_or_copy(inside(self.root, source), self.path(file))
+        self._sources[file] = source
 
-    def take(self, place: PurePosixPath, source: Path, digest: str) -> None:
+    def take(self, file: PurePosixPath, source: Path, digest: str) -> None:
         """Stage a file of another dataset of ours, whose checksum is known."""
-        _link_or_copy(source, self.path(place))
-        self.hashed(place, digest)
+        _link_or_copy(source, self.path(file))
+        self.hashed(file, digest)
 
-    def hashed(self, place: PurePosixPath, digest: str) -> None:
+    def hashed(self, file: PurePosixPath, digest: str) -> None:
         """Give the checksum of a staged file that was hashed while it was written."""
-        self._digests[place] = digest
+        self._digests[file] = digest
 
-    def remove(self, place: PurePosixPath) -> None:
+    def remove(self, file: PurePosixPath) -> None:
         """Let a file of the dataset go with the commit; nothing happens if it is not there."""
-        self._removed.append(place)
+        self._removed.append(file)
 
-    def places(self) -> tuple[PurePosixPath, ...]:
-        """List the places of all staged files, in the order of staging."""
+    def files(self) -> tuple[PurePosixPath, ...]:
+        """List all staged files, in the order of staging."""
         return tuple(self._staged)
 
     def commit(self, *, last: Collection[PurePosixPath] = ()) -> None:
         """Put all staged files in place, and their checksums in the lists."""
-        for place in last:
-            if place not in self._staged:
-                raise DatasetError(f"{place} was not made; nothing was put in place")
-        digests = {place: self._digest(place) for place in self._staged}
+        for file in last:
+            if file not in self._staged:
+                raise DatasetError(f"{file} was not made; nothing was put in place")
+        digests = {file: self._digest(file) for file in self._staged}
         self._refuse_edited()
         lists = updated_lists(self.root, digests, removed=self._removed)
         for name, text in lists.items():
@@ -102,34 +102,34 @@ class Staging:
                 self.text(name, text)
             else:
                 self._removed.append(name)
-        places = sorted(self._staged, key=lambda place: place in last)
-        for place in (*places, *self._removed):
-            inside(self.root, self.root / place)
+        files = sorted(self._staged, key=lambda file: file in last)
+        for file in (*files, *self._removed):
+            inside(self.root, self.root / file)
         self._check_there()
-        journal = {"put": [str(p) for p in places], "remove": [str(p) for p in self._removed]}
+        journal = {"put": [str(p) for p in files], "remove": [str(p) for p in self._removed]}
         self._folder.mkdir(parents=True, exist_ok=True)  # nothing is staged where files only go
         written = self._folder / "journal.json"
         written.write_text(json.dumps(journal), encoding="utf-8")
-        staged = [self._folder / place for place in places]
+        staged = [self._folder / file for file in files]
         to_disk([*staged, written, *_folders(staged, self.root)])
         written.replace(self.root / JOURNAL)
         to_disk([self.root / HIDDEN])
         recover(self.root)
         self._staged.clear()
 
-    def _digest(self, place: PurePosixPath) -> str:
+    def _digest(self, file: PurePosixPath) -> str:
         """Hash a staged file, unless that was done while it or what it links to was written."""
-        if place not in self._digests:
-            source = self._sources.get(place)
+        if file not in self._digests:
+            source = self._sources.get(file)
             known = self._known_digest(source) if source is not None else None
-            self._digests[place] = known or sha256_of(self._folder / place)
-        return self._digests[place]
+            self._digests[file] = known or sha256_of(self._folder / file)
+        return self._digests[file]
 
     def _known_digest(self, source: Path) -> str | None:
         if source.is_relative_to(self._folder):
             return self._digest(PurePosixPath(source.relative_to(self._folder).as_posix()))
-        place = PurePosixPath(source.relative_to(self.root).as_posix())
-        return read_list(self.root / list_place(place)).get(place)
+        file = PurePosixPath(source.relative_to(self.root).as_posix())
+        return read_list(self.root / list_file(file)).get(file)
 
     def _refuse_edited(self) -> None:
         """Refuse to replace or remove what somebody has changed."""
@@ -137,13 +137,13 @@ class Staging:
             return
         concerned = [p for p in (*self._staged, *self._removed) if p not in self._merged]
         known: dict[PurePosixPath, str] = {}
-        for name in {list_place(place) for place in concerned}:
+        for name in {list_file(file) for file in concerned}:
             known |= read_list(self.root / name)
         refuse_edited(self.root, [p for p in concerned if is_edited(self.root, p, known)])
 
     def _check_there(self) -> None:
-        if _identity(self.root) != self._identity:
-            raise _vanished(self.root)
+        if self._identity is None or identity(self.root) != self._identity:
+            raise vanished(self.root)
 
 
 @contextmanager
@@ -165,15 +165,15 @@ def recover(root: Path) -> None:
     if journal is None:
         return
     try:
-        for place in journal["put"]:
-            staged = inside(root / _STAGED, root / _STAGED / place)
+        for file in journal["put"]:
+            staged = inside(root / _STAGED, root / _STAGED / file)
             if staged.is_file():
-                target = inside(root, root / place)
+                target = inside(root, root / file)
                 target.parent.mkdir(parents=True, exist_ok=True)
                 staged.replace(target)
-        for place in journal["remove"]:
-            inside(root, root / place).unlink(missing_ok=True)
-        targets = [root / place for name in ("put", "remove") for place in journal[name]]
+        for file in journal["remove"]:
+            inside(root, root / file).unlink(missing_ok=True)
+        targets = [root / file for name in ("put", "remove") for file in journal[name]]
         to_disk(_folders(targets, root))
         (root / JOURNAL).unlink()
     except OSError as error:
@@ -184,7 +184,7 @@ def read_journal(root: Path) -> dict[str, list[str]] | None:
     """Read what a commit that was cut off was about to do."""
     try:
         journal = json.loads((root / JOURNAL).read_text(encoding="utf-8"))
-        return {name: [str(place) for place in journal[name]] for name in ("put", "remove")}
+        return {name: [str(file) for file in journal[name]] for name in ("put", "remove")}
     except (FileNotFoundError, NotADirectoryError):
         return None
     except (OSError, ValueError, KeyError, TypeError) as error:
@@ -206,7 +206,7 @@ def refuse_edited(root: Path, edited: Sequence[PurePosixPath]) -> None:
         more = f" and {len(edited) - 1} more" if len(edited) > 1 else ""
         raise DatasetError(
             f"{root / edited[0]}{more}: changed after llm2bids wrote it (its sha256 is not the one "
-            f"in {list_place(edited[0])}); nothing was overwritten. Restore the file; or keep your "
+            f"in {list_file(edited[0])}); nothing was overwritten. Restore the file; or keep your "
             f"change with `llm2bids check {root} --accept {edited[0]}`; or lose it with --overwrite"
         )
 
@@ -225,22 +225,24 @@ def failed_write(root: Path, error: OSError, *, doing: str) -> DatasetError:
             f"the folder writable {again}"
         )
     if error.errno == errno.ENOENT and not root.is_dir():
-        return _vanished(root)
+        return vanished(root)
     return DatasetError(
         f"{error.filename or root}: {error.strerror or error} while {doing}; nothing half-written "
         f"was kept. Mend that {again}"
     )
 
 
-def _identity(root: Path) -> tuple[int, int]:
+def identity(path: Path) -> tuple[int, int] | None:
+    """Tell a file or folder from another of its name; None where there is none."""
     try:
-        status = root.stat()
-    except OSError as error:
-        raise _vanished(root) from error
+        status = path.stat()
+    except OSError:
+        return None
     return status.st_dev, status.st_ino
 
 
-def _vanished(root: Path) -> DatasetError:
+def vanished(root: Path) -> DatasetError:
+    """Say that a folder is not the one that was being written."""
     return DatasetError(
         f"{root}: the folder was removed, moved or replaced while it was being written; nothing "
         "more was written. Put it back and call the command again, or name another folder"

@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from llm2bids.exceptions import DatasetError
-from llm2bids.store.pointers import refuse_missing
+from llm2bids.store.files import refuse_missing
 
 
 def read_json(

@@ -5,10 +5,10 @@ from pathlib import Path
 from filelock import FileLock, Timeout
 
 from llm2bids.exceptions import DatasetError
-from llm2bids.store.commit import HIDDEN, failed_write
+from llm2bids.store.commit import HIDDEN, failed_write, identity, vanished
 from llm2bids.store.files import inside
 
-_PLACE = HIDDEN / "lock"
+_LOCK = HIDDEN / "lock"
 
 
 class DatasetLock:
@@ -18,13 +18,13 @@ class DatasetLock:
 
     def __init__(self, root: Path, *, timeout: float = 0) -> None:
         self._root = root
-        path = inside(root, root / _PLACE)
+        path = inside(root, root / _LOCK)
         try:
             path.parent.mkdir(parents=True, exist_ok=True)
             # not bound to a thread: a run may be written while the next one is recorded
             self._lock = FileLock(path, timeout=timeout, thread_local=False)
             self._lock.acquire()
-            self._identity = _identity(path)
+            self._identity = identity(path)
         except Timeout:
             raise DatasetError(
                 f"{root} is being written by another process; wait until it is done, or end it"
@@ -36,21 +36,9 @@ class DatasetLock:
         """Refuse to go on when the lock does not protect the folder that is there."""
         if not self._lock.is_locked:
             raise DatasetError(f"{self._root}: the dataset was closed; open it again to write")
-        if _identity(self._root / _PLACE) != self._identity:
-            raise DatasetError(
-                f"{self._root}: the folder was removed, moved or replaced while it was being "
-                "written; nothing more was written. Put it back and call the command again, or "
-                "name another folder"
-            )
+        if self._identity is None or identity(self._root / _LOCK) != self._identity:
+            raise vanished(self._root)
 
     def release(self) -> None:
         """Let others write."""
         self._lock.release()
-
-
-def _identity(path: Path) -> tuple[int, int] | None:
-    try:
-        status = path.stat()
-    except OSError:
-        return None
-    return status.st_dev, status.st_ino

@@ -10,7 +10,7 @@ import pandas as pd
 
 from llm2bids.exceptions import DatasetError
 from llm2bids.store.commit import replace_bytes
-from llm2bids.store.pointers import refuse_missing
+from llm2bids.store.files import refuse_missing
 
 
 def checked_columns(
