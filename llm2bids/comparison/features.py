@@ -12,7 +12,8 @@ import numpy.typing as npt
 from scipy.io import netcdf_file
 
 from llm2bids.comparison.means import Float32, deviations
-from llm2bids.dataset.read import Dataset, Run, open_dataset
+from llm2bids.dataset.layout import Run
+from llm2bids.dataset.read import Dataset, open_dataset
 from llm2bids.exceptions import DatasetError, UsageError
 from llm2bids.model.units import Site
 from llm2bids.options import option, split_options, takes_options

@@ -10,7 +10,8 @@ import numpy.typing as npt
 import pandas as pd
 
 from llm2bids.comparison.means import group_sums
-from llm2bids.dataset.read import Dataset, Run, open_dataset
+from llm2bids.dataset.layout import Run
+from llm2bids.dataset.read import Dataset, open_dataset
 from llm2bids.exceptions import DatasetError, UsageError
 from llm2bids.space.crop import chosen_sites
 

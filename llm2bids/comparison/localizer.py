@@ -13,7 +13,8 @@ from scipy.stats import false_discovery_control
 from scipy.stats import t as student
 
 from llm2bids.comparison.means import group_sums
-from llm2bids.dataset.read import Dataset, Run, open_dataset
+from llm2bids.dataset.layout import Run
+from llm2bids.dataset.read import Dataset, open_dataset
 from llm2bids.exceptions import DatasetError, UsageError
 from llm2bids.inference.provenance import Provenance
 from llm2bids.inference.statmap import map_entries, write_json, write_map

@@ -5,7 +5,8 @@ from collections.abc import Iterator
 import numpy as np
 import numpy.typing as npt
 
-from llm2bids.dataset.read import Dataset, Run
+from llm2bids.dataset.layout import Run
+from llm2bids.dataset.read import Dataset
 from llm2bids.space.image import decode
 
 Float32 = npt.NDArray[np.float32]

@@ -5,7 +5,8 @@ from collections.abc import Collection, Mapping
 from pathlib import Path
 from typing import Any
 
-from llm2bids.dataset.read import Dataset, Run
+from llm2bids.dataset.layout import Run
+from llm2bids.dataset.read import Dataset
 from llm2bids.exceptions import UsageError
 
 _EXAMPLE = '{"bold": {"task": "pathology", "run": [1, 2]}}'

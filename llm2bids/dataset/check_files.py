@@ -11,8 +11,8 @@ from pathlib import PurePosixPath
 import numpy as np
 import pandas as pd
 
-from llm2bids.dataset.layout import RunNames, sidecar, template_file
-from llm2bids.dataset.read import Dataset, Run
+from llm2bids.dataset.layout import Run, RunNames, sidecar, template_file
+from llm2bids.dataset.read import Dataset
 from llm2bids.dataset.transcript import stim_series
 from llm2bids.exceptions import Llm2bidsError, SpaceError
 from llm2bids.space.grid import open_image

@@ -7,7 +7,7 @@ from pathlib import Path, PurePath, PurePosixPath
 from typing import Any, TypeVar
 
 from llm2bids.exceptions import DatasetError
-from llm2bids.store.files import data_files
+from llm2bids.store.files import data_files, inside
 
 DERIVATIVE = PurePosixPath("derivatives/llm2bids")
 """Place of the derivative."""
@@ -218,6 +218,56 @@ class RunNames:
     def possible(self) -> tuple[PurePosixPath, ...]:
         """List every file that the run may have."""
         return (self.hrf, sidecar(self.hrf), *self.all())
+
+
+def _path(kind: str, text: str) -> Any:
+    """Make the property of a run that gives the path of one of its files."""
+
+    def path(run: "Run") -> Path:
+        return inside(run.root, run.root / getattr(run.names, kind))
+
+    return property(path, doc=text)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Run:
+    """One run of a dataset; all paths are in the dataset."""
+
+    root: Path
+    names: RunNames
+
+    @property
+    def participant_label(self) -> str:
+        """BIDS label, without ``sub-``."""
+        return self.names.participant_label
+
+    @property
+    def session(self) -> str | None:
+        """BIDS label, without ``ses-``; None where the dataset has no sessions."""
+        return self.names.session
+
+    @property
+    def task(self) -> str:
+        """BIDS label, without ``task-``."""
+        return self.names.task
+
+    @property
+    def run(self) -> int | None:
+        """Run index, from 1; None where the task has one run."""
+        return self.names.run
+
+    bold = _path("bold", "Raw series.")
+    events = _path("events", "Events.")
+    preproc = _path("preproc", "Series in the derivative.")
+    mask = _path("mask", "Mask of the units in the derivative.")
+    boldref = _path("boldref", "Mean over time in the derivative.")
+    confounds = _path("confounds", "Confounds in the derivative.")
+    transcript = _path("transcript", "Every generated token, in the derivative.")
+
+    @property
+    def name(self) -> str:
+        """Entities of the run, e.g. ``sub-01_task-pathology``."""
+        return self.names.bold.name.rpartition("_")[0]
 
 
 def run_names(bold: PurePosixPath, space: str) -> RunNames:

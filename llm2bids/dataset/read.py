@@ -11,7 +11,7 @@ import numpy as np
 import numpy.typing as npt
 import pandas as pd
 
-from llm2bids.dataset.layout import DERIVATIVE, INTACT, RunNames, list_bolds, run_names
+from llm2bids.dataset.layout import DERIVATIVE, INTACT, Run, RunNames, list_bolds, run_names
 from llm2bids.dataset.participants import read_participants
 from llm2bids.dataset.samples import By, run_image, run_labels
 from llm2bids.dataset.settings import read_settings, read_sidecar, recorded_paradigm, space_label
@@ -31,56 +31,6 @@ from llm2bids.store.tables import checked_columns, read_table
 
 RECORD_AGAIN = "delete it and record the dataset again: only this run will be made anew"
 """What to do about a series that cannot be read."""
-
-
-def _file(kind: str, text: str) -> Any:
-    """Make the property of a run that gives the path of one of its files."""
-
-    def path(run: "Run") -> Path:
-        return inside(run.root, run.root / getattr(run.names, kind))
-
-    return property(path, doc=text)
-
-
-@dataclass(frozen=True, kw_only=True)
-class Run:
-    """One run of a dataset; all paths are in the dataset."""
-
-    root: Path
-    names: RunNames
-
-    @property
-    def participant_label(self) -> str:
-        """BIDS label, without ``sub-``."""
-        return self.names.participant_label
-
-    @property
-    def session(self) -> str | None:
-        """BIDS label, without ``ses-``; None where the dataset has no sessions."""
-        return self.names.session
-
-    @property
-    def task(self) -> str:
-        """BIDS label, without ``task-``."""
-        return self.names.task
-
-    @property
-    def run(self) -> int | None:
-        """Run index, from 1; None where the task has one run."""
-        return self.names.run
-
-    bold = _file("bold", "Raw series.")
-    events = _file("events", "Events.")
-    preproc = _file("preproc", "Series in the derivative.")
-    mask = _file("mask", "Mask of the units in the derivative.")
-    boldref = _file("boldref", "Mean over time in the derivative.")
-    confounds = _file("confounds", "Confounds in the derivative.")
-    transcript = _file("transcript", "Every generated token, in the derivative.")
-
-    @property
-    def name(self) -> str:
-        """Entities of the run, e.g. ``sub-01_task-pathology``."""
-        return self.names.bold.name.rpartition("_")[0]
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)

@@ -12,7 +12,8 @@ from llm2bids.space.header import bold_window, image_header
 from llm2bids.space.space import Space
 
 if TYPE_CHECKING:
-    from llm2bids.dataset.read import Dataset, Run
+    from llm2bids.dataset.layout import Run
+    from llm2bids.dataset.read import Dataset
 
 By = Literal["volume", "prompt"]
 """What a sample is: a volume, or a prompt (the mean of its volumes)."""

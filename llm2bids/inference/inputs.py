@@ -10,7 +10,8 @@ import numpy as np
 import numpy.typing as npt
 
 from llm2bids.dataset.bids_filter import filtered_runs, read_bids_filter
-from llm2bids.dataset.read import RECORD_AGAIN, Dataset, Run, open_dataset
+from llm2bids.dataset.layout import Run
+from llm2bids.dataset.read import RECORD_AGAIN, Dataset, open_dataset
 from llm2bids.exceptions import InferenceError, UsageError
 from llm2bids.inference.options import ParticipantSelection, Source
 from llm2bids.inference.runs import RunData

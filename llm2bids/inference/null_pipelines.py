@@ -9,7 +9,7 @@ import numpy as np
 import numpy.typing as npt
 from scipy import stats
 
-from llm2bids.dataset.read import Run
+from llm2bids.dataset.layout import Run
 from llm2bids.inference.inputs import Inputs
 from llm2bids.inference.options import AnalysisOptions
 from llm2bids.inference.pooled import PooledTest, pooled_test

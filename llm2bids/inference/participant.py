@@ -9,8 +9,7 @@ import numpy as np
 import numpy.typing as npt
 import pandas as pd
 
-from llm2bids.dataset.layout import sidecar
-from llm2bids.dataset.read import Run
+from llm2bids.dataset.layout import Run, sidecar
 from llm2bids.exceptions import InferenceError, Llm2bidsError
 from llm2bids.inference.first_level import STATS, TOKEN_CAUTION
 from llm2bids.inference.inputs import Inputs, open_sessions

@@ -11,7 +11,7 @@ import numpy as np
 import numpy.typing as npt
 import pandas as pd
 
-from llm2bids.dataset.read import Run
+from llm2bids.dataset.layout import Run
 from llm2bids.exceptions import InferenceError
 from llm2bids.inference.confounds import STRATEGIES, global_signal, token_confounds
 from llm2bids.inference.contrast import has_contrast, named_contrasts

@@ -2,7 +2,7 @@
 
 import re
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
 
 from llm2bids.exceptions import ModelError
 
@@ -31,6 +31,10 @@ class Site:
     token_axis: int = field(default=1, compare=False, repr=False)
     prompt_axis: int = field(default=0, compare=False, repr=False)
     scores: Scores | None = field(default=None, compare=False, repr=False)
+
+    def identity(self) -> dict[str, str | int | None]:
+        """Give what makes a site equal to another."""
+        return {field.name: getattr(self, field.name) for field in fields(self) if field.compare}
 
 
 class SiteError(ModelError):

@@ -10,7 +10,7 @@ import numpy.typing as npt
 import pandas as pd
 from markupsafe import Markup
 
-from llm2bids.dataset.read import Run
+from llm2bids.dataset.layout import Run
 from llm2bids.report.draw.color import diverging_indices, diverging_palette
 from llm2bids.report.draw.svg import drawing, element, palette_png, pixels, rect
 from llm2bids.report.section import Section, listed, missing, render

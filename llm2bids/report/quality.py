@@ -10,7 +10,7 @@ import pandas as pd
 from markupsafe import Markup
 from tqdm import tqdm
 
-from llm2bids.dataset.read import Run
+from llm2bids.dataset.layout import Run
 from llm2bids.report.draw.chart import Line, line_chart
 from llm2bids.report.draw.color import diverging_indices, diverging_palette
 from llm2bids.report.draw.svg import drawing, element, palette_png, pixels, rect

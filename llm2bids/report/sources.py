@@ -9,7 +9,8 @@ import numpy as np
 import numpy.typing as npt
 
 from llm2bids.dataset import layout
-from llm2bids.dataset.read import Dataset, Run, open_dataset
+from llm2bids.dataset.layout import Run
+from llm2bids.dataset.read import Dataset, open_dataset
 from llm2bids.dataset.settings import is_dataset
 from llm2bids.exceptions import UsageError
 from llm2bids.inference.checksums import is_analysis

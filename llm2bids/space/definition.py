@@ -73,9 +73,9 @@ def read_layout(arrangement: str, entries: object) -> Layout | None:
 
 
 def read_grid(
-    metadata: Mapping[str, Any], *, n_units: int
+    metadata: Mapping[str, Any], voxels: npt.NDArray[np.int32]
 ) -> tuple[Shape, tuple[slice, ...], npt.NDArray[np.float64]]:
-    """Read the shape of the grid, the box of the brain and the affine (4, 4)."""
+    """Read the grid's shape, the box of the brain (it holds all voxels), and the affine (4, 4)."""
     missing = [key for key in _NEEDED if key not in metadata]
     if missing:
         raise SpaceError(f"metadata of the space lack {', '.join(missing)}; write them anew")
@@ -88,14 +88,21 @@ def read_grid(
             f"shape, affine or brain_box of space {metadata['label']} are not numbers of a "
             f"three-dimensional grid ({error}); write the metadata anew"
         ) from None
-    if min(n_x, n_y, n_z) < 1 or n_x * n_y * n_z > 1_000_000 + _MOST_VOXELS * n_units:
+    if min(n_x, n_y, n_z) < 1 or n_x * n_y * n_z > 1_000_000 + _MOST_VOXELS * len(voxels):
         raise SpaceError(
-            f"space {metadata['label']} has the grid {(n_x, n_y, n_z)} for {n_units} "
+            f"space {metadata['label']} has the grid {(n_x, n_y, n_z)} for {len(voxels)} "
             "units; no arrangement makes that: write the metadata anew"
         )
     if not np.isfinite(affine).all():
         raise SpaceError(
             f"space {metadata['label']} has the affine {affine.tolist()}; expected finite "
             "millimetres: write the metadata anew"
+        )
+    first, stop = np.array([(axis.start, axis.stop) for axis in box]).T
+    if np.any(voxels < np.maximum(first, 0)) or np.any(voxels >= np.minimum(stop, (n_x, n_y, n_z))):
+        raise SpaceError(
+            f"unit table has voxels outside the brain of space {metadata['label']} "
+            f"({metadata['brain_box']} of grid {(n_x, n_y, n_z)}); "
+            "table and metadata are not from the same space"
         )
     return (n_x, n_y, n_z), box, affine

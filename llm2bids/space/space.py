@@ -3,7 +3,7 @@
 import hashlib
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, fields
+from dataclasses import dataclass
 from functools import cached_property
 from typing import Any, Literal
 
@@ -15,7 +15,7 @@ from llm2bids.exceptions import SpaceError
 from llm2bids.model.units import Site, parse_address
 from llm2bids.recording.calibration import EARLIER_COUNTS_PER_SD, Calibration
 from llm2bids.space.definition import Layout, read_grid, read_layout
-from llm2bids.space.grid import grid_difference, open_image
+from llm2bids.space.grid import open_image
 from llm2bids.space.table import sites_from_table, unit_table
 
 OUTSIDE, WHITE, GREY = 0, 1, 2
@@ -289,16 +289,6 @@ class Space:
             return np.asarray(np.take(in_file_order, self.file_index, axis=-1))
         return np.ascontiguousarray(array[tuple(self.voxels.T)].T)
 
-    def matches(self, img: Any) -> bool:
-        """Tell whether an image or path lies on the grid of this space: shape and affine.
-
-        Raises
-        ------
-        SpaceError
-            If it cannot be read or has fewer than three axes.
-        """
-        return not grid_difference(open_image(img), self)
-
     def check_grid(self, img: Any, *, name: str | None = None) -> None:
         """Refuse an image or path that does not lie on the grid of this space.
 
@@ -358,20 +348,14 @@ class Space:
             entry, or the fingerprint does not match.
         """
         sites, voxels = sites_from_table(table)
-        (n_x, n_y, n_z), box, affine = read_grid(metadata, n_units=len(voxels))
+        shape, box, affine = read_grid(metadata, voxels)
         arrangement = str(metadata["arrangement"])
-        tissue = np.zeros((n_x, n_y, n_z), dtype=np.uint8)
+        tissue = np.zeros(shape, dtype=np.uint8)
         tissue[box] = WHITE
-        if np.any(voxels >= tissue.shape) or np.any(tissue[tuple(voxels.T)] != WHITE):
-            raise SpaceError(
-                f"unit table has voxels outside the brain of space {metadata['label']} "
-                f"({metadata['brain_box']} of grid {(n_x, n_y, n_z)}); "
-                "table and metadata are not from the same space"
-            )
         tissue[tuple(voxels.T)] = GREY
         space = cls(
             label=str(metadata["label"]),
-            shape=(n_x, n_y, n_z),
+            shape=shape,
             affine=affine,
             sites=sites,
             voxels=voxels,
@@ -411,7 +395,7 @@ class Space:
             "arrangement": self.arrangement,
             "shape": self.shape,
             "affine": self.affine.tolist(),
-            "sites": [_identity(site) for site in self.sites],
+            "sites": [site.identity() for site in self.sites],
             "calibrated": calibration is not None,
         }
         if self.layout is not None:  # no entry in index arrangement: older datasets have none
@@ -425,8 +409,3 @@ class Space:
             for statistic in (calibration.mean, calibration.sd):
                 digest.update(np.ascontiguousarray(statistic, dtype="<f4").tobytes())
         return digest.hexdigest()
-
-
-def _identity(site: Site) -> dict[str, str | int | None]:
-    """Take of a site what makes it equal to another."""
-    return {field.name: getattr(site, field.name) for field in fields(site) if field.compare}

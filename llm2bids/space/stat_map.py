@@ -8,12 +8,12 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 import pandas as pd
-from nibabel.affines import apply_affine
 
 from llm2bids.exceptions import SpaceError
 from llm2bids.space.grid import GridImage, open_image
 from llm2bids.space.header import fingerprint_differs, read_fingerprint
 from llm2bids.space.space import Space
+from llm2bids.space.table import unit_table
 
 LOCATE_COLUMNS = (
     *("address", "module", "layer", "role", "head", "unit"),
@@ -105,29 +105,8 @@ def select_units(
 def units_at(space: Space, units: npt.ArrayLike) -> pd.DataFrame:
     """Describe units (n,) in the order given: columns `LOCATE_COLUMNS` but ``value``."""
     units = np.asarray(units, dtype=np.intp)
-    stops = np.cumsum([site.width for site in space.sites])
-    which = np.searchsorted(stops, units, side="right")
-    sites = [space.sites[index] for index in which]
-    within = units - (stops - [site.width for site in space.sites])[which]
-    heads = [
-        None if site.head_size is None else int(unit) // site.head_size
-        for site, unit in zip(sites, within, strict=True)
-    ]
-    world = apply_affine(space.affine, space.voxels[units])
-    address = [f"{site.name}[{unit}]" for site, unit in zip(sites, within, strict=True)]
-    return pd.DataFrame(
-        {
-            "address": pd.Series(address, dtype="str"),
-            "module": pd.Series([site.name for site in sites], dtype="str"),
-            "layer": pd.array([site.layer for site in sites], dtype="Int64"),
-            "role": pd.Series([site.role for site in sites], dtype="str"),
-            "head": pd.array(heads, dtype="Int64"),
-            "unit": within.astype(np.int64),
-            "x": world[:, 0],
-            "y": world[:, 1],
-            "z": world[:, 2],
-        }
-    )
+    table = unit_table(space.sites, space.voxels[units], space.affine, units)
+    return table[list(LOCATE_COLUMNS[:-1])]
 
 
 def summarize(table: pd.DataFrame, space: Space) -> pd.DataFrame:

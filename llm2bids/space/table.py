@@ -19,35 +19,36 @@ def unit_table(
     sites: Sequence[Site],
     voxels: npt.NDArray[np.int32],
     affine: npt.NDArray[np.float64],
+    units: npt.NDArray[np.intp] | None = None,
 ) -> pd.DataFrame:
-    """List all units in recording order: columns `COLUMNS`, <NA> outside layers and heads.
+    """List units (n,) by their numbers, or all in recording order, in voxels of them (n, 3).
 
-    ``unit`` is the index in the module's output, ``i, j, k`` the voxel, ``x, y, z`` are in mm.
+    Columns `COLUMNS`, <NA> outside layers and heads: ``unit`` is the index in the module's output,
+    ``i, j, k`` the voxel, ``x, y, z`` are in mm.
     """
-    widths = [site.width for site in sites]
-    world = apply_affine(affine, voxels)
-    units = [np.arange(width) for width in widths]
-    heads = [
-        pd.array(unit // site.head_size, dtype="Int64")
-        if site.head_size
-        else pd.array([pd.NA], dtype="Int64").repeat(site.width)
-        for site, unit in zip(sites, units, strict=True)
-    ]
+    widths = np.array([site.width for site in sites])
+    stops = np.cumsum(widths)
+    units = np.arange(stops[-1]) if units is None else units
+    site = np.searchsorted(stops, units, side="right")
+    unit = units - (stops - widths)[site]
+    modules = pd.Series([site.name for site in sites], dtype="str")
+    roles = pd.Series([site.role for site in sites], dtype="str")
     layers = pd.array([site.layer for site in sites], dtype="Int64")
+    sizes = np.array([site.head_size or 0 for site in sites])[site]
+    heads = pd.array(unit // np.maximum(sizes, 1), dtype="Int64")
+    heads[sizes == 0] = pd.NA
+    world = apply_affine(affine, voxels)
+    addresses = [f"{sites[s].name}[{u}]" for s, u in zip(site.tolist(), unit.tolist(), strict=True)]
     return pd.DataFrame(
         {
-            "address": unit_addresses(sites),
-            "module": pd.Series([site.name for site in sites], dtype="str").repeat(widths).array,
-            "layer": layers.repeat(widths),
-            "role": pd.Series([site.role for site in sites], dtype="str").repeat(widths).array,
-            "head": pd.concat([pd.Series(head) for head in heads], ignore_index=True),
-            "unit": np.concatenate(units),
-            "i": voxels[:, 0],
-            "j": voxels[:, 1],
-            "k": voxels[:, 2],
-            "x": world[:, 0],
-            "y": world[:, 1],
-            "z": world[:, 2],
+            "address": pd.Series(addresses, dtype="str"),
+            "module": modules.array.take(site),
+            "layer": layers.take(site),
+            "role": roles.array.take(site),
+            "head": heads,
+            "unit": unit.astype(np.int64),
+            **dict(zip("ijk", voxels.T, strict=True)),
+            **dict(zip("xyz", world.T, strict=True)),
         }
     )
 
