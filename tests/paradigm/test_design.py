@@ -215,7 +215,7 @@ def test_a_bank_too_small_for_a_single_run_is_refused_even_if_shared(
         ({"participant": 1, "seed": -1}, "seed: found -1"),
         (
             {"participant": 1, "seed": 0, "task_labels": ["cat"]},
-            "task 'cat': not in paradigm 'small'. Did you mean 'cats'?",
+            "task 'cat' (--task): not in paradigm 'small'. Did you mean 'cats'?",
         ),
     ],
 )
