@@ -20,7 +20,7 @@ from llm2bids.store.checksums import (
     has_manifest,
     list_file,
     list_text,
-    read_list,
+    read_lists,
     read_manifest,
     sha256_of,
 )
@@ -200,7 +200,7 @@ def accept(bids_dir: str | Path, paths: Sequence[str]) -> tuple[PurePosixPath, .
     lock = DatasetLock(root)
     try:
         recover(root)
-        lists = _read_lists(root)
+        lists = read_lists(root)
         changed = []
         for file in _chosen(root, paths, lists):
             entries = lists.setdefault(list_file(file), {})
@@ -214,11 +214,6 @@ def accept(bids_dir: str | Path, paths: Sequence[str]) -> tuple[PurePosixPath, .
     finally:
         lock.release()
     return tuple(changed)
-
-
-def _read_lists(root: Path) -> dict[PurePosixPath, dict[PurePosixPath, str]]:
-    paths = data_files(root / FOLDER, "*.sha256")
-    return {FOLDER / path.name: read_list(inside(root, path)) for path in paths}
 
 
 def _chosen(

@@ -57,7 +57,10 @@ def write_static_files(
     stage.text(root / "code/bids-validator-config.json", to_json(validator))
     stage.text(root / PARADIGM, paradigm.source)
     if paradigm.order != "story":  # every word of a story is of one type
-        _write_models(stage, paradigm, fields)
+        for task in paradigm.tasks:
+            file = PurePosixPath(f"code/models/task-{task.label}_smdl.json")
+            stage.text(file, to_json(task_model(task, fields)))
+        write_all_tasks_model(stage, paradigm.tasks, fields)
     for condition, prompts in banks.items():
         table = pd.DataFrame([vars(prompt) for prompt in prompts])
         stage.text(
@@ -117,13 +120,6 @@ def _write_model(stage: Staging, file: PurePosixPath, model: dict[str, Any]) -> 
         present = read_json(stage.root / file)
     if stage.overwrite or present.get("Input") != model["Input"]:
         stage.json(file, model)
-
-
-def _write_models(stage: Staging, paradigm: Paradigm, fields: Mapping[str, Any]) -> None:
-    for task in paradigm.tasks:
-        file = PurePosixPath(f"code/models/task-{task.label}_smdl.json")
-        stage.text(file, to_json(task_model(task, fields)))
-    write_all_tasks_model(stage, paradigm.tasks, fields)
 
 
 def _source_dataset(settings: Mapping[str, Any]) -> dict[str, str]:

@@ -96,8 +96,10 @@ def check_unchanged(root: Path, *, overwrite: bool) -> None:
     lists = {list_file(file) for file in replaced}
     listed = {file: text for name in lists for file, text in read_list(root / name).items()}
     refuse_edited(root, [file for file in replaced if is_edited(root, file, listed)])
-    if is_edited(root, ALL_TASKS_MODEL, known) and len(_tasks(root)) < len(_planned_tasks(root)):
-        refuse_edited(root, [ALL_TASKS_MODEL])
+    if is_edited(root, ALL_TASKS_MODEL, known):
+        planned = recorded_paradigm(root, read_settings(root)).tasks
+        if len(_tasks(root)) < len(planned):
+            refuse_edited(root, [ALL_TASKS_MODEL])
 
 
 def changed_runs(
@@ -192,10 +194,6 @@ def is_source(file: PurePosixPath) -> bool:
 
 def _tasks(root: Path) -> set[str]:
     return {str(parse_path(file).task) for file in list_bolds(root)}
-
-
-def _planned_tasks(root: Path) -> set[str]:
-    return {task.label for task in recorded_paradigm(root, read_settings(root)).tasks}
 
 
 def _leftovers(root: Path) -> list[PurePosixPath]:

@@ -169,17 +169,13 @@ def image_json(
     space: Space, description: str, *, fingerprint: str | None = None, **entries: Any
 ) -> dict[str, Any]:
     """Make the sidecar of an image of the derivative; without fingerprint it has the space's."""
+    label = space.label  # the template's T1w is the space's reference
     return {
         "Description": description,
-        "SpatialReference": _template_uri(space),
+        "SpatialReference": f"bids::tpl-{label}/anat/tpl-{label}_T1w.nii.gz",
         **entries,
         "SpaceFingerprint": fingerprint or space.fingerprint(),
     }
-
-
-def _template_uri(space: Space) -> str:
-    """Name the T1w of the template, which is the space's reference, as a BIDS URI."""
-    return f"bids::tpl-{space.label}/anat/tpl-{space.label}_T1w.nii.gz"
 
 
 def _without_folder(source: object) -> str:

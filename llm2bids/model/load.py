@@ -18,13 +18,7 @@ from llm2bids.model.checkpoint import load_weights
 from llm2bids.model.device import check_device, main_device, read_device_map
 from llm2bids.model.place import EMBEDDED, OFFER, WAY_ROUND, Place, checkpoint_files, locate_model
 from llm2bids.model.quantization import package_hint, quantization_of
-from llm2bids.model.random_weights import (
-    check_seed,
-    random_label,
-    random_model,
-    random_name,
-    state_sha256,
-)
+from llm2bids.model.random_weights import check_seed, random_model, state_sha256
 from llm2bids.model.tokenizer import load_tokenizer, neutral_generation
 
 DTYPES = {
@@ -175,8 +169,8 @@ def _identity(place: Place, model: Any, config: Any, random_weights: int | None)
     """Name and hash what was loaded; transformers forgets a quantization that it undid."""
     if random_weights is not None:
         return {
-            "name": random_name(place.name, random_weights),
-            "label": random_label(place.label, random_weights),
+            "name": f"{place.name} with random weights (seed {random_weights})",
+            "label": f"{place.label}Random{random_weights}",  # its calibration is another
             "revision": getattr(config, "_commit_hash", None),
             "weights_sha256": state_sha256(model),
         }
@@ -241,7 +235,7 @@ def _as_model_error(place: Place) -> Iterator[dict[str, Any]]:
             hint = "its code must be allowed to run: --trust-remote-code, if you trust its authors"
         elif noted and package_hint(noted["config"]):
             hint = package_hint(noted["config"])
-        elif _no_safetensors(str(error)):
+        elif "model.safetensors" in str(error) and "does not appear to have" in str(error):
             hint = f"the repository has its weights only as pickle, {WAY_ROUND}"
         elif package_of(error):
             hint = package_of(error)
@@ -253,11 +247,6 @@ def _as_model_error(place: Place) -> Iterator[dict[str, Any]]:
         else:
             hint = "expected a causal language model that transformers reads"
         raise ModelError(f"model {place.source}: cannot be loaded ({reason}): {hint}") from error
-
-
-def _no_safetensors(text: str) -> bool:
-    """Tell whether transformers misses safetensors files: the rest of the model was found."""
-    return "model.safetensors" in text and "does not appear to have" in text
 
 
 def _load_config(place: Place) -> Any:

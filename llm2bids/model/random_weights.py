@@ -52,21 +52,3 @@ def state_sha256(model: Any) -> str:
         plain = tensor.detach().cpu().contiguous().reshape(-1)
         digest.update(plain.view(torch.uint8).numpy().tobytes())
     return digest.hexdigest()
-
-
-def random_name(name: str, seed: int) -> str:
-    """Name a model with random weights.
-
-    >>> random_name("SmolLM2-135M-Instruct", 3)
-    'SmolLM2-135M-Instruct with random weights (seed 3)'
-    """
-    return f"{name} with random weights (seed {seed})"
-
-
-def random_label(label: str, seed: int) -> str:
-    """Label the space of a model with random weights: its calibration is another.
-
-    >>> random_label("SmolLM2135M", 3)
-    'SmolLM2135MRandom3'
-    """
-    return f"{label}Random{seed}"

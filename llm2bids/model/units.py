@@ -1,7 +1,6 @@
 """Sites and units: the addresses of everything that is recorded. No torch in this file."""
 
 import re
-from collections.abc import Sequence
 from dataclasses import dataclass, field, fields
 
 from llm2bids.exceptions import ModelError
@@ -43,17 +42,6 @@ class SiteError(ModelError):
     def __init__(self, site: Site, reason: str) -> None:
         super().__init__(f"site {site.name}: {reason}; leave it out with --sites")
         self.site, self.reason = site, reason
-
-
-def unit_addresses(sites: Sequence[Site]) -> list[str]:
-    """List the address of every unit in recording order, shape (n_units,).
-
-    Examples
-    --------
-    >>> unit_addresses([Site(name="model.norm", layer=None, role="model.norm", width=2)])
-    ['model.norm[0]', 'model.norm[1]']
-    """
-    return [f"{site.name}[{unit}]" for site in sites for unit in range(site.width)]
 
 
 def parse_address(address: str) -> tuple[str, int]:

@@ -8,10 +8,11 @@ from collections.abc import Collection, Iterable
 from dataclasses import dataclass
 
 from llm2bids.exceptions import UsageError
-from llm2bids.paradigm.order import latin_square, order_blocks
 from llm2bids.paradigm.partition import (
     Banks,
     check_participants,
+    latin_square,
+    order_blocks,
     participant_label,
     prompts_per_participant,
     take_prompts,

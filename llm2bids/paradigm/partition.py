@@ -1,15 +1,58 @@
-"""Who gets which prompts: each bank is cut into disjoint parts over participants and runs."""
+"""Who gets which prompts, in which blocks: banks are cut into parts over participants and runs."""
 
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 
+import numpy as np
+import numpy.typing as npt
+
 from llm2bids.exceptions import ParadigmError, UsageError
-from llm2bids.paradigm.order import count_prompts, order_blocks
 from llm2bids.paradigm.seed import derive_generator
-from llm2bids.paradigm.task import Paradigm, Prompt
+from llm2bids.paradigm.task import Order, Paradigm, Prompt
 
 Banks = Mapping[str, tuple[Prompt, ...]]
 """The prompts of each condition, as :func:`llm2bids.paradigm.prompts.load_banks` gives them."""
+
+_Block = tuple[str | None, int]
+"""``(trial_type, n_prompts)``; the trial type of an off block is None."""
+
+
+def latin_square(n_conditions: int) -> npt.NDArray[np.int64]:
+    """Make the rows (n_rows, n_conditions) over which conditions are counterbalanced."""
+    # Every condition stands equally often at every place and straight after every other one:
+    # Williams 1949, Australian Journal of Scientific Research A 2:149-168.
+    steps = np.arange(n_conditions)
+    first_row = np.where(steps % 2 == 1, (steps + 1) // 2, -steps // 2) % n_conditions
+    rows = (first_row + steps[:, None]) % n_conditions
+    if n_conditions % 2 == 1 and n_conditions > 1:
+        rows = np.concatenate([rows, rows[:, ::-1]])
+    return rows.astype(np.int64)
+
+
+def order_blocks(
+    order: Order, trial_types: Sequence[str], prompts_per_block: int
+) -> tuple[_Block, ...]:
+    """Lay out the blocks of one run."""
+    # every order begins and ends with off and is its own mirror image: a linear drift is orthogonal
+    # to on against off
+    if order == "story":
+        raise ParadigmError("order 'story': a story has no prompts to answer; `llm2bids read` it")
+    if order == "interleaved":
+        shown, n_prompts = list(trial_types) * prompts_per_block, 1
+    else:
+        shown, n_prompts = list(trial_types), prompts_per_block
+    blocks: list[_Block] = [(None, n_prompts)]
+    for trial_type in shown:
+        blocks += [(trial_type, n_prompts), (None, n_prompts)]
+    return tuple(blocks)
+
+
+def count_prompts(blocks: Sequence[_Block]) -> dict[str | None, int]:
+    """Count the prompts of each trial type in a run."""
+    counts: dict[str | None, int] = {}
+    for trial_type, n_prompts in blocks:
+        counts[trial_type] = counts.get(trial_type, 0) + n_prompts
+    return counts
 
 
 @dataclass(frozen=True, kw_only=True)

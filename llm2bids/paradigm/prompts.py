@@ -3,7 +3,7 @@
 import csv
 import io
 import re
-from collections.abc import Iterable, Iterator
+from collections.abc import Collection, Iterable, Iterator
 from pathlib import Path
 
 from llm2bids.exceptions import ParadigmError
@@ -40,8 +40,10 @@ def read_bank(path: str | Path) -> tuple[Prompt, ...]:
     return tuple(prompt for _, prompt in placed)
 
 
-def load_banks(paradigm: Paradigm) -> dict[str, tuple[Prompt, ...]]:
-    """Read the banks that a paradigm draws from."""
+def load_banks(
+    paradigm: Paradigm, *, without: Collection[str] = ()
+) -> dict[str, tuple[Prompt, ...]]:
+    """Read the banks that a paradigm draws from; `without` some prompts, by their ids."""
     files = {name: _locate(name) for _, name in paradigm.banks}
     tables = {file: read_bank(file) for file in dict.fromkeys(files.values())}
     banks: dict[str, tuple[Prompt, ...]] = {}
@@ -61,7 +63,10 @@ def load_banks(paradigm: Paradigm) -> dict[str, tuple[Prompt, ...]]:
         for prompt in banks[condition]
     ]
     _check_unique(placed)
-    return banks
+    return {
+        condition: tuple(prompt for prompt in bank if prompt.prompt_id not in without)
+        for condition, bank in banks.items()
+    }
 
 
 def _locate(name: str) -> Path:

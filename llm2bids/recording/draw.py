@@ -8,7 +8,6 @@ from llm2bids.exceptions import UsageError
 from llm2bids.paradigm.design import RunDesign, draw_runs, paradigm_hash
 from llm2bids.paradigm.load import load_paradigm
 from llm2bids.paradigm.partition import (
-    Banks,
     check_participants,
     draw_calibration,
     draw_localizer,
@@ -62,7 +61,7 @@ def draw_scan(
     _check_range("n_participants", n_participants, 1, MOST_PARTICIPANTS, flag="--participants")
     _check_range("seed", seed, 0, LARGEST_SEED)
     loaded = _with_numbers(load_paradigm(paradigm), numbers)
-    banks = without_prompts(load_banks(loaded), excluded)
+    banks = load_banks(loaded, without=excluded)
     if not allow_shared_prompts:
         check_participants(loaded, banks, n_participants)
     shuffled: dict[str, tuple[Prompt, ...]] = {}
@@ -109,14 +108,6 @@ def _check_range(name: str, value: int | None, least: int, most: int, *, flag: s
     if value is not None and not least <= value <= most:
         flag = flag or "--" + name.replace("_", "-")
         raise UsageError(f"{name} ({flag}) is {value}; expected {least} to {most:,}")
-
-
-def without_prompts(banks: Banks, excluded: Collection[str]) -> dict[str, tuple[Prompt, ...]]:
-    """Leave prompts out of banks, by their ids."""
-    return {
-        bank: tuple(prompt for prompt in prompts if prompt.prompt_id not in excluded)
-        for bank, prompts in banks.items()
-    }
 
 
 def _changes(numbers: Mapping[str, int | None]) -> str:

@@ -18,7 +18,7 @@ from llm2bids.paradigm.seed import derive_seed
 from llm2bids.paradigm.task import Prompt
 from llm2bids.recording.batches import OnToken, RunBuffers
 from llm2bids.recording.calibration import calibrate
-from llm2bids.recording.draw import Scan, without_prompts
+from llm2bids.recording.draw import Scan
 from llm2bids.recording.record import Recording, group_runs, record_runs
 from llm2bids.recording.replay import replay_run
 from llm2bids.scan.arrangement import arranged_space
@@ -92,7 +92,7 @@ def open_writer(
         settings=prepared.settings,
         weight_norms=weight_norms(loaded, prepared.sites),
         authors=options.authors,
-        banks=without_prompts(load_banks(scan.paradigm), scan.excluded) if banks is None else banks,
+        banks=load_banks(scan.paradigm, without=scan.excluded) if banks is None else banks,
         stability=stability,
         exactness=prepared.exactness.metadata(),
         edit=options.read_edit(),

@@ -8,7 +8,7 @@ import pandas as pd
 from nibabel.affines import apply_affine
 
 from llm2bids.exceptions import SpaceError
-from llm2bids.model.units import Site, unit_addresses
+from llm2bids.model.units import Site
 from llm2bids.store.tables import to_numbers
 
 COLUMNS = ("address", "module", "layer", "role", "head", "unit", "i", "j", "k", "x", "y", "z")
@@ -154,7 +154,8 @@ def _refuse_wrong_addresses(table: pd.DataFrame, sites: Sequence[Site]) -> None:
             f"unit table: rows of module {twice} are not next to each other; keep their order"
         )
     written = table["address"].to_numpy(dtype=object)
-    expected = np.array(unit_addresses(sites), dtype=object)
+    addresses = [f"{site.name}[{unit}]" for site in sites for unit in range(site.width)]
+    expected = np.array(addresses, dtype=object)
     wrong = np.flatnonzero(written != expected)
     if wrong.size:
         raise SpaceError(

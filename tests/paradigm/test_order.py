@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from llm2bids.paradigm.order import count_prompts, latin_square, order_blocks
+from llm2bids.paradigm.partition import count_prompts, latin_square, order_blocks
 
 
 @pytest.mark.parametrize(("n_conditions", "n_rows"), [(1, 1), (2, 2), (3, 6), (6, 6), (7, 14)])
