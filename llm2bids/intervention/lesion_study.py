@@ -216,7 +216,7 @@ class Study:
         """Lesion random units in place of the networks'."""
         if not self.options.n_draws:
             return
-        from llm2bids.model.likelihood import mean_magnitude
+        from llm2bids.model.likelihood import mean_activation
 
         space, loaded = self.subject.dataset.space, self.subject.loaded
         magnitude: dict[str, npt.NDArray[np.float64]] = {}
@@ -230,7 +230,7 @@ class Study:
             bar.set_description(f"random units for {label}, {dose:.3g} %")
             if own not in magnitude:
                 magnitude[own] = np.zeros(space.n_units)
-                magnitude[own][where] = mean_magnitude(loaded, sets[own].tokens, sites)
+                magnitude[own][where] = mean_activation(loaded, sets[own].tokens, sites, of=np.abs)
             units = edited_units(edit, space)
             for draw in range(self.options.n_draws):
                 rng = np.random.default_rng([self.subject.seed, draw, *label.encode()])

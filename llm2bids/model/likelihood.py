@@ -45,26 +45,14 @@ def text_nll(
     return [nats[row] for row in range(len(texts))]
 
 
-def mean_magnitude(
-    loaded: LoadedModel, texts: Sequence[Sequence[int]], sites: Sequence[Site]
-) -> npt.NDArray[np.float64]:
-    """Average |activation| of each unit over the tokens of texts but their first, (n_units,)."""
-    return _averaged(loaded, texts, sites, np.abs)
-
-
 def mean_activation(
-    loaded: LoadedModel, texts: Sequence[Sequence[int]], sites: Sequence[Site]
-) -> npt.NDArray[np.float64]:
-    """Average each unit over the tokens of texts but their first, (n_units,)."""
-    return _averaged(loaded, texts, sites, np.asarray)
-
-
-def _averaged(
     loaded: LoadedModel,
     texts: Sequence[Sequence[int]],
     sites: Sequence[Site],
-    of: Callable[[npt.NDArray[np.float32]], npt.NDArray[np.float32]],
+    *,
+    of: Callable[[npt.NDArray[np.float32]], npt.NDArray[np.float32]] = np.asarray,
 ) -> npt.NDArray[np.float64]:
+    """Average (a function of) each unit over the tokens of texts but their first, (n_units,)."""
     # the first token of a context takes attention that has nowhere to go: its values are larger by
     # orders than all others
     total = np.zeros(sum(site.width for site in sites))

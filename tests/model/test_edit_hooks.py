@@ -9,7 +9,7 @@ import torch
 from llm2bids.exceptions import InterventionError
 from llm2bids.model.edit import Edit, SiteEdit, grouped, load_edit
 from llm2bids.model.edit_hooks import applied, editable_sites
-from llm2bids.model.likelihood import mean_magnitude, text_nll
+from llm2bids.model.likelihood import mean_activation, text_nll
 from llm2bids.model.sites import find_sites
 from llm2bids.model.units import Site
 from llm2bids.recording.record import record_run
@@ -232,7 +232,7 @@ def test_magnitude_leaves_the_first_token_out(tiny_loaded):
     loaded = tiny_loaded("llama")
     sites = find_sites(loaded).sites[3:6]
     texts = [[5, 9, 30, 7], [4, 4], [8, 9, 10, 11, 12, 13]]
-    measured = mean_magnitude(loaded, texts, sites)
+    measured = mean_activation(loaded, texts, sites, of=np.abs)
     taken = {site.name: [] for site in sites}
     for site in sites:
         module = loaded.model.get_submodule(site.name)
