@@ -226,7 +226,7 @@ def test_tables_of_answers_that_do_not_serve(table, message, model, tmp_path):
         (
             {"task_labels": ("astrology",)},
             UsageError,
-            "'astrology' (--task): not in",
+            "astrology.*not in paradigm",
         ),
         ({"n_participants": 999}, ParadigmError, "--allow-shared-prompts"),
         ({"sites": ("*.nothing",)}, ModelError, "nothing"),
