@@ -4,7 +4,6 @@ Takes what is on disk, of any dataset of ours; nothing is scanned again.
 """
 
 import argparse
-from pathlib import Path
 
 from llm2bids.cli import options
 from llm2bids.comparison.features import FeatureOptions
@@ -12,8 +11,7 @@ from llm2bids.comparison.features import FeatureOptions
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add what the command takes."""
-    options.bids_dir(parser)
-    parser.add_argument("out_dir", type=Path, metavar="OUT", help="folder to write to")
+    options.dataset_and_folder(parser)
     options.of(parser, FeatureOptions)
 
 

@@ -8,25 +8,10 @@ probe of the residual stream and word counts of the prompt on the same split; an
 tokens of reading. A score separates on from off, not a topic from a related one: no safety gate.
 """
 
-import argparse
-
 from llm2bids.cli import options
 from llm2bids.intervention.monitor import MonitorOptions
 from llm2bids.intervention.subject import SubjectOptions
 
-_KINDS = (MonitorOptions, SubjectOptions)
-
-
-def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """Add what the command takes."""
-    options.analysis(parser)
-    options.of(parser, *_KINDS)
-
-
-def run(args: argparse.Namespace) -> int:
-    """Monitor, and say what was told apart."""
-    from llm2bids.intervention.monitor import monitor
-
-    result = options.call(monitor, args, **options.read(args, *_KINDS))
-    print(result.describe())
-    return 0
+add_arguments, run = options.described(
+    "monitor", MonitorOptions, SubjectOptions, positionals=options.analysis
+)

@@ -82,9 +82,33 @@ def read(args: argparse.Namespace, *kinds: type) -> dict[str, Any]:
     return values
 
 
+def described(
+    verb: str, *kinds: type, positionals: Callable[[argparse.ArgumentParser], None]
+) -> tuple[Callable[[argparse.ArgumentParser], None], Callable[[argparse.Namespace], int]]:
+    """Make `add_arguments` and `run` of a command that prints what a verb's result describes."""
+
+    def add_arguments(parser: argparse.ArgumentParser) -> None:
+        positionals(parser)
+        of(parser, *kinds)
+
+    def run(args: argparse.Namespace) -> int:
+        import llm2bids
+
+        print(call(getattr(llm2bids, verb), args, **read(args, *kinds)).describe())
+        return 0
+
+    return add_arguments, run
+
+
 def bids_dir(parser: argparse.ArgumentParser, text: str = "folder of the BIDS dataset") -> None:
     """Add the positional ``BIDS_DIR``."""
     parser.add_argument("bids_dir", type=Path, metavar="BIDS_DIR", help=text)
+
+
+def dataset_and_folder(parser: argparse.ArgumentParser) -> None:
+    """Add the positional ``BIDS_DIR`` and ``OUT``."""
+    bids_dir(parser)
+    parser.add_argument("out_dir", type=Path, metavar="OUT", help="folder to write to")
 
 
 def analysis(parser: argparse.ArgumentParser) -> None:

@@ -9,25 +9,10 @@ log likelihood under the intact model, distinct-2, and the text itself. Scaling 
 network (an edit of kind scale) induced no topic: they are silent off topic.
 """
 
-import argparse
-
 from llm2bids.cli import options
 from llm2bids.intervention.steer import SteerOptions
 from llm2bids.intervention.subject import SubjectOptions
 
-_KINDS = (SteerOptions, SubjectOptions)
-
-
-def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """Add what the command takes."""
-    options.analysis(parser)
-    options.of(parser, *_KINDS)
-
-
-def run(args: argparse.Namespace) -> int:
-    """Steer, and say what came out."""
-    from llm2bids.intervention.steer import steer
-
-    result = options.call(steer, args, **options.read(args, *_KINDS))
-    print(result.describe())
-    return 0
+add_arguments, run = options.described(
+    "steer", SteerOptions, SubjectOptions, positionals=options.analysis
+)

@@ -10,26 +10,11 @@ group/targets of the analysis; llm2bids.export_lora and its like make files of t
 and llama.cpp.
 """
 
-import argparse
-
 from llm2bids.cli import options
 from llm2bids.intervention.subject import SubjectOptions
 from llm2bids.intervention.targets import TargetsOptions
 from llm2bids.intervention.trial import TrialOptions
 
-_KINDS = (TargetsOptions, TrialOptions, SubjectOptions)
-
-
-def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """Add what the command takes."""
-    options.analysis(parser)
-    options.of(parser, *_KINDS)
-
-
-def run(args: argparse.Namespace) -> int:
-    """Choose, and say what each choice gains."""
-    from llm2bids.intervention.targets import targets
-
-    result = options.call(targets, args, **options.read(args, *_KINDS))
-    print(result.describe())
-    return 0
+add_arguments, run = options.described(
+    "targets", TargetsOptions, TrialOptions, SubjectOptions, positionals=options.analysis
+)

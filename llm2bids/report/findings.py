@@ -1,8 +1,5 @@
 """Sections: overlap, repeatability, identification, controls, calibration of false positives."""
 
-from collections.abc import Mapping, Sequence
-from typing import Any
-
 import numpy as np
 import pandas as pd
 from markupsafe import Markup
@@ -10,11 +7,7 @@ from markupsafe import Markup
 from llm2bids.network.controls import P_VALUE
 from llm2bids.network.findings import NOTE, Findings
 from llm2bids.network.identification import AccuracyCurve
-from llm2bids.report.calibration import (
-    NOT_CALIBRATED,
-    calibration_body,
-    calibration_command,
-)
+from llm2bids.report.calibration import NOT_CALIBRATED, calibration_body, calibration_command
 from llm2bids.report.draw.chart import Estimate, Line, interval_chart, line_chart
 from llm2bids.report.section import Section, heat_table, interval, missing, number, render
 from llm2bids.report.sources import Sources
@@ -78,38 +71,28 @@ def tile(sources: Sources) -> list[tuple[str, str]]:
     return [(f"{findings.identification.accuracy:.0%}", "tasks identified")]
 
 
-def pair_matrix(pairs: pd.DataFrame, tasks: Sequence[str], measure: str) -> pd.DataFrame:
-    """Put a measure of pairs into a symmetric matrix, NaN on the diagonal."""
-    matrix = pd.DataFrame(np.nan, index=list(tasks), columns=list(tasks))
-    for row in pairs.to_dict("records"):
-        matrix.loc[row["task_a"], row["task_b"]] = row[measure]
-        matrix.loc[row["task_b"], row["task_a"]] = row[measure]
-    return matrix
-
-
 def _overlap(sources: Sources, findings: Findings) -> Markup:
-    pairs = findings.overlap.pairs()
+    overlap = findings.overlap
     tasks = [task for task in sources.tasks if task in findings.tasks]
+    order = [overlap.tasks.index(task) for task in tasks]
+    pairs = np.ix_(order, order)
     tables = []
     for measure, caption in MEASURES.items():
-        matrix = pair_matrix(pairs, tasks, measure).to_numpy()
-        tables.append(
-            heat_table(
-                matrix,
-                tasks,
-                tasks,
-                caption=caption,
-                limit=max(float(np.nanmax(matrix)), 0.1),
-                titles=_tips(pairs, tasks, measure),
-            )
+        matrix, low, high = (
+            np.where(np.eye(len(tasks), dtype=bool), np.nan, getattr(overlap, name)[pairs])
+            for name in (measure, f"{measure}_low", f"{measure}_high")
         )
-    return render(
-        "overlap.html",
-        tables=tables,
-        pairs=pairs.to_dict("records"),
-        bounds=_bounds,
-        overlap=findings.overlap,
-    )
+        tips = [
+            [
+                f"{first} and {second}: {number(matrix[i, j])}{_bounds(low[i, j], high[i, j])}"
+                for j, second in enumerate(tasks)
+            ]
+            for i, first in enumerate(tasks)
+        ]
+        limit = max(float(np.nanmax(matrix)), 0.1)
+        tables.append(heat_table(matrix, tasks, tasks, caption=caption, limit=limit, titles=tips))
+    rows = overlap.pairs().to_dict("records")
+    return render("overlap.html", tables=tables, pairs=rows, bounds=_bounds, overlap=overlap)
 
 
 def _repeatability(sources: Sources, findings: Findings) -> Markup:
@@ -215,14 +198,6 @@ def _curve(curve: AccuracyCurve, by: str) -> Markup:
     )
 
 
-def _bounds(row: Mapping[Any, Any], measure: str) -> str:
-    bounds = interval(row[f"{measure}_low"], row[f"{measure}_high"])
+def _bounds(low: float, high: float) -> str:
+    bounds = interval(low, high)
     return f" [{bounds}]" if bounds else ""
-
-
-def _tips(pairs: pd.DataFrame, tasks: Sequence[str], measure: str) -> list[list[str]]:
-    tips = {}
-    for row in pairs.to_dict("records"):
-        tip = f"{row['task_a']} and {row['task_b']}: {number(row[measure])}{_bounds(row, measure)}"
-        tips[row["task_a"], row["task_b"]] = tips[row["task_b"], row["task_a"]] = tip
-    return [[tips.get((first, second), "") for second in tasks] for first in tasks]

@@ -8,7 +8,6 @@ from html import unescape
 
 import nibabel as nib
 import numpy as np
-import pandas as pd
 import pytest
 
 from llm2bids.exceptions import NetworkError
@@ -16,7 +15,7 @@ from llm2bids.inference.analyze import analyze_group
 from llm2bids.network.controls import P_VALUE
 from llm2bids.network.dataset_findings import dataset_findings
 from llm2bids.network.findings import FOLDER
-from llm2bids.report.findings import findings_sections, pair_matrix, summary_section, tile
+from llm2bids.report.findings import findings_sections, summary_section, tile
 from llm2bids.report.layers import depth_of
 from llm2bids.report.maps import find_maps, strongest, strongest_section
 from llm2bids.report.networks import group_network, networks_sections
@@ -308,11 +307,14 @@ def test_the_page_with_findings_has_no_errors(found, browser, tmp_path):
     assert "top 10 % |effect|" in text
 
 
-def test_pairs_become_a_symmetric_matrix_in_the_order_of_the_tasks():
-    pair = {"task_a": "cats", "task_b": "dogs", "dice": 0.375}
-    matrix = pair_matrix(pd.DataFrame([pair]), ["dogs", "cats"], "dice")
-    assert matrix.loc["dogs", "cats"] == matrix.loc["cats", "dogs"] == 0.375
-    assert np.isnan(np.diag(matrix)).all()
+def test_each_pair_of_tasks_has_its_tip_in_both_halves_of_the_matrix(sources, measured, bodies):
+    first, second = (task for task in sources.tasks if task in measured.tasks)
+    (pair,) = measured.overlap.pairs().to_dict("records")
+    for measure in ("correlation", "dice"):
+        bounds = interval(pair[f"{measure}_low"], pair[f"{measure}_high"])
+        for names in (f"{first} and {second}", f"{second} and {first}"):
+            assert f'title="{names}: {number(pair[measure])} [{bounds}]"' in bodies["overlap"]
+    assert f'title="{first} and {first}' not in bodies["overlap"]
 
 
 def test_without_findings_each_section_says_so(scanned):
