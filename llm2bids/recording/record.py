@@ -13,11 +13,13 @@ from llm2bids.exceptions import UsageError
 from llm2bids.model.units import Site
 from llm2bids.paradigm.design import RunDesign
 from llm2bids.recording.batches import (
+    DEFAULT_BATCH_SIZE,
     OnToken,
     check_batch_size,
     check_finite,
     in_batches,
 )
+from llm2bids.recording.buffers import LARGEST
 from llm2bids.recording.table import provenance, token_table
 from llm2bids.recording.trials import carried_tokens, first_step, prompt_tokens, token_uniforms
 
@@ -140,14 +142,19 @@ def make_recording(
 
 
 def group_runs(
-    designs: Sequence[RunDesign], *, batch_size: int | None = None
+    designs: Sequence[RunDesign], *, batch_size: int | None = None, n_units: int | None = None
 ) -> list[tuple[RunDesign, ...]]:
-    """Find the runs that are recorded together: with a batch size, as many of a participant as fit.
+    """Find the runs that are recorded together: as many of a participant as fit into a batch.
 
-    Groups must not depend on which runs are recorded already, nor on who else is recorded, as
-    values of another batch differ by rounding. Without a batch size each run is by itself.
+    Without a batch size, of the default and as long as values of so many units fit into `LARGEST`
+    bytes; without either, each run is by itself.
     """
+    # groups must not depend on which runs are recorded already, who else is recorded or what memory
+    # there is: values of another batch differ by rounding
     check_batch_size(batch_size)
+    if batch_size is None and n_units is not None:
+        per_prompt = 4 * n_units * max((d.tokens_per_prompt for d in designs), default=1)
+        batch_size = min(DEFAULT_BATCH_SIZE, LARGEST // per_prompt)
     groups: list[tuple[RunDesign, ...]] = []
     n_prompts = 0
     for design in designs:

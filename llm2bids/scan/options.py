@@ -181,7 +181,8 @@ class ScanOptions:
         "--batch-size",
         "prompts that run together, of as many runs of a participant as fit whole",
         group="scan",
-        shown="32, of one run; 16 in the calibration; 8 in a replay",
+        shown="64, or fewer where their values take more than 1 GiB; 16 in the calibration; "
+        "8 in a replay",
     )
     keep_first: bool = option(
         False,

@@ -200,7 +200,7 @@ def plan(*, time: bool = True, **options: Any) -> Plan:
     space = build_space(
         chosen, label=settings["space_label"], model_name=outline.name, weights_sha256="0" * 64
     )
-    groups = group_runs(scan.designs, batch_size=asked.batch_size)
+    groups = group_runs(scan.designs, batch_size=asked.batch_size, n_units=space.n_units)
     n_prompts = largest_batch(groups, asked)
     with computing_threads(asked.device, asked.n_threads):  # as a worker computes
         pace = _pace(outline, chosen, scan, n_prompts, asked.device, chat) if time else None

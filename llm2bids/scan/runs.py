@@ -113,8 +113,10 @@ def _check_authors(bids_dir: Path, authors: Sequence[str]) -> None:
 
 def scan_groups(prepared: Prepared, designs: Sequence[RunDesign]) -> list[tuple[RunDesign, ...]]:
     """Find the runs that are recorded together; given answers are read run by run."""
-    options, is_replay = prepared.options, prepared.answers is not None
-    return group_runs(designs, batch_size=None if is_replay else options.batch_size)
+    if prepared.answers is not None:
+        return group_runs(designs)
+    n_units = sum(site.width for site in prepared.sites)
+    return group_runs(designs, batch_size=prepared.options.batch_size, n_units=n_units)
 
 
 def missing_volumes(

@@ -14,6 +14,8 @@ from llm2bids.model.load import load_model
 from llm2bids.model.sites import find_sites, select_sites
 from llm2bids.paradigm.task import Sampling
 from llm2bids.recording import batches
+from llm2bids.recording.batches import DEFAULT_BATCH_SIZE
+from llm2bids.recording.buffers import LARGEST
 from llm2bids.recording.record import group_runs, record_run, record_runs
 from tests.plain import plain_values
 from tests.tiny_models import save_tiny_model
@@ -151,6 +153,12 @@ def test_runs_fill_a_batch_and_carried_ones_are_alone(llama, sites, design_of):
     assert [len(group) for group in group_runs(designs, batch_size=1)] == [1] * 5
     assert sum(group_runs(designs, batch_size=2 * n_prompts), ()) == tuple(designs)
     assert group_runs(designs) == [(design,) for design in designs]
+    per_prompt = 4 * designs[0].tokens_per_prompt  # bytes of a unit
+    fit_two = LARGEST // (per_prompt * 2 * n_prompts)
+    together = [group_runs(designs, n_units=n) for n in (fit_two, fit_two + 1, 10 * fit_two, 1)]
+    assert [[len(group) for group in groups] for groups in together] == [
+        [2, 2, 1], [1] * 5, [1] * 5, [min(DEFAULT_BATCH_SIZE // n_prompts, 5)]
+    ]  # fmt: skip
     with pytest.raises(UsageError, match="batch size 0: expected 1 or more"):
         group_runs(designs, batch_size=0)
     carried = [design_of(context="carry", seed=seed) for seed in range(2)]

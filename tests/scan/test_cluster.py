@@ -1,8 +1,10 @@
-"""Workers that dask starts: here, and on a real queue."""
+"""Workers that others start: dask, a real queue, Snakemake; the page's examples as they stand."""
 
 import hashlib
 import json
 import os
+import re
+import shlex
 import signal
 import subprocess
 import sys
@@ -15,10 +17,12 @@ import pytest
 from llm2bids import analyze_participants, record
 from llm2bids.exceptions import UsageError
 from llm2bids.scan.cluster import read_cluster
+from tests.brought import environment as own_environment
 
 pytest.importorskip("dask_jobqueue", reason="extra cluster is not installed")
 
 ROOT = Path(__file__).parents[2]
+PAGE = ROOT / "docs/how-to/run-on-a-cluster.md"
 OPTIONS = {
     "task_labels": ("pathology", "randomstrings"),
     "prompts_per_block": 6,
@@ -124,22 +128,55 @@ def test_a_real_slurm_gives_the_bytes_of_one_process(model, serial, tmp_path):
     assert contents(path.with_name("array")) == contents(serial)
 
 
+def example(heading: str, path: Path, model: Path) -> list[str]:
+    """Take the blocks below a heading of the page, for a small scan in place of the page's."""
+    section = PAGE.read_text(encoding="utf-8").partition(f"\n### {heading}\n")[2]
+    section = re.split(r"^##", section, flags=re.MULTILINE)[0]
+    blocks = re.findall(r"^```\w+\n(.*?)^```", section, flags=re.MULTILINE | re.DOTALL)
+    for theirs, ours in {
+        "--participants 16": f"--participants 3 --model MODEL {' '.join(FLAGS[2:])}",
+        "--array=1-16": "--array=1-3",
+        "range(1, 17)": "range(1, 4)",
+    }.items():
+        assert any(theirs in block for block in blocks) or theirs.startswith(("--array", "range"))
+        blocks = [block.replace(theirs, ours) for block in blocks]
+    assert not any(re.search(r"\b1[67]\b", block) for block in blocks)  # nothing large is left
+    return [block.replace("BIDS_DIR", str(path)).replace("MODEL", str(model)) for block in blocks]
+
+
+def run_example(command: list[str], folder: Path) -> None:
+    """Run a command for which ``llm2bids`` is this checkout's."""
+    script = folder / "bin" / "llm2bids"
+    script.parent.mkdir()
+    script.write_text(f'#!/bin/sh\nexec {shlex.quote(sys.executable)} -m llm2bids.cli.main "$@"\n')
+    script.chmod(0o755)
+    path = f"{script.parent}:{os.environ['PATH']}"
+    done = subprocess.run(
+        command, cwd=folder, env=environment() | {"PATH": path}, capture_output=True, text=True,
+        check=False, timeout=900,
+    )  # fmt: skip
+    logs = "\n".join(log.read_text() for log in folder.glob("slurm-*.out"))
+    assert done.returncode == 0, f"{done.stderr[-4000:]}\n{logs}"
+
+
 def array(path: Path, model: Path, folder: Path) -> None:
-    """Scan by an array of jobs, one of which is killed and goes on."""
-    prepared = scan(path, model, "--prepare")
-    message = prepared.communicate(timeout=300)[1]
-    assert prepared.returncode == 0, message
-    job = folder / "scan.sh"
-    command = f"{sys.executable} -m llm2bids.cli.main record {path} -q --model {model} "
-    job.write_text(
-        "#!/bin/bash\n#SBATCH --array=1-3\n#SBATCH --mem=2G\n#SBATCH --requeue\n"
-        f"#SBATCH --output={folder}/array-%a.log\n"
-        'label=$(printf %02d "$SLURM_ARRAY_TASK_ID")\n'
-        f'{command} {" ".join(FLAGS)} --participant-label "$label"\n'
-    )
-    subprocess.run(["sbatch", "--wait", str(job)], check=True, env=environment(), timeout=600)
-    merge = [sys.executable, "-m", "llm2bids.cli.main", "merge", str(path)]
-    subprocess.run(merge, check=True, env=environment())
+    """Scan by the page's array of jobs, and the merge that waits for it."""
+    job, calls = example("A SLURM array", path, model)
+    (folder / "scan.sh").write_text(job)
+    calls = calls.replace("sbatch --dependency", "sbatch --wait --dependency")
+    run_example(["bash", "-e", "-c", calls], folder)
+
+
+@pytest.mark.slow
+@pytest.mark.interop
+def test_snakemake_gives_the_bytes_of_one_process(model, serial, tmp_path):
+    path = tmp_path / "dataset"
+    (snakefile,) = example("Snakemake", path, model)
+    (tmp_path / "Snakefile").write_text(snakefile)
+    python = own_environment("snakemake", "snakemake")
+    run_example([str(python), "-m", "snakemake", "--cores", "2"], tmp_path)
+    assert contents(path) == contents(serial)
+    assert not list((path / ".llm2bids/shards").glob("sub-*"))
 
 
 @pytest.mark.parametrize(
