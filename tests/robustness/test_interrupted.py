@@ -108,6 +108,63 @@ def test_a_full_disk_costs_the_run_in_flight_and_no_more(written, tmp_path):
 
 
 @pytest.mark.slow
+def test_a_full_disk_under_two_workers(tiny_model_dir, tmp_path):
+    """A real file system that takes so many files and no more, whatever space it shows."""
+    disk = tmp_path / "disk"
+    disk.mkdir()
+    done = in_namespace(
+        'mount -t tmpfs -o size=200m,nr_inodes=20k tmpfs "$1"',
+        """
+        import hashlib, subprocess
+        from llm2bids import record
+        disk, root = Path(sys.argv[1]), Path(sys.argv[1]) / "dataset"
+        options = dict(
+            model=sys.argv[2], n_participants=3, task_labels=("pathology", "archeology"),
+            prompts_per_block=2, tokens_per_prompt=3, device="cpu", progress=False,
+        )
+        def allow(n):
+            subprocess.run(["mount", "-o", f"remount,nr_inodes={n}", str(disk)], check=True)
+        def used():
+            status = os.statvfs(disk)
+            return status.f_files - status.f_ffree
+        def contents(path):
+            return {
+                str(file.relative_to(path)): hashlib.sha256(file.read_bytes()).hexdigest()
+                for file in path.rglob("*")
+                if file.is_file() and ".llm2bids" not in file.parts
+            }
+        record(disk / "serial", n_workers=1, **options)
+        record(root, prepare_only=True, **options)
+        prepared = len(list(root.rglob("*")))
+        n_full = 0
+        for more in (30, prepared + 40, 2 * prepared + 60, 2 * prepared + 90):
+            allow(used() + more)
+            try:
+                record(root, n_workers=2, **options)
+                break
+            except DatasetError as error:
+                assert "no space left on the disk while" in str(error), error
+                assert "Make room and call the command again" in str(error), error
+                n_full += 1
+            allow("20k")
+            found, whole = contents(root), contents(disk / "serial")
+            runs = [name for name in found if "sub-" in name and not name.endswith(".sha256")]
+            assert all(found[name] == whole[name] for name in runs)
+            assert check_dataset(root).faults == (), check_dataset(root).describe()
+            assert not list(root.rglob("staging")) and not list(root.rglob("*.part"))
+        allow("20k")
+        record(root, n_workers=2, **options)
+        assert contents(root) == contents(disk / "serial")
+        print("full", n_full)
+        """,
+        str(disk),
+        str(tiny_model_dir("llama")),
+    )
+    assert done.returncode == 0, done.stderr
+    assert int(done.stdout.split()[-1]) >= 2
+
+
+@pytest.mark.slow
 def test_a_folder_that_cannot_be_written(changed):
     before = files(changed)
     done = in_namespace(
