@@ -20,8 +20,8 @@ Result = TypeVar("Result")
 OnToken = Callable[[int], Any]
 
 DEFAULT_BATCH_SIZE = 64
-"""Prompts in a batch, where the caller names none. Two runs of 24 prompts take a fifth less processor
-time together than alone; more of them gain nothing further in float32."""
+"""Prompts in a batch, where the caller names none: two runs of 24 take a fifth less processor time
+together than alone, and more runs gain nothing further in float32."""
 
 LARGEST = 1 << 30
 """Bytes of the values of a batch of runs that are held in memory; more lie in a scratch file."""

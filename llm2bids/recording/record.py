@@ -14,12 +14,12 @@ from llm2bids.model.units import Site
 from llm2bids.paradigm.design import RunDesign
 from llm2bids.recording.batches import (
     DEFAULT_BATCH_SIZE,
+    LARGEST,
     OnToken,
     check_batch_size,
     check_finite,
     in_batches,
 )
-from llm2bids.recording.buffers import LARGEST
 from llm2bids.recording.table import provenance, token_table
 from llm2bids.recording.trials import carried_tokens, first_step, prompt_tokens, token_uniforms
 

@@ -62,6 +62,22 @@ def scan_bytes(
     return PROCESS_BYTES + max(recording, _BYTES_PER_UNIT * n_units if tables else 0)
 
 
+def worker_bytes(
+    space: Space,
+    scan: Scan,
+    groups: Sequence[Sequence[RunDesign]],
+    options: ScanOptions,
+    *,
+    n_vocabulary: int,
+    own_weights: int,
+) -> int:
+    """Estimate the memory of one of several workers, with weights that are not shared."""
+    batch = largest_batch(groups, options)
+    return own_weights + scan_bytes(
+        space, scan, groups, batch=batch, n_vocabulary=n_vocabulary, tables=False
+    )
+
+
 def available_bytes() -> int:
     """Count the memory that processes may still take: of the machine, or of this job's share."""
     free = int(psutil.virtual_memory().available)

@@ -12,7 +12,13 @@ from llm2bids.recording.draw import Scan
 from llm2bids.recording.events import high_pass_warning
 from llm2bids.recording.record import group_runs
 from llm2bids.recording.trials import first_step
-from llm2bids.scan.memory import choose_workers, largest_batch, scan_bytes
+from llm2bids.scan.memory import (
+    PROCESS_BYTES,
+    choose_workers,
+    largest_batch,
+    scan_bytes,
+    worker_bytes,
+)
 from llm2bids.scan.options import ScanOptions
 from llm2bids.scan.simulate import Writing, measure_writing
 from llm2bids.space.arrange import build_space
@@ -51,6 +57,7 @@ class Plan:
     batch_size: int  # prompts of the largest batch
     keep_first: bool
     n_workers: int  # that record participants at the same time
+    worker_bytes: int  # memory of each, beside the weights where they are shared
 
     @property
     def n_participants(self) -> int:
@@ -91,13 +98,27 @@ class Plan:
         )
 
     @property
+    def total_bytes(self) -> int:
+        """Most memory of all processes: workers share the weights, which lie in memory once."""
+        if self.n_workers == 1:
+            return self.memory_bytes
+        # the process that waits has given its model back
+        shared = PROCESS_BYTES + self.outline.weight_bytes
+        return max(self.memory_bytes, shared + self.n_workers * self.worker_bytes)
+
+    @property
+    def _share(self) -> float:
+        """Tell which part of the participants a worker records, one after the other."""
+        return math.ceil(self.n_participants / self.n_workers) / self.n_participants
+
+    @property
     def generation_seconds(self) -> float | None:
         """Seconds of generation on this machine; None where it was not timed."""
         if self.pace is None:
             return None
         n_tokens = self.scan.paradigm.tokens_per_prompt + first_step(self.keep_first)
         full = self.pace.seconds(n_tokens)
-        n_prompts = sum(len(design.trials) for design in self.scan.designs) / self.n_workers
+        n_prompts = sum(len(design.trials) for design in self.scan.designs) * self._share
         others = len(self.scan.calibration) + len(self.scan.localizer)
         return full * (n_prompts + others) / self.batch_size
 
@@ -115,8 +136,9 @@ class Plan:
             return None
         start = _START_SECONDS + self.outline.weight_bytes / _LOADED_PER_SECOND
         start += self.writing.template_seconds
-        cores = max(writing_threads() / 2, 1)  # two processors are often one core
-        writing = self.writing_seconds / cores
+        writing = self.writing_seconds * self._share
+        if self.n_workers == 1:
+            writing /= max(writing_threads() / 2, 1)  # two processors are often one core
         if self.pace.uses_processor:  # both want all processors: writing costs its share
             return start + generation + writing
         return start + max(generation, writing)
@@ -139,6 +161,8 @@ class Plan:
             "repetition_time": self.scan.t_r,
             "disk_bytes": self.disk_bytes,
             "memory_bytes": self.memory_bytes,
+            "worker_bytes": self.worker_bytes,
+            "total_bytes": self.total_bytes,
             "generation_seconds": self.generation_seconds,
             "writing_seconds": self.writing_seconds,
             "total_seconds": self.total_seconds,
@@ -158,8 +182,12 @@ class Plan:
             f"of {volumes} volumes, {self.n_volumes:,} volumes, {self.n_tokens:,} tokens to "
             "generate",
             f"disk: {_size(self.disk_bytes)} ({_size(round(self.run_size.volume))} a volume)",
-            f"memory: {_size(self.memory_bytes)} at the peak of a process, whatever the number of "
-            f"runs; {self.n_workers} at a time",
+            f"memory: {_size(self.total_bytes)}, whatever the number of runs"
+            + (
+                f" ({self.n_workers} workers of {_size(self.worker_bytes)}, and what they share)"
+                if self.n_workers > 1
+                else ""
+            ),
         ]
         drift = high_pass_warning(scan.designs, scan.t_r)
         lines += [f"warning: {drift}"] if drift else []
@@ -204,11 +232,14 @@ def plan(*, time: bool = True, **options: Any) -> Plan:
     n_prompts = largest_batch(groups, asked)
     with computing_threads(asked.device, asked.n_threads):  # as a worker computes
         pace = _pace(outline, chosen, scan, n_prompts, asked.device, chat) if time else None
+    shared = asked.dtype == "auto" and asked.adapter is None and asked.random_weights is None
+    of_worker = worker_bytes(
+        space, scan, groups, asked,
+        n_vocabulary=outline.n_vocabulary, own_weights=0 if shared else outline.weight_bytes,
+    )  # fmt: skip
     n_workers = choose_workers(
         asked, scan.designs, device=str(check_device(asked.device)), n_units=space.n_units,
-        worker_bytes=scan_bytes(
-            space, scan, groups, batch=n_prompts, n_vocabulary=outline.n_vocabulary, tables=False
-        ),
+        worker_bytes=of_worker,
     )  # fmt: skip
     return Plan(
         outline=outline,
@@ -221,6 +252,7 @@ def plan(*, time: bool = True, **options: Any) -> Plan:
         batch_size=n_prompts,
         keep_first=asked.keep_first,
         n_workers=n_workers,
+        worker_bytes=of_worker,
     )
 
 

@@ -17,7 +17,7 @@ from llm2bids.options import takes_options
 from llm2bids.paradigm.design import RunDesign
 from llm2bids.scan.answers import GivenAnswers, read_answers
 from llm2bids.scan.cluster import LOCAL, cluster_pool, read_cluster
-from llm2bids.scan.memory import choose_workers, largest_batch, scan_bytes
+from llm2bids.scan.memory import choose_workers, worker_bytes
 from llm2bids.scan.options import ScanOptions
 from llm2bids.scan.prepare import Prepared, prepare
 from llm2bids.scan.runs import (
@@ -212,23 +212,20 @@ def _n_workers(prepared: Prepared, writer: DatasetWriter, missing: Sequence[RunD
     from llm2bids.model.device import shares_weights
 
     options, scan, loaded = prepared.options, prepared.scan, prepared.loaded
-    groups = scan_groups(prepared, scan.designs)
-    worker_bytes = scan_bytes(
-        writer.space,
-        scan,
-        groups,
-        batch=largest_batch(groups, options),
-        n_vocabulary=len(loaded.tokenizer),
-        tables=False,
-    )
-    if not shares_weights(loaded):
-        worker_bytes += int(loaded.model.get_memory_footprint())
+    shared = shares_weights(loaded)
     return choose_workers(
         options,
         missing,
         device=loaded.device,
         n_units=writer.space.n_units,
-        worker_bytes=worker_bytes,
+        worker_bytes=worker_bytes(
+            writer.space,
+            scan,
+            scan_groups(prepared, scan.designs),
+            options,
+            n_vocabulary=len(loaded.tokenizer),
+            own_weights=0 if shared else int(loaded.model.get_memory_footprint()),
+        ),
     )
 
 

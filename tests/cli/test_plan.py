@@ -7,6 +7,7 @@ import pytest
 
 from llm2bids import record
 from llm2bids.cli.main import main
+from llm2bids.scan import memory
 from llm2bids.scan.plan import plan
 
 SMALL = {"task_labels": ("pathology", "archeology"), "prompts_per_block": 5, "tokens_per_prompt": 4}
@@ -70,6 +71,22 @@ def test_workers_share_the_time_of_generation(bare_config):
     shared = replace(alone, n_workers=2).generation_seconds / alone.generation_seconds
     n_prompts, n_resting = 4 * 2 * 15, len(alone.scan.calibration)
     assert shared == pytest.approx((n_prompts / 2 + n_resting) / (n_prompts + n_resting))
+    of_three = replace(alone, n_workers=3).generation_seconds  # two participants after each other
+    assert of_three == pytest.approx(shared * alone.generation_seconds)
+
+
+def test_workers_take_memory_each_and_share_the_weights(bare_config, monkeypatch, caplog):
+    scan = {"model": bare_config, "n_participants": 4, "time": False, **SMALL}
+    alone, pair, own = plan(**scan), plan(n_workers=2, **scan), plan(dtype="float32", **scan)
+    assert alone.total_bytes == alone.memory_bytes
+    weights = pair.outline.weight_bytes
+    assert pair.total_bytes == memory.PROCESS_BYTES + weights + 2 * pair.worker_bytes
+    assert own.worker_bytes == pair.worker_bytes + weights
+    assert f"(2 workers of {pair.worker_bytes / 1e6:.3g} MB" in pair.describe()
+    free = round(1.5 * pair.worker_bytes)
+    monkeypatch.setattr(memory, "available_bytes", lambda: free)
+    assert plan(n_workers=2, **scan).n_workers == 1
+    assert "1 worker in place of 2" in caplog.text
 
 
 def test_the_command_prints_lines_or_json(bare_config, capsys):

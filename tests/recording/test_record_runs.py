@@ -14,8 +14,7 @@ from llm2bids.model.load import load_model
 from llm2bids.model.sites import find_sites, select_sites
 from llm2bids.paradigm.task import Sampling
 from llm2bids.recording import batches
-from llm2bids.recording.batches import DEFAULT_BATCH_SIZE
-from llm2bids.recording.buffers import LARGEST
+from llm2bids.recording.batches import DEFAULT_BATCH_SIZE, LARGEST
 from llm2bids.recording.record import group_runs, record_run, record_runs
 from tests.plain import plain_values
 from tests.tiny_models import save_tiny_model
