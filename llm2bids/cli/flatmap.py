@@ -33,20 +33,20 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add(parser, "--cmap", text, metavar="NAME")
 
 
-def picture_name(stat_img: Path) -> Path:
-    """Name the picture of an image: in the working folder, for images may lie in a dataset.
+def output_name(stat_img: Path, end: str) -> Path:
+    """Name what is made of an image: in the working folder, for images may lie in a dataset.
 
-    >>> picture_name(Path("maps/task-a_stat-z_statmap.nii.gz")).name
+    >>> output_name(Path("maps/task-a_stat-z_statmap.nii.gz"), "_flatmap.png").name
     'task-a_stat-z_statmap_flatmap.png'
     """
-    return Path(f"{stat_img.name.removesuffix('.gz').removesuffix('.nii')}_flatmap.png")
+    return Path(stat_img.name.removesuffix(".gz").removesuffix(".nii") + end)
 
 
 def run(args: argparse.Namespace) -> int:
     """Draw the picture and say where it is."""
     from llm2bids.report.flatmap import plot_flatmap
 
-    output = args.output_file or picture_name(args.stat_img)
+    output = args.output_file or output_name(args.stat_img, "_flatmap.png")
     options.call(plot_flatmap, args, dataset=options.dataset_of(args), output_file=output)
     print(output)
     return 0

@@ -20,7 +20,7 @@ from llm2bids.exceptions import Llm2bidsError
 
 COMMANDS = (
     *("demo", "plan", "record", "replay", "merge", "read", "sites", "validate", "check"),
-    *("analyze", "null", "report", "locate", "resample", "flatmap", "features"),
+    *("analyze", "null", "report", "locate", "resample", "flatmap", "view", "features"),
     *("localize", "compare"),
     *("edit", "lesion", "steer", "targets", "monitor"),
 )

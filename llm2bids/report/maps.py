@@ -1,6 +1,5 @@
 """Sections: group maps, as mosaics and to explore; clusters and strongest units."""
 
-import json
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,7 +16,7 @@ from llm2bids.exceptions import NetworkError
 from llm2bids.inference.provenance import circularity_caution
 from llm2bids.report.draw.color import full_color
 from llm2bids.report.draw.mosaic import mosaic_figure, pack_layout, packed, quantise
-from llm2bids.report.section import Section, missing, render
+from llm2bids.report.section import Section, missing, render, script_json
 from llm2bids.report.sources import Sources, sidecar
 from llm2bids.space.space import Space
 from llm2bids.space.stat_map import units_at
@@ -120,7 +119,7 @@ def maps_section(sources: Sources, maps: tuple[GroupMap, ...]) -> Section:
         mosaics.append((group_map, sources.color(group_map.title, group_map.task), limit, drawing))
     body = render(
         "maps.html",
-        data=_script_json(data),
+        data=script_json(data),
         mosaics=mosaics,
         left_out=left_out,
         n_participants=maps[0].metadata.get("NumberOfParticipants"),
@@ -156,18 +155,6 @@ def _packed_maps(sources: Sources, maps: tuple[GroupMap, ...]) -> tuple[dict[str
             )
     left_out = [f"{group_map.contrast} ({STATS[stat]})" for group_map, stat in wanted[room:]]
     return {**pack_layout(sources.dataset.space), "maps": entries}, left_out
-
-
-def _script_json(data: object) -> Markup:
-    r"""Write JSON that cannot end the script element that it stands in.
-
-    >>> str(_script_json({"a": "</script>"}))
-    '{"a":"\\u003c/script\\u003e"}'
-    """
-    text = json.dumps(data, separators=(",", ":"), allow_nan=False)
-    for sign in "<>&":
-        text = text.replace(sign, f"\\u{ord(sign):04x}")
-    return Markup(text)
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -1,7 +1,5 @@
 """The page: all sections in one HTML file."""
 
-import base64
-import hashlib
 from pathlib import Path
 
 from markupsafe import Markup
@@ -17,7 +15,7 @@ from llm2bids.report.methods import methods_section
 from llm2bids.report.networks import networks_sections
 from llm2bids.report.quality import quality_section
 from llm2bids.report.recorded import recorded_section
-from llm2bids.report.section import Section, counted, read_asset, render
+from llm2bids.report.section import Section, counted, page_script, read_asset, render, script_hash
 from llm2bids.report.smoothness import smoothness_section
 from llm2bids.report.sources import REPORT_NAME, Sources, find_sources
 from llm2bids.store.commit import replace_text
@@ -84,7 +82,7 @@ def _build_page(sources: Sources, *, progress: bool = True) -> str:
         sections = [stories_section(sources), *localizer_sections(sources)]
     else:
         sections = _scan_sections(sources, progress=progress)
-    script = _page_script()
+    script = page_script(*SCRIPTS)
     return str(
         render(
             "page.html",
@@ -94,7 +92,7 @@ def _build_page(sources: Sources, *, progress: bool = True) -> str:
             sections=sections,
             style=Markup(read_asset("style.css")),
             script=Markup(script),
-            script_hash=_hash(script),
+            script_hash=script_hash(script),
             version=__version__,
         )
     )
@@ -125,12 +123,6 @@ def _scan_sections(sources: Sources, *, progress: bool) -> list[Section]:
     return sections
 
 
-def _page_script() -> str:
-    """Join the page's scripts into one function of its own."""
-    parts = [read_asset(name) for name in SCRIPTS]
-    return "\n".join(['(() => {\n"use strict";', *parts, "})();"])
-
-
 def _lead(sources: Sources) -> str:
     n_participants = len({run.participant_label for run in sources.dataset.runs})
     if sources.dataset.paradigm.order == "story":
@@ -157,7 +149,3 @@ def _tiles(sources: Sources) -> list[tuple[str, str]]:
         (f"{len(sources.tasks)}", "tasks"),
         (f"{volumes:,}", "volumes"),
     ]
-
-
-def _hash(script: str) -> str:
-    return f"sha256-{base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()}"

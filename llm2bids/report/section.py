@@ -1,6 +1,10 @@
 """Sections of the page, the templates that they fill, and how numbers are written."""
 
+import base64
+import gzip
+import hashlib
 import importlib.resources
+import json
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -46,6 +50,34 @@ def scroll(label: str) -> Markup:
     """
     opened = Markup('<div class="scroll" tabindex="0" role="region" aria-label="{}">')
     return opened.format(label)
+
+
+def page_script(*names: str) -> str:
+    """Join scripts of ``templates`` into one function of their own."""
+    parts = [read_asset(name) for name in names]
+    return "\n".join(['(async () => {\n"use strict";', *parts, "})();"])
+
+
+def script_hash(script: str) -> str:
+    """Give the source under which a page's security policy allows a script."""
+    return f"sha256-{base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()}"
+
+
+def script_json(data: object) -> Markup:
+    r"""Write JSON that cannot end the script element that it stands in.
+
+    >>> str(script_json({"a": "</script>"}))
+    '{"a":"\\u003c/script\\u003e"}'
+    """
+    text = json.dumps(data, separators=(",", ":"), allow_nan=False)
+    for sign in "<>&":
+        text = text.replace(sign, f"\\u{ord(sign):04x}")
+    return Markup(text)
+
+
+def encoded(data: bytes) -> str:
+    """Write bytes as gzip in base64, as a page's script inflates them."""
+    return base64.b64encode(gzip.compress(data, mtime=0)).decode()
 
 
 def listed(names: Sequence[str]) -> str:

@@ -25,7 +25,7 @@ class Browser:
     asked for.
     """
 
-    def __init__(self, executable):
+    def __init__(self, executable, *flags):
         self._profile = tempfile.TemporaryDirectory(ignore_cleanup_errors=True)
         to_read, self._write = os.pipe()
         self._read, to_write = os.pipe()
@@ -33,7 +33,7 @@ class Browser:
             executable,
             "--headless",
             "--no-sandbox",
-            "--disable-gpu",
+            *(flags or ("--disable-gpu",)),
             "--no-first-run",
             "--disable-background-networking",
             "--disable-component-update",

@@ -51,7 +51,7 @@ def packed(array: npt.NDArray[Any]) -> str:
 def pack_layout(space: Space) -> dict[str, Any]:
     """Describe where each unit of a space is drawn, on pages as `flat_pages` makes them.
 
-    ``sites``: name, layer, role, width, head size, first unit. ``slices``: label, columns and rows
+    ``sites``: as `pack_sites` has them. ``slices``: label, columns and rows
     of each page. ``pieces``: for each panel on a page its site, page, corner, columns, rows, and
     which of ``grids`` says what unit of the site (plus 1; 0 for none) is in each of its cells, in
     rows from the top. ``grids``: base64 of uint16 or uint32 (``bits``). Panels that look alike
@@ -72,22 +72,27 @@ def pack_layout(space: Space) -> dict[str, Any]:
         pieces.append([piece.site, piece.page, piece.left, piece.top, piece.width, piece.height,
                        number])  # fmt: skip
     return {
-        "sites": [
-            [
-                site.name,
-                site.layer,
-                site.role,
-                site.width,
-                site.head_size,
-                space.site_slices[site.name].start,
-            ]
-            for site in space.sites
-        ],
+        "sites": pack_sites(space),
         "slices": [{"label": label, "w": pages.width, "h": pages.height} for label in pages.labels],
         "pieces": pieces,
         "bits": 8 * dtype.itemsize,
         "grids": [packed(np.frombuffer(cells, dtype=dtype)) for _, cells in grids],
     }
+
+
+def pack_sites(space: Space) -> list[list[Any]]:
+    """List the sites for a page's script: name, layer, role, width, head size, first unit."""
+    return [
+        [
+            site.name,
+            site.layer,
+            site.role,
+            site.width,
+            site.head_size,
+            space.site_slices[site.name].start,
+        ]
+        for site in space.sites
+    ]
 
 
 def mosaic_figure(
