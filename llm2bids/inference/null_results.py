@@ -21,11 +21,28 @@ TABLE_NAME = "calibration.tsv"
 SHARES_NAME = "calibration_shares.tsv"
 FIGURE_NAME = "calibration.png"
 
-COLORS = {0.05: "#1f6fb4", 0.01: "#c2571a", 0.001: "#3f8f3f"}
-MARKERS = {"bonferroni": "o", "fdr": "s", "max_t": "D", "cluster_size": "^", "cluster_mass": "v"}
-NAMES = {"bonferroni": "Bonferroni", "fdr": "FDR", "max_t": "largest t",
-         "cluster_size": "cluster size", "cluster_mass": "cluster mass"}  # fmt: skip
+NAMES = {
+    "bonferroni": "Bonferroni",
+    "fdr": "FDR",
+    "max_t": "largest t",
+    "cluster_size": "cluster size",
+    "cluster_mass": "cluster mass",
+}
 """Corrections, for readers."""
+
+_LEVEL_STYLES = {
+    0.05: ("#1f6fb4", "o", 0.22),
+    0.01: ("#c2571a", "o", 0),
+    0.001: ("#3f8f3f", "o", -0.22),
+}
+_KIND_STYLES = {
+    "bonferroni": ("#1f6fb4", "o", 0.13),
+    "fdr": ("#c2571a", "s", -0.13),
+    "max_t": ("#333333", "D", 0.0),
+    "cluster_size": ("#333333", "^", 0.13),
+    "cluster_mass": ("#333333", "v", -0.13),
+}
+"""Colour, mark, and rows above the middle of a pipeline's row."""
 
 
 def write_measurement(out_dir: Path, measured: NullMeasurement) -> list[Path]:
@@ -34,8 +51,8 @@ def write_measurement(out_dir: Path, measured: NullMeasurement) -> list[Path]:
     write_json(paths[0], as_json(measured))
     write_table(paths[1], rate_table(measured))
     write_table(paths[2], measured.shares)
-    picture = out_dir / FIGURE_NAME
-    return [*paths, picture] if draw_rates(measured, picture) else paths
+    draw_rates(measured, out_dir / FIGURE_NAME)
+    return [*paths, out_dir / FIGURE_NAME]
 
 
 def as_json(measured: NullMeasurement) -> dict[str, Any]:
@@ -107,24 +124,37 @@ def text_table(measured: NullMeasurement) -> str:
     return f"{aligned(rows)}\n* what analyze does by default"
 
 
-def draw_rates(measured: NullMeasurement, path: Path) -> bool:
-    """Draw the rates with their intervals."""
-    try:
-        from matplotlib.figure import Figure
-    except ImportError:
-        return False
-    pipelines = measured.pipelines
-    places = {pipeline.key: -number for number, pipeline in enumerate(pipelines)}
+def draw_rates(measured: NullMeasurement, path: Path) -> None:
+    """Draw the rates with their intervals: of single units on the left, of any detection right."""
+    from matplotlib.figure import Figure
+
+    pipelines, metadata = measured.pipelines, measured.metadata
+    rows = {pipeline.key: -number for number, pipeline in enumerate(pipelines)}
     figure = Figure(figsize=(11, 1.6 + 0.42 * len(pipelines)), layout="constrained", dpi=150)
     left, right = figure.subplots(1, 2, sharey=True, width_ratios=(3, 2))
-    _draw_units(left, measured, places)
-    _draw_families(right, measured, places)
-    left.set_yticks(
-        list(places.values()),
-        [pipeline.label + (" *" if pipeline.default else "") for pipeline in pipelines],
-    )
+    for level, style in _LEVEL_STYLES.items():
+        rates = [r for r in measured.rates if r.kind == "unit" and r.nominal == level]
+        if rates:
+            left.axvline(level, color=style[0], linewidth=0.8, linestyle="--")
+            _draw(left, rates, rows, style, f"nominal {level:g}")
+    left.set_xscale("log")
+    shares = [rate.measured for rate in measured.rates if rate.kind == "unit"]
+    left.set_xlim(2e-4, max(0.2, 1.5 * max(shares, default=0.0)))
+    left.set_xlabel("share of units called significant")
+    right.axvline(0.05, color="#555555", linewidth=0.8, linestyle="--")
+    for kind, style in _KIND_STYLES.items():
+        rates = [rate for rate in measured.rates if rate.kind == kind]
+        if rates:
+            _draw(right, rates, rows, style, NAMES[kind])
+    right.set_xlim(-0.02, 1.02)
+    right.set_xlabel("share with any detection")
+    for axes in (left, right):
+        axes.legend(
+            fontsize=8, loc="lower center", bbox_to_anchor=(0.5, 1.0), ncols=3, frameon=False
+        )
+    labels = [pipeline.label + (" *" if pipeline.default else "") for pipeline in pipelines]
+    left.set_yticks(list(rows.values()), labels)
     left.set_ylim(0.6 - len(pipelines), 0.6)
-    metadata = measured.metadata
     confounds = "".join(f", {name}" for name in metadata.get("confounds", ()))
     figure.suptitle(
         f"{metadata['model']}{confounds}: {metadata['n_runs']} null runs, "
@@ -134,49 +164,20 @@ def draw_rates(measured: NullMeasurement, path: Path) -> bool:
     )
     path.parent.mkdir(parents=True, exist_ok=True)
     figure.savefig(path, metadata={"Software": None})
-    return True
-
-
-def _draw_units(axes: "Axes", measured: NullMeasurement, places: Mapping[str, int]) -> None:
-    for shift, (level, color) in zip((0.22, 0.0, -0.22), COLORS.items(), strict=True):
-        rates = [r for r in measured.rates if r.kind == "unit" and r.nominal == level]
-        if not rates:
-            continue
-        axes.axvline(level, color=color, linewidth=0.8, linestyle="--")
-        _draw(axes, rates, places, shift, color=color, marker="o", label=f"nominal {level:g}")
-    axes.set_xscale("log")
-    shares = [rate.measured for rate in measured.rates if rate.kind == "unit"]
-    axes.set_xlim(2e-4, max(0.2, 1.5 * max(shares, default=0.0)))
-    axes.set_xlabel("share of units called significant")
-    axes.legend(fontsize=8, loc="lower center", bbox_to_anchor=(0.5, 1.0), ncols=3, frameon=False)
-
-
-def _draw_families(axes: "Axes", measured: NullMeasurement, places: Mapping[str, int]) -> None:
-    kinds = [k for k in MARKERS if any(rate.kind == k for rate in measured.rates)]
-    colors = {"bonferroni": "#1f6fb4", "fdr": "#c2571a"}
-    axes.axvline(0.05, color="#555555", linewidth=0.8, linestyle="--")
-    for kind in kinds:
-        shift = {"bonferroni": 0.13, "fdr": -0.13, "cluster_size": 0.13, "cluster_mass": -0.13}
-        rates = [rate for rate in measured.rates if rate.kind == kind]
-        _draw(
-            axes, rates, places, shift.get(kind, 0.0), color=colors.get(kind, "#333333"),
-            marker=MARKERS[kind], label=NAMES[kind],
-        )  # fmt: skip
-    axes.set_xlim(-0.02, 1.02)
-    axes.set_xlabel("share with any detection")
-    axes.legend(fontsize=8, loc="lower center", bbox_to_anchor=(0.5, 1.0), ncols=3, frameon=False)
 
 
 def _draw(
-    axes: "Axes", rates: list[Rate], places: Mapping[str, int], shift: float,
-    *, color: str, marker: str, label: str,
-) -> None:  # fmt: skip
+    axes: "Axes",
+    rates: list[Rate],
+    rows: Mapping[str, int],
+    style: tuple[str, str, float],
+    label: str,
+) -> None:
+    color, marker, shift = style
+    x = [rate.measured for rate in rates]
+    y = [rows[rate.pipeline] + shift for rate in rates]
+    errors = [(rate.measured - rate.low, rate.high - rate.measured) for rate in rates]
     axes.errorbar(
-        [rate.measured for rate in rates],
-        [places[rate.pipeline] + shift for rate in rates],
-        xerr=[
-            [rate.measured - rate.low for rate in rates],
-            [rate.high - rate.measured for rate in rates],
-        ],
-        fmt=marker, color=color, label=label, markersize=4.5, linewidth=1.2,
+        x, y, xerr=list(zip(*errors, strict=True)), fmt=marker, color=color, label=label,
+        markersize=4.5, linewidth=1.2,
     )  # fmt: skip

@@ -138,10 +138,10 @@ def _peaks(
         nearest = np.linalg.norm(plateau - peaks[index], axis=1).argmin()
         peaks[index] = plateau[nearest]
     peaks = peaks[np.argsort(-height[tuple(peaks.T)])]
-    places = apply_affine(affine, peaks)
+    at = apply_affine(affine, peaks)
     kept = [np.intp(0)]
     for index in np.arange(1, len(peaks)):
-        if np.linalg.norm(places[index] - places[kept[-1]]) > distance:
+        if np.linalg.norm(at[index] - at[kept[-1]]) > distance:
             kept.append(index)
     return peaks[kept] - 1
 

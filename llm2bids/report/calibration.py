@@ -1,29 +1,15 @@
 """Section: false-positive rates that ``llm2bids null`` measured, beside the maps."""
 
 from collections.abc import Mapping
-from pathlib import Path
 from typing import Any
 
 from markupsafe import Markup
 
 from llm2bids.exceptions import NetworkError
+from llm2bids.inference.null_results import JSON_NAME, NAMES
+from llm2bids.inference.rates import LEVELS
 from llm2bids.report.section import render
 from llm2bids.report.sources import Sources, read_object
-
-CALIBRATION = Path("calibration.json")
-"""Where ``llm2bids null`` puts the rates, in the folder of the analysis."""
-
-LEVELS = (0.05, 0.01, 0.001)
-
-CORRECTIONS = {
-    "bonferroni": "Bonferroni",
-    "fdr": "FDR",
-    "max_t": "largest t",
-    "cluster_size": "cluster size",
-    "cluster_mass": "cluster mass",
-    "tfce": "TFCE",
-}
-"""Corrections by the kind of their rate."""
 
 NOT_CALIBRATED = (
     "The false-positive rate of this pipeline was not measured on this dataset: nothing on this "
@@ -43,7 +29,7 @@ def calibration_body(sources: Sources) -> Markup | None:
     """Show the measured rates of every pipeline with their verdicts, where any were measured."""
     if sources.analysis is None:
         return None
-    path = sources.analysis / CALIBRATION
+    path = sources.analysis / JSON_NAME
     content = read_object(path)
     if not content:
         return None
@@ -96,7 +82,7 @@ def _row(pipeline: Mapping[str, Any], rates: list[Mapping[str, Any]]) -> dict[st
         "verdict": str(pipeline["verdict"]),
         "units": [_cell(units.get(level)) for level in LEVELS],
         "found": [
-            f"{CORRECTIONS.get(str(rate['kind']), str(rate['kind']))} "
+            f"{NAMES.get(str(rate['kind']), str(rate['kind']))} "
             f"{round(float(rate['measured']) * int(rate['n']))} of {int(rate['n'])}"
             for rate in own
             if rate["kind"] != "unit"

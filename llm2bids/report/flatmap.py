@@ -114,7 +114,7 @@ def plot_flatmap(
     _check_colormap(cmap)
     maps = _maps(_listed(stat_img), _listed(dataset), labels)
     scale = color_scale(
-        [one.values for one in maps],
+        [flat.values for flat in maps],
         threshold=threshold,
         cmap=cmap,
         vmax=vmax,
@@ -231,23 +231,23 @@ def _listed(given: Any) -> list[Any]:
     return list(given) if isinstance(given, list | tuple) else [given]
 
 
-def _maps(images: list[Any], places: list[Any], labels: Sequence[str] | None) -> list[FlatMap]:
+def _maps(images: list[Any], spaces: list[Any], labels: Sequence[str] | None) -> list[FlatMap]:
     """Pair images with spaces and labels."""
-    count = max(len(images), len(places))
-    for name, given in (("images", images), ("spaces", places)):
+    count = max(len(images), len(spaces))
+    for name, given in (("images", images), ("spaces", spaces)):
         if len(given) not in (1, count) or not given:
             raise UsageError(
-                f"{len(images)} images and {len(places)} spaces; expected one {name[:-1]}, or one "
+                f"{len(images)} images and {len(spaces)} spaces; expected one {name[:-1]}, or one "
                 "for each map"
             )
     if labels is not None and len(labels) != count:
         raise UsageError(f"{len(labels)} labels for {counted(count, 'map')}; expected one for each")
-    images, places = (given * (count // len(given)) for given in (images, places))
+    images, spaces = (given * (count // len(given)) for given in (images, spaces))
     shown = labels or [""] * count
     return [
         FlatMap(space=space, values=values, label=label)
         for (space, values), label in zip(
-            (_read(image, place) for image, place in zip(images, places, strict=True)),
+            (_read(image, where) for image, where in zip(images, spaces, strict=True)),
             shown,
             strict=True,
         )
@@ -275,7 +275,7 @@ def _note(maps: Sequence[FlatMap], threshold: float | None) -> str:
     model = first.space.model_name.rpartition("/")[2]
     parts = [model, f"{first.space.n_units:,} units"]
     if threshold is not None:
-        counts = [int(np.count_nonzero(shown_units(one.values, threshold))) for one in maps]
+        counts = [int(np.count_nonzero(shown_units(flat.values, threshold))) for flat in maps]
         if len(set(counts)) == 1:
             parts.append(f"{counts[0]:,} " + (f"beyond ±{threshold:g}" if threshold else "not 0"))
     return "  ·  ".join(parts)

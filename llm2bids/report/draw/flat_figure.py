@@ -124,16 +124,16 @@ def flat_figure(
     """
     from matplotlib.figure import Figure
 
-    columns = max(map_width(one.space) for one in maps)
+    columns = max(map_width(flat.space) for flat in maps)
     unit = min((WIDTH - LEFT - RIGHT) / columns, LARGEST_UNIT)
     dpi = math.ceil(LEAST_DPI * unit - 1e-9) / unit
     pitch = math.ceil(1.22 * PLAIN / 72 / unit)
-    layouts = [flat_layout(one.space, least_pitch=pitch) for one in maps]
+    layouts = [flat_layout(flat.space, least_pitch=pitch) for flat in maps]
 
     def pixels(inches: float) -> float:
         return round(inches * dpi) / dpi
 
-    heading = 0.2 if any(one.label for one in maps) else 0.06
+    heading = 0.2 if any(flat.label for flat in maps) else 0.06
     tops, used = [], TOP if title or note else TOP - 0.12
     if theme is None:
         used = 0.04
@@ -144,12 +144,12 @@ def flat_figure(
     height = pixels(used - 0.1 + (BOTTOM if theme else 0.0))
     palette = PALETTES[theme] if theme else STYLED
     figure = Figure(figsize=(width, height), dpi=dpi, facecolor=palette.page)
-    for one, layout, top in zip(maps, layouts, tops, strict=True):
+    for flat, layout, top in zip(maps, layouts, tops, strict=True):
         box = (pixels(LEFT), height - top - layout.height * unit)
         size = (layout.width * unit, layout.height * unit)
         axes = figure.add_axes((box[0] / width, box[1] / height, size[0] / width, size[1] / height))
         pen = _Pen(axes=axes, palette=palette, unit=unit, font=_font_name())
-        _draw_map(pen, one, layout, scale, themes=() if theme else ("light", "dark"))
+        _draw_map(pen, flat, layout, scale, themes=() if theme else ("light", "dark"))
     if theme:
         _draw_heading(figure, title, note, palette)
         _draw_color_bar(figure, scale, palette)
@@ -184,7 +184,7 @@ def _font_name() -> str:
 
 
 def _draw_map(
-    pen: _Pen, one: FlatMap, layout: FlatLayout, scale: ColorScale, *, themes: Sequence[Theme]
+    pen: _Pen, flat: FlatMap, layout: FlatLayout, scale: ColorScale, *, themes: Sequence[Theme]
 ) -> None:
     """Draw one map with its labels; with themes, its values once in the colours of each page."""
     axes = pen.axes
@@ -196,7 +196,7 @@ def _draw_map(
     for theme in themes or (None,):
         cmap = f"{scale.cmap}_dark" if theme == "dark" else scale.cmap
         axes.imshow(
-            _unit_colors(layout, one.values, replace(scale, cmap=cmap)),
+            _unit_colors(layout, flat.values, replace(scale, cmap=cmap)),
             extent=(0, layout.width, layout.height, 0),
             interpolation="none" if theme else "nearest",  # "none" stores a pixel a unit
             aspect="auto",
@@ -205,8 +205,8 @@ def _draw_map(
         )
     _row_labels(pen, layout)
     _column_labels(pen, layout)
-    if one.label:
-        pen.write(one.label, 0, -pen.inches(0.1), fontsize=PLAIN + 0.8, weight="bold", va="bottom")
+    if flat.label:
+        pen.write(flat.label, 0, -pen.inches(0.1), fontsize=PLAIN + 0.8, weight="bold", va="bottom")
 
 
 def _unit_colors(

@@ -196,8 +196,8 @@ def _rows(patches: Sequence[_Patch], least_pitch: int) -> tuple[tuple[Row, ...],
     stacked = [group for group in (first, middle, *others) if group]
     rows: list[Row] = []
     for group in stacked:
-        for place, role in enumerate(group):
-            height, gap = heights[role], ROW_GAP if place else GROUP_GAP
+        for number, role in enumerate(group):
+            height, gap = heights[role], ROW_GAP if number else GROUP_GAP
             top = 0
             if rows:
                 last = rows[-1]

@@ -92,7 +92,7 @@ def flat_pages(space: Space) -> Pages:
         (max(boxes[i][0] for i in role), max(boxes[i][1] for i in role)) for role in roles.values()
     ]
     corners, (width, height) = _pack(widest or boxes)
-    place = dict(zip(roles, corners, strict=True)) if roles else {}
+    corner = dict(zip(roles, corners, strict=True)) if roles else {}
     levels = depth_of(space).of_site
     order = sorted(range(len(space.sites)), key=lambda index: int(levels[index]))
     labels: list[str] = []
@@ -105,7 +105,7 @@ def flat_pages(space: Space) -> Pages:
             label = f"layer {site.layer}"
             if not labels or labels[-1] != label:
                 labels.append(label)
-            left, top = place[role_of[index]]
+            left, top = corner[role_of[index]]
             page[units], at[units] = len(labels) - 1, flat[index] + [left, top]
             pieces.append(Piece(site=index, page=len(labels) - 1, left=left, top=top,
                                 width=boxes[index][0], height=boxes[index][1]))  # fmt: skip
