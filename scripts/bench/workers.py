@@ -2,9 +2,8 @@
 
 A round records a dataset of few participants and one of many with ``llm2bids record`` and its
 defaults (all sites, compressed, on disk); the difference is what participants cost, without the
-start and the calibration. Beside it bare ``model.generate``: one process with torch's own number
-of threads, and as many processes of one thread as `record` has workers; each on the prompts of one
-run, as one would call it, and on the batches that `record` makes of them.
+start and the calibration. Beside it bare ``model.generate`` on the same batches: one process with
+torch's own number of threads, and as many processes of one thread as `record` has workers.
 
     .venv/bin/python scripts/bench/workers.py --rounds 3 --output workers.json
 """
@@ -15,7 +14,6 @@ import statistics
 import subprocess
 import sys
 import tempfile
-from dataclasses import replace
 from pathlib import Path
 
 from measure import arguments, report, run_child, spent
@@ -24,24 +22,21 @@ COMMAND = "import sys; from llm2bids.cli.main import main; sys.exit(main(sys.arg
 N_RUNS = 6
 """Runs that each process of bare generation generates: a participant's."""
 
-TOGETHER = 2
-"""Runs in a batch of `record`, by its defaults."""
 
-
-def record(n_participants, *options):
-    """Record a dataset in a process of its own; seconds, processor seconds and bytes of series."""
+def record(n_participants, n_workers):
+    """Record a dataset in a process of its own; seconds, processor seconds, volumes and bytes."""
     with tempfile.TemporaryDirectory() as folder:
         out = Path(folder) / "dataset"
-        size = ["--participants", n_participants]
-        used = run_child(["-c", COMMAND, "record", out, "-q", *size, *options])
+        size = ["--participants", n_participants, "--n-workers", n_workers]
+        used = run_child(["-c", COMMAND, "record", out, "-q", *size])
         series = list(out.glob("sub-*/func/*_bold.nii.gz"))
         used["bytes"] = sum(file.stat().st_size for file in series)
     return used
 
 
-def generate(n_processes, n_threads, together):
+def generate(n_processes, n_threads):
     """Generate in processes side by side; the seconds and processor seconds of all."""
-    command = [sys.executable, __file__, "child", str(n_threads), str(together)]
+    command = [sys.executable, __file__, "child", str(n_threads)]
     children = [
         subprocess.Popen(command, stdout=subprocess.PIPE, text=True) for _ in range(n_processes)
     ]
@@ -49,8 +44,8 @@ def generate(n_processes, n_threads, together):
     return {"seconds": max(s for s, _ in said), "cpu_seconds": sum(cpu for _, cpu in said)}
 
 
-def child(n_threads, together):
-    """Generate the answers of a participant's runs, after a first batch that is not timed."""
+def child(n_threads):
+    """Generate the answers of a participant's runs, after a first one that is not timed."""
     import torch
     from recording import bare
 
@@ -61,15 +56,8 @@ def child(n_threads, together):
         torch.set_num_threads(n_threads)
     loaded, scan = load_model(), draw_scan(n_participants=1)
     n_tokens = scan.paradigm.tokens_per_prompt + 1
-    designs = scan.designs[:N_RUNS]
-    batches = [
-        replace(
-            designs[start], trials=sum((d.trials for d in designs[start : start + together]), ())
-        )
-        for start in range(0, N_RUNS, together)
-    ]
-    bare(loaded, batches[0], n_tokens)
-    print(json.dumps(spent(lambda: [bare(loaded, batch, n_tokens) for batch in batches])))
+    bare(loaded, scan.designs[0], n_tokens)
+    print(json.dumps(spent(lambda: [bare(loaded, d, n_tokens) for d in scan.designs[:N_RUNS]])))
 
 
 def main():
@@ -78,18 +66,12 @@ def main():
     n_volumes = 24 * 12 * N_RUNS
     rounds = []
     for _ in range(args.rounds):
-        given = ("--n-workers", args.workers)
-        few, many = record(args.few, *given), record(args.many, *given)
+        few, many = record(args.few, args.workers), record(args.many, args.workers)
         n_more = (args.many - args.few) * n_volumes
         rates = {"record": n_more / (many["seconds"] - few["seconds"])}
         cpu = {"record": (many["cpu_seconds"] - few["cpu_seconds"]) / n_more}
-        for name, (n, threads, runs) in {
-            "generate": (1, 0, 1),
-            "one_thread": (args.workers, 1, 1),
-            "generate_same_batch": (1, 0, TOGETHER),
-            "one_thread_same_batch": (args.workers, 1, TOGETHER),
-        }.items():
-            taken = generate(n, threads, runs)
+        for name, (n, threads) in {"generate": (1, 0), "one_thread": (args.workers, 1)}.items():
+            taken = generate(n, threads)
             rates[name] = n * n_volumes / taken["seconds"]
             cpu[name] = taken["cpu_seconds"] / (n * n_volumes)
         rounds.append(
@@ -97,11 +79,8 @@ def main():
                 "volumes_per_second": rates,
                 "whole_record_volumes_per_second": args.many * n_volumes / many["seconds"],
                 "cpu_ms_per_volume": {name: 1e3 * value for name, value in cpu.items()},
-                **{
-                    f"ratio_over_{name}": rates["record"] / rates[name]
-                    for name in rates
-                    if name != "record"
-                },
+                "ratio_over_generate": rates["record"] / rates["generate"],
+                "ratio_over_one_thread": rates["record"] / rates["one_thread"],
                 "bytes_per_volume": many["bytes"] / (args.many * n_volumes),
                 "load": os.getloadavg()[0],
             }
@@ -109,21 +88,13 @@ def main():
         print(json.dumps(rounds[-1]), file=sys.stderr)
     middle = {
         name: statistics.median(row[name] for row in rounds)
-        for name in rounds[0]
-        if name.startswith("ratio_over_") or name == "bytes_per_volume"
-    }
-    middle["volumes_per_second"] = statistics.median(
-        row["volumes_per_second"]["record"] for row in rounds
-    )
-    middle["cpu_ms_per_volume"] = {
-        name: statistics.median(row["cpu_ms_per_volume"][name] for row in rounds)
-        for name in rounds[0]["cpu_ms_per_volume"]
+        for name in ("ratio_over_generate", "ratio_over_one_thread", "bytes_per_volume")
     }
     report({"workers": args.workers, **middle, "rounds": rounds}, args.output)
 
 
 if __name__ == "__main__":
     if sys.argv[1:2] == ["child"]:
-        child(int(sys.argv[2]), int(sys.argv[3]))
+        child(int(sys.argv[2]))
     else:
         main()
