@@ -47,7 +47,8 @@ _RUNS = ExampleRuns(_DATASET, HERE / "_build" / "examples")
 sphinx_gallery_conf = {
     "examples_dirs": "examples",
     "gallery_dirs": "gallery",
-    "filename_pattern": r"\.py" if _DATASET else r"^$",
+    # what takes another dataset than that one is only shown
+    "filename_pattern": r"(?<!encoding)(?<!rdms)(?<!listener)\.py$" if _DATASET else r"^$",
     "reset_argv": _RUNS,
     "image_scrapers": (_RUNS.pictures,),
     "download_all_examples": False,

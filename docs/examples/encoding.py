@@ -13,9 +13,11 @@ stories are left out for testing, and penalties are chosen on whole stories of t
 a file `STORY.npz` for each story: `first` and, where it was heard twice, `second`, each (n_volumes,
 n_voxels). With `voxels.tsv` (a column `follows`) results are told by kind of voxel.
 
-Nulls, each with the same code: features of another story, features with random phases, words at
-equal distances instead of at their onsets (--nominal), random weights (--untrained), and word rate
-alone. Beside a layer, word rate has a band of its own.
+Nulls, each with the same code: features of another story, features with random phases (--draws),
+words at equal distances instead of at their onsets (--nominal), random weights (--untrained), and
+word rate alone. A null is a mean over draws, with its standard error: voxels that follow one signal
+are one observation, however many they are, so a single draw says nothing about zero. Beside a
+layer, word rate has a band of its own.
 """
 
 import argparse
@@ -44,9 +46,9 @@ def load_layer(folder, name):
         return {key.partition("task-")[2].partition("_")[0]: file[key] for key in file}
 
 
-def stack(stories, names, others=None):
+def stack(stories, names):
     """Standardise each story, with its edges left out, and put them one after the other."""
-    return np.concatenate([zscore_columns(stories[name][TRIM:-TRIM]) for name in others or names])
+    return np.concatenate([zscore_columns(stories[name][TRIM:-TRIM]) for name in names])
 
 
 def zscore_columns(table):
@@ -105,16 +107,29 @@ class Listener:
         """Volumes of the stories to test on."""
         return [self.lengths[name] for name in self.test]
 
-    def encode(self, features, shuffled=False):
-        """Learn from the one stories, predict the others: correlations (n_voxels,)."""
-        train, test = (
-            stack(features, self.train),
-            stack(features, self.test, self.test[1:] + self.test[:1] if shuffled else None),
-        )
+    def fit(self, features):
+        """Learn from the stories to learn from."""
         n_train = [self.lengths[name] for name in self.train]
         model = RidgeCV(alphas=ALPHAS, cv=folds(self.train, n_train))
-        model.fit(train, self.y_train)
-        return scores(model.predict(test), self.y_test, self.n_test)
+        return model.fit(stack(features, self.train), self.y_train)
+
+    def encode(self, features):
+        """Learn from the one stories, predict the others: correlations (n_voxels,)."""
+        predicted = self.fit(features).predict(stack(features, self.test))
+        return scores(predicted, self.y_test, self.n_test)
+
+    def encode_other_stories(self, features):
+        """Predict each story with the features of each other one: (n_draws, n_voxels)."""
+        model = self.fit(features)
+        rows = []
+        edges = np.cumsum([0, *self.n_test])
+        for index, name in enumerate(self.test):
+            measured = self.y_test[edges[index] : edges[index + 1]]
+            for other in set(self.lengths) - {name}:
+                predicted = model.predict(stack(features, [other]))
+                n = min(len(predicted), len(measured))
+                rows.append(scores(predicted[:n], measured[:n], [n]))
+        return np.array(rows)
 
 
 def random_phases(table, rng):
@@ -125,14 +140,15 @@ def random_phases(table, rng):
     return np.fft.irfft(spectrum * turn[:, np.newaxis], n=len(table), axis=0)
 
 
-def null_scores(listener, layer, name, args, rng):
-    """Encode with what cannot explain anything but by chance: correlations (n_voxels,) of each."""
+def null_scores(listener, layer, name, args):
+    """Encode with what explains nothing but by chance: correlations (n_draws, n_voxels) of each."""
     own = layer(args.features, name)
-    turned = {story: random_phases(table, rng) for story, table in own.items()}
-    nulls = {"phase": listener.encode(turned), "other_story": listener.encode(own, shuffled=True)}
-    if args.nominal:
-        nulls["nominal_time"] = listener.encode(layer(args.nominal, name))
-    return nulls
+    rng = np.random.default_rng(0)
+    turned = [
+        listener.encode({story: random_phases(table, rng) for story, table in own.items()})
+        for _ in range(args.draws)
+    ]
+    return {"phase": np.array(turned), "other_story": listener.encode_other_stories(own)}
 
 
 def banded(listener, layers, rates):
@@ -150,8 +166,8 @@ def banded(listener, layers, rates):
     return model.score(spaces[1], listener.y_test, split=True)
 
 
-def main():
-    """Run all of it; print and write the table."""
+def make_parser():
+    """Say what the script takes."""
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
     parser.add_argument("human", type=Path)
     parser.add_argument("features", type=Path)
@@ -159,8 +175,14 @@ def main():
     parser.add_argument("--untrained", type=Path)
     parser.add_argument("--nominal", type=Path)
     parser.add_argument("--n-test", type=int, default=2)
+    parser.add_argument("--draws", type=int, default=20, help="of random phases")
     parser.add_argument("--band", default="model.layers.14", help="layer beside the word rate")
-    args = parser.parse_args()
+    return parser
+
+
+def main():
+    """Run all of it; print and write the table."""
+    args = make_parser().parse_args()
     args.out.mkdir(parents=True, exist_ok=True)
 
     rates = {name: load_layer(args.features, name) for name in RATES}
@@ -192,8 +214,8 @@ def main():
          for name, r in curve.items()}
     )  # fmt: skip
     best = table.idxmax(axis=1)
-    rng = np.random.default_rng(0)
-    nulls = {name: null_scores(listener, layer, name, args, rng) for name in best.unique()}
+    nulls = {name: null_scores(listener, layer, name, args) for name in best.unique()}
+    nominal = {n: listener.encode(layer(args.nominal, n)) for n in best.unique() if args.nominal}
     word_rate = listener.encode(rate)
     chosen = names[:: max(len(names) // 10, 1)]
     untrained = [listener.encode(layer(args.untrained, n)) for n in chosen if args.untrained]
@@ -201,11 +223,16 @@ def main():
     rows = []
     for kind, name in best.items():
         mine = follows == kind
-        limit = np.percentile(nulls[name]["phase"][mine], 99)
+        limit = np.percentile(nulls[name]["phase"][:, mine], 99)
         row = {"voxels": kind, "best": name, "r": curve[name][mine].mean()}
         if listener.ceiling is not None:
             row["r_over_ceiling"] = (curve[name] / listener.ceiling)[mine].mean()
-        row |= {null: values[mine].mean() for null, values in nulls[name].items()}
+        for null, values in nulls[name].items():
+            draws = values[:, mine].mean(axis=1)
+            row[null] = draws.mean()
+            row[f"{null}_se"] = draws.std(ddof=1) / np.sqrt(len(draws))
+        if nominal:
+            row["nominal_time"] = nominal[name][mine].mean()
         row["word_rate"] = word_rate[mine].mean()
         if untrained:
             row["untrained"] = max(values[mine].mean() for values in untrained)
