@@ -97,6 +97,8 @@ def dequantized_folder(
     folder holds ``config.json``, ``model.safetensors`` and the tokenizer, complete and checked.
     """
     folder = _folder(name, sha256, dtype)
+    if _is_whole(folder):
+        return folder  # without the lock: a cache in an image cannot be written
     try:
         folder.parent.mkdir(parents=True, exist_ok=True)
         with FileLock(folder.with_name(folder.name + ".lock")):
