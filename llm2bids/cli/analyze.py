@@ -12,6 +12,7 @@ which group means too), on a dataset of ours or of people.
 """
 
 import argparse
+import logging
 import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -32,6 +33,8 @@ from llm2bids.options import arguments
 
 if TYPE_CHECKING:
     from llm2bids.inference.analyze import GroupResult, ParticipantsResult
+
+log = logging.getLogger(__name__)
 
 _PARTICIPANT = (ParticipantSelection, AnalysisOptions, Processors, Memory)
 _GROUP = (Selection, GroupOptions, Processors)
@@ -61,19 +64,64 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--no-findings", action="store_true", help="group level: write group maps only"
     )
+    parser.add_argument(
+        "--skip-bids-validation",
+        "--skip_bids_validation",
+        action="store_true",
+        help="go on without the BIDS validator, which else checks the dataset before the first "
+        "level, where it is installed",
+    )
+    parser.add_argument(
+        "--reports-only",
+        action="store_true",
+        help="analyse nothing: write OUT_DIR/report.html of the results that are there",
+    )
 
 
 def run(args: argparse.Namespace) -> int:
     """Analyse, say where the results are, and exit with 1 if anything failed."""
     _refuse_other_road(args)
+    if args.reports_only:
+        return _report(args)
     if args.model is not None:
         return _run_model(args)
     if args.analysis_level == "group":
         return _run_group(args)
     from llm2bids.inference.analyze import analyze_participants
+    from llm2bids.report.citation import cite_analysis
 
+    _validate(args)
     keywords = options.read(args, *_PARTICIPANT)
-    return _describe(options.call(analyze_participants, args, **keywords))
+    result = options.call(analyze_participants, args, **keywords)
+    cite_analysis(args.out_dir, args.bids_dir)
+    return _describe(result)
+
+
+def _validate(args: argparse.Namespace) -> None:
+    """Refuse a dataset that the BIDS validator finds errors in, where the validator is there."""
+    from llm2bids.dataset.validate import PROGRAM, has_validator, validate
+    from llm2bids.exceptions import DatasetError
+
+    if args.skip_bids_validation or not (args.bids_dir / "dataset_description.json").is_file():
+        return  # without a description there is nothing to validate: refused when it is opened
+    if not has_validator():
+        log.info("%s is not installed: the dataset is not validated", PROGRAM)
+        return
+    result = validate(args.bids_dir)
+    if result.n_errors:
+        raise DatasetError(f"{result.describe()}\nmend it, or go on with --skip-bids-validation")
+    log.debug("%s", result.describe())
+
+
+def _report(args: argparse.Namespace) -> int:
+    """Write the page of results that are there."""
+    from llm2bids.report.page import write_report
+
+    if args.model is not None:
+        raise UsageError("--reports-only: a BIDS Stats Model's results have no page; leave it out")
+    where = {"bids_dir": args.bids_dir, "analysis_dir": args.out_dir}
+    print(write_report(args.out_dir, progress=args.progress, **where))
+    return 0
 
 
 def _refuse_other_road(args: argparse.Namespace) -> None:
@@ -108,10 +156,13 @@ def _refuse_other_road(args: argparse.Namespace) -> None:
 
 def _run_model(args: argparse.Namespace) -> int:
     from llm2bids.inference.stats_model_fit import analyze_model
+    from llm2bids.report.citation import cite_model
 
+    _validate(args)
     keywords = options.read(args, *_MODEL)
     level = _MODEL_LEVELS[args.analysis_level]
     result = options.call(analyze_model, args, level=level, **keywords)
+    cite_model(args.out_dir)
     print(f"{len(result.files)} files written to {result.out_dir}")
     return 0
 
@@ -122,6 +173,7 @@ def _run_group(args: argparse.Namespace) -> int:
     from llm2bids.exceptions import Llm2bidsError
     from llm2bids.inference.analyze import analyze_group
     from llm2bids.network.findings import remove_findings
+    from llm2bids.report.citation import cite_analysis
 
     asked = options.read(args, *_FINDINGS)
     FindingsOptions(**options.read(args, FindingsOptions))  # refused before the maps are made
@@ -129,6 +181,7 @@ def _run_group(args: argparse.Namespace) -> int:
     code = _describe(result)
     remove_findings(args.out_dir)
     if args.no_findings:
+        cite_analysis(args.out_dir, args.bids_dir)
         return code
     try:
         findings = measure(result, args.bids_dir, progress=args.progress, **asked)
@@ -137,6 +190,7 @@ def _run_group(args: argparse.Namespace) -> int:
         return 1
     if findings is not None:
         print(describe(findings))
+    cite_analysis(args.out_dir, args.bids_dir)
     return code
 
 

@@ -45,6 +45,7 @@ def run(args: argparse.Namespace) -> int:
     from llm2bids.cli.findings import describe
     from llm2bids.dataset.validate import validate
     from llm2bids.exceptions import UsageError
+    from llm2bids.report.citation import cite_analysis, cite_dataset
     from llm2bids.report.page import write_report
     from llm2bids.scan.record import record
 
@@ -57,6 +58,7 @@ def run(args: argparse.Namespace) -> int:
     dataset = record(bids_dir, progress=args.progress, **options.read(args, ScanOptions))
     stages.end("model and recording")
     print(dataset.describe())
+    cite_dataset(bids_dir)
     result = validate(bids_dir)
     stages.end("validation")
     print(result.describe())
@@ -65,6 +67,7 @@ def run(args: argparse.Namespace) -> int:
     findings = _analyze(args, bids_dir, out_dir, stages)
     if findings is None:
         return 1
+    cite_analysis(out_dir, bids_dir)
     page = write_report(args.out, bids_dir=bids_dir, analysis_dir=out_dir, progress=args.progress)
     stages.end("report")
     print(describe(findings))

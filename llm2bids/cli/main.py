@@ -9,6 +9,7 @@ import importlib
 import io
 import logging
 import os
+import shlex
 import signal
 import sys
 from collections.abc import Collection, Sequence
@@ -17,6 +18,8 @@ from importlib import resources
 from llm2bids import __version__
 from llm2bids.cli import options
 from llm2bids.exceptions import Llm2bidsError
+
+log = logging.getLogger("llm2bids")
 
 COMMANDS = (
     *("demo", "plan", "record", "replay", "merge", "read", "sites", "validate", "check"),
@@ -58,8 +61,13 @@ def _set_up_log(args: argparse.Namespace) -> None:
         os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
         os.environ.setdefault("TQDM_DISABLE", "1")
     level = logging.INFO if args.progress else logging.WARNING
-    level = logging.DEBUG if args.debug and args.progress else level
-    logging.basicConfig(level=logging.WARNING, format="%(message)s", stream=sys.stderr, force=True)
+    level = logging.DEBUG if (args.debug and args.progress) or args.verbose else level
+    logging.basicConfig(
+        level=logging.DEBUG if args.verbose > 1 else logging.WARNING,
+        format="%(asctime)s %(name)s: %(message)s" if args.verbose else "%(message)s",
+        stream=sys.stderr,
+        force=True,
+    )
     logging.getLogger("llm2bids").setLevel(level)
 
 
@@ -87,6 +95,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     words = sys.argv[1:] if argv is None else argv
     args = build_parser(words[:1]).parse_args(words)
     _set_up_log(args)
+    log.debug("llm2bids %s, Python %s: %s", __version__, sys.version.split()[0], shlex.join(words))
     signal.signal(signal.SIGTERM, _terminate)
     try:
         return int(args.run(args))

@@ -26,7 +26,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Merge, then say what is in the dataset."""
+    from llm2bids.report.citation import cite_dataset
     from llm2bids.scan.merge import merge
 
-    print(options.call(merge, args).describe())
+    dataset = options.call(merge, args)
+    print(dataset.describe())
+    cite_dataset(args.bids_dir)
     return 0

@@ -30,10 +30,13 @@ def add(group: _Group, flag: str, text: str, default: Any = None, **settings: An
 
 
 def verbosity(parser: argparse.ArgumentParser) -> None:
-    """Add what every command takes: ``--quiet``, ``--debug``."""
+    """Add what every command takes: ``--quiet``, ``--verbose``, ``--debug``."""
     group = parser.add_argument_group("messages")
+    how_much = group.add_mutually_exclusive_group()
     text = "no progress, warnings only"
-    group.add_argument("-q", "--quiet", dest="progress", action="store_false", help=text)
+    how_much.add_argument("-q", "--quiet", dest="progress", action="store_false", help=text)
+    text = "messages with their time and module, and details; -vv: those of the libraries too"
+    how_much.add_argument("-v", "--verbose", action="count", default=0, help=text)
     group.add_argument("--debug", action="store_true", help="show the traceback of an error")
 
 

@@ -26,7 +26,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Read, then say what was written and where."""
+    from llm2bids.report.citation import cite_dataset
     from llm2bids.scan.read import read
 
-    print(options.call(read, args, **options.read(args, ReadOptions)).describe())
+    dataset = options.call(read, args, **options.read(args, ReadOptions))
+    print(dataset.describe())
+    cite_dataset(args.bids_dir)
     return 0

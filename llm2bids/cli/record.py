@@ -25,7 +25,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Record, then say what was written and where."""
+    from llm2bids.report.citation import cite_dataset
     from llm2bids.scan.record import record
 
-    print(options.call(record, args, **options.read(args, ScanOptions)).describe())
+    dataset = options.call(record, args, **options.read(args, ScanOptions))
+    print(dataset.describe())
+    if args.participant_label is None and not args.prepare_only:
+        cite_dataset(args.bids_dir)
     return 0

@@ -38,6 +38,7 @@ _IGNORED = (
     "/calibration*",
     "/group",
     "/node-*",
+    "/logs",
     "/*_smdl.json",
 )
 """Files that BIDS has no name for yet."""

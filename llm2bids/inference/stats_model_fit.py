@@ -235,6 +235,7 @@ class _Runner:
 
     def run(self, estimate: Estimate) -> list[Path]:
         """Fit a run block by block."""
+        log.debug("%s: %s", estimate.name, estimate.series)
         assert estimate.series is not None
         series = open_image(estimate.series)
         mask = self._run_mask(estimate, series)
@@ -275,6 +276,7 @@ class _Runner:
 
     def higher(self, estimate: Estimate) -> list[Path]:
         """Fit a node's maps, which lie in files by now."""
+        log.debug("%s: %d maps", estimate.name, len(estimate.inputs))
         grid = open_image(self.out_dir / estimate.inputs[0].path("effect"))
         mask = np.ones(grid.shape[:3], dtype=np.bool_)
         for run in estimate.runs():

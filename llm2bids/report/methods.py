@@ -23,7 +23,7 @@ BIBTEX = """@misc{nencka2023functional,
 
 def methods_section(sources: Sources, maps: tuple[GroupMap, ...]) -> Section:
     """Write a paragraph that says what was done and with which versions, and references."""
-    sentences = [*_recording_sentences(sources), *_analysis_sentences(sources, maps)]
+    sentences = [*recording_sentences(sources), *analysis_sentences(sources, maps)]
     return Section(
         name="methods",
         title="Methods, ready to paste",
@@ -31,7 +31,7 @@ def methods_section(sources: Sources, maps: tuple[GroupMap, ...]) -> Section:
     )
 
 
-def _recording_sentences(sources: Sources) -> list[str]:
+def recording_sentences(sources: Sources) -> list[str]:
     """Say how the dataset was recorded."""
     dataset = sources.dataset
     design = about_design(sources)
@@ -71,7 +71,7 @@ def _recording_sentences(sources: Sources) -> list[str]:
     ]
 
 
-def _analysis_sentences(sources: Sources, maps: tuple[GroupMap, ...]) -> list[str]:
+def analysis_sentences(sources: Sources, maps: tuple[GroupMap, ...]) -> list[str]:
     """Say how the dataset was analysed, or that it was not."""
     metadata = _first_level(sources)
     if not metadata:

@@ -360,3 +360,33 @@ def test_a_stats_model_of_the_dataset(scanned, tmp_path, capsys):
 def test_options_of_the_other_road(scanned, argv, message, tmp_path, capsys):
     assert analyze(scanned, tmp_path / "out", *argv) == 2
     assert message in capsys.readouterr().err
+
+
+def test_the_validator_is_asked_before_the_first_level(copy, tmp_path, capsys):
+    (copy / "sub-01" / "func" / "sub-01_what-is_this.txt").write_text("no BIDS name")
+    assert analyze(copy, tmp_path / "out", "participant") == 1
+    error = capsys.readouterr().err
+    assert "1 errors" in error
+    assert "go on with --skip-bids-validation" in error
+    assert not (tmp_path / "out").exists()
+    options = ("--skip-bids-validation", "--participant-label", "01", "--task", TASKS[0])
+    assert analyze(copy, tmp_path / "out", "participant", *options) == 0
+
+
+def test_without_the_validator_it_is_said(scanned, tmp_path, capsys, monkeypatch):
+    monkeypatch.setattr("llm2bids.dataset.validate.PROGRAM", "no-such-validator")
+    argv = ["analyze", str(scanned), str(tmp_path / "out"), "participant", "--task", TASKS[0]]
+    assert cli.main([*argv, "--participant-label", "01"]) == 0
+    assert "no-such-validator is not installed: the dataset is not validated" in (
+        capsys.readouterr().err
+    )
+
+
+def test_reports_only(analysed, scanned, tmp_path, capsys):
+    out = shutil.copytree(analysed, tmp_path / "out")
+    before = {path: path.stat().st_mtime_ns for path in out.rglob("*.nii.gz")}
+    assert analyze(scanned, out, "group", "--reports-only") == 0
+    assert (out / "report.html").stat().st_size > 10_000
+    assert {path: path.stat().st_mtime_ns for path in out.rglob("*.nii.gz")} == before
+    assert analyze(scanned, tmp_path / "none", "group", "--reports-only") == 2
+    assert "is not a folder" in capsys.readouterr().err

@@ -1,11 +1,13 @@
 """The command line: exit codes, messages, and what is (not) imported."""
 
 import os
+import re
 import subprocess
 import sys
 
 import pytest
 
+from llm2bids import __version__
 from llm2bids.cli import main as cli
 
 OPTIONS = ["--device", "cpu", "-q", "--task", "pathology", "--prompts-per-block", "3"]
@@ -197,3 +199,14 @@ def test_paths_that_the_terminal_cannot_show(model, tmp_path):
     ):
         assert call(*arguments)[0] in (0, 1)
     assert call("analyze", home / "nicht da", out, "participant")[0] == 1
+
+
+def test_verbosity(tmp_path, capsys):
+    assert cli.main(["check", str(tmp_path / "none"), "-v"]) != 0
+    said = capsys.readouterr().err
+    assert re.search(rf"\d\d:\d\d:\d\d,\d+ llm2bids: llm2bids {__version__}, Python 3", said)
+    assert cli.main(["check", str(tmp_path / "none")]) != 0
+    assert "Python 3" not in capsys.readouterr().err
+    with pytest.raises(SystemExit):
+        cli.main(["check", str(tmp_path / "none"), "-q", "-v"])
+    assert "not allowed with argument -q/--quiet" in capsys.readouterr().err
