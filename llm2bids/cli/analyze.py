@@ -99,11 +99,13 @@ def run(args: argparse.Namespace) -> int:
 
 def _validate(args: argparse.Namespace) -> None:
     """Refuse a dataset that the BIDS validator finds errors in, where the validator is there."""
+    from llm2bids.dataset.settings import is_dataset
     from llm2bids.dataset.validate import PROGRAM, has_validator, validate
     from llm2bids.exceptions import DatasetError
 
-    if args.skip_bids_validation or not (args.bids_dir / "dataset_description.json").is_file():
-        return  # without a description there is nothing to validate: refused when it is opened
+    known = is_dataset(args.bids_dir) or args.model is not None
+    if args.skip_bids_validation or not known:
+        return  # what is no dataset is refused when it is opened, with what is wrong
     if not has_validator():
         log.info("%s is not installed: the dataset is not validated", PROGRAM)
         return
