@@ -14,7 +14,8 @@ _LOCK = HIDDEN / "lock"
 class DatasetLock:
     """The lock of a dataset, held from now on."""
 
-    # the operating system takes a lock back when its process ends, however it ends
+    # the operating system takes a lock back when its process ends, however it ends; where the file
+    # system has none, filelock writes the host and the process into the file instead
 
     def __init__(self, root: Path, *, timeout: float = 0) -> None:
         self._root = root
@@ -29,6 +30,11 @@ class DatasetLock:
             raise DatasetError(
                 f"{root} is being written by another process; wait until it is done, or end it"
             ) from None
+        except NotImplementedError as error:
+            raise DatasetError(
+                f"{root}: its file system has no locks ({error}); a newer filelock does without: "
+                "pip install -U filelock, or write on another disk"
+            ) from error
         except OSError as error:
             raise failed_write(root, error, doing="locking the dataset") from error
 
