@@ -131,11 +131,11 @@ class _Trial:
             for after in trained:
                 for kind, values in after.items():
                     changes.setdefault((method, kind), []).append(values - before[kind])
-        means = {key: np.mean(values, axis=0) for key, values in changes.items()}
+        runs = {key: np.array(values) for key, values in changes.items()}
         tables = {
-            "trial": self._table(means),
+            "trial": self._table(runs),
             "rates": pd.DataFrame(rates),
-            "differences": self._differences(means),
+            "differences": _differences(runs, self.methods),
         }
         return tables, {
             "NumberOfSteps": self.options.n_steps,
@@ -195,35 +195,43 @@ class _Trial:
             for name, texts in sets.items()
         }
 
-    def _table(self, means: Mapping[tuple[str, str], Floats]) -> pd.DataFrame:
+    def _table(self, runs: Mapping[tuple[str, str], Floats]) -> pd.DataFrame:
         rows = []
-        for (method, kind), change in means.items():
+        for (method, kind), changes in runs.items():
+            change = changes.mean(axis=0)
             low, high = mean_interval(change)
             rows.append(
                 {
                     "method": method, "n_parameters": self._size(method), "text": kind,
-                    "change": change.mean(), "low": low, "high": high, "n": change.size,
+                    "change": change.mean(), "low": low, "high": high,
+                    "size": np.abs(changes).mean(), "n": change.size,
                 }
             )  # fmt: skip
         return pd.DataFrame(rows)
 
-    def _differences(self, means: Mapping[tuple[str, str], Floats]) -> pd.DataFrame:
-        """Compare the network's rows with each other method, over the same texts."""
-        rows = []
-        for method in self.methods[1:]:
-            own, off = ((means["network", kind], means[method, kind]) for kind in ("own", "off"))
-            for measure, value, low, high in (
-                ("own", *_paired(*own)),
-                ("spillover", *_size_difference(*off)),
-                ("own - off", *_apart(own, off)),
-            ):
-                rows.append(
-                    {
-                        "network_minus": method, "measure": measure, "difference": value,
-                        "low": low, "high": high,
-                    }
-                )  # fmt: skip
-        return pd.DataFrame(rows)
+
+def _differences(runs: Mapping[tuple[str, str], Floats], methods: Sequence[str]) -> pd.DataFrame:
+    """Compare the network's rows with each other method, by changes (n_seeds, n_texts) of texts.
+
+    Spillover is how much one training changes an off text, whatever the sign: the mean change is
+    small where some texts gain what others lose.
+    """
+    rows = []
+    for method in methods[1:]:
+        own, off = ((runs["network", kind], runs[method, kind]) for kind in ("own", "off"))
+        for measure, value, low, high in (
+            ("own", *_paired(*(changes.mean(axis=0) for changes in own))),
+            ("spillover", *_paired(*(np.abs(changes).mean(axis=0) for changes in off))),
+            ("own - off", *_apart(*(first.mean(axis=0) - second.mean(axis=0)
+                                    for first, second in (own, off)))),
+        ):  # fmt: skip
+            rows.append(
+                {
+                    "network_minus": method, "measure": measure, "difference": value,
+                    "low": low, "high": high,
+                }
+            )  # fmt: skip
+    return pd.DataFrame(rows)
 
 
 def _paired(first: Floats, second: Floats) -> tuple[float, float, float]:
@@ -231,19 +239,10 @@ def _paired(first: Floats, second: Floats) -> tuple[float, float, float]:
     return float(difference.mean()), *mean_interval(difference)
 
 
-def _size_difference(first: Floats, second: Floats) -> tuple[float, float, float]:
-    """Compare by how much two trainings change the same texts, whatever the sign."""
-    rows = np.random.default_rng(0).integers(first.size, size=(N_BOOT, first.size))
-    boot = np.abs(first[rows].mean(axis=1)) - np.abs(second[rows].mean(axis=1))
-    low, high = np.quantile(boot, [0.025, 0.975])
-    return float(abs(first.mean()) - abs(second.mean())), float(low), float(high)
-
-
-def _apart(own: tuple[Floats, Floats], off: tuple[Floats, Floats]) -> tuple[float, float, float]:
-    """Compare own less off change of two trainings; the two text sets are drawn apart."""
+def _apart(own: Floats, off: Floats) -> tuple[float, float, float]:
+    """Subtract the mean of differences of off texts from that of own ones, each drawn apart."""
     rng = np.random.default_rng(0)
-    on, other = own[0] - own[1], off[0] - off[1]
-    boot = on[rng.integers(on.size, size=(N_BOOT, on.size))].mean(axis=1)
-    boot -= other[rng.integers(other.size, size=(N_BOOT, other.size))].mean(axis=1)
+    boot = own[rng.integers(own.size, size=(N_BOOT, own.size))].mean(axis=1)
+    boot -= off[rng.integers(off.size, size=(N_BOOT, off.size))].mean(axis=1)
     low, high = np.quantile(boot, [0.025, 0.975])
-    return float(on.mean() - other.mean()), float(low), float(high)
+    return float(own.mean() - off.mean()), float(low), float(high)

@@ -9,6 +9,7 @@ from llm2bids.inference.effects import read_effects
 from llm2bids.inference.inputs import open_inputs
 from llm2bids.intervention.results import load_results
 from llm2bids.intervention.targets import targets
+from llm2bids.intervention.trial import _differences
 from tests.tiny_models import TEXTS
 
 QUICK = {
@@ -84,8 +85,25 @@ def test_a_trial_trains_as_many_parameters_by_every_method(result):
         assert chosen["validation"].item() == rows["validation"].min(), method
     differences = result.tables["differences"]
     assert set(differences["measure"]) == {"own", "spillover", "own - off"}
+    assert (trial["size"] >= trial["change"].abs() - 1e-12).all()
     text = result.describe()
     assert "it is not where training helps most" in text and "network_minus" in text
+
+
+def test_spillover_is_how_much_a_training_changes_a_text():
+    own = np.array([[-1.0, -3.0, -2.0], [-1.0, -1.0, -2.0]])
+    runs = {
+        ("network", "own"): own, ("random", "own"): own + 1,
+        # the first changes every text a little, the second some up and some down
+        ("network", "off"): np.array([[-0.1, -0.1], [-0.1, -0.1]]),
+        ("random", "off"): np.array([[-0.5, 0.5], [0.3, -0.3]]),
+    }  # fmt: skip
+    table = _differences(runs, ("network", "random")).set_index("measure")
+    assert table.loc["own", "difference"] == pytest.approx(-1)
+    assert table.loc["spillover", ["difference", "low", "high"]].tolist() == pytest.approx(
+        [-0.3] * 3
+    )
+    assert table.loc["own - off", "difference"] == pytest.approx(-1 - (-0.1 - 0.0))
 
 
 def test_files_give_the_tables_again(result, analysed):
