@@ -197,8 +197,7 @@ def accept(bids_dir: str | Path, paths: Sequence[str]) -> tuple[PurePosixPath, .
     """Write the checksums of files anew, as they are now."""
     root = Path(bids_dir)
     read_settings(root)
-    lock = DatasetLock(root)
-    try:
+    with DatasetLock(root):
         recover(root)
         lists = read_lists(root)
         changed = []
@@ -211,8 +210,6 @@ def accept(bids_dir: str | Path, paths: Sequence[str]) -> tuple[PurePosixPath, .
                 changed.append(file)
         for name in sorted({list_file(file) for file in changed}):
             replace_text(root / name, list_text(lists[name]))
-    finally:
-        lock.release()
     return tuple(changed)
 
 

@@ -31,7 +31,7 @@ from llm2bids.dataset.resume import participants_to_extend, stage_participants
 from llm2bids.dataset.sidecar import bold_json, image_json, task_bold_json
 from llm2bids.dataset.static_files import fill_json
 from llm2bids.dataset.transcript import stim_series, transcript_table, write_transcript
-from llm2bids.dataset.volumes import VolumeWriter, write_image
+from llm2bids.dataset.volumes import volume_writer, write_image
 from llm2bids.exceptions import DatasetError
 from llm2bids.paradigm.design import RunDesign
 from llm2bids.recording.events import events_table
@@ -293,7 +293,7 @@ def _write_series(
         values, space, calibration, seed=recording.design.seed, dtype=dtype, n_jobs=n_jobs,
         total=total,
     )  # fmt: skip
-    with VolumeWriter(stage.path(file), header, n_jobs=n_jobs) as writer:
+    with volume_writer(stage.path(file), header, n_jobs=n_jobs) as writer:
         for volumes, counts in blocks:
             writer.write(volumes.T)
             clipped += counts.clipped

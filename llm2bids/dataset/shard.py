@@ -51,8 +51,7 @@ def begin_shard(root: Path, participant_label: str) -> Path:
     """Make the folder of a participant's shard, unless it is there and has runs; give it."""
     shard = shard_root(root, participant_label)
     sources = _sources(root)
-    lock = DatasetLock(shard)
-    try:
+    with DatasetLock(shard):
         if is_dataset(shard) and list_bolds(shard):
             refuse_foreign(root, shard)
             return shard
@@ -65,8 +64,6 @@ def begin_shard(root: Path, participant_label: str) -> Path:
             for file, digest in sources.items():
                 stage.take(file, root / file, digest)
             stage.commit(last=(SETTINGS,))
-    finally:
-        lock.release()
     return shard
 
 
@@ -88,14 +85,11 @@ def refuse_foreign(root: Path, shard: Path) -> None:
 @contextmanager
 def finished_shard(root: Path, shard: Path) -> Iterator[None]:
     """Hold a shard of a dataset that no process is writing, with what was cut off finished."""
-    lock = DatasetLock(shard, timeout=_SECONDS)
-    try:
+    with DatasetLock(shard, timeout=_SECONDS):
         recover(shard)
         clear_staging(shard)
         refuse_foreign(root, shard)
         yield
-    finally:
-        lock.release()
 
 
 def remove_shard(shard: Path) -> None:

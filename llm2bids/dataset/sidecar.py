@@ -11,7 +11,7 @@ from llm2bids.dataset.static_files import fill_json
 from llm2bids.paradigm.design import RunDesign
 from llm2bids.paradigm.task import Paradigm
 from llm2bids.recording.record import Recording
-from llm2bids.recording.table import versions
+from llm2bids.recording.tokens import versions
 from llm2bids.space.dither import DITHER
 from llm2bids.space.image import BASELINE, EncodingCounts
 from llm2bids.space.space import Space

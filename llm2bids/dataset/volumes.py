@@ -2,8 +2,10 @@
 
 import hashlib
 import zlib
+from collections.abc import Iterator
+from contextlib import ExitStack, closing, contextmanager
 from pathlib import Path, PurePosixPath
-from typing import Any, BinaryIO, Self
+from typing import Any, BinaryIO
 
 import numpy as np
 import numpy.typing as npt
@@ -25,7 +27,6 @@ class _Hashed:
     def __init__(self, file: BinaryIO) -> None:
         self._file = file
         self._sha256 = hashlib.sha256()
-        self.flush, self.close = file.flush, file.close
 
     def write(self, data: bytes | memoryview) -> int:
         self._sha256.update(data)
@@ -35,42 +36,45 @@ class _Hashed:
         return self._sha256.hexdigest()
 
 
+@contextmanager
+def volume_writer(path: Path, header: Any, *, n_jobs: int = 1) -> Iterator["VolumeWriter"]:
+    """Write an image, which is there when all its volumes are, and not before."""
+    # the same volumes give the same bytes, whatever the blocks in which they come and the threads
+    if not path.name.endswith((".nii.gz", ".nii")):
+        raise DatasetError(f"{path}: an image's name ends with .nii.gz or .nii")
+    temporary = path.with_name(f".{path.name}.part")
+    try:
+        with temporary.open("wb") as opened, ExitStack() as stack:
+            file = _Hashed(opened)
+            stream: Any = file
+            if path.name.endswith(".gz"):
+                stream = stack.enter_context(closing(GzipStream(file, n_jobs=n_jobs)))
+            writer = VolumeWriter(path, header, stream, file)
+            yield writer
+            writer.check_whole()
+        temporary.replace(path)
+    except BaseException:
+        temporary.unlink(missing_ok=True)
+        raise
+
+
 class VolumeWriter:
     """Append volumes (n_x, n_y, n_z) or (n_x, n_y, n_z, n); in Fortran order without a copy."""
 
-    # It grows under a temporary name and takes its own when all volumes are there. The same volumes
-    # give the same bytes, whatever the blocks in which they come and the number of threads.
-
-    def __init__(self, path: Path, header: Any, *, n_jobs: int = 1) -> None:
-        if not path.name.endswith((".nii.gz", ".nii")):
-            raise DatasetError(f"{path}: an image's name ends with .nii.gz or .nii")
-        self._path = path
-        self._header = header
-        self._temporary = path.with_name(f".{path.name}.part")
+    def __init__(self, path: Path, header: Any, stream: Any, file: _Hashed) -> None:
+        self._path, self._stream, self._file = path, stream, file
         self._dtype: np.dtype[Any] = header.get_data_dtype()
         shape = header.get_data_shape()
         self._volume_shape = tuple(int(n) for n in shape[:3])
         self._n_volumes = int(shape[3]) if len(shape) == 4 else 1
         self._n_written = 0
-        self._n_jobs = n_jobs
+        # header, then four zero bytes: no extensions; data begin at byte 352
+        stream.write(memoryview(header.binaryblock + b"\0\0\0\0"))
 
     @property
     def sha256(self) -> str:
         """Hash of the file, 64 hexadecimal digits, once it has been written."""
         return self._file.hexdigest()
-
-    def __enter__(self) -> Self:
-        self._file = _Hashed(self._temporary.open("wb"))
-        self._stream: Any = self._file
-        try:
-            if self._path.name.endswith(".gz"):
-                self._stream = GzipStream(self._file, n_jobs=self._n_jobs)
-            # header, then four zero bytes: no extensions; data begin at byte 352
-            self._stream.write(memoryview(self._header.binaryblock + b"\0\0\0\0"))
-        except BaseException:
-            self._abort()
-            raise
-        return self
 
     def write(self, block: npt.NDArray[Any]) -> None:
         """Append volumes."""
@@ -93,34 +97,13 @@ class VolumeWriter:
         self._stream.write(np.ascontiguousarray(block.T).reshape(-1).view(np.uint8).data)
         self._n_written = n_written
 
-    def __exit__(self, kind: type[BaseException] | None, *error: object) -> None:
-        if kind is not None:
-            self._abort()
-            return
+    def check_whole(self) -> None:
+        """Refuse an end before the last volume."""
         if self._n_written != self._n_volumes:
-            self._abort()
             raise DatasetError(
                 f"{self._path}: {self._n_written} of {self._n_volumes} volumes were written; "
                 "nothing was kept"
             )
-        try:
-            if self._stream is not self._file:
-                self._stream.close()
-            self._file.flush()
-            self._file.close()
-            self._temporary.replace(self._path)
-        except BaseException:
-            self._abort()
-            raise
-
-    def _abort(self) -> None:
-        for stream in (self._stream, self._file):
-            # a full disk makes closing fail too; the file goes away in any case
-            try:  # noqa: SIM105
-                stream.close()
-            except (OSError, ValueError):
-                pass
-        self._temporary.unlink(missing_ok=True)
 
 
 def write_volume(
@@ -134,7 +117,7 @@ def write_volume(
     """Write one volume (n_x, n_y, n_z) in a space; its data type is the file's."""
     path.parent.mkdir(parents=True, exist_ok=True)
     header = image_header(space, fingerprint=fingerprint, dtype=data.dtype.name, window=window)
-    with VolumeWriter(path, header) as writer:
+    with volume_writer(path, header) as writer:
         writer.write(data)
 
 

@@ -17,7 +17,7 @@ import numpy.typing as npt
 
 from llm2bids import __version__
 from llm2bids.dataset.layout import sidecar
-from llm2bids.dataset.volumes import VolumeWriter
+from llm2bids.dataset.volumes import volume_writer
 from llm2bids.exceptions import DatasetError, InferenceError
 from llm2bids.inference.provenance import Provenance, circularity_caution
 from llm2bids.space.grid import open_image
@@ -117,7 +117,7 @@ def write_map(
     elif "_stat-t_" in path.name and "DegreesOfFreedom" in metadata:
         header.set_intent("t test", (metadata["DegreesOfFreedom"],))
     path.parent.mkdir(parents=True, exist_ok=True)
-    with VolumeWriter(path, header) as writer:
+    with volume_writer(path, header) as writer:
         writer.write(grid_of(values.astype(dtype), voxels, space, fill=fill))
     write_json(sidecar(path), metadata)
     return path

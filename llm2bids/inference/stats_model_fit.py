@@ -17,7 +17,7 @@ from tqdm import tqdm
 
 from llm2bids.dataset.bids_filter import filtered_files, read_bids_filter
 from llm2bids.dataset.layout import DERIVATIVE, sidecar
-from llm2bids.dataset.volumes import VolumeWriter
+from llm2bids.dataset.volumes import volume_writer
 from llm2bids.exceptions import InferenceError, UsageError
 from llm2bids.inference.first_level import F_STATS, TOKEN_CAUTION, fit_first_level, t_and_z
 from llm2bids.inference.options import Memory, Processors, StatsModelOptions
@@ -413,7 +413,7 @@ class _Runner:
         data[mask] = values
         target = self.out_dir / path
         target.parent.mkdir(parents=True, exist_ok=True)
-        with VolumeWriter(target, header) as writer:
+        with volume_writer(target, header) as writer:
             writer.write(data)
         passed_on = ("SpatialReference", "SpaceLabel", "SpaceFingerprint")
         write_json(

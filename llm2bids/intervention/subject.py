@@ -16,7 +16,7 @@ from llm2bids.inference.inputs import open_inputs
 from llm2bids.options import option
 from llm2bids.paradigm.seed import derive_generator
 from llm2bids.paradigm.task import Prompt
-from llm2bids.recording.trials import prompt_tokens
+from llm2bids.recording.tokens import prompt_tokens
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -174,8 +174,8 @@ def open_subject(
     bids_dir: str | Path, *, model: str | None = None, device: str = "auto", seed: int = 0
 ) -> Subject:
     """Open a dataset and load the model that it was recorded from; other weights are refused."""
-    from llm2bids.model.chat import Chat, with_chat
     from llm2bids.model.load import load_model
+    from llm2bids.model.tokenizer import Chat, with_chat
 
     dataset = open_dataset(bids_dir)
     settings = dataset.settings

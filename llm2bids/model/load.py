@@ -11,15 +11,13 @@ import torch
 
 from llm2bids.exceptions import ModelError, UsageError
 from llm2bids.model.adapter import identity
-from llm2bids.model.architecture import auto_class, count_from_padding, package_of
 from llm2bids.model.cache import weights_sha256
-from llm2bids.model.chat import Chat
-from llm2bids.model.checkpoint import load_weights
+from llm2bids.model.checkpoint import auto_class, count_from_padding, load_weights, package_of
 from llm2bids.model.device import check_device, main_device, read_device_map
 from llm2bids.model.place import EMBEDDED, OFFER, WAY_ROUND, Place, checkpoint_files, locate_model
 from llm2bids.model.quantization import package_hint, quantization_of
 from llm2bids.model.random_weights import check_seed, random_model, state_sha256
-from llm2bids.model.tokenizer import load_tokenizer, neutral_generation
+from llm2bids.model.tokenizer import Chat, load_tokenizer, neutral_generation
 
 DTYPES = {
     "float32": torch.float32,

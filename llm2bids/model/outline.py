@@ -9,8 +9,8 @@ import torch
 
 from llm2bids.exceptions import ModelError
 from llm2bids.model import embedded
-from llm2bids.model.architecture import auto_class, language_model, package_of
 from llm2bids.model.cache import weights_sha256
+from llm2bids.model.checkpoint import auto_class, language_model, package_of
 from llm2bids.model.dequantize import cached_folder, gguf_config
 from llm2bids.model.load import DTYPES, check_dtype
 from llm2bids.model.place import EMBEDDED, OFFER, check_gguf, is_gguf, model_label, resolve_adapter

@@ -10,7 +10,7 @@ from typing import Any
 import torch
 
 from llm2bids.exceptions import UsageError
-from llm2bids.model.architecture import auto_class, language_model
+from llm2bids.model.checkpoint import auto_class, language_model
 
 LARGEST_SEED = 2**32 - 1
 """Largest seed of random weights."""

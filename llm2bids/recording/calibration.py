@@ -11,7 +11,7 @@ from llm2bids.exceptions import RecordingError, UsageError
 from llm2bids.model.units import Site
 from llm2bids.paradigm.task import Prompt, Sampling
 from llm2bids.recording.batches import OnToken, check_finite, in_batches
-from llm2bids.recording.trials import first_step, prompt_tokens, token_uniforms
+from llm2bids.recording.tokens import first_step, prompt_tokens, token_uniforms
 
 if TYPE_CHECKING:
     from llm2bids.model.load import LoadedModel

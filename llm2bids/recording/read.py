@@ -19,7 +19,6 @@ from llm2bids.paradigm.task import Prompt, Sampling
 from llm2bids.recording.batches import check_finite
 from llm2bids.recording.record import Recording
 from llm2bids.recording.story import Story, join_words, sentence_numbers
-from llm2bids.recording.table import provenance
 from llm2bids.recording.timing import (
     LOBES,
     Resampling,
@@ -27,6 +26,7 @@ from llm2bids.recording.timing import (
     volume_of,
     volume_weights,
 )
+from llm2bids.recording.tokens import provenance
 
 if TYPE_CHECKING:
     from llm2bids.model.load import LoadedModel

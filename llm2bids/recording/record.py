@@ -20,8 +20,14 @@ from llm2bids.recording.batches import (
     check_finite,
     in_batches,
 )
-from llm2bids.recording.table import provenance, token_table
-from llm2bids.recording.trials import carried_tokens, first_step, prompt_tokens, token_uniforms
+from llm2bids.recording.tokens import (
+    carried_tokens,
+    first_step,
+    prompt_tokens,
+    provenance,
+    token_table,
+    token_uniforms,
+)
 
 if TYPE_CHECKING:
     from llm2bids.model.choose import ChosenTokens

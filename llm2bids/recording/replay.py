@@ -12,7 +12,7 @@ from llm2bids.model.units import Site
 from llm2bids.paradigm.design import RunDesign
 from llm2bids.recording.batches import OnToken, check_finite, in_batches
 from llm2bids.recording.record import Recording, make_recording, shaped
-from llm2bids.recording.trials import carried_tokens, first_step, prompt_tokens
+from llm2bids.recording.tokens import carried_tokens, first_step, prompt_tokens
 
 if TYPE_CHECKING:
     from llm2bids.model.load import LoadedModel

@@ -10,8 +10,8 @@ from llm2bids.options import none_or_name, option, stored_settings
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from llm2bids.model.chat import Chat
     from llm2bids.model.edit import Edit
+    from llm2bids.model.tokenizer import Chat
     from llm2bids.model.units import Site
     from llm2bids.paradigm.task import Paradigm
     from llm2bids.recording.draw import Scan
@@ -263,7 +263,7 @@ class ScanOptions:
 
     def choose_chat(self, paradigm: "Paradigm") -> "Chat | None":
         """Decide how prompts are shown: what is asked for goes before what the paradigm says."""
-        from llm2bids.model.chat import Chat
+        from llm2bids.model.tokenizer import Chat
 
         system = self.system or paradigm.system or None
         if not (self.chat_template or paradigm.chat_template):

@@ -11,7 +11,7 @@ from llm2bids.options import takes_options
 from llm2bids.recording.draw import Scan
 from llm2bids.recording.events import high_pass_warning
 from llm2bids.recording.record import group_runs
-from llm2bids.recording.trials import first_step
+from llm2bids.recording.tokens import first_step
 from llm2bids.scan.memory import (
     PROCESS_BYTES,
     choose_workers,
@@ -25,9 +25,9 @@ from llm2bids.space.arrange import build_space
 from llm2bids.space.space import Space
 
 if TYPE_CHECKING:
-    from llm2bids.model.chat import Chat
     from llm2bids.model.outline import Outline
     from llm2bids.model.pace import Pace
+    from llm2bids.model.tokenizer import Chat
     from llm2bids.paradigm.design import RunDesign
 
 _TEMPLATE_TOKENS = 32

@@ -11,7 +11,7 @@ from llm2bids.dataset.write import DatasetWriter
 from llm2bids.paradigm.design import shared_prompts
 from llm2bids.recording.draw import Scan
 from llm2bids.recording.events import high_pass_warning
-from llm2bids.recording.trials import first_step, prompt_tokens
+from llm2bids.recording.tokens import first_step, prompt_tokens
 from llm2bids.scan.answers import GivenAnswers
 from llm2bids.scan.arrangement import Choice, check_localizer, refuse_old_method
 from llm2bids.scan.options import ScanOptions
@@ -53,7 +53,7 @@ class Prepared:
 
 def prepare(bids_dir: Path, options: ScanOptions, answers: GivenAnswers | None) -> Prepared:
     """Draw the scan and load the model, refusing first what costs least to find."""
-    from llm2bids.model.chat import with_chat
+    from llm2bids.model.tokenizer import with_chat
 
     choice = options.choose_arrangement()
     refuse_old_method(bids_dir)

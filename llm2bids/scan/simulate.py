@@ -18,7 +18,7 @@ from llm2bids.paradigm.design import RunDesign
 from llm2bids.recording.calibration import Calibration
 from llm2bids.recording.draw import Scan
 from llm2bids.recording.record import Recording
-from llm2bids.recording.table import token_table
+from llm2bids.recording.tokens import token_table
 from llm2bids.space.space import Space
 
 _VALUES = 48_000_000

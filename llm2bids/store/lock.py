@@ -1,6 +1,7 @@
 """The lock of a dataset: one process writes at a time, and the lock of a dead one does not hold."""
 
 from pathlib import Path
+from typing import Self
 
 from filelock import FileLock, Timeout
 
@@ -48,3 +49,9 @@ class DatasetLock:
     def release(self) -> None:
         """Let others write."""
         self._lock.release()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        self.release()

@@ -20,7 +20,7 @@ from llm2bids.model.load import load_model
 from llm2bids.model.sites import find_sites, select_sites
 from llm2bids.recording.draw import draw_scan
 from llm2bids.recording.record import record_runs
-from llm2bids.recording.trials import prompt_tokens
+from llm2bids.recording.tokens import prompt_tokens
 
 ALONE = 4
 """Prompts that are run one by one."""

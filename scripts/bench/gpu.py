@@ -38,7 +38,7 @@ from llm2bids.model.random_weights import random_model
 from llm2bids.model.sites import select_sites
 from llm2bids.recording.draw import draw_scan
 from llm2bids.recording.record import record_run
-from llm2bids.recording.trials import prompt_tokens
+from llm2bids.recording.tokens import prompt_tokens
 from tests.tiny_models import save_architecture
 
 DEVICE = "cuda"

@@ -29,7 +29,7 @@ from llm2bids.model.place import EMBEDDED, locate_model
 from llm2bids.model.sites import find_sites, select_sites
 from llm2bids.recording.draw import draw_scan
 from llm2bids.recording.record import record_runs
-from llm2bids.recording.trials import prompt_tokens
+from llm2bids.recording.tokens import prompt_tokens
 
 WAYS = {
     "hooks": (None, "all"),

@@ -31,7 +31,7 @@ from llm2bids.recording.calibration import calibrate
 from llm2bids.recording.draw import draw_scan
 from llm2bids.recording.record import record_run
 from llm2bids.recording.replay import replay_run
-from llm2bids.recording.trials import prompt_tokens
+from llm2bids.recording.tokens import prompt_tokens
 from llm2bids.scan.runs import progress_bar, write_missing
 from llm2bids.space.arrange import build_space
 

@@ -5,7 +5,7 @@ import torch
 import transformers
 
 from llm2bids.exceptions import ModelError
-from llm2bids.model.architecture import auto_class
+from llm2bids.model.checkpoint import auto_class
 from llm2bids.model.exactness import exact_sites
 from llm2bids.model.load import load_model
 from llm2bids.model.outline import outline

@@ -9,9 +9,9 @@ import pytest
 
 from llm2bids import record, replay
 from llm2bids.exceptions import ModelError, UsageError
-from llm2bids.model.chat import Chat, with_chat
 from llm2bids.model.load import load_model
 from llm2bids.model.text import encode
+from llm2bids.model.tokenizer import Chat, with_chat
 
 TEMPLATE = (
     "{% for turn in messages %}<s>{{ turn.role }}: {{ turn.content }}</s>{% endfor %}"
