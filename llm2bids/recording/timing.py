@@ -38,9 +38,9 @@ def volume_weights(
     """
     known = np.flatnonzero(np.isfinite(times))
     if resampling == "lanczos":
-        place = (times[known] - start_time) / t_r  # in volumes
-        volume = np.floor(place).astype(np.int64)[:, None] + np.arange(-LOBES, LOBES + 2)
-        weight = lanczos(volume - place[:, None])
+        position = (times[known] - start_time) / t_r  # in volumes
+        volume = np.floor(position).astype(np.int64)[:, None] + np.arange(-LOBES, LOBES + 2)
+        weight = lanczos(volume - position[:, None])
         word = np.broadcast_to(known[:, None], volume.shape)
         kept = (volume >= 0) & (volume < n_volumes) & (weight != 0)
         entries = weight[kept], (volume[kept], word[kept])
