@@ -50,7 +50,8 @@ def _draw_curve(axes: "Axes", comparison: "Comparison") -> None:
         axes.fill_between(place, table["ceiling_low"], table["ceiling_high"], color=BAND,
                           alpha=0.5, lw=0, label=f"noise ceiling of {b}")  # fmt: skip
     chance = table["p_fwe"] > 0.05
-    axes.plot(place[chance], table["r"][chance], "o", mfc="white", mec=INK, markersize=5,
+    if chance.any():
+        axes.plot(place[chance], table["r"][chance], "o", mfc="white", mec=INK, markersize=5,
               label="not above permuted items (p > 0.05, corrected)")  # fmt: skip
     axes.axhline(0, color="0.6", lw=0.8)
     names = [
