@@ -65,7 +65,13 @@ def _steering(sources: Sources, result: InterventionResult) -> Markup:
 
 def _trade_off(sources: Sources, search: pd.DataFrame, table: pd.DataFrame) -> Markup:
     """Draw hits against NLL: the search as a cloud, what was reported joined to no steering."""
-    lines = []
+    controls = table[table["method"].isin(["random", "shuffled", "other topic"])]
+    lines = [
+        Line(
+            name="controls", x=controls["nll"].tolist(), y=controls["hit"].tolist(),
+            color="var(--mute)", is_cloud=True,
+        )
+    ]  # fmt: skip
     for name, mine in search.groupby("task", sort=False):
         color = sources.color(str(name))
         x, y = mine["nll"].tolist(), mine["hit"].tolist()

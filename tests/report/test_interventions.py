@@ -1,5 +1,7 @@
 """The sections of steering, targets and monitor."""
 
+import re
+
 import pandas as pd
 import pytest
 
@@ -69,6 +71,9 @@ def test_steered_text_stands_side_by_side_and_cannot_run(out_dir, drinks):
     steering().save(out_dir)
     body = bodies(out_dir, drinks)["steer"]
     assert "0.75" in body and "2.34" in body and "55" in body and body.count("<svg") == 1
+    # points of the search, and one control
+    n_drawn = len(re.findall(r"<use [^>]*opacity: 0.35", body))
+    assert n_drawn == 3 and "of the same norm" in body
     assert "<script>alert" not in body and "direction 3" in body and "direction 4" not in body
     assert "No loop is a hit." in body
 
