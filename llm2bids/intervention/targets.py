@@ -4,7 +4,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 import numpy as np
 import numpy.typing as npt
@@ -23,7 +23,7 @@ from llm2bids.intervention.subject import (
     open_topics,
 )
 from llm2bids.intervention.trial import TrialOptions, TrialTexts, run_trial
-from llm2bids.intervention.units import choose_units, default_sites, site_mask
+from llm2bids.intervention.units import Sign, choose_units, default_sites, site_mask
 from llm2bids.options import check_least, option, shared, split_options, takes_options
 from llm2bids.space.stat_map import select_units
 
@@ -58,6 +58,10 @@ class TargetsOptions:
         1.0, "--top", "percent of the MLPs' neurons that are trained: the budget", group="targets",
         metavar="P",
     )  # fmt: skip
+    sign: Sign = option(
+        "positive", "--sign", "effects of the network's neurons; those with negative ones are "
+        "active on other text, which training them changes", group="targets",
+    )  # fmt: skip
     n_draws: int = option(200, "--draws", "random choices in the same layers", group="targets")
     texts: Path | None = option(
         None, "--texts", "the topic's text set, a text a line, in place of held-out prompts",
@@ -78,6 +82,8 @@ class TargetsOptions:
 
     def __post_init__(self) -> None:
         check_least(self, {"n_draws": 1, "n_texts": LEAST_TEXTS, "n_other": 2})
+        if self.sign not in get_args(Sign):
+            raise UsageError(f"--sign {self.sign}: expected {', '.join(get_args(Sign))}")
         if not 0 < self.top_percent < 100:
             raise UsageError(
                 f"--top {self.top_percent:g}: expected a percentage above 0 and below 100"
@@ -179,6 +185,20 @@ class _Targets:
         marks[select_units(values, top_percent=self.options.top_percent)] = True
         return marks
 
+    @cached_property
+    def network(self) -> Marks:
+        """Mark the neurons with the largest effects of the sign asked for, (n_neurons,)."""
+        values = self.effect[self.neurons]
+        signed = {"both": np.abs(values), "negative": -values}.get(self.options.sign, values)
+        marks = self.top(np.maximum(np.nan_to_num(signed), 0))
+        if marks.sum() < self.budget:
+            raise InterventionError(
+                f"{self.options.task}: {marks.sum()} of {values.size:,} MLP neurons have effects "
+                f"of sign {self.options.sign}; expected {self.budget}: lower --top, or take "
+                "--sign both"
+            )
+        return marks
+
     def drawn(self, like: Marks, rng: np.random.Generator) -> Marks:
         """Draw as many neurons of each layer at random."""
         marks, start = np.zeros_like(like), 0
@@ -222,7 +242,7 @@ class _Targets:
         from llm2bids.model.gradients import first_order_gains, layer_weights
         from llm2bids.model.sites import find_layers
 
-        texts = self.text_sets()
+        network, texts = self.network, self.text_sets()
         testing = texts.testing()
         n_texts = len(texts.training) + sum(map(len, testing.values()))
         with tqdm(total=n_texts, desc="gradients", disable=not progress) as bar:
@@ -235,7 +255,6 @@ class _Targets:
                 layer_weights(self.subject.loaded, find_layers(self.subject.loaded.model)[0]),
                 texts.training, testing, on_text=update,
             )  # fmt: skip
-        network = self.top(np.abs(self.effect[self.neurons]))
         choices = {
             "network": network,
             "fisher": self.top(gains.fisher),
@@ -251,7 +270,7 @@ class _Targets:
         }
         metadata = {
             "Task": self.options.task, "Seed": self.subject.seed, "Budget": self.budget,
-            "TopPercent": self.options.top_percent,
+            "TopPercent": self.options.top_percent, "Sign": self.options.sign,
             "ModuleShareRankCorrelation": rank,
             "NumberOfTexts": {
                 name: len(part) for name, part in {"training": texts.training, **testing}.items()
