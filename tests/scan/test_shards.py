@@ -60,11 +60,11 @@ def shard(path: Path, label: str) -> Path:
 
 
 def contents(path: Path) -> dict[str, str]:
-    """Hash of every file of a dataset, without the hidden folder."""
+    """Hash of every file of a dataset, without the hidden folder and what a command cites."""
     return {
         str(file.relative_to(path)): hashlib.sha256(file.read_bytes()).hexdigest()
         for file in sorted(path.rglob("*"))
-        if file.is_file() and ".llm2bids" not in file.relative_to(path).parts
+        if file.is_file() and not {".llm2bids", "logs"} & set(file.relative_to(path).parts)
     }
 
 
