@@ -32,9 +32,9 @@ if TYPE_CHECKING:
     from llm2bids.inference.analyze import ParticipantsResult as ParticipantsResult
     from llm2bids.inference.analyze import analyze_group as analyze_group
     from llm2bids.inference.analyze import analyze_participants as analyze_participants
+    from llm2bids.inference.analyze_model import ModelResult as ModelResult
+    from llm2bids.inference.analyze_model import analyze_model as analyze_model
     from llm2bids.inference.confounds import load_confounds as load_confounds
-    from llm2bids.inference.stats_model_fit import ModelResult as ModelResult
-    from llm2bids.inference.stats_model_fit import analyze_model as analyze_model
     from llm2bids.intervention.edit import edited as edited
     from llm2bids.intervention.edit import make_edit as make_edit
     from llm2bids.intervention.export import export_control_vector as export_control_vector
@@ -78,7 +78,7 @@ _NAMES = {
         "analyze_participants",
     ),
     "llm2bids.inference.confounds": ("load_confounds",),
-    "llm2bids.inference.stats_model_fit": ("ModelResult", "analyze_model"),
+    "llm2bids.inference.analyze_model": ("ModelResult", "analyze_model"),
     "llm2bids.intervention.edit": ("edited", "make_edit"),
     "llm2bids.intervention.export": (
         "export_control_vector",

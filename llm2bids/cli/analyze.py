@@ -26,8 +26,8 @@ from llm2bids.inference.options import (
     ParticipantSelection,
     Processors,
     Selection,
-    StatsModelOptions,
 )
+from llm2bids.inference.stats_model_options import StatsModelOptions
 from llm2bids.network.options import FindingsOptions
 from llm2bids.options import arguments
 
@@ -157,7 +157,7 @@ def _refuse_other_road(args: argparse.Namespace) -> None:
 
 
 def _run_model(args: argparse.Namespace) -> int:
-    from llm2bids.inference.stats_model_fit import analyze_model
+    from llm2bids.inference.analyze_model import analyze_model
     from llm2bids.report.citation import cite_model
 
     _validate(args)

@@ -1,8 +1,7 @@
 """Running a BIDS Stats Model: runs are streamed, maps of higher nodes come from their files."""
 
 import logging
-import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -10,41 +9,25 @@ from typing import Any
 import nibabel as nib
 import numpy as np
 import numpy.typing as npt
-from joblib import Parallel, delayed
 from nilearn.masking import compute_epi_mask
 from scipy import stats
-from tqdm import tqdm
 
-from llm2bids.dataset.bids_filter import filtered_files, read_bids_filter
-from llm2bids.dataset.layout import DERIVATIVE, sidecar
+from llm2bids.dataset.layout import sidecar
 from llm2bids.dataset.volumes import volume_writer
-from llm2bids.exceptions import InferenceError, UsageError
+from llm2bids.exceptions import InferenceError
 from llm2bids.inference.first_level import F_STATS, TOKEN_CAUTION, fit_first_level, t_and_z
-from llm2bids.inference.options import Memory, Processors, StatsModelOptions
+from llm2bids.inference.options import Memory
 from llm2bids.inference.series import block_edges, transposed, unit_volumes
-from llm2bids.inference.statmap import software, start_output, write_json
-from llm2bids.inference.stats_model import LEVELS, StatsModel, read_stats_model
-from llm2bids.inference.stats_model_plan import (
-    SERIES,
-    Estimate,
-    ModelContrast,
-    open_layout,
-    plan_estimates,
-)
-from llm2bids.options import split_options, takes_options
+from llm2bids.inference.statmap import software, write_json
+from llm2bids.inference.stats_model import StatsModel
+from llm2bids.inference.stats_model_estimate import Estimate, ModelContrast
+from llm2bids.inference.stats_model_options import StatsModelOptions
 from llm2bids.space.grid import GridImage, open_image
 from llm2bids.space.header import read_fingerprint
-from llm2bids.store.commit import replace_text
-from llm2bids.store.json import read_json, to_json
+from llm2bids.store.json import read_json
 from llm2bids.store.tables import write_table
 
 log = logging.getLogger(__name__)
-
-MODEL_COPY = "model_smdl.json"
-"""The model that a folder holds results of."""
-
-_MEM_GB = 0.1
-"""Memory of a block of voxels where nothing is said: larger ones are hardly faster."""
 
 _DESCRIPTIONS = {
     "effect": "Contrast of parameter estimates.",
@@ -56,174 +39,8 @@ _DESCRIPTIONS = {
 }
 
 
-@dataclass(frozen=True, kw_only=True)
-class ModelResult:
-    """What a Stats Model's run wrote.
-
-    Parameters
-    ----------
-    out_dir : Path
-        The output folder.
-    files : tuple of Path
-        Images and tables, relative to it.
-    """
-
-    out_dir: Path
-    files: tuple[Path, ...]
-
-
-@takes_options(StatsModelOptions, Processors, Memory)
-def analyze_model(
-    bids_dir: Path | str,
-    out_dir: Path | str,
-    *,
-    level: str = "dataset",
-    progress: bool = True,
-    **options: Any,
-) -> ModelResult:
-    """Run a BIDS Stats Model on a dataset and its derivative, ours or of people.
-
-    Its nodes are run up to a level; all that is not computed is refused before anything is fitted.
-    Effects are per cent of each voxel's mean, as in FitLins.
-
-    Parameters
-    ----------
-    bids_dir : Path or str
-        The raw dataset.
-    out_dir : Path or str
-        Output folder, empty, new, or made by an earlier call.
-    level : str
-        ``run``, ``session``, ``subject`` or ``dataset``: the highest nodes that are run.
-    progress : bool
-        Show a progress bar on stderr.
-    **options
-        The options of a model.
-
-    Returns
-    -------
-    ModelResult
-        The files.
-
-    Raises
-    ------
-    Llm2bidsError
-        If the model or the dataset does not fit, or a series cannot be read.
-    """
-    asked, processors, memory = split_options(options, StatsModelOptions, Processors, Memory)
-    if asked.model is None:
-        raise UsageError("model: found None, expected the file of a BIDS Stats Model")
-    if level not in LEVELS:
-        raise UsageError(f"level: found {level!r}, expected one of {', '.join(LEVELS)}")
-    bids_dir, out_dir = Path(bids_dir), Path(out_dir)
-    model = read_stats_model(Path(asked.model))
-    derivatives = _derivatives(bids_dir, asked)
-    with open_layout(bids_dir, derivatives) as layout:
-        selectors = _selectors(layout, model, asked, bids_dir)
-        files = None
-        if asked.bids_filter_file is not None:
-            filters = read_bids_filter(Path(asked.bids_filter_file))
-            chosen = filtered_files(layout, filters, bids_dir, **{**SERIES, **selectors})
-            files = [str(path) for path in chosen]
-        estimates = plan_estimates(
-            layout, model, selectors, files, level=level, drop_missing=asked.drop_missing
-        )
-    runner = _Runner(
-        out_dir=out_dir,
-        model=model,
-        options=asked,
-        memory=memory,
-        mem_gb=_MEM_GB if memory.mem_gb is None else memory.mem_gb / processors.n_cpus,
-        roots={"raw": bids_dir, **{path.name: path for path in derivatives}},
-    )
-    _start(out_dir, bids_dir, derivatives[0], model)
-    runs = [one for one in estimates if one.series is not None]
-    bar = tqdm(total=len(estimates), desc="models", file=sys.stderr, disable=not progress)
-    written: list[Path] = []
-    with bar:
-        jobs = (delayed(runner.run)(one) for one in runs)
-        parallel = Parallel(processors.n_cpus, return_as="generator_unordered", max_nbytes=None)
-        for paths in parallel(jobs):
-            written += paths
-            bar.update()
-        for one in estimates:
-            if one.series is None:
-                written += runner.higher(one)
-                bar.update()
-    return ModelResult(out_dir=out_dir, files=tuple(sorted(written)))
-
-
-def _derivatives(bids_dir: Path, asked: StatsModelOptions) -> list[Path]:
-    """Find the derivatives with the series: named ones, ours, or the only one there is."""
-    if asked.derivatives:
-        return [Path(path) for path in asked.derivatives]
-    if (bids_dir / DERIVATIVE).is_dir():
-        return [bids_dir / DERIVATIVE]
-    folders = [bids_dir / "derivatives", *sorted((bids_dir / "derivatives").glob("*/"))]
-    there = [path for path in folders if (path / "dataset_description.json").is_file()]
-    if len(there) != 1:
-        names = ", ".join(str(path) for path in there) or "none"
-        raise UsageError(
-            f"{bids_dir}: found {len(there)} derivatives ({names}); name the one with the "
-            "preprocessed series: --derivatives DIR"
-        )
-    return there
-
-
-def _selectors(
-    layout: Any, model: StatsModel, asked: StatsModelOptions, bids_dir: Path
-) -> dict[str, Any]:
-    """Choose series by the model's Input and what was asked; each value must be there."""
-    selectors: dict[str, list[Any]] = dict(model.inputs)
-    for name, values in {
-        "subject": _stripped(asked.participant_label, "sub-"),
-        "session": _stripped(asked.session_label, "ses-"),
-        "task": _stripped(asked.task, "task-"),
-        "space": None if asked.space is None else [asked.space],
-    }.items():
-        if values is not None:
-            both = [value for value in values if value in selectors.get(name, values)]
-            if not both:
-                raise UsageError(
-                    f"{name} {', '.join(values)}: the model's Input takes only "
-                    f"{', '.join(map(str, selectors[name]))}"
-                )
-            selectors[name] = both
-    for name, values in selectors.items():
-        there = layout.get(return_type="id", target=name, **SERIES)
-        absent = [str(value) for value in values if value not in there]
-        if absent:
-            raise UsageError(
-                f"{bids_dir}: no desc-preproc series of {name} {', '.join(absent)}; there are "
-                f"{', '.join(map(str, there)) or 'none'}"
-            )
-    if "space" not in selectors:
-        spaces = layout.get(return_type="id", target="space", **{**SERIES, **selectors})
-        if len(spaces) > 1:
-            raise UsageError(
-                f"{bids_dir}: series in {len(spaces)} spaces, {', '.join(spaces)}; choose: --space"
-            )
-        selectors |= {"space": spaces} if spaces else {}
-    return selectors
-
-
-def _stripped(labels: Sequence[str] | None, prefix: str) -> list[str] | None:
-    return None if labels is None else [label.removeprefix(prefix) for label in labels]
-
-
-def _start(out_dir: Path, bids_dir: Path, derivative: Path, model: StatsModel) -> None:
-    """Make the output a derivative dataset; results of another model are not mixed in."""
-    copy = out_dir / MODEL_COPY
-    text = to_json(model.content)
-    if copy.exists() and copy.read_text(encoding="utf-8") != text:
-        raise UsageError(
-            f"{out_dir}: holds results of another model ({MODEL_COPY}); name another folder"
-        )
-    start_output(out_dir, bids_dir, derivative)
-    replace_text(copy, text)
-
-
 @dataclass(kw_only=True)
-class _Runner:
+class Runner:
     """What fits estimates and writes their maps."""
 
     out_dir: Path
@@ -260,18 +77,18 @@ class _Runner:
         (self.out_dir / table).parent.mkdir(parents=True, exist_ok=True)
         write_table(self.out_dir / table, estimate.design)
         files = [table]
-        about: dict[str, Any] = {
+        shared: dict[str, Any] = {
             "Sources": [self._uri(estimate.series)],
             "NoiseModel": noise,
             "SmoothingFWHM": self.options.smoothing_fwhm or 0,
         }
         if "SpaceFingerprint" in estimate.metadata:
-            about["Caution"] = TOKEN_CAUTION
+            shared["Caution"] = TOKEN_CAUTION
         for item in estimate.contrasts:
-            files += self._write(item, fit.maps, fit.dof, mask, series, about)
+            files += self._write(item, fit.maps, fit.dof, mask, series, shared)
         rsquare = estimate.path("statmap.nii.gz", stat="rSquare")
         metadata = {"Description": "Share of variance that the design explains."}
-        self._write_map(rsquare, fit.r_squared, mask, series, {**about, **metadata}, estimate)
+        self._write_map(rsquare, fit.r_squared, mask, series, {**shared, **metadata}, estimate)
         return [*files, rsquare]
 
     def higher(self, estimate: Estimate) -> list[Path]:
@@ -297,11 +114,11 @@ class _Runner:
                 weights,
             )
             maps, dof = fit.maps, fit.dof
-        about = {"Sources": [f"bids::{item.path('effect')}" for item in estimate.inputs]}
+        shared = {"Sources": [f"bids::{item.path('effect')}" for item in estimate.inputs]}
         return [
             path
             for item in estimate.contrasts
-            for path in self._write(item, maps, dof, mask, grid, about)
+            for path in self._write(item, maps, dof, mask, grid, shared)
         ]
 
     def _meta(
@@ -362,7 +179,7 @@ class _Runner:
         dof: float,
         mask: npt.NDArray[np.bool_],
         grid: GridImage,
-        about: Mapping[str, Any],
+        shared: Mapping[str, Any],
     ) -> list[Path]:
         """Write the maps of a contrast, in FitLins' names of statistics."""
         if item.test == "F":
@@ -377,7 +194,7 @@ class _Runner:
             path = item.path(stat)
             metadata = {
                 "Description": _DESCRIPTIONS[stat],
-                **about,
+                **shared,
                 "Contrast": item.info.name,
                 "ConditionList": list(map(str, item.estimate.design.columns)),
                 "Weights": item.weights.tolist(),

@@ -4,16 +4,13 @@ pybids reads tables, transforms variables and groups maps; each model of a node 
 """
 
 import logging
-import re
 import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 import pandas as pd
 from bids.layout import BIDSLayout, BIDSLayoutIndexer
 from bids.modeling import BIDSStatsModelsGraph
@@ -22,76 +19,21 @@ from nilearn.glm.first_level import make_first_level_design_matrix
 from llm2bids.exceptions import InferenceError, Llm2bidsError, UsageError
 from llm2bids.inference.design import checked_design
 from llm2bids.inference.stats_model import LEVELS, StatsModel, contrast_weights
+from llm2bids.inference.stats_model_estimate import (
+    ENTITIES,
+    Estimate,
+    ModelContrast,
+    alphanumeric,
+)
 
 log = logging.getLogger(__name__)
 
 SERIES = {"suffix": "bold", "desc": "preproc", "extension": [".nii", ".nii.gz"]}
-_ENTITIES = {
-    "subject": "sub", "session": "ses", "task": "task", "acquisition": "acq",
-    "reconstruction": "rec", "run": "run", "echo": "echo", "space": "space",
-}  # fmt: skip
-"""pybids' names of the entities that a map's name has, in the order of BIDS."""
-
 _REFUSALS = (
     *(ValueError, KeyError, TypeError, AttributeError, IndexError, AssertionError),
     NotImplementedError,
 )
 """What pybids raises where a model or a table does not fit."""
-
-
-@dataclass(frozen=True, kw_only=True, eq=False)
-class ModelContrast:
-    """A contrast of an estimate: weights (n_columns,), or (q, n_columns) of an F test."""
-
-    label: str  # of files: letters and digits
-    weights: npt.NDArray[np.float64]
-    test: str  # t, F or pass
-    info: Any  # pybids' `ContrastInfo`, the input of the next node
-    estimate: "Estimate"
-
-    def path(self, stat: str) -> Path:
-        """File of one of its maps, relative to the output folder."""
-        names = {"contrast": self.label, "stat": stat}
-        return self.estimate.path("statmap.nii.gz", **names)
-
-
-@dataclass(frozen=True, kw_only=True, eq=False)
-class Estimate:
-    """One model of a node: a run's series, or the maps of the node before it, and a design."""
-
-    node: str  # label of its folder
-    level: str
-    meta: bool  # weighted sums of maps with their variances, in place of a linear model
-    entities: dict[str, Any]
-    design: pd.DataFrame  # a row for each volume or map
-    series: Path | None = None  # of a run
-    mask: Path | None = None
-    metadata: Mapping[str, Any]  # of the series
-    inputs: tuple[ModelContrast, ...] = ()
-    contrasts: list[ModelContrast]
-
-    @property
-    def name(self) -> str:
-        """What messages call it."""
-        parts = [f"{key}-{value}" for key, value in self.entities.items() if key != "space"]
-        return f"node {self.node}{', ' if parts else ''}{' '.join(parts)}"
-
-    def path(self, suffix: str, **more: str) -> Path:
-        """File relative to the output folder, as FitLins names it, with the space."""
-        parts = [
-            f"{short}-{self.entities[entity]}"
-            for entity, short in _ENTITIES.items()
-            if entity in self.entities and not (suffix.startswith("design") and short == "space")
-        ]
-        folder = Path(f"node-{self.node}", *(p for p in parts if p.startswith(("sub-", "ses-"))))
-        return folder / "_".join([*parts, *(f"{k}-{v}" for k, v in more.items()), suffix])
-
-    def runs(self) -> list["Estimate"]:
-        """List the runs that it was made from."""
-        if self.series is not None:
-            return [self]
-        of_inputs = [run for item in self.inputs for run in item.estimate.runs()]
-        return list({id(run): run for run in of_inputs}.values())
 
 
 @contextmanager
@@ -208,12 +150,12 @@ class _Plan:
 
     def _run(self, node: Any, output: Any, info: Any) -> Estimate:
         path, of_file = Path(info.image), self.layout.get_file(info.image).get_entities()
-        entities = {name: of_file[name] for name in _ENTITIES if name in of_file}
+        entities = {name: of_file[name] for name in ENTITIES if name in of_file}
         mask = self.layout.get(
             **{**entities, "suffix": "mask", "desc": "brain", "extension": SERIES["extension"]}
         )
         estimate = Estimate(
-            node=_alphanumeric(node.name),
+            node=alphanumeric(node.name),
             level=node.level,
             meta=False,
             entities=entities,
@@ -279,7 +221,7 @@ class _Plan:
 
     def _add(self, node: Any, estimates: Sequence[Estimate]) -> None:
         """Take a node's estimates, and go on with the nodes that take their maps."""
-        made_names = {item.info.name for one in estimates for item in one.contrasts}
+        made_names = {item.info.name for estimate in estimates for item in estimate.contrasts}
         dummies = (node.dummy_contrasts or {}).get("contrasts") or []
         unmade = [
             str(name)
@@ -287,7 +229,7 @@ class _Plan:
             # pybids puts the name of the maps that came in before a contrast's own
             if name != 1 and not any(f"_{made}".endswith(f"_{name}") for made in made_names)
         ]
-        columns = dict.fromkeys(str(c) for one in estimates for c in one.design.columns)
+        columns = dict.fromkeys(str(c) for estimate in estimates for c in estimate.design.columns)
         said = (
             f"{self.model.path}: node {node.name}: contrast {', '.join(unmade) or '(any)'} has a "
             f"condition that no design has; the columns are {', '.join(columns)}"
@@ -353,11 +295,11 @@ class _Plan:
 
     def _higher(self, node: Any, output: Any, inputs: Sequence[ModelContrast]) -> Estimate:
         meta = self.model.node(node.name)["Model"]["Type"] == "meta"
-        entities = {key: value for key, value in output.entities.items() if key in _ENTITIES}
+        entities = {key: value for key, value in output.entities.items() if key in ENTITIES}
         spaces = {item.estimate.entities.get("space") for item in inputs}
         entities |= {} if None in spaces else {"space": spaces.pop()}
         estimate = Estimate(
-            node=_alphanumeric(node.name),
+            node=alphanumeric(node.name),
             level=node.level,
             meta=meta,
             entities=entities,
@@ -399,7 +341,7 @@ class _Plan:
             weights[:, columns.index(name)] += of_condition
         estimate.contrasts.append(
             ModelContrast(
-                label=_alphanumeric(info.name),
+                label=alphanumeric(info.name),
                 weights=weights if info.test == "F" else weights[0],
                 test=info.test,
                 info=info,
@@ -430,13 +372,3 @@ def _matches(entities: Mapping[str, Any], wanted: Mapping[str, Any]) -> bool:
         for key, value in wanted.items()
         if key in entities
     )
-
-
-def _alphanumeric(name: str) -> str:
-    """Make a label of letters and digits, as FitLins does.
-
-    >>> _alphanumeric("pathology_edited"), _alphanumeric("trial_type.tea"), _alphanumeric("run")
-    ('pathologyEdited', 'trialTypeTea', 'run')
-    """
-    first, *rest = re.sub("[^a-zA-Z0-9]", "_", name).split("_")
-    return first + "".join(word.title() for word in rest)
