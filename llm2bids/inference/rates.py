@@ -24,7 +24,6 @@ FAMILY_ALPHA = 0.05
 FAMILY_MINIMUM = 60
 """Runs or groups below which a share of them with a detection gets no verdict but 'inflated'."""
 
-CONFIDENCE = 0.95
 N_BOOTSTRAP = 2000
 _N_BOOT_ROC = 1000
 
@@ -139,9 +138,17 @@ def mean_interval(
     (0.5, 0.5)
     """
     rng = np.random.default_rng(random_state)
-    means = shares[rng.integers(shares.size, size=(N_BOOTSTRAP, shares.size))].mean(axis=1)
-    tail = 50 * (1 - CONFIDENCE)
-    low, high = np.percentile(means, [tail, 100 - tail])
+    drawn = shares[rng.integers(shares.size, size=(N_BOOTSTRAP, shares.size))]
+    return percentile_interval(drawn.mean(axis=1))
+
+
+def percentile_interval(draws: npt.NDArray[np.floating[Any]]) -> tuple[float, float]:
+    """Give where 95 % of draws lie.
+
+    >>> percentile_interval(np.arange(101.0))
+    (2.5, 97.5)
+    """
+    low, high = np.quantile(draws, [0.025, 0.975])
     return float(low), float(high)
 
 
@@ -160,8 +167,7 @@ def roc_area(
     rows = rng.integers(positives.size, size=(_N_BOOT_ROC, positives.size))
     columns = rng.integers(negatives.size, size=(_N_BOOT_ROC, negatives.size))
     boot = [wins[np.ix_(r, c)].mean() for r, c in zip(rows, columns, strict=True)]
-    low, high = np.quantile(boot, [0.025, 0.975])
-    return float(wins.mean()), float(low), float(high)
+    return float(wins.mean()), *percentile_interval(np.array(boot))
 
 
 def widening_of(n_groups: int, group_size: int, n_participants: int) -> float:

@@ -11,7 +11,7 @@ import pandas as pd
 from tqdm.auto import tqdm
 
 from llm2bids.exceptions import InterventionError
-from llm2bids.inference.rates import mean_interval
+from llm2bids.inference.rates import mean_interval, percentile_interval
 from llm2bids.options import check_least, option
 
 if TYPE_CHECKING:
@@ -244,5 +244,4 @@ def _apart(own: Floats, off: Floats) -> tuple[float, float, float]:
     rng = np.random.default_rng(0)
     boot = own[rng.integers(own.size, size=(N_BOOT, own.size))].mean(axis=1)
     boot -= off[rng.integers(off.size, size=(N_BOOT, off.size))].mean(axis=1)
-    low, high = np.quantile(boot, [0.025, 0.975])
-    return float(own.mean() - off.mean()), float(low), float(high)
+    return float(own.mean() - off.mean()), *percentile_interval(boot)

@@ -11,6 +11,7 @@ import pandas as pd
 from llm2bids.exceptions import NetworkError
 from llm2bids.inference.effects import Effects
 from llm2bids.inference.prompts import Prompts, effects_of
+from llm2bids.inference.rates import percentile_interval
 from llm2bids.inference.second_level import group_statistics
 from llm2bids.network.identification import (
     accuracy_of,
@@ -81,7 +82,7 @@ class Measure:
         """Sum up draws, shape (n_draws,)."""
         low, high, p_value = np.nan, np.nan, np.nan
         if draws.size > 1:
-            low, high = np.quantile(draws, [0.025, 0.975]).tolist()
+            low, high = percentile_interval(draws)
             p_value = float((1 + (draws >= real - 1e-9).sum()) / (1 + draws.size))
         return cls(
             measure=measure,

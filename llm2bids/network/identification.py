@@ -18,7 +18,7 @@ from llm2bids.exceptions import InferenceError, NetworkError
 from llm2bids.inference.effects import Effects
 from llm2bids.inference.prompts import OFF, Prompts, effect_weights, effects_of
 from llm2bids.inference.provenance import Provenance, circularity_note, require_disjoint
-from llm2bids.inference.rates import binomial_interval
+from llm2bids.inference.rates import binomial_interval, percentile_interval
 from llm2bids.network.similarity import Floats, Maps, gram_matrix, top_units, weighted_correlation
 
 Ints = npt.NDArray[np.int64]
@@ -155,8 +155,7 @@ class AccuracyCurve:
                 draws = self.accuracies[i, j]
                 mean = float(draws.mean())
                 low, high = binomial_interval(round(mean * self.n_tests), self.n_tests)
-                limits = np.quantile(draws, [0.025, 0.975]).tolist()
-                rows.append((tokens, prompts, mean, low, high, *limits))
+                rows.append((tokens, prompts, mean, low, high, *percentile_interval(draws)))
         names = ("n_tokens", "n_prompts", "accuracy", "low", "high", "draw_low", "draw_high")
         table = pd.DataFrame(rows, columns=list(names))
         return table.assign(n_tests=self.n_tests, chance=self.chance)
