@@ -1,6 +1,7 @@
 """Similarity of two sides: distances, correlations, chance and ceilings beside scipy and truth."""
 
 import itertools
+from dataclasses import replace
 
 import numpy as np
 import pandas as pd
@@ -249,6 +250,25 @@ def test_words_of_a_story_are_items(tiny_model_dir, tmp_path, monkeypatch):
     clocked = llm2bids.read(tmp_path / "tr", model=tiny_model_dir("llama"), t_r=1.0, **asked)
     with pytest.raises(DatasetError, match="several words in each; expected one volume a word"):
         run(clocked.path, read[1].path, items="words")
+
+
+def test_sessions_are_compared_by_name(recorded, tmp_path):
+    """The intact model and the edited one, of one dataset."""
+    path = tmp_path / "sessions"
+    with recorded.create(path) as writer:
+        for participant, task in itertools.product((1, 2), recorded.tasks):
+            for seed, session in enumerate(("intact", "lesion")):
+                design = replace(recorded.make_design(participant, task), session=session)
+                writer.write_run(recorded.make_recording(design, seed=seed), t_r=recorded.t_r)
+    asked = {"sites": ["all"], "n_permutations": 19}
+    same, other = (
+        llm2bids.compare(path, path, sessions=("intact", label), **asked).table
+        for label in ("intact", "lesion")
+    )
+    np.testing.assert_allclose(same["r"], 1, atol=1e-5)
+    assert (other["r"] < 0.5).all()
+    with pytest.raises(UsageError, match="has intact, lesion; expected one for each side"):
+        llm2bids.compare(path, path, **asked)
 
 
 def test_what_is_refused(models, tmp_path):
