@@ -8,7 +8,7 @@ from markupsafe import Markup
 from llm2bids.exceptions import NetworkError
 from llm2bids.inference.null_results import JSON_NAME, NAMES
 from llm2bids.inference.rates import LEVELS
-from llm2bids.report.section import render
+from llm2bids.report.section import listed, render
 from llm2bids.report.sources import Sources, read_object
 
 NOT_CALIBRATED = (
@@ -27,6 +27,30 @@ def calibration_command(sources: Sources) -> str:
 
 def calibration_body(sources: Sources) -> Markup | None:
     """Show the measured rates of every pipeline with their verdicts, where any were measured."""
+    measured = _measured(sources)
+    if measured is None:
+        return None
+    rows, metadata, differing = measured
+    return render(
+        "calibration.html", rows=rows, levels=LEVELS, metadata=metadata, differing=differing
+    )
+
+
+def null_rates(sources: Sources) -> dict[str, Any] | None:
+    """Say how often the default pipeline is wrong, in parts of a sentence, where that is known."""
+    rows, _, differing = _measured(sources) or ([], {}, [])
+    for row in rows:
+        if row["default"]:
+            shares = [
+                f"{cell['value']} of the units at {level:g}"
+                for cell, level in zip(row["units"], LEVELS, strict=True)
+            ]
+            return {"units": listed(shares), "verdict": row["verdict"], "differing": differing}
+    return None
+
+
+def _measured(sources: Sources) -> tuple[list[dict[str, Any]], dict[str, Any], list[str]] | None:
+    """Read the rates: a row a pipeline, what was run, and in what that differs from the dataset."""
     if sources.analysis is None:
         return None
     path = sources.analysis / JSON_NAME
@@ -36,13 +60,7 @@ def calibration_body(sources: Sources) -> Markup | None:
     try:
         rows = [_row(pipeline, content["rates"]) for pipeline in content["pipelines"]]
         metadata = dict(content["about"])
-        return render(
-            "calibration.html",
-            rows=rows,
-            levels=LEVELS,
-            metadata=metadata,
-            differing=differences(metadata, sources.dataset.settings),
-        )
+        return rows, metadata, differences(metadata, sources.dataset.settings)
     except (KeyError, TypeError, ValueError, AttributeError) as error:
         raise NetworkError(
             f"{path}: is not what llm2bids writes ({type(error).__name__}: {error}); run "

@@ -4,7 +4,7 @@ from pathlib import Path
 
 from llm2bids.dataset.layout import DERIVATIVE
 from llm2bids.inference.analyze_model import MODEL_COPY
-from llm2bids.report.maps import find_maps
+from llm2bids.report.group_map import find_maps
 from llm2bids.report.methods import BIBTEX, analysis_sentences, recording_sentences, software
 from llm2bids.report.section import counted, listed
 from llm2bids.report.sources import find_sources

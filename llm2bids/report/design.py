@@ -107,7 +107,7 @@ def _timeline(
 
 def designs_section(sources: Sources) -> Section:
     """Show the design matrices of the first participant who has any, and the model's parameters."""
-    title = "First level"
+    title = "Design matrix"
     paths = sources.files("sub-*/**/func/*_design.tsv")
     if not paths:
         what = "There is no first level yet: no design matrices and no participants' maps."

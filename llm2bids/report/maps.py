@@ -11,106 +11,33 @@ import pandas as pd
 from markupsafe import Markup
 from nibabel.affines import apply_affine
 
-from llm2bids.dataset.layout import INTACT
+from llm2bids.dataset.first_files import EXACTNESS
 from llm2bids.exceptions import NetworkError
 from llm2bids.inference.provenance import circularity_caution
-from llm2bids.report.draw.color import full_color
-from llm2bids.report.draw.mosaic import mosaic_figure, pack_layout, packed, quantise
-from llm2bids.report.section import Section, missing, render, script_json
-from llm2bids.report.sources import Sources, sidecar
+from llm2bids.report.calibration import null_rates
+from llm2bids.report.draw.color import diverging_indices, full_color
+from llm2bids.report.draw.mosaic import mosaic_figure
+from llm2bids.report.explorer import explorer_data
+from llm2bids.report.group_map import CONTROLS, GroupMap, against_off
+from llm2bids.report.section import Section, listed, missing, number, render, script_json
+from llm2bids.report.sources import Sources, read_object, sidecar
 from llm2bids.space.space import Space
 from llm2bids.space.stat_map import units_at
 from llm2bids.store.tables import checked_columns
 
-MOST_BYTES = 6_000_000
-"""Units times maps that the page may hold; it grows by four bytes for each three."""
-
 MOST_MOSAICS = 12
 
 N_UNITS, N_CLUSTERS = 12, 10  # rows of the tables of strongest units and clusters
-STATS = {"effect": "effect (rest sd)", "cohensd": "Cohen's d"}
-"""Statistics that can be explored, and what they are called."""
-
-CONTROLS = {"fpr": "uncorrected", "fdr": "FDR", "bonferroni": "Bonferroni"}
-"""Height controls as the page calls them."""
-
-
-@dataclass(frozen=True, kw_only=True, eq=False)
-class GroupMap:
-    """The group's effect map of one contrast."""
-
-    contrast: str
-    task: str  # empty for contrasts between tasks
-    path: Path
-    metadata: dict[str, Any]  # its sidecar
-
-    @property
-    def session(self) -> str:
-        """Session of an edited model, or its change from the intact one; empty for the intact."""
-        label = self.path.name.partition("_")[0].removeprefix("ses-")
-        return label if self.path.name.startswith("ses-") and label != INTACT else ""
-
-    @property
-    def is_against_off(self) -> bool:
-        """Whether it is one condition of the intact model against the off prompts."""
-        return len(self.metadata.get("ContrastWeights", {})) == 1 and not self.session
-
-    @property
-    def is_against_others(self) -> bool:
-        """Whether it is a task against the mean of the others."""
-        others = self.contrast.endswith("VsOthers")
-        return others and not (self.is_against_off or self.session)
-
-    @property
-    def title(self) -> str:
-        """What the map shows, in words."""
-        if self.session:
-            return f"{self.contrast} (ses-{self.session})"
-        return self.contrast.removesuffix("VsOthers") if self.is_against_others else self.contrast
-
-    def other(self, stat: str) -> Path:
-        """Give the path of another statistic's map."""
-        return self.path.with_name(self.path.name.replace("_stat-effect_", f"_stat-{stat}_"))
-
-
-def find_maps(sources: Sources) -> tuple[GroupMap, ...]:
-    """List the group's effect maps: those against the off prompts first, in the tasks' order."""
-    maps = []
-    for path in sources.files("group/*_stat-effect_statmap.nii.gz"):
-        metadata = sidecar(path)
-        maps.append(
-            GroupMap(
-                contrast=str(metadata.get("ContrastLabel", path.name)),
-                task=str(metadata.get("TaskLabel") or ""),
-                path=path,
-                metadata=metadata,
-            )
-        )
-    order = {task: number for number, task in enumerate(sources.tasks)}
-    return tuple(
-        sorted(
-            maps,
-            key=lambda group_map: (
-                not group_map.is_against_off,
-                order.get(group_map.task, len(order)),
-            ),
-        )
-    )
-
-
-def against_off(maps: tuple[GroupMap, ...]) -> list[GroupMap]:
-    """Choose the maps of one condition against the off prompts; all maps where there is none."""
-    return [group_map for group_map in maps if group_map.is_against_off] or list(maps)
 
 
 def maps_section(sources: Sources, maps: tuple[GroupMap, ...]) -> Section:
     """Show a map to explore, and a mosaic for each contrast against the off prompts."""
-    title = "Group maps"
+    title = "Contrasts and statistical maps"
     if not maps:
         levels = ("group",) if sources.analysis is not None else ("participant", "group")
         body = missing("There are no group maps yet.", *map(sources.command, levels))
         return Section(name="maps", title=title, body=body)
-    data, left_out = _packed_maps(sources, maps)
+    data, left_out = explorer_data(sources, maps)
     mosaics = []
     for group_map in against_off(maps)[:MOST_MOSAICS]:
         values = sources.unit_map(group_map.path)
@@ -126,35 +53,47 @@ def maps_section(sources: Sources, maps: tuple[GroupMap, ...]) -> Section:
         generalisation=maps[0].metadata.get("Generalisation", ""),
         cautions=_cautions(sources, maps),
         n_masked=int(np.count_nonzero(~sources.analysed)),
+        contrasts=[_contrast_row(sources, group_map) for group_map in maps],
+        kinds=list(_KINDS.values()),
+        null_rates=null_rates(sources),
+        exactness=read_object(sources.dataset.path / EXACTNESS),
     )
     return Section(name="maps", title=title, body=body)
 
 
-def _packed_maps(sources: Sources, maps: tuple[GroupMap, ...]) -> tuple[dict[str, Any], list[str]]:
-    """Pack the layout and as many maps as the page may hold; name those that did not fit."""
-    wanted = [(group_map, "effect") for group_map in maps]
-    wanted += [(group_map, "cohensd") for group_map in maps if group_map.is_against_off]
-    room = max(1, MOST_BYTES // sources.dataset.space.n_units)
-    entries = []
-    for group_map, stat in wanted[:room]:
-        path = group_map.path if stat == "effect" else group_map.other(stat)
-        if path.exists():
-            values = sources.unit_map(path)
-            small = quantise(values)
-            entries.append(
-                {
-                    "title": group_map.title,
-                    "versus": group_map.is_against_others,
-                    "stat": stat,
-                    "unit": STATS[stat],
-                    "limit": small.limit,
-                    "show": full_color(values),
-                    "color": sources.color(group_map.title, group_map.task),
-                    "data": packed(small.steps),
-                }
-            )
-    left_out = [f"{group_map.contrast} ({STATS[stat]})" for group_map, stat in wanted[room:]]
-    return {**pack_layout(sources.dataset.space), "maps": entries}, left_out
+_KINDS = {
+    "stat-effect": "effect",
+    "stat-z": "z",
+    "stat-z_desc-*": "z, corrected",
+    "stat-cohensd": "d",
+    "stat-t": "t",
+    "stat-pfdr": "p (FDR)",
+    "stat-variance": "variance",
+}
+"""Files of a contrast, and what the table of contrasts calls them."""
+
+
+def _contrast_row(sources: Sources, group_map: GroupMap) -> dict[str, Any]:
+    """Describe a contrast with its weights and the addresses of its images."""
+    prefix = group_map.path.name.partition("_stat-")[0]
+    files = []
+    for pattern in _KINDS:
+        found = sources.files(f"group/{prefix}_{pattern}_statmap.nii.gz")
+        files.append([(path.name, sources.link(path)) for path in found])
+    names: dict[float, list[str]] = {}
+    for name, weight in group_map.metadata.get("ContrastWeights", {}).items():
+        names.setdefault(float(weight), []).append(str(name).rpartition(":")[2])
+    return {
+        "title": group_map.contrast,
+        "color": sources.color(group_map.title, group_map.task),
+        "weights": [
+            f"{number(weight, signed=True)} "
+            + (f"each of {len(columns)} others" if len(columns) > 2 else listed(columns))
+            for weight, columns in sorted(names.items(), reverse=True)
+        ],
+        "n_participants": group_map.metadata.get("NumberOfParticipants", ""),
+        "files": files,
+    }
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -175,7 +114,7 @@ class _Strongest:
 
 def strongest_section(sources: Sources, maps: tuple[GroupMap, ...]) -> Section:
     """List strongest units and clusters of each contrast against the off prompts."""
-    title = "Clusters and strongest units"
+    title = "Cluster table and strongest units"
     if not maps:
         body = missing("Tables come with the group maps.", sources.command("group"))
         return Section(name="strongest", title=title, body=body)
@@ -282,4 +221,4 @@ def _mosaic(
         f"Mosaic of the group effect of {group_map.title} in all layers; largest at "
         f"{space.address_of(peak)}: {values[peak]:.2f} rest sd."
     )
-    return mosaic_figure(space, values, limit=limit, alt=alt)
+    return mosaic_figure(space, diverging_indices(values, limit), alt=alt)

@@ -6,7 +6,7 @@ from typing import Any
 
 from llm2bids import __version__
 from llm2bids.report.design import about_design
-from llm2bids.report.maps import GroupMap
+from llm2bids.report.group_map import GroupMap
 from llm2bids.report.section import Section, counted, listed, percent, render
 from llm2bids.report.sources import Sources, read_object, sidecar
 

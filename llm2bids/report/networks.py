@@ -15,8 +15,8 @@ from llm2bids.report.draw.flat_figure import ColorScale, FlatMap, flat_figure
 from llm2bids.report.draw.strips import flat_strips
 from llm2bids.report.draw.svg import drawing, element, figure_svg, rect
 from llm2bids.report.flatmap import FULL_COLOR, two_digits
+from llm2bids.report.group_map import GroupMap
 from llm2bids.report.layers import Depth, depth_of
-from llm2bids.report.maps import GroupMap
 from llm2bids.report.section import Section, missing, render
 from llm2bids.report.sources import Sources
 from llm2bids.space.space import Space

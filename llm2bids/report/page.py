@@ -1,16 +1,19 @@
 """The page: all sections in one HTML file."""
 
+from dataclasses import replace
 from pathlib import Path
 
 from markupsafe import Markup
 
 from llm2bids import __version__
 from llm2bids.exceptions import UsageError
+from llm2bids.report.coverage import coverage_section
 from llm2bids.report.design import design_section, designs_section
 from llm2bids.report.findings import findings_sections, summary_section, tile
+from llm2bids.report.group_map import find_maps
 from llm2bids.report.interventions import intervention_sections
 from llm2bids.report.localizer import localizer_sections, stories_section
-from llm2bids.report.maps import find_maps, maps_section, strongest_section
+from llm2bids.report.maps import maps_section, strongest_section
 from llm2bids.report.methods import methods_section
 from llm2bids.report.networks import networks_sections
 from llm2bids.report.quality import quality_section
@@ -71,7 +74,7 @@ def write_report(
             "the page goes: --output FILE"
         )
     path = Path(out_dir) / REPORT_NAME if output is None else Path(output)
-    text = _build_page(sources, progress=progress)
+    text = _build_page(replace(sources, page_dir=path.parent), progress=progress)
     replace_text(path, text)
     return path
 
@@ -107,6 +110,7 @@ def _scan_sections(sources: Sources, *, progress: bool) -> list[Section]:
         recorded_section(sources),
         quality_section(sources, progress=progress),
         designs_section(sources),
+        coverage_section(sources),
         maps_section(sources, maps),
         strongest_section(sources, maps),
         flat_maps,

@@ -3,6 +3,7 @@
 import sys
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -15,7 +16,7 @@ from llm2bids.report.draw.chart import Line, line_chart
 from llm2bids.report.draw.color import diverging_indices, diverging_palette
 from llm2bids.report.draw.svg import drawing, element, palette_png, pixels, rect
 from llm2bids.report.layers import Depth, depth_of
-from llm2bids.report.section import Section, render
+from llm2bids.report.section import Section, heat_table, render
 from llm2bids.report.sources import Sources
 from llm2bids.space.image import BASELINE
 
@@ -23,6 +24,7 @@ MOST_RUNS, MOST_CARPETS = 12, 6
 """Runs whose volumes are read, spread over tasks and participants, and those that are drawn."""
 
 N_ROWS, LIMIT = 300, 2.5  # units in a carpet, about, and standard deviations of full colour
+OUTLIER = 5.0  # robust standard deviations from the median
 _BLOCK = 32_768  # units that are summed up at once
 _LEFT, _WIDTH, _TOP, _HEIGHT = 42.0, 340.0, 16.0, 230.0
 
@@ -37,6 +39,7 @@ class _RunQuality:
     tsnr: Floats  # mean over standard deviation in time, in stored counts
     spread: Floats  # standard deviation in time, in calibration sd
     positions: pd.DataFrame  # position in the answer, is_on, rms over units in calibration sd
+    n_outliers: int  # volumes whose rms is more than `OUTLIER` robust sd from the run's median
     carpet: Markup = field(repr=False)
 
 
@@ -48,11 +51,13 @@ def quality_section(sources: Sources, *, progress: bool = True) -> Section:
     read = [_run_quality(sources, run, depth) for run in bar]
     tokens = pd.concat([dataset.transcript(run) for run in dataset.runs], ignore_index=True)
     tokens["is_on"] = tokens["trial_type"].fillna("").astype(str) != ""
-    clipped = _clipped_table(sources)
+    rows = _run_rows(sources, read)
     body = render(
         "quality.html",
-        clipped=clipped,
-        worst=float(np.nanmax(clipped.to_numpy())),
+        rows=rows,
+        worst=max(row["clipped"] for row in rows),
+        outlier=OUTLIER,
+        confounds=_confounds_table(sources),
         constant=sum(
             int(dataset.sidecar(run).get("NumberOfConstantUnits", 0)) for run in dataset.runs
         ),
@@ -72,7 +77,7 @@ def quality_section(sources: Sources, *, progress: bool = True) -> Section:
         at_rest=BASELINE / dataset.calibration.counts_per_sd,
         first_kept=bool(dataset.settings.get("keep_first")),
     )
-    return Section(name="quality", title="Quality", body=body)
+    return Section(name="quality", title="Quality: runs, carpet plots, confounds", body=body)
 
 
 def _spread_runs(sources: Sources, most: int = MOST_RUNS) -> list[Run]:
@@ -118,21 +123,94 @@ def _run_quality(sources: Sources, run: Run, depth: Depth) -> _RunQuality:
         tsnr=_medians(tsnr, depth),
         spread=_medians(sd, depth),
         positions=pd.DataFrame({"position": tokens["position"], "is_on": is_on, "rms": rms}),
+        n_outliers=int(outliers(np.sqrt(squares / n_units)).sum()),
         carpet=_carpet_drawing(sources, run, values[:, units], depth, units),
     )
 
 
-def _clipped_table(sources: Sources) -> pd.DataFrame:
-    """Count clipped values in a million, participants by tasks, from the runs' sidecars."""
-    counts: dict[tuple[str, str], list[int]] = {}
-    for run in sources.dataset.runs:
-        metadata = sources.dataset.sidecar(run)
+def outliers(values: Sequence[float] | Floats) -> npt.NDArray[np.bool_]:
+    """Find what is far from the median of values, (n,), in robust standard deviations.
+
+    >>> outliers([1.0, 1.1, 0.9, 1.0, 8.0]).tolist()
+    [False, False, False, False, True]
+    """
+    sizes = np.asarray(values, dtype=np.float64)
+    far = np.abs(sizes - np.nanmedian(sizes))
+    return np.asarray(far > OUTLIER * 1.4826 * np.nanmedian(far))
+
+
+def _run_rows(sources: Sources, read: Sequence[_RunQuality]) -> list[dict[str, Any]]:
+    """Describe every run: its answers, what was clipped or constant, outliers, and its files."""
+    dataset = sources.dataset
+    n_outliers = {run_quality.run.name: run_quality.n_outliers for run_quality in read}
+    rows: list[dict[str, Any]] = []
+    for run in dataset.runs:
+        metadata, tokens = dataset.sidecar(run), dataset.transcript(run)
         size = int(metadata.get("NumberOfVolumes", 0)) * int(metadata.get("NumberOfUnits", 0))
-        count = counts.setdefault((run.participant_label, run.task), [0, 0])
-        count[0] += int(metadata.get("NumberOfClippedValues", 0))
-        count[1] += size
-    table = pd.Series({key: 1e6 * n / (size or 1) for key, (n, size) in counts.items()}).unstack()
-    return table.reindex(columns=list(sources.tasks))
+        files = {
+            "series": run.bold,
+            "events": run.events,
+            "confounds": run.confounds,
+            "transcript": run.transcript,
+            "mask": run.mask,
+        }
+        rows.append(
+            {
+                "name": run.name,
+                "color": sources.color(run.task),
+                "n_volumes": int(metadata.get("NumberOfVolumes", 0)),
+                "surprisal": float(tokens["surprisal"].mean()),
+                "clipped": 1e6 * int(metadata.get("NumberOfClippedValues", 0)) / (size or 1),
+                "constant": int(metadata.get("NumberOfConstantUnits", 0)),
+                "outliers": n_outliers.get(run.name),
+                "files": [(name, sources.link(path)) for name, path in files.items()],
+                "task": run.task,
+            }
+        )
+    for task in sources.tasks:
+        own = [row for row in rows if row["task"] == task]
+        for row, unusual in zip(own, outliers([row["surprisal"] for row in own]), strict=True):
+            row["unusual"] = bool(unusual)
+    return rows
+
+
+def confound_correlations(sources: Sources) -> tuple[pd.DataFrame, pd.DataFrame] | None:
+    """Correlate on blocks and confounds within runs: mean over runs, and the largest in size."""
+    matrices = []
+    for run in sources.dataset.runs:
+        tokens = sources.dataset.transcript(run).dropna(subset=["volume"])
+        is_on = tokens["trial_type"].fillna("").astype(str) != ""
+        confounds = sources.dataset.confounds(run).select_dtypes("number")
+        volumes = tokens["volume"].to_numpy(dtype=np.intp)
+        table = confounds.iloc[volumes].reset_index(drop=True)
+        table.insert(0, "on block", is_on.to_numpy(dtype=np.float64))
+        matrices.append(table.loc[:, table.std() > 0].corr())
+    names = list(dict.fromkeys(name for matrix in matrices for name in matrix))
+    if len(names) < 2:
+        return None
+    stacked = np.stack([matrix.reindex(names, columns=names).to_numpy() for matrix in matrices])
+    size = np.nanmax(np.abs(stacked), axis=0)
+    mean = np.nanmean(stacked, axis=0)
+    return pd.DataFrame(mean, names, names), pd.DataFrame(size, names, names)
+
+
+def _confounds_table(sources: Sources) -> Markup | None:
+    correlations = confound_correlations(sources)
+    if correlations is None:
+        return None
+    mean, size = correlations
+    names = [str(name) for name in mean]
+    shown = mean.to_numpy(copy=True)
+    np.fill_diagonal(shown, np.nan)
+    titles = [
+        [
+            f"{row} and {column}: at most {largest:.2f} in size"
+            for column, largest in zip(names, line, strict=True)
+        ]
+        for row, line in zip(names, size.to_numpy().tolist(), strict=True)
+    ]
+    caption = "Correlation matrix of on blocks and confounds, mean over runs"
+    return heat_table(shown, names, names, caption=caption, titles=titles, of_size=True)
 
 
 def _carpet_units(depth: Depth, n_rows: int = N_ROWS) -> npt.NDArray[np.intp]:

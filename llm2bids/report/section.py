@@ -142,13 +142,14 @@ def heat_table(
     digits: int = 2,
     titles: Sequence[Sequence[str]] | None = None,
     color: str = "",
+    of_size: bool = False,
 ) -> Markup:
     """Write a matrix, (n_rows, n_columns), as a table with coloured cells: for eye and ear.
 
     NaN leaves a cell empty, a value at or below 0 has no colour, one at `limit` full colour.
-    `titles` are tool tips.
+    `titles` are tool tips. With `of_size` negative values have the colour of their size.
     """
-    strengths = np.clip(np.nan_to_num(values) / (limit or 1), 0, 1)
+    strengths = np.clip(np.nan_to_num(np.abs(values) if of_size else values) / (limit or 1), 0, 1)
     cells = [
         [
             {

@@ -9,8 +9,8 @@ from markupsafe import Markup
 
 from llm2bids.dataset.arrangement import read_stability
 from llm2bids.dataset.read import Dataset
+from llm2bids.report.group_map import GroupMap
 from llm2bids.report.layers import roles_of
-from llm2bids.report.maps import GroupMap
 from llm2bids.report.section import Section, heat_table, missing, render
 from llm2bids.report.sources import Sources
 from llm2bids.space.arrange import index_space

@@ -1,9 +1,11 @@
 """Finding what a report is made from: the dataset and the analysis of a folder."""
 
+import os
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 from typing import Any
+from urllib.parse import quote
 
 import numpy as np
 import numpy.typing as npt
@@ -31,6 +33,7 @@ class Sources:
     dataset: Dataset
     analysis: Path | None  # results of `llm2bids analyze`, where there are any
     analysis_dir: Path  # where they are, or would be: for the commands that the page names
+    page_dir: Path | None = None  # where the page will be: links are relative to it
     localizers: tuple[Path, ...] = ()  # results of `llm2bids localize`
 
     @cached_property
@@ -68,6 +71,18 @@ class Sources:
     def command(self, verb: str) -> str:
         """Give the command that makes a part of the analysis, without folders of someone's disk."""
         return f"llm2bids analyze {self.dataset.path.name} {self.analysis_dir.name} {verb}"
+
+    def link(self, path: Path) -> str:
+        """Give the address of a file beside the page or its folder; empty where it is elsewhere.
+
+        A page is read on other machines: it names no folders of this one.
+        """
+        if self.page_dir is None:
+            return ""
+        here, there = self.page_dir.resolve(), path.parent.resolve() / path.name
+        if not (there.is_relative_to(here) or there.is_relative_to(here.parent)):
+            return ""
+        return quote(os.path.relpath(there, here))
 
     def files(self, pattern: str) -> list[Path]:
         """List the files of the analysis that match; none without analysis."""

@@ -10,6 +10,15 @@ import tempfile
 import time
 from pathlib import Path
 
+# a report inflates its maps after it has loaded; an error is seen by the test that reads `errors`
+_SETTLED = """new Promise((done) => {
+    const end = performance.now() + 60000;
+    const look = () => (!document.getElementById('map-data')
+        || document.documentElement.dataset.map === 'ready' || performance.now() > end
+        ? done() : setTimeout(look, 20));
+    look();
+})"""
+
 
 def find_chromium():
     """Path of a Chromium, or None."""
@@ -124,6 +133,7 @@ class Browser:
         self._events = []
         self.send("Page.navigate", url=Path(path).resolve().as_uri() + fragment)
         self._wait("Page.loadEventFired")
+        self.evaluate(_SETTLED)
 
     def evaluate(self, expression):
         """Value of a JavaScript expression."""

@@ -16,8 +16,9 @@ from llm2bids.network.controls import P_VALUE
 from llm2bids.network.dataset_findings import dataset_findings
 from llm2bids.network.findings import FOLDER
 from llm2bids.report.findings import findings_sections, summary_section, tile
+from llm2bids.report.group_map import find_maps
 from llm2bids.report.layers import depth_of
-from llm2bids.report.maps import find_maps, strongest, strongest_section
+from llm2bids.report.maps import strongest, strongest_section
 from llm2bids.report.networks import group_network, networks_sections
 from llm2bids.report.page import write_report
 from llm2bids.report.section import interval, number

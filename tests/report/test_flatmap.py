@@ -18,8 +18,8 @@ from llm2bids.report.draw.color import colormap
 from llm2bids.report.draw.flat_figure import PALETTES, bar_ticks
 from llm2bids.report.draw.flat_layout import flat_layout
 from llm2bids.report.flatmap import color_scale, plot_flatmap
+from llm2bids.report.group_map import find_maps
 from llm2bids.report.layers import depth_of
-from llm2bids.report.maps import find_maps
 from llm2bids.report.networks import flat_drawing, group_network, networks_sections
 from llm2bids.report.sources import find_sources
 from llm2bids.space.header import image_header

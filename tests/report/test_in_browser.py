@@ -9,7 +9,7 @@ from llm2bids.dataset.read import open_dataset
 from llm2bids.report.draw.color import full_color
 from llm2bids.report.draw.mosaic import quantise
 from llm2bids.report.draw.pages import flat_pages
-from llm2bids.report.maps import find_maps
+from llm2bids.report.group_map import find_maps
 from llm2bids.report.page import write_report
 from llm2bids.report.sources import find_sources
 
@@ -189,7 +189,7 @@ def check_colors(scanned, found):
             red, _, blue, _ = one["color"]
             agree.append((red > blue) == (value > 0))
     assert len(agree) > 5
-    assert np.mean(agree) > 0.9  # the rest are places on the border of a panel
+    assert np.mean(agree) > 0.8  # the rest are places on the border of a panel
 
 
 def check_readout(browser, scanned, address):

@@ -4,6 +4,7 @@ import base64
 import json
 import re
 import shutil
+from urllib.parse import unquote
 
 import numpy as np
 import pytest
@@ -15,7 +16,17 @@ from llm2bids.report.draw.pages import flat_pages
 from llm2bids.report.page import write_report
 from llm2bids.report.sources import find_sources
 
-SECTIONS = ["design", "recorded", "quality", "designs", "maps", "strongest", "networks", "methods"]
+SECTIONS = [
+    "design",
+    "recorded",
+    "quality",
+    "designs",
+    "coverage",
+    "maps",
+    "strongest",
+    "networks",
+    "methods",
+]
 
 
 @pytest.fixture(scope="module")
@@ -37,11 +48,15 @@ def test_sections_come_in_order_and_are_linked(text):
     assert re.findall(r'<li><a href="#([^"]+)"', text) == found
 
 
-def test_no_address_outside_the_page(text):
+def test_no_address_but_of_files_beside_the_page(text, page):
     addresses = re.findall(r'<[^>]*\s(?:src|href)="([^"]+)"', text)
     assert addresses
     kinds = {address.partition(",")[0].partition("#")[0] for address in addresses}
-    assert kinds <= {"", "data:image/png;base64", "data:"}
+    links = {address for address in kinds if address.endswith((".nii.gz", ".tsv", ".json"))}
+    assert kinds - links <= {"", "data:image/png;base64", "data:"}
+    assert len(links) > 20
+    missing = [link for link in links if not (page.parent / unquote(link)).is_file()]
+    assert missing == []
     assert all(target.startswith("#") for target in re.findall(r"url\((.)", text))
     assert "@import" not in text
     assert "default-src 'none'" in text
@@ -103,7 +118,7 @@ def test_the_command_writes_the_page_and_says_where(scanned, tmp_path, capsys):
     argv = ["report", str(scanned / "dataset"), "-q", "-o", str(output)]
     assert main([*argv, "--analysis", str(scanned / "analysis")]) == 0
     assert capsys.readouterr().out == f"{output}\n"
-    assert "Group maps" in output.read_text(encoding="utf-8")
+    assert "statistical maps" in output.read_text(encoding="utf-8")
     assert [path.name for path in output.parent.iterdir()] == ["page.html"]
 
 

@@ -8,7 +8,7 @@ import pytest
 from llm2bids import record
 from llm2bids.dataset.arrangement import read_stability
 from llm2bids.dataset.read import open_dataset
-from llm2bids.report.maps import find_maps
+from llm2bids.report.group_map import find_maps
 from llm2bids.report.smoothness import (
     moran_table,
     smoothness_section,

@@ -13,7 +13,7 @@ import pytest
 from llm2bids import open_dataset, view
 from llm2bids.cli.main import main
 from llm2bids.exceptions import SpaceError
-from llm2bids.report.maps import find_maps
+from llm2bids.report.group_map import find_maps
 from llm2bids.report.sources import find_sources
 from tests.report.browser import Browser, find_chromium
 from tests.report.test_access import axe, violations  # noqa: F401

@@ -9,7 +9,7 @@ import numpy as np
 import numpy.typing as npt
 from markupsafe import Markup
 
-from llm2bids.report.draw.color import LEVELS, diverging_indices, diverging_palette
+from llm2bids.report.draw.color import LEVELS, diverging_palette
 from llm2bids.report.draw.pages import flat_pages
 from llm2bids.report.draw.svg import drawing, element, palette_png
 from llm2bids.space.space import Space
@@ -96,9 +96,18 @@ def pack_sites(space: Space) -> list[list[Any]]:
 
 
 def mosaic_figure(
-    space: Space, values: npt.NDArray[np.float32], *, limit: float, alt: str
+    space: Space,
+    indices: npt.NDArray[np.uint8],
+    *,
+    alt: str,
+    palette: npt.NDArray[np.uint8] | None = None,
 ) -> Markup:
-    """Draw a map, (n_units,), one page a cell, from input to output, with borders of panels."""
+    """Draw a map, (n_units,), one page a cell, from input to output, with borders of panels.
+
+    Values are indices of a palette, `diverging_palette` by default, whose 1 or 127 is transparent.
+    """
+    clear = 127 if palette is None else 1
+    palette = diverging_palette() if palette is None else palette
     pages = flat_pages(space)
     columns = mosaic_columns(len(pages.labels), pages.width, pages.height)
     rows = math.ceil(len(pages.labels) / columns)
@@ -107,14 +116,14 @@ def mosaic_figure(
     at += pages.at
     at[:, 1] += _LABEL
     size = (columns * int(step[0]), rows * int(step[1]))
-    image = np.full(size[::-1], 127, dtype=np.uint8)
-    image[at[:, 1], at[:, 0]] = diverging_indices(values, limit)
+    image = np.full(size[::-1], clear, dtype=np.uint8)
+    image[at[:, 1], at[:, 0]] = indices
     path = []
     for piece in pages.pieces:
         left = piece.page % columns * int(step[0]) + piece.left
         top = piece.page // columns * int(step[1]) + piece.top + _LABEL
         path.append(f"M{left} {top}h{piece.width}v{piece.height}h{-piece.width}z")
-    png = palette_png(image, diverging_palette())
+    png = palette_png(image, palette)
     parts = [
         element("path", d="".join(path), class_="panel"),
         element("image", href=png, width=size[0], height=size[1], class_="pixels"),

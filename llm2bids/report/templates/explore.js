@@ -33,17 +33,24 @@ const read = (unit) => {
   $("read-unit").textContent = index;
   const rank = (map.count - map.below[Math.abs(map.steps[unit])]) / map.count * 100;
   $("read-value").textContent = Number.isNaN(value) ? "outside the mask"
-    : `${signed(value)} ${map.stat === "effect" ? "rest sd" : ""}`;
+    : `${map.rough ? "≈ " : ""}${signed(value)}${map.stat === "effect" ? " rest sd" : ""}`
+      + (map.passes ? `, ${passes(map, unit) ? "passes" : "does not pass"}` : "");
   $("read-rank").textContent = Number.isNaN(value) ? "–"
     : `top ${rank < 1 ? rank.toPrecision(1) : rank.toFixed(0)} %`;
-  const same = data.maps.filter((other) => other.stat === map.stat
-    && other.versus === map.versus && other.steps[unit] !== NONE);
+  const alike = (other) => other.unit === map.unit && other.versus === map.versus;
+  fill(tuning, data.maps.filter(alike), unit, (other) => other.title);
+  const people = data.maps.filter((other) => other.subject && other.title === map.title);
+  fill($("read-people"), people, unit, (other) => other.subject);
+  $("people").hidden = !people.length;
+};
+const fill = (list, maps, unit, nameOfMap) => {
+  const same = maps.filter((other) => other.steps[unit] !== NONE);
   const most = Math.max(...same.map((other) => Math.abs(valueOf(other, unit))), map.show);
-  tuning.replaceChildren(...same.map((other) => {
+  list.replaceChildren(...same.map((other) => {
     const row = document.createElement("li"), name = document.createElement("span");
     const track = document.createElement("span"), bar = document.createElement("i");
     const number = document.createElement("b"), at = valueOf(other, unit) / most * 50;
-    name.textContent = other.title;
+    name.textContent = nameOfMap(other);
     track.className = "track";
     bar.style.left = `${50 + Math.min(0, at)}%`;
     bar.style.width = `${Math.abs(at)}%`;
@@ -95,14 +102,17 @@ const drawKey = () => {
   const key = $("map-key"), context = key.getContext("2d"), image = context.createImageData(256, 1);
   for (let n = 0; n < 256; n += 1) {
     const value = (n - 127.5) / 127.5 * map.show;
-    const step = Math.round(Math.sign(value) * Math.sqrt(Math.abs(value) / map.limit) * STEPS);
-    const from = 4 * (Math.max(-STEPS, Math.min(STEPS, step)) + STEPS);
+    const next = map.levels.findIndex((level) => level >= Math.abs(value));
+    const from = 4 * (Math.sign(value) * (next < 0 ? STEPS : next) + STEPS);
     for (let k = 0; k < 4; k += 1) image.data[4 * n + k] = colors[from + k];
   }
   context.putImageData(image, 0, 0);
   $("map-low").textContent = `−${map.show.toFixed(2)}`;
   $("map-high").textContent = `+${map.show.toFixed(2)}`;
   $("map-unit").textContent = map.unit;
+  $("map-level").textContent = map.level;
+  $("map-file").hidden = !map.file;
+  if (map.file) $("map-file").href = map.file;
 };
 const refresh = () => {
   const share = SHARES[Number($("map-top").value)];

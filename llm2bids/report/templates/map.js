@@ -15,19 +15,28 @@ const pieces = data.pieces.map(([site, slice, x, y, w, h, grid]) =>
 const bySlice = data.slices.map((_, n) => pieces.filter((piece) => piece.slice === n));
 const byName = new Map(sites.map((site) => [site.name, site]));
 
+const inflate = async (text) => {
+  const stream = new Blob([bytes(text)]).stream().pipeThrough(new DecompressionStream("gzip"));
+  return new Response(stream).arrayBuffer();
+};
 for (const map of data.maps) {
-  map.steps = new Int8Array(bytes(map.data).buffer);
+  map.steps = "like" in map ? data.maps[map.like].steps : new Int8Array(await inflate(map.data));
   map.data = null;
+  if (map.passes) map.passes = new Uint8Array(await inflate(map.passes));
   const counts = new Uint32Array(STEPS + 1);
   for (const step of map.steps) if (step >= -STEPS) counts[Math.abs(step)] += 1;
   map.below = new Uint32Array(STEPS + 2);
   for (let n = 0; n <= STEPS; n += 1) map.below[n + 1] = map.below[n] + counts[n];
   map.count = map.below[STEPS + 1];
 }
+const passes = (map, unit) => !map.passes || (map.passes[unit >> 3] >> (unit & 7) & 1) === 1;
+const drawn = (map, unit) => (passes(map, unit) ? map.steps[unit] : 0);
+for (const map of data.maps) {
+  map.levels ??= Array.from({ length: STEPS + 1 }, (_, n) => (n / STEPS) ** 2 * map.limit);
+}
 const valueOf = (map, unit) => {
   const step = map.steps[unit];
-  if (step === NONE) return NaN;
-  return Math.sign(step) * (step / STEPS) ** 2 * map.limit;
+  return step === NONE ? NaN : Math.sign(step) * map.levels[Math.abs(step)];
 };
 
 // state ------------------------------------------------------------------------------------------
@@ -53,7 +62,7 @@ const readTheme = () => {
 };
 const fillColors = () => {
   for (let step = -STEPS; step <= STEPS; step += 1) {
-    const value = (step / STEPS) ** 2 * map.limit;
+    const value = map.levels[Math.abs(step)];
     const strength = Math.abs(step) < cutoff ? 0 : Math.min(1, value / map.show) ** 0.9;
     const toward = step < 0 ? theme.cold : theme.hot;
     for (let n = 0; n < 3; n += 1) {
@@ -88,7 +97,7 @@ const drawSheet = () => {
   const image = context.createImageData(sheet.width, sheet.height);
   for (let at = 0; at < unitAt.length; at += 1) {
     if (unitAt[at] < 0 || map.steps[unitAt[at]] === NONE) continue;
-    const from = 4 * (map.steps[unitAt[at]] + STEPS);
+    const from = 4 * (drawn(map, unitAt[at]) + STEPS);
     for (let n = 0; n < 4; n += 1) image.data[4 * at + n] = colors[from + n];
   }
   context.putImageData(image, 0, 0);
@@ -171,7 +180,7 @@ const drawOne = (context) => {
       for (let column = 0; column < piece.w; column += 1) {
         const number = piece.grid[row * piece.w + column];
         if (!number || map.steps[piece.site.first + number - 1] === NONE) continue;
-        context.fillStyle = css(map.steps[piece.site.first + number - 1]);
+        context.fillStyle = css(drawn(map, piece.site.first + number - 1));
         context.fillRect(left + column * stepX, top + row * stepY, stepX + 0.35, stepY + 0.35);
       }
     }

@@ -1,0 +1,69 @@
+"""Section: which units the analysis covers, over the anatomy."""
+
+import numpy as np
+import numpy.typing as npt
+
+from llm2bids.dataset.layout import template_file
+from llm2bids.report.draw.color import LEVELS
+from llm2bids.report.draw.mosaic import mosaic_figure
+from llm2bids.report.layers import roles_of
+from llm2bids.report.section import Section, render
+from llm2bids.report.sources import Sources
+from llm2bids.space.grid import open_image
+
+_OUTSIDE = 0  # index of the palette's colour of units outside the mask
+
+
+def coverage_section(sources: Sources) -> Section:
+    """Show the mask of the analysis over the anatomy, and count its units by role."""
+    space = sources.dataset.space
+    path = sources.dataset.path / template_file(space.label, "T1w")
+    anatomy = space.to_units(open_image(path, space).volume())
+    inside = sources.analysed
+    n_inside = int(inside.sum())
+    share = n_inside / space.n_units
+    alt = (
+        f"Mosaic of the anatomy in all layers; {n_inside:,} of {space.n_units:,} units are covered."
+    )
+    indices = np.where(inside, 2 + np.rint((2 * LEVELS - 2) * _shade(anatomy)), _OUTSIDE)
+    roles = np.repeat([site.role for site in space.sites], [site.width for site in space.sites])
+    missed = [
+        (role, int(np.count_nonzero(~inside[roles == role])), int((roles == role).sum()))
+        for role in roles_of(space)
+        if not inside[roles == role].all()
+    ]
+    body = render(
+        "coverage.html",
+        picture=mosaic_figure(space, indices.astype(np.uint8), palette=_palette(), alt=alt),
+        n_inside=n_inside,
+        n_units=space.n_units,
+        share=share,
+        missed=missed,
+        has_analysis=sources.analysis is not None,
+        anatomy=(path.name, sources.link(path)),
+        masks=[
+            (mask.name, sources.link(mask))
+            for mask in (
+                sources.dataset.path / template_file(space.label, "mask", label="GM"),
+                sources.dataset.path / template_file(space.label, "mask", desc="brain"),
+            )
+        ],
+    )
+    return Section(name="coverage", title="Mask and coverage", body=body)
+
+
+def _shade(anatomy: npt.NDArray[np.floating]) -> npt.NDArray[np.float64]:
+    """Scale anatomy, (n_units,), from its 2nd to its 98th percentile, to 0.12 and 1."""
+    low, high = np.percentile(anatomy, [2, 98])
+    scaled = np.clip((anatomy - low) / ((high - low) or 1), 0, 1)
+    return np.asarray(0.12 + 0.88 * scaled)
+
+
+def _palette() -> npt.NDArray[np.uint8]:
+    """Give vermilion, then nothing, then greys from black to white: (255, 4)."""
+    palette = np.empty((2 * LEVELS + 1, 4), dtype=np.uint8)
+    palette[:, :3] = np.rint(np.linspace(0, 255, len(palette)))[:, np.newaxis]
+    palette[:, 3] = 255
+    palette[_OUTSIDE] = (221, 92, 20, 255)
+    palette[1] = 0
+    return palette
