@@ -37,7 +37,7 @@ from llm2bids.store.json import to_json
 PAGE = """# What other projects' tools say of a dataset
 
 Written by `scripts/tools_table.py` on ${date}; do not edit. The dataset: ${about}. The tools were
-run as they are, without a line changed. FitLins: [Run FitLins](../how-to/run-fitlins.md).
+run as they are, without a line changed. FitLins: [a BIDS Stats Model](../how-to/run-fitlins.md).
 nilearn and the model of all tasks were run on ${n_chosen}; that model is the one of a scan of
 the tasks ${tasks}.
 

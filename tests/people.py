@@ -20,6 +20,53 @@ EVENTS = pd.DataFrame(
 )
 
 
+LABELS = ("01", "02", "03", "04")
+FACTOR = {"Name": "Factor", "Input": ["trial_type"]}
+MODEL = {
+    "Name": "drinks",
+    "BIDSModelVersion": "1.0.0",
+    "Input": {"task": ["drinks"]},
+    "Nodes": [
+        {
+            "Level": "Run",
+            "Name": "run",
+            "GroupBy": ["subject", "run", "task"],
+            "Transformations": {"Transformer": "pybids-transforms-v1", "Instructions": [FACTOR]},
+            "Model": {"Type": "glm", "X": [1, "trial_type.*", "framewise_displacement"]},
+            "Contrasts": [
+                {
+                    "Name": "tea_vs_cup",
+                    "ConditionList": ["trial_type.tea", "trial_type.cup"],
+                    "Weights": ["1/2", "-1/2"],
+                    "Test": "t",
+                },
+                {
+                    "Name": "any",
+                    "ConditionList": ["trial_type.tea", "trial_type.cup"],
+                    "Weights": [[1, 0], [0, 1]],
+                    "Test": "F",
+                },
+            ],
+            "DummyContrasts": {"Contrasts": ["trial_type.tea"], "Test": "t"},
+        },
+        {
+            "Level": "Subject",
+            "Name": "subject",
+            "GroupBy": ["subject", "contrast"],
+            "Model": {"Type": "meta", "X": [1]},
+            "DummyContrasts": {"Test": "t"},
+        },
+        {
+            "Level": "Dataset",
+            "Name": "dataset",
+            "GroupBy": ["contrast"],
+            "Model": {"Type": "glm", "X": [1, "age"]},
+            "DummyContrasts": {"Test": "t"},
+        },
+    ],
+}
+
+
 def boxcar(trial_type):
     """The condition at the volumes' times."""
     times = np.arange(N_VOLUMES) * T_R
@@ -33,7 +80,7 @@ def write_json(path, content):
     path.write_text(json.dumps(content))
 
 
-def make_people(root, *, n_participants=4, n_runs=2, space="Tiny"):
+def make_people(root, *, n_runs=2, space="Tiny"):
     """Write the dataset; the first masked voxel answers to tea, the second to cup."""
     rng = np.random.default_rng(0)
     mask = np.zeros(SHAPE, dtype=np.uint8)
@@ -43,16 +90,15 @@ def make_people(root, *, n_participants=4, n_runs=2, space="Tiny"):
     write_json(root / "dataset_description.json", {**about, "DatasetType": "raw"})
     made = {"DatasetType": "derivative", "GeneratedBy": [{"Name": "fMRIPrep"}]}
     write_json(derivative / "dataset_description.json", {**about, **made})
-    labels = [f"{number:02}" for number in range(1, n_participants + 1)]
     participants = pd.DataFrame(
         {
-            "participant_id": [f"sub-{label}" for label in labels],
-            "age": [20.0 + 3 * index for index in range(n_participants)],
-            "group": ["a" if index % 2 else "b" for index in range(n_participants)],
+            "participant_id": [f"sub-{label}" for label in LABELS],
+            "age": [20.0, 23.0, 26.0, 29.0],
+            "group": ["b", "a", "b", "a"],
         }
     )
     participants.to_csv(root / "participants.tsv", sep="\t", index=False)
-    for label in labels:
+    for label in LABELS:
         for run in range(1, n_runs + 1):
             name = f"sub-{label}_task-drinks_run-{run}"
             raw = root / f"sub-{label}" / "func"

@@ -15,52 +15,7 @@ from llm2bids.exceptions import InferenceError, Llm2bidsError, UsageError
 from llm2bids.inference.analyze_model import analyze_model
 from llm2bids.inference.stats_model import read_stats_model
 from llm2bids.inference.stats_model_plan import open_layout, plan_estimates
-from tests.people import EVENTS, N_VOLUMES, T_R, boxcar, make_people
-
-FACTOR = {"Name": "Factor", "Input": ["trial_type"]}
-MODEL = {
-    "Name": "drinks",
-    "BIDSModelVersion": "1.0.0",
-    "Input": {"task": ["drinks"]},
-    "Nodes": [
-        {
-            "Level": "Run",
-            "Name": "run",
-            "GroupBy": ["subject", "run", "task"],
-            "Transformations": {"Transformer": "pybids-transforms-v1", "Instructions": [FACTOR]},
-            "Model": {"Type": "glm", "X": [1, "trial_type.*", "framewise_displacement"]},
-            "Contrasts": [
-                {
-                    "Name": "tea_vs_cup",
-                    "ConditionList": ["trial_type.tea", "trial_type.cup"],
-                    "Weights": ["1/2", "-1/2"],
-                    "Test": "t",
-                },
-                {
-                    "Name": "any",
-                    "ConditionList": ["trial_type.tea", "trial_type.cup"],
-                    "Weights": [[1, 0], [0, 1]],
-                    "Test": "F",
-                },
-            ],
-            "DummyContrasts": {"Contrasts": ["trial_type.tea"], "Test": "t"},
-        },
-        {
-            "Level": "Subject",
-            "Name": "subject",
-            "GroupBy": ["subject", "contrast"],
-            "Model": {"Type": "meta", "X": [1]},
-            "DummyContrasts": {"Test": "t"},
-        },
-        {
-            "Level": "Dataset",
-            "Name": "dataset",
-            "GroupBy": ["contrast"],
-            "Model": {"Type": "glm", "X": [1, "age"]},
-            "DummyContrasts": {"Test": "t"},
-        },
-    ],
-}
+from tests.people import EVENTS, FACTOR, MODEL, N_VOLUMES, T_R, boxcar, make_people
 
 
 @pytest.fixture(scope="module")

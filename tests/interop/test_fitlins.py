@@ -1,8 +1,10 @@
 """FitLins 0.11.0, in an environment of its own, on the BIDS Stats Models that a dataset carries."""
 
+import json
 import os
 import subprocess
 import sys
+from copy import deepcopy
 from functools import cache
 from pathlib import Path
 
@@ -12,6 +14,8 @@ import pytest
 
 from llm2bids.dataset.locate import locate
 from llm2bids.inference.analyze import analyze_group, analyze_participants
+from llm2bids.inference.analyze_model import analyze_model
+from tests import people
 
 pytestmark = [pytest.mark.interop, pytest.mark.slow]
 
@@ -43,7 +47,16 @@ def environment():
 def run_fitlins(environment, tmp_path_factory):
     """Run a model of a dataset as it is; give the exit status, the log and the output folder."""
 
-    def run(dataset, name, *, space="Tiny", participants=PARTICIPANTS):
+    def run(
+        dataset,
+        name,
+        *,
+        space="Tiny",
+        participants=PARTICIPANTS,
+        model=None,
+        derivative=None,
+        more=(),
+    ):
         out = tmp_path_factory.mktemp(name)
         config = out / "nipype"
         config.mkdir()
@@ -51,11 +64,12 @@ def run_fitlins(environment, tmp_path_factory):
         (config / "nipype.cfg").write_text("[execution]\npoll_sleep_duration = 0.05\n")
         command = [
             environment / "bin" / "fitlins",
-            dataset.path,
+            getattr(dataset, "path", dataset),
             out / "fitlins",
             "dataset",
-            *("--model", dataset.path / f"code/models/{name}_smdl.json"),
-            *("--derivatives", dataset.derivative),
+            *("--model", model or dataset.path / f"code/models/{name}_smdl.json"),
+            *("--derivatives", derivative or dataset.derivative),
+            *more,
             *("--space", space),
             *("--estimator", "nilearn"),
             *("--participant-label", *participants),
@@ -121,6 +135,69 @@ def check_agreement(dataset, ours, theirs, contrast, statistic):
     assert np.corrcoef(maps)[0, 1] >= 0.99
     assert len({np.abs(values).argmax() for values in maps}) == 1
     return maps
+
+
+def check_equal(result, theirs, node, statistics, *, least=0.9999):
+    """Every map of a node that FitLins wrote is ours; give how many there are."""
+    n_maps = 0
+    for path in (theirs / f"node-{node}").rglob("*_statmap.nii.gz"):
+        stat = path.name.split("_stat-")[1].split("_")[0]
+        if stat not in statistics:
+            continue
+        name = path.name.replace("contrast-", "*contrast-")
+        (mine,) = (result.out_dir / path.parent.relative_to(theirs)).glob(name)
+        ours, other = (np.squeeze(nib.load(file).get_fdata()) for file in (mine, path))
+        inside = other != 0  # FitLins' p is 0 outside the mask, ours 1
+        assert inside.sum() > 50
+        assert np.corrcoef(ours[inside], other[inside])[0, 1] >= least, path.name
+        scale = np.abs(other[inside]).max()
+        assert np.abs(ours[inside] - other[inside]).max() <= 0.02 * scale, path.name
+        n_maps += 1
+    return n_maps
+
+
+ALL = ("effect", "variance", "t", "z", "p", "F")
+
+
+def test_our_runner_writes_the_maps_of_fitlins(planted, one_task, tmp_path):
+    model = planted.path / "code/models/task-pathology_smdl.json"
+    result = analyze_model(
+        planted.path, tmp_path / "out", model=model, participant_label=PARTICIPANTS, progress=False
+    )
+    assert check_equal(result, one_task, "run", ALL) == 5 * len(PARTICIPANTS)
+    assert check_equal(result, one_task, "dataset", ALL) == 5
+
+
+def test_our_runner_on_all_tasks(planted, all_tasks, tmp_path):
+    model = planted.path / "code/models/all_smdl.json"
+    labels = PARTICIPANTS[:2]
+    result = analyze_model(
+        planted.path, tmp_path / "out", model=model, participant_label=labels, progress=False
+    )
+    assert check_equal(result, all_tasks, "run", ALL) == 5 * 2 * len(labels)
+    # FitLins' variance of a meta node is NaN, and so are t, z and p
+    assert check_equal(result, all_tasks, "subject", ("effect",)) == 3 * len(labels)
+    assert check_equal(result, all_tasks, "dataset", ("effect", "t")) == 2 * 3
+
+
+def test_our_runner_on_a_dataset_as_of_people(run_fitlins, tmp_path):
+    """Events are convolved, confounds and an age are covariates, F contrasts stand beside t."""
+    root = people.make_people(tmp_path / "people")
+    derivative = root / "derivatives" / "fmriprep"
+    content = deepcopy(people.MODEL)
+    convolve = {"Name": "Convolve", "Input": ["trial_type.tea", "trial_type.cup"], "Model": "spm"}
+    content["Nodes"][0]["Transformations"]["Instructions"].append(convolve)
+    model = tmp_path / "drinks_smdl.json"
+    model.write_text(json.dumps(content))
+    status, log, theirs = run_fitlins(
+        root, "people", model=model, derivative=derivative, participants=people.LABELS
+    )
+    assert status == 0, log[-3000:]
+    result = analyze_model(root, tmp_path / "out", model=model, progress=False)
+    n_runs = 2 * len(people.LABELS)
+    assert check_equal(result, theirs, "run", ALL) >= (5 * 2 + 3) * n_runs
+    assert check_equal(result, theirs, "subject", ("effect",)) == 2 * len(people.LABELS)
+    assert check_equal(result, theirs, "dataset", ("effect", "variance", "t", "z")) == 4 * 4
 
 
 def strongest(values, n_units):
@@ -198,6 +275,11 @@ def test_an_edit_against_the_intact_model_within_participants(
     dataset = llm2bids.record(root / "edited", edit=edit.save(root / "cut.json"), **options)
     status, log, out = run_fitlins(dataset, "sessions", space="tinyllama")
     assert status == 0, log[-3000:]
+
+    model = dataset.path / "code/models/sessions_smdl.json"
+    result = analyze_model(dataset.path, root / "ours", model=model, progress=False)
+    assert check_equal(result, out, "run", ALL) == 5 * 2 * len(PARTICIPANTS)
+    assert check_equal(result, out, "dataset", ("effect", "t"), least=0.999) == 2
 
     def units_of(place):
         return dataset.space.to_units(nib.load(out / place)).astype(float)

@@ -66,6 +66,15 @@ def test_damage_is_found_and_mended(small, damage):
     assert len(small) == 2
 
 
+def test_a_whole_cache_is_read_where_it_cannot_be_locked(small):
+    folder = folder_of()
+    lock = folder.with_name(folder.name + ".lock")
+    lock.unlink(missing_ok=True)
+    lock.mkdir()  # as on a file system that is read only, no lock can be had
+    assert folder_of() == folder
+    assert len(small) == 1
+
+
 def test_copied_cache_is_accepted_by_its_hash(small):
     weights = folder_of() / "model.safetensors"
     os.utime(weights, (1, 1))
