@@ -8,7 +8,7 @@ from llm2bids.network.controls import P_VALUE
 from llm2bids.network.findings import NOTE, Findings
 from llm2bids.network.identification import AccuracyCurve
 from llm2bids.report.calibration import NOT_CALIBRATED, calibration_body, calibration_command
-from llm2bids.report.draw.chart import Estimate, Line, interval_chart, line_chart
+from llm2bids.report.draw.chart import IntervalRow, Line, interval_chart, line_chart
 from llm2bids.report.section import Section, heat_table, interval, missing, number, render
 from llm2bids.report.sources import Sources
 
@@ -117,7 +117,7 @@ def _repeatability(sources: Sources, findings: Findings) -> Markup:
 
 def _estimates(sources: Sources, table: pd.DataFrame, measure: str, alt: str) -> Markup:
     rows = [
-        Estimate(
+        IntervalRow(
             name=str(row["task"]),
             value=float(row[measure]),
             low=float(row[f"{measure}_low"]),

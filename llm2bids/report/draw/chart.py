@@ -35,7 +35,7 @@ class Line:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Estimate:
+class IntervalRow:
     """One row of `interval_chart`; NaN where there is no estimate or interval."""
 
     name: str
@@ -83,7 +83,7 @@ def line_chart(
     return figure_svg(figure, alt=alt)
 
 
-def interval_chart(rows: Sequence[Estimate], *, x_label: str, alt: str) -> Markup:
+def interval_chart(rows: Sequence[IntervalRow], *, x_label: str, alt: str) -> Markup:
     """Draw one estimate a row with its interval, from top to bottom; 0 to 1 are always shown."""
     step, left, right, top = 26.0, 128.0, 64.0, 22.0
     figure, axes = _axes(

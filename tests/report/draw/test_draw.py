@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 from markupsafe import Markup
 
-from llm2bids.report.draw.chart import Estimate, Line, interval_chart, line_chart
+from llm2bids.report.draw.chart import IntervalRow, Line, interval_chart, line_chart
 from llm2bids.report.draw.color import diverging_indices, diverging_palette, full_color
 from llm2bids.report.draw.mosaic import mosaic_columns, quantise
 from llm2bids.report.draw.svg import drawing, element, palette_png
@@ -109,8 +109,8 @@ def test_charts_take_their_colours_from_the_style_sheet_and_have_nothing_to_clas
 
 def test_an_interval_that_is_missing_leaves_the_estimate():
     rows = [
-        Estimate(name="tea", value=0.5, low=0.25, high=0.75, color="var(--c0)"),
-        Estimate(name="milk", value=0.8, low=math.nan, high=math.nan, color="var(--c1)"),
+        IntervalRow(name="tea", value=0.5, low=0.25, high=0.75, color="var(--c0)"),
+        IntervalRow(name="milk", value=0.8, low=math.nan, high=math.nan, color="var(--c1)"),
     ]
     chart = interval_chart(rows, x_label="r", alt="two rows")
     for name, value in (("tea", "0.50"), ("milk", "0.80")):
