@@ -20,6 +20,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     text = "the analysis (default: OUT_DIR or OUT_DIR/analysis)"
     add(parser, "--analysis", text, dest="analysis_dir", type=Path, metavar="DIR")
     add(parser, "-o, --output", "the page (OUT_DIR/report.html)", type=Path, metavar="FILE")
+    text = "write a page for NiiVue of each task's group map too, which the page links to"
+    parser.add_argument("--niivue", action="store_true", help=text)
 
 
 def run(args: argparse.Namespace) -> int:

@@ -64,7 +64,7 @@ def explorer_data(sources: Sources, maps: tuple[GroupMap, ...]) -> tuple[dict[st
 
 def _entry(sources: Sources, group_map: GroupMap, stat: str) -> dict[str, Any]:
     """Pack a statistic of a group map as the page's script reads it."""
-    path = group_map.other(stat)
+    path, contrast = group_map.other(stat), group_map.contrast
     values = sources.unit_map(path)
     small = quantise(values)
     return {
@@ -77,6 +77,7 @@ def _entry(sources: Sources, group_map: GroupMap, stat: str) -> dict[str, Any]:
         "color": sources.color(group_map.title, group_map.task),
         "level": "Every unit is shown, whatever its p.",
         "file": sources.link(path),
+        "view": sources.link(sources.views[contrast]) if contrast in sources.views else "",
         "data": encoded(small.steps.tobytes()),
     }
 

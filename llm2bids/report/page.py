@@ -10,7 +10,7 @@ from llm2bids.exceptions import UsageError
 from llm2bids.report.coverage import coverage_section
 from llm2bids.report.design import design_section, designs_section
 from llm2bids.report.findings import findings_sections, summary_section, tile
-from llm2bids.report.group_map import find_maps
+from llm2bids.report.group_map import against_off, find_maps
 from llm2bids.report.interventions import intervention_sections
 from llm2bids.report.localizer import localizer_sections, stories_section
 from llm2bids.report.maps import maps_section, strongest_section
@@ -21,6 +21,7 @@ from llm2bids.report.recorded import recorded_section
 from llm2bids.report.section import Section, counted, page_script, read_asset, render, script_hash
 from llm2bids.report.smoothness import smoothness_section
 from llm2bids.report.sources import REPORT_NAME, Sources, find_sources
+from llm2bids.report.view import view
 from llm2bids.store.commit import replace_text
 
 SCRIPTS = ("copy.js", "map.js", "explore.js")  # scripts of the page, in the order in which they run
@@ -32,6 +33,7 @@ def write_report(
     bids_dir: str | Path | None = None,
     analysis_dir: str | Path | None = None,
     output: str | Path | None = None,
+    niivue: bool = False,
     progress: bool = True,
 ) -> Path:
     """Write what was recorded and found as one HTML page that needs nothing from outside.
@@ -47,6 +49,9 @@ def write_report(
         Dataset and analysis, where they lie elsewhere.
     output : str or Path, optional
         The page; ``report.html`` in `out_dir` by default. A dataset takes no page: name one.
+    niivue : bool
+        Write for each task's group map a page of `llm2bids.view` too, in a folder beside the page,
+        which has a link to it.
     progress : bool
         Show a progress bar on stderr.
 
@@ -74,9 +79,24 @@ def write_report(
             "the page goes: --output FILE"
         )
     path = Path(out_dir) / REPORT_NAME if output is None else Path(output)
-    text = _build_page(replace(sources, page_dir=path.parent), progress=progress)
+    sources = replace(sources, page_dir=path.parent)
+    if niivue:
+        sources = replace(sources, views=_write_views(sources, path))
+    text = _build_page(sources, progress=progress)
     replace_text(path, text)
     return path
+
+
+def _write_views(sources: Sources, page: Path) -> dict[str, Path]:
+    """Write a page for NiiVue of each group map against the off prompts: z, where there is one."""
+    folder = page.with_name(f"{page.stem}_niivue")
+    views = {}
+    for group_map in against_off(find_maps(sources)):
+        image = group_map.other("z") if group_map.other("z").exists() else group_map.path
+        output = folder / f"{group_map.contrast}.html"
+        title = f"{group_map.title}, group"
+        views[group_map.contrast] = view(image, sources.dataset, output_file=output, title=title)
+    return views
 
 
 def _build_page(sources: Sources, *, progress: bool = True) -> str:

@@ -1,7 +1,8 @@
 """Finding what a report is made from: the dataset and the analysis of a folder."""
 
 import os
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -34,6 +35,7 @@ class Sources:
     analysis: Path | None  # results of `llm2bids analyze`, where there are any
     analysis_dir: Path  # where they are, or would be: for the commands that the page names
     page_dir: Path | None = None  # where the page will be: links are relative to it
+    views: Mapping[str, Path] = field(default_factory=dict)  # contrast -> its page for NiiVue
     localizers: tuple[Path, ...] = ()  # results of `llm2bids localize`
 
     @cached_property

@@ -163,3 +163,22 @@ def test_an_array_in_a_space_needs_no_dataset(scanned, tmp_path):
     space = open_dataset(scanned / "dataset").space
     page = view(np.arange(space.n_units), space, output_file=tmp_path / "page.html", title="ranks")
     assert "<title>ranks</title>" in page.read_text(encoding="utf-8")
+
+
+def test_the_report_opens_each_group_map_in_niivue(viewer, scanned, tmp_path):
+    page = tmp_path / "report.html"
+    assert main(["report", str(scanned), "-o", str(page), "--niivue", "-q"]) == 0
+    assert {path.name for path in (tmp_path / "report_niivue").iterdir()} == {
+        "cats.html",
+        "dogs.html",
+    }
+    viewer.open(page)
+    button = "document.getElementById('map-view')"
+    assert viewer.evaluate(f"{button}.hidden") is False
+    address = viewer.evaluate(f"{button}.getAttribute('href')")
+    assert address == "report_niivue/cats.html"
+    open_page(viewer, tmp_path / address)
+    sources = find_sources(scanned)
+    values = sources.unit_map(find_maps(sources)[0].other("z"))
+    check(read(viewer, "held"), values, sources.dataset.space)
+    assert viewer.errors == []

@@ -111,8 +111,10 @@ const drawKey = () => {
   $("map-high").textContent = `+${map.show.toFixed(2)}`;
   $("map-unit").textContent = map.unit;
   $("map-level").textContent = map.level;
-  $("map-file").hidden = !map.file;
-  if (map.file) $("map-file").href = map.file;
+  for (const [id, address] of [["map-file", map.file], ["map-view", map.view]]) {
+    $(id).hidden = !address;
+    if (address) $(id).href = address;
+  }
 };
 const refresh = () => {
   const share = SHARES[Number($("map-top").value)];
