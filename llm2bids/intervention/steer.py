@@ -58,7 +58,12 @@ class SteerOptions:
         "token above no steering", group="search", metavar="NATS",
     )  # fmt: skip
     min_distinct: float = option(
-        0.9, "--min-distinct", "nor one whose distinct-2 is lower", group="search", metavar="SHARE"
+        0.9,
+        "--min-distinct",
+        "nor one whose distinct-2 is lower than this, or than that of intact "
+        "answers where they have less",
+        group="search",
+        metavar="SHARE",
     )
     n_prompts: int = shared(
         TopicOptions, "n_prompts", 24, text="held-out prompts, half to search on, half to report"

@@ -188,6 +188,8 @@ class TopicStudy:
     def _search(self) -> tuple[pd.DataFrame, Site, float]:
         """Try every layer and strength; take the best for the topic that is not too dear."""
         base = self._measure(self._answer(self.search_prompts))
+        # intact answers may loop too: no more is asked of edited ones
+        least = min(self.options.min_distinct, float(base["distinct_2"].mean()))
         rows = []
         for site in self.scene.sites:
             vector = self.scene.direction(self.task, site)
@@ -196,7 +198,7 @@ class TopicStudy:
                 measured = self._measure(self._answer(self.search_prompts, edit))
                 cost = float((measured["nll"] - base["nll"]).mean())
                 distinct = float(measured["distinct_2"].mean())
-                allowed = cost <= self.options.max_cost and distinct >= self.options.min_distinct
+                allowed = cost <= self.options.max_cost and distinct >= least
                 rows.append(
                     (
                         self.task, site.layer, strength, measured["hits"].mean(),
@@ -208,9 +210,9 @@ class TopicStudy:
         kept = table[table["allowed"]]
         if kept.empty:
             log.warning(
-                "%s: no layer and strength costs at most %g nats a token at a distinct-2 of %g or "
-                "more; the cheapest is taken",
-                self.task, self.options.max_cost, self.options.min_distinct,
+                "%s: no layer and strength costs at most %g nats a token at a distinct-2 of %.2g "
+                "or more; the cheapest is taken",
+                self.task, self.options.max_cost, least,
             )  # fmt: skip
             best = int(table["cost"].to_numpy().argmin())
         else:

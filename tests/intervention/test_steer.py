@@ -121,6 +121,17 @@ def test_search_and_report_share_no_prompt_and_nothing_that_was_shown(result, sc
     assert table["distinct_2"].between(1 / 3, 1).all()
 
 
+def test_no_more_variety_is_asked_than_intact_answers_have(scanned, analysed, model, result):
+    floor = steer(
+        scanned.path, analysed, model=model, task_labels=("pathology",),
+        **(QUICK | {"min_distinct": 1.1}),
+    ).tables["search"]  # fmt: skip
+    same = result.tables["search"]
+    pd.testing.assert_series_equal(floor["distinct_2"], same["distinct_2"])
+    # no text has more than 1; intact answers have what the steered ones have, or less
+    assert floor["allowed"].any() and same["allowed"].all()
+
+
 def test_controls_have_the_norm_of_the_direction():
     site, other = (Site(name=f"l.{n}", layer=n, role="residual", width=3) for n in (0, 1))
     rng = np.random.default_rng(0)
