@@ -167,11 +167,11 @@ def _run_rows(sources: Sources, read: Sequence[_RunQuality]) -> list[dict[str, A
                 "task": run.task,
             }
         )
-    for task in sources.tasks:
-        own = [row for row in rows if row["task"] == task]
-        for row, unusual in zip(own, outliers([row["surprisal"] for row in own]), strict=True):
-            row["unusual"] = bool(unusual)
-    return rows
+    # from the task's median, as tasks differ; over all runs, as few of one task tell no spread
+    table = pd.DataFrame(rows)
+    usual = table.groupby("task")["surprisal"].transform("median")
+    unusual = outliers((table["surprisal"] - usual).to_numpy())
+    return [row | {"unusual": bool(flag)} for row, flag in zip(rows, unusual, strict=True)]
 
 
 def confound_correlations(sources: Sources) -> tuple[pd.DataFrame, pd.DataFrame] | None:

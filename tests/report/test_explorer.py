@@ -3,6 +3,7 @@
 import base64
 import gzip
 import re
+import shutil
 from dataclasses import replace
 
 import numpy as np
@@ -16,6 +17,7 @@ from llm2bids.report.maps import maps_section
 from llm2bids.report.page import write_report
 from llm2bids.report.quality import confound_correlations, quality_section
 from llm2bids.report.sources import find_sources, sidecar
+from llm2bids.store.tables import read_table
 
 
 @pytest.fixture(scope="module")
@@ -141,6 +143,17 @@ def test_runs_have_their_numbers_and_files(sources):
     links = re.findall(r'href="([^"]+)"', row)
     assert len(links) == 5
     assert all((sources.page_dir / link).is_file() for link in links)
+
+
+def test_a_run_with_unusual_answers_is_marked(scanned, tmp_path):
+    shutil.copytree(scanned / "dataset", tmp_path / "dataset")
+    (path,) = (tmp_path / "dataset").rglob("sub-02_task-cats_desc-transcript_tokens.tsv")
+    table = read_table(path)
+    table["surprisal"] += 40
+    table.to_csv(path, sep="\t", index=False, na_rep="n/a")
+    body = str(quality_section(find_sources(tmp_path), progress=False).body)
+    marked = re.findall(r"</span>([^<]*)</th><td[^>]*>[^<]*</td><td[^>]*><strong>", body)
+    assert marked == ["sub-02_task-cats"]
 
 
 def test_confounds_are_correlated_within_runs(sources):
