@@ -57,14 +57,11 @@ class SteerOptions:
         1.75, "--max-cost", "the search takes no setting that costs more NLL than this, in nats a "
         "token above no steering", group="search", metavar="NATS",
     )  # fmt: skip
-    min_distinct: float = option(
-        0.9,
-        "--min-distinct",
-        "nor one whose distinct-2 is lower than this, or than that of intact "
-        "answers where they have less",
-        group="search",
+    min_distinct: float | None = option(
+        None, "--min-distinct", "nor one whose distinct-2 is lower than this, or than that of "
+        "intact answers where they have less", group="search", shown="0.9, with --minus 0.7",
         metavar="SHARE",
-    )
+    )  # fmt: skip
     n_prompts: int = shared(
         TopicOptions, "n_prompts", 24, text="held-out prompts, half to search on, half to report"
     )
@@ -80,7 +77,9 @@ class SteerOptions:
 
     def __post_init__(self) -> None:
         least = {"n_prompts": 4, "n_defining": LEAST_TEXTS, "n_tokens": 2, "n_controls": 0}
-        check_least(self, {**least, "strengths": 1e-3, "max_cost": 0, "min_distinct": 0})
+        check_least(self, {**least, "strengths": 1e-3, "max_cost": 0})
+        if self.min_distinct is not None:
+            check_least(self, {"min_distinct": 0})
         if "{topic}" not in self.ask:
             raise UsageError(f"--ask {self.ask!r}: expected {{topic}} in it, for the task's label")
 

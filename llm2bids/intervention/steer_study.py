@@ -188,8 +188,12 @@ class TopicStudy:
     def _search(self) -> tuple[pd.DataFrame, Site, float]:
         """Try every layer and strength; take the best for the topic that is not too dear."""
         base = self._measure(self._answer(self.search_prompts))
-        # intact answers may loop too: no more is asked of edited ones
-        least = min(self.options.min_distinct, float(base["distinct_2"].mean()))
+        # intact answers may loop too, and no more is asked of edited ones
+        # and answers without their topic are more often formulas, as everyday ones are; loops have
+        # less than half
+        asked = self.options.min_distinct
+        asked = (0.7 if self.options.minus else 0.9) if asked is None else asked
+        least = min(asked, float(base["distinct_2"].mean()))
         rows = []
         for site in self.scene.sites:
             vector = self.scene.direction(self.task, site)
