@@ -9,8 +9,13 @@ import pandas as pd
 
 from llm2bids.dataset.layout import DERIVATIVE, INTACT, task_files
 from llm2bids.dataset.settings import PARADIGM, SETTINGS
-from llm2bids.dataset.sidecar import generated_by, task_bold_json, task_events_json
-from llm2bids.dataset.static_files import fill_json, fill_text
+from llm2bids.dataset.sidecar import (
+    fill_json,
+    fill_text,
+    generated_by,
+    task_bold_json,
+    task_events_json,
+)
 from llm2bids.paradigm.task import Paradigm, Prompt, Task
 from llm2bids.store.commit import Staging
 from llm2bids.store.json import read_json, to_json

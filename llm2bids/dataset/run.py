@@ -28,8 +28,7 @@ from llm2bids.dataset.layout import (
 from llm2bids.dataset.participants import with_participant
 from llm2bids.dataset.read import Dataset
 from llm2bids.dataset.resume import participants_to_extend, stage_participants
-from llm2bids.dataset.sidecar import bold_json, image_json, task_bold_json
-from llm2bids.dataset.static_files import fill_json
+from llm2bids.dataset.sidecar import bold_json, fill_json, image_json, task_bold_json
 from llm2bids.dataset.transcript import stim_series, transcript_table, write_transcript
 from llm2bids.dataset.volumes import volume_writer, write_image
 from llm2bids.exceptions import DatasetError

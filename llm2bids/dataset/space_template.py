@@ -9,7 +9,7 @@ import numpy.typing as npt
 
 from llm2bids.dataset.arrangement import check_arrangement, write_arrangement
 from llm2bids.dataset.layout import DERIVATIVE, Entities, build_path, sidecar, template_file
-from llm2bids.dataset.static_files import fill_json
+from llm2bids.dataset.sidecar import fill_json
 from llm2bids.dataset.volumes import write_image
 from llm2bids.exceptions import DatasetError, SpaceError
 from llm2bids.recording.calibration import EARLIER_COUNTS_PER_SD, Calibration

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from llm2bids.dataset.layout import DERIVATIVE
-from llm2bids.dataset.static_files import fill_json
+from llm2bids.dataset.sidecar import fill_json
 from llm2bids.exceptions import DatasetError
 from llm2bids.store.json import to_json
 

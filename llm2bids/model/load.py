@@ -12,10 +12,16 @@ import torch
 from llm2bids.exceptions import ModelError, UsageError
 from llm2bids.model.adapter import identity
 from llm2bids.model.cache import weights_sha256
-from llm2bids.model.checkpoint import auto_class, count_from_padding, load_weights, package_of
+from llm2bids.model.checkpoint import (
+    auto_class,
+    count_from_padding,
+    load_weights,
+    package_hint,
+    package_of,
+    quantization_of,
+)
 from llm2bids.model.device import check_device, main_device, read_device_map
 from llm2bids.model.place import EMBEDDED, OFFER, WAY_ROUND, Place, checkpoint_files, locate_model
-from llm2bids.model.quantization import package_hint, quantization_of
 from llm2bids.model.random_weights import check_seed, random_model, state_sha256
 from llm2bids.model.tokenizer import Chat, load_tokenizer, neutral_generation
 

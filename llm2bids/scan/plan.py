@@ -25,8 +25,7 @@ from llm2bids.space.arrange import build_space
 from llm2bids.space.space import Space
 
 if TYPE_CHECKING:
-    from llm2bids.model.outline import Outline
-    from llm2bids.model.pace import Pace
+    from llm2bids.model.outline import Outline, Pace
     from llm2bids.model.tokenizer import Chat
     from llm2bids.paradigm.design import RunDesign
 
@@ -265,7 +264,7 @@ def _pace(
     chat: "Chat | None",
 ) -> "Pace":
     """Time a batch of the longest run, its prompts as long as its longest."""
-    from llm2bids.model.pace import measure_pace
+    from llm2bids.model.outline import measure_pace
 
     design = max(scan.designs, key=lambda design: len(design.trials))
     longest = max(len(trial.prompt.text) for trial in design.trials)

@@ -14,9 +14,8 @@ import pandas as pd
 from llm2bids.exceptions import SpaceError
 from llm2bids.model.units import Site, parse_address
 from llm2bids.recording.calibration import EARLIER_COUNTS_PER_SD, Calibration
-from llm2bids.space.definition import Layout, read_grid, read_layout
+from llm2bids.space.definition import Layout, read_grid, read_layout, sites_from_table, unit_table
 from llm2bids.space.grid import open_image
-from llm2bids.space.table import sites_from_table, unit_table
 
 OUTSIDE, WHITE, GREY = 0, 1, 2
 """Values of the tissue map: background, voxels without a unit, voxels with a unit."""

@@ -10,10 +10,10 @@ import numpy.typing as npt
 import pandas as pd
 
 from llm2bids.exceptions import SpaceError
+from llm2bids.space.definition import unit_table
 from llm2bids.space.grid import GridImage, open_image
 from llm2bids.space.header import fingerprint_differs, read_fingerprint
 from llm2bids.space.space import Space
-from llm2bids.space.table import unit_table
 
 LOCATE_COLUMNS = (
     *("address", "module", "layer", "role", "head", "unit"),

@@ -12,10 +12,10 @@ import transformers
 from safetensors.torch import load_file, save_file
 
 from llm2bids.exceptions import ModelError
+from llm2bids.model.checkpoint import quantization_of
 from llm2bids.model.exactness import exact_sites
 from llm2bids.model.load import load_model
 from llm2bids.model.outline import outline
-from llm2bids.model.quantization import quantization_of
 from llm2bids.model.weights import weight_norms
 from tests.brought import runs_elsewhere
 from tests.tiny_models import save_architecture, save_tiny_model

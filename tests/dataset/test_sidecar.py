@@ -2,7 +2,7 @@ import json
 
 import pytest
 
-from llm2bids.dataset.static_files import fill_json, fill_text, template_folder
+from llm2bids.dataset.sidecar import fill_json, fill_text, template_folder
 from llm2bids.exceptions import DatasetError
 
 

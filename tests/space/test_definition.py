@@ -1,7 +1,7 @@
 import pytest
 
 from llm2bids.exceptions import SpaceError
-from llm2bids.space.table import COLUMNS, sites_from_table
+from llm2bids.space.definition import COLUMNS, sites_from_table
 
 
 def edited(space, row, **cells):
