@@ -9,8 +9,9 @@ Shown: every step is nilearn's own call on our files; only opening the dataset (
 files and prompts) and `llm2bids.locate`, the last line, are ours. OUT gets figures, reports and
 `tour.tsv`, with one number from each tool.
 
-SpaceNet and SearchLight see a few sites only, TFCE permutes little: on 250,000 units each takes
-minutes otherwise. What they say about accuracy is on the units of those sites.
+Decoders see some sites only, TFCE permutes little: on 250,000 units each takes minutes otherwise.
+SpaceNet and SearchLight see the site of the strongest unit, which was chosen with the same
+participants' map: their accuracy says that they run, not how well one can decode.
 """
 
 import sys
@@ -28,7 +29,7 @@ from nilearn.decomposition import CanICA, DictLearning
 from nilearn.glm import cluster_level_inference, save_glm_to_bids, threshold_stats_img
 from nilearn.glm.first_level import first_level_from_bids
 from nilearn.glm.second_level import SecondLevelModel, non_parametric_inference
-from nilearn.image import concat_imgs, index_img, math_img, new_img_like
+from nilearn.image import concat_imgs, index_img
 from nilearn.maskers import NiftiLabelsMasker, NiftiMasker
 from nilearn.reporting import get_clusters_table
 from sklearn.model_selection import LeaveOneGroupOut
@@ -57,9 +58,7 @@ class Tour:
         self.out.mkdir(parents=True, exist_ok=True)
         self.space = self.dataset.space.label
         self.anatomy = self.dataset.derivative / f"tpl-{self.space}/anat"
-        # nilearn draws up to the largest value, and passes over cal_max of the header
-        t1w = nib.load(self.template("T1w.nii.gz"))
-        self.t1w = math_img(f"np.minimum(img, {float(t1w.header['cal_max'])})", img=t1w)
+        self.t1w = self.template("T1w.nii.gz")
         self.units = self.template("label-GM_mask.nii.gz")
         self.found = []
 
@@ -194,58 +193,54 @@ def decomposition(tour):
         )
 
 
-def prompt_images(tour):
-    """Take one image for each prompt (its last token), on or off, and its participant."""
-    images, on, participants = [], [], []
-    for run in tour.runs:
-        tokens = tour.dataset.token_table(run).dropna(subset="volume")
-        prompts = tokens.groupby("trial")
-        images.append(
-            index_img(nib.load(run.preproc), prompts["volume"].max().astype(int).tolist())
-        )
-        on.append(np.where(prompts["trial_type"].first().notna(), "on", "off"))
-        participants.append(np.full(len(on[-1]), run.participant_label))
-    return concat_imgs(images), np.concatenate(on), np.concatenate(participants)
+def prompt_images(tour, sites):
+    """Take one image for each prompt, on or off, and its participant, of some sites."""
+    images = [tour.dataset.image(run, sites=sites, by="prompt") for run in tour.runs]
+    labels = pd.concat([tour.dataset.labels(run, by="prompt") for run in tour.runs])
+    on = np.where(labels["label"] == "off", "off", "on")
+    return concat_imgs(images), on, labels["participant"].to_numpy()
+
+
+def mask_of(space, units):
+    """Make the mask of some units of a space, or of a part of it."""
+    inside = np.zeros(space.n_units, dtype=np.uint8)
+    inside[units] = 1
+    return nib.Nifti1Image(space.to_grid(inside), space.affine)
 
 
 def decoding(tour, z_map):
     """Tell on from off prompts in participants that the decoder has not seen."""
-    images, on, participants = prompt_images(tour)
     others = LeaveOneGroupOut()
+    space = tour.dataset.space
+    # the widest modules of all layers, a tenth or so of the model
+    role = max(space.sites, key=lambda site: 0 if site.layer is None else site.width).role
+    widest = [site.name for site in space.sites if site.role == role]
+    images, on, participants = prompt_images(tour, widest)
     decoder = Decoder(
-        mask=tour.units,
+        mask=mask_of(space.crop(widest), slice(None)),
         cv=others,
         screening_percentile=10,
         scoring="balanced_accuracy",
         standardize="zscore_sample",
     ).fit(images, on, groups=participants)
     tour.note("Decoder", "balanced accuracy, others", np.mean(decoder.cv_scores_["on"]))
-    sites, centres = few_sites(tour, z_map)
+    values = space.to_units(z_map)
+    site = space.address_of(int(values.argmax())).partition("[")[0]  # of the strongest unit
+    part, inside = space.crop(site), values[space.site_slices[site]]
+    images, on, participants = prompt_images(tour, site)
     first = participants == participants[0]
     sparse = SpaceNetClassifier(
-        mask=sites, penalty="tv-l1", cv=2, n_alphas=3, l1_ratios=0.5, max_iter=30, standardize=True
-    ).fit(index_img(images, ~first), on[~first])
+        mask=mask_of(part, slice(None)), penalty="tv-l1", cv=2, n_alphas=3, l1_ratios=0.5,
+        max_iter=30, standardize=True,
+    ).fit(index_img(images, ~first), on[~first])  # fmt: skip
     correct = sparse.predict(index_img(images, first)) == on[first]
     tour.note("SpaceNet", "accuracy, one left out", correct.mean())
     tour.note("SpaceNet", "units with a weight", np.count_nonzero(sparse.coef_img_.get_fdata()))
     light = SearchLight(
-        sites, process_mask_img=centres, radius=4, cv=others, scoring="balanced_accuracy"
-    ).fit(images, on, groups=participants)
+        mask_of(part, slice(None)), process_mask_img=mask_of(part, np.argsort(-inside)[:50]),
+        radius=4, cv=others, scoring="balanced_accuracy",
+    ).fit(images, on, groups=participants)  # fmt: skip
     tour.note("SearchLight", "best balanced accuracy", light.scores_.max())
-
-
-def few_sites(tour, z_map):
-    """Mask the site of the strongest unit and, in it, fifty places for the searchlight."""
-    space = tour.dataset.space
-    best = np.argsort(-space.to_units(z_map))
-    modules = space.unit_table()["module"].to_numpy()
-    inside = best[modules[best] == modules[best[0]]]
-    masks = []
-    for units in (inside, inside[:50]):
-        mask = np.zeros(space.shape, dtype=np.uint8)
-        mask[tuple(space.voxels[units].T)] = 1
-        masks.append(new_img_like(tour.units, mask))
-    return masks
 
 
 def main(bids_dir, task, out):

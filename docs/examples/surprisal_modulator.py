@@ -18,14 +18,12 @@ from pathlib import Path
 
 import matplotlib as mpl
 import matplotlib.pyplot as plt
-import nibabel as nib
 import numpy as np
 import pandas as pd
 from nilearn import plotting
 from nilearn.glm import expression_to_contrast_vector, threshold_stats_img
 from nilearn.glm.first_level import FirstLevelModel, make_first_level_design_matrix
 from nilearn.glm.second_level import SecondLevelModel
-from nilearn.image import math_img
 from scipy.stats import norm
 
 import llm2bids
@@ -75,11 +73,9 @@ def draw(z_map, dataset, t1w, file):
     """Draw the map, and how many units of each layer follow surprisal (not corrected)."""
     z = dataset.space.to_units(z_map)
     figure, (left, right) = plt.subplots(1, 2, figsize=(14, 3.4), width_ratios=(2, 1))
-    background = nib.load(t1w)
-    top = float(background.header["cal_max"])  # nilearn draws up to the largest value
     plotting.plot_stat_map(
         z_map,
-        bg_img=math_img(f"np.minimum(img, {top})", img=background),
+        bg_img=t1w,
         threshold=SHOWN,
         display_mode="z",
         cut_coords=3,
@@ -124,7 +120,7 @@ def main(bids_dir, task, out):
     found = llm2bids.locate(z_map, dataset.space, top_percent=1)
     found.to_csv(out / "units.tsv", sep="\t", index=False)
     print(found.head(5)[["address", "layer", "role", "value"]].to_string(index=False))
-    draw(z_map, dataset, anatomy / f"tpl-{label}_T1w.nii.gz", out / "surprisal.png")
+    draw(z_map, dataset, str(anatomy / f"tpl-{label}_T1w.nii.gz"), out / "surprisal.png")
 
 
 if __name__ == "__main__":
