@@ -82,6 +82,9 @@ def fit_participants(options, derivative, mask):
         derivatives_folder=derivative,
         hrf_model=None if options.hrf == "none" else options.hrf,
         smoothing_fwhm=options.smoothing,
+        # the group level takes effects alone; whitening by AR(1), nilearn's default, leaves of a
+        # convolved series little but the edges of its blocks
+        noise_model="ols",
         img_filters=[("desc", desc)],
         mask_img=mask,
     )
