@@ -37,8 +37,9 @@ NETWORK_PERCENT = 5.0
 """Share of all units whose number in a module's output is the module's share of the network."""
 
 NOTES = (
-    "Units of this network respond to the task. Training them changes other text less than "
-    "training random units of the same layers; it is not where training helps most: see fisher.",
+    "Units of this network respond to the task. What is learned in them carries over to other text "
+    "less than what is learned in random units of the same layers; it is not where training helps "
+    "most: see fisher.",
     "The share of a module in the network does not tell which modules to train (LoRA's "
     "target_modules): see the rank correlation with the gain per parameter.",
     "First order: one step of an optimiser that normalises gradients; a trial (--trial) trains.",
