@@ -8,7 +8,7 @@ from pathlib import Path
 HERE = Path(__file__).parent
 sys.path[:0] = [str(HERE.parent), str(HERE)]
 
-from example_runs import ExampleRuns  # noqa: E402
+from example_runs import PATTERN, ExampleRuns  # noqa: E402
 
 import llm2bids  # noqa: E402
 
@@ -48,7 +48,7 @@ sphinx_gallery_conf = {
     "examples_dirs": "examples",
     "gallery_dirs": "gallery",
     # what takes another dataset than that one is only shown
-    "filename_pattern": r"(?<!encoding)(?<!rdms)(?<!listener)\.py$" if _DATASET else r"^$",
+    "filename_pattern": PATTERN if _DATASET else r"^$",
     "reset_argv": _RUNS,
     "image_scrapers": (_RUNS.pictures,),
     "download_all_examples": False,

@@ -3,6 +3,16 @@
 import shutil
 from pathlib import Path
 
+# What each example takes; those that need stories or a human dataset of them are shown, not run.
+ARGUMENTS = {
+    "synthetic_human": "{out}",
+    "decoding": "{dataset} {out}",
+    "nilearn_tour": "{dataset} {task} {out}",
+    "surprisal_modulator": "{dataset} {task} {out}",
+    "group_analysis": "{dataset} {task} {space} {out} --hrf none",
+}
+PATTERN = rf"/({'|'.join(ARGUMENTS)})\.py$"
+
 
 class ExampleRuns:
     """Arguments of each example; `pictures` collects the PNG files that it wrote."""
@@ -15,17 +25,16 @@ class ExampleRuns:
 
     def __call__(self, _conf, script_vars):
         name = Path(script_vars["src_file"]).stem
+        if name not in ARGUMENTS:
+            return []
         out = self.out / name
         shutil.rmtree(out, ignore_errors=True)
-        if name == "synthetic_human":
-            return [str(out)]
         from llm2bids import open_dataset
 
         dataset = open_dataset(self.dataset)
-        task = dataset.tasks[0]
-        if name == "group_analysis":
-            return [self.dataset, task, dataset.space.label, str(out), "--hrf", "none"]
-        return [self.dataset, task, str(out)]
+        values = {"dataset": self.dataset, "task": dataset.tasks[0], "out": str(out)}
+        values["space"] = dataset.space.label
+        return [part.format(**values) for part in ARGUMENTS[name].split()]
 
     def pictures(self, _block, block_vars, gallery_conf):
         """Show every picture in the example's folder once, as the gallery's reST."""

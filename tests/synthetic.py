@@ -3,6 +3,7 @@
 ``FOSSILS.write_dataset(path)`` writes one. The models that tests record are in `tiny_models`.
 """
 
+import hashlib
 import math
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass, replace
@@ -349,3 +350,12 @@ DRINKS = Experiment(
     effect=4.0,
 )
 """Four participants and three tasks that each move a unit of their own: what is found."""
+
+
+def contents(path: Path) -> dict[str, str]:
+    """Hash of every file of a dataset, without the hidden folder and what a command cites."""
+    return {
+        str(file.relative_to(path)): hashlib.sha256(file.read_bytes()).hexdigest()
+        for file in sorted(path.rglob("*"))
+        if file.is_file() and not {".llm2bids", "logs"} & set(file.relative_to(path).parts)
+    }

@@ -168,7 +168,7 @@ def banded(listener, layers, rates):
 
 def make_parser():
     """Say what the script takes."""
-    parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
+    parser = argparse.ArgumentParser(description="Encoding of a listener by layers")
     parser.add_argument("human", type=Path)
     parser.add_argument("features", type=Path)
     parser.add_argument("out", type=Path)

@@ -149,7 +149,7 @@ def draw(folders, file):
 
 
 def main():
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser = argparse.ArgumentParser(description="Group analysis of a brain or of a model")
     parser.add_argument("bids_dir", type=Path)
     parser.add_argument("task")
     parser.add_argument("space")

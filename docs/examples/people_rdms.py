@@ -61,7 +61,7 @@ def person_patterns(images, events, confounds, mask, options):
 
 def main():
     """Write the file."""
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser = argparse.ArgumentParser(description="Dissimilarities of items in people's brains")
     parser.add_argument("bids_dir", type=Path)
     parser.add_argument("task")
     parser.add_argument("space")

@@ -20,6 +20,7 @@ from llm2bids.inference.stats_model_options import StatsModelOptions
 from llm2bids.inference.stats_model_plan import SERIES, open_layout, plan_estimates
 from llm2bids.options import split_options, takes_options
 from llm2bids.store.commit import replace_text
+from llm2bids.store.files import data_files
 from llm2bids.store.json import to_json
 
 MODEL_COPY = "model_smdl.json"
@@ -131,8 +132,9 @@ def _derivatives(bids_dir: Path, asked: StatsModelOptions) -> list[Path]:
         return [Path(path) for path in asked.derivatives]
     if (bids_dir / DERIVATIVE).is_dir():
         return [bids_dir / DERIVATIVE]
-    folders = [bids_dir / "derivatives", *sorted((bids_dir / "derivatives").glob("*/"))]
-    there = [path for path in folders if (path / "dataset_description.json").is_file()]
+    parent = bids_dir / "derivatives"
+    patterns = ("dataset_description.json", "*/dataset_description.json")
+    there = [path.parent for pattern in patterns for path in data_files(parent, pattern)]
     if len(there) != 1:
         names = ", ".join(str(path) for path in there) or "none"
         raise UsageError(

@@ -167,7 +167,7 @@ class Runner:
             for _, block in series.blocks():
                 total += block.sum(axis=0, dtype=np.float64).T
             mean = nib.Nifti1Image(total / series.n_volumes, series.affine)
-            mask = np.asarray(compute_epi_mask(mean).dataobj) != 0
+            mask = open_image(compute_epi_mask(mean), series).volume() != 0
         if not mask.any():
             raise InferenceError(f"{estimate.mask or estimate.series}: the mask is empty")
         return np.asarray(mask)

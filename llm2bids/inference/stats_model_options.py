@@ -23,7 +23,7 @@ class StatsModelOptions:
     model: Path | str | None = option(
         None,
         "--model",
-        "run this BIDS Stats Model (*_smdl.json) up to the level, as FitLins does; models of a "
+        "run this BIDS Stats Model (NAME_smdl.json) up to the level, as FitLins does; models of a "
         "dataset are in BIDS_DIR/code/models",
         group=_MODEL,
         shown="none",

@@ -165,10 +165,8 @@ def find_sources(
 
 def localizer_files(*folders: Path) -> list[Path]:
     """List what `llm2bids localize` wrote to folders, or to a folder in them."""
-    pattern = "*_localizer.json"
-    return sorted(
-        {p for folder in folders for depth in ("", "*/") for p in folder.glob(depth + pattern)}
-    )
+    patterns = ("*_localizer.json", "*/*_localizer.json")
+    return sorted({path for folder in folders for p in patterns for path in data_files(folder, p)})
 
 
 def localized_dataset(path: Path) -> Path:

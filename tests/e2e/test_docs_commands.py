@@ -30,12 +30,16 @@ NAMES = {
     "ANALYSIS_DIR": "my-analysis",
     "OUT_DIR": "my-analysis",
     "OUT": "my-analysis",
+    "RECORDED": "my-dataset",
+    "ANALYSIS": "my-analysis",
     "demo-dataset/dataset": "my-dataset",
     "slurm.yaml": "local",
 }
 NOT_RUN = {
     "llm2bids demo": "the embedded model: tests/e2e/test_demo.py",
     '"$label"': "a job of SLURM's array: tests/scan/test_cluster.py",
+    "words_smdl.json": "a human dataset: tests/interop/test_fitlins.py",
+    "READING": "people who saw words: tests/e2e/test_people.py",
 }
 SMALL = {
     "record": "--prompts-per-block 3 --tokens-per-prompt 2 --device cpu",
@@ -136,19 +140,7 @@ def scan(tmp_path_factory):
         for name in ("answers.tsv", "transcripts.tsv"):
             answers.to_csv(name, sep="\t", index=False)
         stories(folder)
-        people("people.hdf5", recorded)
     return folder
-
-
-def people(path, dataset):
-    """Dissimilarities, drawn at random, of the prompts of a dataset's first two runs."""
-    rdm = pytest.importorskip("rsatoolbox.rdm")
-    banks = pd.concat(pd.read_csv(file, sep="\t") for file in dataset.path.glob("stimuli/*.tsv"))
-    shown = pd.concat(dataset.transcript(run)["prompt_id"] for run in dataset.runs[:2])
-    texts = list(banks.loc[banks["prompt_id"].isin(shown), "text"])
-    n_pairs = len(texts) * (len(texts) - 1) // 2
-    values = np.random.default_rng(0).random((1, n_pairs))
-    rdm.RDMs(values, pattern_descriptors={"item": texts}).save(str(path))
 
 
 def tutorial(folder):
@@ -166,6 +158,7 @@ def runnable(command, label):
     verb, *rest = arguments
     rest = [NAMES.get(word, word) for word in rest]
     rest = [re.sub(r"^OUT(_DIR)?/", "my-analysis/", word) for word in rest]
+    rest = [re.sub(r"^BIDS_DIR/", "my-dataset/", word) for word in rest]
     rest = [word.replace("SmolLM2135M", label) for word in rest]
     if verb in ("record", "replay") and "pets" not in rest:
         rest += ["--participants", "3"]
@@ -211,7 +204,7 @@ def test_the_commands_of_a_page_run(page, scan, tmp_path, monkeypatch, capsys):
         if arguments[0] == "null":
             shutil.rmtree(arguments[2], ignore_errors=True)
         if arguments[0] == "edit" and "--export-model" not in arguments:
-            Path(arguments[2]).unlink()
+            Path(arguments[2]).unlink(missing_ok=True)
         for called in each_participant(arguments):
             code = main(called)
             assert code == 0, f"{command}\nas: {shlex.join(called)}\n{capsys.readouterr().err}"

@@ -1,6 +1,5 @@
 """Workers that others start: dask, a real queue, Snakemake; the page's examples as they stand."""
 
-import hashlib
 import json
 import os
 import re
@@ -18,6 +17,7 @@ from llm2bids import analyze_participants, record
 from llm2bids.exceptions import UsageError
 from llm2bids.scan.cluster import read_cluster
 from tests.brought import environment as own_environment
+from tests.synthetic import contents
 
 pytest.importorskip("dask_jobqueue", reason="extra cluster is not installed")
 
@@ -43,15 +43,6 @@ def serial(model, tmp_path_factory) -> Path:
     path = tmp_path_factory.mktemp("serial") / "dataset"
     record(path, model=model, n_workers=1, **OPTIONS)
     return path
-
-
-def contents(path: Path) -> dict[str, str]:
-    """Hash of every file of a dataset, without the hidden folder and what a command cites."""
-    return {
-        str(file.relative_to(path)): hashlib.sha256(file.read_bytes()).hexdigest()
-        for file in sorted(path.rglob("*"))
-        if file.is_file() and not {".llm2bids", "logs"} & set(file.relative_to(path).parts)
-    }
 
 
 def environment() -> dict[str, str]:

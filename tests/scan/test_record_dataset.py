@@ -1,7 +1,6 @@
 """The scanner as one verb, on tiny models with random weights."""
 
 import errno
-import hashlib
 import os
 import shutil
 import signal
@@ -18,6 +17,7 @@ from llm2bids import open_dataset, record, replay
 from llm2bids.dataset.write import DatasetWriter
 from llm2bids.exceptions import DatasetError, ModelError, ParadigmError, UsageError
 from llm2bids.recording.draw import draw_scan
+from tests.synthetic import contents
 
 OPTIONS = {
     "paradigm": "off_on_off",
@@ -41,15 +41,6 @@ def scanned(model, tmp_path_factory) -> Path:
 def changed(scanned, tmp_path) -> Path:
     """A copy that a test may change."""
     return Path(shutil.copytree(scanned, tmp_path / "dataset"))
-
-
-def contents(path: Path) -> dict[str, str]:
-    """Hash of every file of a dataset, without the hidden folder."""
-    return {
-        str(file.relative_to(path)): hashlib.sha256(file.read_bytes()).hexdigest()
-        for file in sorted(path.rglob("*"))
-        if file.is_file() and ".llm2bids" not in file.parts
-    }
 
 
 def drop_participant(path: Path, label: str) -> None:

@@ -18,6 +18,7 @@ from llm2bids.dataset.hosts import batch_effect
 from llm2bids.dataset.write import DatasetWriter
 from llm2bids.exceptions import DatasetError, UsageError
 from llm2bids.store.lock import DatasetLock
+from tests.synthetic import contents
 
 OPTIONS = {
     "paradigm": "off_on_off",
@@ -57,15 +58,6 @@ def changed(sharded, tmp_path) -> Path:
 
 def shard(path: Path, label: str) -> Path:
     return path / ".llm2bids/shards" / f"sub-{label}"
-
-
-def contents(path: Path) -> dict[str, str]:
-    """Hash of every file of a dataset, without the hidden folder and what a command cites."""
-    return {
-        str(file.relative_to(path)): hashlib.sha256(file.read_bytes()).hexdigest()
-        for file in sorted(path.rglob("*"))
-        if file.is_file() and not {".llm2bids", "logs"} & set(file.relative_to(path).parts)
-    }
 
 
 def test_merged_shards_are_the_serial_scan(changed, serial):
