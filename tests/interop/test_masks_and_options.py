@@ -1,6 +1,7 @@
 """Every line of the table "Pass this mask or option": what is passed, and what happens without."""
 
 import re
+import subprocess
 from pathlib import Path
 
 import matplotlib.pyplot as plt
@@ -13,10 +14,13 @@ from nilearn.decomposition import CanICA, DictLearning
 from nilearn.glm import save_glm_to_bids
 from nilearn.glm.first_level import FirstLevelModel
 from nilearn.glm.second_level import SecondLevelModel, non_parametric_inference
+from nilearn.image import concat_imgs, math_img
 from nilearn.interfaces.fmriprep import load_confounds
 from nilearn.masking import compute_brain_mask, compute_epi_mask, intersect_masks
+from nilearn.reporting import get_clusters_table
 
 import llm2bids
+from tests.brought import environment
 
 pytestmark = [
     pytest.mark.interop,
@@ -101,16 +105,34 @@ def test_the_second_level_takes_the_units_and_nothing_else(planted, effects, uni
     model = SecondLevelModel(mask_img=units).fit(effects, design_matrix=design)
     assert n_units(planted, model.masker_.mask_img_) == planted.space.n_units
     assert not model.masker_.mask_img_.get_fdata()[~planted.space.grey].any()
-    found = non_parametric_inference(
+    z = non_parametric_inference(
         effects, design_matrix=design, mask=units, n_perm=3, model_intercept=True
     )
-    assert np.count_nonzero(found.get_fdata()[~planted.space.grey]) == 0
+    assert np.count_nonzero(z.get_fdata()[~planted.space.grey]) == 0
 
 
 def test_save_glm_to_bids_wants_a_model_that_keeps_all(planted, runs, units, t1w, tmp_path):
+    options = {"contrasts": "pathology", "bg_img": t1w, "cluster_threshold": 20}
     small = fitted(planted, runs[0], units, hrf_model=None)
     with pytest.raises(AttributeError, match="minimize_memory"):
-        save_glm_to_bids(small, contrasts="pathology", out_dir=tmp_path, bg_img=t1w)
+        save_glm_to_bids(small, out_dir=tmp_path / "small", **options)
+    whole = fitted(planted, runs[0], units, hrf_model=None, minimize_memory=False)
+    # nilearn's table is of what it wrote last, whose largest value lies below the threshold of z;
+    # if this fails, the page can say that it was mended
+    save_glm_to_bids(whole, out_dir=tmp_path / "whole", **options)
+    (table,) = (tmp_path / "whole").rglob("*_clusters.tsv")
+    assert pd.read_csv(table, sep="\t").empty
+    z = whole.compute_contrast("pathology", output_type="z_score")
+    assert get_clusters_table(z, 3.1, 2)["Peak Stat"].max() > 5
+
+
+def test_reports_and_tables_with_a_cluster_threshold(effects, units, t1w, z_map):
+    model = SecondLevelModel(mask_img=units)
+    model.fit(effects, design_matrix=pd.DataFrame({"intercept": np.ones(len(effects))}))
+    report = model.generate_report(contrasts="intercept", bg_img=t1w, cluster_threshold=20)
+    assert "data:image" in report.get_standalone()
+    few = get_clusters_table(z_map, 2.3, cluster_threshold=5)
+    assert 1 <= len(few) < len(get_clusters_table(z_map, 2.3, cluster_threshold=0))
 
 
 @pytest.mark.filterwarnings("ignore:Warning. 'partition' will ignore the 'mask'")  # numpy, inside
@@ -159,3 +181,67 @@ def test_confounds(runs):
         load_confounds(str(runs[0].preproc), strategy=("motion",))
     confounds, _ = llm2bids.load_confounds(runs[0].preproc, strategy=("surprisal",))
     assert len(confounds) == nib.load(runs[0].preproc).shape[3]
+
+
+def run_elsewhere(python, code, *arguments):
+    command = [str(python), "-c", code, *map(str, arguments)]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr[-2000:]
+    return done.stdout.split()
+
+
+NLTOOLS = """
+import sys, warnings
+warnings.simplefilter("ignore")
+from nltools.data import Brain_Data
+images, units = sys.argv[1:]
+with_mask = Brain_Data(images, mask=units)
+print(*with_mask.shape(), *Brain_Data(images).shape(), with_mask.ttest()["t"].data.argmax())
+"""
+
+
+@pytest.mark.slow
+def test_nltools(effects, units, planted, tmp_path, voxels_of):
+    python = environment("nltools", "nltools==0.5.1", "setuptools<81")
+    concat_imgs(effects).to_filename(tmp_path / "effects.nii.gz")
+    said = run_elsewhere(python, NLTOOLS, tmp_path / "effects.nii.gz", units)
+    n_maps, n_ours, again, n_human, peak = map(int, said)
+    assert (n_maps, n_ours) == (again, planted.space.n_units) == (len(effects), n_ours)
+    assert n_human == 238955  # the human mask, without a word
+    voxel = np.argwhere(planted.space.grey)[peak]  # in the order of numpy's masks
+    assert tuple(voxel) in set(zip(*voxels_of("pathology"), strict=True))
+
+
+NIMARE = """
+import sys, warnings
+warnings.simplefilter("ignore")
+import numpy as np
+from nimare.dataset import Dataset
+from nimare.meta.ibma import Stouffers
+units, *images = sys.argv[1:]
+coordinates = {"space": "MNI", "x": [0], "y": [0], "z": [0]}  # NiMARE wants some
+source = {
+    f"s{n}": {"contrasts": {"1": {"coords": coordinates, "images": {"z": image},
+                                  "metadata": {"sample_sizes": [24]}}}}
+    for n, image in enumerate(images)
+}
+for options in ({"mask": units}, {}):
+    found = Stouffers(use_sample_size=False).fit(Dataset(source, target="mni152_2mm", **options))
+    z = found.get_map("z")
+    print(*z.shape, *np.unravel_index(np.nanargmax(z.get_fdata()), z.shape))
+"""
+
+
+@pytest.mark.slow
+def test_nimare(planted, runs, units, tmp_path, voxels_of):
+    python = environment("nimare", "nimare==0.22.1")
+    for run in runs:
+        model = fitted(planted, run, units, hrf_model=None)
+        z = model.compute_contrast("pathology", output_type="z_score")
+        math_img("np.nan_to_num(img)", img=z).to_filename(tmp_path / f"{run.name}_z.nii.gz")
+    said = list(
+        map(int, run_elsewhere(python, NIMARE, units, *sorted(tmp_path.glob("*_z.nii.gz"))))
+    )
+    assert tuple(said[:3]) == planted.space.shape
+    assert tuple(said[3:6]) in set(zip(*voxels_of("pathology"), strict=True))
+    assert said[6:9] == [91, 109, 91]  # resampled to a human template, without a word
