@@ -19,6 +19,7 @@ from llm2bids.exceptions import DatasetError, UsageError
 from llm2bids.inference.provenance import Provenance
 from llm2bids.inference.statmap import map_entries, write_json, write_map
 from llm2bids.network.network import make_network
+from llm2bids.network.similarity import dice
 from llm2bids.options import option, split_options, takes_options
 from llm2bids.space.stat_map import select_units, summarize
 from llm2bids.store.tables import write_table
@@ -148,9 +149,9 @@ def localize(bids_dir: str | Path, out_dir: str | Path, **options: Any) -> Local
         n_trials={kind: int((kinds == kind).sum()) for kind in (first, second)},
         tokens_per_trial=_tokens(dataset, runs, (first, second)),
         split_half_r=float(np.corrcoef(halves[0][ok], halves[1][ok])[0, 1]),
-        dice={name: dice(halves[0], halves[1], percent) for name, percent in shown.items()},
+        dice={name: top_dice(halves[0], halves[1], percent) for name, percent in shown.items()},
         fold_dice={
-            name: float(np.mean([dice(folds[a], folds[b], percent) for a, b in pairs]))
+            name: float(np.mean([top_dice(folds[a], folds[b], percent) for a, b in pairs]))
             for name, percent in shown.items()
         },
         chance_dice={name: percent / 100 for name, percent in shown.items()},
@@ -237,11 +238,13 @@ def welch(
     return t, degrees
 
 
-def dice(first: Float64, second: Float64, percent: float) -> float:
-    """Overlap of the top units of two maps (n_units,): twice the shared ones, over all."""
+def top_dice(first: Float64, second: Float64, percent: float) -> float:
+    """Dice's coefficient of the units with the largest values of two maps (n_units,)."""
     n_top = max(round(len(first) * percent / 100), 1)
-    tops = [set(np.argsort(-np.nan_to_num(m, nan=-np.inf))[:n_top]) for m in (first, second)]
-    return len(tops[0] & tops[1]) / n_top
+    order = np.argsort(-np.nan_to_num(np.stack([first, second]), nan=-np.inf), axis=1)
+    marked = np.zeros(order.shape, dtype=bool)
+    np.put_along_axis(marked, order[:, :n_top], True, axis=1)
+    return float(dice(*marked))
 
 
 def _tokens(dataset: Dataset, runs: Sequence[Run], kinds: Sequence[str]) -> dict[str, float]:

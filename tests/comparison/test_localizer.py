@@ -9,7 +9,7 @@ from scipy.stats import ttest_ind
 
 from llm2bids import load_network, localize, make_edit, write_report
 from llm2bids.cli.main import main
-from llm2bids.comparison.localizer import dice, trial_means, welch
+from llm2bids.comparison.localizer import top_dice, trial_means, welch
 from llm2bids.exceptions import DatasetError, UsageError
 from llm2bids.scan.read import read
 
@@ -58,10 +58,10 @@ def test_t_is_welchs():
 
 def test_dice_of_top_units():
     first = np.arange(200.0)
-    assert dice(first, first, 5) == 1.0
-    assert dice(first, -first, 5) == 0.0
+    assert top_dice(first, first, 5) == 1.0
+    assert top_dice(first, -first, 5) == 0.0
     shifted = np.roll(first, -5)  # the five largest are others
-    assert dice(first, shifted, 5) == 0.5
+    assert top_dice(first, shifted, 5) == 0.5
 
 
 def test_what_is_written(sums, tmp_path):
