@@ -1,6 +1,7 @@
 """What a scan will take, from the model's configuration and the paradigm alone."""
 
 import math
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
@@ -87,14 +88,7 @@ class Plan:
     @property
     def memory_bytes(self) -> int:
         """Most memory of the process: it depends on the runs of a batch, not on their number."""
-        return self.outline.weight_bytes + scan_bytes(
-            self.space,
-            self.scan,
-            self.groups,
-            batch=self.batch_size,
-            n_vocabulary=self.outline.n_vocabulary,
-            tables=True,
-        )
+        return self._memory(tables=True)
 
     @property
     def total_bytes(self) -> int:
@@ -106,20 +100,24 @@ class Plan:
         return max(self.memory_bytes, shared + self.n_workers * self.worker_bytes)
 
     @property
-    def _share(self) -> float:
-        """Tell which part of the participants a worker records, one after the other."""
-        return math.ceil(self.n_participants / self.n_workers) / self.n_participants
+    def shard_disk_bytes(self) -> int:
+        """Bytes of the largest shard: a participant's runs."""
+        sizes: Counter[str] = Counter()
+        for design in self.scan.designs:
+            sizes[design.participant_label] += self.run_size.of(design.n_volumes)
+        return max(sizes.values())
+
+    @property
+    def shard_memory_bytes(self) -> int:
+        """Most memory of a process that records one shard, with the weights."""
+        return self._memory(tables=False)
 
     @property
     def generation_seconds(self) -> float | None:
         """Seconds of generation on this machine; None where it was not timed."""
         if self.pace is None:
             return None
-        n_tokens = self.scan.paradigm.tokens_per_prompt + first_step(self.keep_first)
-        full = self.pace.seconds(n_tokens)
-        n_prompts = sum(len(design.trials) for design in self.scan.designs) * self._share
-        others = len(self.scan.calibration) + len(self.scan.localizer)
-        return full * (n_prompts + others) / self.batch_size
+        return self._generation(math.ceil(self.n_participants / self.n_workers), before=True)
 
     @property
     def writing_seconds(self) -> float:
@@ -130,12 +128,42 @@ class Plan:
     @property
     def total_seconds(self) -> float | None:
         """Seconds from start to end on this machine, without a download."""
-        generation = self.generation_seconds
-        if generation is None or self.pace is None:
+        return self._seconds(math.ceil(self.n_participants / self.n_workers), before=True)
+
+    @property
+    def shard_seconds(self) -> float | None:
+        """Seconds of one shard on a machine like this one: its runs, and the start."""
+        return self._seconds(1, before=False)
+
+    def _memory(self, *, tables: bool) -> int:
+        return self.outline.weight_bytes + scan_bytes(
+            self.space,
+            self.scan,
+            self.groups,
+            batch=self.batch_size,
+            n_vocabulary=self.outline.n_vocabulary,
+            tables=tables,
+        )
+
+    def _generation(self, n_participants: int, *, before: bool) -> float:
+        """Time the generation of some participants, one after the other, and what precedes them."""
+        assert self.pace is not None
+        per_prompt = self.scan.paradigm.tokens_per_prompt + first_step(self.keep_first)
+        of_runs = sum(len(design.trials) for design in self.scan.designs)
+        n_prompts = of_runs * n_participants / self.n_participants
+        if before:
+            n_prompts += len(self.scan.calibration) + len(self.scan.localizer)
+        return self.pace.seconds(per_prompt) * n_prompts / self.batch_size
+
+    def _seconds(self, n_participants: int, *, before: bool) -> float | None:
+        """Time a process that starts and records some participants, one after the other."""
+        if self.pace is None:
             return None
         start = _START_SECONDS + self.outline.weight_bytes / _LOADED_PER_SECOND
-        start += self.writing.template_seconds
-        writing = self.writing_seconds * self._share
+        if before:
+            start += self.writing.template_seconds
+        generation = self._generation(n_participants, before=before)
+        writing = self.writing_seconds * n_participants / self.n_participants
         if self.n_workers == 1:
             writing /= max(writing_threads() / 2, 1)  # two processors are often one core
         if self.pace.uses_processor:  # both want all processors: writing costs its share
@@ -165,6 +193,9 @@ class Plan:
             "generation_seconds": self.generation_seconds,
             "writing_seconds": self.writing_seconds,
             "total_seconds": self.total_seconds,
+            "shard_disk_bytes": self.shard_disk_bytes,
+            "shard_memory_bytes": self.shard_memory_bytes,
+            "shard_seconds": self.shard_seconds,
         }
 
     def describe(self) -> str:
@@ -188,6 +219,13 @@ class Plan:
                 else ""
             ),
         ]
+        if self.n_participants > 1:
+            taken = "" if self.pace is None else f", about {_duration(self.shard_seconds or 0)}"
+            lines.append(
+                "a participant as a shard (--participant-label): "
+                f"{_size(self.shard_disk_bytes)} on disk, {_size(self.shard_memory_bytes)} of "
+                f"memory{taken}"
+            )
         drift = high_pass_warning(scan.designs, scan.t_r)
         lines += [f"warning: {drift}"] if drift else []
         if self.pace is None:

@@ -51,6 +51,8 @@ def test_what_is_planned_is_what_is_recorded(
     assert numbers["n_tokens"] == recorded + len(planned.scan.calibration) * 5
     assert numbers["repetition_time"] == dataset.t_r(dataset.runs[0])
     assert numbers["disk_bytes"] == pytest.approx(weight(tmp_path / "dataset"), rel=0.1)
+    of_one = sum(map(weight, (tmp_path / "dataset").glob("**/sub-01")))
+    assert numbers["shard_disk_bytes"] == pytest.approx(of_one, rel=0.1)
 
 
 def test_memory_follows_the_longest_run_and_time_the_tokens(bare_config):
@@ -71,6 +73,10 @@ def test_workers_share_the_time_of_generation(bare_config):
     shared = replace(alone, n_workers=2).generation_seconds / alone.generation_seconds
     n_prompts, n_resting = 4 * 2 * 15, len(alone.scan.calibration)
     assert shared == pytest.approx((n_prompts / 2 + n_resting) / (n_prompts + n_resting))
+    n_shard = n_prompts / 4  # one participant, and no calibration before it
+    shard = alone._generation(1, before=False) / alone.generation_seconds
+    assert shard == pytest.approx(n_shard / (n_prompts + n_resting))
+    assert 0 < alone.shard_seconds < alone.total_seconds
     of_three = replace(alone, n_workers=3).generation_seconds  # two participants after each other
     assert of_three == pytest.approx(shared * alone.generation_seconds)
 
@@ -95,6 +101,7 @@ def test_the_command_prints_lines_or_json(bare_config, capsys):
     said = capsys.readouterr().out
     assert "off_on_off: 2 participants, 4 runs of 60 volumes, 240 volumes" in said
     assert "time: not measured" in said
+    assert "a participant as a shard (--participant-label): " in said
     assert "participants x" in said.split("recommended for d 0.5 at power 0.8")[1]
     assert "high-pass" not in said
     assert main([*argv, "--no-time", "--tr", "4"]) == 0
@@ -102,6 +109,7 @@ def test_the_command_prints_lines_or_json(bare_config, capsys):
     assert main([*argv, "--json"]) == 0
     numbers = json.loads(capsys.readouterr().out)
     assert numbers["n_volumes"] == 240
+    assert 0 < numbers["shard_memory_bytes"] <= numbers["memory_bytes"]
     assert numbers["total_seconds"] > 0
     assert numbers["recommended"] is None
 
