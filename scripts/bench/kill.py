@@ -65,6 +65,10 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--kills", type=int, default=30, help="of each command (30)")
     parser.add_argument("--seed", type=int, default=0, help="of the moments (0)")
+    parser.add_argument(
+        "--after", type=float, default=0.0,
+        help="share of a call's time before which none is killed: its start (0)",
+    )  # fmt: skip
     parser.add_argument("--signals", nargs="+", choices=SIGNALS, default=["KILL"])
     parser.add_argument(
         "--commands", nargs="+", default=["record", "workers", "participant", "group"]
@@ -107,8 +111,9 @@ def main() -> int:
             while (index := sum(tally.kills.values())) < args.kills:
                 kind = args.signals[index % len(args.signals)]
                 seconds = one_kill(
-                    command, start, reference, work / "killed", rng.uniform(0, seconds), kind,
-                    tally, spawn=args.spawn, validated=not args.no_validator,
+                    command, start, reference, work / "killed",
+                    rng.uniform(args.after * seconds, seconds), kind, tally,
+                    spawn=args.spawn, validated=not args.no_validator,
                 )  # fmt: skip
             print(f"{tally.describe(name)}\n  uninterrupted: {first:.1f} s", flush=True)
             failed = failed or bool(tally.invalid or tally.wrong)
