@@ -78,7 +78,7 @@ def check_unchanged(root: Path, *, overwrite: bool) -> None:
     """Refuse to go on where files were changed that the next runs are made from, or replace."""
     known = read_list(root / list_file(PARTICIPANTS))
     for file in known:
-        if is_source(file) and is_edited(root, file, known):
+        if _is_source(file) and is_edited(root, file, known):
             refuse_missing(root / file, doing=_NOT_HERE)
             raise DatasetError(
                 f"{root / file}: changed after llm2bids wrote it (its sha256 is not the one in "
@@ -186,7 +186,13 @@ def remove_leftovers(root: Path, *, overwrite: bool = False) -> None:
         )
 
 
-def is_source(file: PurePosixPath) -> bool:
+def sources(root: Path) -> dict[PurePosixPath, str]:
+    """List what runs are made from, with the checksums that it was written with."""
+    known = read_list(root / list_file(PARTICIPANTS))
+    return {file: digest for file, digest in known.items() if _is_source(file)}
+
+
+def _is_source(file: PurePosixPath) -> bool:
     """Tell whether runs are made from a file: the template, the settings, the paradigm."""
     template = file.is_relative_to(DERIVATIVE) and file.parts[2].startswith("tpl-")
     return template or file in (SETTINGS, PARADIGM)

@@ -18,9 +18,8 @@ from llm2bids.dataset.layout import (
     task_files,
     template_file,
 )
-from llm2bids.dataset.participants import PARTICIPANTS
 from llm2bids.dataset.read import Dataset
-from llm2bids.dataset.resume import is_source
+from llm2bids.dataset.resume import sources
 from llm2bids.dataset.run import stage_participant
 from llm2bids.dataset.settings import SETTINGS, compare_settings, is_dataset, read_settings
 from llm2bids.exceptions import DatasetError
@@ -50,7 +49,7 @@ def list_shards(root: Path) -> tuple[str, ...]:
 def begin_shard(root: Path, participant_label: str) -> Path:
     """Make the folder of a participant's shard, unless it is there and has runs; give it."""
     shard = shard_root(root, participant_label)
-    sources = _sources(root)
+    made_from = sources(root)
     with DatasetLock(shard):
         if is_dataset(shard) and list_bolds(shard):
             refuse_foreign(root, shard)
@@ -61,7 +60,7 @@ def begin_shard(root: Path, participant_label: str) -> Path:
         (shard / HIDDEN / "commit.json").unlink(missing_ok=True)
         clear_staging(shard)
         with staging(shard, doing="beginning a shard") as stage:
-            for file, digest in sources.items():
+            for file, digest in made_from.items():
                 stage.take(file, root / file, digest)
             stage.commit(last=(SETTINGS,))
     return shard
@@ -73,7 +72,7 @@ def refuse_foreign(root: Path, shard: Path) -> None:
         compare_settings(root, read_settings(shard))
     except DatasetError as error:
         raise DatasetError(f"{shard}: not a shard of this dataset. {error}") from None
-    theirs, ours = _sources(shard), _sources(root)
+    theirs, ours = sources(shard), sources(root)
     differing = sorted(p for p in theirs.keys() | ours.keys() if theirs.get(p) != ours.get(p))
     if differing:
         raise DatasetError(
@@ -149,12 +148,6 @@ def refuse_changed(shard: Path, files: Mapping[PurePosixPath, str]) -> None:
                 f"{list_file(file)}); it was changed, or damaged on its way. Copy it again, or "
                 "remove the shard and record the participant again"
             )
-
-
-def _sources(root: Path) -> dict[PurePosixPath, str]:
-    """List what runs are made from, with the checksums that it was written with."""
-    known = read_list(root / list_file(PARTICIPANTS))
-    return {file: digest for file, digest in known.items() if is_source(file)}
 
 
 def _run_of_any(file: PurePosixPath) -> object:

@@ -32,6 +32,7 @@ from llm2bids.dataset.resume import (
     participants_to_extend,
     refuse_missing_content,
     remove_leftovers,
+    sources,
     stage_participants,
     undo_creation,
 )
@@ -76,6 +77,20 @@ _TEMPLATE_BYTES_PER_UNIT = 40
 
 _SMALL_FILES = 2_000_000
 """Bytes allowed for the rest of the template."""
+
+
+Templates = dict[frozenset[tuple[PurePosixPath, str]], tuple[Space, Calibration]]
+"""Templates that were read, by the checksums of their files: shards of a scan share one."""
+
+
+def _read_template(root: Path, label: str, known: Templates) -> tuple[Space, Calibration]:
+    """Read a template whose files were found to be as their checksums say, or take a known one."""
+    key = frozenset(sources(root).items())
+    if not key:
+        return read_template(root, label)
+    if key not in known:
+        known[key] = read_template(root, label)
+    return known[key]
 
 
 class _Bolds:
@@ -197,6 +212,7 @@ class DatasetWriter:
         *,
         settings: Mapping[str, Any] | None = None,
         overwrite: bool = False,
+        known: Templates | None = None,
     ) -> "DatasetWriter":
         """Open a dataset of ours to add runs; what a killed process left is finished or removed."""
         root = Path(bids_dir)
@@ -212,7 +228,7 @@ class DatasetWriter:
             label = space_label(root, stored)
             changed = changed_runs(root, label) if overwrite else set()
             mend_participants(root, stored, overwrite=overwrite)
-            space, calibration = read_template(root, label)
+            space, calibration = _read_template(root, label, {} if known is None else known)
             dataset = Dataset(path=root, space=space, calibration=calibration, settings=stored)
             _ = dataset.paradigm  # refused now, if it is damaged
         except BaseException:

@@ -3,12 +3,13 @@
 import logging
 import time
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from llm2bids.dataset.write import DatasetWriter
+from llm2bids.dataset.write import DatasetWriter, Templates
 from llm2bids.paradigm.design import shared_prompts
+from llm2bids.recording.batches import RunBuffers
 from llm2bids.recording.draw import Scan
 from llm2bids.recording.events import high_pass_warning
 from llm2bids.recording.tokens import first_step, prompt_tokens
@@ -43,6 +44,8 @@ class Prepared:
     sites: tuple["Site", ...]
     exactness: "Exactness"
     settings: Mapping[str, Any]
+    buffers: RunBuffers
+    templates: Templates = field(default_factory=dict)
     answers: GivenAnswers | None = None
 
     def with_answers(self, answers: GivenAnswers | None) -> "Prepared":
@@ -93,6 +96,7 @@ def prepare(bids_dir: Path, options: ScanOptions, answers: GivenAnswers | None) 
         sites=sites,
         exactness=exactness,
         settings=settings,
+        buffers=RunBuffers(bids_dir, loaded.device),
     )
     return prepared.with_answers(answers)
 

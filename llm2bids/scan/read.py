@@ -93,7 +93,6 @@ def read(
     loaded, sites, scan = prepared.loaded, prepared.sites, prepared.scan
     for story in stories:
         tokenize(loaded, story.story, story.reading)  # refused before anything is read
-    buffers = RunBuffers(bids_dir, loaded.device)
     n_units = sum(site.width for site in sites)
     of_design = {id(d): story for d, story in zip(scan.designs, stories, strict=True)}
     texts = [trial.prompt for design in scan.designs for trial in design.trials]
@@ -106,7 +105,7 @@ def read(
         def take(group: Sequence[RunDesign], on_token: Callable[[int], None]) -> list[Recording]:
             (design,) = group
             clocked = of_design[id(design)]
-            out = buffers.take(design.n_volumes, n_units)
+            out = prepared.buffers.take(design.n_volumes, n_units)
             recording = read_story(
                 loaded, clocked.story, clocked.reading, sites, mean=mean, seed=scan.seed, out=out
             )
@@ -165,6 +164,7 @@ def _prepare(bids_dir: Path, asked: ReadOptions, stories: Sequence[_Clocked]) ->
         sites=sites,
         exactness=exactness,
         settings=settings,
+        buffers=RunBuffers(bids_dir, loaded.device),
     )
 
 

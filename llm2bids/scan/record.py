@@ -174,7 +174,7 @@ def _record(
         n_workers = 0 if cluster is not None else _n_workers(prepared, writer, missing)
         if n_workers == 1 or not missing:
             groups = scan_groups(prepared, scan.designs)
-            write_runs(writer, scan, groups, scanner(prepared, bids_dir), progress=progress)
+            write_runs(writer, scan, groups, scanner(prepared), progress=progress)
         else:
             say_done(writer, scan)
             volumes = {

@@ -16,7 +16,7 @@ from llm2bids.paradigm.design import RunDesign
 from llm2bids.paradigm.prompts import load_banks
 from llm2bids.paradigm.seed import derive_seed
 from llm2bids.paradigm.task import Prompt
-from llm2bids.recording.batches import OnToken, RunBuffers
+from llm2bids.recording.batches import OnToken
 from llm2bids.recording.calibration import calibrate
 from llm2bids.recording.draw import Scan
 from llm2bids.recording.record import Recording, group_runs, record_runs
@@ -185,10 +185,9 @@ def write_missing(
             writing.result()
 
 
-def scanner(prepared: Prepared, folder: Path) -> Take:
-    """Make what records a group of runs, in arrays of its own."""
+def scanner(prepared: Prepared) -> Take:
+    """Make what records a group of runs, in two arrays that are used in turn."""
     loaded, answers = prepared.loaded, prepared.answers
-    buffers = RunBuffers(folder, loaded.device)
     n_units = sum(site.width for site in prepared.sites)
 
     def take(group: Sequence[RunDesign], on_token: OnToken) -> list[Recording]:
@@ -196,7 +195,7 @@ def scanner(prepared: Prepared, folder: Path) -> Take:
             "keep_first": prepared.options.keep_first,
             "batch_size": prepared.options.batch_size,
             "on_token": on_token,
-            "out": buffers.take(sum(design.n_volumes for design in group), n_units),
+            "out": prepared.buffers.take(sum(design.n_volumes for design in group), n_units),
         }
         if answers is None:
             return record_runs(loaded, group, prepared.sites, **how)

@@ -54,7 +54,9 @@ def record_shard(
         return
     shard = begin_shard(bids_dir, participant_label)
     groups = scan_groups(prepared, designs)
-    with DatasetWriter.open(shard, settings=prepared.settings, overwrite=overwrite) as writer:
+    with DatasetWriter.open(
+        shard, settings=prepared.settings, overwrite=overwrite, known=prepared.templates
+    ) as writer:
 
         def is_there(design: RunDesign) -> bool:
             return _key(design) in present or writer.has_run(design)
@@ -64,7 +66,7 @@ def record_shard(
             write_missing(
                 writer,
                 groups,
-                scanner(prepared, shard),
+                scanner(prepared),
                 t_r=prepared.scan.t_r,
                 bar=shown,
                 is_there=is_there,

@@ -78,9 +78,10 @@ def write_dataset(root, n_units, n_tokens):
 
 def compare(root, ours, theirs):
     """Largest relative difference of the two maps over the units."""
-    space = open_dataset(root).space
+    dataset = open_dataset(root)
+    space, gain = dataset.space, dataset.calibration.counts_per_sd
     found = {}
-    for stat, kind, scale in (("effect", "effect_size", 500.0), ("t", "stat", 1.0)):
+    for stat, kind, scale in (("effect", "effect_size", gain), ("t", "stat", 1)):
         (path,) = ours.glob(f"sub-01/func/*contrast-*_stat-{stat}_statmap.nii.gz")
         mine = space.to_units(nib.load(path)).astype(np.float64) * scale
         nilearns = space.to_units(nib.load(theirs / f"{kind}.nii.gz")).astype(np.float64)
