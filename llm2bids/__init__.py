@@ -57,10 +57,10 @@ if TYPE_CHECKING:
     from llm2bids.report.flatmap import plot_flatmap as plot_flatmap
     from llm2bids.report.page import write_report as write_report
     from llm2bids.report.view import view as view
-    from llm2bids.scan.merge import merge as merge
     from llm2bids.scan.read import read as read
     from llm2bids.scan.record import record as record
     from llm2bids.scan.record import replay as replay
+    from llm2bids.scan.shards import merge as merge
     from llm2bids.space.space import Space as Space
 
 _NAMES = {
@@ -100,7 +100,7 @@ _NAMES = {
     "llm2bids.report.flatmap": ("plot_flatmap",),
     "llm2bids.report.page": ("write_report",),
     "llm2bids.report.view": ("view",),
-    "llm2bids.scan.merge": ("merge",),
+    "llm2bids.scan.shards": ("merge",),
     "llm2bids.scan.read": ("read",),
     "llm2bids.scan.record": ("record", "replay"),
     "llm2bids.space.space": ("Space",),

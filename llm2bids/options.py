@@ -18,7 +18,7 @@ from llm2bids.exceptions import UsageError
 Verb = TypeVar("Verb", bound=Callable[..., Any])
 
 
-@dataclass(frozen=True, kw_only=True)
+@dataclass(frozen=True)
 class Argument:
     """How an option is spelled on the command line."""
 
@@ -49,16 +49,7 @@ def option(
     **settings: Any,
 ) -> Any:
     """Make the field of an option; `settings` are argparse's, `shown` its default for readers."""
-    argument = Argument(
-        default=default,
-        flag=flag,
-        text=text,
-        group=group,
-        shown_default=shown,
-        settings=settings,
-        parse=parse,
-        stored=stored,
-    )
+    argument = Argument(default, flag, text, group, shown, settings, parse, stored)
     return field(default=default, metadata={"argument": argument})
 
 
@@ -77,6 +68,11 @@ def stored_settings(options: Any) -> dict[str, Any]:
         for item in fields(options)
         if item.metadata["argument"].stored
     }
+
+
+def chosen(options: Any, *names: str) -> dict[str, Any]:
+    """Give some options as keywords."""
+    return {name: getattr(options, name) for name in names}
 
 
 def check_least(options: Any, least: Mapping[str, float]) -> None:
@@ -143,13 +139,11 @@ def takes_options(*kinds: type) -> Callable[[Verb], Verb]:
 
     def spell_out(verb: Verb) -> Verb:
         signature = inspect.signature(verb)
+        keyword = inspect.Parameter.KEYWORD_ONLY
         own = [p for p in signature.parameters.values() if p.kind is not p.VAR_KEYWORD]
         flat = {
             item.name: inspect.Parameter(
-                item.name,
-                inspect.Parameter.KEYWORD_ONLY,
-                default=item.default,
-                annotation=item.type,
+                item.name, kind=keyword, default=item.default, annotation=item.type
             )
             for kind in kinds
             for item in fields(kind)

@@ -61,21 +61,14 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="participant or group; the others with --model",
     )
     options.of(parser, *_PARTICIPANT, *_GROUP, *_FINDINGS, *_MODEL)
-    parser.add_argument(
-        "--no-findings", action="store_true", help="group level: write group maps only"
+    options.flag(parser, "--no-findings", "group level: write group maps only")
+    text = (
+        "go on without the BIDS validator, which else checks the dataset before the first level, "
+        "where it is installed"
     )
-    parser.add_argument(
-        "--skip-bids-validation",
-        "--skip_bids_validation",
-        action="store_true",
-        help="go on without the BIDS validator, which else checks the dataset before the first "
-        "level, where it is installed",
-    )
-    parser.add_argument(
-        "--reports-only",
-        action="store_true",
-        help="analyse nothing: write OUT_DIR/report.html of the results that are there",
-    )
+    options.flag(parser, "--skip-bids-validation, --skip_bids_validation", text)
+    text = "analyse nothing: write OUT_DIR/report.html of the results that are there"
+    options.flag(parser, "--reports-only", text)
 
 
 def run(args: argparse.Namespace) -> int:
@@ -100,13 +93,15 @@ def run(args: argparse.Namespace) -> int:
 def _validate(args: argparse.Namespace) -> None:
     """Refuse a dataset that the BIDS validator finds errors in, where the validator is there."""
     from llm2bids.dataset.settings import is_dataset
-    from llm2bids.dataset.validate import PROGRAM, has_validator, validate
+    from llm2bids.dataset.validate import PROGRAM, find_validator, validate
     from llm2bids.exceptions import DatasetError
 
     known = is_dataset(args.bids_dir) or args.model is not None
     if args.skip_bids_validation or not known:
         return  # what is no dataset is refused when it is opened, with what is wrong
-    if not has_validator():
+    try:
+        find_validator()
+    except DatasetError:
         log.info("%s is not installed: the dataset is not validated", PROGRAM)
         return
     result = validate(args.bids_dir)

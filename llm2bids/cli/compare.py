@@ -12,17 +12,10 @@ from llm2bids.cli import options
 from llm2bids.comparison.rsa import CompareOptions
 
 
-def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """Add what the command takes."""
+def _positionals(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("a", type=Path, metavar="A", help="dataset, or RDMs (.hdf5)")
     parser.add_argument("b", type=Path, metavar="B", help="the same; noise ceilings are of B")
     parser.add_argument("out_dir", type=Path, metavar="OUT", nargs="?", help="folder to write to")
-    options.of(parser, CompareOptions)
 
 
-def run(args: argparse.Namespace) -> int:
-    """Compare, then print the table."""
-    from llm2bids.comparison.rsa import compare
-
-    print(options.call(compare, args, **options.read(args, CompareOptions)).describe())
-    return 0
+add_arguments, run = options.described("compare", CompareOptions, positionals=_positionals)

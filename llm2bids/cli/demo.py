@@ -9,6 +9,7 @@ on where it stopped.
 import argparse
 import sys
 import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -35,9 +36,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("out", type=Path, metavar="OUT", help="folder to write into")
     options.of(parser, ScanOptions, names=tuple(DESIGN), **DESIGN)
     options.add(parser, "--n-cpus", "processes of the first level", 2, metavar="N")
-    parser.add_argument(
-        "--no-analysis", action="store_true", help="write and validate the dataset, no more"
-    )
+    options.flag(parser, "--no-analysis", "write and validate the dataset, no more")
 
 
 def run(args: argparse.Namespace) -> int:
@@ -54,59 +53,48 @@ def run(args: argparse.Namespace) -> int:
             f"--participants {args.n_participants}: the findings take {LEAST_PARTICIPANTS} "
             "participants at least; --no-analysis writes the dataset alone"
         )
-    bids_dir, out_dir, stages = args.out / "dataset", args.out / "analysis", _Stages()
+    bids_dir, out_dir = args.out / "dataset", args.out / "analysis"
+    began, stages = time.monotonic(), dict[str, float]()
+
+    def end(stage: str) -> None:
+        stages[stage] = time.monotonic() - began - sum(stages.values())
+
     dataset = record(bids_dir, progress=args.progress, **options.read(args, ScanOptions))
-    stages.end("model and recording")
+    end("model and recording")
     print(dataset.describe())
     cite_dataset(bids_dir)
     result = validate(bids_dir)
-    stages.end("validation")
+    end("validation")
     print(result.describe())
     if result.n_errors or args.no_analysis:
         return 1 if result.n_errors else 0
-    findings = _analyze(args, bids_dir, out_dir, stages)
+    findings = _analyze(args, bids_dir, out_dir, end)
     if findings is None:
         return 1
     cite_analysis(out_dir, bids_dir)
     page = write_report(args.out, bids_dir=bids_dir, analysis_dir=out_dir, progress=args.progress)
-    stages.end("report")
+    end("report")
     print(describe(findings))
-    print(f"seconds: {stages}")
+    print("seconds: " + ", ".join(f"{name} {seconds:.0f}" for name, seconds in stages.items()))
     print(f"report: {page}")
     return 0
 
 
 def _analyze(
-    args: argparse.Namespace, bids_dir: Path, out_dir: Path, stages: "_Stages"
+    args: argparse.Namespace, bids_dir: Path, out_dir: Path, end: Callable[[str], None]
 ) -> "Findings | None":
     """Run the first and second level and measure the findings; None if a participant failed."""
     from llm2bids.cli.findings import measure
     from llm2bids.inference.analyze import analyze_group, analyze_participants
 
     first = analyze_participants(bids_dir, out_dir, n_cpus=args.n_cpus, progress=args.progress)
-    stages.end("first level")
+    end("first level")
     for failure in first.failed:
         sys.stderr.write(f"llm2bids: failed: {failure}\n")
     if first.failed:
         return None
     group = analyze_group(bids_dir, out_dir, progress=args.progress)
-    stages.end("group level")
+    end("group level")
     findings = measure(group, bids_dir, seed=args.seed, progress=args.progress)
-    stages.end("findings")
+    end("findings")
     return findings
-
-
-class _Stages:
-    """How long each stage took, one after the other."""
-
-    def __init__(self) -> None:
-        self._seconds: dict[str, float] = {}
-        self._start = time.monotonic()
-
-    def end(self, name: str) -> None:
-        """End a stage, and begin the next one."""
-        now = time.monotonic()
-        self._seconds[name], self._start = now - self._start, now
-
-    def __str__(self) -> str:
-        return ", ".join(f"{name} {seconds:.0f}" for name, seconds in self._seconds.items())

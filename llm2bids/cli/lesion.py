@@ -9,26 +9,19 @@ are; not that the topic is stored in them.
 """
 
 import argparse
+from typing import Any
 
 from llm2bids.cli import options
 from llm2bids.intervention.lesion import LesionOptions
 from llm2bids.intervention.subject import SubjectOptions
 
-_KINDS = (LesionOptions, SubjectOptions)
 
-
-def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """Add what the command takes."""
-    options.analysis(parser)
-    options.of(parser, *_KINDS)
-
-
-def run(args: argparse.Namespace) -> int:
-    """Lesion, and say what was lost."""
-    from llm2bids.intervention.lesion import lesion
+def _draw(args: argparse.Namespace, result: Any) -> None:
     from llm2bids.report.lesions import write_figures
 
-    result = options.call(lesion, args, **options.read(args, *_KINDS))
     write_figures(result, args.analysis_dir)
-    print(result.describe())
-    return 0
+
+
+add_arguments, run = options.described(
+    "lesion", LesionOptions, SubjectOptions, positionals=options.analysis, then=_draw
+)

@@ -25,7 +25,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     text = "write the table here, print the summary"
     options.add(parser, "-o, --output", text, type=Path, metavar="FILE")
     text = "print the summary by layer and role, not the units"
-    parser.add_argument("--summary", action="store_true", help=text)
+    options.flag(parser, "--summary", text)
 
 
 def run(args: argparse.Namespace) -> int:

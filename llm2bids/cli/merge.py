@@ -9,27 +9,12 @@ import argparse
 from llm2bids.cli import options
 
 
-def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """Add what the command takes."""
+def _arguments(parser: argparse.ArgumentParser) -> None:
     options.bids_dir(parser, "folder of the dataset, which `record --prepare` began")
-    parser.add_argument(
-        "--allow-missing",
-        action="store_true",
-        help="take in what is there, although runs are missing that the scan was prepared for",
-    )
-    parser.add_argument(
-        "--overwrite",
-        action="store_true",
-        help="take a shard's run where the dataset has another recording of it",
-    )
+    text = "take in what is there, although runs are missing that the scan was prepared for"
+    options.flag(parser, "--allow-missing", text)
+    text = "take a shard's run where the dataset has another recording of it"
+    options.flag(parser, "--overwrite", text)
 
 
-def run(args: argparse.Namespace) -> int:
-    """Merge, then say what is in the dataset."""
-    from llm2bids.report.citation import cite_dataset
-    from llm2bids.scan.merge import merge
-
-    dataset = options.call(merge, args)
-    print(dataset.describe())
-    cite_dataset(args.bids_dir)
-    return 0
+add_arguments, run = options.described("merge", positionals=_arguments, then=options.cite)

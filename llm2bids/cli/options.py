@@ -29,6 +29,11 @@ def add(group: _Group, flag: str, text: str, default: Any = None, **settings: An
     group.add_argument(*flags, default=default, help=text.replace("%", "%%"), **settings)
 
 
+def flag(group: _Group, names: str, text: str, **settings: Any) -> None:
+    """Add an option without a value."""
+    group.add_argument(*names.split(", "), action="store_true", help=text, **settings)
+
+
 def verbosity(parser: argparse.ArgumentParser) -> None:
     """Add what every command takes: ``--quiet``, ``--verbose``, ``--debug``."""
     group = parser.add_argument_group("messages")
@@ -37,7 +42,7 @@ def verbosity(parser: argparse.ArgumentParser) -> None:
     how_much.add_argument("-q", "--quiet", dest="progress", action="store_false", help=text)
     text = "messages with their time and module, and details; -vv: those of the libraries too"
     how_much.add_argument("-v", "--verbose", action="count", default=0, help=text)
-    group.add_argument("--debug", action="store_true", help="show the traceback of an error")
+    flag(group, "--debug", "show the traceback of an error")
 
 
 def of(
@@ -86,26 +91,48 @@ def read(args: argparse.Namespace, *kinds: type) -> dict[str, Any]:
 
 
 def described(
-    verb: str, *kinds: type, positionals: Callable[[argparse.ArgumentParser], None]
+    verb: str,
+    *kinds: type,
+    positionals: Callable[[argparse.ArgumentParser], None],
+    more: Sequence[Callable[[argparse.ArgumentParser], None]] = (),
+    then: Callable[[argparse.Namespace, Any], None] | None = None,
 ) -> tuple[Callable[[argparse.ArgumentParser], None], Callable[[argparse.Namespace], int]]:
     """Make `add_arguments` and `run` of a command that prints what a verb's result describes."""
 
     def add_arguments(parser: argparse.ArgumentParser) -> None:
         positionals(parser)
         of(parser, *kinds)
+        for add_more in more:
+            add_more(parser)
 
     def run(args: argparse.Namespace) -> int:
         import llm2bids
 
-        print(call(getattr(llm2bids, verb), args, **read(args, *kinds)).describe())
+        result = call(getattr(llm2bids, verb), args, **read(args, *kinds))
+        print(result.describe())
+        if then is not None:
+            then(args, result)
         return 0
 
     return add_arguments, run
 
 
+def cite(args: argparse.Namespace, result: Any) -> None:
+    """Write the methods and citations of a dataset that was written here whole."""
+    from llm2bids.report.citation import cite_dataset
+
+    if getattr(args, "participant_label", None) is None and not getattr(args, "prepare_only", 0):
+        cite_dataset(args.bids_dir)
+
+
 def bids_dir(parser: argparse.ArgumentParser, text: str = "folder of the BIDS dataset") -> None:
     """Add the positional ``BIDS_DIR``."""
     parser.add_argument("bids_dir", type=Path, metavar="BIDS_DIR", help=text)
+
+
+def dataset_to_go_on_with(parser: argparse.ArgumentParser) -> None:
+    """Add the positional ``BIDS_DIR`` of a command that writes one."""
+    bids_dir(parser, "folder of the dataset: new, empty, or one of ours to go on with")
 
 
 def dataset_and_folder(parser: argparse.ArgumentParser) -> None:
@@ -124,12 +151,8 @@ def analysis(parser: argparse.ArgumentParser) -> None:
 def shards(parser: argparse.ArgumentParser) -> None:
     """Add what parts a scan among processes that are started by something else."""
     group = parser.add_argument_group("participants by themselves")
-    group.add_argument(
-        "--prepare",
-        action="store_true",
-        dest="prepare_only",
-        help="write what is there before the first run (calibration, space, template), and stop",
-    )
+    text = "write what is there before the first run (calibration, space, template), and stop"
+    flag(group, "--prepare", text, dest="prepare_only")
     group.add_argument(
         "--participant-label",
         "--participant_label",
@@ -149,12 +172,11 @@ def shards(parser: argparse.ArgumentParser) -> None:
 
 def overwrite(parser: argparse.ArgumentParser) -> None:
     """Add ``--overwrite`` of the commands that go on with a dataset."""
-    parser.add_argument(
-        "--overwrite",
-        action="store_true",
-        help="replace files that were changed since they were written, and record runs anew of "
-        "which a file was changed or is gone; refused otherwise",
+    text = (
+        "replace files that were changed since they were written, and record runs anew of which a "
+        "file was changed or is gone; refused otherwise"
     )
+    flag(parser, "--overwrite", text)
 
 
 def image(parser: argparse.ArgumentParser) -> None:

@@ -15,8 +15,8 @@ from llm2bids.scan.options import ScanOptions
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add what the command takes."""
     options.of(parser, ScanOptions)
-    parser.add_argument("--no-time", action="store_true", help="do not time this machine")
-    parser.add_argument("--json", action="store_true", help="the figures as JSON")
+    options.flag(parser, "--no-time", "do not time this machine")
+    options.flag(parser, "--json", "the figures as JSON")
     recommend.add_arguments(parser)
 
 

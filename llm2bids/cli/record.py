@@ -9,27 +9,13 @@ that starts processes elsewhere, --prepare writes what is there before the first
 --participant-label records participants by themselves, and `merge` takes them in.
 """
 
-import argparse
-
 from llm2bids.cli import options
 from llm2bids.scan.options import ScanOptions
 
-
-def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """Add what the command takes."""
-    options.bids_dir(parser, "folder of the dataset: new, empty, or one of ours to go on with")
-    options.of(parser, ScanOptions)
-    options.shards(parser)
-    options.overwrite(parser)
-
-
-def run(args: argparse.Namespace) -> int:
-    """Record, then say what was written and where."""
-    from llm2bids.report.citation import cite_dataset
-    from llm2bids.scan.record import record
-
-    dataset = options.call(record, args, **options.read(args, ScanOptions))
-    print(dataset.describe())
-    if args.participant_label is None and not args.prepare_only:
-        cite_dataset(args.bids_dir)
-    return 0
+add_arguments, run = options.described(
+    "record",
+    ScanOptions,
+    positionals=options.dataset_to_go_on_with,
+    more=(options.shards, options.overwrite),
+    then=options.cite,
+)

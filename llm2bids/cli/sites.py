@@ -15,8 +15,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add what the command takes."""
     options.of(parser, ScanOptions, groups=("model",))
     text = "list the modules that are left out, and why"
-    parser.add_argument("--skipped", action="store_true", help=text)
-    parser.add_argument("--tsv", action="store_true", help="tab-separated, without totals")
+    options.flag(parser, "--skipped", text)
+    options.flag(parser, "--tsv", "tab-separated, without totals")
 
 
 def run(args: argparse.Namespace) -> int:

@@ -17,7 +17,7 @@ from llm2bids.dataset.read import Dataset, open_dataset
 from llm2bids.exceptions import DatasetError, UsageError
 from llm2bids.model.units import Site
 from llm2bids.options import option, split_options, takes_options
-from llm2bids.space.crop import chosen_sites
+from llm2bids.space.arrange import chosen_sites
 
 FORMATS = ("hdf5", "npz", "neuroid")
 

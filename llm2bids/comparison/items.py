@@ -13,7 +13,7 @@ from llm2bids.comparison.means import group_sums
 from llm2bids.dataset.layout import Run
 from llm2bids.dataset.read import Dataset, open_dataset
 from llm2bids.exceptions import DatasetError, UsageError
-from llm2bids.space.crop import chosen_sites
+from llm2bids.space.arrange import chosen_sites
 
 if TYPE_CHECKING:
     from rsatoolbox.rdm import RDMs

@@ -12,6 +12,7 @@ import pandas as pd
 
 from llm2bids.dataset.layout import sidecar, template_file
 from llm2bids.dataset.settings import is_dataset, read_settings, space_label
+from llm2bids.dataset.sidecar import fill_json
 from llm2bids.exceptions import DatasetError, SpaceError, UsageError
 from llm2bids.recording.calibration import LocalizerScan
 from llm2bids.space.arrange import cells_of, rearrange
@@ -147,22 +148,18 @@ def write_arrangement(stage: Staging, space: Space, stability: Stability | None 
     cells = cells_of(space) - _starts(space)
     addresses = space.unit_table()["address"]
     write_table(stage.path(file), pd.DataFrame({"address": addresses, "cell": cells}))
-    metadata: dict[str, Any] = {
-        "Description": "The unit of the same module in whose voxel of index arrangement each unit "
-        "lies.",
-        "Arrangement": space.arrangement,
-        "Layout": space.layout.metadata(),
-        "Panels": PANELS,
-        "SpaceFingerprint": space.fingerprint(),
-    }
-    if stability is not None:
-        metadata["SplitHalf"] = {
-            "Description": "Orders learned from either half of the localizer's prompts: "
-            "correlation of the distances of pairs of units on the grid (median over panels), and "
-            "the same between native or random order and the order from the second half.",
-            "NumberOfPrompts": list(stability.n_prompts),
-            "Correlation": stability.correlation,
-        }
+    metadata = fill_json(
+        "derivative/arrangement.json",
+        {},
+        Arrangement=space.arrangement,
+        Layout=space.layout.metadata(),
+        SpaceFingerprint=space.fingerprint(),
+    )
+    if stability is None:
+        del metadata["SplitHalf"]
+    else:
+        metadata["SplitHalf"]["NumberOfPrompts"] = list(stability.n_prompts)
+        metadata["SplitHalf"]["Correlation"] = stability.correlation
     stage.text(sidecar(file), to_json(metadata))
 
 

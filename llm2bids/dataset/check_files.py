@@ -3,202 +3,245 @@
 import gzip
 import io
 import zlib
-from collections import Counter
+from collections import Counter, defaultdict
 from collections.abc import Iterator
-from dataclasses import dataclass
-from pathlib import PurePosixPath
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass, field
+from pathlib import Path, PurePosixPath
+from typing import NamedTuple
 
 import numpy as np
 import pandas as pd
 
 from llm2bids.dataset.layout import Run, RunNames, sidecar, template_file
 from llm2bids.dataset.read import Dataset
+from llm2bids.dataset.settings import is_dataset
 from llm2bids.dataset.transcript import stim_series
 from llm2bids.exceptions import Llm2bidsError, SpaceError
 from llm2bids.space.grid import open_image
 from llm2bids.space.header import FINGERPRINT_DIGITS, read_fingerprint
+from llm2bids.store.checksums import FOLDER
+from llm2bids.store.commit import HIDDEN
 from llm2bids.store.files import data_files
 from llm2bids.store.json import read_json
 
-_Faults = Iterator[tuple[PurePosixPath, str]]
+
+class Fault(NamedTuple):
+    """Something in a dataset that is not as it was written."""
+
+    file: PurePosixPath
+    found: str
 
 
-@dataclass(frozen=True, kw_only=True)
-class Fingerprints:
-    """What the headers and sidecars of a dataset have to carry."""
+@dataclass(kw_only=True)
+class Check:
+    """What a check of a dataset has found."""
 
-    space: str  # of the space: templates and masks
-    calibrated: str  # of space and calibration as the template has them
-    series: str  # what series carry: `calibrated`, unless most of them agree on another one
+    path: Path
+    n_files: int = 0
+    n_runs: int = 0
+    _found: dict[PurePosixPath, list[str]] = field(default_factory=lambda: defaultdict(list))
+
+    def add(self, file: PurePosixPath, text: str) -> None:
+        """Add a fault; what is said of a file already is said once."""
+        if text not in self._found[file]:
+            self._found[file].append(text)
+
+    @contextmanager
+    def noting(self, file: PurePosixPath | None = None) -> Iterator[None]:
+        """Add what is refused as a fault, of this file or of that which its message begins with."""
+        try:
+            yield
+        except Llm2bidsError as error:
+            path = Path(str(error).partition(": ")[0])
+            inside = path.is_relative_to(self.path)
+            named = path.relative_to(self.path).as_posix() if inside else "."
+            self.add(file or PurePosixPath(named), str(error))
+
+    @property
+    def faults(self) -> tuple[Fault, ...]:
+        """All faults, sorted by file."""
+        return tuple(Fault(file, text) for file in self.files for text in self._found[file])
+
+    @property
+    def files(self) -> tuple[PurePosixPath, ...]:
+        """Files with a fault, sorted."""
+        return tuple(sorted(self._found))
+
+    def describe(self) -> str:
+        """Say what was found, file by file, and what to do."""
+        lines = [
+            f"{self.path}: {self.n_files} checksums and {self.n_runs} runs checked, "
+            f"{len(self.files)} files with faults"
+        ]
+        for file in self.files:
+            found = [f"    {text}" for text in self._found[file]]
+            lines += [f"  {file}", *found, f"    -> {self._advice(file)}"]
+        return "\n".join(lines)
+
+    def _advice(self, file: PurePosixPath) -> str:
+        root = self.path
+        if not is_dataset(root):
+            return "call `llm2bids analyze` as before: results are written anew"
+        if file == FOLDER:
+            return f"make them with `llm2bids check {root} --accept .`"
+        if file == HIDDEN:
+            return "call the command again that was killed: it goes on where it stopped"
+        keep = f"if the change is yours, keep it with `llm2bids check {root} --accept {file}`"
+        if any(part.startswith("sub-") for part in file.parts[:-1]):
+            return (
+                "restore it from a copy, or call `llm2bids record` as before with --overwrite: the "
+                f"runs with faults are recorded anew; {keep}"
+            )
+        return f"restore it from a copy, or record the dataset again into another folder; {keep}"
 
 
-def fingerprints(dataset: Dataset) -> Fingerprints:
-    """Find out what the headers and sidecars of a dataset have to carry."""
+def check_files(check: Check, dataset: Dataset) -> None:
+    """Compare the files of a dataset with one another."""
+    series = _series_fingerprint(dataset)
+    _check_template(check, dataset, series)
+    for run in dataset.runs:
+        _check_run(check, dataset, run, series)
+
+
+def _series_fingerprint(dataset: Dataset) -> str:
+    """Give the fingerprint that series have to carry: the dataset's, or that of most of them."""
+    counts: Counter[str] = Counter()
+    for run in dataset.runs:
+        with suppress(SpaceError):
+            if (carried := read_fingerprint(open_image(run.bold).header)) is not None:
+                counts[carried] += 1
     calibrated = dataset.fingerprint
-    common = _common_fingerprint(dataset)
-    agree = common in (None, calibrated[:FINGERPRINT_DIGITS])
-    return Fingerprints(
-        space=dataset.space.fingerprint(),
-        calibrated=calibrated,
-        series=calibrated if agree else str(common),
-    )
+    common = counts.most_common(1)[0][0] if counts else ""
+    return calibrated if calibrated.startswith(common) else common
 
 
-def check_template(dataset: Dataset, expected: Fingerprints) -> _Faults:
+def _check_template(check: Check, dataset: Dataset, series: str) -> None:
     """Compare the template's fingerprints with one another and with the series'."""
     label = dataset.space.label
-    if expected.series != expected.calibrated:
+    if series != dataset.fingerprint:
         for stat in ("mean", "std"):
-            yield (
+            check.add(
                 template_file(label, "boldmap", datatype="func", stat=stat),
                 "another calibration: with stat-mean and stat-std as they are the fingerprint is "
-                f"{expected.calibrated[:FINGERPRINT_DIGITS]}, the series were scaled with that of "
-                f"{expected.series}",
+                f"{dataset.fingerprint[:FINGERPRINT_DIGITS]}, the series were scaled with that of "
+                f"{series}",
             )
     known = dataset.settings.get("weights_sha256")
     if known is not None and known != dataset.space.weights_sha256:
-        yield (
+        check.add(
             template_file(label, "space", extension=".json", datatype=None),
             f"weights {dataset.space.weights_sha256[:12]}..., the settings have {known[:12]}...",
         )
+    fingerprint = dataset.space.fingerprint()
     for path in data_files(dataset.derivative, f"tpl-{label}/**/*.nii.gz"):
         file = PurePosixPath(path.relative_to(dataset.path).as_posix())
         if not (dataset.path / sidecar(file)).is_file():
-            yield sidecar(file), "is missing"
-        yield from _check_image(dataset, file, sidecar(file), expected.space)
-
-
-def _common_fingerprint(dataset: Dataset) -> str | None:
-    """Give the fingerprint that most series carry."""
-    counts: Counter[str] = Counter()
-    for run in dataset.runs:
-        try:
-            carried = read_fingerprint(open_image(run.bold).header)
-        except SpaceError:
-            continue
-        if carried is not None:
-            counts[carried] += 1
-    return counts.most_common(1)[0][0] if counts else None
+            check.add(sidecar(file), "is missing")
+        _check_image(check, dataset, file, sidecar(file), fingerprint)
 
 
 def _check_image(
-    dataset: Dataset, file: PurePosixPath, json_file: PurePosixPath, expected: str
-) -> _Faults:
+    check: Check, dataset: Dataset, file: PurePosixPath, json_file: PurePosixPath, expected: str
+) -> None:
     """Compare the fingerprints of an image and its sidecar with the dataset's; grid and weights."""
+    wanted = expected[:FINGERPRINT_DIGITS]
     if (dataset.path / file).is_file():
-        try:
+        with check.noting(file):
             carried = read_fingerprint(open_image(dataset.path / file).header)
-            if carried == expected[:FINGERPRINT_DIGITS]:
+            if carried == wanted:
                 dataset.space.check_grid(dataset.path / file)
             else:
                 text = "an image of another space or calibration: its header has the fingerprint"
-                yield file, f"{text} {carried}, the dataset {expected[:FINGERPRINT_DIGITS]}"
-        except Llm2bidsError as error:
-            yield file, str(error)
+                check.add(file, f"{text} {carried}, the dataset {wanted}")
     if (dataset.path / json_file).is_file():
-        try:
+        with check.noting(json_file):
             metadata = read_json(dataset.path / json_file)
-        except Llm2bidsError as error:
-            yield json_file, str(error)
-            return
-        written = str(metadata.get("SpaceFingerprint"))
-        if not written.startswith(expected):
-            shown, wanted = written[:FINGERPRINT_DIGITS], expected[:FINGERPRINT_DIGITS]
-            yield json_file, f"SpaceFingerprint is {shown}, the dataset has {wanted}"
-        weights = metadata.get("WeightsSHA256", dataset.space.weights_sha256)
-        if weights != dataset.space.weights_sha256:
-            yield json_file, f"WeightsSHA256 is {str(weights)[:12]}..., not that of the space"
+            written = str(metadata.get("SpaceFingerprint"))
+            if not written.startswith(expected):
+                shown = written[:FINGERPRINT_DIGITS]
+                check.add(json_file, f"SpaceFingerprint is {shown}, the dataset has {wanted}")
+            weights = metadata.get("WeightsSHA256", dataset.space.weights_sha256)
+            if weights != dataset.space.weights_sha256:
+                text = f"WeightsSHA256 is {str(weights)[:12]}..., not that of the space"
+                check.add(json_file, text)
 
 
-def check_run_files(dataset: Dataset, run: Run, expected: Fingerprints) -> _Faults:
+def _check_run(check: Check, dataset: Dataset, run: Run, series: str) -> None:
     """Compare the files of a run with one another and with the space."""
     names = run.names
     files = names.possible() if dataset.settings.get("hrf_series") else names.all()
-    missing = [file for file in files if not (dataset.path / file).is_file()]
+    missing = {file for file in files if not (dataset.path / file).is_file()}
     for file in missing:
-        yield file, "is missing"
-    for file in (names.bold, names.preproc, names.boldref, names.mask):
+        check.add(file, "is missing")
+    for file in (names.bold, names.preproc, names.boldref):
         metadata = names.bold_json if file == names.bold else sidecar(file)
-        fingerprint = expected.space if file == names.mask else expected.series
-        yield from _check_image(dataset, file, metadata, fingerprint)
-    tables = (names.events, names.stim, names.transcript, names.bold_json)
-    if not set(tables) & set(missing):
-        yield from _check_tables(dataset, run, names)
+        _check_image(check, dataset, file, metadata, series)
+    _check_image(check, dataset, names.mask, sidecar(names.mask), dataset.space.fingerprint())
+    if not missing & {names.events, names.stim, names.transcript, names.bold_json}:
+        with check.noting():
+            _check_tables(check, dataset, run)
 
 
-def _check_tables(dataset: Dataset, run: Run, names: RunNames) -> _Faults:
-    try:
-        t_r = dataset.t_r(run)
-    except Llm2bidsError as error:
-        yield names.bold_json, str(error)
+def _check_tables(check: Check, dataset: Dataset, run: Run) -> None:
+    """Compare transcript, series, stimulus series and events; what cannot be read is refused."""
+    names, t_r = run.names, dataset.t_r(run)
+    transcript = dataset.transcript(run)
+    recorded = transcript[transcript["volume"].notna()]
+    volumes = recorded["volume"].to_numpy(dtype=np.int64)
+    is_story = dataset.paradigm.order == "story"
+    n_volumes = len(volumes)
+    if is_story:
+        n_volumes = int(dataset.sidecar(run).get("NumberOfVolumes", 0))
+        _check_series(check, dataset, names, n_volumes, t_r)
+        if not ((volumes >= 0) & (volumes < n_volumes)).all():
+            check.add(names.transcript, f"its volumes are not within 0 to {n_volumes - 1}")
+            return
+    elif not np.array_equal(np.sort(volumes), np.arange(n_volumes)):
+        check.add(names.transcript, "its volumes are not 0, 1, 2, ... with each once")
         return
-    try:
-        transcript = dataset.transcript(run)
-        recorded = transcript[transcript["volume"].notna()]
-        volumes = recorded["volume"].to_numpy(dtype=np.int64)
-    except Llm2bidsError as error:
-        yield names.transcript, str(error)
-        return
-    if dataset.paradigm.order == "story":
-        yield from _check_story(dataset, run, names, transcript, t_r)
-        return
-    if not np.array_equal(np.sort(volumes), np.arange(len(volumes))):
-        yield names.transcript, "its volumes are not 0, 1, 2, ... with each once"
-        return
-    yield from _check_series(dataset, names, len(volumes), t_r)
-    onset = recorded["onset"].to_numpy(dtype=float)
-    if not np.allclose(onset, volumes * t_r, atol=1e-6):
-        yield names.transcript, f"its onsets are not volume times RepetitionTime, {t_r} s"
-    try:
-        events = dataset.events(run)
-    except Llm2bidsError as error:
-        yield names.events, str(error)
     else:
-        if (text := _compare_events(events, recorded, t_r)) is not None:
-            yield names.events, text
-    if (text := _compare_stim(dataset, names, transcript, len(volumes))) is not None:
-        yield names.stim, text
+        _check_series(check, dataset, names, n_volumes, t_r)
+        if not np.allclose(recorded["onset"].to_numpy(dtype=float), volumes * t_r, atol=1e-6):
+            text = f"its onsets are not volume times RepetitionTime, {t_r} s"
+            check.add(names.transcript, text)
+    _check_stim(check, dataset, names, transcript, n_volumes)
+    events = dataset.events(run)
+    if is_story:
+        difference = _compare_words(events, transcript)
+    else:
+        difference = _compare_events(events, recorded, t_r)
+    if difference is not None:
+        check.add(names.events, difference)
 
 
-def _check_story(
-    dataset: Dataset, run: Run, names: RunNames, transcript: pd.DataFrame, t_r: float
-) -> _Faults:
-    """Compare the words of a story with its tokens and its clock."""
-    n_volumes = int(dataset.sidecar(run).get("NumberOfVolumes", 0))
-    yield from _check_series(dataset, names, n_volumes, t_r)
-    volume = transcript["volume"].dropna().to_numpy(dtype=np.int64)
-    if len(volume) and not (volume.min() >= 0 and volume.max() < n_volumes):
-        yield names.transcript, f"its volumes are not within 0 to {n_volumes - 1}"
-        return
-    try:
-        events = dataset.events(run)
-    except Llm2bidsError as error:
-        yield names.events, str(error)
-        return
+def _compare_words(events: pd.DataFrame, transcript: pd.DataFrame) -> str | None:
+    """Compare the words of a story with the tokens of its transcript."""
     onset = transcript["onset"].dropna().to_numpy(dtype=float)
     strange = onset[~np.isin(onset.round(4), events["onset"].to_numpy(dtype=float).round(4))]
-    if strange.size:
-        yield names.events, f"no word at {strange[0]:g} s, where the transcript has a token"
-    if (text := _compare_stim(dataset, names, transcript, n_volumes)) is not None:
-        yield names.stim, text
+    return (
+        f"no word at {strange[0]:g} s, where the transcript has a token" if strange.size else None
+    )
 
 
-def _check_series(dataset: Dataset, names: RunNames, n_volumes: int, t_r: float) -> _Faults:
+def _check_series(
+    check: Check, dataset: Dataset, names: RunNames, n_volumes: int, t_r: float
+) -> None:
+    """Compare a series and its sidecar with the number of volumes and the repetition time."""
     metadata = read_json(dataset.path / names.bold_json)
     if metadata.get("NumberOfVolumes", n_volumes) != n_volumes:
-        yield (
-            names.bold_json,
-            f"NumberOfVolumes is {metadata['NumberOfVolumes']}, the transcript has {n_volumes}",
-        )
+        text = f"NumberOfVolumes is {metadata['NumberOfVolumes']}, the transcript has {n_volumes}"
+        check.add(names.bold_json, text)
     try:
         image = open_image(dataset.path / names.bold)
     except SpaceError:
         return  # said already
     zooms = image.header.get_zooms()
     if image.n_volumes != n_volumes:
-        yield names.bold, f"shape {image.shape}, the transcript has {n_volumes} volumes"
+        text = f"shape {image.shape}, the transcript has {n_volumes} volumes"
+        check.add(names.bold, text)
     elif len(zooms) > 3 and not np.isclose(float(zooms[3]), t_r):
-        yield names.bold, f"pixdim[4] is {zooms[3]}, RepetitionTime is {t_r}"
+        check.add(names.bold, f"pixdim[4] is {zooms[3]}, RepetitionTime is {t_r}")
 
 
 def _compare_events(events: pd.DataFrame, recorded: pd.DataFrame, t_r: float) -> str | None:
@@ -214,25 +257,22 @@ def _compare_events(events: pd.DataFrame, recorded: pd.DataFrame, t_r: float) ->
     ).sort_values("onset", ignore_index=True)
     if len(events) != len(expected):
         return f"{len(events)} rows, the transcript has {len(expected)} prompts that are events"
-    for row in range(len(expected)):
-        for name in ("onset", "duration"):
-            written, wanted = float(events[name].iloc[row]), float(expected[name].iloc[row])
-            if abs(written - wanted) > 1e-6:
+    rows = zip(events[list(expected)].to_numpy(), expected.to_numpy(), strict=True)
+    for row, ((*times, kind), (*wanted, wanted_kind)) in enumerate(rows, 1):
+        for name, written, said in zip(("onset", "duration"), times, wanted, strict=True):
+            if abs(written - said) > 1e-6:
                 return (
-                    f"row {row + 1}: {name} {written:g} s, the tokens of the transcript say "
-                    f"{wanted:g} s ({(written - wanted) / t_r:+g} volumes)"
+                    f"row {row}: {name} {written:g} s, the tokens of the transcript say {said:g} s "
+                    f"({(written - said) / t_r:+g} volumes)"
                 )
-        if str(events["trial_type"].iloc[row]) != str(expected["trial_type"].iloc[row]):
-            return (
-                f"row {row + 1}: trial_type {events['trial_type'].iloc[row]}, the transcript has "
-                f"{expected['trial_type'].iloc[row]}"
-            )
+        if str(kind) != str(wanted_kind):
+            return f"row {row}: trial_type {kind}, the transcript has {wanted_kind}"
     return None
 
 
-def _compare_stim(
-    dataset: Dataset, names: RunNames, transcript: pd.DataFrame, n_volumes: int
-) -> str | None:
+def _check_stim(
+    check: Check, dataset: Dataset, names: RunNames, transcript: pd.DataFrame, n_volumes: int
+) -> None:
     """Compare prompt, position and token of the stimulus series with the transcript."""
 
     def whole(data: bytes) -> pd.DataFrame:
@@ -242,7 +282,7 @@ def _compare_stim(
     try:
         written = whole((dataset.path / names.stim).read_bytes())
     except (OSError, EOFError, ValueError, zlib.error) as error:
-        return f"not a readable series ({error})"
+        check.add(names.stim, f"not a readable series ({error})")
+        return
     if not written.equals(whole(stim_series(transcript, n_volumes))):
-        return "its tokens are not those of the transcript"
-    return None
+        check.add(names.stim, "its tokens are not those of the transcript")

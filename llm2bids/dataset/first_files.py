@@ -43,21 +43,19 @@ def write_static_files(
     fields: Mapping[str, Any],
 ) -> None:
     """Stage what does not depend on runs or on the space."""
-    root, derivative = PurePosixPath(), DERIVATIVE
-    source = _source_dataset(settings)
-    raw = fill_json(
-        "raw/dataset_description.json", fields, Authors=list(authors), SourceDatasets=[source]
-    )
-    raw["GeneratedBy"] = generated_by(raw, settings, fields)
-    stage.text(root / "dataset_description.json", to_json(raw))
-    readme = "story_README.md" if fields["kind"] == "story" else "README.md"
-    for name, template in (("README.md", readme), ("CHANGES", "CHANGES")):
-        stage.text(root / name, fill_text(f"raw/{template}", fields))
-        stage.text(derivative / name, fill_text(f"derivative/{template}", fields))
-    derived = fill_json("derivative/dataset_description.json", fields, Authors=list(authors))
-    derived["GeneratedBy"] = generated_by(derived, settings, fields)
-    stage.text(derivative / "dataset_description.json", to_json(derived))
-    stage.text(derivative / ".bidsignore", fill_text("derivative/bidsignore", {}))
+    root = PurePosixPath()
+    for folder, name, sources in (
+        (root, "raw", {"SourceDatasets": [_source_dataset(settings)]}),
+        (DERIVATIVE, "derivative", {}),
+    ):
+        file = "dataset_description.json"
+        description = fill_json(f"{name}/{file}", fields, Authors=list(authors), **sources)
+        description["GeneratedBy"] = generated_by(description, settings, fields)
+        stage.text(folder / file, to_json(description))
+        readme = "story_README.md" if fields["kind"] == "story" else "README.md"
+        stage.text(folder / "README.md", fill_text(f"{name}/{readme}", fields))
+        stage.text(folder / "CHANGES", fill_text(f"{name}/CHANGES", fields))
+    stage.text(DERIVATIVE / ".bidsignore", fill_text("derivative/bidsignore", {}))
     validator = fill_json("validator_config.json", {})
     stage.text(root / "code/bids-validator-config.json", to_json(validator))
     stage.text(root / PARADIGM, paradigm.source)
@@ -111,7 +109,7 @@ def write_all_tasks_model(stage: Staging, tasks: Sequence[Task], fields: Mapping
     """Stage the BIDS Stats Model of these tasks, if they have two conditions or more together."""
     # of recorded tasks only: pybids and FitLins refuse a model that names a task without runs
     if fields["edit"] and tasks:
-        _write_model(stage, SESSIONS_MODEL, sessions_model(tasks, fields))
+        _write_model(stage, SESSIONS_MODEL, _tasks_model("sessions", tasks, fields)[0])
     if len({name for task in tasks for name, _ in task.conditions}) < 2:
         return False
     _write_model(stage, ALL_TASKS_MODEL, all_tasks_model(tasks, fields))
@@ -137,67 +135,52 @@ def _source_dataset(settings: Mapping[str, Any]) -> dict[str, str]:
 def task_model(task: Task, fields: Mapping[str, Any]) -> dict[str, Any]:
     """Make the model of one task: run -> dataset."""
     # https://bids-standard.github.io/stats-models/, version 1.0
+    names = [name for name, _ in task.conditions]
     model = fill_json("models/task_smdl.json", {**fields, "task": task.label})
-    _fill_run_node(model["Nodes"][0], [name for name, _ in task.conditions])
+    run = model["Nodes"][0]
+    run["Model"]["X"] = [1, *(f"trial_type.{name}" for name in names)]
+    run["Contrasts"] = _run_contrasts(names)
     return _by_session(model, fields)
 
 
 def all_tasks_model(tasks: Sequence[Task], fields: Mapping[str, Any]) -> dict[str, Any]:
     """Make the model of all tasks: run -> subject -> dataset, with differences of conditions."""
-    names = list(dict.fromkeys(name for task in tasks for name, _ in task.conditions))
-    model = fill_json("models/all_smdl.json", fields)
-    model["Input"]["task"] = [task.label for task in tasks]
-    run, subject, _ = model["Nodes"]
-    _fill_run_node(run, names)
-    # a run has the conditions of its own task only; pybids refuses names that a run lacks
-    run["Model"]["X"] = [1, "trial_type.*"]
+    model, names = _tasks_model("all", tasks, fields)
+    subject = model["Nodes"][1]
     subject["Model"]["X"] = names
-    subject["Contrasts"] = [
-        *({"Name": name, "ConditionList": [name], "Weights": [1], "Test": "t"} for name in names),
-        *(
-            {
-                "Name": f"{first}Vs{second[0].upper()}{second[1:]}",
-                "ConditionList": [first, second],
-                "Weights": [1, -1],
-                "Test": "t",
-            }
-            for first, second in pairwise(names)
-        ),
-    ]
+    subject["Contrasts"] = [_contrast(name, {name: 1}) for name in names]
+    for first, second in pairwise(names):
+        name = f"{first}Vs{second[0].upper()}{second[1:]}"
+        subject["Contrasts"].append(_contrast(name, {first: 1, second: -1}))
     return _by_session(model, fields)
 
 
-def sessions_model(tasks: Sequence[Task], fields: Mapping[str, Any]) -> dict[str, Any]:
-    """Make the model of an edit: run -> subject, edited against intact -> dataset."""
-    model = all_tasks_model(tasks, fields)
-    label = fields["edit"]
-    model |= {
-        "Name": "sessions",
-        "Description": f"Each condition under the edit {label} against the intact model, within "
-        "participant, then one-sample tests over participants. No convolution: there is no "
-        "haemodynamic lag.",
-    }
-    _, subject, dataset = model["Nodes"]
-    # `edited`, 0 or 1, is a column of the participants' sessions.tsv
-    subject |= {"GroupBy": ["subject", "contrast"], "Model": {"X": [1, "edited"], "Type": "meta"}}
-    subject["Contrasts"] = [
-        {"Name": "edited", "ConditionList": ["edited"], "Weights": [1], "Test": "t"}
-    ]
-    dataset["GroupBy"] = ["contrast"]
-    return model
+def _tasks_model(
+    name: str, tasks: Sequence[Task], fields: Mapping[str, Any]
+) -> tuple[dict[str, Any], list[str]]:
+    """Begin a model of several tasks, and list their conditions."""
+    # a run has the conditions of its own task only (X is trial_type.*): pybids refuses names that a
+    # run lacks; `edited`, 0 or 1, in the model of sessions is a column of the sessions.tsv
+    names = list(dict.fromkeys(name for task in tasks for name, _ in task.conditions))
+    model = fill_json(f"models/{name}_smdl.json", fields)
+    model["Input"]["task"] = [task.label for task in tasks]
+    model["Nodes"][0]["Contrasts"] = _run_contrasts(names)
+    return model, names
 
 
 def _by_session(model: dict[str, Any], fields: Mapping[str, Any]) -> dict[str, Any]:
     """Model each session by itself, where a dataset has sessions."""
     if fields.get("edit"):
         for node in model["Nodes"]:
-            node["GroupBy"] = [*node["GroupBy"], "session"]
+            node["GroupBy"].append("session")
     return model
 
 
-def _fill_run_node(node: dict[str, Any], names: Sequence[str]) -> None:
-    node["Model"]["X"] = [1, *(f"trial_type.{name}" for name in names)]
-    node["Contrasts"] = [
-        {"Name": name, "ConditionList": [f"trial_type.{name}"], "Weights": [1], "Test": "t"}
-        for name in names
-    ]
+def _run_contrasts(names: Sequence[str]) -> list[dict[str, Any]]:
+    return [_contrast(name, {f"trial_type.{name}": 1}) for name in names]
+
+
+def _contrast(name: str, weights: Mapping[str, int]) -> dict[str, Any]:
+    conditions = list(weights)
+    numbers = list(weights.values())
+    return {"Name": name, "ConditionList": conditions, "Weights": numbers, "Test": "t"}

@@ -20,18 +20,14 @@ _LENGTH = 36.0
 def convolve(
     values: npt.NDArray[np.float32],
     t_r: float,
-    hrf_model: HrfModel | None,
+    hrf_model: HrfModel,
     *,
     baseline: npt.NDArray[np.float32] | None = None,
 ) -> npt.NDArray[np.float32]:
     """Convolve values (n_tokens, n_units) along time; baseline (n_units,) or their mean."""
     # Glover 1999, NeuroImage 9:416, and SPM's difference of gamma functions, as in nilearn
-    if hrf_model is None:
-        return values
     if hrf_model not in get_args(HrfModel):
         raise DatasetError(f"hrf_model {hrf_model!r} is not known; use 'spm', 'glover' or None")
-    if not t_r > 0:
-        raise DatasetError(f"repetition time {t_r} is not above 0; give seconds")
     kernel = _response_to_one_volume(t_r, hrf_model)
     level = values.mean(axis=0) if baseline is None else baseline
     convolved = np.empty_like(values)

@@ -1,8 +1,8 @@
 """Where each file of a dataset lies, and what its name says."""
 
 import re
-from dataclasses import dataclass, field, fields, replace
-from functools import cached_property
+from dataclasses import dataclass, replace
+from functools import cached_property, partial
 from pathlib import Path, PurePath, PurePosixPath
 from typing import Any, TypeVar
 
@@ -16,7 +16,6 @@ INTACT = "intact"
 """Session of the model as it is, where a dataset has sessions: the others are of edited models."""
 
 _ORDER = ("sub", "tpl", "ses", "task", "run", "space", "atlas", "label", "desc", "stat")
-_PARTS = {"datatype", "suffix", "extension"}
 
 
 def edit_file(label: str) -> PurePosixPath:
@@ -59,20 +58,6 @@ class Entities:
             if key != "run":
                 check_label(value, what=key)
         check_label(self.suffix, what="suffix")
-        if self.run is not None and self.run < 1:
-            raise DatasetError(f"run index {self.run} is below 1; count runs from 1")
-        if self.sub is not None and self.tpl is not None:
-            raise DatasetError(
-                f"sub-{self.sub} and tpl-{self.tpl} in one file name; a file belongs to a "
-                "participant or to a template"
-            )
-        if self.ses is not None and self.sub is None:
-            raise DatasetError(f"ses-{self.ses} without a participant; give `sub`")
-        if self.datatype is not None and self.sub is None and self.tpl is None:
-            raise DatasetError(
-                f"datatype {self.datatype!r} without a participant or a template; "
-                "give `sub` or `tpl`"
-            )
 
     def labels(self) -> dict[str, str]:
         """List the entities that are there, in the order of BIDS."""
@@ -94,120 +79,78 @@ def build_path(entities: Entities) -> PurePosixPath:
 
 def parse_path(path: PurePosixPath | str) -> Entities:
     """Read the entities of a path relative to the dataset."""
-    path = PurePosixPath(path)
-    stem, dot, extension = path.name.partition(".")
-    *pairs, suffix = stem.split("_")
-    labels: dict[str, Any] = {}
-    known = {entity.name for entity in fields(Entities)} - _PARTS
-    for pair in pairs:
-        key, dash, label = pair.partition("-")
-        if not dash or key not in known or key in labels:
-            raise _not_ours(path)
-        labels[key] = label
-    if not re.fullmatch(r"[1-9][0-9]*", labels.get("run", "1")):
-        raise _not_ours(path)
-    if "run" in labels:
-        labels["run"] = int(labels["run"])
-    top = "sub" in labels or "tpl" in labels
-    n_folders = 2 + ("ses" in labels)
-    datatype = path.parts[-2] if top and len(path.parts) == n_folders + 1 else None
-    try:
-        entities = Entities(suffix=suffix, extension=dot + extension, datatype=datatype, **labels)
-    except DatasetError as error:
-        raise _not_ours(path) from error
-    if build_path(entities) != path:
-        raise _not_ours(path)
+    entities = entities_of(PurePosixPath(path))
+    if entities is None:
+        raise DatasetError(
+            f"{path}: not a file name of this dataset; expected entity-label pairs in the order "
+            f"{', '.join(_ORDER)}, then a suffix, in the folder that the name says"
+        )
     return entities
 
 
-def _not_ours(path: PurePosixPath) -> DatasetError:
-    return DatasetError(
-        f"{path}: not a file name of this dataset; expected entity-label pairs in the order "
-        f"{', '.join(_ORDER)}, then a suffix, in the folder that the name says"
-    )
+def entities_of(path: PurePosixPath) -> Entities | None:
+    """Read the entities of a path; None where its name is not ours."""
+    stem, dot, extension = path.name.partition(".")
+    *pairs, suffix = stem.split("_")
+    labels: dict[str, Any] = {}
+    for pair in pairs:
+        key, _, labels[key] = pair.partition("-")
+    top = "sub" in labels or "tpl" in labels
+    datatype = path.parts[-2] if top and len(path.parts) == 3 + ("ses" in labels) else None
+    try:
+        if "run" in labels:
+            labels["run"] = int(labels["run"])
+        entities = Entities(suffix=suffix, extension=dot + extension, datatype=datatype, **labels)
+    except (DatasetError, TypeError, ValueError):  # no entity of ours, or no label
+        return None
+    # what is left (another order, folder or spelling) is not what we would write
+    ours = build_path(entities) == path and (entities.run is None or entities.run > 0)
+    return entities if ours else None
 
+
+RunKey = tuple[str, str | None, str, int | None]
+"""Participant label, session, task and run index."""
 
 IMAGE = ".nii.gz"
 """Extension of all images but the series, which may be without compression."""
 
 
 def _place(
-    text: str, *, derived: bool = False, space: bool = False, **changes: str
+    folder: PurePosixPath | str = "", *, space: bool = False, **changes: str
 ) -> cached_property[PurePosixPath]:
-    """Make the property of a run that places one of its files; `changes` are to the raw series."""
+    """Make the property that places a file, by what differs in its name from the raw image's."""
 
-    def file(run: "RunNames") -> PurePosixPath:
-        labels: dict[str, Any] = {**changes, "space": run.space if space else None}
-        return (DERIVATIVE if derived else PurePosixPath()) / build_path(replace(run.raw, **labels))
+    def file(names: "_Names") -> PurePosixPath:
+        labels: dict[str, Any] = {**changes, "space": names.space if space else None}
+        return PurePosixPath(folder, build_path(replace(names.raw, **labels)))
 
-    file.__doc__ = text
     return cached_property(file)
 
 
+_derived = partial(_place, DERIVATIVE)
+
+
 @dataclass(frozen=True)
-class RunNames:
-    """Places of the files of one run, relative to the raw dataset."""
+class _Names:
+    """Places of files that belong to one raw image, relative to the raw dataset."""
 
-    participant_label: str
-    task: str
-    run: int | None
-    space: str = field(kw_only=True)
-    extension: str = field(kw_only=True, default=IMAGE)  # of the series
-    session: str | None = field(kw_only=True, default=None)
+    raw: Entities  # what the name of the raw image says
+    space: str
 
-    @property
-    def raw(self) -> Entities:
-        """What the name of the raw series says."""
-        return Entities(
-            sub=self.participant_label,
-            ses=self.session,
-            task=self.task,
-            run=self.run,
-            datatype="func",
-            suffix="bold",
-            extension=self.extension,
-        )
 
-    bold = _place("The raw series; a run is there if and only if this file is.")
-    bold_json = _place("Sidecar of the raw series.", extension=".json")
-    events = _place("Events.", suffix="events", extension=".tsv")
-    stim = _place("Stimulus series.", suffix="stim", extension=".tsv.gz")
-    preproc = _place("The series in the derivative.", derived=True, space=True, desc="preproc")
-    hrf = _place(
-        "The series with a haemodynamic response, where that was asked for.",
-        derived=True,
-        space=True,
-        desc="hrf",
-    )
-    mask = _place(
-        "Mask of the units in the derivative.",
-        derived=True,
-        space=True,
-        desc="brain",
-        suffix="mask",
-        extension=IMAGE,
-    )
-    boldref = _place(
-        "Mean over time, in the derivative.",
-        derived=True,
-        space=True,
-        suffix="boldref",
-        extension=IMAGE,
-    )
-    confounds = _place(
-        "Confounds, in the derivative.",
-        derived=True,
-        desc="confounds",
-        suffix="timeseries",
-        extension=".tsv",
-    )
-    transcript = _place(
-        "Every generated token, in the derivative.",
-        derived=True,
-        desc="transcript",
-        suffix="tokens",
-        extension=".tsv",
-    )
+class RunNames(_Names):
+    """Places of the files of one run; in the derivative from `preproc` on."""
+
+    bold = _place()  # the raw series: a run is there if and only if this file is
+    bold_json = _place(extension=".json")
+    events = _place(suffix="events", extension=".tsv")
+    stim = _place(suffix="stim", extension=".tsv.gz")
+    preproc = _derived(space=True, desc="preproc")
+    hrf = _derived(space=True, desc="hrf")  # where that was asked for
+    mask = _derived(space=True, desc="brain", suffix="mask", extension=IMAGE)
+    boldref = _derived(space=True, suffix="boldref", extension=IMAGE)
+    confounds = _derived(desc="confounds", suffix="timeseries", extension=".tsv")
+    transcript = _derived(desc="transcript", suffix="tokens", extension=".tsv")
 
     def all(self) -> tuple[PurePosixPath, ...]:
         """List every file that the run must have, the raw series last."""
@@ -220,13 +163,22 @@ class RunNames:
         return (self.hrf, sidecar(self.hrf), *self.all())
 
 
-def _path(kind: str, text: str) -> Any:
+class AnatomyNames(_Names):
+    """Places of the files of a participant's anatomy, raw and in the derivative."""
+
+    t1w = _place()
+    preproc = _derived(space=True, desc="preproc")
+    mask = _derived(space=True, desc="brain", suffix="mask")
+
+    def all(self) -> tuple[PurePosixPath, ...]:
+        """List every file of the anatomy."""
+        derived = (self.preproc, self.mask)
+        return (self.t1w, *derived, *(sidecar(file) for file in derived))
+
+
+def _path(kind: str) -> Any:
     """Make the property of a run that gives the path of one of its files."""
-
-    def path(run: "Run") -> Path:
-        return inside(run.root, run.root / getattr(run.names, kind))
-
-    return property(path, doc=text)
+    return property(lambda run: inside(run.root, run.root / getattr(run.names, kind)))
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -239,30 +191,30 @@ class Run:
     @property
     def participant_label(self) -> str:
         """BIDS label, without ``sub-``."""
-        return self.names.participant_label
+        return str(self.names.raw.sub)
 
     @property
     def session(self) -> str | None:
         """BIDS label, without ``ses-``; None where the dataset has no sessions."""
-        return self.names.session
+        return self.names.raw.ses
 
     @property
     def task(self) -> str:
         """BIDS label, without ``task-``."""
-        return self.names.task
+        return str(self.names.raw.task)
 
     @property
     def run(self) -> int | None:
         """Run index, from 1; None where the task has one run."""
-        return self.names.run
+        return self.names.raw.run
 
-    bold = _path("bold", "Raw series.")
-    events = _path("events", "Events.")
-    preproc = _path("preproc", "Series in the derivative.")
-    mask = _path("mask", "Mask of the units in the derivative.")
-    boldref = _path("boldref", "Mean over time in the derivative.")
-    confounds = _path("confounds", "Confounds in the derivative.")
-    transcript = _path("transcript", "Every generated token, in the derivative.")
+    bold = _path("bold")
+    events = _path("events")
+    preproc = _path("preproc")
+    mask = _path("mask")
+    boldref = _path("boldref")
+    confounds = _path("confounds")
+    transcript = _path("transcript")
 
     @property
     def name(self) -> str:
@@ -270,48 +222,27 @@ class Run:
         return self.names.bold.name.rpartition("_")[0]
 
 
-def run_names(bold: PurePosixPath, space: str) -> RunNames:
-    """Name the files of the run that has this raw series."""
-    raw = parse_path(bold)
-    return RunNames(
-        str(raw.sub),
-        str(raw.task),
-        raw.run,
-        space=space,
-        extension=raw.extension,
-        session=raw.ses,
+def run_names(run: RunKey, space: str, *, extension: str = IMAGE) -> RunNames:
+    """Name the files of a run; `extension` is the series'."""
+    sub, ses, task, number = run
+    raw = Entities(
+        sub=sub,
+        ses=ses,
+        task=task,
+        run=number,
+        datatype="func",
+        suffix="bold",
+        extension=extension,
     )
+    return RunNames(raw, space)
 
 
-def raw_anatomy(participant_label: str, session: str | None = None) -> PurePosixPath:
-    """Place a participant's anatomy in the raw dataset."""
-    file = Entities(
+def anatomy_names(participant_label: str, session: str | None, space: str) -> AnatomyNames:
+    """Name the files of a participant's anatomy."""
+    raw = Entities(
         sub=participant_label, ses=session, datatype="anat", suffix="T1w", extension=IMAGE
     )
-    return build_path(file)
-
-
-def derived_anatomy(
-    participant_label: str, space: str, *, desc: str, suffix: str, session: str | None = None
-) -> PurePosixPath:
-    """Place an anatomical image of a participant in the derivative."""
-    raw = parse_path(raw_anatomy(participant_label, session))
-    return DERIVATIVE / build_path(replace(raw, space=space, desc=desc, suffix=suffix))
-
-
-def anatomy_files(
-    participant_label: str, space: str, session: str | None = None
-) -> tuple[PurePosixPath, ...]:
-    """Place all anatomical files of a participant."""
-    derived = (
-        derived_anatomy(participant_label, space, desc="preproc", suffix="T1w", session=session),
-        derived_anatomy(participant_label, space, desc="brain", suffix="mask", session=session),
-    )
-    return (
-        raw_anatomy(participant_label, session),
-        *derived,
-        *(sidecar(file) for file in derived),
-    )
+    return AnatomyNames(raw, space)
 
 
 def task_files(task: str) -> tuple[PurePosixPath, ...]:
@@ -340,8 +271,11 @@ def sidecar(file: _Path) -> _Path:
     return file.with_name(file.name.partition(".")[0] + ".json")
 
 
-_RunKey = tuple[str, str | None, str, int | None]
-"""Participant label, session, task and run index."""
+def uri(file: PurePosixPath) -> str:
+    """Name a file of the dataset in the sidecars of the derivative."""
+    if file.is_relative_to(DERIVATIVE):
+        return f"bids::{file.relative_to(DERIVATIVE)}"
+    return f"bids:raw:{file}"
 
 
 def list_bolds(root: Path) -> tuple[PurePosixPath, ...]:
@@ -354,17 +288,9 @@ def list_bolds(root: Path) -> tuple[PurePosixPath, ...]:
     return tuple(sorted(file for file in bolds if run_of(file) is not None))
 
 
-def run_of(file: PurePosixPath) -> _RunKey | None:
+def run_of(file: PurePosixPath) -> RunKey | None:
     """Read which run a file is of; None where its name is not ours or names no run."""
     entities = entities_of(file)
     if entities is None or entities.sub is None or entities.task is None:
         return None
     return entities.sub, entities.ses, entities.task, entities.run
-
-
-def entities_of(file: PurePosixPath) -> Entities | None:
-    """Read the entities of a path; None where its name is not ours."""
-    try:
-        return parse_path(file)
-    except DatasetError:
-        return None

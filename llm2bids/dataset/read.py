@@ -11,7 +11,15 @@ import numpy as np
 import numpy.typing as npt
 import pandas as pd
 
-from llm2bids.dataset.layout import DERIVATIVE, INTACT, Run, RunNames, list_bolds, run_names
+from llm2bids.dataset.layout import (
+    DERIVATIVE,
+    INTACT,
+    Run,
+    RunNames,
+    list_bolds,
+    parse_path,
+    run_names,
+)
 from llm2bids.dataset.participants import read_participants
 from llm2bids.dataset.samples import By, run_image, run_labels
 from llm2bids.dataset.settings import read_settings, read_sidecar, recorded_paradigm, space_label
@@ -63,7 +71,7 @@ class Dataset:
     def runs(self) -> tuple[Run, ...]:
         """Runs that are there, sorted by name."""
         return tuple(
-            Run(root=self.path, names=run_names(file, self.space.label))
+            Run(root=self.path, names=RunNames(parse_path(file), self.space.label))
             for file in list_bolds(self.path)
         )
 
@@ -79,14 +87,9 @@ class Dataset:
 
     def names(self, design: RunDesign) -> RunNames:
         """Name the files of a run that is to be written."""
-        return RunNames(
-            design.participant_label,
-            design.task,
-            design.run,
-            space=self.space.label,
-            extension=".nii.gz" if self.settings["compress"] else ".nii",
-            session=design.session,
-        )
+        run = design.participant_label, design.session, design.task, design.run
+        extension = ".nii.gz" if self.settings["compress"] else ".nii"
+        return run_names(run, self.space.label, extension=extension)
 
     @property
     def derivative(self) -> Path:

@@ -12,7 +12,7 @@ from llm2bids.dataset.layout import (
     DERIVATIVE,
     IMAGE,
     RunNames,
-    anatomy_files,
+    anatomy_names,
     entities_of,
     list_bolds,
     parse_path,
@@ -22,7 +22,8 @@ from llm2bids.dataset.layout import (
 )
 from llm2bids.dataset.participants import (
     PARTICIPANTS,
-    counted,
+    by_participant,
+    counts_of,
     disagreement,
     read_participants,
     with_participant,
@@ -93,13 +94,10 @@ def check_unchanged(root: Path, *, overwrite: bool) -> None:
     leftovers = [p for p in leftovers if p.suffix != ".json"]
     # the derivative's series is the raw one by another name, and that was taken away
     replaced = [p for p in leftovers if not p.name.endswith(("_bold.nii.gz", "_bold.nii"))]
-    lists = {list_file(file) for file in replaced}
-    listed = {file: text for name in lists for file, text in read_list(root / name).items()}
-    refuse_edited(root, [file for file in replaced if is_edited(root, file, listed)])
-    if is_edited(root, ALL_TASKS_MODEL, known):
-        planned = recorded_paradigm(root, read_settings(root)).tasks
-        if len(_tasks(root)) < len(planned):
-            refuse_edited(root, [ALL_TASKS_MODEL])
+    refuse_edited(root, replaced)
+    planned = recorded_paradigm(root, read_settings(root)).tasks
+    if len(_tasks(root)) < len(planned):
+        refuse_edited(root, [ALL_TASKS_MODEL])
 
 
 def changed_runs(
@@ -113,7 +111,8 @@ def changed_runs(
     for bold in list_bolds(root):
         if participant_label not in (None, parse_path(bold).sub):
             continue
-        files = [file for file in run_names(bold, space_label).possible() if file in known]
+        names = RunNames(parse_path(bold), space_label)
+        files = [file for file in names.possible() if file in known]
         wrong = [p for p in files if not (root / p).is_file() or is_edited(root, p, known)]
         if wrong:
             refuse_missing(root / wrong[0], doing=_NOT_HERE)
@@ -134,8 +133,8 @@ def participants_to_extend(
         return table
     if not overwrite:
         refuse_edited(root, [PARTICIPANTS])
-    for label in sorted({str(parse_path(file).sub) for file in bolds}):
-        table = counted(with_participant(table, label, settings), label, root, bolds)
+    for label, mine in sorted(by_participant(bolds).items()):
+        table = with_participant(table, label, settings, counts_of(root, mine))
     return table
 
 
@@ -178,12 +177,8 @@ def remove_leftovers(root: Path, *, overwrite: bool = False) -> None:
     for base in (root, root / DERIVATIVE):
         _remove_empty(base)
     if leftovers:
-        log.warning(
-            "%s: removed %d files of runs that are gone, e.g. %s",
-            root,
-            len(leftovers),
-            leftovers[0],
-        )
+        text = "%s: removed %d files of runs that are gone, e.g. %s"
+        log.warning(text, root, len(leftovers), leftovers[0])
 
 
 def sources(root: Path) -> dict[PurePosixPath, str]:
@@ -206,29 +201,26 @@ def _leftovers(root: Path) -> list[PurePosixPath]:
     """List our files of runs, participants and tasks that have no raw series."""
     bolds = list_bolds(root)
     runs = {run_of(file) for file in bolds}
-    participants = {str(parse_path(file).sub) for file in bolds}
+    participants = {parse_path(file).sub for file in bolds}
     tasks = _tasks(root)
     leftovers = []
     for base in (root, root / DERIVATIVE):
         for path in [*data_files(base, "sub-*/*/*"), *data_files(base, "sub-*/ses-*/*/*")]:
-            entities = entities_of(PurePosixPath(path.relative_to(base).as_posix()))
+            name = PurePosixPath(path.relative_to(base).as_posix())
+            file = PurePosixPath(path.relative_to(root).as_posix())
+            entities, run = entities_of(name), run_of(name)
             if entities is None or entities.sub is None:
                 continue
-            file = PurePosixPath(path.relative_to(root).as_posix())
             space = entities.space or "none"
-            if entities.task is None:
+            if run is None:
                 gone = entities.sub not in participants
-                ours = file in anatomy_files(entities.sub, space, entities.ses)
+                possible = anatomy_names(entities.sub, entities.ses, space).all()
             else:
-                gone = (entities.sub, entities.ses, entities.task, entities.run) not in runs
-                extension = entities.extension if entities.suffix == "bold" else IMAGE
-                extension = IMAGE if extension == ".json" else extension
-                names = RunNames(
-                    entities.sub, entities.task, entities.run, space=space, extension=extension,
-                    session=entities.ses,
-                )  # fmt: skip
-                ours = file in names.possible()
-            if gone and ours:
+                gone = run not in runs
+                is_series = entities.suffix == "bold" and entities.extension != ".json"
+                extension = entities.extension if is_series else IMAGE
+                possible = run_names(run, space, extension=extension).possible()
+            if gone and file in possible:
                 leftovers.append(file)
     for path in data_files(root, "task-*.json"):
         entities = entities_of(PurePosixPath(path.name))

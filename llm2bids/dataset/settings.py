@@ -55,12 +55,7 @@ def is_dataset(path: Path) -> bool:
 
 def normal_settings(settings: Mapping[str, Any]) -> dict[str, Any]:
     """Bring settings into the form that JSON gives back, with the defaults."""
-    try:
-        normal: dict[str, Any] = json.loads(json.dumps({**_DEFAULTS, **settings}, allow_nan=False))
-    except (TypeError, ValueError) as error:
-        raise DatasetError(
-            f"settings cannot be written as JSON ({error}); use texts, numbers, lists and mappings"
-        ) from None
+    normal: dict[str, Any] = json.loads(json.dumps({**_DEFAULTS, **settings}, allow_nan=False))
     return dict(sorted(normal.items()))
 
 

@@ -12,8 +12,9 @@ from pathlib import Path, PurePosixPath
 
 from llm2bids.dataset.layout import (
     DERIVATIVE,
+    RunNames,
     list_bolds,
-    run_names,
+    parse_path,
     run_of,
     task_files,
     template_file,
@@ -24,9 +25,8 @@ from llm2bids.dataset.run import stage_participant
 from llm2bids.dataset.settings import SETTINGS, compare_settings, is_dataset, read_settings
 from llm2bids.exceptions import DatasetError
 from llm2bids.store.checksums import is_edited, list_file, read_list
-from llm2bids.store.commit import HIDDEN, Staging, clear_staging, recover, staging
+from llm2bids.store.commit import HIDDEN, DatasetLock, Staging, clear_staging, recover, staging
 from llm2bids.store.json import read_json
-from llm2bids.store.lock import DatasetLock
 
 SHARDS = HIDDEN / "shards"
 """Folder of the shards, one for each participant."""
@@ -86,7 +86,6 @@ def finished_shard(root: Path, shard: Path) -> Iterator[None]:
     """Hold a shard of a dataset that no process is writing, with what was cut off finished."""
     with DatasetLock(shard, timeout=_SECONDS):
         recover(shard)
-        clear_staging(shard)
         refuse_foreign(root, shard)
         yield
 
@@ -122,8 +121,8 @@ def stage_runs(
     """Stage runs of a shard, and what is shared with other runs."""
     stage_participant(stage, dataset, participant_label)
     for bold, files in runs.items():
-        names = run_names(bold, dataset.space.label)
-        for file in task_files(names.task):
+        names = RunNames(parse_path(bold), dataset.space.label)
+        for file in task_files(str(names.raw.task)):
             stage.json(file, read_json(shard / file), once=True)
         stage.take(bold, shard / bold, files[bold])
         # links of a shard that was copied from another disk are links no more

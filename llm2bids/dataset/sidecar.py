@@ -8,38 +8,28 @@ from importlib.resources import files
 from importlib.resources.abc import Traversable
 from pathlib import Path, PurePath
 from string import Template
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from llm2bids import __version__
 from llm2bids.exceptions import DatasetError
-from llm2bids.paradigm.design import RunDesign
 from llm2bids.paradigm.task import Paradigm
 from llm2bids.recording.record import Recording
 from llm2bids.recording.tokens import versions
-from llm2bids.space.dither import DITHER
-from llm2bids.space.image import BASELINE, EncodingCounts
+from llm2bids.space.image import BASELINE, DITHER, SeriesEncoder
 from llm2bids.space.space import Space
 
-_UNSTABLE = ("seconds", "tokens_per_second")
-"""Entries of a recording's provenance that differ from call to call; sidecars leave them out, so
-that the same seed gives the same bytes."""
+if TYPE_CHECKING:
+    from llm2bids.dataset.read import Dataset
+
+_LEFT_OUT = ("seconds", "tokens_per_second", "keep_first")
+"""Entries of a recording's provenance that sidecars leave out: what differs from call to call, so
+that the same seed gives the same bytes; and what a setting says."""
 
 _PARADIGM = ("paradigm", "paradigm_sha256")
 """Settings that name what was shown."""
 
-_ORIGIN = (
-    "model",
-    "revision",
-    "weights_sha256",
-    "random_weights",
-    "adapter",
-    "quantization",
-    "chat_template",
-    "system",
-    "dtype",
-    "device",
-    "seed",
-)
+_MODEL = ("model", "revision", "weights_sha256", "random_weights", "adapter", "quantization")
+_HOW = ("chat_template", "system", "dtype", "device", "seed")
 """Settings that name what was recorded, and how."""
 
 _INTENSITY = (
@@ -73,47 +63,45 @@ def generated_by(
     description: Mapping[str, Any], settings: Mapping[str, Any], fields: Mapping[str, Any]
 ) -> list[dict[str, Any]]:
     """Say in a dataset's description what made it, and from what."""
-    known = {
-        _camel(key): settings[key]
-        for key in (*_ORIGIN, *_PARADIGM)
-        if settings.get(key) is not None
-    }
+    known = _known(settings, *_MODEL, *_HOW, *_PARADIGM)
     origin = {**known, "SpaceFingerprint": fields["space_fingerprint"], "Versions": versions()}
     return [{**entry, **origin} for entry in description["GeneratedBy"]]
 
 
+def _known(values: Mapping[str, Any], *names: str) -> dict[str, Any]:
+    """Choose what is there, with names as BIDS spells keys."""
+    return {_camel(name): values[name] for name in names if values.get(name) is not None}
+
+
 def bold_json(
-    recording: Recording,
-    *,
-    t_r: float,
-    space: Space,
-    counts_per_sd: int,
-    fingerprint: str,
-    settings: Mapping[str, Any],
-    counts: EncodingCounts,
+    dataset: "Dataset", recording: Recording, encoder: SeriesEncoder, *, t_r: float
 ) -> dict[str, Any]:
     """Make the sidecar of a run's raw image."""
     # RepetitionTime and StartTime are repeated for each run: nilearn does not follow inheritance
-    design = recording.design
-    known = {
-        _camel(name): _without_folder(value) if name == "source" else value
-        for name, value in recording.provenance.items()
-        if name not in (*_UNSTABLE, "keep_first") and value is not None
-    }
+    settings, space, design = dataset.settings, dataset.space, recording.design
+    counts_per_sd = dataset.calibration.counts_per_sd
+    provenance = dict(recording.provenance)
+    if (source := PurePath(str(provenance.get("source", "")))).is_absolute():
+        provenance["source"] = source.name  # not where on someone's disk a model lies
+    drawn = design.clock_volumes is None  # of a story nothing is
     return {
         "RepetitionTime": t_r,
         "StartTime": recording.start_time,
         **{_camel(key): settings[key] for key in ("model", "revision") if settings.get(key)},
-        **known,
-        **{_camel(key): settings[key] for key in _PARADIGM if settings.get(key) is not None},
+        **_known(provenance, *(name for name in provenance if name not in _LEFT_OUT)),
+        **_known(settings, *_PARADIGM),
         "DatasetSeed": settings["seed"],
-        **_design_entries(design),
+        "Seed": design.seed,
+        **({"Context": design.context, "Sampling": asdict(design.sampling)} if drawn else {}),
+        "NumberOfPrompts": len(design.trials),
+        "NumberOfVolumes": design.n_volumes,
+        **({"VolumesPerPrompt": design.tokens_per_prompt} if drawn else {}),
         "NumberOfSites": len(recording.sites),
         "NumberOfUnits": space.n_units,
         "FirstTokenKept": bool(settings["keep_first"]),
         "SharedPromptsAllowed": bool(settings["allow_shared_prompts"]),
         "Space": space.label,
-        "SpaceFingerprint": fingerprint,
+        "SpaceFingerprint": dataset.fingerprint,
         "WeightsSHA256": space.weights_sha256,
         "VolumeDataType": settings["volume_dtype"],
         "IntensityScale": f"{BASELINE} + {counts_per_sd} {_INTENSITY}",
@@ -121,19 +109,8 @@ def bold_json(
         "CountsPerSD": counts_per_sd,
         "Dither": _TISSUE,
         "HaemodynamicResponse": settings["hrf_model"] or "none",
-        "NumberOfClippedValues": counts.clipped,
-        "NumberOfConstantUnits": counts.constant,
-    }
-
-
-def _design_entries(design: RunDesign) -> dict[str, Any]:
-    drawn = design.clock_volumes is None  # of a story nothing is
-    return {
-        "Seed": design.seed,
-        **({"Context": design.context, "Sampling": asdict(design.sampling)} if drawn else {}),
-        "NumberOfPrompts": len(design.trials),
-        "NumberOfVolumes": design.n_volumes,
-        **({"VolumesPerPrompt": design.tokens_per_prompt} if drawn else {}),
+        "NumberOfClippedValues": encoder.clipped,
+        "NumberOfConstantUnits": encoder.constant,
     }
 
 
@@ -182,12 +159,6 @@ def image_json(
     }
 
 
-def _without_folder(source: object) -> str:
-    """Leave out where on someone's disk a model lies."""
-    path = PurePath(str(source))
-    return path.name if path.is_absolute() else str(source)
-
-
 def _camel(name: str) -> str:
     """Spell a name as BIDS spells keys."""
     special = {
@@ -220,36 +191,16 @@ def template_folder() -> Traversable:
 
 def fill_text(name: str, fields: Mapping[str, object]) -> str:
     """Read a text file of the template and fill in its blanks."""
-    return _substitute(_read(name), name=name, fields=fields)
-
-
-def fill_json(name: str, fields: Mapping[str, object], **entries: Any) -> dict[str, Any]:
-    """Read a JSON file of the template, fill in the blanks of its texts and set entries."""
-    filled = _fill(json.loads(_read(name)), name=name, fields=fields)
-    return {**filled, **entries}
-
-
-def _read(name: str) -> str:
-    return (template_folder() / name).read_text(encoding="utf-8")
-
-
-def _substitute(text: str, *, name: str, fields: Mapping[str, object]) -> str:
     try:
-        return Template(text).substitute(fields)
+        return Template((template_folder() / name).read_text(encoding="utf-8")).substitute(fields)
     except KeyError as error:
         raise DatasetError(
             f"bids_template/{name} needs a value for {error.args[0]!r}; give it among the fields"
         ) from None
 
 
-def _fill(value: Any, *, name: str, fields: Mapping[str, object]) -> Any:
-    if isinstance(value, str):
-        return _substitute(value, name=name, fields=fields)
-    if isinstance(value, list):
-        return [_fill(item, name=name, fields=fields) for item in value]
-    if isinstance(value, dict):
-        return {
-            _substitute(key, name=name, fields=fields): _fill(item, name=name, fields=fields)
-            for key, item in value.items()
-        }
-    return value
+def fill_json(name: str, fields: Mapping[str, object], **entries: Any) -> dict[str, Any]:
+    """Read a JSON file of the template, fill in the blanks of its texts and set entries."""
+    escaped = {key: json.dumps(str(value))[1:-1] for key, value in fields.items()}
+    filled: dict[str, Any] = json.loads(fill_text(name, escaped))
+    return filled | entries

@@ -1,19 +1,19 @@
 """The template of a space: its anatomy, masks, atlases, table of units and calibration maps."""
 
 from collections.abc import Mapping
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
 from llm2bids.dataset.arrangement import check_arrangement, write_arrangement
-from llm2bids.dataset.layout import DERIVATIVE, Entities, build_path, sidecar, template_file
+from llm2bids.dataset.layout import DERIVATIVE, Entities, build_path, sidecar, template_file, uri
 from llm2bids.dataset.sidecar import fill_json
 from llm2bids.dataset.volumes import write_image
 from llm2bids.exceptions import DatasetError, SpaceError
 from llm2bids.recording.calibration import EARLIER_COUNTS_PER_SD, Calibration
-from llm2bids.space.atlas import Atlas, head_atlas, label_lists, site_atlas
+from llm2bids.space.atlas import head_atlas, label_lists, site_atlas
 from llm2bids.space.grid import open_image
 from llm2bids.space.smoothness import Stability
 from llm2bids.space.space import Space
@@ -21,11 +21,6 @@ from llm2bids.store.commit import Staging
 from llm2bids.store.files import inside
 from llm2bids.store.json import read_json, to_json
 from llm2bids.store.tables import read_table, write_table
-
-_ATLASES = {
-    "sites": ("The panel of every recorded module (site) of the model.", site_atlas),
-    "heads": ("Every attention head of every module that has heads.", head_atlas),
-}
 
 
 def write_template(
@@ -49,27 +44,19 @@ def write_template(
         window=(0.0, 1.0),
         SkullStripped=True,
     )
-    definition = _uri(sidecar(template_file(space.label, "space")))
     brain = "The brain: voxels with a unit (grey matter) and between them (white matter)."
     grey = "Grey matter: voxels with a unit."
+    definition = uri(sidecar(template_file(space.label, "space")))
     for labels, mask, description, kind in (
         ({"desc": "brain"}, space.brain, brain, "Brain"),
         ({"label": "GM"}, space.grey, grey, "ROI"),
     ):
-        write_image(
-            stage,
-            template_file(space.label, "mask", **labels),
-            mask.astype(np.uint8),
-            space,
-            description,
-            window=(0.0, 1.0),
-            Type=kind,
-            Sources=[definition],
-        )
+        file = template_file(space.label, "mask", **labels)
+        entries: dict[str, Any] = {"Type": kind, "Sources": [definition]}
+        data = mask.astype(np.uint8)
+        write_image(stage, file, data, space, description, window=(0.0, 1.0), **entries)
     _write_calibration(stage, space, calibration)
-    for name, (description, make) in _ATLASES.items():
-        if name == "sites" or any(site.n_heads for site in space.sites):
-            _write_atlas(stage, space, name, make(space), description, fields)
+    _write_atlases(stage, space, fields)
     table = space.unit_table().assign(weight_norm=weight_norms)
     write_table(stage.path(_units(space.label)), table)
     write_arrangement(stage, space, stability)
@@ -91,7 +78,7 @@ def read_template(root: Path, label: str) -> tuple[Space, Calibration]:
     try:
         table = read_table(root / _units(label), text=("address", "module", "role"))
         space = Space.from_table(table, metadata)
-        statistics = [_read_map(root, space, stat) for stat in ("mean", "std")]
+        mean, sd = (_read_map(root, space, stat) for stat in ("mean", "std"))
     except SpaceError as error:
         raise DatasetError(f"{root / _units(label)}: {error}") from error
     check_arrangement(root, space)
@@ -107,7 +94,6 @@ def read_template(root: Path, label: str) -> tuple[Space, Calibration]:
             f"{n_tokens!r}, CountsPerSD {gain!r}; expected a list and whole numbers, the gain from "
             "1: restore the file"
         )
-    mean, sd = statistics
     return space, Calibration(
         mean=mean,
         sd=sd,
@@ -125,49 +111,46 @@ def _read_map(root: Path, space: Space, stat: str) -> npt.NDArray[np.float32]:
 
 def _write_calibration(stage: Staging, space: Space, calibration: Calibration) -> None:
     entries: dict[str, Any] = {
+        "SkullStripped": True,
         "CalibrationPrompts": list(calibration.prompt_ids),
         "CalibrationTokens": calibration.n_tokens,
         "CountsPerSD": calibration.counts_per_sd,
     }
+    where = "of each unit over the resting scan that fixes the intensity scale, in the model's own"
     for stat, values, words in (
         ("mean", calibration.mean, "Mean"),
         ("std", calibration.sd, "Standard deviation"),
     ):
+        data = space.to_grid(values.astype(np.float32))
+        text = f"{words} {where} scale."
+        write_image(stage, _boldmap(space.label, stat), data, space, text, **entries)
+
+
+def _write_atlases(stage: Staging, space: Space, fields: Mapping[str, Any]) -> None:
+    atlases = [("sites", "The panel of every recorded module (site) of the model.", site_atlas)]
+    if any(site.n_heads for site in space.sites):
+        text = "Every attention head of every module that has heads."
+        atlases.append(("heads", text, head_atlas))
+    for name, description, make in atlases:
+        about = {**fields, "atlas": name, "description": description}
+        metadata = fill_json("derivative/atlas_description.json", about)
+        file = build_path(Entities(atlas=name, suffix="description", extension=".json"))
+        stage.text(DERIVATIVE / file, to_json(metadata))
+        atlas = make(space)
+        columns = fill_json("derivative/dseg.json", {})
         write_image(
             stage,
-            _boldmap(space.label, stat),
-            space.to_grid(values.astype(np.float32)),
+            template_file(space.label, "dseg", atlas=name),
+            atlas.labels,
             space,
-            f"{words} of each unit over the resting scan that fixes the intensity scale, in the "
-            "model's own scale.",
-            SkullStripped=True,
-            **entries,
+            description,
+            window=(0.0, float(len(atlas.table))),
+            **{"Manual": False, **columns},
         )
-
-
-def _write_atlas(
-    stage: Staging,
-    space: Space,
-    name: str,
-    atlas: Atlas,
-    description: str,
-    fields: Mapping[str, Any],
-) -> None:
-    metadata = fill_json(
-        "derivative/atlas_description.json", {**fields, "atlas": name, "description": description}
-    )
-    file = build_path(Entities(atlas=name, suffix="description", extension=".json"))
-    stage.text(DERIVATIVE / file, to_json(metadata))
-    image = template_file(space.label, "dseg", atlas=name)
-    columns = fill_json("derivative/dseg.json", {})
-    window = (0.0, float(len(atlas.table)))
-    write_image(
-        stage, image, atlas.labels, space, description, window=window, Manual=False, **columns
-    )
-    table = template_file(space.label, "dseg", atlas=name, extension=".tsv")
-    write_table(stage.path(table), atlas.table)
-    for extension, text in label_lists(atlas.table).items():
-        stage.text(template_file(space.label, "labels", atlas=name, extension=extension), text)
+        table = template_file(space.label, "dseg", atlas=name, extension=".tsv")
+        write_table(stage.path(table), atlas.table)
+        for extension, text in label_lists(atlas.table).items():
+            stage.text(template_file(space.label, "labels", atlas=name, extension=extension), text)
 
 
 def _anatomy(weight_norms: npt.NDArray[np.float32], space: Space) -> npt.NDArray[np.float32]:
@@ -191,17 +174,13 @@ def _check_norms(weight_norms: npt.NDArray[np.float32], space: Space) -> None:
         )
 
 
-def _units(label: str) -> Any:
+def _units(label: str) -> PurePosixPath:
     return template_file(label, "units", extension=".tsv.gz", datatype=None)
 
 
-def _definition(label: str) -> Any:
+def _definition(label: str) -> PurePosixPath:
     return template_file(label, "space", extension=".json", datatype=None)
 
 
-def _boldmap(label: str, stat: str) -> Any:
+def _boldmap(label: str, stat: str) -> PurePosixPath:
     return template_file(label, "boldmap", datatype="func", stat=stat)
-
-
-def _uri(file: Any) -> str:
-    return f"bids::{file.relative_to(DERIVATIVE)}"

@@ -1,29 +1,18 @@
-"""What was written, token by token: the transcript table and the stimulus series."""
+"""What was written, token by token: the transcript, the stimulus series, and the confounds."""
 
 import gzip
 import json
 from pathlib import Path
 
+import numpy as np
 import pandas as pd
 
 from llm2bids.exceptions import DatasetError
 from llm2bids.store.tables import checked_columns, read_table, write_table
 
-COLUMNS = (
-    "onset",
-    "duration",
-    "trial_type",
-    "volume",
-    "trial",
-    "block",
-    "prompt_id",
-    "position",
-    "token_id",
-    "token",
-    "surprisal",
-    "entropy",
-    "prompt_tokens",
-)
+_TIMES = ("onset", "duration", "trial_type", "volume")
+_WHAT = ("trial", "block", "prompt_id", "position", "token_id", "token")
+COLUMNS = (*_TIMES, *_WHAT, "surprisal", "entropy", "prompt_tokens")
 """Columns of the transcript, in order."""
 
 _TEXTS = ("trial_type", "prompt_id", "token")
@@ -95,3 +84,38 @@ def stim_series(tokens: pd.DataFrame, n_volumes: int) -> bytes:
     table = table.astype(dict.fromkeys(("token_prompt", "token_position", "token_id"), "Int64"))
     text = table.to_csv(sep="\t", index=False, header=False, float_format="%.6g", na_rep="n/a")
     return gzip.compress(text.encode(), mtime=0)
+
+
+def confounds_table(tokens: pd.DataFrame, *, tokens_per_prompt: int) -> pd.DataFrame:
+    """Make the confounds of a run."""
+    # plain surprisal, entropy, prompt length or the mean over units follow the blocks of a run and
+    # would take the task's variance; deviations from each prompt's mean sum to 0 within it
+    recorded = tokens[tokens["volume"].notna()].sort_values("volume").reset_index(drop=True)
+    by = "trial" if tokens_per_prompt > 1 else "trial_type"
+    groups = recorded.groupby(by, dropna=False)
+    columns = {"prompt_position": recorded["position"].astype("int64")}
+    for name in ("surprisal", "entropy"):
+        column = recorded[name].astype("float64")
+        columns[f"{name}_deviation"] = (column - groups[name].transform("mean")).round(6)
+    return independent_columns(pd.DataFrame(columns))
+
+
+def centre_name(tokens_per_prompt: int) -> str:
+    """Say what deviations were taken from, for the sidecar."""
+    return "its prompt" if tokens_per_prompt > 1 else "its condition"
+
+
+def independent_columns(table: pd.DataFrame) -> pd.DataFrame:
+    """Keep columns that vary and are no mixture of a constant and the columns before them."""
+    kept: list[str] = []
+    basis = np.ones((len(table), 1))
+    for name in table:
+        column = table[name].to_numpy(dtype=np.float64)
+        spread = column.std()
+        if not spread > 1e-9:
+            continue
+        grown = np.column_stack([basis, (column - column.mean()) / spread])
+        if np.linalg.matrix_rank(grown, tol=1e-6 * np.sqrt(len(table))) == grown.shape[1]:
+            kept.append(str(name))
+            basis = grown
+    return table[kept]

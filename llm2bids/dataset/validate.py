@@ -130,19 +130,10 @@ def validate(bids_dir: str | Path) -> Validation:
     return Validation(path=root, issues=tuple(issues), n_files=tuple(n_files))
 
 
-def has_validator() -> bool:
-    """Tell whether the validator is installed."""
-    return _program() is not None
-
-
-def _program() -> str | None:
-    beside = Path(sys.executable).with_name(PROGRAM)
-    return str(beside) if beside.exists() else shutil.which(PROGRAM)
-
-
 def find_validator() -> str:
     """Find the validator beside this Python, or on the path of programs."""
-    program = _program()
+    beside = Path(sys.executable).with_name(PROGRAM)
+    program = str(beside) if beside.exists() else shutil.which(PROGRAM)
     if program is None:
         raise DatasetError(
             f"{PROGRAM} is not installed; install it with `pip install 'llm2bids[demo]'`"

@@ -1,11 +1,14 @@
-"""Writing volumes as NIfTI, block by block, without holding the series in memory."""
+"""Writing volumes as NIfTI, block by block; and what a run weighs before it is recorded."""
 
 import hashlib
+import math
 import zlib
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack, closing, contextmanager
+from dataclasses import dataclass
+from io import BytesIO
 from pathlib import Path, PurePosixPath
-from typing import Any, BinaryIO
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -14,26 +17,28 @@ from isal import igzip
 from llm2bids.dataset.layout import sidecar
 from llm2bids.dataset.sidecar import image_json
 from llm2bids.exceptions import DatasetError
+from llm2bids.recording.calibration import COUNTS_PER_SD, Calibration
 from llm2bids.space.header import image_header
+from llm2bids.space.image import SeriesEncoder
 from llm2bids.space.space import Space
 from llm2bids.store.commit import Staging
 from llm2bids.store.gzip import BLOCK, GzipStream
 from llm2bids.store.json import to_json
 
+MARGIN = 1.5
+"""How much of the estimate has to be free before a run is written. Runs of SmolLM2 weigh 0.995 to
+1.005 of it, but values that spread wider than in the calibration deflate worse."""
 
-class _Hashed:
-    """A file that is hashed while it is written, from the first byte to the last."""
+_SIMULATED = 4
+"""Volumes that are encoded and deflated; one in spaces of more than `_MOST_UNITS` units."""
 
-    def __init__(self, file: BinaryIO) -> None:
-        self._file = file
-        self._sha256 = hashlib.sha256()
+_MOST_UNITS = 4_000_000
 
-    def write(self, data: bytes | memoryview) -> int:
-        self._sha256.update(data)
-        return self._file.write(data)
+_RUN_BYTES = 9_000
+"""Bytes of the sidecars, events and checksums of a run."""
 
-    def hexdigest(self) -> str:
-        return self._sha256.hexdigest()
+_ROW_BYTES = 150
+"""Bytes that a volume adds to tables: transcript, confounds, stimulus series."""
 
 
 @contextmanager
@@ -43,15 +48,26 @@ def volume_writer(path: Path, header: Any, *, n_jobs: int = 1) -> Iterator["Volu
     if not path.name.endswith((".nii.gz", ".nii")):
         raise DatasetError(f"{path}: an image's name ends with .nii.gz or .nii")
     temporary = path.with_name(f".{path.name}.part")
+    size = math.prod(header.get_data_shape()) * header.get_data_dtype().itemsize
+    sha256 = hashlib.sha256()
     try:
-        with temporary.open("wb") as opened, ExitStack() as stack:
-            file = _Hashed(opened)
-            stream: Any = file
+        with temporary.open("wb") as file, ExitStack() as stack:
+
+            def write(data: bytes | memoryview) -> None:
+                sha256.update(data)
+                file.write(data)
+
             if path.name.endswith(".gz"):
-                stream = stack.enter_context(closing(GzipStream(file, n_jobs=n_jobs)))
-            writer = VolumeWriter(path, header, stream, file)
+                stream = stack.enter_context(closing(GzipStream(write, n_jobs=n_jobs)))
+                writer = VolumeWriter(header, stream.write, sha256.hexdigest)
+            else:
+                writer = VolumeWriter(header, write, sha256.hexdigest)
             yield writer
-            writer.check_whole()
+            if writer.n_bytes != size:
+                raise DatasetError(
+                    f"{path}: volumes of {writer.n_bytes} bytes were written, the header says "
+                    f"{size}; nothing was kept"
+                )
         temporary.replace(path)
     except BaseException:
         temporary.unlink(missing_ok=True)
@@ -61,64 +77,20 @@ def volume_writer(path: Path, header: Any, *, n_jobs: int = 1) -> Iterator["Volu
 class VolumeWriter:
     """Append volumes (n_x, n_y, n_z) or (n_x, n_y, n_z, n); in Fortran order without a copy."""
 
-    def __init__(self, path: Path, header: Any, stream: Any, file: _Hashed) -> None:
-        self._path, self._stream, self._file = path, stream, file
-        self._dtype: np.dtype[Any] = header.get_data_dtype()
-        shape = header.get_data_shape()
-        self._volume_shape = tuple(int(n) for n in shape[:3])
-        self._n_volumes = int(shape[3]) if len(shape) == 4 else 1
-        self._n_written = 0
+    def __init__(
+        self, header: Any, write: Callable[[memoryview], None], sha256: Callable[[], str]
+    ) -> None:
+        self._write, self._dtype = write, header.get_data_dtype()
+        self.sha256 = sha256  # of the file, 64 hexadecimal digits, once it has been written
+        self.n_bytes = 0
         # header, then four zero bytes: no extensions; data begin at byte 352
-        stream.write(memoryview(header.binaryblock + b"\0\0\0\0"))
-
-    @property
-    def sha256(self) -> str:
-        """Hash of the file, 64 hexadecimal digits, once it has been written."""
-        return self._file.hexdigest()
+        write(memoryview(header.binaryblock + b"\0\0\0\0"))
 
     def write(self, block: npt.NDArray[Any]) -> None:
         """Append volumes."""
-        if block.ndim not in (3, 4) or block.shape[:3] != self._volume_shape:
-            raise DatasetError(
-                f"{self._path.name}: a block of shape {block.shape} does not fit volumes of "
-                f"shape {self._volume_shape}; give (n_x, n_y, n_z) or the same with volumes last"
-            )
-        if block.dtype != self._dtype:
-            raise DatasetError(
-                f"{self._path.name}: a block of {block.dtype}, the header says {self._dtype}; "
-                "convert it first"
-            )
-        n_written = self._n_written + (block.shape[3] if block.ndim == 4 else 1)
-        if n_written > self._n_volumes:
-            raise DatasetError(
-                f"{self._path.name}: {n_written} volumes, the header says {self._n_volumes}; "
-                "make the header for all volumes"
-            )
-        self._stream.write(np.ascontiguousarray(block.T).reshape(-1).view(np.uint8).data)
-        self._n_written = n_written
-
-    def check_whole(self) -> None:
-        """Refuse an end before the last volume."""
-        if self._n_written != self._n_volumes:
-            raise DatasetError(
-                f"{self._path}: {self._n_written} of {self._n_volumes} volumes were written; "
-                "nothing was kept"
-            )
-
-
-def write_volume(
-    path: Path,
-    data: npt.NDArray[Any],
-    space: Space,
-    *,
-    fingerprint: str,
-    window: tuple[float, float] | None = None,
-) -> None:
-    """Write one volume (n_x, n_y, n_z) in a space; its data type is the file's."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    header = image_header(space, fingerprint=fingerprint, dtype=data.dtype.name, window=window)
-    with volume_writer(path, header) as writer:
-        writer.write(data)
+        data = np.ascontiguousarray(block.T, dtype=self._dtype).reshape(-1).view(np.uint8).data
+        self._write(data)
+        self.n_bytes += len(data)
 
 
 def write_image(
@@ -134,7 +106,9 @@ def write_image(
 ) -> None:
     """Stage one volume (n_x, n_y, n_z) and its sidecar; without fingerprint it has the space's."""
     carried = fingerprint or space.fingerprint()
-    write_volume(stage.path(file), data, space, fingerprint=carried, window=window)
+    header = image_header(space, fingerprint=carried, dtype=data.dtype.name, window=window)
+    with volume_writer(stage.path(file), header) as writer:
+        writer.write(data)
     metadata = image_json(space, description, fingerprint=carried, **entries)
     stage.text(sidecar(file), to_json(metadata))
 
@@ -150,3 +124,47 @@ def damage(path: Path) -> str:
     except (OSError, zlib.error) as error:
         return f"; its compressed data are damaged ({error})"
     return ""
+
+
+@dataclass(frozen=True, kw_only=True)
+class RunSize:
+    """Bytes of runs of one dataset."""
+
+    volume: float  # of each volume, in all series of the run
+    other: float  # whatever the number of volumes: the mean volume and small files
+
+    def of(self, n_volumes: int) -> int:
+        """Estimate a run of so many volumes."""
+        return round(self.other + n_volumes * (self.volume + _ROW_BYTES))
+
+
+def run_size(
+    space: Space, settings: Mapping[str, Any], *, counts_per_sd: int = COUNTS_PER_SD
+) -> RunSize:
+    """Estimate the bytes of a dataset's runs: normal values, encoded and deflated as real ones."""
+    n_series = 2 if settings.get("hrf_series") else 1
+    reference = _volume_bytes(space, "int16", counts_per_sd)
+    if not settings["compress"]:
+        volume = float(np.prod(space.shape) * np.dtype(settings["volume_dtype"]).itemsize)
+    elif settings["volume_dtype"] == "int16":
+        volume = reference
+    else:
+        volume = _volume_bytes(space, settings["volume_dtype"], counts_per_sd)
+    return RunSize(volume=n_series * volume, other=_RUN_BYTES + reference)
+
+
+def _volume_bytes(space: Space, dtype: Any, counts_per_sd: int) -> float:
+    """Count the bytes of a compressed volume."""
+    n_volumes = _SIMULATED if space.n_units <= _MOST_UNITS else 1
+    zeros = np.zeros(space.n_units, dtype=np.float32)
+    calibration = Calibration(
+        mean=zeros, sd=zeros + 1, prompt_ids=(), n_tokens=0, counts_per_sd=counts_per_sd
+    )
+    shape = n_volumes, space.n_units
+    values = np.random.default_rng(0).standard_normal(shape, dtype=np.float32)
+    file = BytesIO()
+    stream = GzipStream(file.write, n_jobs=1)
+    for volumes in SeriesEncoder(values, space, calibration, seed=0, dtype=dtype).blocks():
+        stream.write(volumes.reshape(-1).view(np.uint8).data)
+    stream.close()
+    return file.tell() / n_volumes

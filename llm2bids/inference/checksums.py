@@ -1,10 +1,10 @@
 """Checksums of what `analyze` writes, in lists that ``sha256sum -c`` checks."""
 
-from collections import defaultdict
 from collections.abc import Iterable
 from pathlib import Path, PurePosixPath
 
-from llm2bids.dataset.check import Check, check_sums, faults_of
+from llm2bids.dataset.check import check_sums
+from llm2bids.dataset.check_files import Check
 from llm2bids.exceptions import InferenceError
 from llm2bids.inference.statmap import checked_output
 from llm2bids.store.checksums import FOLDER, list_file, list_text, sha256_of
@@ -39,12 +39,12 @@ def is_analysis(out_dir: Path) -> bool:
 
 def check_analysis(out_dir: Path, *, progress: bool = False) -> Check:
     """Compare the results of `analyze` with their checksums."""
-    faults: dict[PurePosixPath, list[str]] = defaultdict(list)
-    there = bool(data_files(out_dir / FOLDER, "*.sha256"))
-    if not there:
-        faults[FOLDER].append("the results have no checksums; earlier versions wrote none")
-    n_files = check_sums(out_dir, faults, progress=progress) if there else 0
-    return Check(path=out_dir, faults=faults_of(faults), n_files=n_files, n_runs=0)
+    check = Check(path=out_dir)
+    if data_files(out_dir / FOLDER, "*.sha256"):
+        check_sums(check, progress=progress)
+    else:
+        check.add(FOLDER, "the results have no checksums; earlier versions wrote none")
+    return check
 
 
 def _list(out_dir: Path, patterns: Iterable[str]) -> str:

@@ -8,8 +8,7 @@ import numpy as np
 import numpy.typing as npt
 import pandas as pd
 
-from llm2bids.dataset.confounds import independent_columns
-from llm2bids.dataset.transcript import read_transcript
+from llm2bids.dataset.transcript import independent_columns, read_transcript
 from llm2bids.exceptions import InferenceError
 from llm2bids.inference.trials import volume_trials
 from llm2bids.space.grid import GridImage, open_image

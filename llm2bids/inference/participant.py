@@ -68,8 +68,7 @@ def fits_on_cluster(
     n_cpus: int,
 ) -> Iterator[Fit]:
     """Let workers of a cluster fit participants: one each, or `n_cpus` where that is more."""
-    from llm2bids.scan.cluster import cluster_pool
-    from llm2bids.scan.workers import run_tasks
+    from llm2bids.scan.workers import cluster_pool, run_tasks
 
     n_workers = n_cpus if n_cpus > 1 else len(participants)
     tasks = [

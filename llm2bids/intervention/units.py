@@ -15,8 +15,8 @@ from llm2bids.exceptions import InterventionError, UsageError
 from llm2bids.inference.provenance import LEVELS, Provenance
 from llm2bids.model.units import Site
 from llm2bids.network.network import Network, load_network
+from llm2bids.space.arrange import chosen_sites
 from llm2bids.space.atlas import head_atlas, site_atlas
-from llm2bids.space.crop import chosen_sites
 from llm2bids.space.space import Space
 from llm2bids.space.stat_map import check_threshold, select_units, unit_values
 from llm2bids.store.json import read_json

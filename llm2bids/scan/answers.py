@@ -10,10 +10,7 @@ import pandas as pd
 from llm2bids.exceptions import DatasetError
 from llm2bids.paradigm.design import RunDesign
 from llm2bids.store.files import data_files, inside
-from llm2bids.store.tables import to_numbers
-
-_MOST_TOKENS = 2**31 - 1
-"""Largest token id, and position, that a table of answers may name."""
+from llm2bids.store.tables import whole_numbers
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -69,19 +66,6 @@ def _read_bytes(file: Path) -> bytes:
         ) from None
 
 
-def _whole(file: Path, table: pd.DataFrame, name: str) -> "pd.Series[int]":
-    """Read a column of whole numbers from 0."""
-    numbers = to_numbers(table[name])
-    wrong = ~(numbers.between(0, _MOST_TOKENS) & (numbers == numbers.round()))
-    if wrong.any():
-        row = int(wrong.to_numpy().argmax())
-        raise DatasetError(
-            f"{file}: column {name}, row {row + 1} is {str(table[name].iloc[row])[:40]!r}; "
-            "expected a whole number from 0"
-        )
-    return numbers.astype("int64")
-
-
 def _answers(file: Path) -> dict[str, str | tuple[int, ...]]:
     try:
         table = pd.read_csv(
@@ -96,9 +80,8 @@ def _answers(file: Path) -> dict[str, str | tuple[int, ...]]:
     if "prompt_id" in table and table["prompt_id"].isna().any():
         raise DatasetError(f"{file}: a row has no prompt_id; name the prompt that it answers")
     if {"prompt_id", "position", "token_id"} <= set(table.columns):
-        table = table.assign(
-            position=_whole(file, table, "position"), token_id=_whole(file, table, "token_id")
-        )
+        for name in ("position", "token_id"):
+            table[name] = whole_numbers(table, name, where=file)
         ordered = table.sort_values(["prompt_id", "position"], kind="stable")
         grouped = ordered.groupby("prompt_id")["token_id"]
         # A token is fed at the place that its position names, so none may be missing before it.

@@ -15,14 +15,15 @@ from llm2bids.paradigm.seed import derive_seed
 from llm2bids.recording.batches import OnToken
 from llm2bids.recording.calibration import scan_localizer
 from llm2bids.recording.draw import Scan
+from llm2bids.scan.options import ScanOptions
 from llm2bids.space.definition import ARRANGEMENTS
 from llm2bids.space.functional import FEWEST_PROMPTS, METHOD, check_widths, random_space
 from llm2bids.space.smoothness import Stability
 from llm2bids.space.space import Space
 
 if TYPE_CHECKING:
-    from llm2bids.model.load import LoadedModel
     from llm2bids.model.units import Site
+    from llm2bids.scan.prepare import Prepared
 
 log = logging.getLogger(__name__)
 
@@ -56,8 +57,9 @@ class Choice:
         return entries
 
 
-def choose_arrangement(arrangement: str | Path, localizer_prompts: int | None) -> Choice:
+def choose_arrangement(options: ScanOptions) -> Choice:
     """Read what was asked for."""
+    arrangement, localizer_prompts = options.arrangement, options.localizer_prompts
     if arrangement != "functional" and localizer_prompts is not None:
         raise UsageError(
             f"localizer_prompts (--localizer-prompts) is {localizer_prompts} in {arrangement} "
@@ -101,33 +103,18 @@ def check_localizer(choice: Choice, scan: Scan, sites: Sequence["Site"]) -> None
 
 
 def arranged_space(
-    space: Space,
-    choice: Choice,
-    scan: Scan,
-    loaded: "LoadedModel",
-    *,
-    keep_first: bool,
-    batch_size: int | None,
-    on_token: OnToken | None = None,
+    space: Space, prepared: "Prepared", on_token: OnToken
 ) -> tuple[Space, Stability | None]:
     """Arrange the space of a new dataset."""
+    choice, scan = prepared.choice, prepared.scan
     if choice.given is not None:
         return choice.given.apply(space), choice.given.stability
     if choice.name == "random":
         return random_space(space, seed=derive_seed(scan.seed, "arrangement")), None
     if choice.name == "index":
         return space, None
-    localizer = scan_localizer(
-        loaded,
-        scan.localizer,
-        space.sites,
-        tokens_per_prompt=scan.paradigm.tokens_per_prompt,
-        sampling=scan.paradigm.sampling,
-        seed=derive_seed(scan.seed, "localizer"),
-        batch_size=batch_size,
-        keep_first=keep_first,
-        on_token=on_token,
-    )
+    how = prepared.rest_scan("localizer", on_token)
+    localizer = scan_localizer(prepared.loaded, scan.localizer, space.sites, **how)
     began = time.perf_counter()
     made, stability = learned_space(
         space,

@@ -40,19 +40,20 @@ def scan_bytes(
     space: Space,
     scan: Scan,
     groups: Sequence[Sequence[RunDesign]],
+    options: ScanOptions,
     *,
-    batch: int,
     n_vocabulary: int,
     tables: bool,
 ) -> int:
     """Estimate the memory of a process that scans, without the weights.
 
-    Values, a batch in the model, volumes; `tables` where it writes the template too.
+    Values, a batch in the model, volumes; `tables` where it writes the template too, as one of
+    several workers does not.
     """
     n_units = space.n_units
     longest = max(sum(design.n_volumes for design in group) for group in groups)
     values = min(4 * longest * n_units, LARGEST)
-    logits = 5 * 4 * batch * n_vocabulary
+    logits = 5 * 4 * largest_batch(groups, options) * n_vocabulary
     volumes = (8 + 8 + 8 + 8 + 2 * 4) * math.prod(space.shape)
     recording = min(2, len(groups)) * values + volumes
     if tables:
@@ -60,22 +61,6 @@ def scan_bytes(
         recording = max(recording, 4 * resting * scan.paradigm.tokens_per_prompt * n_units)
     recording += logits + 60 * n_units
     return PROCESS_BYTES + max(recording, _BYTES_PER_UNIT * n_units if tables else 0)
-
-
-def worker_bytes(
-    space: Space,
-    scan: Scan,
-    groups: Sequence[Sequence[RunDesign]],
-    options: ScanOptions,
-    *,
-    n_vocabulary: int,
-    own_weights: int,
-) -> int:
-    """Estimate the memory of one of several workers, with weights that are not shared."""
-    batch = largest_batch(groups, options)
-    return own_weights + scan_bytes(
-        space, scan, groups, batch=batch, n_vocabulary=n_vocabulary, tables=False
-    )
 
 
 def available_bytes() -> int:

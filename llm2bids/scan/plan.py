@@ -1,34 +1,35 @@
 """What a scan will take, from the model's configuration and the paradigm alone."""
 
 import math
+import tempfile
+import time
 from collections import Counter
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
+
 from llm2bids.dataset.run import writing_threads
-from llm2bids.dataset.size import RunSize, run_size
-from llm2bids.options import takes_options
+from llm2bids.dataset.volumes import RunSize, run_size
+from llm2bids.dataset.write import DatasetWriter
+from llm2bids.options import chosen, takes_options
+from llm2bids.paradigm.design import RunDesign
+from llm2bids.recording.calibration import Calibration
 from llm2bids.recording.draw import Scan
 from llm2bids.recording.events import high_pass_warning
-from llm2bids.recording.record import group_runs
-from llm2bids.recording.tokens import first_step
-from llm2bids.scan.memory import (
-    PROCESS_BYTES,
-    choose_workers,
-    largest_batch,
-    scan_bytes,
-    worker_bytes,
-)
+from llm2bids.recording.record import Recording, group_runs
+from llm2bids.recording.tokens import first_step, token_table
+from llm2bids.scan.arrangement import choose_arrangement
+from llm2bids.scan.memory import PROCESS_BYTES, choose_workers, largest_batch, scan_bytes
 from llm2bids.scan.options import ScanOptions
-from llm2bids.scan.simulate import Writing, measure_writing
 from llm2bids.space.arrange import build_space
 from llm2bids.space.space import Space
 
 if TYPE_CHECKING:
     from llm2bids.model.outline import Outline, Pace
     from llm2bids.model.tokenizer import Chat
-    from llm2bids.paradigm.design import RunDesign
 
 _TEMPLATE_TOKENS = 32
 """Tokens that a chat template puts around a prompt, about, with a short system text of its own."""
@@ -42,11 +43,28 @@ _START_SECONDS = 6.0
 _LOADED_PER_SECOND = 1e9
 """Bytes of weights that are read in a second."""
 
+_VALUES = 48_000_000
+"""Values that are simulated at most: a few seconds of encoding and compressing."""
+
+_LONGER = 4
+"""How many times as long the last simulated run is."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Writing:
+    """What writing a dataset takes."""
+
+    template_bytes: int  # that are there before the first run
+    template_seconds: float  # processor time
+    run_seconds: float
+    volume_seconds: float
+
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class Plan:
     """What a scan will take."""
 
+    options: ScanOptions
     outline: "Outline"
     space: Space
     scan: Scan
@@ -54,8 +72,6 @@ class Plan:
     run_size: RunSize
     pace: "Pace | None"
     groups: "Sequence[tuple[RunDesign, ...]]"  # runs that are recorded together
-    batch_size: int  # prompts of the largest batch
-    keep_first: bool
     n_workers: int  # that record participants at the same time
     worker_bytes: int  # memory of each, beside the weights where they are shared
 
@@ -70,14 +86,20 @@ class Plan:
         return sum(design.n_volumes for design in self.scan.designs)
 
     @property
+    def _n_prompts(self) -> tuple[int, int]:
+        """Prompts of all runs, and those of calibration and localizer."""
+        scan = self.scan
+        n_resting = len(scan.calibration) + len(scan.localizer)
+        return sum(len(design.trials) for design in scan.designs), n_resting
+
+    @property
+    def _tokens_per_prompt(self) -> int:
+        return self.scan.paradigm.tokens_per_prompt + first_step(self.options.keep_first)
+
+    @property
     def n_tokens(self) -> int:
         """Tokens that are generated: for runs, calibration and localizer."""
-        per_prompt = self.scan.paradigm.tokens_per_prompt + first_step(self.keep_first)
-        return per_prompt * (
-            sum(len(design.trials) for design in self.scan.designs)
-            + len(self.scan.calibration)
-            + len(self.scan.localizer)
-        )
+        return self._tokens_per_prompt * sum(self._n_prompts)
 
     @property
     def disk_bytes(self) -> int:
@@ -136,24 +158,23 @@ class Plan:
         return self._seconds(1, before=False)
 
     def _memory(self, *, tables: bool) -> int:
+        n_vocabulary = self.outline.n_vocabulary
         return self.outline.weight_bytes + scan_bytes(
             self.space,
             self.scan,
             self.groups,
-            batch=self.batch_size,
-            n_vocabulary=self.outline.n_vocabulary,
+            self.options,
+            n_vocabulary=n_vocabulary,
             tables=tables,
         )
 
     def _generation(self, n_participants: int, *, before: bool) -> float:
         """Time the generation of some participants, one after the other, and what precedes them."""
         assert self.pace is not None
-        per_prompt = self.scan.paradigm.tokens_per_prompt + first_step(self.keep_first)
-        of_runs = sum(len(design.trials) for design in self.scan.designs)
-        n_prompts = of_runs * n_participants / self.n_participants
-        if before:
-            n_prompts += len(self.scan.calibration) + len(self.scan.localizer)
-        return self.pace.seconds(per_prompt) * n_prompts / self.batch_size
+        of_runs, resting = self._n_prompts
+        n_prompts = of_runs * n_participants / self.n_participants + (resting if before else 0)
+        batch = largest_batch(self.groups, self.options)
+        return self.pace.seconds(self._tokens_per_prompt) * n_prompts / batch
 
     def _seconds(self, n_participants: int, *, before: bool) -> float | None:
         """Time a process that starts and records some participants, one after the other."""
@@ -180,22 +201,13 @@ class Plan:
             "n_units": self.space.n_units,
             "space": self.space.label,
             "shape": list(self.space.shape),
-            "n_participants": self.n_participants,
-            "n_workers": self.n_workers,
+            **chosen(self, "n_participants", "n_workers"),
             "n_runs": len(self.scan.designs),
-            "n_volumes": self.n_volumes,
-            "n_tokens": self.n_tokens,
+            **chosen(self, "n_volumes", "n_tokens"),
             "repetition_time": self.scan.t_r,
-            "disk_bytes": self.disk_bytes,
-            "memory_bytes": self.memory_bytes,
-            "worker_bytes": self.worker_bytes,
-            "total_bytes": self.total_bytes,
-            "generation_seconds": self.generation_seconds,
-            "writing_seconds": self.writing_seconds,
-            "total_seconds": self.total_seconds,
-            "shard_disk_bytes": self.shard_disk_bytes,
-            "shard_memory_bytes": self.shard_memory_bytes,
-            "shard_seconds": self.shard_seconds,
+            **chosen(self, "disk_bytes", "memory_bytes", "worker_bytes", "total_bytes"),
+            **chosen(self, "generation_seconds", "writing_seconds", "total_seconds"),
+            **chosen(self, "shard_disk_bytes", "shard_memory_bytes", "shard_seconds"),
         }
 
     def describe(self) -> str:
@@ -251,34 +263,33 @@ def plan(*, time: bool = True, **options: Any) -> Plan:
     from llm2bids.model.sites import select_sites
 
     asked = ScanOptions(**options)
-    scan = asked.draw(localizer_prompts=asked.choose_arrangement().localizer_prompts)
-    outline = outline_of(
-        asked.model,
-        dtype=asked.dtype,
-        revision=asked.revision,
-        trust_remote_code=asked.trust_remote_code,
-        adapter=asked.adapter,
-    )
+    scan = asked.draw(localizer_prompts=choose_arrangement(asked).localizer_prompts)
+    how = chosen(asked, "dtype", "revision", "trust_remote_code", "adapter")
+    outline = outline_of(asked.model, **how)
     chat = asked.choose_chat(scan.paradigm)
-    chosen = select_sites(outline.sites, asked.sites)
-    settings = asked.settings(scan, chosen, outline)
+    sites = select_sites(outline.sites, asked.sites)
+    settings = asked.settings(scan, sites, outline)
     space = build_space(
-        chosen, label=settings["space_label"], model_name=outline.name, weights_sha256="0" * 64
+        sites, label=settings["space_label"], model_name=outline.name, weights_sha256="0" * 64
     )
     groups = group_runs(scan.designs, batch_size=asked.batch_size, n_units=space.n_units)
     n_prompts = largest_batch(groups, asked)
     with computing_threads(asked.device, asked.n_threads):  # as a worker computes
-        pace = _pace(outline, chosen, scan, n_prompts, asked.device, chat) if time else None
+        pace = _pace(outline, sites, scan, n_prompts, asked.device, chat) if time else None
     shared = asked.dtype == "auto" and asked.adapter is None and asked.random_weights is None
-    of_worker = worker_bytes(
-        space, scan, groups, asked,
-        n_vocabulary=outline.n_vocabulary, own_weights=0 if shared else outline.weight_bytes,
-    )  # fmt: skip
+    worker_bytes = scan_bytes(
+        space, scan, groups, asked, n_vocabulary=outline.n_vocabulary, tables=False
+    )
+    worker_bytes += 0 if shared else outline.weight_bytes
     n_workers = choose_workers(
-        asked, scan.designs, device=str(check_device(asked.device)), n_units=space.n_units,
-        worker_bytes=of_worker,
-    )  # fmt: skip
+        asked,
+        scan.designs,
+        device=str(check_device(asked.device)),
+        n_units=space.n_units,
+        worker_bytes=worker_bytes,
+    )
     return Plan(
+        options=asked,
         outline=outline,
         space=space,
         scan=scan,
@@ -286,10 +297,8 @@ def plan(*, time: bool = True, **options: Any) -> Plan:
         run_size=run_size(space, settings),
         pace=pace,
         groups=groups,
-        batch_size=n_prompts,
-        keep_first=asked.keep_first,
         n_workers=n_workers,
-        worker_bytes=of_worker,
+        worker_bytes=worker_bytes,
     )
 
 
@@ -333,3 +342,65 @@ def _duration(seconds: float) -> str:
         return f"{seconds:.0f} s"
     minutes = seconds / 60
     return f"{minutes:.0f} min" if minutes < 120 else f"{minutes / 60:.1f} h"
+
+
+def measure_writing(space: Space, scan: Scan, settings: Mapping[str, Any]) -> Writing:
+    """Write a template and two runs."""
+    design = _short(scan.designs[0], space.n_units)
+    longer = replace(design, run=2, tokens_per_prompt=_LONGER * design.tokens_per_prompt)
+    zeros = np.zeros(space.n_units, dtype=np.float32)
+    calibration = Calibration(
+        mean=zeros,
+        sd=zeros + 1,
+        prompt_ids=tuple(prompt.prompt_id for prompt in scan.calibration),
+        n_tokens=len(scan.calibration) * scan.paradigm.tokens_per_prompt,
+    )
+    norms = np.random.default_rng(0).standard_normal(space.n_units, dtype=np.float32) + 8
+    with tempfile.TemporaryDirectory(prefix="llm2bids-plan-") as folder:
+        root = Path(folder) / "dataset"
+        began = time.process_time()
+        with DatasetWriter.create(
+            root, space=space, calibration=calibration, paradigm=scan.paradigm, settings=settings,
+            weight_norms=norms,
+        ) as writer:  # fmt: skip
+            template_seconds = time.process_time() - began
+            template_bytes = sum(path.stat().st_size for path in root.rglob("*") if path.is_file())
+            recordings = [simulate_recording(space, run) for run in (design, longer)]
+            seconds = []
+            for recording in recordings:
+                began = time.process_time()
+                writer.write_run(recording, t_r=scan.t_r)
+                seconds.append(time.process_time() - began)
+    volume_seconds = max(seconds[1] - seconds[0], 0.0) / (longer.n_volumes - design.n_volumes)
+    return Writing(
+        template_bytes=template_bytes,
+        template_seconds=template_seconds,
+        run_seconds=max(seconds[0] - volume_seconds * design.n_volumes, 0.0),
+        volume_seconds=volume_seconds,
+    )
+
+
+def _short(design: RunDesign, n_units: int) -> RunDesign:
+    """Cut a design so that the simulated runs stay small."""
+    n_tokens = min(2, design.tokens_per_prompt)
+    n_trials = max(2, _VALUES // ((1 + _LONGER) * n_tokens * n_units))
+    return replace(design, run=1, trials=design.trials[:n_trials], tokens_per_prompt=n_tokens)
+
+
+def simulate_recording(space: Space, design: RunDesign) -> Recording:
+    """Make up the recording of a run."""
+    from llm2bids.model.choose import ChosenTokens
+
+    rng = np.random.default_rng(design.seed)
+    n_trials, n_volumes = len(design.trials), design.tokens_per_prompt
+    shape = n_trials, n_volumes + 1
+    answers = ChosenTokens(
+        token_ids=rng.integers(50_000, size=shape),
+        surprisal=rng.gamma(2.0, 2.0, size=shape),
+        entropy=rng.gamma(3.0, 1.0, size=shape),
+    )
+    words = [trial.prompt.text.split() or ["a"] for trial in design.trials]
+    texts = [f" {text[n % len(text)]}" for text in words for n in range(shape[1])]
+    tokens = token_table(design, answers, texts, [len(text) for text in words], first=1)
+    values = rng.standard_normal((n_trials * n_volumes, space.n_units), dtype=np.float32)
+    return Recording(design=design, sites=space.sites, values=values, tokens=tokens)

@@ -8,13 +8,16 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from llm2bids.dataset.write import DatasetWriter, Templates
+from llm2bids.options import chosen
 from llm2bids.paradigm.design import shared_prompts
-from llm2bids.recording.batches import RunBuffers
+from llm2bids.paradigm.seed import derive_seed
+from llm2bids.recording.batches import OnToken, RunBuffers
+from llm2bids.recording.calibration import RestScan
 from llm2bids.recording.draw import Scan
 from llm2bids.recording.events import high_pass_warning
 from llm2bids.recording.tokens import first_step, prompt_tokens
 from llm2bids.scan.answers import GivenAnswers
-from llm2bids.scan.arrangement import Choice, check_localizer, refuse_old_method
+from llm2bids.scan.arrangement import Choice, check_localizer, choose_arrangement, refuse_old_method
 from llm2bids.scan.options import ScanOptions
 from llm2bids.scan.sessions import check_sessions
 
@@ -48,6 +51,17 @@ class Prepared:
     templates: Templates = field(default_factory=dict)
     answers: GivenAnswers | None = None
 
+    def rest_scan(self, name: str, on_token: OnToken) -> RestScan:
+        """Say how prompts that belong to no run are scanned, with seeds that `name` parts."""
+        return {
+            "tokens_per_prompt": self.scan.paradigm.tokens_per_prompt,
+            "sampling": self.scan.paradigm.sampling,
+            "seed": derive_seed(self.scan.seed, name),
+            "batch_size": self.options.batch_size,
+            "keep_first": self.options.keep_first,
+            "on_token": on_token,
+        }
+
     def with_answers(self, answers: GivenAnswers | None) -> "Prepared":
         """Take given answers, of which the settings have the hash."""
         sha256 = None if answers is None else answers.sha256
@@ -58,7 +72,7 @@ def prepare(bids_dir: Path, options: ScanOptions, answers: GivenAnswers | None) 
     """Draw the scan and load the model, refusing first what costs least to find."""
     from llm2bids.model.tokenizer import with_chat
 
-    choice = options.choose_arrangement()
+    choice = choose_arrangement(options)
     refuse_old_method(bids_dir)
     check_sessions(bids_dir, options.read_edit())
     scan = options.draw(localizer_prompts=choice.localizer_prompts)
@@ -69,78 +83,54 @@ def prepare(bids_dir: Path, options: ScanOptions, answers: GivenAnswers | None) 
         log.warning("%s", drift)
     DatasetWriter.check_target(bids_dir)
     chat = options.choose_chat(scan.paradigm)
-    loaded, sites, exactness = load(options)
-    if chat is not None:
-        loaded = with_chat(loaded, chat)
-    check_localizer(choice, scan, sites)
+    prepared = load(bids_dir, options, scan, choice)
+    loaded = prepared.loaded if chat is None else with_chat(prepared.loaded, chat)
+    check_localizer(choice, scan, prepared.sites)
     _check_lengths(loaded, scan, keep_first=options.keep_first)
-    settings = {
-        **options.settings(scan, sites, loaded),
-        **loaded_settings(loaded),
-        **choice.settings,
-    }
+    settings = dict(prepared.settings)
     if chat is not None:
         settings |= {"chat_template": chat.template_sha256(loaded.tokenizer), "system": chat.system}
     if options.n_threads != 1 and loaded.device == "cpu":
         settings["n_threads"] = options.n_threads
-    functions = {site.scores.function for site in sites if site.scores}
+    functions = {site.scores.function for site in prepared.sites if site.scores}
     if functions:
         settings["router_probabilities"] = ", ".join(sorted(functions))
     if loaded.batching != "padded":
         settings["batching"] = loaded.batching
-    prepared = Prepared(
+    return replace(prepared, loaded=loaded, settings=settings).with_answers(answers)
+
+
+def load(bids_dir: Path, options: ScanOptions, scan: Scan, choice: Choice) -> Prepared:
+    """Load the model, find the sites that are recorded, and list the settings."""
+    from llm2bids.model.exactness import exact_sites
+    from llm2bids.model.load import load_model
+    from llm2bids.model.sites import select_sites
+
+    began = time.perf_counter()
+    how = chosen(options, "revision", "trust_remote_code", "device", "device_map", "dtype")
+    how |= chosen(options, "random_weights", "adapter")
+    loaded, table, exactness = exact_sites(load_model(str(options.model), **how))
+    sites = select_sites(table, options.sites)
+    n_units = f"{sum(site.width for site in sites):,}"
+    log.info(
+        "%s on %s (%s): %d sites, %s units, loaded in %.1f s",
+        *(loaded.name, loaded.device, loaded.dtype, len(sites), n_units),
+        time.perf_counter() - began,
+    )
+    settings = options.settings(scan, sites, loaded)
+    settings |= chosen(loaded, "revision", "weights_sha256", "device")
+    new = chosen(loaded, "random_weights", "adapter", "quantization")  # no earlier version had them
+    settings |= {name: value for name, value in new.items() if value is not None}
+    return Prepared(
         options=options,
         scan=scan,
         choice=choice,
         loaded=loaded,
         sites=sites,
         exactness=exactness,
-        settings=settings,
+        settings=settings | choice.settings,
         buffers=RunBuffers(bids_dir, loaded.device),
     )
-    return prepared.with_answers(answers)
-
-
-def loaded_settings(loaded: "LoadedModel") -> dict[str, Any]:
-    """List what a loaded model adds to the settings."""
-    # no entries for what datasets of earlier versions could not be
-    names = ("random_weights", "adapter", "quantization")
-    made = {name: getattr(loaded, name) for name in names if getattr(loaded, name) is not None}
-    origin = {name: getattr(loaded, name) for name in ("revision", "weights_sha256", "device")}
-    return origin | made
-
-
-def load(options: ScanOptions) -> tuple["LoadedModel", tuple["Site", ...], "Exactness"]:
-    """Load the model, and find the sites that are recorded."""
-    from llm2bids.model.exactness import exact_sites
-    from llm2bids.model.load import load_model
-    from llm2bids.model.sites import select_sites
-
-    began = time.perf_counter()
-    loaded, table, exactness = exact_sites(
-        load_model(
-            str(options.model),
-            revision=options.revision,
-            trust_remote_code=options.trust_remote_code,
-            device=options.device,
-            device_map=options.device_map,
-            dtype=options.dtype,
-            random_weights=options.random_weights,
-            adapter=options.adapter,
-        )
-    )
-    chosen = select_sites(table, options.sites)
-    n_units = sum(site.width for site in chosen)
-    log.info(
-        "%s on %s (%s): %d sites, %s units, loaded in %.1f s",
-        loaded.name,
-        loaded.device,
-        loaded.dtype,
-        len(chosen),
-        f"{n_units:,}",
-        time.perf_counter() - began,
-    )
-    return loaded, chosen, exactness
 
 
 def _check_lengths(loaded: "LoadedModel", scan: Scan, *, keep_first: bool) -> None:

@@ -4,7 +4,7 @@ import hashlib
 import json
 import math
 from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
@@ -19,8 +19,8 @@ from llm2bids.paradigm.load import load_paradigm
 from llm2bids.paradigm.partition import draw_calibration
 from llm2bids.paradigm.prompts import load_banks
 from llm2bids.paradigm.task import Paradigm, Task
-from llm2bids.recording.batches import RunBuffers
 from llm2bids.recording.draw import LARGEST_SEED, Scan
+from llm2bids.recording.human import HumanRun, human_runs, one_clock
 from llm2bids.recording.localizers import NAMES, is_langloc, localizer_stories, read_langloc
 from llm2bids.recording.read import (
     CONDITION,
@@ -31,13 +31,16 @@ from llm2bids.recording.read import (
     tokenize,
 )
 from llm2bids.recording.record import Recording
-from llm2bids.recording.stimuli import read_stimuli
+from llm2bids.recording.stimuli import read_stimuli, selected_onset
 from llm2bids.recording.story import Story
 from llm2bids.recording.timing import LOBES
-from llm2bids.scan.like import on_human_clock
-from llm2bids.scan.prepare import Prepared, load, loaded_settings
+from llm2bids.scan.arrangement import choose_arrangement
+from llm2bids.scan.prepare import Prepared, load
 from llm2bids.scan.reading import ReadOptions, make_reading
 from llm2bids.scan.runs import open_writer, write_runs
+
+Clocked = tuple[Story, Reading]
+"""A story and the clock that it is read on."""
 
 
 @takes_options(ReadOptions)
@@ -88,26 +91,26 @@ def read(
         clocked = asked.t_r is not None or asked.like is not None
         context = "sentence" if asked.context == "story" else asked.context
         asked = replace(asked, context=context, per_word=asked.per_word or not clocked)
-    stories = [_Clocked(*pair) for pair in _clocked_stories(Path(stimuli), asked)]
+    stories = _clocked_stories(Path(stimuli), asked)
     prepared = _prepare(bids_dir, asked, stories)
     loaded, sites, scan = prepared.loaded, prepared.sites, prepared.scan
-    for story in stories:
-        tokenize(loaded, story.story, story.reading)  # refused before anything is read
+    for story, reading in stories:
+        tokenize(loaded, story, reading)  # refused before anything is read
     n_units = sum(site.width for site in sites)
-    of_design = {id(d): story for d, story in zip(scan.designs, stories, strict=True)}
+    of_design = {id(d): clocked for d, clocked in zip(scan.designs, stories, strict=True)}
     texts = [trial.prompt for design in scan.designs for trial in design.trials]
     banks = {scan.paradigm.baseline: scan.calibration, CONDITION: texts}
     with open_writer(
         bids_dir, prepared, progress=progress, overwrite=overwrite, banks=banks
     ) as writer:
-        mean = writer.calibration.mean
+        mean = writer.dataset.calibration.mean
 
         def take(group: Sequence[RunDesign], on_token: Callable[[int], None]) -> list[Recording]:
             (design,) = group
-            clocked = of_design[id(design)]
+            story, reading = of_design[id(design)]
             out = prepared.buffers.take(design.n_volumes, n_units)
             recording = read_story(
-                loaded, clocked.story, clocked.reading, sites, mean=mean, seed=scan.seed, out=out
+                loaded, story, reading, sites, mean=mean, seed=scan.seed, out=out
             )
             on_token(design.n_volumes)
             return [recording]
@@ -117,15 +120,7 @@ def read(
     return open_dataset(bids_dir)
 
 
-@dataclass(frozen=True, eq=False)
-class _Clocked:
-    """A story and the clock that it is read on."""
-
-    story: Story
-    reading: Reading
-
-
-def _prepare(bids_dir: Path, asked: ReadOptions, stories: Sequence[_Clocked]) -> Prepared:
+def _prepare(bids_dir: Path, asked: ReadOptions, stories: Sequence[Clocked]) -> Prepared:
     """Load the model and decide everything, refusing first what costs least to find."""
     options = asked.scan_options()
     if asked.arrangement == "functional":
@@ -135,37 +130,22 @@ def _prepare(bids_dir: Path, asked: ReadOptions, stories: Sequence[_Clocked]) ->
         )
     if not 0 <= asked.seed <= LARGEST_SEED:
         raise UsageError(f"seed (--seed) is {asked.seed}; expected 0 to {LARGEST_SEED}")
-    choice = options.choose_arrangement()
+    choice = choose_arrangement(options)
     DatasetWriter.check_target(bids_dir)
     resting = load_paradigm("off_on_off")
     banks = load_banks(resting)
     scan = Scan(
-        paradigm=_paradigm(resting, [clocked.story for clocked in stories]),
+        paradigm=_paradigm(resting, [story for story, _ in stories]),
         paradigm_sha256=_hash(stories),
-        designs=tuple(story_design(c.story, c.reading, seed=asked.seed) for c in stories),
+        designs=tuple(story_design(*clocked, seed=asked.seed) for clocked in stories),
         calibration=draw_calibration(resting, banks, seed=asked.seed),
         localizer=(),
-        t_r=stories[0].reading.t_r,
+        t_r=stories[0][1].t_r,
         seed=asked.seed,
         allow_shared_prompts=False,
     )
-    loaded, sites, exactness = load(options)
-    settings = {
-        **options.settings(scan, sites, loaded),
-        **loaded_settings(loaded),
-        **stored_settings(asked),
-        **choice.settings,
-    }
-    return Prepared(
-        options=options,
-        scan=scan,
-        choice=choice,
-        loaded=loaded,
-        sites=sites,
-        exactness=exactness,
-        settings=settings,
-        buffers=RunBuffers(bids_dir, loaded.device),
-    )
+    prepared = load(bids_dir, options, scan, choice)
+    return replace(prepared, settings={**prepared.settings, **stored_settings(asked)})
 
 
 def _paradigm(resting: Paradigm, stories: Sequence[Story]) -> Paradigm:
@@ -195,18 +175,17 @@ def _paradigm(resting: Paradigm, stories: Sequence[Story]) -> Paradigm:
     )
 
 
-def _hash(stories: Sequence[_Clocked]) -> str:
+def _hash(stories: Sequence[Clocked]) -> str:
     """Hash all that is read and its clocks."""
-    content = [
-        [c.story.participant_label, c.story.label, c.story.run, asdict(c.reading),
-         c.story.words.astype("str").to_numpy().tolist()]
-        for c in stories
-    ]  # fmt: skip
+    content = []
+    for story, reading in stories:
+        words = story.words.astype("str").to_numpy().tolist()
+        content.append([story.participant_label, story.label, story.run, asdict(reading), words])
     canonical = json.dumps(content, ensure_ascii=True, separators=(",", ":"))
     return hashlib.sha256(canonical.encode()).hexdigest()
 
 
-def _clocked_stories(stimuli: Path, asked: ReadOptions) -> list[tuple[Story, Reading]]:
+def _clocked_stories(stimuli: Path, asked: ReadOptions) -> list[Clocked]:
     """Read the stories and give each its clock."""
     clocks = [asked.t_r is not None, asked.like is not None, asked.per_word]
     if not any(clocks) or (asked.like is not None and sum(clocks) > 1):
@@ -276,3 +255,82 @@ def _word_interval(stories: Sequence[Story]) -> float:
     """Give the median time from word to word, which words of one pace all have."""
     intervals = np.concatenate([np.diff(s.words["onset"].dropna()) for s in stories])
     return max(round(float(np.median(intervals)), 3), 0.001) if intervals.size else 1.0
+
+
+def on_human_clock(
+    stories: Sequence[Story], like: Path, asked: ReadOptions, *, own_words: bool
+) -> list[Clocked]:
+    """Give each story the clock of its human runs; own words are those of the runs' events."""
+    clocked = []
+    for task in asked.task_labels or ():
+        mine = _of_task(stories, task, asked)
+        runs = human_runs(like, task, participant_labels=asked.participant_labels or ())
+        if own_words:
+            pairs = [(story, _same_run(story, runs, like)) for story in mine]
+        elif asked.participant_labels:
+            pairs = [(_for_run(mine, run, task), run) for run in runs]
+        else:
+            pairs = [(story, _shared_clock(story, runs, like, task)) for story in mine]
+        for story, run in pairs:
+            begins = 0.0 if own_words else _begins(run, runs, asked)
+            clocked.append((story.shifted(begins), _reading(run, asked)))
+    return clocked
+
+
+def _of_task(stories: Sequence[Story], task: str, asked: ReadOptions) -> list[Story]:
+    """Find the stories of a task: by their label, or the only one there is."""
+    mine = [story for story in stories if story.label.casefold() == task.casefold()]
+    if not mine and len(asked.task_labels or ()) == 1 and len(stories) == 1:
+        mine = list(stories)
+    if not mine:
+        labels = ", ".join(dict.fromkeys(story.label for story in stories))
+        raise UsageError(
+            f"--task {task}: no story of this name; there are {labels}: name the files after the "
+            "human tasks"
+        )
+    return [replace(story, label=task) for story in mine]
+
+
+def _same_run(story: Story, runs: Sequence[HumanRun], like: Path) -> HumanRun:
+    for run in runs:
+        if (run.participant_label, run.run) == (story.participant_label, story.run):
+            return run
+    raise RecordingError(f"{like}: {story.source} has words, but no series beside it")
+
+
+def _for_run(stories: Sequence[Story], run: HumanRun, task: str) -> Story:
+    for story in stories:
+        if story.run in (None, run.run):
+            return replace(story, participant_label=run.participant_label, run=run.run)
+    raise RecordingError(
+        f"{run.name}: no stimuli for it; name a file task-{task}_run-{run.run}, or one for all runs"
+    )
+
+
+def _shared_clock(story: Story, runs: Sequence[HumanRun], like: Path, task: str) -> HumanRun:
+    mine = [run for run in runs if story.run in (None, run.run)]
+    if not mine:
+        raise RecordingError(f"{story.source}: {like} has no run {story.run} of task {task}")
+    return one_clock(mine, like, task)
+
+
+def _begins(run: HumanRun, runs: Sequence[HumanRun], asked: ReadOptions) -> float:
+    """Seconds at which the story begins in a run."""
+    if asked.select is None:
+        return 0.0
+    onsets = {}
+    for other in [run] if asked.participant_labels else runs:
+        if other.events is None:
+            raise RecordingError(f"--select {asked.select}: {other.name} has no events")
+        onsets[round(selected_onset(other.events, asked.select), 3)] = other.name
+    if len(onsets) > 1:
+        shown = "; ".join(f"{name}: {onset:g} s" for onset, name in onsets.items())
+        raise RecordingError(
+            f"--select {asked.select}: the story begins at different times ({shown}); name the "
+            "participants to read for (--participant-label)"
+        )
+    return next(iter(onsets))
+
+
+def _reading(run: HumanRun, asked: ReadOptions) -> Reading:
+    return make_reading(asked, t_r=run.t_r, n_volumes=run.n_volumes, start_time=run.start_time)

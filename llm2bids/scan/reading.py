@@ -3,10 +3,11 @@
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass, fields
+from functools import partial
 from pathlib import Path
 
 from llm2bids.exceptions import UsageError
-from llm2bids.options import option, shared
+from llm2bids.options import chosen, option, shared
 from llm2bids.recording.read import Reading
 from llm2bids.scan.options import ScanOptions, read_seconds
 
@@ -25,6 +26,11 @@ def _context(text: str) -> str | int:
     return int(text)
 
 
+_clock = partial(option, group="clock")
+_words = partial(option, group="words")
+_reading = partial(option, group="reading")
+
+
 @dataclass(frozen=True, kw_only=True)
 class ReadOptions:
     """What is read, how, and on which clock."""
@@ -37,107 +43,88 @@ class ReadOptions:
         shown_default="none",
         parse=_seconds,
     )
-    like: str | Path | None = option(
+    like: str | Path | None = _clock(
         None,
         "--like",
         "human BIDS dataset whose runs of --task give RepetitionTime and number of volumes",
-        group="clock",
         metavar="BIDS_DIR",
     )
-    per_word: bool = option(
-        False,
-        "--per-word",
-        "one volume a word, for EEG, MEG and reading times",
-        group="clock",
-        stored=True,
+    per_word: bool = _clock(
+        False, "--per-word", "one volume a word, for EEG, MEG and reading times", stored=True
     )
-    task_labels: Sequence[str] | None = option(
+    task_labels: Sequence[str] | None = _clock(
         None,
         "--task",
         "read only this story (task of the human dataset); repeatable",
-        group="clock",
         shown="all",
         action="append",
         metavar="LABEL",
     )
-    participant_labels: Sequence[str] | None = option(
+    participant_labels: Sequence[str] | None = _clock(
         None,
         "--participant-label",
         "read for the runs of these participants of the human dataset, each by itself; repeatable",
-        group="clock",
         shown="all of a BIDS dataset's words; one reading for runs of one clock",
         action="append",
         metavar="LABEL",
     )
-    word_column: str | None = option(
-        None,
-        "--word-column",
-        "column of the words",
-        group="words",
-        shown="word, or text",
-        metavar="NAME",
+    word_column: str | None = _words(
+        None, "--word-column", "column of the words", shown="word, or text", metavar="NAME"
     )
-    select: str | None = option(
+    select: str | None = _words(
         None,
         "--select",
         "rows of the stimuli to read, as pandas asks: 'trial_type==\"Words\"'; where --like "
         "names another dataset, the one event of its runs with which the story begins",
-        group="words",
         shown="all; the run's first volume",
         metavar="QUERY",
     )
-    tier: str | None = option(
-        None, "--tier", "interval tier of a TextGrid", group="words", shown="word", metavar="NAME"
+    tier: str | None = _words(
+        None, "--tier", "interval tier of a TextGrid", shown="word", metavar="NAME"
     )
-    context: str | int = option(
+    context: str | int = _reading(
         "story",
         "--context",
         "what the model has before it at a word: the story, the sentence, or at most N tokens",
-        group="reading",
         shown="story",
         stored=True,
         parse=_context,
         metavar="story|sentence|N",
     )
-    stride: int | None = option(
+    stride: int | None = _reading(
         None,
         "--stride",
         "tokens by which a window moves on; 1 gives every token N tokens of context",
-        group="reading",
         shown="half the window",
         stored=True,
         metavar="TOKENS",
     )
-    pool: str = option(
+    pool: str = _reading(
         "last",
         "--pool",
         "which of a word's tokens give its value",
-        group="reading",
         stored=True,
         choices=("last", "mean", "sum"),
     )
-    at: str = option(
+    at: str = _reading(
         "word",
         "--at",
         "position that has read the word, or that predicts it",
-        group="reading",
         stored=True,
         choices=("word", "before"),
     )
-    resampling: str = option(
+    resampling: str = _reading(
         "lanczos",
         "--resample",
         "values of words to volumes: a Lanczos filter (3 lobes, cutoff 1/TR), their average in "
         "each volume, or the last word in each",
-        group="reading",
         stored=True,
         choices=("lanczos", "average", "none"),
     )
-    anchor: str = option(
+    anchor: str = _reading(
         "mid",
         "--anchor",
         "time within a word at which its value stands",
-        group="reading",
         stored=True,
         choices=("mid", "onset", "end"),
     )
@@ -164,14 +151,9 @@ class ReadOptions:
 
     def scan_options(self) -> ScanOptions:
         """Give what a reading shares with a scan."""
-        known = {option.name for option in fields(ScanOptions)} - {"task_labels"}
-        return ScanOptions(
-            **{
-                option.name: getattr(self, option.name)
-                for option in fields(self)
-                if option.name in known
-            }
-        )
+        known = {item.name for item in fields(ScanOptions)} - {"task_labels"}
+        shared_names = (item.name for item in fields(self) if item.name in known)
+        return ScanOptions(**chosen(self, *shared_names))
 
 
 def make_reading(
@@ -193,11 +175,5 @@ def make_reading(
         t_r=t_r,
         n_volumes=n_volumes,
         start_time=0.0 if asked.per_word else middle,
-        context=asked.context,
-        stride=asked.stride,
-        pool=asked.pool,  # type: ignore[arg-type]
-        at=asked.at,  # type: ignore[arg-type]
-        resampling=asked.resampling,  # type: ignore[arg-type]
-        anchor=asked.anchor,  # type: ignore[arg-type]
-        per_word=asked.per_word,
+        **chosen(asked, "context", "stride", "pool", "at", "resampling", "anchor", "per_word"),
     )

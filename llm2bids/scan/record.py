@@ -5,19 +5,18 @@ import logging
 import os
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from llm2bids.dataset.hosts import warn_of_batch_effect
+from llm2bids.dataset.participants import warn_of_batch_effect
 from llm2bids.dataset.read import Dataset, open_dataset
 from llm2bids.dataset.write import DatasetWriter
 from llm2bids.exceptions import DatasetError, Llm2bidsError, UsageError
 from llm2bids.options import takes_options
 from llm2bids.paradigm.design import RunDesign
 from llm2bids.scan.answers import GivenAnswers, read_answers
-from llm2bids.scan.cluster import LOCAL, cluster_pool, read_cluster
-from llm2bids.scan.memory import choose_workers, worker_bytes
+from llm2bids.scan.memory import choose_workers, scan_bytes
 from llm2bids.scan.options import ScanOptions
 from llm2bids.scan.prepare import Prepared, prepare
 from llm2bids.scan.runs import (
@@ -32,6 +31,7 @@ from llm2bids.scan.runs import (
 from llm2bids.scan.shards import (
     ShardBar,
     check_prepared,
+    designs_of,
     expect_runs,
     labels_of,
     parent_or_stop,
@@ -39,7 +39,15 @@ from llm2bids.scan.shards import (
     recorded_volumes,
     stop_file,
 )
-from llm2bids.scan.workers import Pool, local_pool, run_tasks, stopped_by_signals, watched
+from llm2bids.scan.workers import (
+    LOCAL,
+    Submit,
+    cluster_pool,
+    local_pool,
+    read_cluster,
+    run_tasks,
+    stopped_by_signals,
+)
 
 log = logging.getLogger(__name__)
 
@@ -107,17 +115,12 @@ def record(
         read_cluster(Path(cluster))  # refused before a model is loaded
     from llm2bids.model.device import computing_threads
 
+    task = _Task(bids_dir=bids_dir, options=scan_options, answers=answers, overwrite=overwrite)
     with computing_threads(scan_options.device, scan_options.n_threads):
         if participant_label is None:
-            _record(
-                bids_dir, scan_options, answers,
-                prepare_only=prepare_only, cluster=cluster, overwrite=overwrite, progress=progress,
-            )  # fmt: skip
+            _record(task, prepare_only=prepare_only, cluster=cluster, progress=progress)
         else:
-            _record_shards(
-                bids_dir, scan_options, answers, participant_label,
-                overwrite=overwrite, progress=progress,
-            )  # fmt: skip
+            _record_shards(task, participant_label, progress=progress)
     return open_dataset(bids_dir)
 
 
@@ -152,20 +155,23 @@ def replay(bids_dir: str | Path, *, transcripts: str | Path, **options: Any) -> 
     return record(bids_dir, answers=read_answers(Path(transcripts)), **options)
 
 
-def _record(
-    bids_dir: Path,
-    options: ScanOptions,
-    answers: GivenAnswers | None,
-    *,
-    prepare_only: bool,
-    cluster: str | Path | None,
-    overwrite: bool,
-    progress: bool,
-) -> None:
+@dataclass(frozen=True, kw_only=True)
+class _Task:
+    """What is to be recorded: all that a worker needs to record any participant of a scan."""
+
+    bids_dir: Path
+    options: ScanOptions
+    answers: GivenAnswers | None
+    overwrite: bool
+    parent: int | None = None  # the process that waits for a worker on its own machine
+
+
+def _record(task: _Task, *, prepare_only: bool, cluster: str | Path | None, progress: bool) -> None:
     """Record what is missing, here or by workers."""
-    prepared = prepare(bids_dir, options, answers)
+    bids_dir, options = task.bids_dir, task.options
+    prepared = prepare(bids_dir, options, task.answers)
     scan = prepared.scan
-    with open_writer(bids_dir, prepared, progress=progress, overwrite=overwrite) as writer:
+    with open_writer(bids_dir, prepared, progress=progress, overwrite=task.overwrite) as writer:
         if prepare_only:
             expect_runs(writer, bids_dir, scan)
             return
@@ -179,23 +185,20 @@ def _record(
             say_done(writer, scan)
             volumes = {
                 label: missing_volumes(
-                    scan_groups(prepared, _of(scan.designs, label)), writer.has_run
+                    scan_groups(prepared, designs_of(scan, label)), writer.has_run
                 )
                 for label in labels_of(missing)
             }
             del prepared  # its weights are the workers' now
             gc.collect()
-            task = _Task(
-                bids_dir=bids_dir, options=options, answers=answers, overwrite=overwrite,
-                parent=os.getpid() if cluster is None else None,
-            )  # fmt: skip
             if cluster is None:
+                task = replace(task, parent=os.getpid())
                 started = local_pool(n_workers, options.n_threads)
             else:
                 started = cluster_pool(cluster, options.n_workers or len(volumes))
             try:
-                with started as pool:
-                    _record_by(pool, writer, task, volumes, progress=progress)
+                with started as submit:
+                    _record_by(submit, writer, task, volumes, progress=progress)
             except BaseException:
                 with suppress(Llm2bidsError, OSError):  # the first error is the one to tell
                     writer.take_shards()  # what workers finished is kept
@@ -203,50 +206,19 @@ def _record(
     warn_of_batch_effect(bids_dir)
 
 
-def _of(designs: Sequence[RunDesign], label: str) -> list[RunDesign]:
-    return [design for design in designs if design.participant_label == label]
-
-
 def _n_workers(prepared: Prepared, writer: DatasetWriter, missing: Sequence[RunDesign]) -> int:
     """Choose how many processes record what is missing."""
     from llm2bids.model.device import shares_weights
 
     options, scan, loaded = prepared.options, prepared.scan, prepared.loaded
-    shared = shares_weights(loaded)
-    return choose_workers(
-        options,
-        missing,
-        device=loaded.device,
-        n_units=writer.space.n_units,
-        worker_bytes=worker_bytes(
-            writer.space,
-            scan,
-            scan_groups(prepared, scan.designs),
-            options,
-            n_vocabulary=len(loaded.tokenizer),
-            own_weights=0 if shared else int(loaded.model.get_memory_footprint()),
-        ),
+    space, groups = writer.dataset.space, scan_groups(prepared, scan.designs)
+    n_bytes = scan_bytes(
+        space, scan, groups, options, n_vocabulary=len(loaded.tokenizer), tables=False
     )
-
-
-@dataclass(frozen=True, kw_only=True)
-class _Task:
-    """What a worker needs to record any participant of a scan."""
-
-    bids_dir: Path
-    options: ScanOptions
-    answers: GivenAnswers | None
-    overwrite: bool
-    parent: int | None  # the process that waits for it, where that is on the same machine
-
-
-@dataclass(frozen=True, kw_only=True)
-class _Outcome:
-    """What became of a participant."""
-
-    participant_label: str
-    error: Llm2bidsError | OSError | None = None
-    interrupted: bool = False
+    if not shares_weights(loaded):
+        n_bytes += int(loaded.model.get_memory_footprint())
+    device, n_units = loaded.device, space.n_units
+    return choose_workers(options, missing, device=device, n_units=n_units, worker_bytes=n_bytes)
 
 
 _prepared: dict[str, Prepared] = {}
@@ -262,8 +234,8 @@ def _prepare_once(task: _Task) -> Prepared:
     return _prepared[key].with_answers(task.answers)
 
 
-def _work(task: _Task, label: str) -> _Outcome:
-    """Record a participant's shard, in a process of its own."""
+def _work(task: _Task, label: str) -> tuple[str, BaseException | None]:
+    """Record a participant's shard, in a process of its own; say what kept it from its end."""
     from llm2bids.model.device import computing_threads
 
     options = task.options
@@ -271,7 +243,7 @@ def _work(task: _Task, label: str) -> _Outcome:
     stopped = parent_or_stop(stop_file(task.bids_dir), task.parent)
     try:
         if stopped():
-            return _Outcome(participant_label=label, interrupted=True)
+            raise KeyboardInterrupt
         with computing_threads(options.device, options.n_threads):
             prepared = _prepare_once(task)
             check_prepared(task.bids_dir, prepared)
@@ -282,15 +254,13 @@ def _work(task: _Task, label: str) -> _Outcome:
                 overwrite=task.overwrite,
                 bar=lambda shard, n_whole, n_missing: ShardBar(shard, n_whole, stopped),
             )
-    except (Llm2bidsError, OSError) as error:
-        return _Outcome(participant_label=label, error=error)
-    except KeyboardInterrupt:
-        return _Outcome(participant_label=label, interrupted=True)
-    return _Outcome(participant_label=label)
+    except (Llm2bidsError, OSError, KeyboardInterrupt) as error:
+        return label, error
+    return label, None
 
 
 def _record_by(
-    pool: Pool,
+    submit: Submit,
     writer: DatasetWriter,
     task: _Task,
     volumes: Mapping[str, int],
@@ -298,35 +268,34 @@ def _record_by(
     progress: bool,
 ) -> None:
     """Let workers record participants, of so many volumes each, and take in what they wrote."""
-    bids_dir, finished, failed = task.bids_dir, set[str](), dict[str, Llm2bidsError | OSError]()
-
-    def so_far() -> int:
-        return sum(
-            n if label in finished else min(recorded_volumes(bids_dir, label), n)
-            for label, n in volumes.items()
-        )
+    bids_dir, finished, failed = task.bids_dir, set[str](), dict[str, BaseException]()
 
     with (
         progress_bar(sum(volumes.values()), "recording", progress) as bar,
-        watched(so_far, bar),
         stopped_by_signals(stop_file(bids_dir)) as stopping,
     ):
+
+        def look() -> None:
+            recorded = (
+                n if label in finished else min(recorded_volumes(bids_dir, label), n)
+                for label, n in volumes.items()
+            )
+            bar.update(max(sum(recorded) - bar.n, 0))
+
         tasks = [(task, label) for label in volumes]
-        for outcome in run_tasks(pool, _work, tasks, stopping=stopping):
-            label = outcome.participant_label
+        for label, error in run_tasks(submit, _work, tasks, stopping=stopping, look=look):
             writer.take_shard(label)
-            if outcome.error is not None:
-                failed[label] = outcome.error
-            elif not outcome.interrupted:
+            if error is None:
                 finished.add(label)
+            elif not isinstance(error, KeyboardInterrupt):
+                failed[label] = error
+            look()
     if stopping.is_set():
         raise KeyboardInterrupt
     _raise_failed(bids_dir, failed, len(volumes))
 
 
-def _raise_failed(
-    bids_dir: Path, failed: Mapping[str, Llm2bidsError | OSError], n_participants: int
-) -> None:
+def _raise_failed(bids_dir: Path, failed: Mapping[str, BaseException], n_participants: int) -> None:
     """Raise what participants failed of: the one error, or each with its participants."""
     errors = {str(error): error for error in failed.values()}
     if len(errors) == 1:
@@ -334,35 +303,24 @@ def _raise_failed(
         raise error
     if errors:
         lines = [f"  sub-{label}: {error}" for label, error in sorted(failed.items())]
-        raise DatasetError(
-            "\n".join(
-                [
-                    f"{bids_dir}: {len(failed)} of {n_participants} participants were not recorded "
-                    "to their end; finished runs are kept, call again to go on:",
-                    *lines,
-                ]
-            )
+        first = (
+            f"{bids_dir}: {len(failed)} of {n_participants} participants were not recorded to "
+            "their end; finished runs are kept, call again to go on:"
         )
+        raise DatasetError("\n".join([first, *lines]))
 
 
-def _record_shards(
-    bids_dir: Path,
-    options: ScanOptions,
-    answers: GivenAnswers | None,
-    participant_label: Sequence[str],
-    *,
-    overwrite: bool,
-    progress: bool,
-) -> None:
+def _record_shards(task: _Task, participant_label: Sequence[str], *, progress: bool) -> None:
     """Record participants by themselves, each into a shard."""
-    prepared = prepare(bids_dir, options, answers)
+    bids_dir = task.bids_dir
+    prepared = prepare(bids_dir, task.options, task.answers)
     check_prepared(bids_dir, prepared)
     for name in participant_label:
         record_shard(
             bids_dir,
             prepared,
             name,
-            overwrite=overwrite,
+            overwrite=task.overwrite,
             bar=lambda shard, n_whole, n_missing: progress_bar(n_missing, shard.name, progress),
         )
     log.info("recorded; `llm2bids merge %s` takes participants in when all are there", bids_dir)

@@ -14,7 +14,6 @@ from llm2bids.dataset.write import DatasetWriter
 from llm2bids.exceptions import UsageError
 from llm2bids.paradigm.design import RunDesign
 from llm2bids.paradigm.prompts import load_banks
-from llm2bids.paradigm.seed import derive_seed
 from llm2bids.paradigm.task import Prompt
 from llm2bids.recording.batches import OnToken
 from llm2bids.recording.calibration import calibrate
@@ -57,17 +56,8 @@ def open_writer(
 
     n_tokens = scan.paradigm.tokens_per_prompt
     with progress_bar(len(scan.calibration) * n_tokens, "calibration", progress) as bar:
-        calibration = calibrate(
-            loaded,
-            scan.calibration,
-            prepared.sites,
-            tokens_per_prompt=n_tokens,
-            sampling=scan.paradigm.sampling,
-            seed=derive_seed(scan.seed, "calibration"),
-            batch_size=options.batch_size,
-            keep_first=options.keep_first,
-            on_token=bar.update,
-        )
+        how = prepared.rest_scan("calibration", bar.update)
+        calibration = calibrate(loaded, scan.calibration, prepared.sites, **how)
     space = build_space(
         prepared.sites,
         label=str(prepared.settings["space_label"]),
@@ -75,15 +65,7 @@ def open_writer(
         weights_sha256=loaded.weights_sha256,
     )
     with progress_bar(len(scan.localizer) * n_tokens, "localizer", progress) as bar:
-        space, stability = arranged_space(
-            space,
-            prepared.choice,
-            scan,
-            loaded,
-            keep_first=options.keep_first,
-            batch_size=options.batch_size,
-            on_token=bar.update,
-        )
+        space, stability = arranged_space(space, prepared, bar.update)
     return DatasetWriter.create(
         bids_dir,
         space=space,

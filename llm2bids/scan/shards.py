@@ -8,9 +8,11 @@ from contextlib import AbstractContextManager, suppress
 from pathlib import Path
 
 from llm2bids.dataset.layout import list_bolds, run_of
+from llm2bids.dataset.participants import warn_of_batch_effect
+from llm2bids.dataset.read import Dataset, open_dataset
 from llm2bids.dataset.resume import changed_runs
 from llm2bids.dataset.settings import compare_settings, is_dataset
-from llm2bids.dataset.shard import SHARDS, begin_shard, shard_root
+from llm2bids.dataset.shard import SHARDS, begin_shard, list_shards, shard_root
 from llm2bids.dataset.write import DatasetWriter
 from llm2bids.exceptions import DatasetError, UsageError
 from llm2bids.paradigm.design import RunDesign
@@ -42,7 +44,7 @@ def record_shard(
     `bar` is made of the shard, the volumes that it has, and those that are missing.
     """
     participant_label = participant_label.removeprefix("sub-")
-    designs = _designs_of(prepared.scan, participant_label)
+    designs = designs_of(prepared.scan, participant_label)
     space_label = str(prepared.settings["space_label"])
     changed = (
         changed_runs(bids_dir, space_label, participant_label=participant_label)
@@ -83,10 +85,11 @@ def check_prepared(bids_dir: Path, prepared: Prepared) -> None:
     compare_settings(bids_dir, prepared.settings)
 
 
-def _designs_of(scan: Scan, participant_label: str) -> list[RunDesign]:
+def designs_of(scan: Scan, participant_label: str) -> list[RunDesign]:
+    """List the runs of a participant; refuse one that the scan does not have."""
     designs = [d for d in scan.designs if d.participant_label == participant_label]
     if not designs:
-        labels = list(dict.fromkeys(design.participant_label for design in scan.designs))
+        labels = labels_of(scan.designs)
         raise UsageError(
             f"participant_label (--participant-label) {participant_label}: the scan has "
             f"{len(labels)} participants (--participants), {labels[0]} to {labels[-1]}"
@@ -164,3 +167,53 @@ def parent_or_stop(stop: Path, parent: int | None) -> Callable[[], bool]:
 def labels_of(designs: Sequence[RunDesign]) -> list[str]:
     """List the participants of runs, in order."""
     return list(dict.fromkeys(design.participant_label for design in designs))
+
+
+def merge(bids_dir: str | Path, *, allow_missing: bool = False, overwrite: bool = False) -> Dataset:
+    """Take the shards of a dataset in: participants that `record` wrote by themselves.
+
+    What was cut off goes on when it is called again. Needs no model.
+
+    Parameters
+    ----------
+    bids_dir : str or Path
+        Folder of the dataset, which `record` prepared.
+    allow_missing : bool
+        Take in what is there although runs are missing that the scan was prepared for.
+    overwrite : bool
+        Take a shard's run where the dataset has another recording of it.
+
+    Returns
+    -------
+    Dataset
+        The dataset, opened.
+
+    Raises
+    ------
+    DatasetError
+        If a shard is being written, has other settings, weights or calibration, was changed since,
+        or if runs are missing. Shards that were taken in before stay in the dataset.
+    """
+    root = Path(bids_dir)
+    with DatasetWriter.open(root, overwrite=overwrite) as writer:
+        if not allow_missing:
+            _refuse_missing(root)
+        writer.take_shards(verify=True)
+    warn_of_batch_effect(root)
+    return open_dataset(root)
+
+
+def _refuse_missing(root: Path) -> None:
+    """Name the participants of which runs are neither in the dataset nor in a shard."""
+    folders = [root, *(shard_root(root, label) for label in list_shards(root))]
+    there = {str(file) for folder in folders for file in list_bolds(folder)}
+    expected = expected_runs(root)
+    missing = [file for file in expected if file not in there]
+    if not missing:
+        return
+    labels = list(dict.fromkeys(file.partition("/")[0] for file in missing))
+    raise DatasetError(
+        f"{root}: {len(missing)} of {len(expected)} runs are missing, of {', '.join(labels)}; "
+        "nothing was merged. Record these (`llm2bids record --participant-label "
+        f"{labels[0].removeprefix('sub-')} ...`), or take in what is there with --allow-missing"
+    )

@@ -1,18 +1,24 @@
 """Tasks in several processes, here or on a cluster, as many as the machine serves."""
 
+import difflib
+import importlib
+import logging
 import signal
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import Future
 from contextlib import AbstractContextManager, contextmanager, suppress
+from functools import partial
 from pathlib import Path
-from threading import Event, Thread, current_thread, main_thread
-from typing import Any, Protocol, TypeVar
+from threading import Event, current_thread, main_thread
+from typing import Any, TypeVar
 
 from loky import ProcessPoolExecutor
 from loky.process_executor import BrokenProcessPool
 
-from llm2bids.exceptions import RecordingError
+from llm2bids.exceptions import RecordingError, UsageError
+
+log = logging.getLogger(__name__)
 
 _Result = TypeVar("_Result")
 
@@ -24,19 +30,30 @@ _PATIENCE = 60.0
 _IDLE = 20.0
 """Seconds without a task after which a local worker ends."""
 
-_LOOK_EVERY = 0.1
+_LOOK_EVERY = 0.2
 """Seconds between two looks at the tasks."""
 
+Submit = Callable[..., Any]
+"""What begins a task in another process: takes a function and its arguments, gives its future."""
 
-class Pool(Protocol):
-    """Whatever runs tasks in other processes; dask's client is one."""
+LOCAL = "local"
+"""What names dask workers on this machine, in place of a file."""
 
-    def submit(self, work: Callable[..., Any], /, *args: Any) -> Any:
-        """Begin a task; what is returned is its future."""
+_CLASSES = {
+    name.lower(): f"{name}Cluster"
+    for name in ("HTCondor", "LSF", "Moab", "OAR", "PBS", "SGE", "SLURM")
+}
+"""Queues that dask-jobqueue knows."""
+
+_TASKS = {"llm2bids": 1}
+"""Resource that a worker has once: one task at a time, however many threads it has."""
+
+_RETRIES = 2
+"""How often a task begins again that failed as nothing of ours fails; a killed worker is dask's."""
 
 
 @contextmanager
-def local_pool(n_workers: int, n_threads: int = 1) -> Iterator[Pool]:
+def local_pool(n_workers: int, n_threads: int = 1) -> Iterator[Submit]:
     """Start processes of this machine, with threads of their own, deaf to what stops this one."""
     environment = {
         # what computes and compresses in a worker asks these how much of the machine is its own
@@ -53,7 +70,7 @@ def local_pool(n_workers: int, n_threads: int = 1) -> Iterator[Pool]:
     pool = ProcessPoolExecutor(max_workers=n_workers, env=environment, timeout=_IDLE)
     whole = False
     try:
-        yield pool
+        yield pool.submit
         whole = True
     except BrokenProcessPool as error:
         raise RecordingError(
@@ -65,15 +82,19 @@ def local_pool(n_workers: int, n_threads: int = 1) -> Iterator[Pool]:
 
 
 def run_tasks(
-    pool: Pool,
+    submit: Submit,
     work: Callable[..., _Result],
     arguments: Sequence[tuple[Any, ...]],
     *,
     stopping: Event | None = None,
+    look: Callable[[], None] = lambda: None,
 ) -> Iterator[_Result]:
-    """Run tasks and give their results as they come; once `stopping`, what is done in a minute."""
+    """Run tasks and give their results as they come; once `stopping`, what is done in a minute.
+
+    `look` is called again and again meanwhile.
+    """
     with ignored_signals():  # new processes inherit it: we tell them to stop
-        futures: list[Future[_Result]] = [pool.submit(work, *given) for given in arguments]
+        futures: list[Future[_Result]] = [submit(work, *given) for given in arguments]
     told: float | None = None
     try:
         while futures:
@@ -88,6 +109,7 @@ def run_tasks(
                 if time.monotonic() - told > _PATIENCE:
                     return
             if not done:
+                look()
                 time.sleep(_LOOK_EVERY)
     finally:
         for future in futures:
@@ -140,23 +162,94 @@ def stopped_by_signals(stop: Path) -> Iterator[Event]:
 
 
 @contextmanager
-def watched(look: Callable[[], int], bar: Any) -> Iterator[None]:
-    """Keep a bar at the number that `look` gives."""
-    ended = Event()
-
-    def catch_up() -> None:
-        if (n := look() - bar.n) > 0:
-            bar.update(n)
-
-    def watch() -> None:
-        while not ended.wait(0.3):
-            catch_up()
-
-    thread = Thread(target=watch, name="llm2bids-progress", daemon=True)
-    thread.start()
+def cluster_pool(cluster: str | Path, n_workers: int) -> Iterator[Submit]:
+    """Start workers as a file of dask-jobqueue says, or `LOCAL` ones; at most so many."""
+    start = _local if str(cluster) == LOCAL else _queued(Path(cluster))
     try:
-        yield
-        catch_up()
-    finally:
-        ended.set()
-        thread.join()
+        from distributed import Client
+        from distributed.scheduler import KilledWorker
+    except ImportError:
+        raise UsageError(
+            "--cluster: needs dask; install it with pip install 'llm2bids[cluster]'"
+        ) from None
+    logging.getLogger("distributed").setLevel(logging.WARNING)  # it tells of every connection
+    with ignored_signals():
+        started = start(n_workers)
+    with started, Client(started) as client:
+        log.info("cluster: up to %d workers, %s", n_workers, started.scheduler_address)
+        try:
+            # a task's arguments travel with it, so that another worker can take it over
+            how = {"pure": False, "retries": _RETRIES, "resources": _TASKS}
+            yield partial(client.submit, **how)
+        except KilledWorker as error:
+            raise RecordingError(
+                f"workers of the cluster were killed again and again at one task ({error}), most "
+                "often for want of memory or time; finished runs are kept: give the cluster file "
+                "more of either, and call the command again"
+            ) from None
+
+
+def _local(n_workers: int) -> Any:
+    from distributed import LocalCluster
+
+    return LocalCluster(
+        n_workers=n_workers, threads_per_worker=1, resources=_TASKS, dashboard_address=None
+    )
+
+
+def _queued(path: Path) -> Callable[[int], Any]:
+    """Read a cluster file; give what starts its workers."""
+    engine, asked = read_cluster(path)
+
+    def start(n_workers: int) -> Any:
+        made = getattr(importlib.import_module("dask_jobqueue"), _CLASSES[engine])
+        keywords = {name.replace("-", "_"): value for name, value in asked.items()}
+        resources = ",".join(f"{name}={number}" for name, number in _TASKS.items())
+        extra = [*(keywords.pop("worker_extra_args", None) or ()), "--resources", resources]
+        queued = made(**{"processes": 1, **keywords, "worker_extra_args": extra})
+        queued.scale(jobs=n_workers)
+        return queued
+
+    return start
+
+
+def read_cluster(path: Path) -> tuple[str, Mapping[str, Any]]:
+    """Read the queue and the keys of a file of dask-jobqueue; what it does not know is refused."""
+    try:
+        import dask_jobqueue
+        import yaml
+    except ImportError:
+        raise UsageError(
+            "--cluster: needs dask-jobqueue; install it with pip install 'llm2bids[cluster]'"
+        ) from None
+    try:
+        content = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError, yaml.YAMLError) as error:
+        raise UsageError(
+            f"--cluster {path}: not readable as YAML ({error}); expected a file of dask-jobqueue, "
+            f"or '{LOCAL}'"
+        ) from None
+    engines = content.get("jobqueue") if isinstance(content, dict) else None
+    if not isinstance(engines, dict) or len(engines) != 1 or set(content) != {"jobqueue"}:
+        raise UsageError(
+            f"--cluster {path}: expected 'jobqueue:' alone, and in it one queue with its keys, as "
+            "in dask-jobqueue's configuration"
+        )
+    ((engine, asked),) = engines.items()
+    if engine not in _CLASSES or not isinstance(asked, dict):
+        raise UsageError(
+            f"--cluster {path}: {engine}: expected one of {', '.join(_CLASSES)}, with its keys"
+        )
+    defaults = Path(dask_jobqueue.__file__).with_name("jobqueue.yaml")
+    known = yaml.safe_load(defaults.read_text(encoding="utf-8"))["jobqueue"][engine]
+    for name in asked:
+        if str(name) not in known:
+            close = difflib.get_close_matches(str(name), known, n=1)
+            raise UsageError(
+                f"--cluster {path}: {engine} has no key {name!r}"
+                f"{f'; did you mean {close[0]!r}?' if close else ''} (known: {', '.join(known)})"
+            )
+    for name in ("cores", "memory"):
+        if not asked.get(name):
+            raise UsageError(f"--cluster {path}: {engine} needs {name!r}, of one job")
+    return engine, asked

@@ -1,8 +1,8 @@
 """Arranging units in a grid: a panel a site, a slab a layer, white matter between."""
 
+import itertools
 import math
 import re
-from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from functools import lru_cache, partial
@@ -14,7 +14,7 @@ from llm2bids.exceptions import SpaceError
 from llm2bids.model.units import Site
 from llm2bids.space.definition import Layout
 from llm2bids.space.panels import Box, mean_ratio, packings, panel_voxels, shelve, site_tiles
-from llm2bids.space.space import GREY, WHITE, Space
+from llm2bids.space.space import GREY, OUTSIDE, WHITE, Space
 
 VOXEL_SIZE = 2.0
 """Edge of a voxel in millimetres, as in the usual brain templates."""
@@ -97,7 +97,11 @@ def build_space(
     >>> space.n_units, bool(space.to_grid(np.ones(6))[:, :, space.shape[2] // 2].any())
     (6, True)
     """
-    _check(sites, label)
+    if not re.fullmatch(r"[0-9A-Za-z]+", label):
+        raise SpaceError(
+            f"space label {label!r} is not a BIDS label; use letters and digits only, "
+            f"e.g. {re.sub('[^0-9A-Za-z]', '', label) or 'Model'!r}"
+        )
     packing = _packing(sites)
     voxels = np.empty((sum(site.width for site in sites), 3), dtype=np.int32)
     starts = np.cumsum([0, *(site.width for site in sites)])
@@ -132,13 +136,6 @@ def build_space(
 def rearrange(space: Space, cells: npt.ArrayLike, *, arrangement: str, layout: Layout) -> Space:
     """Permute units within panels: `cells` (n_units,) name the unit in whose voxel each lies."""
     order = np.asarray(cells)
-    if space.arrangement != "index":
-        raise SpaceError(f"space {space.label} is in {space.arrangement} arrangement already")
-    if order.shape != (space.n_units,) or not np.issubdtype(order.dtype, np.integer):
-        raise SpaceError(
-            f"arrangement: {order.dtype} cells of shape {order.shape}; expected {space.n_units} "
-            f"whole numbers, one for each unit of space {space.label}"
-        )
     for name, units in space.site_slices.items():
         if not np.array_equal(np.sort(order[units]), np.arange(units.start, units.stop)):
             raise SpaceError(
@@ -171,19 +168,6 @@ def cells_of(space: Space) -> npt.NDArray[np.int32]:
     return np.asarray(index_space(space).unit_of_voxel[tuple(space.voxels.T)], dtype=np.int32)
 
 
-def _check(sites: Sequence[Site], label: str) -> None:
-    if not sites:
-        raise SpaceError("a space needs at least one site, got none; choose sites to record")
-    name, count = Counter(site.name for site in sites).most_common(1)[0]
-    if count > 1:
-        raise SpaceError(f"site {name} is listed {count} times; list every site once")
-    if not re.fullmatch(r"[0-9A-Za-z]+", label):
-        raise SpaceError(
-            f"space label {label!r} is not a BIDS label; use letters and digits only, "
-            f"e.g. {re.sub('[^0-9A-Za-z]', '', label) or 'Model'!r}"
-        )
-
-
 def _split_by_depth(sites: Sequence[Site]) -> tuple[list[int], list[int], list[int]]:
     """Split sites (by index) into those before the layers, in them, and after them.
 
@@ -192,19 +176,14 @@ def _split_by_depth(sites: Sequence[Site]) -> tuple[list[int], list[int], list[i
     """
     inside = [index for index, site in enumerate(sites) if site.layer is not None]
     first = inside[0] if inside else 0
-    before: list[int] = []
-    after: list[int] = []
-    for index, site in enumerate(sites):
-        name = site.name.rpartition(".")[2]
-        if site.layer is not None:
-            continue
-        if _AFTER.search(name):
-            after.append(index)
-        elif _BEFORE.search(name) or index < first:
-            before.append(index)
-        else:
-            after.append(index)
-    return before, inside, after
+
+    def comes_after(index: int) -> bool:
+        name = sites[index].name.rpartition(".")[2]
+        return bool(_AFTER.search(name)) or not (_BEFORE.search(name) or index < first)
+
+    outside = [index for index, site in enumerate(sites) if site.layer is None]
+    before = [index for index in outside if not comes_after(index)]
+    return before, inside, [index for index in outside if comes_after(index)]
 
 
 def _packing(sites: Sequence[Site]) -> _Packing:
@@ -305,15 +284,12 @@ def _page(sites: Sequence[Site], page: Sequence[int], extent: Box, *, most: int)
 
 def _white(content: Sequence[int]) -> int:
     """White voxels around the units: more in tiny models, whose background would be too much."""
-    white = _WHITE_MARGIN
-    while True:
+    for white in itertools.count(_WHITE_MARGIN):
         brain = [size + 2 * white for size in content]
-        if (
-            1 - math.prod(brain) / math.prod(n + 2 * _OUTSIDE_MARGIN for n in brain)
-            <= (OUTSIDE_SHARE[1])
-        ):
-            return white
-        white += 1
+        grid = [size + 2 * _OUTSIDE_MARGIN for size in brain]
+        if 1 - math.prod(brain) / math.prod(grid) <= OUTSIDE_SHARE[1]:
+            break
+    return white
 
 
 @lru_cache(maxsize=65536)
@@ -362,3 +338,27 @@ def _affine(shape: Sequence[int]) -> npt.NDArray[np.float64]:
     affine = np.diag([VOXEL_SIZE, VOXEL_SIZE, VOXEL_SIZE, 1.0])
     affine[:3, 3] = -VOXEL_SIZE * (np.array(shape) // 2)
     return affine
+
+
+def chosen_sites(space: Space, patterns: Sequence[str]) -> tuple[Site, ...]:
+    """Choose sites of a space by presets and patterns, as ``--sites`` does."""
+    from llm2bids.model.sites import SiteTable, select_sites
+
+    return select_sites(SiteTable(sites=space.sites, skipped=()), patterns)
+
+
+def cropped(space: Space, patterns: Sequence[str]) -> Space:
+    """Cut a space down to some sites; voxels of other sites are white matter there."""
+    sites = chosen_sites(space, patterns)
+    voxels = np.concatenate([space.voxels[space.site_slices[site.name]] for site in sites])
+    first, last = voxels.min(axis=0), voxels.max(axis=0)
+    box = tuple(slice(low, high + 1) for low, high in zip(first, last, strict=True))
+    tissue = np.where(space.tissue[box] == OUTSIDE, OUTSIDE, WHITE).astype(np.uint8)
+    voxels = voxels - first
+    tissue[tuple(voxels.T)] = GREY
+    affine = space.affine.copy()
+    affine[:3, 3] = (space.affine @ [*first, 1])[:3]
+    n_x, n_y, n_z = tissue.shape
+    return replace(
+        space, shape=(n_x, n_y, n_z), affine=affine, sites=sites, voxels=voxels, tissue=tissue
+    )

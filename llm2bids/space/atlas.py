@@ -1,7 +1,7 @@
 """Atlases of a space: sites, and attention heads, as labelled voxels with a lookup table."""
 
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -36,10 +36,10 @@ class Atlas:
 
 def site_atlas(space: Space) -> Atlas:
     """Label the panel of every site, in recording order from 1."""
-    regions = [(site, None) for site in space.sites]
+    regions: list[tuple[Site, int | None]] = [(site, None) for site in space.sites]
     widths = [site.width for site in space.sites]
     of_unit = np.repeat(np.arange(1, len(regions) + 1), widths)
-    return Atlas(labels=_labels(space, of_unit, len(regions)), table=_table(space, regions))
+    return _atlas(space, regions, of_unit)
 
 
 def head_atlas(space: Space) -> Atlas:
@@ -57,7 +57,7 @@ def head_atlas(space: Space) -> Atlas:
             f"space {space.label} has no attention heads to label; "
             "record a site with heads (`llm2bids sites` shows them) or leave the head atlas out"
         )
-    return Atlas(labels=_labels(space, of_unit, len(regions)), table=_table(space, regions))
+    return _atlas(space, regions, of_unit)
 
 
 def role_colors(roles: Iterable[str]) -> dict[str, str]:
@@ -87,15 +87,13 @@ def label_lists(table: pd.DataFrame) -> dict[str, str]:
     return {".txt": "".join(workbench), ".lut": "".join(fsleyes), ".json": to_json(niivue)}
 
 
-def _labels(space: Space, of_unit: npt.NDArray[np.int64], n_regions: int) -> npt.NDArray[Any]:
-    small = n_regions <= np.iinfo(np.int16).max
-    return space.to_grid(of_unit.astype(np.int16 if small else np.int32))
-
-
-def _table(space: Space, regions: Iterable[tuple[Site, int | None]]) -> pd.DataFrame:
-    regions = list(regions)
+def _atlas(
+    space: Space, regions: Sequence[tuple[Site, int | None]], of_unit: npt.NDArray[np.int64]
+) -> Atlas:
+    """Make the atlas in which each unit has the number of its region from 1, or 0."""
+    dtype = np.int16 if len(regions) <= np.iinfo(np.int16).max else np.int32
     colors = role_colors(site.role for site in space.sites)
-    return pd.DataFrame(
+    table = pd.DataFrame(
         {
             "index": np.arange(1, len(regions) + 1),
             "name": pd.Series(_names(regions), dtype="str"),
@@ -106,6 +104,7 @@ def _table(space: Space, regions: Iterable[tuple[Site, int | None]]) -> pd.DataF
             "head": pd.array([head for _, head in regions], dtype="Int64"),
         }
     )
+    return Atlas(labels=space.to_grid(of_unit.astype(dtype)), table=table)
 
 
 def _names(regions: Iterable[tuple[Site, int | None]]) -> list[str]:

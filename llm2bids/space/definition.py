@@ -1,7 +1,7 @@
 """What a space is read back from: its metadata, and the table of its units."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from typing import Any
 
 import numpy as np
@@ -11,7 +11,7 @@ from nibabel.affines import apply_affine
 
 from llm2bids.exceptions import SpaceError
 from llm2bids.model.units import Site
-from llm2bids.store.tables import to_numbers
+from llm2bids.store.tables import whole_numbers
 
 ARRANGEMENTS = ("index", "functional", "random")
 """Arrangements that a space can have: native order, by responses, shuffled within each panel."""
@@ -35,12 +35,7 @@ class Layout:
 
     def metadata(self) -> dict[str, Any]:
         """Say it in JSON's types."""
-        return {
-            "method": self.method,
-            "prompt_ids": list(self.prompt_ids),
-            "n_tokens": self.n_tokens,
-            "n_constant": self.n_constant,
-        }
+        return {**asdict(self), "prompt_ids": list(self.prompt_ids)}
 
 
 def read_layout(arrangement: str, entries: object) -> Layout | None:
@@ -199,14 +194,7 @@ def sites_from_table(table: pd.DataFrame) -> tuple[tuple[Site, ...], npt.NDArray
 
 
 def _whole(table: pd.DataFrame, name: str) -> npt.NDArray[np.int64]:
-    numbers = to_numbers(table[name]).to_numpy(dtype=np.float64, na_value=-1)
-    wrong = np.flatnonzero(~((numbers >= 0) & (numbers < 2**31) & (numbers == np.rint(numbers))))
-    if wrong.size:
-        raise SpaceError(
-            f"unit table: column {name}, row {wrong[0] + 1} is {table[name].iloc[wrong[0]]!r}; "
-            "expected a whole number from 0"
-        )
-    return numbers.astype(np.int64)
+    return whole_numbers(table, name, where="unit table", error=SpaceError)
 
 
 def _optional(table: pd.DataFrame, name: str) -> npt.NDArray[np.int64]:
@@ -234,16 +222,13 @@ def _heads(name: str, head: npt.NDArray[np.int64]) -> tuple[int | None, int | No
 
 
 def _refuse_shared(table: pd.DataFrame, voxels: npt.NDArray[np.int64]) -> None:
-    i, j, k = voxels.T
-    key = (k * (j.max() + 1) + j) * (i.max() + 1) + i
-    _, first, count = np.unique(key, return_index=True, return_counts=True)
-    if count.max() > 1:
-        row = int(first[count.argmax()])
-        same = np.flatnonzero(key == key[row])
+    shared = pd.DataFrame(voxels).duplicated(keep=False).to_numpy()
+    if shared.any():
+        voxel = voxels[shared.argmax()]
+        first, second = table["address"][(voxels == voxel).all(axis=1)].iloc[:2]
         raise SpaceError(
-            f"unit table: units {table['address'].iloc[same[0]]} and "
-            f"{table['address'].iloc[same[1]]} share voxel {tuple(voxels[row].tolist())}; "
-            "every unit needs a voxel of its own"
+            f"unit table: units {first} and {second} share voxel {tuple(voxel.tolist())}; every "
+            "unit needs a voxel of its own"
         )
 
 

@@ -1,6 +1,5 @@
 """A functional arrangement: units whose responses are alike lie side by side in their panel."""
 
-from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Final
@@ -63,8 +62,6 @@ def learn_cells(
     residual stream has one order for all layers, learned from all: depth lines up, and a column of
     voxels is one coordinate of the stream.
     """
-    _check(space, responses, conditions, baseline)
-    check_widths(space.sites)
     tasks = [
         (first, size, [space.site_slices[site.name].start for site in group])
         for group in _groups(space.sites)
@@ -115,31 +112,6 @@ def check_widths(sites: Sequence[Site]) -> None:
                 f"{_WIDEST:,} in a panel: leave the site out with --sites, or record in index "
                 "arrangement"
             )
-
-
-def _check(space: Space, responses: Floats, conditions: Sequence[str], baseline: str) -> None:
-    if space.arrangement != "index":
-        raise SpaceError(
-            f"space {space.label} is in {space.arrangement} arrangement; an order is learned for "
-            "a space in index arrangement"
-        )
-    if responses.shape != (len(conditions), space.n_units):
-        raise SpaceError(
-            f"localizer: responses of shape {responses.shape}; expected ({len(conditions)}, "
-            f"{space.n_units}), the prompts and the units of space {space.label}"
-        )
-    counts = Counter(conditions)
-    if len(conditions) < FEWEST_PROMPTS or min(counts.values()) < 2 or not counts[baseline]:
-        shown = ", ".join(f"{number} of {name}" for name, number in counts.items())
-        raise SpaceError(
-            f"localizer: {len(conditions)} prompts ({shown or 'none'}) are too few to tell which "
-            f"units respond alike; expected {FEWEST_PROMPTS} or more, 2 of each condition, some of "
-            f"them of {baseline}, each with one token or more (calibration_prompts in the paradigm "
-            "and --localizer-prompts)"
-        )
-    if not np.isfinite(responses).all():
-        unit = int(np.flatnonzero(~np.isfinite(responses).all(axis=0))[0])
-        raise SpaceError(f"localizer: responses of {space.address_of(unit)} are not finite")
 
 
 def _groups(sites: Sequence[Site]) -> list[list[Site]]:

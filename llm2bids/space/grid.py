@@ -8,7 +8,7 @@ import zlib
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, BinaryIO, Protocol, cast
+from typing import TYPE_CHECKING, Any, BinaryIO, cast
 
 import nibabel as nib
 import numpy as np
@@ -25,6 +25,9 @@ from nibabel.volumeutils import apply_read_scaling
 from llm2bids.exceptions import SpaceError
 from llm2bids.store.files import missing_content
 
+if TYPE_CHECKING:
+    from llm2bids.space.space import Space
+
 _UNREADABLE = (
     *(ImageFileError, HeaderDataError, HeaderTypeError, OrientationError, np.linalg.LinAlgError),
     *(OSError, EOFError, ValueError, OverflowError, MemoryError, zlib.error),
@@ -40,22 +43,6 @@ _FORMS_TOLERANCE = 1e-2
 
 _STREAMED = (".nii", ".gz", ".img", ".mgz", ".mgh")
 """Endings of files that are read from start to end, without nibabel holding all of them."""
-
-
-class Grid(Protocol):
-    """What an image is compared with: a space, or another image."""
-
-    @property
-    def label(self) -> str:
-        """What messages call it."""
-
-    @property
-    def shape(self) -> tuple[int, ...]:
-        """Voxels along x, y and z."""
-
-    @property
-    def affine(self) -> npt.NDArray[np.float64]:
-        """Voxel to world in mm, shape (4, 4)."""
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -170,7 +157,7 @@ class GridImage:
 
 def open_image(
     source: Any,
-    grid: Grid | None = None,
+    grid: "Space | GridImage | None" = None,
     *,
     name: str | None = None,
     remedy: str = "copy or make it again",
@@ -185,7 +172,7 @@ def open_image(
     return image
 
 
-def grid_difference(image: Grid, grid: Grid) -> str:
+def grid_difference(image: "Space | GridImage", grid: "Space | GridImage") -> str:
     """Say how an image's grid differs from another; empty if it does not."""
     if tuple(image.shape[:3]) != tuple(grid.shape[:3]):
         return f"its shape is {tuple(image.shape[:3])}, expected {tuple(grid.shape[:3])}"

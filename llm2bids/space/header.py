@@ -6,7 +6,6 @@ from typing import Any, Final
 import nibabel as nib
 import numpy as np
 
-from llm2bids.exceptions import SpaceError
 from llm2bids.recording.calibration import Calibration
 from llm2bids.space.image import BASELINE
 from llm2bids.space.space import Space
@@ -44,11 +43,6 @@ def image_header(
     `window` is what viewers show as black and white: 0 and 1 for masks (uint8), else theirs to
     choose.
     """
-    if (n_volumes is None) != (t_r is None) or (t_r is not None and not t_r > 0):
-        raise SpaceError(
-            f"a series needs n_volumes and a positive t_r, got {n_volumes} and {t_r}; "
-            "leave both out for a single volume"
-        )
     header = nib.Nifti1Header(endianness="<")
     header.set_data_dtype(np.dtype(dtype).newbyteorder("<"))
     header.set_data_shape(space.shape if n_volumes is None else (*space.shape, n_volumes))

@@ -8,7 +8,6 @@ the brain there is 0.
 
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -16,21 +15,57 @@ import numpy.typing as npt
 
 from llm2bids.exceptions import SpaceError
 from llm2bids.recording.calibration import Calibration
-from llm2bids.space.dither import DITHER, Dither, Seed
 from llm2bids.space.space import Space, VolumeDtype
 
 BASELINE = 10000
 """Count of a unit at its calibration mean, and of white matter."""
 
+DITHER = 3
+"""Largest size of the dither, in counts. Steps of one size would leave so few values for a run's
+effect that a few participants in 100,000 agree by chance, and their t is huge."""
+
+_STEPS = np.array([-DITHER, -DITHER + 1, DITHER - 1, DITHER], dtype=np.int8)
+"""What the dither adds; a power of two of them, so that a byte draws evenly."""
+
+Seed = int | Sequence[int]
+Steps = npt.NDArray[np.int8]
 Float32 = npt.NDArray[np.float32]
 
 
-@dataclass(frozen=True, kw_only=True)
-class EncodingCounts:
-    """What encoding could not keep."""
+class Dither:
+    """Steps of each volume of a run, made without the others: 2 or 3 counts up or down, at random.
 
-    clipped: int  # values beyond the range of the stored type, set to its border
-    constant: int  # units that do not vary in the run and take the dither
+    A row of voxels along x takes one step: thousands of independent series, and long runs of equal
+    counts, which deflate in half the time and two thirds of the bytes of voxels that are drawn one
+    by one. `n_constant` units take a step each.
+    """
+
+    def __init__(self, space: Space, *, seed: Seed, n_constant: int) -> None:
+        _, y, z = space.brain_box
+        self.rows = (z.stop - z.start, y.stop - y.start)
+        self._n_rows, self._n = self.rows[0] * self.rows[1], n_constant
+        self._n_words = -(-(self._n_rows + n_constant) // 8)
+        self._seed = np.random.SeedSequence(seed)
+
+    def steps(self, volume: int) -> tuple[Steps, Steps]:
+        """Draw the steps of a volume's rows, (n_z, n_y) of the brain, and of constant units."""
+        drawn = self._drawn(volume)
+        if volume == 1:  # the other size than in the first volume: nothing is ever constant
+            drawn = drawn ^ (_size(drawn) == _size(self._drawn(0)))
+        steps = _STEPS[drawn]
+        rows, units = steps[: self._n_rows], steps[self._n_rows : self._n_rows + self._n]
+        return rows.reshape(self.rows), units
+
+    def _drawn(self, volume: int) -> npt.NDArray[np.uint8]:
+        bits = np.random.PCG64(self._seed)
+        bits.advance(volume * self._n_words)
+        drawn = bits.random_raw(self._n_words).astype("<u8", copy=False).view(np.uint8)
+        return np.asarray(drawn & np.uint8(len(_STEPS) - 1))
+
+
+def _size(drawn: npt.NDArray[np.uint8]) -> npt.NDArray[np.uint8]:
+    """Give 0 where the step that was drawn is the larger one, 1 where it is the smaller."""
+    return np.asarray((drawn ^ (drawn >> np.uint8(1))) & np.uint8(1))
 
 
 def constant_units(
@@ -55,127 +90,69 @@ def constant_units(
     return constant
 
 
-def encode(
-    values: npt.NDArray[np.floating[Any]],
-    space: Space,
-    calibration: Calibration,
-    *,
-    seed: Seed,
-    dtype: VolumeDtype = "int16",
-    first_volume: int = 0,
-    constant: npt.NDArray[np.bool_] | None = None,
-) -> tuple[npt.NDArray[Any], EncodingCounts]:
-    """Turn values (n_tokens, n_units) into volumes (n_tokens, n_z, n_y, n_x) of counts, x fastest.
+class SeriesEncoder:
+    """Turns the values (n_tokens, n_units) of a run into volumes; then knows what came of it."""
 
-    Blocks of a run (`first_volume`, and `constant` of the whole run) give the volumes that the run
-    gives in one piece. ``volumes.T`` is the array that nibabel takes.
-    """
-    _check_shapes(values, space, calibration)
-    if constant is None:
-        constant = constant_units(values, calibration, dtype=dtype)
-    encoder = _Encoder(space, calibration, seed, dtype, constant)
-    volumes = np.zeros((len(values), *space.shape[::-1]), dtype=dtype)
-    return volumes, encoder.counts([encoder.encode(values, volumes, first_volume)])
+    def __init__(
+        self,
+        values: npt.NDArray[np.floating[Any]],
+        space: Space,
+        calibration: Calibration,
+        *,
+        seed: Seed,
+        dtype: VolumeDtype = "int16",
+    ) -> None:
+        self._values, self._space, self._dtype = values, space, dtype
+        self._mean, self._gain = calibration.mean, _gain(calibration)
+        self._still = np.flatnonzero(constant_units(values, calibration, dtype=dtype))
+        self._dither = Dither(space, seed=seed, n_constant=self._still.size)
+        self.constant = int(self._still.size)  # units that do not vary, and take the dither
+        self.clipped = 0  # values beyond the range of the stored type, set to its border
+        # sums: less than half of the voxels are units, and a row of white matter is one number
+        self._units = np.zeros(space.n_units, dtype=np.float64)
+        self._rows = np.zeros(self._dither.rows, dtype=np.int64)
 
+    def blocks(self, n_volumes: int = 16, *, n_jobs: int = 1) -> Iterator[npt.NDArray[Any]]:
+        """Give the volumes (n, n_z, n_y, n_x) of counts, x fastest, made in `n_jobs` threads.
 
-def encode_blocks(
-    values: npt.NDArray[np.floating[Any]],
-    space: Space,
-    calibration: Calibration,
-    *,
-    seed: Seed,
-    dtype: VolumeDtype = "int16",
-    volumes_per_block: int = 16,
-    n_jobs: int = 1,
-    total: "SeriesTotal | None" = None,
-) -> Iterator[tuple[npt.NDArray[Any], EncodingCounts]]:
-    """Turn the values of a whole run into volumes as `encode`, block by block in `n_jobs` threads.
-
-    The array of volumes is the same one each time: the next block overwrites it. All volumes are
-    added up in `total`.
-    """
-    _check_shapes(values, space, calibration)
-    constant = constant_units(values, calibration, dtype=dtype)
-    encoder = _Encoder(space, calibration, seed, dtype, constant)
-    # fresh memory costs more than what is written to it: one array serves all blocks
-    volumes = np.zeros((min(volumes_per_block, len(values)), *space.shape[::-1]), dtype=dtype)
-    with ThreadPoolExecutor(n_jobs, thread_name_prefix="llm2bids-encode") as pool:
-        in_threads = pool.map if n_jobs > 1 else map  # one thread is this one
-        for start in range(0, len(values), volumes_per_block):
-            rows = values[start : start + volumes_per_block]
-            share = -(-len(rows) // n_jobs)
-            cuts = range(0, len(rows), share)
-            encoded = list(
-                in_threads(
-                    encoder.encode,
+        The array is the same one each time: the next block overwrites it. ``volumes.T`` is the
+        array that nibabel takes.
+        """
+        values = self._values
+        # fresh memory costs more than what is written to it: one array serves all blocks
+        shape = min(n_volumes, len(values)), *self._space.shape[::-1]
+        volumes = np.zeros(shape, dtype=self._dtype)
+        with ThreadPoolExecutor(n_jobs, thread_name_prefix="llm2bids-encode") as pool:
+            in_threads = pool.map if n_jobs > 1 else map  # one thread is this one
+            for start in range(0, len(values), n_volumes):
+                rows = values[start : start + n_volumes]
+                share = -(-len(rows) // n_jobs)
+                cuts = range(0, len(rows), share)
+                encoded = in_threads(
+                    self._encode,
                     [rows[cut : cut + share] for cut in cuts],
                     [volumes[cut : min(cut + share, len(rows))] for cut in cuts],
                     [start + cut for cut in cuts],
                 )
-            )
-            if total is not None:
-                total.add(len(rows), encoded)
-            yield volumes[: len(rows)], encoder.counts(encoded)
-
-
-@dataclass(frozen=True, kw_only=True)
-class _Encoded:
-    """What came of encoding some volumes, beside the volumes."""
-
-    clipped: int
-    units: npt.NDArray[Any]  # (n_units,) sum of their counts
-    rows: npt.NDArray[np.int64]  # (n_z, n_y) of the brain: sum of the dither of each row
-
-
-class SeriesTotal:
-    """The sum of a series' volumes: counts of units, and dither of rows of white matter."""
-
-    # less than half of the voxels are units, and a row of white matter is one number
-
-    def __init__(self, space: Space) -> None:
-        self._space = space
-        self._n_volumes = 0
-        self._units = np.zeros(space.n_units, dtype=np.float64)
-        self._rows: npt.NDArray[Any] | float = 0.0
-
-    def add(self, n_volumes: int, encoded: Sequence[_Encoded]) -> None:
-        """Add so many volumes."""
-        self._n_volumes += n_volumes
-        for part in encoded:
-            self._units += part.units
-            self._rows = self._rows + part.rows
+                for clipped, units, white in encoded:
+                    self.clipped += clipped
+                    self._units += units
+                    self._rows += white
+                yield volumes[: len(rows)]
 
     def mean(self) -> npt.NDArray[np.float64]:
-        """Make the mean volume (n_z, n_y, n_x)."""
-        space, n = self._space, self._n_volumes
+        """Make the mean of all volumes (n_z, n_y, n_x)."""
+        space, n = self._space, len(self._values)
         mean = np.zeros(space.shape[::-1], dtype=np.float64)
-        mean[space.brain_box[::-1]] = (np.asarray(n * BASELINE + self._rows) / n)[..., np.newaxis]
+        mean[space.brain_box[::-1]] = ((n * BASELINE + self._rows) / n)[..., np.newaxis]
         mean.reshape(-1)[space.file_index] = self._units / n
         return mean
 
-
-class _Encoder:
-    """Encodes rows of a run, in several threads if need be; what all share is made once."""
-
-    def __init__(
-        self,
-        space: Space,
-        calibration: Calibration,
-        seed: Seed,
-        dtype: VolumeDtype,
-        constant: npt.NDArray[np.bool_],
-    ) -> None:
-        self._space, self._dtype = space, dtype
-        self._mean, self._gain = calibration.mean, _gain(calibration)
-        self._still = np.flatnonzero(constant)
-        self._dither = Dither(space, seed=seed, n_constant=self._still.size)
-        self._brain = space.brain_box[::-1]
-
-    def encode(
+    def _encode(
         self, values: npt.NDArray[np.floating[Any]], volumes: npt.NDArray[Any], first_volume: int
-    ) -> _Encoded:
-        """Encode rows into volumes that are 0 outside the brain; add them up."""
-        space, still = self._space, self._still
+    ) -> tuple[int, npt.NDArray[Any], npt.NDArray[np.int64]]:
+        """Encode rows into volumes that are 0 outside the brain; count what is clipped, sum up."""
+        space, still, brain = self._space, self._still, self._space.brain_box[::-1]
         work = np.empty(space.n_units, dtype=np.float32)
         stored = np.empty(space.n_units, dtype=self._dtype)
         # 65,538 volumes fit into 32 bits: far more than a block has
@@ -189,18 +166,27 @@ class _Encoder:
                 _refuse_not_finite(row, space, index)
                 clipped += n_clipped
             rows, units = self._dither.steps(index)
-            volume[self._brain] = (np.int16(BASELINE) + rows)[..., np.newaxis]
+            volume[brain] = (np.int16(BASELINE) + rows)[..., np.newaxis]
             work[still] = _within(work[still], self._dtype, DITHER) + units
             np.copyto(stored, work, casting="unsafe")
             volume.reshape(-1)[space.file_index] = stored
             sums += stored
             white += rows
-        return _Encoded(clipped=clipped, units=sums, rows=white)
+        return clipped, sums, white
 
-    def counts(self, encoded: Sequence[_Encoded]) -> EncodingCounts:
-        """Say what encoding could not keep."""
-        clipped = sum(part.clipped for part in encoded)
-        return EncodingCounts(clipped=clipped, constant=int(self._still.size))
+
+def encode(
+    values: npt.NDArray[np.floating[Any]],
+    space: Space,
+    calibration: Calibration,
+    *,
+    seed: Seed,
+    dtype: VolumeDtype = "int16",
+) -> tuple[npt.NDArray[Any], SeriesEncoder]:
+    """Turn values (n_tokens, n_units) into volumes (n_tokens, n_z, n_y, n_x) in one piece."""
+    encoder = SeriesEncoder(values, space, calibration, seed=seed, dtype=dtype)
+    (volumes,) = encoder.blocks(len(values))
+    return volumes, encoder
 
 
 def decode(
@@ -212,7 +198,6 @@ def decode(
     constant units, which carry the dither.
     """
     counts = space.to_units(data, name=name)
-    _check_calibration(space, calibration)
     values = counts.astype(np.float32)
     step = calibration.scale / np.float32(calibration.counts_per_sd)
     for row in values.reshape(-1, space.n_units):
@@ -220,25 +205,6 @@ def decode(
         row *= step
         row += calibration.mean
     return values
-
-
-def _check_shapes(
-    values: npt.NDArray[np.floating[Any]], space: Space, calibration: Calibration
-) -> None:
-    if values.ndim != 2 or values.shape[1] != space.n_units:
-        raise SpaceError(
-            f"values have shape {values.shape}; expected (n_tokens, {space.n_units}), "
-            f"the units of space {space.label} in recording order"
-        )
-    _check_calibration(space, calibration)
-
-
-def _check_calibration(space: Space, calibration: Calibration) -> None:
-    if calibration.mean.shape != (space.n_units,) or calibration.sd.shape != (space.n_units,):
-        raise SpaceError(
-            f"calibration has means of shape {calibration.mean.shape}; space {space.label} has "
-            f"{space.n_units} units: use the calibration that was recorded with its sites"
-        )
 
 
 def _gain(calibration: Calibration) -> Float32:

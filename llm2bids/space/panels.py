@@ -11,7 +11,6 @@ from functools import lru_cache
 import numpy as np
 import numpy.typing as npt
 
-from llm2bids.exceptions import SpaceError
 from llm2bids.model.units import Site
 
 GAP = 1
@@ -82,8 +81,13 @@ def columns_across(block: Block) -> int:
     return min((n for n in range(1, depth + 1) if depth % n == 0), key=ratio)
 
 
+def site_tiles(site: Site, thickness: int) -> Tiles:
+    """Choose how the units of a site fill a slab of some slices."""
+    return _tiles(site.width, site.n_heads, site.head_size, thickness)
+
+
 @lru_cache(maxsize=4096)
-def tiles(width: int, n_heads: int | None, head_size: int | None, thickness: int) -> Tiles:
+def _tiles(width: int, n_heads: int | None, head_size: int | None, thickness: int) -> Tiles:
     """Choose how units fill a slab of some slices: a head is a block that it fills exactly."""
     if n_heads is None or head_size is None:
         return Tiles(n=width, block=(1, 1, 1), levels=min(thickness, width))
@@ -95,23 +99,6 @@ def tiles(width: int, n_heads: int | None, head_size: int | None, thickness: int
             levels = min(thickness // depth, n_heads)
             made.append(Tiles(n=n_heads, block=(flat // rows, rows, depth), levels=levels))
     return min(made, key=lambda m: (-(-m.n // m.levels) * m.block[0] * m.block[1], max(m.block)))
-
-
-def site_tiles(site: Site, thickness: int) -> Tiles:
-    """Choose how the units of a site fill a slab of some slices."""
-    if site.width < 1:
-        raise SpaceError(
-            f"site {site.name} has {site.width} units; a site needs at least one: leave it out"
-        )
-    n_heads, head_size = site.n_heads, site.head_size
-    if n_heads is None or head_size is None:
-        return tiles(site.width, None, None, thickness)
-    if n_heads < 1 or n_heads * head_size != site.width:
-        raise SpaceError(
-            f"site {site.name} has {site.width} units but {n_heads} heads of {head_size}; heads "
-            "times head size must be the number of units, or both None"
-        )
-    return tiles(site.width, n_heads, head_size, thickness)
 
 
 def panel_voxels(panel: Tiles, box: Box) -> npt.NDArray[np.int32]:

@@ -1,6 +1,5 @@
 """How smooth maps are on the grid, and how much two arrangements agree."""
 
-from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -8,7 +7,6 @@ import numpy as np
 import numpy.typing as npt
 import pandas as pd
 
-from llm2bids.exceptions import SpaceError
 from llm2bids.space.arrange import rearrange
 from llm2bids.space.definition import Layout
 from llm2bids.space.functional import FEWEST_PROMPTS, METHOD, learn_cells, random_space
@@ -52,7 +50,7 @@ def morans_i(values: npt.ArrayLike, space: Space) -> npt.NDArray[np.float64]:
     Values are centred in each panel, so that differences between panels do not count. Units that
     are NaN are left out. NaN where a map is constant or a panel has no neighbours.
     """
-    maps = _checked(values, space)
+    maps = np.atleast_2d(np.asarray(values, dtype=np.float64))
     site = np.repeat(np.arange(len(space.sites)), [site.width for site in space.sites])
     first, second = grid_pairs(space)
     moran = np.full((len(maps), len(space.sites)), np.nan)
@@ -76,9 +74,7 @@ def neighbour_correlation(
 
     Columns ``distance``, ``n_pairs`` and ``correlation`` (mean over pairs of varying units).
     """
-    maps = _checked(responses, space)
-    if len(maps) < 3:
-        raise SpaceError(f"responses: {len(maps)} observations; expected 3 or more to correlate")
+    maps = np.asarray(responses, dtype=np.float64)
     centred = maps - maps.mean(axis=0)
     length = np.linalg.norm(centred, axis=0)
     varies = length > 0
@@ -103,11 +99,6 @@ def arrangement_stability(
 
     Pairs are within a head where there are heads, as these do not move; NaN below three units.
     """
-    if one.sites != other.sites:
-        raise SpaceError(
-            f"spaces {one.label} and {other.label} have different sites; expected two arrangements "
-            "of the same"
-        )
     rng = np.random.default_rng(seed)
     correlations = np.full(len(one.sites), np.nan)
     for index, (site, units) in enumerate(zip(one.sites, one.site_slices.values(), strict=True)):
@@ -135,18 +126,14 @@ def split_half_stability(
     n_jobs: int = 1,
 ) -> Stability | None:
     """Learn the arrangement from each half of a localizer, and compare; None if too short."""
-    labels = np.asarray(conditions)
-    seen: Counter[str] = Counter()
-    rank = np.empty(len(labels), dtype=np.int64)
-    for row, name in enumerate(labels.tolist()):
-        rank[row] = seen[name]
-        seen[name] += 1
+    labels = pd.Series(conditions)
+    rank = labels.groupby(labels).cumcount().to_numpy()
     halves = [np.flatnonzero(rank % 2 == rest) for rest in (0, 1)]
-    if min(map(len, halves)) < FEWEST_PROMPTS or min(seen.values()) < 4:
+    if min(map(len, halves)) < FEWEST_PROMPTS or labels.value_counts().min() < 4:
         return None
     learned = (
         learn_cells(
-            space, responses[half], labels[half].tolist(), baseline=baseline, n_jobs=n_jobs
+            space, responses[half], labels.iloc[half].tolist(), baseline=baseline, n_jobs=n_jobs
         ).cells
         for half in halves
     )
@@ -175,13 +162,3 @@ def _by_role(
         for name, part in parts.items()
         if all(np.isfinite(values[part]).any() for values in by_order.values())
     }
-
-
-def _checked(values: npt.ArrayLike, space: Space) -> npt.NDArray[np.float64]:
-    maps = np.atleast_2d(np.asarray(values, dtype=np.float64))
-    if maps.ndim != 2 or maps.shape[1] != space.n_units:
-        raise SpaceError(
-            f"values have shape {maps.shape}; expected (n, {space.n_units}), the units of space "
-            f"{space.label} last"
-        )
-    return maps

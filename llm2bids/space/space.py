@@ -213,7 +213,7 @@ class Space:
         ModelError
             If a pattern matches no site.
         """
-        from llm2bids.space.crop import cropped
+        from llm2bids.space.arrange import cropped
 
         return cropped(self, (sites,) if isinstance(sites, str) else tuple(sites))
 

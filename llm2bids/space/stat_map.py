@@ -116,35 +116,24 @@ def summarize(table: pd.DataFrame, space: Space) -> pd.DataFrame:
     that layer and role), ``mean``, ``peak`` (value with the largest absolute value) and
     ``peak_address``.
     """
-    sizes: dict[tuple[int, str], int] = {}
-    for site in space.sites:
-        key = (-1 if site.layer is None else site.layer, site.role)
-        sizes[key] = sizes.get(key, 0) + site.width
-    rows: list[dict[str, object]] = []
-    keys = list(zip(table["layer"].fillna(-1).astype(int), table["role"], strict=True))
-    groups: dict[tuple[int, str], list[int]] = {}
-    for row, key in enumerate(keys):
-        groups.setdefault(key, []).append(row)
-    for key in sorted(groups, key=list(sizes).index):
-        group = table.iloc[groups[key]]
-        values = group["value"].to_numpy(dtype=np.float64)
-        peak = int(np.abs(values).argmax())
-        rows.append(
-            {
-                "layer": None if key[0] < 0 else key[0],
-                "role": key[1],
-                "n_units": len(group),
-                "n_positive": int(np.count_nonzero(values > 0)),
-                "share": len(group) / sizes[key],
-                "mean": values.mean(),
-                "peak": values[peak],
-                "peak_address": group["address"].iloc[peak],
-            }
-        )
+    keys = ["layer", "role"]
+    sites = pd.DataFrame({"layer": [site.layer for site in space.sites]}, dtype="Int64")
+    sites["role"] = pd.Series([site.role for site in space.sites], dtype="str")
+    sites["width"] = [site.width for site in space.sites]
+    sizes = sites.groupby(keys, sort=False, dropna=False)["width"].sum().reset_index()
+    units = table.assign(positive=table["value"] > 0, size=table["value"].abs())
+    units = units.reset_index(drop=True)
+    groups = units.groupby(keys, sort=False, dropna=False)
+    summary = groups.agg(
+        n_units=("value", "size"), n_positive=("positive", "sum"), mean=("value", "mean")
+    ).reset_index()
+    peaks = units.loc[groups["size"].idxmax(), [*keys, "value", "address"]]
+    peaks = peaks.rename(columns={"value": "peak", "address": "peak_address"})
+    merged = sizes.merge(summary, on=keys).merge(peaks, on=keys)
+    merged["share"] = merged["n_units"] / merged["width"]
     columns = ["layer", "role", "n_units", "n_positive", "share", "mean", "peak", "peak_address"]
-    types = {"layer": "Int64", "role": "str", "n_units": "int64", "n_positive": "int64"}
-    types |= {"share": "float64", "mean": "float64", "peak": "float64", "peak_address": "str"}
-    return pd.DataFrame(rows, columns=columns).astype(types)
+    types = {"role": "str", "n_units": "int64", "n_positive": "int64", "peak_address": "str"}
+    return merged[columns].astype(types)
 
 
 def check_threshold(threshold: float | None, top_percent: float | None, *, two_sided: bool) -> None:

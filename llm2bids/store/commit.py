@@ -4,10 +4,12 @@ import errno
 import json
 import os
 import shutil
-from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from pathlib import Path, PurePosixPath
-from typing import Any
+from typing import Any, Self
+
+from filelock import FileLock, Timeout
 
 from llm2bids.exceptions import DatasetError
 from llm2bids.store.checksums import is_edited, list_file, read_list, sha256_of, updated_lists
@@ -22,6 +24,8 @@ _STAGED = HIDDEN / "staging"
 
 JOURNAL = HIDDEN / "commit.json"
 """What is being renamed and removed; there only while that is done."""
+
+_LOCK = HIDDEN / "lock"
 
 
 class Staging:
@@ -91,11 +95,10 @@ class Staging:
 
     def commit(self, *, last: Collection[PurePosixPath] = ()) -> None:
         """Put all staged files in place, and their checksums in the lists."""
-        for file in last:
-            if file not in self._staged:
-                raise DatasetError(f"{file} was not made; nothing was put in place")
         digests = {file: self._digest(file) for file in self._staged}
-        self._refuse_edited()
+        if not self.overwrite:
+            concerned = (*self._staged, *self._removed)
+            refuse_edited(self.root, [p for p in concerned if p not in self._merged])
         lists = updated_lists(self.root, digests, removed=self._removed)
         for name, text in lists.items():
             if text:
@@ -131,16 +134,6 @@ class Staging:
         file = PurePosixPath(source.relative_to(self.root).as_posix())
         return read_list(self.root / list_file(file)).get(file)
 
-    def _refuse_edited(self) -> None:
-        """Refuse to replace or remove what somebody has changed."""
-        if self.overwrite:
-            return
-        concerned = [p for p in (*self._staged, *self._removed) if p not in self._merged]
-        known: dict[PurePosixPath, str] = {}
-        for name in {list_file(file) for file in concerned}:
-            known |= read_list(self.root / name)
-        refuse_edited(self.root, [p for p in concerned if is_edited(self.root, p, known)])
-
     def _check_there(self) -> None:
         if self._identity is None or identity(self.root) != self._identity:
             raise vanished(self.root)
@@ -160,10 +153,8 @@ def staging(root: Path, *, doing: str, overwrite: bool = False) -> Iterator[Stag
 
 
 def recover(root: Path) -> None:
-    """Finish a commit that was cut off between two renames, if there is one."""
-    journal = read_journal(root)
-    if journal is None:
-        return
+    """Finish a commit that was cut off between two renames, and remove what else was staged."""
+    journal = read_journal(root) or {"put": [], "remove": []}
     try:
         for file in journal["put"]:
             staged = inside(root / _STAGED, root / _STAGED / file)
@@ -175,9 +166,10 @@ def recover(root: Path) -> None:
             inside(root, root / file).unlink(missing_ok=True)
         targets = [root / file for name in ("put", "remove") for file in journal[name]]
         to_disk(_folders(targets, root))
-        (root / JOURNAL).unlink()
+        (root / JOURNAL).unlink(missing_ok=True)
     except OSError as error:
         raise failed_write(root, error, doing="putting files in place") from error
+    clear_staging(root)
 
 
 def read_journal(root: Path) -> dict[str, list[str]] | None:
@@ -200,8 +192,12 @@ def clear_staging(root: Path) -> None:
         shutil.rmtree(inside(root, root / _STAGED), ignore_errors=True)
 
 
-def refuse_edited(root: Path, edited: Sequence[PurePosixPath]) -> None:
-    """Refuse to overwrite files that were changed after llm2bids wrote them."""
+def refuse_edited(root: Path, files: Collection[PurePosixPath]) -> None:
+    """Refuse to replace or remove files that were changed after llm2bids wrote them."""
+    known: dict[PurePosixPath, str] = {}
+    for name in {list_file(file) for file in files}:
+        known |= read_list(root / name)
+    edited = [file for file in files if is_edited(root, file, known)]
     if edited:
         more = f" and {len(edited) - 1} more" if len(edited) > 1 else ""
         raise DatasetError(
@@ -303,3 +299,48 @@ def check_space(root: Path, *, needed: int, doing: str) -> None:
             f"{root}: {doing} needs about {needed / 1e6:.1f} MB, the disk has {free / 1e6:.1f} MB "
             "free; make room, or record fewer sites (--sites) or participants"
         )
+
+
+class DatasetLock:
+    """The lock of a dataset, held from now on."""
+
+    # the operating system takes a lock back when its process ends, however it ends; where the file
+    # system has none, filelock writes the host and the process into the file instead
+
+    def __init__(self, root: Path, *, timeout: float = 0) -> None:
+        self._root = root
+        path = inside(root, root / _LOCK)
+        try:
+            path.parent.mkdir(parents=True, exist_ok=True)
+            # not bound to a thread: a run may be written while the next one is recorded
+            self._lock = FileLock(path, timeout=timeout, thread_local=False)
+            self._lock.acquire()
+            self._identity = identity(path)
+        except Timeout:
+            raise DatasetError(
+                f"{root} is being written by another process; wait until it is done, or end it"
+            ) from None
+        except NotImplementedError as error:
+            raise DatasetError(
+                f"{root}: its file system has no locks ({error}); a newer filelock does without: "
+                "pip install -U filelock, or write on another disk"
+            ) from error
+        except OSError as error:
+            raise failed_write(root, error, doing="locking the dataset") from error
+
+    def check(self) -> None:
+        """Refuse to go on when the lock does not protect the folder that is there."""
+        if not self._lock.is_locked:
+            raise DatasetError(f"{self._root}: the dataset was closed; open it again to write")
+        if self._identity is None or identity(self._root / _LOCK) != self._identity:
+            raise vanished(self._root)
+
+    def release(self) -> None:
+        """Let others write."""
+        self._lock.release()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        self.release()

@@ -1,8 +1,8 @@
 """One gzip stream that several threads deflate, with bytes that depend on the data alone."""
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from typing import Protocol
+from typing import Any
 
 from isal import isal_zlib
 
@@ -24,14 +24,6 @@ _HEADER = bytes([0x1F, 0x8B, 8, 0, 0, 0, 0, 0, 0, 255])
 """Of a gzip member (RFC 1952): deflate, neither name nor time nor system."""
 
 
-class Target(Protocol):
-    """What bytes are written to."""
-
-    def write(self, data: bytes, /) -> int:
-        """Append bytes."""
-        ...
-
-
 class GzipStream:
     """A gzip file of one member, written from front to back."""
 
@@ -39,21 +31,21 @@ class GzipStream:
     # with --independent): neither the pieces in which data come nor the threads change a byte.
     # isal's own threaded writer does not give the same bytes twice.
 
-    def __init__(self, file: Target, *, n_jobs: int) -> None:
-        self._file = file
+    def __init__(self, write: Callable[[bytes], Any], *, n_jobs: int) -> None:
+        self._write = write  # to the file
         self._pool = ThreadPoolExecutor(n_jobs, thread_name_prefix="llm2bids-deflate")
         self._map = self._pool.map if n_jobs > 1 else map  # one thread is this one
         self._pending = bytearray()
         self._crc = self._n_bytes = 0
         self._closed = False
-        file.write(_HEADER)
+        write(_HEADER)
 
     def write(self, data: memoryview) -> None:
         """Append data; they may be changed as soon as this returns."""
         self._crc = isal_zlib.crc32(data, self._crc)
         self._n_bytes += len(data)
         for packed in self._map(_deflate, self._whole_blocks(data)):
-            self._file.write(packed)
+            self._write(packed)
 
     def _whole_blocks(self, data: memoryview) -> Iterator[memoryview | bytes]:
         """Cut off whole blocks, and keep the rest."""
@@ -76,9 +68,9 @@ class GzipStream:
             return
         self._closed = True
         self._pool.shutdown()
-        self._file.write(_deflate(self._pending, last=True))
-        self._file.write(self._crc.to_bytes(4, "little"))
-        self._file.write((self._n_bytes % (1 << 32)).to_bytes(4, "little"))
+        self._write(_deflate(self._pending, last=True))
+        self._write(self._crc.to_bytes(4, "little"))
+        self._write((self._n_bytes % (1 << 32)).to_bytes(4, "little"))
 
 
 def _deflate(data: memoryview | bytes | bytearray, *, last: bool = False) -> bytes:

@@ -6,9 +6,11 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+import numpy.typing as npt
 import pandas as pd
 
-from llm2bids.exceptions import DatasetError
+from llm2bids.exceptions import DatasetError, Llm2bidsError
 from llm2bids.store.commit import replace_bytes
 from llm2bids.store.files import refuse_missing
 
@@ -79,6 +81,20 @@ def read_table(
             numbers = to_numbers(cells)
             table[name] = numbers if numbers.notna().equals(cells.notna()) else cells
     return table
+
+
+def whole_numbers(
+    table: pd.DataFrame, name: str, *, where: object, error: type[Llm2bidsError] = DatasetError
+) -> "npt.NDArray[np.int64]":
+    """Read a column of whole numbers from 0 below 2**31, (n_rows,)."""
+    numbers = to_numbers(table[name]).to_numpy(dtype=np.float64, na_value=-1)
+    wrong = np.flatnonzero(~((numbers >= 0) & (numbers < 2**31) & (numbers == np.rint(numbers))))
+    if wrong.size:
+        cell = repr(table[name].tolist()[wrong[0]])[:42]
+        raise error(
+            f"{where}: column {name}, row {wrong[0] + 1} is {cell}; expected a whole number from 0"
+        )
+    return numbers.astype(np.int64)
 
 
 def aligned(rows: Sequence[Sequence[str]], *, right: Sequence[int] = ()) -> str:

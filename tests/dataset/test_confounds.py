@@ -7,7 +7,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from nilearn.glm.first_level import make_first_level_design_matrix
 
-from llm2bids.dataset.confounds import confounds_table
+from llm2bids.dataset.transcript import confounds_table
 
 NAMES = ["prompt_position", "surprisal_deviation", "entropy_deviation"]
 

@@ -64,15 +64,6 @@ def test_label_of_nothing():
         Entities(sub="", suffix="bold", extension=".nii")
 
 
-def test_entities_that_cannot_be():
-    with pytest.raises(DatasetError, match="run index 0"):
-        Entities(sub="1", run=0, suffix="bold", extension=".nii")
-    with pytest.raises(DatasetError, match="sub-1 and tpl-a"):
-        Entities(sub="1", tpl="a", suffix="bold", extension=".nii")
-    with pytest.raises(DatasetError, match="datatype 'func'"):
-        Entities(datatype="func", suffix="bold", extension=".nii")
-
-
 @pytest.mark.parametrize(
     "path",
     [

@@ -4,7 +4,7 @@ from dataclasses import replace
 
 import pytest
 
-from llm2bids.dataset.size import MARGIN, run_size
+from llm2bids.dataset.volumes import MARGIN, run_size
 from llm2bids.model.units import Site
 from tests.synthetic import FOSSILS
 
@@ -37,7 +37,7 @@ def test_a_run_weighs_what_it_is_said_to_weigh(settings, gain, spread, tmp_path)
         before = weight(root)
         writer.write_run(recording, t_r=experiment.t_r)
         used = weight(root) - before
-        size = run_size(writer.space, writer.settings, counts_per_sd=gain)
+        size = run_size(writer.dataset.space, writer.dataset.settings, counts_per_sd=gain)
     said = size.of(design.n_volumes)
     assert used < MARGIN * said
     if spread == 1:

@@ -190,8 +190,9 @@ def test_resume_writes_what_is_missing(synthetic, tmp_path):
     with DatasetWriter.open(tmp_path / "ds", settings=synthetic.settings) as writer:
         assert writer.has_run(first)
         assert not writer.has_run(second)
-        assert writer.space.fingerprint() == synthetic.make_space().fingerprint()
-        np.testing.assert_array_equal(writer.calibration.sd, synthetic.make_calibration().sd)
+        dataset = writer.dataset
+        assert dataset.space.fingerprint() == synthetic.make_space().fingerprint()
+        np.testing.assert_array_equal(dataset.calibration.sd, synthetic.make_calibration().sd)
         writer.write_run(synthetic.make_recording(second), t_r=synthetic.t_r)
         writer.finish_participant("01")
     assert (tmp_path / f"ds/sub-01/func/{STEM}_bold.nii.gz").stat().st_mtime_ns == before
@@ -285,35 +286,12 @@ def test_weight_norms_are_one_for_each_unit(tmp_path, synthetic):
     assert all_files(tmp_path) == []
 
 
-@pytest.mark.parametrize(
-    ("change", "message"),
-    [
-        (lambda r: replace(r, sites=r.sites[:2]), "the 2 recorded sites are not the 5 sites"),
-        (lambda r: replace(r, values=r.values[:7]), "7 rows of values.*120 volumes"),
-        (
-            lambda r: replace(r, design=replace(r.design, task="other")),
-            "the dataset has the tasks fossils, votes",
-        ),
-    ],
-)
-def test_runs_that_do_not_fit_are_refused(changed, synthetic, change, message):
-    recording = change(synthetic.make_recording(synthetic.make_design(3)))
-    before = all_files(changed)
-    with DatasetWriter.open(changed) as writer, pytest.raises(DatasetError, match=message):
-        writer.write_run(recording, t_r=synthetic.t_r)
-    assert all_files(changed) == before
-
-
-def test_repetition_time_run_twice_and_after_closing(changed, synthetic):
+def test_a_run_twice_and_after_closing(changed, synthetic):
     new = synthetic.make_recording(synthetic.make_design(3))
     old = synthetic.make_recording(synthetic.make_design(1))
-    with DatasetWriter.open(changed) as writer:
-        with pytest.raises(DatasetError, match=r"repetition time 0\.5, the dataset has 0\.25"):
-            writer.write_run(new, t_r=0.5)
-        with pytest.raises(DatasetError, match=r"sub-01 task-fossils is in .* already"):
-            writer.write_run(old, t_r=synthetic.t_r)
-        with pytest.raises(DatasetError, match="sub-09 has no runs"):
-            writer.finish_participant("09")
+    refused = pytest.raises(DatasetError, match=r"sub-01 task-fossils is in .* already")
+    with DatasetWriter.open(changed) as writer, refused:
+        writer.write_run(old, t_r=synthetic.t_r)
     with pytest.raises(DatasetError, match="was closed"):
         writer.write_run(new, t_r=synthetic.t_r)
 
@@ -433,7 +411,7 @@ def test_a_full_disk_during_the_run(changed, synthetic, monkeypatch):
         raise OSError(errno.ENOSPC, "No space left on device")
 
     before = all_files(changed)
-    monkeypatch.setattr(run_module, "_stage_derived", full)
+    monkeypatch.setattr(run_module, "_stage_tables", full)
     recording = synthetic.make_recording(synthetic.make_design(3))
     with (
         DatasetWriter.open(changed) as writer,

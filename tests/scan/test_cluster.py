@@ -15,7 +15,7 @@ import pytest
 
 from llm2bids import analyze_participants, record
 from llm2bids.exceptions import UsageError
-from llm2bids.scan.cluster import read_cluster
+from llm2bids.scan.workers import read_cluster
 from tests.brought import environment as own_environment
 from tests.synthetic import contents
 

@@ -14,10 +14,10 @@ import pytest
 
 from llm2bids import merge, open_dataset, record
 from llm2bids.dataset.check import check_dataset
-from llm2bids.dataset.hosts import batch_effect
+from llm2bids.dataset.participants import warn_of_batch_effect
 from llm2bids.dataset.write import DatasetWriter
 from llm2bids.exceptions import DatasetError, UsageError
-from llm2bids.store.lock import DatasetLock
+from llm2bids.store.commit import DatasetLock
 from tests.synthetic import contents
 
 OPTIONS = {
@@ -174,7 +174,7 @@ def test_a_merge_that_was_cut_off_goes_on(moment, changed, serial, monkeypatch):
         patch.setattr("llm2bids.store.commit.clear_staging", lambda root: None)
         patch.setattr(Path, "replace", cut)
         if moment == "remove":
-            patch.setattr("llm2bids.dataset.write.remove_shard", killed)
+            patch.setattr("llm2bids.dataset.shard.remove_shard", killed)
         with pytest.raises(Killed):
             merge(changed)
     assert contents(changed) != contents(serial)
@@ -267,11 +267,12 @@ def test_another_machine_is_named_as_a_batch_effect(changed, caplog):
         merge(changed)
     assert "2 kinds of machine" in caplog.text
     assert "Another 9000, 1 thread, float32, cpu" in caplog.text
-    assert "sub-02" in batch_effect(changed).splitlines()[-1]
+    assert "sub-02" in caplog.text.splitlines()[-1]
 
 
-def test_one_kind_of_machine_is_no_batch_effect(serial):
-    assert batch_effect(serial) == ""
+def test_one_kind_of_machine_is_no_batch_effect(serial, caplog):
+    warn_of_batch_effect(serial)
+    assert "kinds of machine" not in caplog.text
 
 
 def test_a_worker_that_cannot_write_costs_its_participant_alone(model, serial, tmp_path):

@@ -4,7 +4,6 @@ import nibabel as nib
 import numpy as np
 import pytest
 
-from llm2bids.exceptions import SpaceError
 from llm2bids.space.header import (
     bold_window,
     fingerprint_differs,
@@ -61,12 +60,6 @@ def test_a_long_label_is_cut_and_the_fingerprint_is_not(space):
     header = image_header(long, fingerprint=PRINT, dtype="uint8")
     assert len(header["descrip"].item()) == 79
     assert read_fingerprint(header) == PRINT[:16]
-
-
-@pytest.mark.parametrize("options", [{"n_volumes": 3}, {"t_r": 2}, {"n_volumes": 3, "t_r": 0}])
-def test_a_series_needs_length_and_repetition_time(space, options):
-    with pytest.raises(SpaceError, match="needs n_volumes and a positive t_r"):
-        image_header(space, fingerprint=PRINT, dtype="int16", **options)
 
 
 @pytest.mark.parametrize("text", [b"", b"6.0.5:9e026117", b"llm2bids Tiny 0123", b"\xff\xfe"])

@@ -8,14 +8,7 @@ from llm2bids.exceptions import SpaceError
 from llm2bids.model.units import Site
 from llm2bids.recording.calibration import COUNTS_PER_SD, Calibration
 from llm2bids.space.arrange import build_space
-from llm2bids.space.dither import DITHER
-from llm2bids.space.image import (
-    BASELINE,
-    constant_units,
-    decode,
-    encode,
-    encode_blocks,
-)
+from llm2bids.space.image import BASELINE, DITHER, SeriesEncoder, constant_units, decode, encode
 
 
 def test_counts_are_sds_from_the_mean(space, calibration):
@@ -74,19 +67,13 @@ def test_a_dataset_says_its_gain(space, calibration, values):
 def test_blocks_are_the_run_in_pieces(space, calibration, values, dtype, volumes_per_block, n_jobs):
     values[:, 40:44] = 2.5
     whole, counts = encode(values, space, calibration, seed=4, dtype=dtype)
-    blocks = encode_blocks(
-        values,
-        space,
-        calibration,
-        seed=4,
-        dtype=dtype,
-        volumes_per_block=volumes_per_block,
-        n_jobs=n_jobs,
-    )
-    parts = [(block.copy(), counts) for block, counts in blocks]  # the array is used again
-    np.testing.assert_array_equal(np.concatenate([block for block, _ in parts]), whole)
-    assert sum(part.clipped for _, part in parts) == counts.clipped
-    assert {part.constant for _, part in parts} == {counts.constant} == {4}
+    encoder = SeriesEncoder(values, space, calibration, seed=4, dtype=dtype)
+    blocks = encoder.blocks(volumes_per_block, n_jobs=n_jobs)
+    parts = [block.copy() for block in blocks]  # the array is used again
+    np.testing.assert_array_equal(np.concatenate(parts), whole)
+    assert encoder.clipped == counts.clipped
+    assert encoder.constant == counts.constant == 4
+    np.testing.assert_allclose(encoder.mean(), whole.mean(axis=0, dtype="f8"), rtol=1e-9)
 
 
 def test_clipped_values_are_counted_and_lie_at_the_border(space, calibration, values):
@@ -176,19 +163,7 @@ def test_values_that_are_not_finite_are_refused_by_name(space, calibration, valu
     with pytest.raises(SpaceError, match=message):
         encode(values, space, calibration, seed=1, dtype=dtype)
     with pytest.raises(SpaceError, match=message):
-        list(encode_blocks(values, space, calibration, seed=1, dtype=dtype, volumes_per_block=3))
-
-
-def test_shapes_that_do_not_fit_are_refused(space, calibration, values):
-    with pytest.raises(SpaceError, match=r"values have shape \(11, 5\); expected \(n_tokens, "):
-        encode(values[:, :5], space, calibration, seed=1)
-    with pytest.raises(SpaceError, match="values have shape"):
-        encode(values[0], space, calibration, seed=1)
-    short = Calibration(mean=np.zeros(4, "f4"), sd=np.ones(4, "f4"), prompt_ids=(), n_tokens=2)
-    with pytest.raises(SpaceError, match="calibration has means of shape"):
-        encode(values, space, short, seed=1)
-    with pytest.raises(SpaceError, match="calibration has means of shape"):
-        decode(np.zeros(space.shape), space, short)
+        list(SeriesEncoder(values, space, calibration, seed=1, dtype=dtype).blocks(3))
 
 
 @pytest.mark.slow
@@ -203,6 +178,7 @@ def test_a_run_of_the_embedded_model_is_encoded_in_seconds():
         n_tokens=9,
     )
     start = time.perf_counter()
-    n_volumes = sum(len(block) for block, _ in encode_blocks(values, space, calibration, seed=1))
+    encoder = SeriesEncoder(values, space, calibration, seed=1)
+    n_volumes = sum(len(block) for block in encoder.blocks())
     assert n_volumes == 96
     assert time.perf_counter() - start < 5

@@ -5,7 +5,6 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from llm2bids.exceptions import SpaceError
 from llm2bids.model.units import Site
 from llm2bids.space.panels import GAP, columns_across, panel_voxels, shelve, site_tiles
 
@@ -81,22 +80,3 @@ def test_native_order_fills_a_block_column_by_column_row_by_row_slice_by_slice()
     tiles = site_tiles(Site(name="a", layer=0, role="a", width=24), 2)
     expected = [(x, y, z) for z, y, x in itertools.product(range(2), range(3), range(4))]
     assert panel_voxels(tiles, (4, 3)).tolist() == [list(voxel) for voxel in expected]
-
-
-@pytest.mark.parametrize(
-    ("site", "message"),
-    [
-        (Site(name="m.x", layer=0, role="x", width=0), "site m.x has 0 units"),
-        (
-            Site(name="m.q", layer=0, role="q", width=10, n_heads=3, head_size=4),
-            "site m.q has 10 units but 3 heads of 4",
-        ),
-        (
-            Site(name="m.q", layer=0, role="q", width=10, n_heads=0, head_size=4),
-            "site m.q has 10 units but 0 heads of 4",
-        ),
-    ],
-)
-def test_impossible_sites_are_refused(site, message):
-    with pytest.raises(SpaceError, match=message):
-        site_tiles(site, 2)

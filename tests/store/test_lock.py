@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from llm2bids.exceptions import DatasetError
-from llm2bids.store.lock import DatasetLock
+from llm2bids.store.commit import DatasetLock
 
 HOLD = """
 import errno, fcntl, sys, time
@@ -18,7 +18,7 @@ def missing(file, operation):
     raise OSError(errno.ENOSYS, "Function not implemented")
 if sys.argv[2] == "without":
     fcntl.flock = missing
-from llm2bids.store.lock import DatasetLock
+from llm2bids.store.commit import DatasetLock
 lock = DatasetLock(Path(sys.argv[1]))
 print("held", flush=True)
 time.sleep(60)
