@@ -19,11 +19,6 @@ MASK = "derivatives/llm2bids/tpl-Tiny/anat/tpl-Tiny_label-GM_mask.nii.gz"
 ANNEX = "../../.git/annex/objects/aa/bb/MD5E-s1--00.nii.gz/MD5E-s1--00.nii.gz"
 
 
-@pytest.fixture
-def changed(written, tmp_path) -> Path:
-    return Path(shutil.copytree(written, tmp_path / "dataset"))
-
-
 def add_run(root, synthetic, number, *, overwrite=False):
     design = synthetic.make_design(number)
     with DatasetWriter.open(root, overwrite=overwrite) as writer:

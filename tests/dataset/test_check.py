@@ -1,7 +1,6 @@
 """Every planted fault is found, by the name of its file; what is sound has none."""
 
 import gzip
-import hashlib
 import shutil
 import subprocess
 from dataclasses import replace
@@ -17,6 +16,7 @@ from llm2bids.dataset.check import accept, check_dataset
 from llm2bids.dataset.write import DatasetWriter
 from llm2bids.exceptions import DatasetError, UsageError
 from llm2bids.store.checksums import FOLDER, read_manifest
+from tests.synthetic import contents
 
 DERIVATIVE = "derivatives/llm2bids"
 BOLD = "sub-01/func/sub-01_task-fossils_bold.nii.gz"
@@ -48,14 +48,6 @@ def changed(written, tmp_path) -> Path:
 def copied(source: Path, target: Path) -> Path:
     subprocess.run(["cp", "-a", str(source), str(target)], check=True)
     return target
-
-
-def contents(root: Path) -> dict[str, str]:
-    return {
-        path.relative_to(root).as_posix(): hashlib.sha256(path.read_bytes()).hexdigest()
-        for path in root.rglob("*")
-        if path.is_file() and ".llm2bids" not in path.parts
-    }
 
 
 def edit(path: Path, data: bytes) -> None:

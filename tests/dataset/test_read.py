@@ -1,6 +1,5 @@
 import json
 import shutil
-from pathlib import Path
 
 import nibabel as nib
 import numpy as np
@@ -15,11 +14,6 @@ def flip(n):
     matrix = np.diag([-1.0, 1.0, 1.0, 1.0])
     matrix[0, 3] = n - 1
     return matrix
-
-
-@pytest.fixture
-def changed(written, tmp_path):
-    return Path(shutil.copytree(written, tmp_path / "copy"))
 
 
 def test_space_and_calibration_come_back(dataset, synthetic):

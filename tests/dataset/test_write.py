@@ -1,5 +1,4 @@
 import errno
-import hashlib
 import json
 import os
 import shutil
@@ -24,27 +23,14 @@ from llm2bids.dataset.write import DatasetWriter
 from llm2bids.exceptions import DatasetError
 from llm2bids.store import commit as commit_module
 from llm2bids.store.json import read_json
+from tests.synthetic import contents
 
 DERIVATIVE = Path("derivatives/llm2bids")
 STEM = "sub-01_task-fossils"
 
 
 def all_files(root):
-    return sorted(
-        path.relative_to(root).as_posix()
-        for path in root.rglob("*")
-        if path.is_file() and ".llm2bids" not in path.parts
-    )
-
-
-def contents(root):
-    return {name: hashlib.sha256((root / name).read_bytes()).digest() for name in all_files(root)}
-
-
-@pytest.fixture
-def changed(written, tmp_path):
-    """A copy of the dataset that may be changed."""
-    return Path(shutil.copytree(written, tmp_path / "copy"))
+    return sorted(contents(root))
 
 
 def test_every_file_of_a_run_is_there(written):
