@@ -30,11 +30,9 @@ from llm2bids.scan.runs import (
 )
 from llm2bids.scan.shards import (
     ShardBar,
-    check_prepared,
     designs_of,
     expect_runs,
     labels_of,
-    parent_or_stop,
     record_shard,
     recorded_volumes,
     stop_file,
@@ -240,13 +238,16 @@ def _work(task: _Task, label: str) -> tuple[str, BaseException | None]:
 
     options = task.options
     os.environ["LOKY_MAX_CPU_COUNT"] = str(options.n_threads)  # who compresses asks it
-    stopped = parent_or_stop(stop_file(task.bids_dir), task.parent)
+    stop = stop_file(task.bids_dir)
+
+    def stopped() -> bool:  # it was said, or the process that waits for this one is gone
+        return stop.exists() or (task.parent is not None and os.getppid() != task.parent)
+
     try:
         if stopped():
             raise KeyboardInterrupt
         with computing_threads(options.device, options.n_threads):
             prepared = _prepare_once(task)
-            check_prepared(task.bids_dir, prepared)
             record_shard(
                 task.bids_dir,
                 prepared,
@@ -314,7 +315,6 @@ def _record_shards(task: _Task, participant_label: Sequence[str], *, progress: b
     """Record participants by themselves, each into a shard."""
     bids_dir = task.bids_dir
     prepared = prepare(bids_dir, task.options, task.answers)
-    check_prepared(bids_dir, prepared)
     for name in participant_label:
         record_shard(
             bids_dir,

@@ -1,7 +1,6 @@
 """A scan in pieces: each participant is a shard, which any process records and one takes in."""
 
 import json
-import os
 import time
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager, suppress
@@ -43,6 +42,7 @@ def record_shard(
 
     `bar` is made of the shard, the volumes that it has, and those that are missing.
     """
+    _check_prepared(bids_dir, prepared)
     participant_label = participant_label.removeprefix("sub-")
     designs = designs_of(prepared.scan, participant_label)
     space_label = str(prepared.settings["space_label"])
@@ -75,7 +75,7 @@ def record_shard(
             )
 
 
-def check_prepared(bids_dir: Path, prepared: Prepared) -> None:
+def _check_prepared(bids_dir: Path, prepared: Prepared) -> None:
     """Refuse a folder that was not prepared for this scan."""
     if not is_dataset(bids_dir):
         raise DatasetError(
@@ -157,11 +157,6 @@ def expected_runs(bids_dir: Path) -> list[str]:
 def stop_file(bids_dir: Path) -> Path:
     """Name the file whose presence tells the workers of a dataset to stop."""
     return bids_dir / SHARDS / "stop"
-
-
-def parent_or_stop(stop: Path, parent: int | None) -> Callable[[], bool]:
-    """Make what tells a worker to stop: it was said, or the process that waits for it is gone."""
-    return lambda: stop.exists() or (parent is not None and os.getppid() != parent)
 
 
 def labels_of(designs: Sequence[RunDesign]) -> list[str]:
