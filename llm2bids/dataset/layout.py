@@ -7,6 +7,7 @@ from pathlib import Path, PurePath, PurePosixPath
 from typing import Any, TypeVar
 
 from llm2bids.exceptions import DatasetError
+from llm2bids.paradigm.design import RunDesign
 from llm2bids.store.files import data_files, inside
 
 DERIVATIVE = PurePosixPath("derivatives/llm2bids")
@@ -220,6 +221,11 @@ class Run:
     def name(self) -> str:
         """Entities of the run, e.g. ``sub-01_task-pathology``."""
         return self.names.bold.name.rpartition("_")[0]
+
+
+def run_key(design: RunDesign) -> RunKey:
+    """Tell which run a design is of."""
+    return design.participant_label, design.session, design.task, design.run
 
 
 def run_names(run: RunKey, space: str, *, extension: str = IMAGE) -> RunNames:

@@ -18,6 +18,7 @@ from llm2bids.dataset.layout import (
     RunNames,
     list_bolds,
     parse_path,
+    run_key,
     run_names,
 )
 from llm2bids.dataset.participants import read_participants
@@ -87,9 +88,8 @@ class Dataset:
 
     def names(self, design: RunDesign) -> RunNames:
         """Name the files of a run that is to be written."""
-        run = design.participant_label, design.session, design.task, design.run
         extension = ".nii.gz" if self.settings["compress"] else ".nii"
-        return run_names(run, self.space.label, extension=extension)
+        return run_names(run_key(design), self.space.label, extension=extension)
 
     @property
     def derivative(self) -> Path:

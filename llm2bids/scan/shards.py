@@ -6,7 +6,7 @@ from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager, suppress
 from pathlib import Path
 
-from llm2bids.dataset.layout import list_bolds, run_of
+from llm2bids.dataset.layout import list_bolds, run_key, run_of
 from llm2bids.dataset.participants import warn_of_batch_effect
 from llm2bids.dataset.read import Dataset, open_dataset
 from llm2bids.dataset.resume import changed_runs
@@ -52,7 +52,7 @@ def record_shard(
         else set()
     )
     present = {run_of(file) for file in list_bolds(bids_dir) if file not in changed}
-    if all(_key(design) in present for design in designs):
+    if all(run_key(design) in present for design in designs):
         return
     shard = begin_shard(bids_dir, participant_label)
     groups = scan_groups(prepared, designs)
@@ -61,7 +61,7 @@ def record_shard(
     ) as writer:
 
         def is_there(design: RunDesign) -> bool:
-            return _key(design) in present or writer.has_run(design)
+            return run_key(design) in present or writer.has_run(design)
 
         whole = sum(design.n_volumes for design in designs if writer.has_run(design))
         with bar(shard, whole, missing_volumes(groups, is_there)) as shown:
@@ -95,10 +95,6 @@ def designs_of(scan: Scan, participant_label: str) -> list[RunDesign]:
             f"{len(labels)} participants (--participants), {labels[0]} to {labels[-1]}"
         )
     return designs
-
-
-def _key(design: RunDesign) -> tuple[str, str | None, str, int | None]:
-    return design.participant_label, design.session, design.task, design.run
 
 
 class ShardBar(AbstractContextManager["ShardBar"]):
