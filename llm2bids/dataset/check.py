@@ -12,7 +12,7 @@ from llm2bids.dataset.participants import PARTICIPANTS, disagreement
 from llm2bids.dataset.read import open_dataset
 from llm2bids.dataset.settings import read_settings
 from llm2bids.dataset.volumes import damage
-from llm2bids.exceptions import UsageError
+from llm2bids.exceptions import Llm2bidsError, UsageError
 from llm2bids.store.checksums import (
     FOLDER,
     has_manifest,
@@ -52,10 +52,10 @@ def check_sums(check: Check, *, progress: bool) -> None:
     root = check.path
     if read_journal(root) is not None:
         check.add(HIDDEN, "a process was killed while it put a run in place")
-    known: dict[PurePosixPath, str] | None = None
-    with check.noting():
+    try:
         known = read_manifest(root)
-    if known is None:
+    except Llm2bidsError as error:
+        check.note(error)
         return
     check.n_files = len(known)
     digests: dict[tuple[int, int], str] = {}

@@ -49,14 +49,18 @@ class Check:
 
     @contextmanager
     def noting(self, file: PurePosixPath | None = None) -> Iterator[None]:
-        """Add what is refused as a fault, of this file or of that which its message begins with."""
+        """Add what is refused as a fault, as `note` does."""
         try:
             yield
         except Llm2bidsError as error:
-            path = Path(str(error).partition(": ")[0])
-            inside = path.is_relative_to(self.path)
-            named = path.relative_to(self.path).as_posix() if inside else "."
-            self.add(file or PurePosixPath(named), str(error))
+            self.note(error, file)
+
+    def note(self, error: Llm2bidsError, file: PurePosixPath | None = None) -> None:
+        """Add an error as a fault, of this file or of that which its message begins with."""
+        path = Path(str(error).partition(": ")[0])
+        inside = path.is_relative_to(self.path)
+        named = path.relative_to(self.path).as_posix() if inside else "."
+        self.add(file or PurePosixPath(named), str(error))
 
     @property
     def faults(self) -> tuple[Fault, ...]:

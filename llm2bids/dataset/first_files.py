@@ -48,10 +48,10 @@ def write_static_files(
         (root, "raw", {"SourceDatasets": [_source_dataset(settings)]}),
         (DERIVATIVE, "derivative", {}),
     ):
-        file = "dataset_description.json"
-        description = fill_json(f"{name}/{file}", fields, Authors=list(authors), **sources)
+        known = {"Authors": list(authors), **sources}
+        description = fill_json(f"{name}/dataset_description.json", fields, **known)
         description["GeneratedBy"] = generated_by(description, settings, fields)
-        stage.text(folder / file, to_json(description))
+        stage.text(folder / "dataset_description.json", to_json(description))
         readme = "story_README.md" if fields["kind"] == "story" else "README.md"
         stage.text(folder / "README.md", fill_text(f"{name}/{readme}", fields))
         stage.text(folder / "CHANGES", fill_text(f"{name}/CHANGES", fields))

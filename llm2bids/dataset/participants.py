@@ -79,7 +79,8 @@ def with_participant(
     rows[names.index(name)] |= {
         "model": settings.get("model"),
         "seed": settings.get("seed"),
-        **(counts or dict.fromkeys(_COUNTS, pd.NA)),
+        **dict.fromkeys(_COUNTS, pd.NA),
+        **(counts or {}),
     }
     return _typed(pd.DataFrame(rows, columns=table.columns))
 
