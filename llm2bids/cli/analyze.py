@@ -26,8 +26,8 @@ from llm2bids.inference.options import (
     ParticipantSelection,
     Processors,
     Selection,
+    StatsModelOptions,
 )
-from llm2bids.inference.stats_model_options import StatsModelOptions
 from llm2bids.network.options import FindingsOptions
 from llm2bids.options import arguments
 

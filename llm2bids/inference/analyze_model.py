@@ -12,11 +12,10 @@ from tqdm import tqdm
 from llm2bids.dataset.bids_filter import filtered_files, read_bids_filter
 from llm2bids.dataset.layout import DERIVATIVE
 from llm2bids.exceptions import UsageError
-from llm2bids.inference.options import Memory, Processors
+from llm2bids.inference.options import Memory, Processors, StatsModelOptions
 from llm2bids.inference.statmap import start_output
 from llm2bids.inference.stats_model import LEVELS, StatsModel, read_stats_model
 from llm2bids.inference.stats_model_fit import Runner
-from llm2bids.inference.stats_model_options import StatsModelOptions
 from llm2bids.inference.stats_model_plan import SERIES, open_layout, plan_estimates
 from llm2bids.options import split_options, takes_options
 from llm2bids.store.commit import replace_text

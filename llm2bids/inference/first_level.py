@@ -18,7 +18,7 @@ from scipy import stats
 
 from llm2bids.exceptions import InferenceError
 from llm2bids.inference.contrast import contrast_vector
-from llm2bids.inference.options import checked_noise_model
+from llm2bids.inference.options import check_noise_model
 
 Floats = npt.NDArray[np.float64]
 ReadBlock = Callable[[int], Sequence[npt.NDArray[np.floating[Any]]]]
@@ -69,7 +69,7 @@ def fit_first_level(
 
     Shapes: edges (n_blocks + 1,).
     """
-    checked_noise_model(noise_model)
+    check_noise_model(noise_model)
     if edges.size > 2 and noise_model not in ("ols", "ar1"):
         raise InferenceError(
             f"noise_model {noise_model!r} clusters the voxels of the whole image (nilearn), it "

@@ -1,4 +1,4 @@
-"""Options of the first level, the group and the findings, checked once."""
+"""Options of the first level, the group and a BIDS Stats Model, checked once."""
 
 import re
 from collections.abc import Mapping, Sequence
@@ -16,41 +16,50 @@ Source = Literal["transcript", "events"]
 HeightControl = Literal["fpr", "fdr", "bonferroni"]
 HEIGHT_CONTROLS: tuple[HeightControl, ...] = get_args(HeightControl)
 
-_SELECTION = "selection and machine"
-_FIRST = "participant level (nilearn's FirstLevelModel)"
-_GROUP = "group level (nilearn's SecondLevelModel)"
 _TOKEN = "with --unit-of-analysis token"
+
+
+def _general(default: Any, flag: str, text: str, **more: Any) -> Any:
+    """Make an option of what is analysed, and by which machine."""
+    return option(default, flag, text, group="selection and machine", **more)
+
+
+def _labels(flag: str, text: str) -> Any:
+    """Make an option of which labels are analysed."""
+    return _general(None, flag, text, shown="all", nargs="+", metavar="LABEL")
+
+
+def _first_level(default: Any, flag: str, text: str, **more: Any) -> Any:
+    """Make an option of the participant level."""
+    group = "participant level (nilearn's FirstLevelModel)"
+    return option(default, flag, text, group=group, **more)
+
+
+def _group_level(default: Any, flag: str, text: str, **more: Any) -> Any:
+    """Make an option of the group level."""
+    group = "group level (nilearn's SecondLevelModel)"
+    return option(default, flag, text, group=group, **more)
+
+
+def _of_model(default: Any, flag: str, text: str, **more: Any) -> Any:
+    """Make an option of a BIDS Stats Model."""
+    return option(default, flag, text, group="a BIDS Stats Model in place of ours", **more)
 
 
 @dataclass(frozen=True, kw_only=True)
 class Selection:
     """What is analysed."""
 
-    participant_label: Sequence[str] | None = option(
-        None,
-        "--participant-label --participant_label",
-        "only these, with or without sub-",
-        group=_SELECTION,
-        shown="all",
-        nargs="+",
-        metavar="LABEL",
+    participant_label: Sequence[str] | None = _labels(
+        "--participant-label --participant_label", "only these, with or without sub-"
     )
-    task: Sequence[str] | None = option(
-        None,
-        "--task",
-        "only these tasks, with or without task-",
-        group=_SELECTION,
-        shown="all",
-        nargs="+",
-        metavar="LABEL",
-    )
-    allow_circular: bool = option(
+    task: Sequence[str] | None = _labels("--task", "only these tasks, with or without task-")
+    allow_circular: bool = _general(
         False,
         "--allow-circular",
         "go on where participants share prompts, and say so on the result; at both levels where "
         "the arrangement was learned from prompts of these runs, with a warning, which sidecars "
         "say too (CircularityCaution)",
-        group=_SELECTION,
     )
 
 
@@ -58,40 +67,26 @@ class Selection:
 class ParticipantSelection(Selection):
     """What the participant level analyses; the group level takes the same runs and units."""
 
-    mask_img: Path | str | None = option(
-        None,
-        "--mask",
-        "model only these voxels",
-        group=_FIRST,
-        shown="all units",
-        type=Path,
-        metavar="IMG",
+    mask_img: Path | str | None = _first_level(
+        None, "--mask", "model only these voxels", shown="all units", type=Path, metavar="IMG"
     )
-    session_label: Sequence[str] | None = option(
-        None,
-        "--session-label --session_label",
-        "only these sessions, with or without ses-",
-        group=_SELECTION,
-        shown="all",
-        nargs="+",
-        metavar="LABEL",
+    session_label: Sequence[str] | None = _labels(
+        "--session-label --session_label", "only these sessions, with or without ses-"
     )
-    bids_filter_file: Path | str | None = option(
+    bids_filter_file: Path | str | None = _general(
         None,
         "--bids-filter-file",
         "JSON file of pybids' filters, as fMRIPrep takes it: only the runs that match, e.g. "
         '{"bold": {"task": "pathology", "run": [1, 2]}}; the group level takes the same runs',
-        group=_SELECTION,
         type=Path,
         metavar="FILE",
     )
-    cluster: Path | str | None = option(
+    cluster: Path | str | None = _general(
         None,
         "--cluster",
         "let workers of a queue (SLURM, PBS, SGE, LSF, ...) fit participants, at most --n-cpus at "
         "a time where that is above 1: a YAML file of dask-jobqueue, or 'local' for workers here; "
         "needs llm2bids[cluster]",
-        group=_SELECTION,
         metavar="FILE",
     )
 
@@ -100,7 +95,7 @@ class ParticipantSelection(Selection):
 class Processors:
     """How many processors an analysis may take."""
 
-    n_cpus: int = option(1, "--n-cpus", "processes", group=_SELECTION)
+    n_cpus: int = _general(1, "--n-cpus", "processes")
 
     def __post_init__(self) -> None:
         if self.n_cpus < 1:
@@ -111,20 +106,18 @@ class Processors:
 class Memory:
     """How much memory an analysis may take, and where it holds the rest."""
 
-    mem_gb: float | None = option(
+    mem_gb: float | None = _general(
         None,
         "--mem-gb",
         "memory for all fits together; what takes more is fitted in blocks of units, and the "
         "prompts' images (4 bytes for each prompt and unit) are held in a scratch file",
-        group=_SELECTION,
         shown="1 for each process",
         metavar="GB",
     )
-    work_dir: Path | str | None = option(
+    work_dir: Path | str | None = _general(
         None,
         "--work-dir -w",
         "folder for scratch files",
-        group=_SELECTION,
         shown="the system's",
         type=Path,
         metavar="DIR",
@@ -148,63 +141,57 @@ class AnalysisOptions:
     ('ols', 'ar1')
     """
 
-    unit_of_analysis: UnitOfAnalysis = option(
+    unit_of_analysis: UnitOfAnalysis = _first_level(
         "prompt",
         "--unit-of-analysis",
         "what an observation is: a prompt (the mean image of its tokens) or a token",
-        group=_FIRST,
     )
-    contrasts: Mapping[str, str] | Sequence[str] | None = option(
+    contrasts: Mapping[str, str] | Sequence[str] | None = _general(
         None,
         "--contrast",
         "expressions over trial types, in place of each trial type against off (participant "
         "level), or besides the usual ones and over those of any task (group level), e.g. "
         "'paleontology - archeology'; repeatable; in Python also by label",
-        group=_SELECTION,
         shown="each trial type",
         action="append",
         metavar="EXPRESSION",
     )
-    noise_model: str | None = option(
+    noise_model: str | None = _first_level(
         None,
         "--noise-model",
         "ols, ar1, arN",
-        group=_FIRST,
         shown="ols, for tokens and --model ar1",
         metavar="MODEL",
     )
-    hrf_model: str | None = option(
+    hrf_model: str | None = _first_level(
         None,
         "--hrf-model",
         f"{_TOKEN}; a language model has no lag",
-        group=_FIRST,
         parse=none_or_name,
         choices=("none", "spm", "glover"),
     )
-    drift_model: str | None = option(
-        None, "--drift-model", _TOKEN, group=_FIRST, choices=("cosine", "polynomial")
+    drift_model: str | None = _first_level(
+        None, "--drift-model", _TOKEN, choices=("cosine", "polynomial")
     )
-    high_pass: float | None = option(
-        None, "--high-pass", f"{_TOKEN}; alone it means cosine drifts", group=_FIRST, metavar="HZ"
+    high_pass: float | None = _first_level(
+        None, "--high-pass", f"{_TOKEN}; alone it means cosine drifts", metavar="HZ"
     )
-    drift_order: int = option(1, "--drift-order", _TOKEN, group=_FIRST)
-    confounds: Sequence[str] = option(
+    drift_order: int = _first_level(1, "--drift-order", _TOKEN)
+    confounds: Sequence[str] = _first_level(
         (),
         "--confounds",
         "strategies of load_confounds (position, first_token, length, surprisal, entropy, "
         "global_signal) or columns of the confounds table; their means in models of prompts",
-        group=_FIRST,
         nargs="+",
         metavar="NAME",
     )
-    smoothing_fwhm: float | None = option(
-        None, "--smoothing", "smoothing_fwhm; mixes neighbouring units", group=_FIRST, metavar="MM"
+    smoothing_fwhm: float | None = _first_level(
+        None, "--smoothing", "smoothing_fwhm; mixes neighbouring units", metavar="MM"
     )
-    use: Source | None = option(
+    use: Source | None = _first_level(
         None,
         "--use",
         "which table says what was shown, where a run's events.tsv and its transcript differ",
-        group=_FIRST,
         shown="such runs are refused",
     )
 
@@ -217,7 +204,7 @@ class AnalysisOptions:
         if self.use not in (None, "transcript", "events"):
             raise UsageError(f"use: found {self.use!r}, expected 'transcript' or 'events'")
         if self.noise_model is not None:
-            checked_noise_model(self.noise_model)
+            check_noise_model(self.noise_model)
         if self.unit_of_analysis == "prompt":
             for name in ("hrf_model", "drift_model", "high_pass"):
                 if getattr(self, name) is not None:
@@ -225,16 +212,14 @@ class AnalysisOptions:
                         f"{name}: found {getattr(self, name)!r} with one image per prompt, where "
                         "it has no meaning; leave it out or take unit_of_analysis 'token'"
                     )
-        checked_smoothing(self.smoothing_fwhm)
+        check_smoothing(self.smoothing_fwhm)
         if self.high_pass is not None and self.high_pass <= 0:
             raise UsageError(f"high_pass: found {self.high_pass}, expected above 0 Hz")
 
     @property
     def noise(self) -> str:
         """Noise model with the default filled in."""
-        if self.noise_model is not None:
-            return self.noise_model
-        return "ols" if self.unit_of_analysis == "prompt" else "ar1"
+        return self.noise_model or ("ols" if self.unit_of_analysis == "prompt" else "ar1")
 
     def parameters(self) -> dict[str, object]:
         """Say the options in nilearn's names, for a sidecar."""
@@ -249,24 +234,19 @@ class AnalysisOptions:
         if self.use is not None:
             parameters["use"] = self.use
         if self.drift_model is not None or self.high_pass is not None:
-            cosine = self.drift_model in (None, "cosine")
             parameters["drift_model"] = self.drift_model or "cosine"
-            parameters |= (
-                {"high_pass": self.high_pass or 0.01}
-                if cosine
-                else {"drift_order": self.drift_order}
-            )
+            if parameters["drift_model"] == "cosine":
+                parameters["high_pass"] = self.high_pass or 0.01
+            else:
+                parameters["drift_order"] = self.drift_order
         return parameters
 
     @classmethod
     def read(cls, sidecar: Mapping[str, Any], path: Path) -> "AnalysisOptions":
         """Read the options of a first-level map from its sidecar, without the contrasts."""
         try:
-            parameters = {
-                name: value
-                for name, value in sidecar["ModelParameters"].items()
-                if name != "signal_scaling"
-            }
+            parameters = dict(sidecar["ModelParameters"])
+            parameters.pop("signal_scaling", None)
             return cls(unit_of_analysis=sidecar["UnitOfAnalysis"], **parameters)
         except (KeyError, TypeError, AttributeError) as error:
             raise InferenceError(
@@ -288,11 +268,8 @@ class AnalysisOptions:
             parts.append(f"haemodynamic response {self.hrf_model}")
         parameters = self.parameters()
         if parameters["drift_model"] is not None:
-            detail = next(
-                f"{name.replace('_', ' ')} {parameters[name]}"
-                for name in ("high_pass", "drift_order")
-                if name in parameters
-            )
+            name = "high_pass" if "high_pass" in parameters else "drift_order"
+            detail = f"{name.replace('_', ' ')} {parameters[name]}"
             parts.append(f"{parameters['drift_model']} drifts ({detail})")
         if self.confounds:
             parts.append(f"confounds {' '.join(self.confounds)}")
@@ -308,49 +285,37 @@ class GroupOptions:
     """How group maps are thresholded and permuted, in nilearn's names."""
 
     contrasts: Mapping[str, str] | Sequence[str] | None = shared(AnalysisOptions, "contrasts")
-    alpha: float = option(0.05, "--alpha", "error rate", group=_GROUP, metavar="P")
-    height_control: HeightControl = option(
-        "fdr",
-        "--height-control",
-        "what alpha controls in thresholded maps and clusters",
-        group=_GROUP,
+    alpha: float = _group_level(0.05, "--alpha", "error rate", metavar="P")
+    height_control: HeightControl = _group_level(
+        "fdr", "--height-control", "what alpha controls in thresholded maps and clusters"
     )
-    cluster_threshold: int = option(
-        10, "--cluster-threshold", "smallest cluster that stays", group=_GROUP, metavar="VOXELS"
+    cluster_threshold: int = _group_level(
+        10, "--cluster-threshold", "smallest cluster that stays", metavar="VOXELS"
     )
-    min_distance: float = option(
-        8.0, "--min-distance", "between the peaks of a cluster", group=_GROUP, metavar="MM"
+    min_distance: float = _group_level(
+        8.0, "--min-distance", "between the peaks of a cluster", metavar="MM"
     )
-    n_perm: int = option(
+    n_perm: int = _group_level(
         0,
         "--n-perm",
         "sign flips of non_parametric_inference, 10000 or more for a paper; 0 leaves it out",
-        group=_GROUP,
     )
-    two_sided_test: bool = option(
-        True, "--one-sided", "permutation test of increases alone", group=_GROUP
+    two_sided_test: bool = _group_level(True, "--one-sided", "permutation test of increases alone")
+    threshold: float | None = _group_level(
+        None, "--threshold", "cluster-forming p value, with --n-perm", metavar="P"
     )
-    threshold: float | None = option(
-        None, "--threshold", "cluster-forming p value, with --n-perm", group=_GROUP, metavar="P"
-    )
-    tfce: bool = option(
-        False, "--tfce", "threshold-free cluster enhancement, with --n-perm", group=_GROUP
-    )
-    true_discovery_threshold: float | None = option(
+    tfce: bool = _group_level(False, "--tfce", "threshold-free cluster enhancement, with --n-perm")
+    true_discovery_threshold: float | None = _group_level(
         None,
         "--true-discovery-threshold",
         "bound the share of active units in clusters above this z (cluster_level_inference)",
-        group=_GROUP,
         metavar="Z",
     )
-    pooled_n_perm: int = option(
-        0,
-        "--pooled-n-perm",
-        "permutations of the pooled prompt test; 0 leaves it out",
-        group=_GROUP,
+    pooled_n_perm: int = _group_level(
+        0, "--pooled-n-perm", "permutations of the pooled prompt test; 0 leaves it out"
     )
-    random_state: int = option(
-        0, "--random-state", "of permutations and draws", group=_GROUP, metavar="SEED"
+    random_state: int = _group_level(
+        0, "--random-state", "of permutations and draws", metavar="SEED"
     )
 
     def __post_init__(self) -> None:
@@ -375,17 +340,66 @@ class GroupOptions:
             raise UsageError("tfce and threshold need a permutation test; give n_perm, e.g. 10000")
 
 
-def checked_smoothing(smoothing_fwhm: float | None) -> float | None:
-    """Return the width of a smoothing kernel if it is one."""
+@dataclass(frozen=True, kw_only=True)
+class StatsModelOptions:
+    """What a BIDS Stats Model is run on, beside what its file says."""
+
+    model: Path | str | None = _of_model(
+        None,
+        "--model",
+        "run this BIDS Stats Model (NAME_smdl.json) up to the level, as FitLins does; models of a "
+        "dataset are in BIDS_DIR/code/models",
+        shown="none",
+        type=Path,
+        metavar="FILE",
+    )
+    derivatives: Sequence[Path | str] = _of_model(
+        (),
+        "--derivatives",
+        "with --model: the derivative with the preprocessed series, of any pipeline",
+        shown="BIDS_DIR/derivatives/llm2bids, or the only one there",
+        nargs="+",
+        type=Path,
+        metavar="DIR",
+    )
+    space: str | None = _of_model(
+        None,
+        "--space",
+        "with --model: the series' space",
+        shown="the model's, or the only one there",
+        metavar="LABEL",
+    )
+    drop_missing: bool = _of_model(
+        False,
+        "--drop-missing",
+        "with --model: leave out variables of X that a run lacks; refused otherwise",
+    )
+    participant_label: Sequence[str] | None = shared(Selection, "participant_label")
+    task: Sequence[str] | None = shared(Selection, "task")
+    session_label: Sequence[str] | None = shared(ParticipantSelection, "session_label")
+    bids_filter_file: Path | str | None = shared(ParticipantSelection, "bids_filter_file")
+    noise_model: str | None = shared(AnalysisOptions, "noise_model")
+    smoothing_fwhm: float | None = shared(AnalysisOptions, "smoothing_fwhm")
+
+    def __post_init__(self) -> None:
+        check_noise_model(self.noise)
+        check_smoothing(self.smoothing_fwhm)
+
+    @property
+    def noise(self) -> str:
+        """Noise model of a run, nilearn's and FitLins' AR(1) where nothing is said."""
+        return self.noise_model or "ar1"
+
+
+def check_smoothing(smoothing_fwhm: float | None) -> None:
+    """Refuse a smoothing kernel without width."""
     if smoothing_fwhm is not None and smoothing_fwhm <= 0:
         raise UsageError(f"smoothing_fwhm: found {smoothing_fwhm}, expected above 0 mm")
-    return smoothing_fwhm
 
 
-def checked_noise_model(noise_model: str) -> str:
-    """Return the name of a noise model if nilearn knows it."""
+def check_noise_model(noise_model: str) -> None:
+    """Refuse a noise model that nilearn does not know."""
     if not re.fullmatch(r"ols|ar[1-9]\d*", noise_model):
         raise InferenceError(
             f"noise_model: found {noise_model!r}, expected 'ols' or 'arN' such as 'ar1'"
         )
-    return noise_model

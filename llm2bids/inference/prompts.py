@@ -10,6 +10,7 @@ import tempfile
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
+from itertools import compress
 from pathlib import Path
 from typing import Any
 
@@ -97,7 +98,7 @@ class Prompts:
     @property
     def people(self) -> tuple[str, ...]:
         """Labels of the participants, each once."""
-        return tuple(dict.fromkeys(run.participant for run in self.runs))
+        return _people(self.runs)
 
     def provenance(self, rows: npt.NDArray[Any] | slice = slice(None)) -> Provenance:
         """Say which data some prompts, or all of them, come from."""
@@ -109,18 +110,18 @@ class Prompts:
 
     def take(self, rows: npt.NDArray[np.bool_]) -> "Prompts":
         """Take some prompts, shape (n_prompts,); runs without any go."""
-        parts, start = [], 0
-        for run in self.runs:
-            kept = rows[start : start + len(run.prompt_ids)]
-            start += len(run.prompt_ids)
-            part = replace(
+        kept = np.split(rows, np.cumsum([len(run.prompt_ids) for run in self.runs])[:-1])
+        runs = tuple(
+            replace(
                 run,
-                trial_types=tuple(np.array(run.trial_types, dtype=object)[kept]),
-                prompt_ids=tuple(np.array(run.prompt_ids, dtype=object)[kept]),
-                design=run.design[kept],
+                trial_types=tuple(compress(run.trial_types, chosen)),
+                prompt_ids=tuple(compress(run.prompt_ids, chosen)),
+                design=run.design[chosen],
             )
-            parts += [part] if kept.any() else []
-        return replace(self, values=self.values[rows], runs=tuple(parts))
+            for run, chosen in zip(self.runs, kept, strict=True)
+            if chosen.any()
+        )
+        return replace(self, values=self.values[rows], runs=runs)
 
     def _each(self, names: Sequence[str]) -> Labels:
         counts = [len(run.prompt_ids) for run in self.runs]
@@ -146,60 +147,46 @@ def effects_of(
     labels: npt.NDArray[np.intp] | None = None,
 ) -> Effects:
     """Fit the effects of some prompts (`rows`), or of prompts with others' labels (`labels`)."""
-    weights = effect_weights(prompts, rows, labels=labels)
-    made_from = tuple(
-        tuple(
-            prompts.provenance((prompts.participants == who) & _of_task(prompts, condition.task))
-            for condition in prompts.conditions
-        )
-        for who in prompts.people
-    )
-    return Effects(
-        values=combine(prompts.values, weights),
-        participants=prompts.people,
-        conditions=prompts.conditions,
-        made_from=made_from,
-        mask=prompts.mask,
-        options=prompts.options,
-    )
+    weights = effect_weights(prompts.runs, prompts.conditions, rows, labels=labels)
+    return _effects(prompts, combine(prompts.values, weights))
 
 
 def effect_weights(
-    prompts: Prompts,
+    runs: Sequence[PromptRun],
+    conditions: Sequence[Condition],
     rows: npt.NDArray[np.bool_] | None = None,
     *,
     labels: npt.NDArray[np.intp] | None = None,
 ) -> Floats32:
-    """Weigh the prompts in each effect, shape (n_participants, n_conditions, n_prompts).
+    """Weigh the prompts of runs in each effect, shape (n_participants, n_conditions, n_prompts).
 
     `labels`: each prompt takes the trial type of another one of its run, shape (n_prompts,), and
     keeps its own confounds.
     """
-    people = prompts.people
-    weights = np.zeros((len(people), len(prompts.conditions), len(prompts.values)))
+    people = _people(runs)
+    weights = np.zeros((len(people), len(conditions), sum(len(run.prompt_ids) for run in runs)))
     n_runs = np.zeros(weights.shape[:2])
     stop = 0
-    for run in prompts.runs:
+    for run in runs:
         start, stop = stop, stop + len(run.prompt_ids)
+        columns = [i for i, condition in enumerate(conditions) if condition.task == run.task]
+        if not columns:
+            continue
         kept = np.arange(start, stop) if rows is None else start + np.flatnonzero(rows[start:stop])
         design = run.design.to_numpy(dtype=np.float64)
         if labels is not None:
             kinds = [column in run.trial_types for column in run.design]
             design[:, kinds] = design[labels[start:stop] - start][:, kinds]
+        inverse = _inverse(design[kept - start], run)
         person = people.index(run.participant)
-        inverse: npt.NDArray[np.float64] | None = None
-        for index, condition in enumerate(prompts.conditions):
-            if condition.task != run.task:
-                continue
-            if inverse is None:
-                inverse = _inverse(design[kept - start], run)
-            vector = contrast_vector(condition.expression, run.design)
-            weights[person, index, kept] += vector @ inverse
-            n_runs[person, index] += 1
+        for column in columns:
+            vector = contrast_vector(conditions[column].expression, run.design)
+            weights[person, column, kept] = vector @ inverse
+            n_runs[person, column] += 1
     if not n_runs.all():
         row, column = np.argwhere(n_runs == 0)[0]
         raise InferenceError(
-            f"effects: sub-{people[row]} has no prompt of task {prompts.conditions[column].task}; "
+            f"effects: sub-{people[row]} has no prompt of task {conditions[column].task}; "
             "expected every participant in every task; leave the participant or the task out"
         )
     return np.asarray(weights / n_runs[..., np.newaxis], dtype=np.float32)
@@ -266,83 +253,78 @@ def read_prompts(
             "leave the participant or the task out, or record the dataset again to add it"
         )
     loaded = [inputs.load(run) for runs in chosen.values() for run in runs]
-    counts = [run.trials["n_volumes"] for run in loaded]
-    steps = powers_below(int(min(count.min() for count in counts))) if first_tokens else ()
     runs = [_shown(run, run_design(run, options)) for run in loaded]
-    if conditions is None:
-        conditions = _trial_types(runs)
-    values = _allocate(
-        (sum(map(len, counts)), int(inputs.units.sum())), mem_gb=mem_gb, work_dir=work_dir
-    )
-    early = _Early(steps, inputs, options, tuple(conditions))
-    start = 0
+    conditions = _trial_types(runs) if conditions is None else tuple(conditions)
+    steps, omitted = _first_token_weights(loaded, options, conditions) if first_tokens else ({}, {})
+    n_prompts, n_units = sum(len(run.prompt_ids) for run in runs), int(inputs.units.sum())
+    values = _allocate((n_prompts, n_units), mem_gb=mem_gb, work_dir=work_dir)
+    early = {n: np.zeros((*weights.shape[:2], n_units), np.float32) for n, weights in steps.items()}
+    people, stop = _people(runs), 0
     for run in tqdm(loaded, desc="prompts", file=sys.stderr, disable=not progress):
-        parts = prompt_series(run, smoothing_fwhm=options.smoothing_fwhm, n_tokens=(None, *steps))
-        part = slice(start, start + len(parts[0]))
-        values[part] = parts[0]
-        start = part.stop
-        early.add(run, parts[1:])
+        whole, *firsts = prompt_series(
+            run, smoothing_fwhm=options.smoothing_fwhm, n_tokens=(None, *steps)
+        )
+        rows = slice(stop, stop := stop + len(whole))
+        values[rows] = whole
+        person = people.index(run.run.participant_label)
+        for n, images in zip(steps, firsts, strict=True):
+            early[n][person] += combine(images.astype(np.float32), steps[n][person, :, rows])
+    prompts = Prompts(
+        values=values,
+        runs=tuple(runs),
+        conditions=conditions,
+        mask=inputs.units,
+        options=options,
+    )
     return PromptSamples(
-        prompts=Prompts(
-            values=values,
-            runs=tuple(runs),
-            conditions=tuple(conditions),
-            mask=inputs.units,
-            options=options,
-        ),
-        first_tokens=early.effects(),
-        omitted=early.omitted,
+        prompts=prompts,
+        first_tokens={n: _effects(prompts, effects) for n, effects in early.items()},
+        omitted=omitted,
     )
 
 
-class _Early:
-    """Effects of the prompts' first tokens, one participant's images in memory at a time."""
+def _first_token_weights(
+    loaded: Sequence[RunData], options: AnalysisOptions, conditions: Sequence[Condition]
+) -> tuple[dict[int, Floats32], dict[int, str]]:
+    """Weigh the prompts by how many of their first tokens are taken, or say why they are not."""
+    weights: dict[int, Floats32] = {}
+    omitted: dict[int, str] = {}
+    for n in powers_below(min(run.trials["n_volumes"].min() for run in loaded)):
+        try:
+            runs = [_shown(run, run_design(run, options, n_tokens=n)) for run in loaded]
+        except InferenceError as error:
+            omitted[n] = str(error)
+        else:
+            weights[n] = effect_weights(runs, conditions)
+    return weights, omitted
 
-    def __init__(
-        self,
-        steps: Sequence[int],
-        inputs: Inputs,
-        options: AnalysisOptions,
-        conditions: tuple[Condition, ...],
-    ) -> None:
-        self.inputs, self.options, self.conditions = inputs, options, conditions
-        self.images: dict[int, list[tuple[PromptRun, Floats32]]] = {step: [] for step in steps}
-        self.done: dict[int, list[Effects]] = {step: [] for step in steps}
-        self.omitted: dict[int, str] = {}
 
-    def add(self, run: RunData, images: Sequence[npt.NDArray[np.float64]]) -> None:
-        """Take a run's images (n_prompts, n_units), one array for each number of tokens."""
-        for step, values in zip(list(self.images), images, strict=True):
-            if (
-                self.images[step]
-                and self.images[step][0][0].participant != run.run.participant_label
-            ):
-                self._finish(step)
-            if step not in self.omitted:
-                try:
-                    shown = _shown(run, run_design(run, self.options, n_tokens=step))
-                except InferenceError as error:
-                    self.omitted[step] = str(error)
-                    continue
-                self.images[step].append((shown, values.astype(np.float32)))
+def _effects(prompts: Prompts, values: Floats32) -> Effects:
+    """Say of effects (n_participants, n_conditions, n_units) what prompts they are of."""
+    of_task = {
+        task: np.isin(prompts.run_names, [run.name for run in prompts.runs if run.task == task])
+        for task in {condition.task for condition in prompts.conditions}
+    }
+    made_from = tuple(
+        tuple(
+            prompts.provenance((prompts.participants == who) & of_task[condition.task])
+            for condition in prompts.conditions
+        )
+        for who in prompts.people
+    )
+    return Effects(
+        values=values,
+        participants=prompts.people,
+        conditions=prompts.conditions,
+        made_from=made_from,
+        mask=prompts.mask,
+        options=prompts.options,
+    )
 
-    def effects(self) -> dict[int, Effects]:
-        """Give the effects of all participants by number of tokens."""
-        for step in self.images:
-            self._finish(step)
-        return {step: _joined(done) for step, done in self.done.items() if step not in self.omitted}
 
-    def _finish(self, step: int) -> None:
-        parts, self.images[step] = self.images[step], []
-        if step not in self.omitted:
-            prompts = Prompts(
-                values=np.concatenate([values for _, values in parts]),
-                runs=tuple(run for run, _ in parts),
-                conditions=self.conditions,
-                mask=self.inputs.units,
-                options=self.options,
-            )
-            self.done[step].append(effects_of(prompts))
+def _people(runs: Sequence[PromptRun]) -> tuple[str, ...]:
+    """List the participants of runs, each once."""
+    return tuple(dict.fromkeys(run.participant for run in runs))
 
 
 def _inverse(design: npt.NDArray[np.float64], run: PromptRun) -> npt.NDArray[np.float64]:
@@ -354,10 +336,6 @@ def _inverse(design: npt.NDArray[np.float64], run: PromptRun) -> npt.NDArray[np.
             "them than confounds"
         )
     return np.asarray(np.linalg.pinv(design), dtype=np.float64)
-
-
-def _of_task(prompts: Prompts, task: str) -> npt.NDArray[np.bool_]:
-    return np.isin(prompts.run_names, [run.name for run in prompts.runs if run.task == task])
 
 
 def _shown(run: RunData, design: pd.DataFrame) -> PromptRun:
@@ -375,16 +353,6 @@ def _trial_types(runs: Sequence[PromptRun]) -> tuple[Condition, ...]:
     """List each task's trial types as conditions."""
     kinds = {(run.task, kind) for run in runs for kind in run.trial_types if kind != OFF}
     return tuple(Condition(task=task, label=kind, expression=kind) for task, kind in sorted(kinds))
-
-
-def _joined(parts: Sequence[Effects]) -> Effects:
-    """Put the effects of single participants together."""
-    return replace(
-        parts[0],
-        values=np.concatenate([part.values for part in parts]),
-        participants=tuple(who for part in parts for who in part.participants),
-        made_from=tuple(row for part in parts for row in part.made_from),
-    )
 
 
 def _allocate(shape: tuple[int, int], *, mem_gb: float | None, work_dir: Path | None) -> Floats32:

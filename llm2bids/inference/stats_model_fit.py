@@ -16,12 +16,11 @@ from llm2bids.dataset.layout import sidecar
 from llm2bids.dataset.volumes import volume_writer
 from llm2bids.exceptions import InferenceError
 from llm2bids.inference.first_level import F_STATS, TOKEN_CAUTION, fit_first_level, t_and_z
-from llm2bids.inference.options import Memory
+from llm2bids.inference.options import Memory, StatsModelOptions
 from llm2bids.inference.series import block_edges, transposed, unit_volumes
 from llm2bids.inference.statmap import software, write_json
 from llm2bids.inference.stats_model import StatsModel
 from llm2bids.inference.stats_model_estimate import Estimate, ModelContrast
-from llm2bids.inference.stats_model_options import StatsModelOptions
 from llm2bids.space.grid import GridImage, open_image
 from llm2bids.space.header import read_fingerprint
 from llm2bids.store.json import read_json

@@ -291,7 +291,9 @@ def prompt_curve(
             draws = []
             for _ in range(n_draws):
                 kept = _draw_prompts(prompts, count, rng)
-                weights = effect_weights(prompts, kept).reshape(n_tests, -1)
+                weights = effect_weights(prompts.runs, prompts.conditions, kept).reshape(
+                    n_tests, -1
+                )
                 draws.append(accuracy_of(gram_scores(weights @ gram @ weights.T, n_tasks)))
             points[count] = draws
         except InferenceError as error:

@@ -261,7 +261,8 @@ def split_prompts(
     for split in range(n_splits):
         half = _halve_prompts(prompts, rng)
         first, second = (
-            combine(prompts.values, effect_weights(prompts, rows)) for rows in (half, ~half)
+            combine(prompts.values, effect_weights(prompts.runs, prompts.conditions, rows))
+            for rows in (half, ~half)
         )
         for index, left_out in enumerate(deleted):
             kept = np.array([i for i in range(len(people)) if i != left_out])

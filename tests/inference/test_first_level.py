@@ -10,7 +10,7 @@ from scipy import stats
 from llm2bids.exceptions import InferenceError
 from llm2bids.inference.design import prompt_design, token_design
 from llm2bids.inference.first_level import fit_first_level
-from llm2bids.inference.options import checked_noise_model
+from llm2bids.inference.options import check_noise_model
 from llm2bids.inference.series import block_edges, prompt_means, transposed, unit_volumes
 from llm2bids.inference.trials import trial_table, volume_trials
 from llm2bids.space.grid import open_image
@@ -186,7 +186,7 @@ def test_ar2_in_several_blocks_is_refused(run):
 
 def test_unknown_noise_model_and_contrast_are_refused():
     with pytest.raises(InferenceError, match="found 'white', expected 'ols'"):
-        checked_noise_model("white")
+        check_noise_model("white")
     with pytest.raises(InferenceError, match=r"'cocoa' does not exist here.*tea, constant"):
         fit_first_level(
             lambda _: [np.ones((4, 1))], np.array([0, 1]),
