@@ -5,7 +5,7 @@ other; its runs, and groups of them, go through the same functions as those of a
 """
 
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -21,16 +21,14 @@ from llm2bids.inference.null_pipelines import (
     CLUSTER_P,
     FLIPS,
     PIPELINES,
+    Count,
     Pipeline,
-    RunTallies,
-    Tally,
+    count_group,
+    count_run,
     cropped,
     pipeline_models,
-    tally_group,
-    tally_run,
 )
 from llm2bids.inference.rates import (
-    LEVELS,
     Rate,
     Verdict,
     family_rate,
@@ -104,29 +102,37 @@ def measure_null(
     chosen = inputs.within(tested | panel)
     parts = tested[chosen.units], panel[chosen.units]
     models = pipeline_models(confounds)
-    jobs: list[Any] = [
-        delayed(tally_run)(
-            chosen, run, parts[0], models,
-            n_perm=n_perm, random_state=derive_seed(seed, "null", "run", index),
-        )
-        for index, run in enumerate(chosen.runs)
-    ]  # fmt: skip
-    runs: list[RunTallies] = _in_parallel(jobs, "null runs", n_cpus, progress)
+    runs = _in_parallel(
+        "null runs", n_cpus, progress,
+        [
+            delayed(count_run)(
+                chosen, run, parts[0], models,
+                n_perm=n_perm, random_state=derive_seed(seed, "null", "run", index),
+            )
+            for index, run in enumerate(chosen.runs)
+        ],
+    )  # fmt: skip
     crop = cropped(chosen, parts[1])
-    jobs = [
-        delayed(tally_group)(
-            [runs[number] for number in numbers], *parts, crop,
-            n_perm=n_perm, random_state=derive_seed(seed, "null", "group", index),
-        )
-        for index, numbers in enumerate(groups)
-    ]  # fmt: skip
-    levels = [run.tallies for run in runs], _in_parallel(jobs, "groups", n_cpus, progress)
-    tallies = [
-        (key, index, tally)
-        for level in levels
-        for index, tallied in enumerate(level)
-        for key, tally in tallied.items()
-    ]
+    of_groups = _in_parallel(
+        "groups", n_cpus, progress,
+        [
+            delayed(count_group)(
+                [runs[number] for number in numbers], *parts, crop,
+                n_perm=n_perm, random_state=derive_seed(seed, "null", "group", index),
+            )
+            for index, numbers in enumerate(groups)
+        ],
+    )  # fmt: skip
+    counts = pd.DataFrame(
+        [
+            (key, index, *count)
+            for level in ([run.counts for run in runs], of_groups)
+            for index, counted in enumerate(level)
+            for key, found in counted.items()
+            for count in found
+        ],
+        columns=["pipeline", "index", *Count._fields],
+    )
     n_replicates = len(set(replicates))
     widening = widening_of(n_groups, group_size, n_replicates)
     sizes = {
@@ -135,9 +141,10 @@ def measure_null(
         "panel_site": _panel_site(inputs.space), "panel_voxels": int(panel.sum()),
         "n_perm": n_perm, "n_flips": FLIPS, "cluster_forming_p": CLUSTER_P, "seed": seed,
     }  # fmt: skip
+    shares = counts[counts["kind"] == "unit"].assign(share=counts["hits"] / counts["n_tests"])
     return NullMeasurement(
-        rates=tuple(rates_of(tallies, widening=widening)),
-        shares=_shares(tallies),
+        rates=tuple(_rates(counts, widening)),
+        shares=shares[["pipeline", "index", "nominal", "share"]].reset_index(drop=True),
         metadata={**_design(inputs), "confounds": list(confounds), **sizes},
     )
 
@@ -235,34 +242,16 @@ def _panel_site(space: Space) -> str:
     return min(candidates)[1]
 
 
-def rates_of(tallies: Sequence[tuple[str, int, Tally]], *, widening: float = 1.0) -> list[Rate]:
-    """Turn tallies (pipeline, run or group, what it found) into rates; single units come first.
-
-    >>> tally = Tally(exceed={0.05: 1}, n_tests=20, detections={"fdr": False})
-    >>> [(rate.kind, rate.measured) for rate in rates_of([("prompt_ols", 0, tally)])]
-    [('unit', 0.05), ('fdr', 0.0)]
-    """
-    rates: list[Rate] = []
-    for pipeline in PIPELINES:
-        own = [tally for key, _, tally in tallies if key == pipeline.key]
-        if not own:
-            continue
-        rates += [
-            unit_rate(
-                pipeline.key,
-                level,
-                [tally.exceed[level] for tally in own],
-                [tally.n_tests for tally in own],
-                widening=widening if pipeline.level == "group" else 1.0,
-            )
-            for level in LEVELS
-            if all(level in tally.exceed for tally in own)
-        ]
-        rates += [
-            family_rate(pipeline.key, kind, [tally.detections[kind] for tally in own])
-            for kind in own[0].detections
-        ]
-    return rates
+def _rates(counts: pd.DataFrame, widening: float) -> Iterator[Rate]:
+    """Turn counts into rates; intervals of groups that share participants are widened."""
+    of_group = {pipeline.key for pipeline in PIPELINES if pipeline.level == "group"}
+    for (key, kind, nominal), rows in counts.groupby(["pipeline", "kind", "nominal"], sort=False):
+        hits, n_tests = rows["hits"].tolist(), rows["n_tests"].tolist()
+        if kind == "unit":
+            factor = widening if key in of_group else 1.0
+            yield unit_rate(str(key), float(nominal), hits, n_tests, widening=factor)
+        else:
+            yield family_rate(str(key), str(kind), hits)
 
 
 def _design(inputs: Inputs) -> dict[str, Any]:
@@ -282,16 +271,7 @@ def _design(inputs: Inputs) -> dict[str, Any]:
     }
 
 
-def _shares(tallies: Sequence[tuple[str, int, Tally]]) -> pd.DataFrame:
-    rows = [
-        (key, index, level, count / tally.n_tests)
-        for key, index, tally in tallies
-        for level, count in tally.exceed.items()
-    ]
-    return pd.DataFrame(rows, columns=["pipeline", "index", "nominal", "share"])
-
-
-def _in_parallel(jobs: Sequence[Any], what: str, n_cpus: int, progress: bool) -> list[Any]:
+def _in_parallel(what: str, n_cpus: int, progress: bool, jobs: Sequence[Any]) -> list[Any]:
     """Run jobs in processes, with a bar on stderr; results in the order of the jobs."""
     done = Parallel(n_jobs=n_cpus, return_as="generator", max_nbytes=None)(jobs)
     hidden = not progress or not jobs

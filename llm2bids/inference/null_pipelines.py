@@ -1,8 +1,8 @@
 """The pipelines whose error rates `llm2bids null` measures: those that `analyze` offers."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field, replace
-from typing import Any, Literal
+from dataclasses import dataclass, replace
+from typing import Any, Literal, NamedTuple
 
 import nibabel as nib
 import numpy as np
@@ -27,84 +27,69 @@ CLUSTER_P = 0.01
 FLIPS = 250
 """Random sign flips; eight participants have 128 distinct ones in a two-sided test."""
 
+_ON_Z = ("bonferroni", "fdr")
+"""Corrections of z maps."""
+
 WITHIN_PROMPT = ("position", "first_token")
 """Confounds that are the same in every prompt: models of prompts have no use for them."""
 
 
-@dataclass(frozen=True, kw_only=True)
-class Pipeline:
+class Pipeline(NamedTuple):
     """One way to test, and the options of ``llm2bids analyze`` that choose it."""
 
     key: str
     label: str
     level: Literal["run", "group"]
     options: str
-    model: Mapping[str, Any] | None = None  # what AnalysisOptions are given, where one is fitted
     default: bool = False
+    model: Mapping[str, Any] | None = None  # what AnalysisOptions are given, where one is fitted
 
+
+_TOKEN = "--unit-of-analysis token"
 
 PIPELINES = (
-    Pipeline(
-        key="token_ols", label="tokens, OLS", level="run",
-        options="--unit-of-analysis token --noise-model ols",
-        model={"unit_of_analysis": "token", "noise_model": "ols"},
-    ),
-    Pipeline(
-        key="token_ar1", label="tokens, AR(1)", level="run", options="--unit-of-analysis token",
-        model={"unit_of_analysis": "token"},
-    ),
-    Pipeline(
-        key="token_ar6", label="tokens, AR(6)", level="run",
-        options="--unit-of-analysis token --noise-model ar6",
-        model={"unit_of_analysis": "token", "noise_model": "ar6"},
-    ),
-    Pipeline(
-        key="prompt_ols", label="prompts, t test", level="run", options="", model={}, default=True
-    ),
-    Pipeline(
-        key="prompt_ar1", label="prompts, AR(1)", level="run", options="--noise-model ar1",
-        model={"noise_model": "ar1"},
-    ),
-    Pipeline(
-        key="prompt_permutation", label="prompts, labels permuted", level="run",
-        options="--pooled-n-perm N (one participant)",
-    ),
-    Pipeline(
-        key="second_level", label="participants, t test", level="group", options="", default=True
-    ),
-    Pipeline(
-        key="sign_flips", label="participants, sign flips", level="group", options="--n-perm N"
-    ),
-    Pipeline(
-        key="pooled_permutation", label="prompts of all participants, labels permuted",
-        level="group", options="--pooled-n-perm N",
-    ),
-    Pipeline(
-        key="clusters", label="participants, sign flips, clusters", level="group",
-        options="--n-perm N --threshold P",
-    ),
+    Pipeline("token_ols", "tokens, OLS", "run", f"{_TOKEN} --noise-model ols",
+             model={"unit_of_analysis": "token", "noise_model": "ols"}),
+    Pipeline("token_ar1", "tokens, AR(1)", "run", _TOKEN, model={"unit_of_analysis": "token"}),
+    Pipeline("token_ar6", "tokens, AR(6)", "run", f"{_TOKEN} --noise-model ar6",
+             model={"unit_of_analysis": "token", "noise_model": "ar6"}),
+    Pipeline("prompt_ols", "prompts, t test", "run", "", default=True, model={}),
+    Pipeline("prompt_ar1", "prompts, AR(1)", "run", "--noise-model ar1",
+             model={"noise_model": "ar1"}),
+    Pipeline("prompt_permutation", "prompts, labels permuted", "run",
+             "--pooled-n-perm N (one participant)"),
+    Pipeline("second_level", "participants, t test", "group", "", default=True),
+    Pipeline("sign_flips", "participants, sign flips", "group", "--n-perm N"),
+    Pipeline("pooled_permutation", "prompts of all participants, labels permuted", "group",
+             "--pooled-n-perm N"),
+    Pipeline("clusters", "participants, sign flips, clusters", "group",
+             "--n-perm N --threshold P"),
 )  # fmt: skip
 """All pipelines, in the order of tables."""
 
 
-@dataclass(frozen=True, kw_only=True)
-class Tally:
-    """What one pipeline called significant in one run or group.
+class Count(NamedTuple):
+    """How much of one run or group was called significant.
 
-    `exceed`: units with a two-sided p of at most each of `LEVELS`, where the pipeline gives an
-    uncorrected p; `detections`: by correction, whether anything is significant at 0.05.
+    Of kind ``unit``, units with a two-sided p of at most `nominal`; otherwise the correction that
+    finds anything there (1) or nothing (0).
     """
 
-    exceed: Mapping[float, int] = field(default_factory=dict)
-    n_tests: int = 0
-    detections: Mapping[str, bool] = field(default_factory=dict)
+    kind: str
+    nominal: float
+    hits: int
+    n_tests: int = 1
+
+
+Counts = Mapping[str, Sequence[Count]]
+"""By the pipeline's key."""
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
-class RunTallies:
+class NullRun:
     """One run, tested: what its pipelines found, and what a group takes of it."""
 
-    tallies: Mapping[str, Tally]
+    counts: Counts
     effect: npt.NDArray[np.float32]  # (n_units,) inside the mask, of the default model
     means: npt.NDArray[np.float32]  # (n_prompts, n_units)
     on: npt.NDArray[np.bool_]  # (n_prompts,)
@@ -122,7 +107,7 @@ def pipeline_models(confounds: Sequence[str]) -> dict[str, AnalysisOptions]:
     return models
 
 
-def tally_run(
+def count_run(
     inputs: Inputs,
     run: Run,
     tested: npt.NDArray[np.bool_],
@@ -130,24 +115,24 @@ def tally_run(
     *,
     n_perm: int,
     random_state: int,
-) -> RunTallies:
+) -> NullRun:
     """Test one null run with every pipeline of the participant level; `tested`: (n_units,)."""
     data = _sham(inputs.load(run))
     means = prompt_series(data)[0].astype(np.float32)
     on = (data.trials["trial_type"] != "").to_numpy(dtype=np.bool_)
-    tallies, effect = {}, np.zeros(tested.size, dtype=np.float32)
+    counts, effect = {}, np.zeros(tested.size, dtype=np.float32)
     varies = np.ones(tested.size, dtype=np.bool_)
     for key, options in models.items():
         fit = fit_task([data], options, mem_gb=None).fit
         varies &= ~fit.constant
         if key == "prompt_ols":  # the default, which gives the group its effects
             effect = fit.maps[SHAM, "effect"]
-        tallies[key] = z_tally(fit.maps[SHAM, "z"][tested & varies])
+        counts[key] = _count_z(fit.maps[SHAM, "z"][tested & varies])
     permuted = pooled_test(
         means[:, tested & varies], on, np.zeros(on.size), n_perm=n_perm, random_state=random_state
     )
-    tallies["prompt_permutation"] = pooled_tally(permuted)
-    return RunTallies(tallies=tallies, effect=effect, means=means, on=on, varies=varies)
+    counts["prompt_permutation"] = _count_pooled(permuted)
+    return NullRun(counts=counts, effect=effect, means=means, on=on, varies=varies)
 
 
 def _sham(run: RunData) -> RunData:
@@ -161,16 +146,16 @@ def _sham(run: RunData) -> RunData:
     )
 
 
-def tally_group(
-    members: Sequence[RunTallies],
+def count_group(
+    members: Sequence[NullRun],
     tested: npt.NDArray[np.bool_],
     panel: npt.NDArray[np.bool_],
     crop: tuple[npt.NDArray[np.int64], nib.Nifti1Image],
     *,
     n_perm: int,
     random_state: int,
-) -> dict[str, Tally]:
-    """Test one null group with every pipeline of the group level; units as in `tally_run`."""
+) -> Counts:
+    """Test one null group with every pipeline of the group level; units as in `count_run`."""
     varies = np.all([member.varies for member in members], axis=0)
     units = tested & varies
     effects = np.stack([member.effect for member in members])
@@ -195,15 +180,13 @@ def tally_group(
         random_state=random_state,
     )
     return {
-        "second_level": z_tally(group_statistics(effects[:, units]).z),
-        "sign_flips": Tally(detections={"max_t": _detected(flipped["logp_max_t"])}),
-        "pooled_permutation": pooled_tally(pooled),
-        "clusters": Tally(
-            detections={
-                "cluster_size": _detected(clusters["logp_max_size"]),
-                "cluster_mass": _detected(clusters["logp_max_mass"]),
-            }
-        ),
+        "second_level": _count_z(group_statistics(effects[:, units]).z),
+        "sign_flips": [_count_images("max_t", flipped["logp_max_t"])],
+        "pooled_permutation": _count_pooled(pooled),
+        "clusters": [
+            _count_images("cluster_size", clusters["logp_max_size"]),
+            _count_images("cluster_mass", clusters["logp_max_mass"]),
+        ],
     }
 
 
@@ -219,32 +202,32 @@ def cropped(
     return order, nib.Nifti1Image(mask, inputs.space.affine)
 
 
-def _detected(logp: nib.Nifti1Image) -> bool:
+def _count_images(kind: str, logp: nib.Nifti1Image) -> Count:
     """Tell whether any corrected p is at most 0.05 (nilearn writes negative log10 of p)."""
-    return bool(open_image(logp).volume().max() >= -np.log10(FAMILY_ALPHA) - 1e-6)
+    largest = open_image(logp).volume().max()
+    return Count(kind, FAMILY_ALPHA, int(largest >= -np.log10(FAMILY_ALPHA) - 1e-6))
 
 
-def z_tally(z: npt.NDArray[np.floating[Any]]) -> Tally:
+def _count_z(z: npt.NDArray[np.floating[Any]]) -> list[Count]:
     """Count what thresholds on z, (n_units,), call significant, as `analyze` applies them.
 
-    >>> tally = z_tally(np.array([0.0, 2.0, -3.0, 9.0]))
-    >>> tally.exceed[0.05], tally.detections
-    (3, {'bonferroni': True, 'fdr': True})
+    >>> _, _, rarest, _, fdr = _count_z(np.array([0.0, 2.0, -3.0, 9.0]))
+    >>> rarest, fdr.hits
+    (Count(kind='unit', nominal=0.001, hits=1, n_tests=4), 1)
     """
     above = thresholds(z, alpha=FAMILY_ALPHA)
-    return Tally(
-        exceed={level: int((np.abs(z) >= stats.norm.isf(level / 2)).sum()) for level in LEVELS},
-        n_tests=z.size,
-        detections={name: bool(above[name]["n_units"]) for name in ("bonferroni", "fdr")},
-    )
+    beyond = [int((np.abs(z) >= stats.norm.isf(level / 2)).sum()) for level in LEVELS]
+    return [
+        *(Count("unit", level, n, z.size) for level, n in zip(LEVELS, beyond, strict=True)),
+        *(Count(kind, FAMILY_ALPHA, int(above[kind]["n_units"] != 0)) for kind in _ON_Z),
+    ]
 
 
-def pooled_tally(test: PooledTest) -> Tally:
+def _count_pooled(test: PooledTest) -> list[Count]:
     """Count what a permutation test calls significant, at the levels that it can reach."""
     smallest = 1 / (test.max_t.size + 1)
     reached = [level for level in LEVELS if smallest <= level + 1e-12]
-    return Tally(
-        exceed={level: int((test.p <= level + 1e-12).sum()) for level in reached},
-        n_tests=test.p.size,
-        detections={"max_t": bool((test.p_fwe <= FAMILY_ALPHA + 1e-12).any())},
-    )
+    return [
+        *(Count("unit", x, int((test.p <= x + 1e-12).sum()), test.p.size) for x in reached),
+        Count("max_t", FAMILY_ALPHA, int((test.p_fwe <= FAMILY_ALPHA + 1e-12).any())),
+    ]

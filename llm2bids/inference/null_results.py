@@ -1,9 +1,8 @@
 """What a measurement of error rates leaves behind: JSON for the report, a table, a figure."""
 
-from collections.abc import Mapping
 from dataclasses import asdict
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import pandas as pd
 
@@ -12,9 +11,6 @@ from llm2bids.inference.null_pipelines import Pipeline
 from llm2bids.inference.rates import LEVELS, Rate
 from llm2bids.inference.statmap import software, write_json
 from llm2bids.store.tables import aligned, write_table
-
-if TYPE_CHECKING:
-    from matplotlib.axes import Axes
 
 JSON_NAME = "calibration.json"
 TABLE_NAME = "calibration.tsv"
@@ -30,26 +26,24 @@ NAMES = {
 }
 """Corrections, for readers."""
 
-_LEVEL_STYLES = {
-    0.05: ("#1f6fb4", "o", 0.22),
-    0.01: ("#c2571a", "o", 0),
-    0.001: ("#3f8f3f", "o", -0.22),
+_STYLES = {
+    ("unit", 0.05): ("#1f6fb4", "o", 0.22),
+    ("unit", 0.01): ("#c2571a", "o", 0),
+    ("unit", 0.001): ("#3f8f3f", "o", -0.22),
+    ("bonferroni", 0.05): ("#1f6fb4", "o", 0.13),
+    ("fdr", 0.05): ("#c2571a", "s", -0.13),
+    ("max_t", 0.05): ("#333333", "D", 0.0),
+    ("cluster_size", 0.05): ("#333333", "^", 0.13),
+    ("cluster_mass", 0.05): ("#333333", "v", -0.13),
 }
-_KIND_STYLES = {
-    "bonferroni": ("#1f6fb4", "o", 0.13),
-    "fdr": ("#c2571a", "s", -0.13),
-    "max_t": ("#333333", "D", 0.0),
-    "cluster_size": ("#333333", "^", 0.13),
-    "cluster_mass": ("#333333", "v", -0.13),
-}
-"""Colour, mark, and rows above the middle of a pipeline's row."""
+"""Colour, mark, and rows above the middle of a pipeline's row, by kind and nominal rate."""
 
 
 def write_measurement(out_dir: Path, measured: NullMeasurement) -> list[Path]:
     """Write a measurement into a folder."""
     paths = [out_dir / name for name in (JSON_NAME, TABLE_NAME, SHARES_NAME)]
     write_json(paths[0], as_json(measured))
-    write_table(paths[1], rate_table(measured))
+    write_table(paths[1], rate_table(measured).round(6))
     write_table(paths[2], measured.shares)
     draw_rates(measured, out_dir / FIGURE_NAME)
     return [*paths, out_dir / FIGURE_NAME]
@@ -61,26 +55,19 @@ def as_json(measured: NullMeasurement) -> dict[str, Any]:
         "about": {**measured.metadata, "software": software()},
         "pipelines": [
             {
-                "key": pipeline.key,
-                "label": pipeline.label,
-                "level": pipeline.level,
-                "options": pipeline.options,
-                "default": pipeline.default,
+                **dict(zip(pipeline._fields[:-1], pipeline, strict=False)),  # without its model
                 "verdict": measured.verdict(pipeline.key),
                 "sentence": sentence(measured, pipeline),
             }
             for pipeline in measured.pipelines
         ],
-        "rates": [{**asdict(rate), "factor": rate.factor} for rate in measured.rates],
+        "rates": rate_table(measured).to_dict("records"),
     }
 
 
 def rate_table(measured: NullMeasurement) -> pd.DataFrame:
     """List the rates."""
-    rows = [{**asdict(rate), "factor": rate.factor} for rate in measured.rates]
-    table = pd.DataFrame(rows)
-    numbers = table.select_dtypes("float").columns
-    return table.assign(**{name: table[name].round(6) for name in numbers})
+    return pd.DataFrame([{**asdict(rate), "factor": rate.factor} for rate in measured.rates])
 
 
 def sentence(measured: NullMeasurement, pipeline: Pipeline) -> str:
@@ -132,20 +119,25 @@ def draw_rates(measured: NullMeasurement, path: Path) -> None:
     rows = {pipeline.key: -number for number, pipeline in enumerate(pipelines)}
     figure = Figure(figsize=(11, 1.6 + 0.42 * len(pipelines)), layout="constrained", dpi=150)
     left, right = figure.subplots(1, 2, sharey=True, width_ratios=(3, 2))
-    for level, style in _LEVEL_STYLES.items():
-        rates = [r for r in measured.rates if r.kind == "unit" and r.nominal == level]
-        if rates:
-            left.axvline(level, color=style[0], linewidth=0.8, linestyle="--")
-            _draw(left, rates, rows, style, f"nominal {level:g}")
+    right.axvline(0.05, color="#555555", linewidth=0.8, linestyle="--")
+    for (kind, nominal), (color, marker, shift) in _STYLES.items():
+        rates = [rate for rate in measured.rates if (rate.kind, rate.nominal) == (kind, nominal)]
+        if not rates:
+            continue
+        if kind == "unit":
+            left.axvline(nominal, color=color, linewidth=0.8, linestyle="--")
+        errors = [(rate.measured - rate.low, rate.high - rate.measured) for rate in rates]
+        (left if kind == "unit" else right).errorbar(
+            [rate.measured for rate in rates],
+            [rows[rate.pipeline] + shift for rate in rates],
+            xerr=list(zip(*errors, strict=True)), fmt=marker, color=color,
+            label=f"nominal {nominal:g}" if kind == "unit" else NAMES[kind],
+            markersize=4.5, linewidth=1.2,
+        )  # fmt: skip
     left.set_xscale("log")
     shares = [rate.measured for rate in measured.rates if rate.kind == "unit"]
     left.set_xlim(2e-4, max(0.2, 1.5 * max(shares, default=0.0)))
     left.set_xlabel("share of units called significant")
-    right.axvline(0.05, color="#555555", linewidth=0.8, linestyle="--")
-    for kind, style in _KIND_STYLES.items():
-        rates = [rate for rate in measured.rates if rate.kind == kind]
-        if rates:
-            _draw(right, rates, rows, style, NAMES[kind])
     right.set_xlim(-0.02, 1.02)
     right.set_xlabel("share with any detection")
     for axes in (left, right):
@@ -164,20 +156,3 @@ def draw_rates(measured: NullMeasurement, path: Path) -> None:
     )
     path.parent.mkdir(parents=True, exist_ok=True)
     figure.savefig(path, metadata={"Software": None})
-
-
-def _draw(
-    axes: "Axes",
-    rates: list[Rate],
-    rows: Mapping[str, int],
-    style: tuple[str, str, float],
-    label: str,
-) -> None:
-    color, marker, shift = style
-    x = [rate.measured for rate in rates]
-    y = [rows[rate.pipeline] + shift for rate in rates]
-    errors = [(rate.measured - rate.low, rate.high - rate.measured) for rate in rates]
-    axes.errorbar(
-        x, y, xerr=list(zip(*errors, strict=True)), fmt=marker, color=color, label=label,
-        markersize=4.5, linewidth=1.2,
-    )  # fmt: skip

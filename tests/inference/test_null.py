@@ -13,10 +13,10 @@ from llm2bids.inference.inputs import open_inputs
 from llm2bids.inference.null import draw_groups, draw_units, measure_null, null_replicates
 from llm2bids.inference.null_pipelines import (
     PIPELINES,
+    count_group,
+    count_run,
     cropped,
     pipeline_models,
-    tally_group,
-    tally_run,
 )
 from llm2bids.inference.null_results import as_json, sentence, text_table, write_measurement
 from llm2bids.model.units import Site
@@ -160,32 +160,32 @@ def test_an_effect_is_found_so_that_a_low_rate_is_no_blindness(simulate):
     chosen = inputs.within(tested | panel)
     parts = tested[chosen.units], panel[chosen.units]
     runs = [
-        tally_run(chosen, run, parts[0], pipeline_models(()), n_perm=199, random_state=0)
+        count_run(chosen, run, parts[0], pipeline_models(()), n_perm=199, random_state=0)
         for run in chosen.runs[:8]
     ]
-    for tally in runs[0].tallies.values():
-        assert tally.exceed[0.05] == tally.n_tests
-        assert all(tally.detections.values())
+    at_5_percent = [c for counts in runs[0].counts.values() for c in counts if c.nominal == 0.05]
+    assert all(count.hits == count.n_tests for count in at_5_percent)
     np.testing.assert_allclose(runs[0].effect[runs[0].varies].mean(), 2.0, atol=0.1)
     crop = cropped(chosen, parts[1])
-    found = tally_group(runs, *parts, crop, n_perm=199, random_state=0)
+    found = count_group(runs, *parts, crop, n_perm=199, random_state=0)
     assert set(found) == {p.key for p in PIPELINES if p.level == "group"}
-    assert all(all(tally.detections.values()) for tally in found.values())
+    assert all(c.hits for counts in found.values() for c in counts if c.kind != "unit")
 
 
 def test_a_unit_that_does_not_vary_counts_for_nothing(small):
     everything, panel = draw_units(small.space, 10**6, seed=0)
     tested = everything[small.units]
     runs = [
-        tally_run(small, run, tested, pipeline_models(()), n_perm=19, random_state=0)
+        count_run(small, run, tested, pipeline_models(()), n_perm=19, random_state=0)
         for run in small.runs[:2]
     ]
     # a unit that is constant in the recording carries the dither in the images, which is noise
-    assert {tally.n_tests for tally in runs[0].tallies.values()} == {small.space.n_units}
+    of_units = [c for counts in runs[0].counts.values() for c in counts if c.kind == "unit"]
+    assert {count.n_tests for count in of_units} == {small.space.n_units}
     runs[1] = replace(runs[1], varies=np.arange(small.space.n_units) != 7)
-    found = tally_group(runs, tested, panel, cropped(small, panel), n_perm=19, random_state=0)
-    assert found["second_level"].n_tests == small.space.n_units - 1
-    assert found["pooled_permutation"].n_tests == small.space.n_units - 1
+    found = count_group(runs, tested, panel, cropped(small, panel), n_perm=19, random_state=0)
+    assert found["second_level"][0].n_tests == small.space.n_units - 1
+    assert found["pooled_permutation"][0].n_tests == small.space.n_units - 1
 
 
 def test_a_giveaway_inflates_the_default_and_its_covariate_mends_it(simulate):
