@@ -13,14 +13,8 @@ from tqdm import tqdm
 from llm2bids.exceptions import InferenceError
 from llm2bids.inference.checksums import list_group, list_participants
 from llm2bids.inference.effects import Effects, effects_difference, read_effects
-from llm2bids.inference.group import GroupContrast, asked_effects, contrast_values, group_contrasts
-from llm2bids.inference.group_maps import (
-    GroupContrastResult,
-    GroupWriter,
-    group_metadata,
-    tested_and_written,
-    write_pooled,
-)
+from llm2bids.inference.group import group_contrasts
+from llm2bids.inference.group_maps import GroupContrastResult, analyze_contrast
 from llm2bids.inference.inputs import Inputs, open_sessions
 from llm2bids.inference.options import (
     AnalysisOptions,
@@ -31,9 +25,7 @@ from llm2bids.inference.options import (
     Selection,
 )
 from llm2bids.inference.participant import Fit, caution, choose_runs, fit_and_write, fits_on_cluster
-from llm2bids.inference.pooled import pooled_contrast
 from llm2bids.inference.provenance import check_arrangement_prompts
-from llm2bids.inference.second_level import checked_size
 from llm2bids.inference.statmap import checked_output, start_output
 from llm2bids.options import split_options, takes_options
 
@@ -237,11 +229,9 @@ def analyze_group(
             asked.append(_against_intact(within, effects, intact))
         for part, maps, change in asked:
             name = f"group level{'' if part.session is None else f', ses-{part.session}'}"
-            questions = group_contrasts(maps, how.contrasts)
+            questions = group_contrasts(maps, how.contrasts, change=change)
             results += [
-                _group_contrast(
-                    part, out_dir, maps, _changed(question, change), how, processors.n_cpus
-                )
+                analyze_contrast(part, out_dir, maps, question, how, n_cpus=processors.n_cpus)
                 for question in tqdm(questions, desc=name, file=sys.stderr, disable=not progress)
             ]
     for failure in failed:
@@ -283,49 +273,6 @@ def _against_intact(
     change = f"ses-{inputs.session} minus ses-{plain.session}, within participant."
     paired = effects_difference(effects, expected, str(inputs.session))
     return replace(inputs, session=name), paired, change
-
-
-def _changed(question: GroupContrast, change: str) -> GroupContrast:
-    """Say that a question is asked of a change; the pooled test knows prompts of one session."""
-    if not change:
-        return question
-    return replace(question, description=f"{question.description} {change}", against=None)
-
-
-def _group_contrast(
-    inputs: Inputs,
-    out_dir: Path,
-    effects: Effects,
-    question: GroupContrast,
-    options: GroupOptions,
-    n_cpus: int,
-) -> GroupContrastResult:
-    """Test and write one contrast of the group."""
-    asked = asked_effects(effects, question)
-    checked_size(len(asked.participants), what=f"contrast {question.label}")
-    writer = GroupWriter(
-        out_dir=out_dir,
-        contrast=question,
-        inputs=inputs,
-        metadata=group_metadata(question, asked, inputs),
-    )
-    values = contrast_values(asked, question)
-    files, n_units, largest_d = tested_and_written(writer, values, options, n_cpus=n_cpus)
-    if options.pooled_n_perm and question.against is not None:
-        result = pooled_contrast(
-            inputs, question, asked, n_perm=options.pooled_n_perm, random_state=options.random_state
-        )
-        files += write_pooled(writer, result, alpha=options.alpha)
-    return GroupContrastResult(
-        label=question.label,
-        task=question.task,
-        participants=asked.participants,
-        left_out=tuple(who for who in effects.participants if who not in asked.participants),
-        n_units=n_units,
-        largest_d=largest_d,
-        files=tuple(files),
-        session=inputs.session,
-    )
 
 
 def _collected(

@@ -2,7 +2,7 @@
 
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal
 
 import numpy as np
@@ -33,11 +33,15 @@ class GroupContrast:
 
 
 def group_contrasts(
-    effects: Effects, contrasts: Mapping[str, str] | Sequence[str] | None = None
+    effects: Effects,
+    contrasts: Mapping[str, str] | Sequence[str] | None = None,
+    *,
+    change: str = "",
 ) -> tuple[GroupContrast, ...]:
     """List every condition against off, every trial type against the others, and what is asked for.
 
-    `contrasts` are expressions over trial types of any task, by label or alone.
+    `contrasts` are expressions over trial types of any task, by label or alone; `change` says of
+    what change all is asked, which the pooled test of prompts cannot take.
     """
     simple = [condition for condition in effects.conditions if condition.is_trial_type]
     questions = [
@@ -69,6 +73,11 @@ def group_contrasts(
                 description=f"{expression}, within participant.",
                 weights=tuple((condition, weight) for condition, weight in weights if weight),
             )
+        )
+    if change:
+        return tuple(
+            replace(question, description=f"{question.description} {change}", against=None)
+            for question in questions
         )
     return tuple(questions)
 

@@ -1,6 +1,5 @@
 """Testing one group contrast and writing its maps, thresholds and clusters."""
 
-from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -10,13 +9,23 @@ import numpy as np
 import numpy.typing as npt
 
 from llm2bids.inference.effects import Effects
-from llm2bids.inference.group import GroupContrast, shared_prompts
+from llm2bids.inference.group import (
+    GroupContrast,
+    asked_effects,
+    contrast_values,
+    shared_prompts,
+)
 from llm2bids.inference.inputs import Inputs
 from llm2bids.inference.options import GroupOptions
 from llm2bids.inference.participant import caution
-from llm2bids.inference.pooled import PooledTest
-from llm2bids.inference.second_level import group_statistics, permutation_test, smallest_p
-from llm2bids.inference.statmap import grid_of, map_entries, map_path, write_map
+from llm2bids.inference.pooled import PooledTest, pooled_contrast
+from llm2bids.inference.second_level import (
+    check_size,
+    group_statistics,
+    permutation_test,
+    smallest_p,
+)
+from llm2bids.inference.statmap import MapWriter, grid_of, map_entries
 from llm2bids.inference.threshold import (
     cluster_map,
     cluster_table,
@@ -65,57 +74,56 @@ class GroupContrastResult:
     session: str | None = None
 
 
-@dataclass(frozen=True, kw_only=True, eq=False)
-class GroupWriter:
-    """Writes the maps of one group contrast; `metadata` is what every sidecar says."""
+def analyze_contrast(
+    inputs: Inputs,
+    out_dir: Path,
+    effects: Effects,
+    question: GroupContrast,
+    options: GroupOptions,
+    *,
+    n_cpus: int,
+) -> GroupContrastResult:
+    """Test one contrast of the group, and write its maps, thresholds and clusters."""
+    asked = asked_effects(effects, question)
+    check_size(len(asked.participants), what=f"contrast {question.label}")
+    label, task, space = question.label, question.task, inputs.space
+    writer = MapWriter(
+        out_dir=out_dir,
+        space=space,
+        voxels=inputs.voxels,
+        names={"ses": inputs.session, "task": task, "space": space.label, "contrast": label},
+        metadata=_metadata(question, asked, inputs),
+        question=question.description,
+    )
+    values = contrast_values(asked, question)
+    fit = group_statistics(values)
+    above = thresholds(fit.z, alpha=options.alpha)
+    files = []
+    for stat, (description, units) in _DESCRIPTIONS.items():
+        more: dict[str, object] = {"Units": units, "DegreesOfFreedom": len(values) - 1}
+        if stat == "z":
+            more |= {"Alpha": options.alpha, "TwoSidedThresholds": above}
+        files.append(writer.write(getattr(fit, stat), description, more=more, stat=stat))
+    files += _write_thresholded(writer, fit.z, options)
+    if options.n_perm:
+        files += _write_permutation(writer, values, options, n_cpus)
+    if options.pooled_n_perm and question.against is not None:
+        n_perm, seed = options.pooled_n_perm, options.random_state
+        pooled = pooled_contrast(inputs, question, asked, n_perm=n_perm, random_state=seed)
+        files += _write_pooled(writer, pooled, options.alpha)
+    return GroupContrastResult(
+        label=label,
+        task=task,
+        participants=asked.participants,
+        left_out=tuple(who for who in effects.participants if who not in asked.participants),
+        n_units={name: int(level["n_units"] or 0) for name, level in above.items()},
+        largest_d=float(np.abs(fit.cohensd).max()),
+        files=tuple(files),
+        session=inputs.session,
+    )
 
-    out_dir: Path
-    contrast: GroupContrast
-    inputs: Inputs
-    metadata: Mapping[str, object]
 
-    def image(self, values: npt.NDArray[Any]) -> nib.Nifti1Image:
-        """Put values (n_units,) of the units that are modelled into an image."""
-        space = self.inputs.space
-        return nib.Nifti1Image(grid_of(values, self.inputs.voxels, space), space.affine)
-
-    @property
-    def mask_img(self) -> nib.Nifti1Image:
-        """The mask of these units."""
-        return self.image(np.ones(len(self.inputs.voxels), dtype=np.uint8))
-
-    def path(self, suffix: str, *, stat: str | None = None, desc: str | None = None) -> Path:
-        """Build the path of a result."""
-        label, task = self.contrast.label, self.contrast.task
-        names = {"task": task, "space": self.inputs.space.label, "contrast": label}
-        session = self.inputs.session
-        return self.out_dir / map_path(suffix, ses=session, **names, stat=stat, desc=desc)
-
-    def write(
-        self,
-        image: nib.Nifti1Image | npt.NDArray[Any],
-        stat: str,
-        description: str,
-        *,
-        desc: str | None = None,
-        more: Mapping[str, object] | None = None,
-    ) -> Path:
-        """Write one map, given as an image, a grid or values (n_units,)."""
-        voxels = self.inputs.voxels
-        values = image if isinstance(image, np.ndarray) else open_image(image).volume()
-        if values.ndim == 3:
-            values = values[tuple(voxels.T)]
-        metadata = {
-            "Description": f"{description} {self.contrast.description}",
-            **self.metadata,
-            **(more or {}),
-        }
-        path = self.path("statmap.nii.gz", stat=stat, desc=desc)
-        outside = 1 if stat == "pfdr" else 0
-        return write_map(path, values, voxels, self.inputs.space, metadata, fill=outside)
-
-
-def group_metadata(contrast: GroupContrast, effects: Effects, inputs: Inputs) -> dict[str, object]:
+def _metadata(contrast: GroupContrast, effects: Effects, inputs: Inputs) -> dict[str, object]:
     """Say what every sidecar of a group contrast says, from the effects that it takes."""
     made_from, n_shared = effects.provenance, shared_prompts(effects)
     sentence = caution(effects.options)
@@ -138,33 +146,7 @@ def group_metadata(contrast: GroupContrast, effects: Effects, inputs: Inputs) ->
     }
 
 
-def tested_and_written(
-    writer: GroupWriter,
-    effects: npt.NDArray[np.floating[Any]],
-    options: GroupOptions,
-    *,
-    n_cpus: int = 1,
-) -> tuple[list[Path], dict[str, int], float]:
-    """Test and write the mean of effects (n_participants, n_units).
-
-    Gives the files, the units above each threshold, and the largest absolute Cohen's d.
-    """
-    fit = group_statistics(effects)
-    above = thresholds(fit.z, alpha=options.alpha)
-    files = []
-    for stat, (description, units) in _DESCRIPTIONS.items():
-        more: dict[str, object] = {"Units": units, "DegreesOfFreedom": len(effects) - 1}
-        if stat == "z":
-            more |= {"Alpha": options.alpha, "TwoSidedThresholds": above}
-        files.append(writer.write(getattr(fit, stat), stat, description, more=more))
-    files += _write_thresholded(writer, fit.z, options)
-    if options.n_perm:
-        files += _write_permutation(writer, effects, options, n_cpus)
-    counts = {name: int(level["n_units"] or 0) for name, level in above.items()}
-    return files, counts, float(np.abs(fit.cohensd).max())
-
-
-def write_pooled(writer: GroupWriter, result: PooledTest, *, alpha: float) -> list[Path]:
+def _write_pooled(writer: MapWriter, result: PooledTest, alpha: float) -> list[Path]:
     """Write the maps of the pooled prompt test."""
     threshold = result.threshold(alpha)
     more: dict[str, object] = {
@@ -175,81 +157,75 @@ def write_pooled(writer: GroupWriter, result: PooledTest, *, alpha: float) -> li
         "PooledGeneralisation": "Labels permuted within participant: generalises over prompts "
         "for these participants.",
     }
-    maps = {
-        "effect": (
-            result.effect,
-            "Mean of the task's prompts minus mean of those that it stands against, within "
-            "participant.",
-        ),
-        "t": (result.t, "t over the prompts of all participants."),
-        "cohensd": (result.d, "Cohen's d over prompts."),
-        "logp": (-np.log10(result.p), "Negative log10 of the two-sided permutation p."),
-        "logpmaxt": (-np.log10(result.p_fwe), "Negative log10 of the family-wise p (max t)."),
-    }
+    difference = (
+        "Mean of the task's prompts minus mean of those that it stands against, within participant."
+    )
     return [
-        writer.write(values, stat, description, desc="pooled", more=more)
-        for stat, (values, description) in maps.items()
+        writer.write(values, description, more=more, stat=stat, desc="pooled")
+        for stat, values, description in (
+            ("effect", result.effect, difference),
+            ("t", result.t, "t over the prompts of all participants."),
+            ("cohensd", result.d, "Cohen's d over prompts."),
+            ("logp", -np.log10(result.p), "Negative log10 of the two-sided permutation p."),
+            ("logpmaxt", -np.log10(result.p_fwe), "Negative log10 of the family-wise p (max t)."),
+        )
     ]
 
 
 def _write_thresholded(
-    writer: GroupWriter, z: npt.NDArray[np.float64], options: GroupOptions
+    writer: MapWriter, z: npt.NDArray[np.float64], options: GroupOptions
 ) -> list[Path]:
     """Write what stays of z (n_units,) above the threshold, and the table of its clusters."""
-    control, space = options.height_control, writer.inputs.space
-    grid = grid_of(z.astype(np.float32), writer.inputs.voxels, space)
-    threshold = height_threshold(z, alpha=options.alpha, height_control=control)
+    control, alpha, affine = options.height_control, options.alpha, writer.space.affine
+    grid = grid_of(z.astype(np.float32), writer.voxels, writer.space)
+    threshold = height_threshold(z, alpha=alpha, height_control=control)
     clusters = find_clusters(grid, threshold, options.cluster_threshold)
     more: dict[str, object] = {
-        "Alpha": options.alpha,
+        "Alpha": alpha,
         "Threshold": threshold if np.isfinite(threshold) else None,
         "ClusterThreshold": options.cluster_threshold,
     }
     description = f"z above the two-sided {control} threshold."
-    path = writer.path("clusters.tsv", desc=control)
-    write_table(
-        path, cluster_table(grid, space.affine, clusters, min_distance=options.min_distance)
-    )
     kept = cluster_map(grid, clusters)
-    files = [writer.write(kept, "z", description, desc=control, more=more), path]
-    if options.true_discovery_threshold is not None:
-        height = options.true_discovery_threshold
+    files = [writer.write(kept, description, more=more, stat="z", desc=control)]
+    files.append(writer.path("clusters.tsv", desc=control))
+    write_table(files[-1], cluster_table(grid, affine, clusters, options.min_distance))
+    height = options.true_discovery_threshold
+    if height is not None:
         bound = true_discoveries(
-            writer.image(z), mask_img=writer.mask_img, threshold=height, alpha=options.alpha
+            writer.image(z), mask_img=_mask_img(writer), threshold=height, alpha=alpha
         )
         description = "Lower bound of the share of active units in each cluster (one-sided)."
-        more = {"ClusterFormingZ": height, "Alpha": options.alpha}
-        files.append(writer.write(bound, "truediscoveries", description, more=more))
+        more, share = {"ClusterFormingZ": height, "Alpha": alpha}, open_image(bound).volume()
+        files.append(writer.write(share, description, more=more, stat="truediscoveries"))
     return files
 
 
 def _write_permutation(
-    writer: GroupWriter, effects: npt.NDArray[np.floating[Any]], options: GroupOptions, n_cpus: int
+    writer: MapWriter, effects: npt.NDArray[np.floating[Any]], options: GroupOptions, n_cpus: int
 ) -> list[Path]:
-    voxels = writer.inputs.voxels
-    order = np.lexsort(voxels.T[::-1])  # nilearn's, of the mask's voxels
+    """Write the maps of a test of effects (n_participants, n_units) with sign flips."""
+    order = np.lexsort(writer.voxels.T[::-1])  # nilearn's, of the mask's voxels
+    asked = {name: getattr(options, name) for name in ("n_perm", "two_sided_test", "threshold")}
     maps = permutation_test(
         effects[:, order],
-        mask_img=writer.mask_img,
-        n_perm=options.n_perm,
-        two_sided_test=options.two_sided_test,
-        threshold=options.threshold,
+        mask_img=_mask_img(writer),
+        **asked,
         tfce=options.tfce,
         n_jobs=n_cpus,
         random_state=options.random_state,
     )
     return [
         writer.write(
-            image,
-            key.replace("_", ""),
+            open_image(image).volume(),
             f"Sign-flip permutation, {key} (logp: negative log10 of the family-wise p).",
+            more={**asked, "SmallestP": smallest_p(len(effects))},
+            stat=key.replace("_", ""),
             desc="permutation",
-            more={
-                "n_perm": options.n_perm,
-                "two_sided_test": options.two_sided_test,
-                "threshold": options.threshold,
-                "SmallestP": smallest_p(len(effects)),
-            },
         )
         for key, image in maps.items()
     ]
+
+
+def _mask_img(writer: MapWriter) -> nib.Nifti1Image:
+    return writer.image(np.ones(len(writer.voxels), dtype=np.uint8))

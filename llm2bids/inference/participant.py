@@ -3,7 +3,6 @@
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -16,7 +15,7 @@ from llm2bids.inference.inputs import Inputs, open_sessions
 from llm2bids.inference.options import AnalysisOptions, Memory, ParticipantSelection
 from llm2bids.inference.provenance import Provenance
 from llm2bids.inference.runs import RunData, TaskFit, fit_task
-from llm2bids.inference.statmap import map_entries, map_path, remove_results, write_json, write_map
+from llm2bids.inference.statmap import MapWriter, map_entries, map_path, write_json
 from llm2bids.store.tables import write_table
 
 _PROMPT_AR_CAUTION = (
@@ -105,7 +104,9 @@ def fit_and_write(
     n_processes: int = 1,
 ) -> Fit:
     """Fit and write one participant and task; give the reason where that is not possible."""
-    remove_results(out_dir, participant_label=key[0], task=key[1], session=inputs.session)
+    stale = out_dir / map_path("*", sub=key[0], ses=inputs.session, task=key[1])
+    for path in stale.parent.glob(stale.name):  # what an earlier call wrote
+        path.unlink()
     try:
         if not runs:
             raise InferenceError(
@@ -114,7 +115,7 @@ def fit_and_write(
         loaded = [inputs.load(run) for run in runs]
         mem_gb = 1.0 if memory.mem_gb is None else memory.mem_gb / n_processes
         model = fit_task(loaded, options, mem_gb=mem_gb, work_dir=memory.folder)
-        files = write_task(out_dir, model, loaded, options, inputs)
+        files = _write_task(out_dir, model, loaded, options, inputs)
     except Llm2bidsError as error:
         session = "" if inputs.session is None else f"ses-{inputs.session}: "
         return key, [], f"{session}{error}"
@@ -130,68 +131,53 @@ def task_provenance(runs: Sequence[RunData]) -> Provenance:
     )
 
 
-def write_task(
+def _write_task(
     out_dir: Path, model: TaskFit, runs: Sequence[RunData], options: AnalysisOptions, inputs: Inputs
 ) -> list[Path]:
     """Write the maps, mask and design matrices of one participant and task."""
-    shared, fit, first = _shared_metadata(model, runs, options, inputs), model.fit, runs[0].run
-    names = {
-        "sub": first.participant_label,
-        "ses": first.session,
-        "task": first.task,
-        "space": inputs.space.label,
-    }
-    files = []
-
-    def write(
-        values: npt.NDArray[Any], metadata: dict[str, object], suffix: str, **more: str
-    ) -> None:
-        path = out_dir / map_path(f"{suffix}.nii.gz", **names, **more)
-        files.append(write_map(path, values, inputs.voxels, inputs.space, metadata))
-
-    for label, expression in model.contrasts.items():
-        for stat in STATS:
-            metadata = {
-                "Description": f"{stat} of the contrast {expression!r} of one participant.",
-                **shared,
-                "ContrastLabel": label,
-                "Contrast": expression,
-                "StatisticType": stat,
-                "Units": UNITS[stat],
-            }
-            write(fit.maps[label, stat], metadata, "statmap", contrast=label, stat=stat)
-    checks = {
-        "rsquared": ("Share of variance that the design explains.", fit.r_squared),
-        "residualar1": ("Lag-1 autocorrelation of the residuals.", fit.residual_ar1),
-    }
-    for stat, (description, values) in checks.items():
-        summary = {"Description": description, **shared, "Quantiles": _quantiles(values)}
-        write(values, summary, "statmap", stat=stat)
-    metadata = {"Description": "Units that were modelled.", **shared, "Type": "Brain"}
-    write(np.ones(len(inputs.voxels), dtype=np.bool_), metadata, "mask", desc="brain")
-    return files + [
-        _write_design(out_dir, run, design, options)
-        for run, design in zip(runs, model.designs, strict=True)
-    ]
-
-
-def _shared_metadata(
-    model: TaskFit, runs: Sequence[RunData], options: AnalysisOptions, inputs: Inputs
-) -> dict[str, object]:
-    made_from, sentence = task_provenance(runs), caution(options)
-    return {
+    run, fit, sentence = runs[0].run, model.fit, caution(options)
+    derivative = inputs.dataset.derivative
+    names = {"sub": run.participant_label, "ses": run.session, "task": run.task}
+    metadata = {
         **({} if sentence is None else {"Caution": sentence}),
         "Sources": [
-            f"bids:llm2bids:{run.run.preproc.relative_to(inputs.dataset.derivative).as_posix()}"
-            for run in runs
+            f"bids:llm2bids:{data.run.preproc.relative_to(derivative).as_posix()}" for data in runs
         ],
-        "TaskLabel": runs[0].run.task,
+        "TaskLabel": run.task,
         "UnitOfAnalysis": options.unit_of_analysis,
         "ModelParameters": options.parameters(),
-        "DegreesOfFreedom": model.fit.dof,
-        "ConstantUnits": int(model.fit.constant.sum()),
-        **map_entries(inputs.space, inputs.fingerprint, made_from),
+        "DegreesOfFreedom": fit.dof,
+        "ConstantUnits": int(fit.constant.sum()),
+        **map_entries(inputs.space, inputs.fingerprint, task_provenance(runs)),
     }
+    writer = MapWriter(
+        out_dir=out_dir,
+        space=inputs.space,
+        voxels=inputs.voxels,
+        names={**names, "space": inputs.space.label},
+        metadata=metadata,
+    )
+    files = []
+    for label, expression in model.contrasts.items():
+        contrast = {"ContrastLabel": label, "Contrast": expression}
+        for stat in STATS:
+            description = f"{stat} of the contrast {expression!r} of one participant."
+            more = {**contrast, "StatisticType": stat, "Units": UNITS[stat]}
+            values = fit.maps[label, stat]
+            files.append(writer.write(values, description, more=more, contrast=label, stat=stat))
+    for stat, description, values in (
+        ("rsquared", "Share of variance that the design explains.", fit.r_squared),
+        ("residualar1", "Lag-1 autocorrelation of the residuals.", fit.residual_ar1),
+    ):
+        more = {"Quantiles": _quantiles(values)}
+        files.append(writer.write(values, description, more=more, stat=stat))
+    modelled, more = np.ones(len(inputs.voxels), dtype=np.bool_), {"Type": "Brain"}
+    description = "Units that were modelled."
+    files.append(writer.write(modelled, description, more=more, suffix="mask", desc="brain"))
+    return files + [
+        _write_design(out_dir, data, design, options)
+        for data, design in zip(runs, model.designs, strict=True)
+    ]
 
 
 def _quantiles(values: npt.NDArray[np.float32]) -> dict[str, float]:

@@ -42,7 +42,8 @@ def group_statistics(effects: npt.NDArray[np.floating[Any]]) -> GroupStatistics:
 
     The maps equal those of ``nilearn.glm.second_level.SecondLevelModel``, without images.
     """
-    n = checked_size(len(effects), what="group level")
+    n = len(effects)
+    check_size(n, what="group level")
     values = np.asarray(effects, dtype=np.float64)
     effect, variance = values.mean(axis=0), values.var(axis=0, ddof=1) / n
     t, z, p = t_and_z(effect, variance, n - 1)
@@ -58,14 +59,13 @@ def group_statistics(effects: npt.NDArray[np.floating[Any]]) -> GroupStatistics:
     )
 
 
-def checked_size(n_participants: int, *, what: str) -> int:
-    """Return the number of participants if it makes a group."""
+def check_size(n_participants: int, *, what: str) -> None:
+    """Refuse fewer participants than make a group."""
     if n_participants < 2:
         raise InferenceError(
             f"{what}: found {n_participants} participant(s), a group needs at least 2 (8 for "
             "effect sizes, 16 for family-wise maps); record more participants"
         )
-    return n_participants
 
 
 def permutation_test(
@@ -85,12 +85,12 @@ def permutation_test(
     differ. nilearn's maps: ``logp_max_t`` is always there, `threshold` (a p value) adds cluster
     size and mass, `tfce` its own.
     """
-    n = checked_size(len(effects), what="group level")
+    check_size(len(effects), what="group level")
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", "Data array used to create a new image contains 64-bit")
         outputs = non_parametric_inference(
             [unmask(row, mask_img) for row in effects],
-            design_matrix=pd.DataFrame({"intercept": np.ones(n)}),
+            design_matrix=pd.DataFrame({"intercept": np.ones(len(effects))}),
             second_level_contrast="intercept",
             mask=mask_img,
             n_perm=n_perm,

@@ -9,9 +9,11 @@ it needs ``minimize_memory=False``, the residuals of the whole brain at once.
 import importlib.metadata
 import os
 from collections.abc import Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import nibabel as nib
 import numpy as np
 import numpy.typing as npt
 
@@ -26,21 +28,17 @@ from llm2bids.space.space import Space
 from llm2bids.store.commit import replace_text
 from llm2bids.store.json import read_json, to_json
 
-_BIDS_VERSION = "1.11.1"
-_CODE_URL = "https://github.com/llm2bids/llm2bids"
-
-_IGNORED = (
-    "*_statmap.nii.gz",
-    "*_statmap.json",
-    "*_design.tsv",
-    "*_design.json",
-    "/*.html",
-    "/calibration*",
-    "/group",
-    "/node-*",
-    "/logs",
-    "/*_smdl.json",
-)
+_IGNORED = """*_statmap.nii.gz
+*_statmap.json
+*_design.tsv
+*_design.json
+/*.html
+/calibration*
+/group
+/node-*
+/logs
+/*_smdl.json
+"""
 """Files that BIDS has no name for yet."""
 
 README = """# llm2bids analyze
@@ -102,8 +100,6 @@ def write_map(
     voxels: npt.NDArray[np.int32],
     space: Space,
     metadata: Mapping[str, object],
-    *,
-    fill: float = 0,
 ) -> Path:
     """Write values (n_units,) at voxels (n_units, 3) as an image in the space, and its sidecar.
 
@@ -117,10 +113,48 @@ def write_map(
     elif "_stat-t_" in path.name and "DegreesOfFreedom" in metadata:
         header.set_intent("t test", (metadata["DegreesOfFreedom"],))
     path.parent.mkdir(parents=True, exist_ok=True)
+    outside = 1 if "_stat-pfdr_" in path.name else 0
     with volume_writer(path, header) as writer:
-        writer.write(grid_of(values.astype(dtype), voxels, space, fill=fill))
+        writer.write(grid_of(values.astype(dtype), voxels, space, fill=outside))
     write_json(sidecar(path), metadata)
     return path
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class MapWriter:
+    """Writes maps of units at `voxels`, (n_units, 3), that share entities and metadata."""
+
+    out_dir: Path
+    space: Space
+    voxels: npt.NDArray[np.int32]
+    names: Mapping[str, str | None]
+    metadata: Mapping[str, object]
+    question: str = ""  # end of every description
+
+    def path(self, suffix: str, **names: str) -> Path:
+        """Build the path of a result."""
+        return self.out_dir / map_path(suffix, **self.names, **names)
+
+    def image(self, values: npt.NDArray[Any]) -> nib.Nifti1Image:
+        """Put values (n_units,) into an image."""
+        return nib.Nifti1Image(grid_of(values, self.voxels, self.space), self.space.affine)
+
+    def write(
+        self,
+        values: npt.NDArray[Any],
+        description: str,
+        *,
+        suffix: str = "statmap",
+        more: Mapping[str, object] | None = None,
+        **names: str,
+    ) -> Path:
+        """Write a map, of values (n_units,) or a grid; `more` metadata, further entities."""
+        if values.ndim == 3:
+            values = values[tuple(self.voxels.T)]
+        said = f"{description} {self.question}".rstrip()
+        metadata = {"Description": said, **self.metadata, **(more or {})}
+        path = self.path(f"{suffix}.nii.gz", **names)
+        return write_map(path, values, self.voxels, self.space, metadata)
 
 
 def grid_of(
@@ -151,14 +185,14 @@ def start_output(out_dir: Path, bids_dir: Path, derivative_dir: Path) -> None:
         out_dir / "dataset_description.json",
         {
             "Name": "llm2bids analyze: statistical maps",
-            "BIDSVersion": _BIDS_VERSION,
+            "BIDSVersion": "1.11.1",
             "DatasetType": "derivative",
             "GeneratedBy": [
                 {
                     "Name": "llm2bids",
-                    "Version": software()["llm2bids"],
+                    "Version": __version__,
                     "Description": "llm2bids analyze",
-                    "CodeURL": _CODE_URL,
+                    "CodeURL": "https://github.com/llm2bids/llm2bids",
                 },
                 {"Name": "nilearn", "Version": software()["nilearn"]},
             ],
@@ -167,7 +201,7 @@ def start_output(out_dir: Path, bids_dir: Path, derivative_dir: Path) -> None:
         },
     )
     replace_text(out_dir / "README.md", README)
-    replace_text(out_dir / ".bidsignore", "\n".join(_IGNORED) + "\n")
+    replace_text(out_dir / ".bidsignore", _IGNORED)
 
 
 def checked_output(out_dir: Path) -> None:
@@ -182,15 +216,6 @@ def checked_output(out_dir: Path) -> None:
             f"{out_dir}: is not empty and holds no results of llm2bids analyze; expected an empty "
             "or new folder, or one that analyze made"
         )
-
-
-def remove_results(
-    out_dir: Path, *, participant_label: str, task: str, session: str | None = None
-) -> None:
-    """Remove what an earlier call wrote for a participant and task, so that nothing stale stays."""
-    first = map_path("*", sub=participant_label, ses=session, task=task)
-    for path in (out_dir / first.parent).glob(first.name):
-        path.unlink()
 
 
 def read_map(path: Path, space: Space) -> npt.NDArray[np.float32]:

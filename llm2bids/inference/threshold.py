@@ -98,7 +98,6 @@ def cluster_table(
     grid: Grid,
     affine: npt.NDArray[np.float64],
     clusters: Sequence[Cluster],
-    *,
     min_distance: float = 8.0,
 ) -> pd.DataFrame:
     """List clusters and their peaks as nilearn's `get_clusters_table` does.
