@@ -26,6 +26,9 @@ from llm2bids.store.json import read_json
 
 Floats32 = npt.NDArray[np.float32]
 
+_Modelled = tuple[Path, AnalysisOptions, npt.NDArray[np.bool_]]
+"""A map, the model that made it, and the units of its space that it has."""
+
 _AGAIN = "run the participant level again"
 
 
@@ -142,8 +145,8 @@ def effects_difference(edited: Effects, intact: Effects, session: str) -> Effect
         )
     first, second = (
         effects.take(
-            [effects.participants.index(who) for who in participants],
-            [effects.conditions.index(condition) for condition in conditions],
+            list(map(effects.participants.index, participants)),
+            list(map(effects.conditions.index, conditions)),
         )
         for effects in (edited, intact)
     )
@@ -174,9 +177,7 @@ def read_effects(
 ) -> Effects:
     """Read the effect maps that the participant level wrote: one space, one mask, one model."""
     maps: dict[tuple[str, Condition], tuple[Path, Provenance]] = {}
-    options: AnalysisOptions | None = None
-    mask: npt.NDArray[np.bool_] | None = None
-    first: Path | None = None
+    first: _Modelled | None = None
     session = "" if inputs.session is None else f"ses-{inputs.session}/"
     for path in data_files(out_dir, f"sub-*/{session}func/*_stat-effect_statmap.nii.gz"):
         metadata = read_json(sidecar(path), remedy=_AGAIN)
@@ -188,33 +189,24 @@ def read_effects(
         if task is not None and condition.task not in task:
             continue
         _check_space(metadata, inputs, path)
-        model = AnalysisOptions.read(metadata, sidecar(path))
-        names = {
-            "sub": label,
-            "ses": inputs.session,
-            "task": condition.task,
-            "space": inputs.space.label,
-        }
-        inside = (
-            read_map(out_dir / map_path("mask.nii.gz", **names, desc="brain"), inputs.space) > 0
-        )
-        if options is None or mask is None or first is None:
-            options, mask, first = model, inside, path
-        _check_model(path, model, inside, first, options, mask)
+        names = {"sub": label, "ses": inputs.session, "task": condition.task}
+        mask = map_path("mask.nii.gz", **names, space=inputs.space.label, desc="brain")
+        inside = read_map(out_dir / mask, inputs.space) > 0
+        modelled = (path, AnalysisOptions.read(metadata, sidecar(path)), inside)
+        first = first or modelled
+        _check_model(modelled, first)
         maps[label, condition] = (path, made_from)
-    if options is None or mask is None:
+    if first is None:
         raise InferenceError(
             f"{out_dir}: no effect map of the participants and tasks asked for; expected "
             f"sub-*/{session}func/*_stat-effect_statmap.nii.gz; run the participant level first"
         )
-    return _stacked(
-        {
-            key: (read_map(path, inputs.space)[mask], made_from)
-            for key, (path, made_from) in maps.items()
-        },
-        mask=mask,
-        options=options,
-    )
+    _, options, inside = first
+    effects = {
+        key: (read_map(path, inputs.space)[inside], made_from)
+        for key, (path, made_from) in maps.items()
+    }
+    return _stacked(effects, mask=inside, options=options)
 
 
 def fit_effects(
@@ -247,9 +239,8 @@ def _stacked(
     """Put single maps, each (n_units,), into one array."""
     participants = tuple(sorted({label for label, _ in maps}))
     conditions = tuple(dict.fromkeys(condition for _, condition in maps))
-    values = np.full(
-        (len(participants), len(conditions), int(mask.sum())), np.nan, dtype=np.float32
-    )
+    shape = (len(participants), len(conditions), int(mask.sum()))
+    values = np.full(shape, np.nan, dtype=np.float32)
     made_from = [[Provenance()] * len(conditions) for _ in participants]
     for (label, condition), (effect, made) in maps.items():
         row, column = participants.index(label), conditions.index(condition)
@@ -298,23 +289,18 @@ def _check_space(metadata: dict[str, object], inputs: Inputs, path: Path) -> Non
         )
 
 
-def _check_model(
-    path: Path,
-    options: AnalysisOptions,
-    mask: npt.NDArray[np.bool_],
-    first: Path,
-    expected: AnalysisOptions,
-    expected_mask: npt.NDArray[np.bool_],
-) -> None:
+def _check_model(modelled: _Modelled, first: _Modelled) -> None:
     """Refuse participants or tasks that were analysed in different ways."""
+    path, options, mask = modelled
+    expected_path, expected, expected_mask = first
     again = f"expected one model for the group; {_AGAIN} into an empty folder"
     if options != expected:
         raise InferenceError(
-            f"{path}: first-level model: {options.describe()}; {first.name} has: "
+            f"{path}: first-level model: {options.describe()}; {expected_path.name} has: "
             f"{expected.describe()}; {again}"
         )
     if not np.array_equal(mask, expected_mask):
         raise InferenceError(
-            f"{path}: first-level model over {int(mask.sum()):,} units, {first.name} over "
+            f"{path}: first-level model over {int(mask.sum()):,} units, {expected_path.name} over "
             f"{int(expected_mask.sum()):,} or others (--mask); {again}"
         )
