@@ -1,11 +1,13 @@
 """The verb of BIDS Stats Models: a dataset's series are chosen, everything planned, then fitted."""
 
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from bids.layout import BIDSLayout, BIDSLayoutIndexer
 from joblib import Parallel, delayed
 from tqdm import tqdm
 
@@ -16,7 +18,7 @@ from llm2bids.inference.options import Memory, Processors, StatsModelOptions
 from llm2bids.inference.statmap import start_output
 from llm2bids.inference.stats_model import LEVELS, StatsModel, read_stats_model
 from llm2bids.inference.stats_model_fit import Runner
-from llm2bids.inference.stats_model_plan import SERIES, open_layout, plan_estimates
+from llm2bids.inference.stats_model_plan import REFUSALS, SERIES, plan_estimates
 from llm2bids.options import split_options, takes_options
 from llm2bids.store.commit import replace_text
 from llm2bids.store.files import data_files
@@ -123,6 +125,31 @@ def analyze_model(
                 written += runner.higher(estimate)
                 bar.update()
     return ModelResult(out_dir=out_dir, files=tuple(sorted(written)))
+
+
+@contextmanager
+def open_layout(bids_dir: Path, derivatives: Sequence[Path]) -> Iterator[BIDSLayout]:
+    """Index a dataset with pybids, and close its database at the end."""
+    for path in (bids_dir, *derivatives):
+        if not (path / "dataset_description.json").is_file():
+            raise UsageError(
+                f"{path}: has no dataset_description.json; expected a BIDS dataset"
+                + ("" if path == bids_dir else ", or name the derivative: --derivatives DIR")
+            )
+    try:
+        layout = BIDSLayout(
+            bids_dir,
+            derivatives=list(derivatives),
+            validate=False,
+            indexer=BIDSLayoutIndexer(validate=False),
+        )
+    except REFUSALS as error:
+        raise UsageError(f"{bids_dir}: pybids cannot read it: {error}") from None
+    try:
+        yield layout
+    finally:
+        layout.session.close()
+        layout.connection_manager.engine.dispose()
 
 
 def _derivatives(bids_dir: Path, asked: StatsModelOptions) -> list[Path]:

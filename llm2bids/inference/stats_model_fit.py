@@ -15,12 +15,12 @@ from scipy import stats
 from llm2bids.dataset.layout import sidecar
 from llm2bids.dataset.volumes import volume_writer
 from llm2bids.exceptions import InferenceError
-from llm2bids.inference.first_level import F_STATS, TOKEN_CAUTION, fit_first_level, t_and_z
+from llm2bids.inference.first_level import F_STATS, STATS, TOKEN_CAUTION, fit_first_level, t_and_z
 from llm2bids.inference.options import Memory, StatsModelOptions
 from llm2bids.inference.series import block_edges, transposed, unit_volumes
 from llm2bids.inference.statmap import software, write_json
 from llm2bids.inference.stats_model import StatsModel
-from llm2bids.inference.stats_model_estimate import Estimate, ModelContrast
+from llm2bids.inference.stats_model_plan import Estimate, ModelContrast
 from llm2bids.space.grid import GridImage, open_image
 from llm2bids.space.header import read_fingerprint
 from llm2bids.store.json import read_json
@@ -75,14 +75,13 @@ class Runner:
         table = estimate.path("design.tsv")
         (self.out_dir / table).parent.mkdir(parents=True, exist_ok=True)
         write_table(self.out_dir / table, estimate.design)
-        files = [table]
-        shared: dict[str, Any] = {
+        shared = {
             "Sources": [self._uri(estimate.series)],
             "NoiseModel": noise,
             "SmoothingFWHM": self.options.smoothing_fwhm or 0,
+            **({"Caution": TOKEN_CAUTION} if "SpaceFingerprint" in estimate.metadata else {}),
         }
-        if "SpaceFingerprint" in estimate.metadata:
-            shared["Caution"] = TOKEN_CAUTION
+        files = [table]
         for item in estimate.contrasts:
             files += self._write(item, fit.maps, fit.dof, mask, series, shared)
         rsquare = estimate.path("statmap.nii.gz", stat="rSquare")
@@ -106,12 +105,8 @@ class Runner:
             maps, dof = self._meta(estimate, effects, mask, grid)
         else:
             edges = block_edges(effects.shape[1], len(effects), mem_gb=self.mem_gb)
-            fit = fit_first_level(
-                lambda block: [effects[:, edges[block] : edges[block + 1]]],
-                edges,
-                [estimate.design],
-                weights,
-            )
+            blocks = np.split(effects, edges[1:-1], axis=1)
+            fit = fit_first_level(lambda n: [blocks[n]], edges, [estimate.design], weights)
             maps, dof = fit.maps, fit.dof
         shared = {"Sources": [f"bids::{item.path('effect')}" for item in estimate.inputs]}
         return [
@@ -126,36 +121,25 @@ class Runner:
         """Take weighted sums of maps, with the variances that the maps have."""
         variances = self._read(estimate, "variance", mask, grid)
         # dof of a sum of independent estimates, as nilearn adds them up
-        dof = float(sum(self._dof(item) for item in estimate.inputs))
+        effect_maps = [self.out_dir / item.path("effect") for item in estimate.inputs]
+        dof = float(sum(read_json(sidecar(path))["DegreesOfFreedom"] for path in effect_maps))
         solve = np.linalg.pinv(estimate.design.to_numpy(dtype=np.float64))
         maps: dict[tuple[str, str], npt.NDArray[np.float32]] = {}
         for item in estimate.contrasts:
             row = item.weights @ solve
             effect, variance = row @ effects, row**2 @ variances
             t, z, _ = t_and_z(effect, variance, dof)
-            still = variance == 0
-            for stat, values in {"effect": effect, "variance": variance, "t": t, "z": z}.items():
-                maps[item.label, stat] = np.where(still, 0, values).astype(np.float32)
-            maps[item.label, "effect"] = effect.astype(np.float32)
+            t, z = (np.where(variance == 0, 0, values) for values in (t, z))
+            for stat, values in zip(STATS, (effect, variance, t, z), strict=True):
+                maps[item.label, stat] = values.astype(np.float32)
         return maps, dof
-
-    def _dof(self, item: ModelContrast) -> float:
-        return float(self._sidecar(item)["DegreesOfFreedom"])
-
-    def _sidecar(self, item: ModelContrast) -> dict[str, Any]:
-        return read_json(sidecar(self.out_dir / item.path("effect")))
 
     def _read(
         self, estimate: Estimate, stat: str, mask: npt.NDArray[np.bool_], grid: GridImage
     ) -> npt.NDArray[np.float64]:
         """Read the maps that an estimate takes, (n_maps, n_voxels)."""
-        return np.array(
-            [
-                open_image(self.out_dir / item.path(stat), grid).volume()[mask]
-                for item in estimate.inputs
-            ],
-            dtype=np.float64,
-        )
+        images = [open_image(self.out_dir / item.path(stat), grid) for item in estimate.inputs]
+        return np.array([image.volume()[mask] for image in images], dtype=np.float64)
 
     def _run_mask(self, estimate: Estimate, series: GridImage) -> npt.NDArray[np.bool_]:
         """Read the mask beside a series; nilearn's of its mean where there is none."""
@@ -181,13 +165,10 @@ class Runner:
         shared: Mapping[str, Any],
     ) -> list[Path]:
         """Write the maps of a contrast, in FitLins' names of statistics."""
-        if item.test == "F":
-            values = {stat: maps[item.label, stat] for stat in F_STATS}
-        else:
-            names = ("effect", "variance") + (("t", "z") if item.test == "t" else ())
-            values = {stat: maps[item.label, stat] for stat in names}
-            if item.test == "t":  # nilearn's and FitLins': one-sided
-                values["p"] = stats.t.sf(values["t"].astype(np.float64), dof).astype(np.float32)
+        names = {"F": F_STATS, "t": STATS, "pass": ("effect", "variance")}[item.test]
+        values = {stat: maps[item.label, stat] for stat in names}
+        if item.test == "t":  # nilearn's and FitLins': one-sided
+            values["p"] = stats.t.sf(values["t"].astype(np.float64), dof).astype(np.float32)
         files = []
         for stat, of_voxels in values.items():
             path = item.path(stat)

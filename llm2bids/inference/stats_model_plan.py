@@ -4,61 +4,105 @@ pybids reads tables, transforms variables and groups maps; each model of a node 
 """
 
 import logging
+import re
 import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 import pandas as pd
-from bids.layout import BIDSLayout, BIDSLayoutIndexer
+from bids.layout import BIDSLayout
 from bids.modeling import BIDSStatsModelsGraph
 from nilearn.glm.first_level import make_first_level_design_matrix
 
 from llm2bids.exceptions import InferenceError, Llm2bidsError, UsageError
 from llm2bids.inference.design import checked_design
 from llm2bids.inference.stats_model import LEVELS, StatsModel, contrast_weights
-from llm2bids.inference.stats_model_estimate import (
-    ENTITIES,
-    Estimate,
-    ModelContrast,
-    alphanumeric,
-)
 
 log = logging.getLogger(__name__)
 
 SERIES = {"suffix": "bold", "desc": "preproc", "extension": [".nii", ".nii.gz"]}
-_REFUSALS = (
+ENTITIES = {
+    "subject": "sub", "session": "ses", "task": "task", "acquisition": "acq",
+    "reconstruction": "rec", "run": "run", "echo": "echo", "space": "space",
+}  # fmt: skip
+"""pybids' names of the entities that a map's name has, in the order of BIDS."""
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class ModelContrast:
+    """A contrast of an estimate: weights (n_columns,), or (q, n_columns) of an F test."""
+
+    label: str  # of files: letters and digits
+    weights: npt.NDArray[np.float64]
+    test: str  # t, F or pass
+    info: Any  # pybids' `ContrastInfo`, the input of the next node
+    estimate: "Estimate"
+
+    def path(self, stat: str) -> Path:
+        """File of one of its maps, relative to the output folder."""
+        names = {"contrast": self.label, "stat": stat}
+        return self.estimate.path("statmap.nii.gz", **names)
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Estimate:
+    """One model of a node: a run's series, or the maps of the node before it, and a design."""
+
+    node: str  # label of its folder
+    level: str
+    meta: bool  # weighted sums of maps with their variances, in place of a linear model
+    entities: dict[str, Any]
+    design: pd.DataFrame  # a row for each volume or map
+    series: Path | None = None  # of a run
+    mask: Path | None = None
+    metadata: Mapping[str, Any]  # of the series
+    inputs: tuple[ModelContrast, ...] = ()
+    contrasts: list[ModelContrast]
+
+    @property
+    def name(self) -> str:
+        """What messages call it."""
+        parts = [f"{key}-{value}" for key, value in self.entities.items() if key != "space"]
+        return f"node {self.node}{', ' if parts else ''}{' '.join(parts)}"
+
+    def path(self, suffix: str, **more: str) -> Path:
+        """File relative to the output folder, as FitLins names it, with the space."""
+        parts = [
+            f"{short}-{self.entities[entity]}"
+            for entity, short in ENTITIES.items()
+            if entity in self.entities and not (suffix.startswith("design") and short == "space")
+        ]
+        folder = Path(f"node-{self.node}", *(p for p in parts if p.startswith(("sub-", "ses-"))))
+        return folder / "_".join([*parts, *(f"{k}-{v}" for k, v in more.items()), suffix])
+
+    def runs(self) -> list["Estimate"]:
+        """List the runs that it was made from."""
+        if self.series is not None:
+            return [self]
+        of_inputs = [run for item in self.inputs for run in item.estimate.runs()]
+        return list({id(run): run for run in of_inputs}.values())
+
+
+def _alphanumeric(name: str) -> str:
+    """Make a label of letters and digits, as FitLins does.
+
+    >>> _alphanumeric("pathology_edited"), _alphanumeric("trial_type.tea"), _alphanumeric("run")
+    ('pathologyEdited', 'trialTypeTea', 'run')
+    """
+    first, *rest = re.sub("[^a-zA-Z0-9]", "_", name).split("_")
+    return first + "".join(word.title() for word in rest)
+
+
+REFUSALS = (
     *(ValueError, KeyError, TypeError, AttributeError, IndexError, AssertionError),
     NotImplementedError,
 )
 """What pybids raises where a model or a table does not fit."""
-
-
-@contextmanager
-def open_layout(bids_dir: Path, derivatives: Sequence[Path]) -> Iterator[BIDSLayout]:
-    """Index a dataset with pybids, and close its database at the end."""
-    for path in (bids_dir, *derivatives):
-        if not (path / "dataset_description.json").is_file():
-            raise UsageError(
-                f"{path}: has no dataset_description.json; expected a BIDS dataset"
-                + ("" if path == bids_dir else ", or name the derivative: --derivatives DIR")
-            )
-    try:
-        layout = BIDSLayout(
-            bids_dir,
-            derivatives=list(derivatives),
-            validate=False,
-            indexer=BIDSLayoutIndexer(validate=False),
-        )
-    except _REFUSALS as error:
-        raise UsageError(f"{bids_dir}: pybids cannot read it: {error}") from None
-    try:
-        yield layout
-    finally:
-        layout.session.close()
-        layout.connection_manager.engine.dispose()
 
 
 def plan_estimates(
@@ -76,10 +120,16 @@ def plan_estimates(
     """
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # pybids' own, of pandas and of what is checked below
-        with _refused(model.path, "pybids"):
+        with _refused(f"{model.path}: pybids"):
             graph = BIDSStatsModelsGraph(layout, model.content)
             graph.load_collections(**{**SERIES, **selectors})
-        plan = _Plan(layout, model, files, LEVELS.index(level), drop_missing)
+        plan = _Plan(
+            layout=layout,
+            model=model,
+            files=files,
+            highest=LEVELS.index(level),
+            drop_missing=drop_missing,
+        )
         plan.add_runs(graph.root_node)
     paths: dict[Path, str] = {}
     for estimate in plan.estimates:
@@ -95,46 +145,48 @@ def plan_estimates(
 
 
 @contextmanager
-def _refused(path: Path, where: str) -> Iterator[None]:
+def _refused(where: str) -> Iterator[None]:
+    """Say of what part of a model pybids complains."""
     try:
         yield
     except Llm2bidsError:
         raise
-    except _REFUSALS as error:
-        raise InferenceError(f"{path}: {where}: {str(error) or type(error).__name__}") from None
+    except REFUSALS as error:
+        raise InferenceError(f"{where}: {str(error) or type(error).__name__}") from None
 
 
+@dataclass(kw_only=True)
 class _Plan:
     """The estimates as they are found, node after node."""
 
-    def __init__(
-        self,
-        layout: BIDSLayout,
-        model: StatsModel,
-        files: Sequence[str] | None,
-        highest: int,
-        drop_missing: bool,
-    ) -> None:
-        self.layout, self.model, self.files, self.highest = layout, model, files, highest
-        self.estimates: list[Estimate] = []
-        self._run_options = {
-            "missing_values": "ignore",
-            "invalid_inputs": "drop" if drop_missing else "error",
-        }
-        self._drop_missing = drop_missing
+    layout: BIDSLayout
+    model: StatsModel
+    files: Sequence[str] | None
+    highest: int
+    drop_missing: bool
+    estimates: list[Estimate] = field(default_factory=list)
+
+    def _at(self, node: Any) -> str:
+        """Say where a message is about."""
+        return f"{self.model.path}: node {node.name}"
+
+    def _run_node(self, node: Any, infos: list[Any] | None = None, **chosen: Any) -> list[Any]:
+        """Let pybids make the designs and contrasts of a node."""
+        invalid = "drop" if self.drop_missing else "error"
+        options = {"missing_values": "ignore", "invalid_inputs": invalid}
+        with _refused(self._at(node)):
+            return list(node.run(infos, group_by=node.group_by, **chosen, **options))
 
     def add_runs(self, node: Any) -> None:
         """Add the estimates of the runs, and of all nodes after."""
-        with _refused(self.model.path, f"node {node.name}"):
-            outputs = node.run(None, group_by=node.group_by, **self._run_options)
         done: dict[str, Estimate] = {}
-        for output in outputs:
+        for output in self._run_node(node):
             collections = node.get_collections(**output.entities)
             infos = {info.image: info for each in collections for info in _run_infos(each)}
             series = sorted(infos)
             if len(series) != 1:
                 raise UsageError(
-                    f"{self.model.path}: node {node.name}: {len(series)} series in one model, "
+                    f"{self._at(node)}: {len(series)} series in one model, "
                     f"{', '.join(Path(name).name for name in series[:3])}; GroupBy is "
                     f"{', '.join(node.group_by)}, expected the entities that tell runs apart "
                     "(subject, session, task, run)"
@@ -145,17 +197,15 @@ class _Plan:
                 continue
             done[path] = self._run(node, output, infos[path])
         if not done:
-            raise UsageError(f"{self.model.path}: node {node.name}: no series is chosen")
+            raise UsageError(f"{self._at(node)}: no series is chosen")
         self._add(node, list(done.values()))
 
     def _run(self, node: Any, output: Any, info: Any) -> Estimate:
         path, of_file = Path(info.image), self.layout.get_file(info.image).get_entities()
         entities = {name: of_file[name] for name in ENTITIES if name in of_file}
-        mask = self.layout.get(
-            **{**entities, "suffix": "mask", "desc": "brain", "extension": SERIES["extension"]}
-        )
+        mask = self.layout.get(**{**entities, **SERIES, "suffix": "mask", "desc": "brain"})
         estimate = Estimate(
-            node=alphanumeric(node.name),
+            node=_alphanumeric(node.name),
             level=node.level,
             meta=False,
             entities=entities,
@@ -167,8 +217,8 @@ class _Plan:
         )
         named = {key: value for key, value in entities.items() if key != "space"}
         for contrast in output.contrasts:
-            own = {**named, "contrast": contrast.name}
-            self._add_contrast(estimate, contrast._replace(entities=own))
+            named["contrast"] = contrast.name
+            self._add_contrast(estimate, contrast._replace(entities=dict(named)))
         return estimate
 
     def _run_design(self, node: Any, data: pd.DataFrame, info: Any, path: Path) -> pd.DataFrame:
@@ -180,13 +230,10 @@ class _Plan:
                 data.loc[data.index[0], name] = data.loc[data[name] != 0, name].mean()
             elif "derivative1" in name:
                 data.loc[data.index[0], name] = 0
-        empty = list(data.columns[data.isna().all()])
-        if empty and self._drop_missing:
-            data = data.drop(columns=empty)
-        if (
-            len(data) == info.n_vols + 1
-            and data.iloc[-1].drop("intercept", errors="ignore").isna().all()
-        ):
+        if self.drop_missing:
+            data = data.dropna(axis="columns", how="all")
+        last = data.iloc[-1].drop("intercept", errors="ignore")
+        if len(data) == info.n_vols + 1 and last.isna().all():
             data = data.iloc[:-1]
         if len(data) != info.n_vols:
             raise InferenceError(
@@ -202,8 +249,10 @@ class _Plan:
             drift_model=None if cutoff is None else "cosine",
             high_pass=cutoff or 0.01,
         ).rename(columns={"constant": "intercept"})
-        with _named(f"{self.model.path}: node {node.name}: {path.name}"):
+        try:
             return checked_design(design)
+        except InferenceError as error:
+            raise InferenceError(f"{self._at(node)}: {path.name}: {error}") from None
 
     def _numbers(self, node: Any, data: pd.DataFrame, where: str) -> pd.DataFrame:
         for name in data.columns:
@@ -211,7 +260,7 @@ class _Plan:
             if column.isna().any():
                 n, first = int(column.isna().sum()), int(np.argmax(column.isna()))
                 raise InferenceError(
-                    f"{self.model.path}: node {node.name}: {where}: {name} is no number in {n} of "
+                    f"{self._at(node)}: {where}: {name} is no number in {n} of "
                     f"{len(data)} rows, first in row {first + 1}; leave the column out, complete "
                     "the table or transform it (Factor makes numbers of words)"
                     + ("; --drop-missing leaves out empty columns" if n == len(data) else "")
@@ -221,77 +270,62 @@ class _Plan:
 
     def _add(self, node: Any, estimates: Sequence[Estimate]) -> None:
         """Take a node's estimates, and go on with the nodes that take their maps."""
-        made_names = {item.info.name for estimate in estimates for item in estimate.contrasts}
+        made = [item for estimate in estimates for item in estimate.contrasts]
         dummies = (node.dummy_contrasts or {}).get("contrasts") or []
         unmade = [
             str(name)
             for name in [*(contrast["name"] for contrast in node.contrasts), *dummies]
             # pybids puts the name of the maps that came in before a contrast's own
-            if name != 1 and not any(f"_{made}".endswith(f"_{name}") for made in made_names)
+            if name != 1 and not any(f"_{item.info.name}".endswith(f"_{name}") for item in made)
         ]
         columns = dict.fromkeys(str(c) for estimate in estimates for c in estimate.design.columns)
         said = (
-            f"{self.model.path}: node {node.name}: contrast {', '.join(unmade) or '(any)'} has a "
+            f"{self._at(node)}: contrast {', '.join(unmade) or '(any)'} has a "
             f"condition that no design has; the columns are {', '.join(columns)}"
         )
-        if not made_names or (unmade and not self._drop_missing):
+        if not made or (unmade and not self.drop_missing):
             raise UsageError(f"{said}; --drop-missing leaves such contrasts out")
         if unmade:
             log.warning("%s; it is left out", said)
         self.estimates += [estimate for estimate in estimates if estimate.contrasts]
-        made = {
-            id(item.info): item
-            for estimate in estimates
-            for item in estimate.contrasts
-            if item.test != "F"  # the specification's: F contrasts are terminal
-        }
         for edge in node.children:
-            if LEVELS.index(edge.destination.level) > self.highest:
-                continue
-            self._add_higher(edge.destination, made, edge.filter or {})
+            if LEVELS.index(edge.destination.level) <= self.highest:
+                # the specification's: F contrasts are terminal
+                inputs = [item for item in made if item.test != "F"]
+                self._add_higher(edge.destination, inputs, edge.filter or {})
 
     def _add_higher(
-        self, node: Any, made: Mapping[int, ModelContrast], chosen: Mapping[str, Any]
+        self, node: Any, made: Sequence[ModelContrast], chosen: Mapping[str, Any]
     ) -> None:
         """Add the estimates of a node that takes maps."""
-        infos = [item.info for item in made.values()]
-        with _refused(self.model.path, f"node {node.name}"):
-            outputs = node.run(infos, group_by=node.group_by, **chosen, **self._run_options)
         estimates = []
-        for output in outputs:
-            rows = pd.concat([output.data, output.metadata], axis=1)
-            group = [
-                item
-                for item in made.values()
-                if _matches(item.info.entities, {**chosen, **output.entities})
-            ]
-            inputs = [self._input(node, row, group) for row in rows.to_dict("records")]
+        for output in self._run_node(node, [item.info for item in made], **chosen):
+            wanted = {**chosen, **output.entities}
+            group = [item for item in made if _matches(item.info.entities, wanted)]
+            inputs = []
+            for row in pd.concat([output.data, output.metadata], axis=1).to_dict("records"):
+                matching = [item for item in group if _matches(item.info.entities, row)]
+                if len(matching) != 1:
+                    raise InferenceError(
+                        f"{self._at(node)}: a row of its design matches {len(matching)} maps; "
+                        "expected one"
+                    )
+                inputs += matching
             if not inputs and not group:
                 continue  # a group of tables alone
             if len(inputs) != len(group):
                 lost = [item.path("effect").name for item in group if item not in inputs]
                 raise InferenceError(
-                    f"{self.model.path}: node {node.name}: {len(group)} maps, the tables have "
+                    f"{self._at(node)}: {len(group)} maps, the tables have "
                     f"rows for {len(inputs)}; {', '.join(lost[:3])} lacks one"
                 )
             estimates.append(self._higher(node, output, inputs))
         if not estimates:
             raise UsageError(
-                f"{self.model.path}: node {node.name}: no map reaches it; filter {dict(chosen)}, "
+                f"{self._at(node)}: no map reaches it; filter {dict(chosen)}, "
                 f"GroupBy {', '.join(node.group_by)}"
             )
         self._add(node, estimates)
-
-    def _input(
-        self, node: Any, row: Mapping[str, Any], group: Sequence[ModelContrast]
-    ) -> ModelContrast:
-        matching = [item for item in group if _matches(item.info.entities, row)]
-        if len(matching) != 1:
-            raise InferenceError(
-                f"{self.model.path}: node {node.name}: a row of its design matches "
-                f"{len(matching)} maps; expected one"
-            )
-        return matching[0]
 
     def _higher(self, node: Any, output: Any, inputs: Sequence[ModelContrast]) -> Estimate:
         meta = self.model.node(node.name)["Model"]["Type"] == "meta"
@@ -299,7 +333,7 @@ class _Plan:
         spaces = {item.estimate.entities.get("space") for item in inputs}
         entities |= {} if None in spaces else {"space": spaces.pop()}
         estimate = Estimate(
-            node=alphanumeric(node.name),
+            node=_alphanumeric(node.name),
             level=node.level,
             meta=meta,
             entities=entities,
@@ -341,22 +375,13 @@ class _Plan:
             weights[:, columns.index(name)] += of_condition
         estimate.contrasts.append(
             ModelContrast(
-                label=alphanumeric(info.name),
+                label=_alphanumeric(info.name),
                 weights=weights if info.test == "F" else weights[0],
                 test=info.test,
                 info=info,
                 estimate=estimate,
             )
         )
-
-
-@contextmanager
-def _named(where: str) -> Iterator[None]:
-    """Say of which run an error is."""
-    try:
-        yield
-    except InferenceError as error:
-        raise InferenceError(f"{where}: {error}") from None
 
 
 def _run_infos(collection: Any) -> list[Any]:

@@ -12,9 +12,9 @@ from nilearn.glm.first_level import FirstLevelModel
 from nilearn.glm.second_level import SecondLevelModel
 
 from llm2bids.exceptions import InferenceError, Llm2bidsError, UsageError
-from llm2bids.inference.analyze_model import analyze_model
+from llm2bids.inference.analyze_model import analyze_model, open_layout
 from llm2bids.inference.stats_model import read_stats_model
-from llm2bids.inference.stats_model_plan import open_layout, plan_estimates
+from llm2bids.inference.stats_model_plan import plan_estimates
 from tests.people import EVENTS, FACTOR, MODEL, N_VOLUMES, T_R, boxcar, make_people
 
 
