@@ -19,6 +19,7 @@ import numpy.typing as npt
 
 from llm2bids import __version__
 from llm2bids.dataset.layout import sidecar
+from llm2bids.dataset.sidecar import fill_json, fill_text
 from llm2bids.dataset.volumes import volume_writer
 from llm2bids.exceptions import DatasetError, InferenceError
 from llm2bids.inference.provenance import Provenance, circularity_caution
@@ -27,43 +28,6 @@ from llm2bids.space.header import image_header
 from llm2bids.space.space import Space
 from llm2bids.store.commit import replace_text
 from llm2bids.store.json import read_json, to_json
-
-_IGNORED = """*_statmap.nii.gz
-*_statmap.json
-*_design.tsv
-*_design.json
-/*.html
-/calibration*
-/group
-/node-*
-/logs
-/*_smdl.json
-"""
-"""Files that BIDS has no name for yet."""
-
-README = """# llm2bids analyze
-
-Statistical maps of recorded language models, made by `llm2bids analyze` with nilearn.
-
-- `sub-*/func/*_contrast-*_stat-{effect,variance,t,z}_statmap.nii.gz`: first level. Effects are in
-  units of each unit's calibration standard deviation, variances in its square.
-- `sub-*/func/*_stat-rsquared_statmap.nii.gz`, `*_stat-residualar1_statmap.nii.gz`: share of
-  variance explained, and lag-1 autocorrelation of the residuals.
-- `sub-*/func/*_design.{tsv,json}`: design matrices.
-- `sub-*/func/*_desc-brain_mask.nii.gz`: the units that were modelled.
-- `group/`: second level.
-- `node-*/`: maps of a BIDS Stats Model (`--model`, `model_smdl.json`) by node, in FitLins' names
-  with the space; effects are per cent of each voxel's mean.
-
-Every sidecar lists the participants, runs and prompts that its map was made from, and the
-fingerprint of the space.
-
-## .bidsignore
-BIDS has no name for statistical maps (`statmap`) and design matrices (`design`), nor for the
-results of a group or a node (`group/`, `node-*/`): the names here are those of nilearn's
-`save_glm_to_bids` and of FitLins. They are listed in `.bidsignore` so that the validator checks
-the rest.
-"""
 
 
 def map_path(suffix: str, **entities: str | int | None) -> Path:
@@ -180,28 +144,19 @@ def start_output(out_dir: Path, bids_dir: Path, derivative_dir: Path) -> None:
     """Make the output folder a derivative dataset, or check that it is one of ours."""
     if out_dir.exists() and (not out_dir.is_dir() or any(out_dir.iterdir())):
         checked_output(out_dir)
-    links = {"raw": _relative(bids_dir, out_dir), "llm2bids": _relative(derivative_dir, out_dir)}
-    write_json(
-        out_dir / "dataset_description.json",
-        {
-            "Name": "llm2bids analyze: statistical maps",
-            "BIDSVersion": "1.11.1",
-            "DatasetType": "derivative",
-            "GeneratedBy": [
-                {
-                    "Name": "llm2bids",
-                    "Version": __version__,
-                    "Description": "llm2bids analyze",
-                    "CodeURL": "https://github.com/llm2bids/llm2bids",
-                },
-                {"Name": "nilearn", "Version": software()["nilearn"]},
-            ],
-            "SourceDatasets": [{"URL": link} for link in links.values()],
-            "DatasetLinks": links,
-        },
+    links = {
+        name: Path(os.path.relpath(path.resolve(), out_dir.resolve())).as_posix()
+        for name, path in (("raw", bids_dir), ("llm2bids", derivative_dir))
+    }
+    description = fill_json(
+        "analysis/dataset_description.json",
+        software(),
+        SourceDatasets=[{"URL": link} for link in links.values()],
+        DatasetLinks=links,
     )
-    replace_text(out_dir / "README.md", README)
-    replace_text(out_dir / ".bidsignore", _IGNORED)
+    write_json(out_dir / "dataset_description.json", description)
+    for name, template in (("README.md", "README.md"), (".bidsignore", "bidsignore")):
+        replace_text(out_dir / name, fill_text(f"analysis/{template}", {}))
 
 
 def checked_output(out_dir: Path) -> None:
@@ -222,7 +177,3 @@ def read_map(path: Path, space: Space) -> npt.NDArray[np.float32]:
     """Read a map in the space, shape (n_units,) in recording order."""
     image = open_image(path, space, remedy="run the participant level again")
     return np.asarray(space.to_units(image.volume()), dtype=np.float32)
-
-
-def _relative(target: Path, start: Path) -> str:
-    return Path(os.path.relpath(target.resolve(), start.resolve())).as_posix()

@@ -165,7 +165,7 @@ class Runner:
         shared: Mapping[str, Any],
     ) -> list[Path]:
         """Write the maps of a contrast, in FitLins' names of statistics."""
-        names = {"F": F_STATS, "t": STATS, "pass": ("effect", "variance")}[item.test]
+        names = {"F": F_STATS, "t": STATS}.get(item.test, ("effect", "variance"))
         values = {stat: maps[item.label, stat] for stat in names}
         if item.test == "t":  # nilearn's and FitLins': one-sided
             values["p"] = stats.t.sf(values["t"].astype(np.float64), dof).astype(np.float32)
