@@ -21,8 +21,6 @@ if TYPE_CHECKING:
 
 Floats = npt.NDArray[np.float64]
 
-_GREEDY = Sampling(do_sample=False)
-
 _REPLAYED = 4
 """Texts in a batch of which every unit is kept."""
 
@@ -55,8 +53,8 @@ def answer(
     def work(part: slice, tell: object) -> npt.NDArray[np.int64]:
         shape = (part.stop - part.start, n_tokens)
         done = generate_batch(
-            loaded, given[part], (), new_values((shape[0], n_tokens - 1, 0), loaded.device),
-            sampling=_GREEDY, uniforms=np.zeros(shape),
+            loaded, given[part], (), new_values((*shape, 0), loaded.device),
+            sampling=Sampling(do_sample=False), uniforms=np.zeros(shape), first_step=0,
         )  # fmt: skip
         _check_numbers(done.surprisal, prompts[part], edit)
         return done.token_ids

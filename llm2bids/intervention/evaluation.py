@@ -8,15 +8,18 @@ import numpy as np
 import numpy.typing as npt
 
 from llm2bids.exceptions import InterventionError
+from llm2bids.intervention.answers import answer
 from llm2bids.intervention.subject import Subject
 from llm2bids.paradigm.seed import derive_generator
-from llm2bids.paradigm.task import Prompt, Sampling
+from llm2bids.paradigm.task import Prompt
 
 if TYPE_CHECKING:
     from llm2bids.model.load import LoadedModel
 
 MEASURES = ("given", "answers")
 """Text whose likelihood is measured: the prompts as given, and the intact model's own answers."""
+
+N_BOOT = 2000
 
 Floats = npt.NDArray[np.float64]
 
@@ -50,32 +53,14 @@ def text_sets(
                     f"prompt {prompt.prompt_id}: {len(text)} token; expected two or more to "
                     "measure how well a text is foreseen: take it out of the bank"
                 )
-        answers = greedy_answers(subject.loaded, tokens, n_tokens=n_answer_tokens)
+        said = answer(subject, prompts, n_tokens=n_answer_tokens, contexts=tokens).token_ids
         sets[label] = TextSet(
             label=label,
             prompts=prompts,
-            tokens=tuple((*text, *said) for text, said in zip(tokens, answers, strict=True)),
+            tokens=tuple((*text, *row) for text, row in zip(tokens, said.tolist(), strict=True)),
             prompt_lengths=tuple(map(len, tokens)),
         )
     return sets
-
-
-def greedy_answers(
-    loaded: "LoadedModel", prompts: Sequence[Sequence[int]], *, n_tokens: int, batch_size: int = 16
-) -> list[list[int]]:
-    """Let the model answer, each token the most probable, the end of the text suppressed."""
-    from llm2bids.model.generate import generate_batch
-
-    said: list[list[int]] = []
-    for start in range(0, len(prompts), batch_size):
-        part = prompts[start : start + batch_size]
-        done = generate_batch(
-            loaded, part, (), np.empty((len(part), n_tokens, 0), dtype=np.float32),
-            sampling=Sampling(do_sample=False), uniforms=np.zeros((len(part), n_tokens)),
-            first_step=0,
-        )  # fmt: skip
-        said.extend(done.token_ids.tolist())
-    return said
 
 
 def measure(
@@ -104,22 +89,16 @@ def measure(
     return measured
 
 
-class Bootstrap:
-    """Draws prompts with replacement, the same ones of a text set whatever is measured on it."""
+def boot_means(label: str, values: Floats, seed: int) -> Floats:
+    """Average values (n_prompts, ...) of a text set in every bootstrap draw, (N_BOOT, ...).
 
-    def __init__(self, n_prompts: int, n_boot: int, seed: int) -> None:
-        self.n_prompts, self.n_boot, self.seed = n_prompts, n_boot, seed
-        self._drawn: dict[str, npt.NDArray[np.int64]] = {}
-
-    def means(self, label: str, values: Floats) -> Floats:
-        """Average (n_prompts,) values of a text set in every draw, (n_boot,)."""
-        if label not in self._drawn:
-            rng = derive_generator(self.seed, "bootstrap", label)
-            self._drawn[label] = rng.integers(self.n_prompts, size=(self.n_boot, self.n_prompts))
-        return np.asarray(values[self._drawn[label]].mean(axis=1))
+    The draws of a text set are the same whatever is measured on it.
+    """
+    rng = derive_generator(seed, "bootstrap", label)
+    drawn = rng.integers(len(values), size=(N_BOOT, len(values)))
+    return np.asarray(values[drawn].mean(axis=1))
 
 
-def interval(draws: Floats) -> tuple[float, float]:
-    """Give where 95 % of draws lie."""
-    low, high = np.quantile(draws, [0.025, 0.975], method="inverted_cdf")
-    return float(low), float(high)
+def interval(draws: Floats) -> Floats:
+    """Give where 95 % of draws (n, ...) lie, (2, ...)."""
+    return np.asarray(np.quantile(draws, [0.025, 0.975], axis=0, method="inverted_cdf"))

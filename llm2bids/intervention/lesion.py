@@ -109,7 +109,7 @@ def lesion(
         left that no run, calibration or map has seen.
     """
     of_subject, asked = split_options(options, SubjectOptions, LesionOptions)
-    study = Study(topics=open_topics(bids_dir, analysis_dir, of_subject), options=asked)
+    study = Study(subject=open_topics(bids_dir, analysis_dir, of_subject), options=asked)
     result = study.run(progress=progress)
     result.save(Path(analysis_dir))
     return result

@@ -3,9 +3,10 @@
 import logging
 import sys
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import nullcontext
 from dataclasses import dataclass, replace
 from functools import cached_property
+from itertools import product
 from typing import TYPE_CHECKING, Any, Literal, cast, get_args
 
 import numpy as np
@@ -13,21 +14,16 @@ import numpy.typing as npt
 from tqdm.auto import tqdm
 
 from llm2bids.exceptions import InterventionError, UsageError
-from llm2bids.inference.effects import Effects
 from llm2bids.inference.provenance import Provenance
-from llm2bids.intervention.edit import (
-    Method,
-    identity,
-    levels,
-    method_values,
-)
+from llm2bids.intervention.edit import Method, identity, levels, method_values
 from llm2bids.intervention.evaluation import TextSet, measure, text_sets
-from llm2bids.intervention.lesion_tables import OFF, Drawn, Measured, lesion_result
+from llm2bids.intervention.lesion_tables import OFF, Measured, lesion_result
 from llm2bids.intervention.matched import matched_units
 from llm2bids.intervention.results import InterventionResult
-from llm2bids.intervention.subject import Subject, Topics
+from llm2bids.intervention.subject import Topics
 from llm2bids.intervention.units import default_sites, site_mask
 from llm2bids.model.edit import Edit, check_weights, grouped, load_edit
+from llm2bids.space.space import Space
 from llm2bids.space.stat_map import select_units
 
 if TYPE_CHECKING:
@@ -44,37 +40,32 @@ METHODS: tuple[LesionMethod, ...] = get_args(LesionMethod)
 Units = npt.NDArray[np.intp]
 
 
+Job = tuple[str, list[Measured], Edit | None, Sequence[TextSet], "LoadedModel"]
+"""What is measured: in words, the lesions that it is of, the edit, texts and model."""
+
+
 @dataclass(frozen=True, kw_only=True, eq=False)
 class Study:
     """All that lesions of a model are made from."""
 
-    topics: Topics
+    subject: Topics
     options: "LesionOptions"
-
-    @property
-    def subject(self) -> Subject:
-        """Dataset and model."""
-        return self.topics.subject
-
-    @property
-    def effects(self) -> Effects:
-        """Effects of the participants, which define the networks."""
-        return self.topics.effects
 
     @cached_property
     def inside(self) -> Units:
         """Units that may be lesioned, in recording order."""
         space = self.subject.dataset.space
         patterns = default_sites(space.sites) if self.options.sites is None else self.options.sites
-        return np.flatnonzero(site_mask(space, patterns) & self.effects.mask)
+        return np.flatnonzero(site_mask(space, patterns) & self.subject.effects.mask)
 
     @cached_property
     def maps(self) -> npt.NDArray[np.float64]:
         """Effects of `inside`, (n_participants, n_topics, n_inside)."""
-        labels = [condition.label for condition in self.effects.conditions]
-        columns = [labels.index(topic) for topic in self.topics.banks]
-        within = np.searchsorted(np.flatnonzero(self.effects.mask), self.inside)
-        return self.effects.values[:, columns][:, :, within].astype(np.float64)
+        effects = self.subject.effects
+        labels = [condition.label for condition in effects.conditions]
+        columns = [labels.index(topic) for topic in self.subject.banks]
+        within = np.searchsorted(np.flatnonzero(effects.mask), self.inside)
+        return effects.values[:, columns][:, :, within].astype(np.float64)
 
     def network(self, values: npt.NDArray[np.float64], dose: float) -> Units:
         """Choose the units of `inside` with the largest values (n_inside,)."""
@@ -83,13 +74,9 @@ class Study:
     @cached_property
     def networks(self) -> dict[tuple[str, float], Units]:
         """Units of each topic at each dose."""
+        mean = dict(zip(self.subject.banks, self.maps.mean(axis=0), strict=True))
         doses = sorted({*self.options.doses, self.main_dose})
-        mean = self.maps.mean(axis=0)
-        return {
-            (topic, dose): self.network(mean[row], dose)
-            for row, topic in enumerate(self.topics.banks)
-            for dose in doses
-        }
+        return {(topic, dose): self.network(mean[topic], dose) for topic in mean for dose in doses}
 
     @property
     def main_dose(self) -> float:
@@ -97,63 +84,48 @@ class Study:
         doses = sorted(self.options.doses)
         return 1.0 if 1.0 in doses else doses[len(doses) // 2]
 
-    def _values(self, method: str) -> tuple[npt.NDArray[np.float32], Provenance]:
-        """Say what every unit of the space is set to, (n_units,) or (n_rows, n_units)."""
-        if method not in self._set_to:
-            every = np.arange(self.subject.dataset.space.n_units)
-            self._set_to[method] = method_values(
-                self.subject.dataset,
-                cast(Method, method),
-                every,
-                seed=self.subject.seed,
-            )
-        return self._set_to[method]
-
     @cached_property
     def _set_to(self) -> dict[str, tuple[npt.NDArray[np.float32], Provenance]]:
+        """What every unit of the space is set to by methods that were asked for."""
         return {}
 
     def edit(
         self, units: Units, label: str, criterion: str = "", *, method: str | None = None
     ) -> Edit:
         """Make the lesion of some units."""
-        method = method or self.options.method
-        values, shown = self._values(method)
-        space = self.subject.dataset.space
+        method, dataset = method or self.options.method, self.subject.dataset
+        if method not in self._set_to:
+            every = np.arange(dataset.space.n_units)
+            self._set_to[method] = method_values(
+                dataset, cast(Method, method), every, seed=self.subject.seed
+            )
+        values, shown = self._set_to[method]
         return Edit(
             kind="set",
             method=method,
             label=label,
-            parts=grouped(space.sites, units, values[..., units]),
-            **identity(space),
+            parts=grouped(dataset.space.sites, units, values[..., units]),
+            **identity(dataset.space),
             source=f"group effect map of {label}",
             criterion=criterion,
-            made_from=levels(self.effects.provenance | shown),
+            made_from=levels(self.subject.effects.provenance | shown),
         )
 
     @cached_property
     def edits(self) -> dict[tuple[str, float], Edit]:
-        """The lesions: of the networks asked for, or of the edit files."""
-        if self.options.edit_files:
-            return self._given_edits()
-        wanted = self.topics.choose(self.options.task_labels)
-        made = {}
-        for topic in wanted:
-            for dose in self.options.doses:
-                criterion = f"top {dose:g} % |effect| of {self.inside.size:,} units"
-                made[topic, float(dose)] = self.edit(self.networks[topic, dose], topic, criterion)
-        return made
-
-    def _given_edits(self) -> dict[tuple[str, float], Edit]:
-        self.topics.choose(self.options.task_labels)
-        made: dict[tuple[str, float], Edit] = {}
-        for file in self.options.edit_files:
+        """The lesions, by label and dose: of the networks asked for, or of the edit files."""
+        asked, made = self.options, dict[tuple[str, float], Edit]()
+        topics = self.subject.choose(asked.task_labels)
+        for file in asked.edit_files:
             edit = load_edit(file)
             check_weights(self.subject.loaded, edit)
             share = 100 * edit.n_units / self.subject.dataset.space.n_units
             if (edit.label, share) in made:
                 raise UsageError(f"--edit {file}: a second edit {edit.label} of as many units")
             made[edit.label, share] = edit
+        for topic, dose in () if asked.edit_files else product(topics, asked.doses):
+            criterion = f"top {dose:g} % |effect| of {self.inside.size:,} units"
+            made[topic, float(dose)] = self.edit(self.networks[topic, dose], topic, criterion)
         return made
 
     def own(self, label: str) -> str:
@@ -170,41 +142,28 @@ class Study:
             known |= editable_sites(self.subject.loaded, edit)
         return known
 
-    @contextmanager
-    def applied(self, edit: Edit, loaded: "LoadedModel | None" = None) -> Iterator[None]:
-        """Lesion the model, or another of its architecture."""
-        from llm2bids.model.edit_hooks import applied
-
-        with applied((loaded or self.subject.loaded).model, edit, self.sites):
-            yield
-
     def run(self, *, progress: bool) -> InterventionResult:
         """Measure every lesion, and its controls."""
-        _ = self.edits, self.sites  # refuse first what costs least to find
-        banks = {**self.topics.banks, OFF: self.subject.baseline}
-        used = frozenset[str]().union(*(edit.prompts for edit in self.edits.values()))
-        sets = text_sets(
-            self.subject, banks, n_prompts=self.options.n_prompts,
-            n_answer_tokens=self.options.n_answer_tokens, used=used,
-        )  # fmt: skip
-        with _bar(self._n_texts(len(sets)), progress) as bar:
-            return self._measured(sets, bar)
+        from llm2bids.model.edit_hooks import applied
 
-    def _measured(self, sets: Mapping[str, TextSet], bar: "tqdm[Any]") -> InterventionResult:
-        loaded, every = self.subject.loaded, list(sets.values())
-        bar.set_description("intact model")
-        baseline = measure(loaded, every, on_text=bar.update)
-        lesions = []
-        for (label, dose), edit in self.edits.items():
-            bar.set_description(f"lesion of {label}, {dose:.3g} %")
-            with self.applied(edit):
-                changed = measure(loaded, every, on_text=bar.update)
-            lesions.append(Measured(label, dose, edit.n_units, self.own(label), changed))
+        _ = self.edits, self.sites  # refuse first what costs least to find
+        sets = text_sets(
+            self.subject, {**self.subject.banks, OFF: self.subject.baseline},
+            n_prompts=self.options.n_prompts, n_answer_tokens=self.options.n_answer_tokens,
+            used=frozenset[str]().union(*(edit.prompts for edit in self.edits.values())),
+        )  # fmt: skip
+        measured = []
+        total = self._n_texts(len(sets))
+        with tqdm(
+            total=total, unit="text", disable=not progress, file=sys.stderr, dynamic_ncols=True
+        ) as bar:
+            for words, lesions, edit, texts, loaded in self._jobs(sets):
+                bar.set_description(words)
+                with nullcontext() if edit is None else applied(loaded.model, edit, self.sites):
+                    nll = measure(loaded, texts, on_text=bar.update)
+                measured += [replace(lesion, nll=nll) for lesion in lesions]
         return lesion_result(
-            baseline,
-            lesions,
-            draws=[*self._matched(sets, bar), *self._shuffled(every, bar)],
-            untrained=self._untrained(every, bar) if self.options.random_weights else None,
+            measured,
             related=self.related,
             prompts={label: [p.prompt_id for p in texts.prompts] for label, texts in sets.items()},
             seed=self.subject.seed,
@@ -212,10 +171,22 @@ class Study:
             edits=self.edits,
         )
 
-    def _matched(self, sets: Mapping[str, TextSet], bar: "tqdm[Any]") -> Iterator[Drawn]:
+    def _jobs(self, sets: Mapping[str, TextSet]) -> Iterator[Job]:
+        """List all that is measured, one after the other."""
+        loaded, every = self.subject.loaded, list(sets.values())
+        yield "intact model", [Measured(kind="intact")], None, every, loaded
+        for (label, dose), edit in self.edits.items():
+            lesion = Measured(label, dose, self.own(label), n_units=edit.n_units)
+            yield f"lesion of {label}, {dose:.3g} %", [lesion], edit, every, loaded
+        if self.options.n_draws:
+            yield from self._matched(sets)
+        if not self.options.edit_files:
+            yield from self._shuffled(every)
+        if self.options.random_weights:
+            yield from self._untrained(every, sets[OFF])
+
+    def _matched(self, sets: Mapping[str, TextSet]) -> Iterator[Job]:
         """Lesion random units in place of the networks'."""
-        if not self.options.n_draws:
-            return
         from llm2bids.model.likelihood import mean_activation
 
         space, loaded = self.subject.dataset.space, self.subject.loaded
@@ -227,7 +198,6 @@ class Study:
             if edit.kind != "set" or edit.method not in METHODS:
                 log.warning("no random draws for %s: it is no lesion", edit)
                 continue
-            bar.set_description(f"random units for {label}, {dose:.3g} %")
             if own not in magnitude:
                 magnitude[own] = np.zeros(space.n_units)
                 magnitude[own][where] = mean_activation(loaded, sets[own].tokens, sites, of=np.abs)
@@ -235,44 +205,37 @@ class Study:
             for draw in range(self.options.n_draws):
                 rng = np.random.default_rng([self.subject.seed, draw, *label.encode()])
                 drawn = matched_units(units, magnitude[own], space, rng)
-                with self.applied(self.edit(drawn, label, method=edit.method)):
-                    changed = measure(loaded, [sets[own], sets[OFF]], on_text=bar.update)
-                ratio = magnitude[own][drawn].mean() / magnitude[own][units].mean()
-                yield Drawn("matched", label, dose, draw, own, changed, float(ratio))
+                ratio = float(magnitude[own][drawn].mean() / magnitude[own][units].mean())
+                lesion = Measured(
+                    label, dose, own, kind="matched", draw=draw, activation_ratio=ratio
+                )
+                other = self.edit(drawn, label, method=edit.method)
+                words = f"random units for {label}, {dose:.3g} %"
+                yield words, [lesion], other, [sets[own], sets[OFF]], loaded
 
-    def _shuffled(self, sets: Sequence[TextSet], bar: "tqdm[Any]") -> Iterator[Drawn]:
+    def _shuffled(self, texts: Sequence[TextSet]) -> Iterator[Job]:
         """Lesion networks of which each participant gives the map of a random topic."""
-        if self.options.edit_files:
-            return
         n_participants, n_topics, _ = self.maps.shape
         for draw in range(self.options.n_shuffled):
-            bar.set_description("shuffled tasks")
             rng = np.random.default_rng([self.subject.seed, 1, draw])
             columns = rng.integers(n_topics, size=n_participants)
             mean = self.maps[np.arange(n_participants), columns].mean(axis=0)
-            with self.applied(self.edit(self.network(mean, self.main_dose), "shuffled")):
-                changed = measure(self.subject.loaded, sets, on_text=bar.update)
-            for topic in dict.fromkeys(label for label, _ in self.edits):
-                yield Drawn("shared component", topic, self.main_dose, draw, topic, changed)
+            edit = self.edit(self.network(mean, self.main_dose), "shuffled")
+            lesions = [
+                Measured(topic, self.main_dose, topic, kind="shared component", draw=draw)
+                for topic in dict.fromkeys(label for label, _ in self.edits)
+            ]
+            yield "shuffled tasks", lesions, edit, texts, self.subject.loaded
 
-    def _untrained(self, sets: Sequence[TextSet], bar: "tqdm[Any]") -> list[Measured]:
+    def _untrained(self, texts: Sequence[TextSet], off: TextSet) -> Iterator[Job]:
         """Lesion the same units of the architecture with random weights, at its own means."""
         from llm2bids.model.likelihood import mean_activation
 
-        bar.set_description("random weights")
-        loaded = self.subject.untrained()
-        (off,) = [texts for texts in sets if texts.label == OFF]
-        sites = tuple(self.sites.values())
-        mean = dict(zip(
-            [site.name for site in sites],
-            np.split(
-                mean_activation(loaded, off.tokens, sites),
-                np.cumsum([site.width for site in sites])[:-1],
-            ),
-            strict=True,
-        ))  # fmt: skip
-        intact = measure(loaded, sets, on_text=bar.update)
-        rows = [Measured("", 0.0, 0, "", intact)]
+        words, loaded, sites = "random weights", self.subject.untrained(), self.sites
+        stops = np.cumsum([site.width for site in sites.values()])[:-1]
+        means = np.split(mean_activation(loaded, off.tokens, tuple(sites.values())), stops)
+        mean = dict(zip(sites, means, strict=True))
+        yield words, [Measured(kind="untrained intact")], None, texts, loaded
         for (label, dose), edit in self.edits.items():
             if dose != self.main_dose and not self.options.edit_files:
                 continue
@@ -282,15 +245,14 @@ class Study:
                     for part in edit.parts
                 )
                 edit = replace(edit, parts=parts)
-            with self.applied(edit, loaded):
-                changed = measure(loaded, sets, on_text=bar.update)
-            rows.append(Measured(label, dose, edit.n_units, self.own(label), changed))
-        return rows
+            own, n_units = self.own(label), edit.n_units
+            lesion = Measured(label, dose, own, n_units=n_units, kind="untrained")
+            yield words, [lesion], edit, texts, loaded
 
     @cached_property
     def related(self) -> dict[str, tuple[str, ...]]:
         """Topics whose networks share many units, by topic."""
-        return related_topics({t: self.networks[t, self.main_dose] for t in self.topics.banks})
+        return related_topics({t: self.networks[t, self.main_dose] for t in self.subject.banks})
 
     def _n_texts(self, n_sets: int) -> int:
         """Count the texts that are going to be measured."""
@@ -301,7 +263,7 @@ class Study:
         return asked.n_prompts * (n_full * n_sets + 2 * asked.n_draws * n_lesions)
 
     def _metadata(self) -> dict[str, Any]:
-        asked, space = self.options, self.subject.dataset.space
+        asked, space, effects = self.options, self.subject.dataset.space, self.subject.effects
         roles = {site.name: site.role for site in space.sites}
         edits = list(self.edits.values())
         return {
@@ -317,8 +279,8 @@ class Study:
             "NumberOfAnswerTokens": asked.n_answer_tokens,
             "NumberOfDraws": asked.n_draws,
             "NumberOfShuffled": 0 if asked.edit_files else asked.n_shuffled,
-            "Participants": list(self.effects.participants),
-            "DefiningPrompts": len(self.effects.provenance.prompts),
+            "Participants": list(effects.participants),
+            "DefiningPrompts": len(effects.provenance.prompts),
         }
 
 
@@ -341,15 +303,10 @@ def related_topics(networks: Mapping[str, Units]) -> dict[str, tuple[str, ...]]:
     }
 
 
-def edited_units(edit: Edit, space: Any) -> Units:
+def edited_units(edit: Edit, space: Space) -> Units:
     """Give the units of an edit by their numbers in its space, (n_units,)."""
-    unknown = [part.site.name for part in edit.parts if part.site.name not in space.site_slices]
-    if unknown:
+    slices = space.site_slices
+    if unknown := [site.name for site in edit.sites if site.name not in slices]:
         raise InterventionError(f"edit {edit.label}: site {unknown[0]} is not in {space.label}")
-    return np.concatenate(
-        [space.site_slices[part.site.name].start + part.units for part in edit.parts]
-    ).astype(np.intp)
-
-
-def _bar(total: int, progress: bool) -> "tqdm[Any]":
-    return tqdm(total=total, unit="text", disable=not progress, file=sys.stderr, dynamic_ncols=True)
+    units = [slices[part.site.name].start + part.units for part in edit.parts]
+    return np.concatenate(units).astype(np.intp)

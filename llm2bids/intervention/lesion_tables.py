@@ -1,7 +1,8 @@
 """Tables of lesions: changes with intervals over prompts, and what is selective."""
 
+from collections import defaultdict
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from itertools import combinations
 from typing import Any
 
@@ -9,7 +10,8 @@ import numpy as np
 import numpy.typing as npt
 import pandas as pd
 
-from llm2bids.intervention.evaluation import MEASURES, Bootstrap, interval
+from llm2bids.dataset.sidecar import fill_json
+from llm2bids.intervention.evaluation import MEASURES, N_BOOT, boot_means, interval
 from llm2bids.intervention.results import InterventionResult
 from llm2bids.model.edit import Edit
 
@@ -21,8 +23,6 @@ TOLERATED = 1 / 3
 
 ALPHA = 0.05
 
-N_BOOT = 2000
-
 SHOWS = (
     "A lesion shows which text needs these units as they are. It does not show that the topic is "
     "stored in them, nor that no other units could do the same; related topics share their loss."
@@ -33,25 +33,8 @@ Floats = npt.NDArray[np.float64]
 Nll = Mapping[str, Floats]
 """By text set, the NLL of each prompt, (n_prompts, 2) as `MEASURES`."""
 
-COLUMNS = {
-    "network": "topic whose units were lesioned, or label of the edit",
-    "dose": "percent of the units of the chosen sites (of an edit: of all units)",
-    "text": "topic of the held-out prompts; off: everyday prompts",
-    "relation": "own: the lesioned network's topic; related: its network shares a third of the "
-    "units or more (Dice)",
-    "measure": "given: the prompts themselves; answers: what the intact model answered",
-    "change": "NLL of the lesioned model minus that of the intact one, nats a token; low and high: "
-    "95 % bootstrap over prompts",
-    "p": "(1 + draws whose own - off reaches the network's) / (1 + draws); p_corrected: against "
-    "the largest draw of all networks of this dose",
-    "shared_component": "mean loss of the own topic's text by networks of shuffled tasks; "
-    "shared_low and shared_high: where 95 % of these networks lie",
-    "selective": "own - off and own - unrelated above 0 by their lower bounds, off and unrelated "
-    "at most a third of own, and above 95 % of the random draws",
-    "kind": "matched: random units, as many in each site and as active on the own topic's text; "
-    "shared component: networks of which each participant gives the map of a random topic",
-    "activation_ratio": "mean |activation| of the drawn units over the network's",
-}
+Related = Mapping[str, tuple[str, ...]]
+"""By topic, those whose networks share many units."""
 
 _SHOWN = (
     *("network", "dose", "measure", "own", "own_low", "own_high", "related", "unrelated", OFF),
@@ -61,57 +44,52 @@ _SHOWN = (
 
 @dataclass(frozen=True, eq=False)
 class Measured:
-    """One lesion, and the NLL under it."""
+    """One lesion, of a network or of a control draw in its place, and the NLL under it."""
 
-    label: str
-    dose: float
-    n_units: int
-    own: str
-    nll: Nll
-
-
-@dataclass(frozen=True, eq=False)
-class Drawn:
-    """One control draw, and the NLL under it of the own topic's text and of off text."""
-
-    kind: str
-    label: str
-    dose: float
-    draw: int
-    own: str
-    nll: Nll
+    label: str = ""
+    dose: float = 0.0
+    own: str = ""  # topic that it is held to
+    nll: Nll = field(default_factory=dict)
+    n_units: int = 0
+    # or intact, matched, shared component; untrained, untrained intact
+    kind: str = "network"
+    draw: int = 0
     activation_ratio: float = np.nan
+
+    def changes(self, baseline: Nll) -> dict[str, Floats]:
+        """Give the change of the NLL of each text's prompts, (n_prompts, 2) as `MEASURES`."""
+        return {text: values - baseline[text] for text, values in self.nll.items()}
 
 
 def lesion_result(
-    baseline: Nll,
-    lesions: Sequence[Measured],
+    measured: Sequence[Measured],
     *,
-    draws: Sequence[Drawn],
-    untrained: Sequence[Measured] | None,
-    related: Mapping[str, tuple[str, ...]],
+    related: Related,
     prompts: Mapping[str, Sequence[str]],
     seed: int,
     metadata: Mapping[str, Any],
     edits: Mapping[tuple[str, float], Edit],
 ) -> InterventionResult:
-    """Make the tables; the first of `untrained` is the intact one."""
-    boot = Bootstrap(len(next(iter(baseline.values()))), N_BOOT, seed)
-    drawn = _draw_table(draws, baseline)
+    """Make the tables of all that was measured."""
+    by_kind: dict[str, list[Measured]] = defaultdict(list)
+    for lesion in measured:
+        by_kind[lesion.kind].append(lesion)
+    baseline, lesions = by_kind["intact"][0].nll, by_kind["network"]
+    drawn = _draw_table(by_kind["matched"] + by_kind["shared component"], baseline)
     selectivity = [
-        _selectivity(lesion, baseline, measure, related, boot, drawn)
+        _selectivity(lesion, baseline, measure, related, seed, drawn)
         for lesion in lesions
         for measure in MEASURES
     ]
     tables = {
         "selectivity": pd.DataFrame(selectivity),
-        "matrix": _matrix(lesions, baseline, related, boot),
+        "matrix": _matrix(lesions, baseline, related, seed),
         "draws": drawn,
-        "dissociation": _dissociation(lesions, related, boot),
+        "dissociation": _dissociation(lesions, related, seed),
         "prompts": _prompt_table(lesions, baseline, prompts),
     }
-    if untrained:
-        tables["untrained"] = _matrix(untrained[1:], untrained[0].nll, related, boot)
+    for intact in by_kind["untrained intact"]:
+        tables["untrained"] = _matrix(by_kind["untrained"], intact.nll, related, seed)
     notes = [
         f"lesion of {', '.join(metadata['Roles'])} in {metadata['Model']}: units set to "
         f"{metadata['Method']}; change of NLL, nats a token, on {metadata['NumberOfPrompts']} "
@@ -132,7 +110,7 @@ def lesion_result(
                 text: dict(zip(MEASURES, values.mean(axis=0).tolist(), strict=True))
                 for text, values in baseline.items()
             },
-            "Columns": COLUMNS,
+            "Columns": fill_json("analysis/lesion_columns.json", {}),
         },
         notes=(*notes, SHOWS),
         edits={f"lesion_{label}_{dose:.3g}percent": edit for (label, dose), edit in edits.items()},
@@ -140,7 +118,7 @@ def lesion_result(
     )
 
 
-def relation(text: str, own: str, related: Mapping[str, tuple[str, ...]]) -> str:
+def relation(text: str, own: str, related: Related) -> str:
     """Say what a text is to the topic of a lesion."""
     if text in (own, OFF):
         return "own" if text == own else OFF
@@ -148,23 +126,19 @@ def relation(text: str, own: str, related: Mapping[str, tuple[str, ...]]) -> str
 
 
 def _matrix(
-    lesions: Sequence[Measured],
-    baseline: Nll,
-    related: Mapping[str, tuple[str, ...]],
-    boot: Bootstrap,
+    lesions: Sequence[Measured], baseline: Nll, related: Related, seed: int
 ) -> pd.DataFrame:
     rows = []
     for lesion in lesions:
-        for text, values in lesion.nll.items():
-            kind = relation(text, lesion.own, related)
-            for measure, change in zip(MEASURES, (values - baseline[text]).T, strict=True):
-                low, high = interval(boot.means(text, change))
+        for text, change in lesion.changes(baseline).items():
+            means, (low, high) = change.mean(axis=0), interval(boot_means(text, change, seed))
+            for column, measure in enumerate(MEASURES):
                 rows.append(
                     {
                         "network": lesion.label, "dose": lesion.dose, "n_units": lesion.n_units,
-                        "text": text, "relation": kind, "measure": measure,
-                        "change": change.mean(), "low": low, "high": high,
-                        "n_prompts": len(change),
+                        "text": text, "relation": relation(text, lesion.own, related),
+                        "measure": measure, "change": means[column], "low": low[column],
+                        "high": high[column], "n_prompts": len(change),
                     }
                 )  # fmt: skip
     return pd.DataFrame(rows)
@@ -175,79 +149,61 @@ def _prompt_table(
 ) -> pd.DataFrame:
     parts = []
     for lesion in lesions:
-        for text, values in lesion.nll.items():
+        for text, change in lesion.changes(baseline).items():
             what = {"network": lesion.label, "dose": lesion.dose, "text": text}
-            measured = {"change": values - baseline[text], "intact": baseline[text]}
-            cells = {
-                f"{kind}_{measure}": array[:, column]
-                for kind, array in measured.items()
-                for column, measure in enumerate(MEASURES)
-            }
+            values = np.hstack([change, baseline[text]])
+            names = [f"{kind}_{measure}" for kind in ("change", "intact") for measure in MEASURES]
+            cells = dict(zip(names, values.T, strict=True))
             parts.append(pd.DataFrame({**what, "prompt_id": list(prompts[text]), **cells}))
     return pd.concat(parts, ignore_index=True)
 
 
-def _draw_table(draws: Sequence[Drawn], baseline: Nll) -> pd.DataFrame:
+def _draw_table(draws: Sequence[Measured], baseline: Nll) -> pd.DataFrame:
     rows = []
     for drawn in draws:
-        own, off = ((drawn.nll[t] - baseline[t]).mean(axis=0) for t in (drawn.own, OFF))
-        for column, measure in enumerate(MEASURES):
+        change = drawn.changes(baseline)
+        own, off = change[drawn.own].mean(axis=0), change[OFF].mean(axis=0)
+        for measure, *losses in zip(MEASURES, own, off, own - off, strict=True):
             what = (drawn.kind, drawn.label, drawn.dose, drawn.draw, measure)
-            losses = (own[column], off[column], own[column] - off[column])
             rows.append((*what, *losses, drawn.activation_ratio))
     names = ["kind", "network", "dose", "draw", "measure"]
     return pd.DataFrame(rows, columns=[*names, "own", "off", "difference", "activation_ratio"])
 
 
 def _selectivity(
-    lesion: Measured,
-    baseline: Nll,
-    measure: str,
-    related: Mapping[str, tuple[str, ...]],
-    boot: Bootstrap,
-    draws: pd.DataFrame,
+    lesion: Measured, baseline: Nll, measure: str, related: Related, seed: int, draws: pd.DataFrame
 ) -> dict[str, Any]:
     """Compare what the own topic loses with what other text loses."""
-    column = MEASURES.index(measure)
-    change = {text: (lesion.nll[text] - baseline[text])[:, column] for text in lesion.nll}
-    means = {text: values.mean() for text, values in change.items()}
-    drawn = {text: boot.means(text, values) for text, values in change.items()}
-    groups: dict[str, list[str]] = {"own": [], "related": [], "unrelated": [], OFF: []}
-    for text in change:
-        groups[relation(text, lesion.own, related)].append(text)
-    mean = {kind: _average([means[t] for t in texts]) for kind, texts in groups.items()}
-    boots = {kind: _average([drawn[t] for t in texts]) for kind, texts in groups.items()}
+    changes = lesion.changes(baseline)
+    mean: dict[str, float] = {}
+    boots: dict[str, Floats] = {}
+    for kind in ("own", "related", "unrelated", OFF):
+        of_kind = {
+            text: change[:, MEASURES.index(measure)]
+            for text, change in changes.items()
+            if relation(text, lesion.own, related) == kind
+        }
+        mean[kind], boots[kind] = np.nan, np.full(N_BOOT, np.nan)
+        if of_kind:
+            mean[kind] = np.mean([change.mean() for change in of_kind.values()])
+            drawn = [boot_means(text, change, seed) for text, change in of_kind.items()]
+            boots[kind] = np.mean(drawn, axis=0)
     row: dict[str, Any] = {"network": lesion.label, "dose": lesion.dose, "n_units": lesion.n_units}
     row |= {"measure": measure, **mean}
-    row |= dict(zip(("own_low", "own_high"), interval(boots["own"]), strict=True))
+    row["own_low"], row["own_high"] = interval(boots["own"])
     for kind in ("unrelated", OFF):
-        low, high = _bounds(boots["own"] - boots[kind])
-        row |= {f"own_minus_{kind}": mean["own"] - mean[kind]}
-        row |= {f"own_minus_{kind}_low": low, f"own_minus_{kind}_high": high}
-    row |= _ratio(mean, boots)
+        name = f"own_minus_{kind}"
+        row[name] = mean["own"] - mean[kind]
+        row[f"{name}_low"], row[f"{name}_high"] = interval(boots["own"] - boots[kind])
+    ratio = low = high = np.nan
+    if mean["unrelated"] > 0 and mean["own"] > 0:  # n/a where the unrelated losses are none
+        below = np.where(boots["unrelated"] > 0, boots["unrelated"], np.nan)
+        low, high = interval(np.nan_to_num(boots["own"] / below, nan=np.inf))
+        ratio, high = mean["own"] / mean["unrelated"], high if np.isfinite(high) else np.nan
+    row |= {"ratio": ratio, "ratio_low": low, "ratio_high": high}
     row |= _against_draws(lesion, measure, mean["own"] - mean[OFF], draws)
     reasons = _reasons(row)
     return row | {"selective": not reasons, "reason": "; ".join(reasons)}
-
-
-def _average(parts: Sequence[Any]) -> Any:
-    return np.mean(parts, axis=0) if len(parts) else np.nan
-
-
-def _bounds(draws: Any) -> tuple[float, float]:
-    return (np.nan, np.nan) if np.ndim(draws) == 0 else interval(draws)
-
-
-def _ratio(mean: Mapping[str, float], boots: Mapping[str, Any]) -> dict[str, float]:
-    """Divide own by unrelated losses; n/a where the unrelated ones are none."""
-    names = ("ratio", "ratio_low", "ratio_high")
-    if np.ndim(boots["unrelated"]) == 0 or mean["unrelated"] <= 0 or mean["own"] <= 0:
-        return dict.fromkeys(names, np.nan)
-    below = np.where(boots["unrelated"] > 0, boots["unrelated"], np.nan)
-    ratios = np.nan_to_num(boots["own"] / below, nan=np.inf)
-    low, high = interval(ratios)
-    values = (mean["own"] / mean["unrelated"], low, high if np.isfinite(high) else np.nan)
-    return dict(zip(names, values, strict=True))
 
 
 def _against_draws(
@@ -255,21 +211,19 @@ def _against_draws(
 ) -> dict[str, Any]:
     """Compare own - off with that of random draws, also with the largest of all networks'."""
     same = draws[(draws["measure"] == measure) & (draws["dose"] == lesion.dose)]
-    matched = same[same["kind"] == "matched"]
-    own = matched[matched["network"] == lesion.label]["difference"]
-    largest = matched.groupby("draw")["difference"].max()
-    shared = same[(same["kind"] == "shared component") & (same["network"] == lesion.label)]
-    n_reached = int((own >= difference).sum())
-    low, high = interval(shared["own"].to_numpy()) if len(shared) else (np.nan, np.nan)
+    of_network, matched = same["network"] == lesion.label, same["kind"] == "matched"
+    own = same[matched & of_network]["difference"]
+    largest = same[matched].groupby("draw")["difference"].max()
+    shared = same[~matched & of_network]["own"].to_numpy()
+    n_reached, n_largest = int((own >= difference).sum()), int((largest >= difference).sum())
+    low, high = interval(shared) if shared.size else (np.nan, np.nan)
     return {
         "n_draws": len(own),
         "n_reached": n_reached,
-        "largest_draw": own.max() if len(own) else np.nan,
+        "largest_draw": own.max(),
         "p": (1 + n_reached) / (1 + len(own)) if len(own) else np.nan,
-        "p_corrected": (
-            (1 + int((largest >= difference).sum())) / (1 + len(largest)) if len(own) else np.nan
-        ),
-        "shared_component": shared["own"].mean() if len(shared) else np.nan,
+        "p_corrected": (1 + n_largest) / (1 + len(largest)) if len(own) else np.nan,
+        "shared_component": shared.mean() if shared.size else np.nan,
         "shared_low": low,
         "shared_high": high,
     }
@@ -279,8 +233,6 @@ def _reasons(row: Mapping[str, Any]) -> list[str]:
     """Say in what a lesion is not selective."""
     reasons = []
     for kind in ("unrelated", OFF):
-        if np.isnan(row[f"own_minus_{kind}"]):
-            continue
         if row[f"own_minus_{kind}_low"] <= 0:
             reasons.append(f"the own topic does not lose more than {kind} text")
         elif row[kind] > TOLERATED * row["own"]:
@@ -291,23 +243,21 @@ def _reasons(row: Mapping[str, Any]) -> list[str]:
     return reasons
 
 
-def _dissociation(
-    lesions: Sequence[Measured], related: Mapping[str, tuple[str, ...]], boot: Bootstrap
-) -> pd.DataFrame:
+def _dissociation(lesions: Sequence[Measured], related: Related, seed: int) -> pd.DataFrame:
     """Compare pairs of unrelated topics: each one's text under both networks."""
     rows = []
     for first, second in combinations(lesions, 2):
         if first.dose != second.dose or relation(second.own, first.own, related) != "unrelated":
             continue
-        for column, measure in enumerate(MEASURES):
-            row: dict[str, Any] = {"first": first.own, "second": second.own, "dose": first.dose}
-            row["measure"] = measure
-            for name, mine, other in (("first", first, second), ("second", second, first)):
-                text = mine.own
-                more = (mine.nll[text] - other.nll[text])[:, column]
-                low, high = interval(boot.means(text, more))
-                row |= {f"{name}_text": more.mean(), f"{name}_low": low, f"{name}_high": high}
-            rows.append(row | {"both": row["first_low"] > 0 and row["second_low"] > 0})
-    names = [f"{who}_{what}" for who in ("first", "second") for what in ("text", "low", "high")]
-    columns = ["first", "second", "dose", "measure", *names, "both"]
-    return pd.DataFrame(rows, columns=columns)
+        cells: dict[str, Any] = {}
+        for name, mine, other in (("first", first, second), ("second", second, first)):
+            more = mine.nll[mine.own] - other.nll[mine.own]
+            low, high = interval(boot_means(mine.own, more, seed))
+            cells |= {f"{name}_text": more.mean(axis=0), f"{name}_low": low, f"{name}_high": high}
+        what = {"first": first.own, "second": second.own, "dose": first.dose, "measure": MEASURES}
+        rows.append(pd.DataFrame({**what, **cells}))
+    if not rows:
+        names = [f"{who}_{what}" for who in ("first", "second") for what in ("text", "low", "high")]
+        return pd.DataFrame(columns=["first", "second", "dose", "measure", *names, "both"])
+    table = pd.concat(rows, ignore_index=True)
+    return table.assign(both=(table["first_low"] > 0) & (table["second_low"] > 0))

@@ -114,9 +114,9 @@ def steer(
         strength leaves no numbers.
     """
     of_subject, of_steering = split_options(options, SubjectOptions, SteerOptions)
-    scene = Scene.prepare(open_topics(bids_dir, analysis_dir, of_subject), of_steering)
+    scene = Scene(open_topics(bids_dir, analysis_dir, of_subject), of_steering)
     with tqdm(total=scene.n_steps, desc="steer", disable=not progress) as bar:
-        scene = scene.with_responses(bar)
+        scene.learn(bar)
         parts = [TopicStudy(scene, name, bar).run() for name in scene.tasks]
     classifier = scene.classifier
     result = InterventionResult(

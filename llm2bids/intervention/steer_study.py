@@ -2,7 +2,8 @@
 
 import logging
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
+from itertools import product
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -41,82 +42,67 @@ DEPTHS = (0.4, 0.5)
 """Layers that are searched, as shares of the model's depth."""
 
 
-@dataclass(frozen=True, kw_only=True, eq=False)
 class Scene:
-    """What all topics share."""
+    """What all topics share: layers and prompts, and what prompts of each bank are answered."""
 
-    topics: Topics
-    options: "SteerOptions"
-    tasks: tuple[str, ...]
-    sites: tuple[Site, ...]
-    kind: DirectionKind
-    held_out: dict[str, tuple[Prompt, ...]]
-    responses: Any = None
-    classifier: Any = None
-
-    @classmethod
-    def prepare(cls, topics: Topics, options: "SteerOptions") -> "Scene":
-        """Refuse first what costs least to find: sites, topics, prompts, maps."""
-        subject, tasks = topics.subject, topics.choose(options.task_labels)
-        kind = options.direction or ("vs-others" if options.minus else "means")
-        if options.stat_img is not None and kind != "effect":
+    def __init__(self, subject: Topics, options: "SteerOptions") -> None:
+        # refuses first what costs least to find: topics, maps, sites, prompts
+        self.subject, self.options = subject, options
+        self.tasks = subject.choose(options.task_labels)
+        kinds: dict[bool, DirectionKind] = {True: "vs-others", False: "means"}
+        self.kind = options.direction or kinds[options.minus]
+        if options.stat_img is not None and self.kind != "effect":
             raise UsageError(
-                f"--map {options.stat_img} with --direction {kind}: expected --direction effect, "
-                "which is the only one that a map gives"
+                f"--map {options.stat_img} with --direction {self.kind}: expected --direction "
+                "effect, which is the only one that a map gives"
             )
-        sites = _residual_sites(subject, options.layers)
+        self.sites = _residual_sites(subject, options.layers)
         half = options.n_prompts // 2
-        banks = dict.fromkeys([subject.baseline, *topics.banks.values()])
-        tried = {topics.banks[name] for name in tasks} if options.minus else {subject.baseline}
-        held_out = {
-            bank: subject.held_out(bank, 2 * half if bank in tried else half) for bank in banks
+        tried = set(map(self.bank_tried, self.tasks))
+        self.held_out = {
+            bank: subject.held_out(bank, 2 * half if bank in tried else half)
+            for bank in dict.fromkeys([subject.baseline, *subject.banks.values()])
         }
-        return cls(
-            topics=topics, options=options, tasks=tasks, sites=sites, kind=kind,
-            held_out=held_out,
-        )  # fmt: skip
+        self.defining = {bank: subject.shown_of(bank, options.n_defining) for bank in self.held_out}
 
-    @property
-    def subject(self) -> Subject:
-        """Dataset and model."""
-        return self.topics.subject
+    def bank_tried(self, task: str) -> str:
+        """Name the bank whose prompts are answered: one's own where the topic is taken away."""
+        return self.subject.banks[task] if self.options.minus else self.subject.baseline
 
     @property
     def n_steps(self) -> int:
         """Batches of answers: of the banks, of the search, of the report."""
-        n_rows = 3 + 2 * self.options.n_controls + (len(self.topics.banks) - 1) * self.options.minus
+        n_others = (len(self.subject.banks) - 1) * self.options.minus
         searched = 1 + len(self.sites) * len(self.options.strengths)
+        n_rows = 3 + 2 * self.options.n_controls + n_others
         return 2 * len(self.held_out) + len(self.tasks) * (searched + n_rows)
 
-    def with_responses(self, bar: Any) -> "Scene":
+    def learn(self, bar: Any) -> None:
         """Answer the defining prompts of each bank, and learn and test the classifier."""
         n_tokens, by_bank = self.options.n_tokens, {}
-        texts: list[str] = []
-        labels: list[str] = []
-        tests: list[str] = []
-        true: list[str] = []
-        half = self.options.n_prompts // 2
-        for bank in self.held_out:
-            prompts = self.subject.shown_of(bank, self.options.n_defining)
+        learned: list[tuple[str, str]] = []
+        tests: list[tuple[str, str]] = []
+        for bank, prompts in self.defining.items():
             known = answer(self.subject, prompts, n_tokens=n_tokens)
             # answers alone are often formulas ("The answer is:"): the prompt says the topic
             by_bank[bank] = text_means(self.subject.loaded, known, self.sites)
             words = [prompt.text for prompt in self.subject.shown_of(bank, 100)]
-            texts += [*words, *known.texts]
-            labels += [bank] * (len(words) + len(prompts))
+            learned += [(text, bank) for text in (*words, *known.texts)]
             bar.update()
             # the half that nothing is chosen on
+            half = self.options.n_prompts // 2
             unseen = answer(self.subject, self.held_out[bank][-half:], n_tokens=n_tokens)
-            tests += unseen.texts
-            true += [bank] * len(unseen.texts)
+            tests += [(text, bank) for text in unseen.texts]
             bar.update()
-        responses = Responses(sites=self.sites, by_bank=by_bank, baseline=self.subject.baseline)
-        classifier = TextClassifier.fit(texts, labels).tested(tests, true)
-        return replace(self, responses=responses, classifier=classifier)
+        baseline = self.subject.baseline
+        self.responses = Responses(sites=self.sites, by_bank=by_bank, baseline=baseline)
+        self.classifier = TextClassifier.fit(*zip(*learned, strict=True)).tested(
+            *zip(*tests, strict=True)
+        )
 
     def direction(self, task: str, site: Site) -> Floats:
         """Give the direction of a topic after a layer, (width,)."""
-        bank = self.topics.banks[task]
+        bank = self.subject.banks[task]
         if self.kind == "vs-others":
             return versus_others(self.responses, bank, site)
         means = mean_difference(self.responses, bank, site)
@@ -125,7 +111,7 @@ class Scene:
         dataset = self.subject.dataset
         part = dataset.space.site_slices[site.name]
         if self.options.stat_img is None:
-            effect = self.topics.effect(task)
+            effect = self.subject.effect(task)
         else:
             prints = (dataset.fingerprint, dataset.space.fingerprint())
             effect = unit_values(self.options.stat_img, dataset.space, fingerprint=prints)
@@ -138,45 +124,36 @@ class TopicStudy:
 
     def __init__(self, scene: Scene, task: str, bar: Any) -> None:
         self.scene, self.task, self.bar = scene, task, bar
-        self.subject, self.options, self.topics = scene.subject, scene.options, scene.topics
-        self.bank = scene.topics.banks[task]
-        prompts = scene.held_out[self.bank if scene.options.minus else scene.subject.baseline]
-        half = scene.options.n_prompts // 2
+        self.subject, self.options = scene.subject, scene.options
+        self.bank = self.subject.banks[task]
+        prompts, half = scene.held_out[scene.bank_tried(task)], scene.options.n_prompts // 2
         self.search_prompts, self.report_prompts = prompts[:half], prompts[-half:]
         self.class_index = scene.classifier.classes.index(self.bank)
 
     def run(self) -> dict[str, Any]:
         """Search, then report."""
         searched, site, strength = self._search()
-        rng = np.random.default_rng([self.subject.seed, self.class_index])
         vector = self.scene.direction(self.task, site)
         edit = self._edit(site, vector, strength)
-        rows, texts = self._report(site, vector, strength, rng)
+        rows, texts = self._report(site, vector, strength)
         return {"search": searched, "steer": rows, "texts": texts, "edit": edit}
 
     def _edit(self, site: Site, vector: Floats, strength: float) -> Edit:
-        minus = self.options.minus
-        made_from = Provenance.of(
-            prompts=[
-                prompt.prompt_id
-                for bank in self.scene.held_out
-                for prompt in self.subject.shown_of(bank, self.options.n_defining)
-            ]
-        )
+        minus, defining = self.options.minus, self.scene.defining.values()
         return vector_edit(
             self.subject.dataset.space, site.name, vector,
             strength=-strength if minus else strength,
             label=f"{self.task}{'Away' if minus else ''}",
             source=f"direction {self.scene.kind} of {self.task}",
             criterion=f"layer {site.layer}, {'-' if minus else '+'}{strength:g} times",
-            made_from=made_from,
+            made_from=Provenance.of(prompts=[p.prompt_id for bank in defining for p in bank]),
         )  # fmt: skip
 
     def _measure(self, answered: Answered) -> dict[str, Any]:
         p = self.scene.classifier.probabilities(answered.texts)
         self.bar.update()
         return {
-            "hits": p.argmax(axis=1) == self.class_index,
+            "hit": p.argmax(axis=1) == self.class_index,
             "p": p[:, self.class_index],
             "nll": answer_nll(self.subject.loaded, answered),
             "distinct_2": distinct_2(answered.token_ids),
@@ -194,23 +171,18 @@ class TopicStudy:
         asked = self.options.min_distinct
         asked = (0.7 if self.options.minus else 0.9) if asked is None else asked
         least = min(asked, float(base["distinct_2"].mean()))
+        settings = list(product(self.scene.sites, self.options.strengths))
         rows = []
-        for site in self.scene.sites:
-            vector = self.scene.direction(self.task, site)
-            for strength in self.options.strengths:
-                edit = self._edit(site, vector, strength)
-                measured = self._measure(self._answer(self.search_prompts, edit))
-                cost = float((measured["nll"] - base["nll"]).mean())
-                distinct = float(measured["distinct_2"].mean())
-                allowed = cost <= self.options.max_cost and distinct >= least
-                rows.append(
-                    (
-                        self.task, site.layer, strength, measured["hits"].mean(),
-                        measured["p"].mean(), measured["nll"].mean(), cost, distinct, allowed,
-                    )
-                )  # fmt: skip
+        for site, strength in settings:
+            edit = self._edit(site, self.scene.direction(self.task, site), strength)
+            measured = self._measure(self._answer(self.search_prompts, edit))
+            row = {"task": self.task, "layer": site.layer, "strength": strength}
+            row |= {name: values.mean() for name, values in measured.items()}
+            row["cost"] = float((measured["nll"] - base["nll"]).mean())
+            row["allowed"] = row["cost"] <= self.options.max_cost and row["distinct_2"] >= least
+            rows.append(row)
         names = ("task", "layer", "strength", "hit", "p", "nll", "cost", "distinct_2", "allowed")
-        table = pd.DataFrame(rows, columns=list(names))
+        table = pd.DataFrame(rows)[list(names)]
         kept = table[table["allowed"]]
         if kept.empty:
             log.warning(
@@ -222,42 +194,49 @@ class TopicStudy:
         else:
             p = kept["p"].to_numpy() * (-1 if self.options.minus else 1)
             best = int(kept.index.to_numpy()[p.argmax()])
-        table = table.assign(chosen=table.index == best)
-        site = self.scene.sites[best // len(self.options.strengths)]
-        return table, site, float(self.options.strengths[best % len(self.options.strengths)])
+        site, strength = settings[best]
+        return table.assign(chosen=table.index == best), site, float(strength)
 
     def _report(
-        self, site: Site, vector: Floats, strength: float, rng: np.random.Generator
+        self, site: Site, vector: Floats, strength: float
     ) -> tuple[pd.DataFrame, pd.DataFrame]:
         """Measure the direction and its controls on prompts that chose nothing."""
-        norm = float(np.linalg.norm(vector))
-        tried: list[tuple[str, Answered]] = [("none", self._answer(self.report_prompts))]
+        norm, responses = float(np.linalg.norm(vector)), self.scene.responses
+        rng = np.random.default_rng([self.subject.seed, self.class_index])
+        controls = range(self.options.n_controls)
 
-        def add(name: str, other: Floats) -> None:
-            edit = self._edit(site, other, strength)
-            tried.append((name, self._answer(self.report_prompts, edit)))
+        def steered(other: Floats) -> Answered:
+            return self._answer(self.report_prompts, self._edit(site, other, strength))
 
-        add("direction", vector)
-        for _ in range(self.options.n_controls):
-            add("random", random_direction(site.width, norm, rng))
-        for _ in range(self.options.n_controls):
-            add("shuffled", shuffled_difference(self.scene.responses, self.bank, site, norm, rng))
-        for other in self.topics.banks if self.options.minus else ():
-            if other != self.task:
-                add("other topic", at_norm(self.scene.direction(other, site), norm))
-        if not self.options.minus:
-            tried.append(("prompt", self._asked()))
-        base = replayed_map(self.subject, tried[0][1])
+        tried = {
+            "none": [self._answer(self.report_prompts)],
+            "direction": [steered(vector)],
+            "random": [steered(random_direction(site.width, norm, rng)) for _ in controls],
+            "shuffled": [
+                steered(shuffled_difference(responses, self.bank, site, norm, rng))
+                for _ in controls
+            ],
+        }
+        if self.options.minus:
+            others = [other for other in self.subject.banks if other != self.task]
+            directions = [at_norm(self.scene.direction(other, site), norm) for other in others]
+            tried["other topic"] = [steered(direction) for direction in directions]
+        else:
+            tried["prompt"] = [self._asked()]
+        base = replayed_map(self.subject, tried["none"][0])
+        where = {"layer": site.layer, "strength": strength}
         rows, texts = [], []
-        for name, answered in tried:
-            measured = self._measure(answered)
-            same_as_base = name == "none"
-            identified = (
-                ("", float("nan"), float("nan")) if same_as_base else self._identify(answered, base)
-            )
-            rows.append((name, site.layer, strength, measured, *identified))
-            texts.append(self._texts(name, answered, measured))
-        return self._table(rows), pd.concat(texts, ignore_index=True)
+        for method, answers in tried.items():
+            if answers:  # not where there are no controls, or no other topics
+                measured = [self._measure(answered) for answered in answers]
+                named = [("", np.nan, np.nan)]
+                if method != "none":
+                    named = [self._identify(answered, base) for answered in answers]
+                what = {"task": self.task, "method": method}
+                rows.append({**what, **where, **_summary(measured), **_identified(named)})
+                for answered, values in zip(answers, measured, strict=True):
+                    texts.append(self._texts(what, answered, values))
+        return pd.DataFrame(rows), pd.concat(texts, ignore_index=True)
 
     def _asked(self) -> Answered:
         """Let the intact model answer prompts that ask for the topic."""
@@ -273,52 +252,48 @@ class TopicStudy:
         """Correlate what the text does to the intact model with the topics' mean effect maps."""
         moved = replayed_map(self.subject, answered) - base
         moved /= self.subject.dataset.calibration.scale
-        names = list(self.topics.banks)
-        maps = [self.topics.effect(name) for name in names]
-        gram = gram_matrix(np.stack([moved * self.topics.effects.mask, *maps]))
+        names = list(self.subject.banks)
+        maps = [self.subject.effect(name) for name in names]
+        gram = gram_matrix(np.stack([moved * self.subject.effects.mask, *maps]))
         eye = np.eye(len(gram))
         r = weighted_correlation(gram, eye[:1], eye[1:])[0]
         own = names.index(self.task)
         return names[int(r.argmax())], float(r[own]), float(np.delete(r, own).max())
 
-    def _texts(self, name: str, answered: Answered, measured: dict[str, Any]) -> pd.DataFrame:
+    def _texts(
+        self, what: dict[str, str], answered: Answered, measured: dict[str, Any]
+    ) -> pd.DataFrame:
         return pd.DataFrame(
             {
-                "task": self.task,
-                "method": name,
+                **what,
                 "prompt_id": [prompt.prompt_id for prompt in answered.prompts],
                 "prompt": [_one_line(prompt.text) for prompt in answered.prompts],
                 "text": [_one_line(text) for text in answered.texts],
                 "classified": self.scene.classifier.predict(answered.texts),
-                "p": measured["p"],
-                "nll": measured["nll"],
-                "distinct_2": measured["distinct_2"],
+                **{name: measured[name] for name in ("p", "nll", "distinct_2")},
             }
         )
 
-    def _table(self, rows: Sequence[tuple[Any, ...]]) -> pd.DataFrame:
-        """Join draws of one method, and give intervals over prompts."""
-        lines = []
-        for name in dict.fromkeys(row[0] for row in rows):
-            mine = [row for row in rows if row[0] == name]
-            hits = np.concatenate([row[3]["hits"] for row in mine])
-            nll = np.mean([row[3]["nll"] for row in mine], axis=0)
-            low, high = binomial_interval(int(hits.sum()), hits.size)
-            nll_low, nll_high = mean_interval(nll)
-            lines.append(
-                {
-                    "task": self.task, "method": name, "layer": mine[0][1],
-                    "strength": mine[0][2], "n": hits.size,
-                    "hit": hits.mean(), "hit_low": low, "hit_high": high,
-                    "p": np.mean([row[3]["p"] for row in mine]),
-                    "nll": nll.mean(), "nll_low": nll_low, "nll_high": nll_high,
-                    "distinct_2": np.mean([row[3]["distinct_2"] for row in mine]),
-                    "identified": ", ".join(dict.fromkeys(row[4] for row in mine)),
-                    "r_own": np.mean([row[5] for row in mine]),
-                    "r_other": np.mean([row[6] for row in mine]),
-                }
-            )  # fmt: skip
-        return pd.DataFrame(lines)
+
+def _summary(measured: Sequence[dict[str, Any]]) -> dict[str, Any]:
+    """Join draws of one method, with intervals over prompts."""
+    hits = np.concatenate([values["hit"] for values in measured])
+    nll = np.mean([values["nll"] for values in measured], axis=0)
+    low, high = binomial_interval(int(hits.sum()), hits.size)
+    nll_low, nll_high = mean_interval(nll)
+    return {
+        "n": hits.size, "hit": hits.mean(), "hit_low": low, "hit_high": high,
+        "p": np.mean([values["p"] for values in measured]),
+        "nll": nll.mean(), "nll_low": nll_low, "nll_high": nll_high,
+        "distinct_2": np.mean([values["distinct_2"] for values in measured]),
+    }  # fmt: skip
+
+
+def _identified(named: Sequence[tuple[str, float, float]]) -> dict[str, Any]:
+    """Join which topics the draws of one method were taken for."""
+    topics, r_own, r_other = zip(*named, strict=True)
+    identified = ", ".join(dict.fromkeys(topics))
+    return {"identified": identified, "r_own": np.mean(r_own), "r_other": np.mean(r_other)}
 
 
 def _residual_sites(subject: Subject, layers: Sequence[int]) -> tuple[Site, ...]:

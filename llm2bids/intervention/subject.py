@@ -132,16 +132,15 @@ def _prompts(table: "pd.DataFrame") -> tuple[Prompt, ...]:
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
-class Topics:
-    """The tasks of an analysis that have a bank of prompts, named by their trial types."""
+class Topics(Subject):
+    """A subject with the tasks of an analysis that have a bank of prompts, by their trial types."""
 
-    subject: Subject
     effects: Effects
 
     @cached_property
     def banks(self) -> dict[str, str]:
         """Bank of each topic."""
-        tasks = self.subject.dataset.paradigm.tasks
+        tasks = self.dataset.paradigm.tasks
         banks = {kind: bank for task in tasks for kind, bank in task.conditions}
         labels = [condition.label for condition in self.effects.conditions]
         return {label: banks[label] for label in labels if label in banks}
@@ -167,7 +166,7 @@ def open_topics(bids_dir: str | Path, analysis_dir: str | Path, options: Subject
     """Read the effect maps of an analysis of a dataset, and load the dataset's model."""
     effects = read_effects(open_inputs(Path(bids_dir)), Path(analysis_dir)).complete()
     subject = open_subject(bids_dir, model=options.model, device=options.device, seed=options.seed)
-    return Topics(subject=subject, effects=effects)
+    return Topics(**vars(subject), effects=effects)
 
 
 def open_subject(

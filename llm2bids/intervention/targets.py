@@ -22,7 +22,7 @@ from llm2bids.intervention.subject import (
     Topics,
     open_topics,
 )
-from llm2bids.intervention.trial import TrialOptions, TrialTexts, run_trial
+from llm2bids.intervention.trial import Texts, Trial, TrialOptions
 from llm2bids.intervention.units import Sign, choose_units, default_sites, site_mask
 from llm2bids.options import check_least, option, shared, split_options, takes_options
 from llm2bids.space.stat_map import select_units
@@ -123,9 +123,8 @@ def targets(
     of_subject, chosen, of_trial = split_options(
         options, SubjectOptions, TargetsOptions, TrialOptions
     )
-    topics = open_topics(bids_dir, analysis_dir, of_subject)
-    study = _Targets(topics=topics, options=chosen, trial=of_trial)
-    result = study.run(progress=progress)
+    subject = open_topics(bids_dir, analysis_dir, of_subject)
+    result = _Targets(subject=subject, options=chosen, trial=of_trial).run(progress=progress)
     result.save(Path(analysis_dir))
     return result
 
@@ -134,17 +133,12 @@ def targets(
 class _Targets:
     """Choices of neurons, and what gradients say of them."""
 
-    topics: Topics
+    subject: Topics
     options: TargetsOptions
     trial: TrialOptions
 
-    @property
-    def subject(self) -> Subject:
-        """Dataset and model."""
-        return self.topics.subject
-
     def __post_init__(self) -> None:
-        self.topics.choose((self.options.task,))
+        self.subject.choose((self.options.task,))
 
     @cached_property
     def layers(self) -> tuple[Any, ...]:
@@ -167,7 +161,7 @@ class _Targets:
     def effect(self) -> Floats:
         """Effect of every unit, (n_units,)."""
         if self.options.stat_img is None:
-            return self.topics.effect(self.options.task)
+            return self.subject.effect(self.options.task)
         chosen = choose_units(
             self.subject.dataset, stat_img=self.options.stat_img, sites=("all",), top_percent=100.0
         )
@@ -209,59 +203,51 @@ class _Targets:
             start = part.stop
         return marks
 
-    def text_sets(self) -> TrialTexts:
-        """Draw the texts, none of which anything has seen, and split the topic's in two."""
-        own_bank = self.topics.banks[self.options.task]
-        own: list[list[int]]
-        if self.options.texts is None:
-            own = self.subject.tokens(self.subject.held_out(own_bank, self.options.n_texts))
+    def text_sets(self) -> tuple[Texts, dict[str, Texts]]:
+        """Draw texts that nothing has seen: half of the topic's to train on, the others to test."""
+        banks, given = self.subject.banks, self.options.texts
+
+        def held_out(bank: str, n: int) -> Texts:
+            return self.subject.tokens(self.subject.held_out(bank, n))
+
+        own_bank = banks[self.options.task]
+        if given is None:
+            own = held_out(own_bank, self.options.n_texts)
         else:
-            own = _read_texts(self.subject, self.options.texts)
+            own = _read_texts(self.subject, given)
         if len(own) < LEAST_TEXTS:
             raise InterventionError(
-                f"{self.options.texts or own_bank}: {len(own)} texts; expected {LEAST_TEXTS} or "
+                f"{given or own_bank}: {len(own)} texts; expected {LEAST_TEXTS} or "
                 "more, one half to train on and one to test on (--n-texts, --texts)"
             )
-        others = [bank for label, bank in self.topics.banks.items() if label != self.options.task]
+        others = [bank for label, bank in banks.items() if label != self.options.task]
         each = -(-self.options.n_other // max(len(others), 1))
-        half = len(own) // 2
-        return TrialTexts(
-            training=own[:half],
-            own=own[half:],
-            off=self.subject.tokens(
-                self.subject.held_out(self.subject.baseline, self.options.n_other)
-            ),
-            others=[
-                text
-                for bank in others
-                for text in self.subject.tokens(self.subject.held_out(bank, each))
-            ],
-        )
+        testing = {
+            "own": own[len(own) // 2 :],
+            "off": held_out(self.subject.baseline, self.options.n_other),
+            "others": [text for bank in others for text in held_out(bank, each)],
+        }
+        return own[: len(own) // 2], {name: texts for name, texts in testing.items() if texts}
 
     def run(self, *, progress: bool) -> InterventionResult:
         """Measure all choices; train them where that is asked for."""
         from llm2bids.model.gradients import first_order_gains, layer_weights
         from llm2bids.model.sites import find_layers
 
-        network, texts = self.network, self.text_sets()
-        testing = texts.testing()
-        n_texts = len(texts.training) + sum(map(len, testing.values()))
-        with tqdm(total=n_texts, desc="gradients", disable=not progress) as bar:
-
-            def update(n: int) -> None:
-                bar.update(n)
-
+        network, (training, testing) = self.network, self.text_sets()
+        loaded, seed = self.subject.loaded, self.subject.seed
+        n_texts = {"training": len(training)} | {kind: len(part) for kind, part in testing.items()}
+        with tqdm(total=sum(n_texts.values()), desc="gradients", disable=not progress) as bar:
+            weights = layer_weights(loaded, find_layers(loaded.model)[0])
             gains = first_order_gains(
-                self.subject.loaded, self.layers,
-                layer_weights(self.subject.loaded, find_layers(self.subject.loaded.model)[0]),
-                texts.training, testing, on_text=update,
-            )  # fmt: skip
+                loaded, self.layers, weights, training, testing, on_text=bar.update
+            )
         choices = {
             "network": network,
             "fisher": self.top(gains.fisher),
             "all": np.ones_like(network),
         }
-        rng = np.random.default_rng(self.subject.seed)
+        rng = np.random.default_rng(seed)
         draws = [self.drawn(network, rng) for _ in range(self.options.n_draws)]
         modules, rank = self._modules(gains)
         tables = {
@@ -270,19 +256,17 @@ class _Targets:
             "modules": modules,
         }
         metadata = {
-            "Task": self.options.task, "Seed": self.subject.seed, "Budget": self.budget,
+            "Task": self.options.task, "Seed": seed, "Budget": self.budget,
             "TopPercent": self.options.top_percent, "Sign": self.options.sign,
-            "ModuleShareRankCorrelation": rank,
-            "NumberOfTexts": {
-                name: len(part) for name, part in {"training": texts.training, **testing}.items()
-            },
+            "ModuleShareRankCorrelation": rank, "NumberOfTexts": n_texts,
         }  # fmt: skip
         if self.options.trial:
-            trained, more = run_trial(
-                self.subject.loaded, self.layers, choices, texts, self.trial,
+            trial = Trial(
+                loaded=loaded, layers=self.layers, choices=choices, training=training,
+                testing=testing, options=self.trial, seed=seed,
                 draw=lambda seed: self.drawn(network, np.random.default_rng([seed, 1])),
-                seed=self.subject.seed, progress=progress,
             )  # fmt: skip
+            trained, more = trial.run(progress=progress)
             tables = {"choices": tables["choices"], **trained, **tables}
             metadata |= more
         return InterventionResult(
@@ -323,12 +307,14 @@ class _Targets:
                     "p_share": (1 + beaten) / n, "p_spillover": (1 + more_local) / n,
                 }
             )  # fmt: skip
-        mean, (low_row, high_row) = random.mean(), random.quantile([0.025, 0.975]).to_numpy()
-        columns = list(random.columns)
-        for name, drawn in (("random", mean.to_numpy()), ("random low", low_row),
-                             ("random high", high_row)):  # fmt: skip
-            row = dict(zip(columns, np.asarray(drawn, dtype=float).tolist(), strict=True))
-            rows.append({"choice": name, "n_neurons": int(draws[0].sum()), **row})
+        columns = {
+            "random": random.mean(),
+            "random low": random.quantile(0.025),
+            "random high": random.quantile(0.975),
+        }
+        n_neurons = int(draws[0].sum())
+        for name, values in columns.items():
+            rows.append({"choice": name, "n_neurons": n_neurons, **values.to_dict()})
         return pd.DataFrame(rows)
 
     def _neurons(self, choices: Mapping[str, Marks], gains: Any) -> pd.DataFrame:

@@ -1,8 +1,11 @@
 """A trial of targets: each choice is trained for a few steps, and other text is measured too."""
 
+from collections import defaultdict
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import cached_property
+from itertools import product
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -43,109 +46,72 @@ class TrialOptions:
         check_least(self, {"n_steps": 1, "n_batch": 1, "n_seeds": 1, "learning_rates": 1e-9})
 
 
-@dataclass(frozen=True, kw_only=True)
-class TrialTexts:
-    """Tokens of the texts to train on, and of those to test on: own topic, no topic, others."""
-
-    training: Texts
-    own: Texts
-    off: Texts
-    others: Texts
-
-    def testing(self) -> dict[str, Texts]:
-        """Give the text sets that are measured."""
-        sets = {"own": self.own, "off": self.off, "others": self.others}
-        return {name: texts for name, texts in sets.items() if texts}
-
-    def validation(self) -> tuple[Texts, Texts]:
-        """Split the training texts: three quarters to train on, one to choose the rate on."""
-        n_kept = len(self.training) * 3 // 4
-        if n_kept < 1 or n_kept == len(self.training):
-            raise InterventionError(
-                f"trial: {len(self.training)} training texts; expected 4 or more, a quarter of "
-                "which chooses the learning rate: give more texts (--n-texts, --texts)"
-            )
-        return self.training[:n_kept], self.training[n_kept:]
-
-
-def run_trial(
-    loaded: "LoadedModel",
-    layers: "Sequence[NeuronLayer]",
-    choices: Mapping[str, Marks],
-    texts: TrialTexts,
-    options: TrialOptions,
-    *,
-    draw: Callable[[int], Marks],
-    seed: int,
-    progress: bool,
-) -> tuple[dict[str, pd.DataFrame], dict[str, Any]]:
-    """Train network, random and Fisher rows, LoRA and all neurons; give tables and metadata."""
-    trial = _Trial(loaded=loaded, layers=layers, choices=choices, texts=texts, options=options,
-                   draw=draw, seed=seed)  # fmt: skip
-    n_runs = len(trial.methods) * (len(options.learning_rates) + options.n_seeds - 1)
-    with tqdm(total=n_runs, desc="trial", disable=not progress) as bar:
-        return trial.run(bar.update)
-
-
 @dataclass(frozen=True, kw_only=True, eq=False)
-class _Trial:
+class Trial:
+    """What is trained: network, random and Fisher rows, LoRA and all neurons."""
+
     loaded: "LoadedModel"
     layers: "Sequence[NeuronLayer]"
     choices: Mapping[str, Marks]
-    texts: TrialTexts
+    training: Texts
+    testing: Mapping[str, Texts]
     options: TrialOptions
-    draw: Callable[[int], Marks]
+    draw: Callable[[int], Marks]  # random rows of a seed
     seed: int
 
     methods = ("network", "random", "fisher", "lora", "all")
 
-    def run(self, step: Callable[[int], Any]) -> tuple[dict[str, pd.DataFrame], dict[str, Any]]:
-        training, validation = self.texts.validation()
-        before = self._nll(self.texts.testing())
-        unchanged = float(self._nll({"validation": validation})["validation"].mean())
+    def run(self, *, progress: bool) -> tuple[dict[str, pd.DataFrame], dict[str, Any]]:
+        """Train every choice at every rate, at the best one with every seed; tables, metadata."""
+        n_seeds, learning_rates = self.options.n_seeds, self.options.learning_rates
+        n_kept = len(self.training) * 3 // 4  # the others choose the rate
+        training, validation = self.training[:n_kept], {"validation": self.training[n_kept:]}
+        if not training or not validation["validation"]:
+            raise InterventionError(
+                f"trial: {len(self.training)} training texts; expected 4 or more, a quarter of "
+                "which chooses the learning rate: give more texts (--n-texts, --texts)"
+            )
+        before = self._nll({**self.testing, **validation})
         rates: list[dict[str, Any]] = []
-        changes: dict[tuple[str, str], list[Floats]] = {}
-        for method in self.methods:
-            scores: dict[float, float] = {}
-            firsts: dict[float, dict[str, Floats]] = {}
-            for rate in self.options.learning_rates:
-                own = rate / 10 if method == "all" else rate
-                with self._trained(method, training, own, self.seed):
-                    nll = self._nll({"validation": validation})["validation"].mean()
-                    firsts[own] = self._nll(self.texts.testing())
-                scores[own] = float(nll) - unchanged
-                step(1)
-            best = min(scores, key=scores.__getitem__)
-            rates += [
-                {
-                    "method": method, "learning_rate": rate, "validation": score,
-                    "chosen": rate == best,
+        changes: dict[tuple[str, str], list[Floats]] = defaultdict(list)
+        n_runs = len(self.methods) * (len(learning_rates) + n_seeds - 1)
+        with tqdm(total=n_runs, desc="trial", disable=not progress) as bar:
+            for method in self.methods:
+                firsts = {}
+                for rate in [rate / 10 if method == "all" else rate for rate in learning_rates]:
+                    with self._trained(method, training, rate, self.seed):
+                        firsts[rate] = self._nll({**validation, **self.testing})
+                    bar.update()
+                scores = {
+                    rate: float(nll["validation"].mean()) - float(before["validation"].mean())
+                    for rate, nll in firsts.items()
                 }
-                for rate, score in scores.items()
-            ]  # fmt: skip
-            trained = [firsts[best]]  # the first seed has been trained at this rate
-            for number in range(1, self.options.n_seeds):
-                with self._trained(method, training, best, self.seed + number):
-                    trained.append(self._nll(self.texts.testing()))
-                step(1)
-            for after in trained:
-                for kind, values in after.items():
-                    changes.setdefault((method, kind), []).append(values - before[kind])
+                best = min(scores, key=scores.__getitem__)
+                rates += [
+                    {
+                        "method": method, "learning_rate": rate, "validation": score,
+                        "chosen": rate == best,
+                    }
+                    for rate, score in scores.items()
+                ]  # fmt: skip
+                trained = [firsts[best]]  # the first seed has been trained at this rate
+                for number in range(1, n_seeds):
+                    with self._trained(method, training, best, self.seed + number):
+                        trained.append(self._nll(self.testing))
+                    bar.update()
+                for after, kind in product(trained, self.testing):
+                    changes[method, kind].append(after[kind] - before[kind])
         runs = {key: np.array(values) for key, values in changes.items()}
         tables = {
             "trial": self._table(runs),
             "rates": pd.DataFrame(rates),
             "differences": _differences(runs, self.methods),
         }
-        return tables, {
-            "NumberOfSteps": self.options.n_steps,
-            "NumberOfSeeds": self.options.n_seeds,
-        }
+        return tables, {"NumberOfSteps": self.options.n_steps, "NumberOfSeeds": n_seeds}
 
     @contextmanager
     def _trained(self, method: str, texts: Texts, rate: float, seed: int) -> Iterator[None]:
         from llm2bids.model.finetune import trained_lora, trained_rows
-        from llm2bids.model.neurons import parameter_names
 
         rng = np.random.default_rng([seed, 0])
         n_needed = self.options.n_steps * self.options.n_batch
@@ -153,36 +119,38 @@ class _Trial:
             [rng.permutation(len(texts)) for _ in range(-(-n_needed // len(texts)))]
         )[:n_needed]
         batches = [[texts[row] for row in rows] for rows in np.split(order, self.options.n_steps)]
+        how = {"learning_rate": rate}
         if method == "lora":
-            names = [n for n in parameter_names(self.layers) if n.endswith(".weight")]
-            with trained_lora(
-                self.loaded, names, batches, rank=self._rank(), learning_rate=rate, seed=seed
-            ):
-                yield
-            return
-        marks = self.draw(seed) if method == "random" else self.choices[method]
-        stops = np.cumsum([layer.width for layer in self.layers])[:-1]
-        with trained_rows(
-            self.loaded, self.layers, np.split(marks, stops), batches, learning_rate=rate
-        ):
+            made = trained_lora(
+                self.loaded, self._weights, batches, rank=self._rank, seed=seed, **how
+            )
+        else:
+            marks = self.draw(seed) if method == "random" else self.choices[method]
+            stops = np.cumsum([layer.width for layer in self.layers])[:-1]
+            made = trained_rows(self.loaded, self.layers, np.split(marks, stops), batches, **how)
+        with made:
             yield
 
-    def _rank(self) -> int:
-        """Give the rank at which a LoRA of all projections is as large as the network's rows."""
-        from llm2bids.model.finetune import lora_size
+    @cached_property
+    def _weights(self) -> list[str]:
+        """Names of the layers' projections."""
         from llm2bids.model.neurons import parameter_names
 
-        names = [n for n in parameter_names(self.layers) if n.endswith(".weight")]
-        return max(round(self._size("network") / lora_size(self.loaded, names)), 1)
+        return [name for name in parameter_names(self.layers) if name.endswith(".weight")]
+
+    @cached_property
+    def _rank(self) -> int:
+        """Rank at which a LoRA of all projections is as large as the network's rows."""
+        from llm2bids.model.finetune import lora_size
+
+        return max(round(self._size("network") / lora_size(self.loaded, self._weights)), 1)
 
     def _size(self, method: str) -> int:
         """Count the parameters that a method trains."""
         from llm2bids.model.finetune import lora_size, row_size
-        from llm2bids.model.neurons import parameter_names
 
         if method == "lora":
-            names = [n for n in parameter_names(self.layers) if n.endswith(".weight")]
-            return self._rank() * lora_size(self.loaded, names)
+            return self._rank * lora_size(self.loaded, self._weights)
         marks = self.choices["network" if method == "random" else method]
         return int(marks.sum()) * row_size(self.layers, self.loaded)
 
@@ -219,12 +187,13 @@ def _differences(runs: Mapping[tuple[str, str], Floats], methods: Sequence[str])
     rows = []
     for method in methods[1:]:
         own, off = ((runs["network", kind], runs[method, kind]) for kind in ("own", "off"))
+        gain, change = (np.subtract(*(part.mean(axis=0) for part in pair)) for pair in (own, off))
+        spillover = np.subtract(*(np.abs(part).mean(axis=0) for part in off))
         for measure, value, low, high in (
-            ("own", *_paired(*(changes.mean(axis=0) for changes in own))),
-            ("spillover", *_paired(*(np.abs(changes).mean(axis=0) for changes in off))),
-            ("own - off", *_apart(*(first.mean(axis=0) - second.mean(axis=0)
-                                    for first, second in (own, off)))),
-        ):  # fmt: skip
+            ("own", gain.mean(), *mean_interval(gain)),
+            ("spillover", spillover.mean(), *mean_interval(spillover)),
+            ("own - off", *_apart(gain, change)),
+        ):
             rows.append(
                 {
                     "network_minus": method, "measure": measure, "difference": value,
@@ -232,11 +201,6 @@ def _differences(runs: Mapping[tuple[str, str], Floats], methods: Sequence[str])
                 }
             )  # fmt: skip
     return pd.DataFrame(rows)
-
-
-def _paired(first: Floats, second: Floats) -> tuple[float, float, float]:
-    difference = first - second
-    return float(difference.mean()), *mean_interval(difference)
 
 
 def _apart(own: Floats, off: Floats) -> tuple[float, float, float]:

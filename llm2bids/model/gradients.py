@@ -21,7 +21,7 @@ from llm2bids.model.load import LoadedModel
 from llm2bids.model.neurons import NeuronLayer, neuron_sums, parameter_names
 
 Floats = npt.NDArray[np.float64]
-OnText = Callable[[int], None]
+OnText = Callable[[int], object]
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)

@@ -11,10 +11,10 @@ from llm2bids.cli.main import main
 from llm2bids.exceptions import InterventionError, UsageError
 from llm2bids.inference.effects import read_effects
 from llm2bids.inference.inputs import open_inputs
-from llm2bids.intervention.evaluation import Bootstrap, interval
+from llm2bids.intervention.evaluation import boot_means, interval
 from llm2bids.intervention.lesion import LesionOptions, lesion
 from llm2bids.intervention.lesion_study import edited_units, related_topics
-from llm2bids.intervention.lesion_tables import Drawn, Measured, lesion_result, relation
+from llm2bids.intervention.lesion_tables import Measured, lesion_result, relation
 from llm2bids.intervention.matched import matched_units
 from llm2bids.intervention.results import load_results
 from llm2bids.model.edit import load_edit
@@ -222,10 +222,7 @@ def _nll(own, related, other, off, noise=0.0):
 
 def _summary(lesions, draws=()):
     return lesion_result(
-        _nll(0, 0, 0, 0),
-        lesions,
-        draws=draws,
-        untrained=None,
+        [Measured(nll=_nll(0, 0, 0, 0), kind="intact"), *lesions, *draws],
         related={"a": ("b",), "b": ("a",), "c": ()},
         prompts={text: [f"{text}{n}" for n in range(6)] for text in ("a", "b", "c", "off")},
         seed=0,
@@ -239,13 +236,15 @@ def _summary(lesions, draws=()):
 
 def test_selectivity_is_what_the_own_topic_loses_more():
     draws = [
-        Drawn("matched", "a", 1.0, number, "a", _nll(own, 0, 0, 0.1))
+        Measured("a", 1.0, "a", _nll(own, 0, 0, 0.1), kind="matched", draw=number)
         for number, own in enumerate((0.05, 0.1, 0.2))
     ]
-    draws += [Drawn("matched", "c", 1.0, n, "c", _nll(0, 0, 0.7, 0.1)) for n in range(3)]
+    draws += [
+        Measured("c", 1.0, "c", _nll(0, 0, 0.7, 0.1), kind="matched", draw=n) for n in range(3)
+    ]
     lesions = [
-        Measured("a", 1.0, 9, "a", _nll(0.4, 0.3, 0.04, 0.02)),
-        Measured("c", 1.0, 9, "c", _nll(0.1, 0.1, 0.5, 0.0)),
+        Measured("a", 1.0, "a", _nll(0.4, 0.3, 0.04, 0.02)),
+        Measured("c", 1.0, "c", _nll(0.1, 0.1, 0.5, 0.0)),
     ]
     table = (
         _summary(lesions, draws)
@@ -274,16 +273,16 @@ def test_selectivity_is_what_the_own_topic_loses_more():
     ],
 )
 def test_what_is_not_selective_is_flagged_by_what_was_measured(nll, reason):
-    row = _summary([Measured("a", 1.0, 9, "a", nll)]).tables["selectivity"].iloc[0]
+    row = _summary([Measured("a", 1.0, "a", nll)]).tables["selectivity"].iloc[0]
     assert not row["selective"] and reason in row["reason"]
     assert np.isnan(row["p"])
 
 
 def test_double_dissociation_of_unrelated_topics():
     lesions = [
-        Measured("a", 1.0, 9, "a", _nll(0.4, 0.3, 0.1, 0)),
-        Measured("b", 1.0, 9, "b", _nll(0.3, 0.4, 0.1, 0)),
-        Measured("c", 1.0, 9, "c", _nll(0.1, 0, 0.5, 0)),
+        Measured("a", 1.0, "a", _nll(0.4, 0.3, 0.1, 0)),
+        Measured("b", 1.0, "b", _nll(0.3, 0.4, 0.1, 0)),
+        Measured("c", 1.0, "c", _nll(0.1, 0, 0.5, 0)),
     ]
     table = _summary(lesions).tables["dissociation"].query("measure == 'answers'")
     assert table[["first", "second"]].to_numpy().tolist() == [["a", "c"], ["b", "c"]]
@@ -293,10 +292,11 @@ def test_double_dissociation_of_unrelated_topics():
 
 
 def test_bootstrap_draws_the_same_prompts_of_a_text():
-    boot = Bootstrap(12, 4000, 3)
     values = np.random.default_rng(0).normal(size=12)
-    np.testing.assert_allclose(boot.means("a", values + 1), boot.means("a", values) + 1)
-    assert not np.allclose(boot.means("b", values), boot.means("a", values))
-    low, high = interval(boot.means("a", values))
+    boot = boot_means("a", values, 3)
+    np.testing.assert_allclose(boot_means("a", values + 1, 3), boot + 1)
+    np.testing.assert_allclose(boot_means("a", np.stack([values] * 2, axis=1), 3)[:, 1], boot)
+    assert not np.allclose(boot_means("b", values, 3), boot)
+    low, high = interval(boot)
     half = 1.96 * values.std() / np.sqrt(12)
     assert (high - low) / 2 == pytest.approx(half, rel=0.1)
