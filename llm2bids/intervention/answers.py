@@ -34,6 +34,11 @@ class Answered:
     token_ids: npt.NDArray[np.int64]  # (n_prompts, n_tokens)
     texts: tuple[str, ...]
 
+    def whole_texts(self) -> list[list[int]]:
+        """Give each prompt and its answer in tokens."""
+        said = self.token_ids.tolist()
+        return [[*context, *row] for context, row in zip(self.contexts, said, strict=True)]
+
 
 def answer(
     subject: "Subject",
@@ -82,10 +87,7 @@ def text_means(
     """
     from llm2bids.model.likelihood import text_values
 
-    texts = [
-        [*context, *said]
-        for context, said in zip(answered.contexts, answered.token_ids.tolist(), strict=True)
-    ]
+    texts = answered.whole_texts()
     means = np.empty((len(texts), sum(site.width for site in sites)), dtype=np.float32)
     for row, values in text_values(loaded, texts, sites):
         means[row] = values[1:].mean(axis=0)
@@ -94,14 +96,12 @@ def text_means(
 
 def answer_nll(loaded: "LoadedModel", answered: Answered) -> Floats:
     """Measure the answers' NLL under the intact model, nats a token, (n_prompts,)."""
-    values, _ = _read(loaded, answered, ())
-    return values
+    return _read(loaded, answered, ())[0]
 
 
 def replayed_map(subject: "Subject", answered: Answered) -> Floats:
     """Read answers in the intact model: mean over prompts and tokens of every unit, (n_units,)."""
-    _, total = _read(subject.loaded, answered, subject.dataset.space.sites)
-    return total
+    return _read(subject.loaded, answered, subject.dataset.space.sites)[1]
 
 
 def _read(

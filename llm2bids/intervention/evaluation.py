@@ -1,17 +1,15 @@
 """Held-out text sets, and how well a model foresees them: given text, and its own answers."""
 
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING
 
 import numpy as np
 import numpy.typing as npt
 
 from llm2bids.exceptions import InterventionError
-from llm2bids.intervention.answers import answer
+from llm2bids.intervention.answers import Answered, answer
 from llm2bids.intervention.subject import Subject
 from llm2bids.paradigm.seed import derive_generator
-from llm2bids.paradigm.task import Prompt
 
 if TYPE_CHECKING:
     from llm2bids.model.load import LoadedModel
@@ -24,16 +22,6 @@ N_BOOT = 2000
 Floats = npt.NDArray[np.float64]
 
 
-@dataclass(frozen=True, kw_only=True)
-class TextSet:
-    """Held-out prompts of one bank, each followed by the intact model's greedy answer."""
-
-    label: str
-    prompts: tuple[Prompt, ...]
-    tokens: tuple[tuple[int, ...], ...]  # prompt, then answer
-    prompt_lengths: tuple[int, ...]
-
-
 def text_sets(
     subject: Subject,
     banks: Mapping[str, str],
@@ -41,8 +29,8 @@ def text_sets(
     n_prompts: int,
     n_answer_tokens: int,
     used: frozenset[str] = frozenset(),
-) -> dict[str, TextSet]:
-    """Draw a text set from the bank of each label."""
+) -> dict[str, Answered]:
+    """Draw held-out prompts from the bank of each label, and let the intact model answer them."""
     sets = {}
     for label, bank in banks.items():
         prompts = subject.held_out(bank, n_prompts, used)
@@ -53,40 +41,33 @@ def text_sets(
                     f"prompt {prompt.prompt_id}: {len(text)} token; expected two or more to "
                     "measure how well a text is foreseen: take it out of the bank"
                 )
-        said = answer(subject, prompts, n_tokens=n_answer_tokens, contexts=tokens).token_ids
-        sets[label] = TextSet(
-            label=label,
-            prompts=prompts,
-            tokens=tuple((*text, *row) for text, row in zip(tokens, said.tolist(), strict=True)),
-            prompt_lengths=tuple(map(len, tokens)),
-        )
+        sets[label] = answer(subject, prompts, n_tokens=n_answer_tokens, contexts=tokens)
     return sets
 
 
 def measure(
-    loaded: "LoadedModel",
-    sets: Sequence[TextSet],
-    *,
-    on_text: Callable[[int], object] | None = None,
+    loaded: "LoadedModel", sets: Mapping[str, Answered], *, on_text: Callable[[int], object]
 ) -> dict[str, Floats]:
     """Average the NLL, in nats a token, of each text: (n_prompts, 2) a set, as `MEASURES`."""
     from llm2bids.model.likelihood import text_nll
 
-    nats = text_nll(
-        loaded,
-        [text for texts in sets for text in texts.tokens],
-        names=[f"prompt {p.prompt_id}" for texts in sets for p in texts.prompts],
-        on_text=on_text,
+    nats = iter(
+        text_nll(
+            loaded,
+            [text for answered in sets.values() for text in answered.whole_texts()],
+            names=[f"prompt {p.prompt_id}" for answered in sets.values() for p in answered.prompts],
+            on_text=on_text,
+        )
     )
-    measured, rows = {}, iter(nats)
-    for texts in sets:
-        measured[texts.label] = np.array(
+    return {
+        label: np.array(
             [
-                (nll[: length - 1].mean(), nll[length - 1 :].mean())
-                for length, nll in zip(texts.prompt_lengths, rows, strict=False)
+                (nll[: len(prompt) - 1].mean(), nll[len(prompt) - 1 :].mean())
+                for prompt, nll in zip(answered.contexts, nats, strict=False)
             ]
         )
-    return measured
+        for label, answered in sets.items()
+    }
 
 
 def boot_means(label: str, values: Floats, seed: int) -> Floats:

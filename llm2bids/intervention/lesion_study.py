@@ -2,7 +2,7 @@
 
 import logging
 import sys
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from contextlib import nullcontext
 from dataclasses import dataclass, replace
 from functools import cached_property
@@ -15,8 +15,9 @@ from tqdm.auto import tqdm
 
 from llm2bids.exceptions import InterventionError, UsageError
 from llm2bids.inference.provenance import Provenance
+from llm2bids.intervention.answers import Answered
 from llm2bids.intervention.edit import Method, identity, levels, method_values
-from llm2bids.intervention.evaluation import TextSet, measure, text_sets
+from llm2bids.intervention.evaluation import measure, text_sets
 from llm2bids.intervention.lesion_tables import OFF, Measured, lesion_result
 from llm2bids.intervention.matched import matched_units
 from llm2bids.intervention.results import InterventionResult
@@ -40,7 +41,10 @@ METHODS: tuple[LesionMethod, ...] = get_args(LesionMethod)
 Units = npt.NDArray[np.intp]
 
 
-Job = tuple[str, list[Measured], Edit | None, Sequence[TextSet], "LoadedModel"]
+TextSets = Mapping[str, Answered]
+"""Held-out prompts with the intact model's answers, by topic or `OFF`."""
+
+Job = tuple[str, list[Measured], Edit | None, TextSets, "LoadedModel"]
 """What is measured: in words, the lesions that it is of, the edit, texts and model."""
 
 
@@ -171,21 +175,21 @@ class Study:
             edits=self.edits,
         )
 
-    def _jobs(self, sets: Mapping[str, TextSet]) -> Iterator[Job]:
+    def _jobs(self, sets: TextSets) -> Iterator[Job]:
         """List all that is measured, one after the other."""
-        loaded, every = self.subject.loaded, list(sets.values())
-        yield "intact model", [Measured(kind="intact")], None, every, loaded
+        loaded = self.subject.loaded
+        yield "intact model", [Measured(kind="intact")], None, sets, loaded
         for (label, dose), edit in self.edits.items():
             lesion = Measured(label, dose, self.own(label), n_units=edit.n_units)
-            yield f"lesion of {label}, {dose:.3g} %", [lesion], edit, every, loaded
+            yield f"lesion of {label}, {dose:.3g} %", [lesion], edit, sets, loaded
         if self.options.n_draws:
             yield from self._matched(sets)
         if not self.options.edit_files:
-            yield from self._shuffled(every)
+            yield from self._shuffled(sets)
         if self.options.random_weights:
-            yield from self._untrained(every, sets[OFF])
+            yield from self._untrained(sets)
 
-    def _matched(self, sets: Mapping[str, TextSet]) -> Iterator[Job]:
+    def _matched(self, sets: TextSets) -> Iterator[Job]:
         """Lesion random units in place of the networks'."""
         from llm2bids.model.likelihood import mean_activation
 
@@ -200,7 +204,9 @@ class Study:
                 continue
             if own not in magnitude:
                 magnitude[own] = np.zeros(space.n_units)
-                magnitude[own][where] = mean_activation(loaded, sets[own].tokens, sites, of=np.abs)
+                magnitude[own][where] = mean_activation(
+                    loaded, sets[own].whole_texts(), sites, of=np.abs
+                )
             units = edited_units(edit, space)
             for draw in range(self.options.n_draws):
                 rng = np.random.default_rng([self.subject.seed, draw, *label.encode()])
@@ -211,9 +217,9 @@ class Study:
                 )
                 other = self.edit(drawn, label, method=edit.method)
                 words = f"random units for {label}, {dose:.3g} %"
-                yield words, [lesion], other, [sets[own], sets[OFF]], loaded
+                yield words, [lesion], other, {own: sets[own], OFF: sets[OFF]}, loaded
 
-    def _shuffled(self, texts: Sequence[TextSet]) -> Iterator[Job]:
+    def _shuffled(self, sets: TextSets) -> Iterator[Job]:
         """Lesion networks of which each participant gives the map of a random topic."""
         n_participants, n_topics, _ = self.maps.shape
         for draw in range(self.options.n_shuffled):
@@ -225,17 +231,19 @@ class Study:
                 Measured(topic, self.main_dose, topic, kind="shared component", draw=draw)
                 for topic in dict.fromkeys(label for label, _ in self.edits)
             ]
-            yield "shuffled tasks", lesions, edit, texts, self.subject.loaded
+            yield "shuffled tasks", lesions, edit, sets, self.subject.loaded
 
-    def _untrained(self, texts: Sequence[TextSet], off: TextSet) -> Iterator[Job]:
+    def _untrained(self, sets: TextSets) -> Iterator[Job]:
         """Lesion the same units of the architecture with random weights, at its own means."""
         from llm2bids.model.likelihood import mean_activation
 
         words, loaded, sites = "random weights", self.subject.untrained(), self.sites
         stops = np.cumsum([site.width for site in sites.values()])[:-1]
-        means = np.split(mean_activation(loaded, off.tokens, tuple(sites.values())), stops)
+        means = np.split(
+            mean_activation(loaded, sets[OFF].whole_texts(), tuple(sites.values())), stops
+        )
         mean = dict(zip(sites, means, strict=True))
-        yield words, [Measured(kind="untrained intact")], None, texts, loaded
+        yield words, [Measured(kind="untrained intact")], None, sets, loaded
         for (label, dose), edit in self.edits.items():
             if dose != self.main_dose and not self.options.edit_files:
                 continue
@@ -247,7 +255,7 @@ class Study:
                 edit = replace(edit, parts=parts)
             own, n_units = self.own(label), edit.n_units
             lesion = Measured(label, dose, own, n_units=n_units, kind="untrained")
-            yield words, [lesion], edit, texts, loaded
+            yield words, [lesion], edit, sets, loaded
 
     @cached_property
     def related(self) -> dict[str, tuple[str, ...]]:

@@ -3,6 +3,7 @@
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
+from itertools import product
 from pathlib import Path
 from typing import Any
 
@@ -16,13 +17,7 @@ from llm2bids.inference.rates import roc_area
 from llm2bids.inference.statmap import write_json
 from llm2bids.intervention.answers import answer
 from llm2bids.intervention.results import InterventionResult
-from llm2bids.intervention.subject import (
-    Subject,
-    SubjectOptions,
-    TopicOptions,
-    Topics,
-    open_topics,
-)
+from llm2bids.intervention.subject import SubjectOptions, TopicOptions, Topics, open_topics
 from llm2bids.intervention.units import choose_units
 from llm2bids.model.units import Site
 from llm2bids.options import check_least, option, shared, split_options, takes_options
@@ -106,7 +101,7 @@ def monitor(
         If an argument, the dataset or its model is not usable, or too few prompts are held out.
     """
     of_subject, chosen = split_options(options, SubjectOptions, MonitorOptions)
-    study = _Monitor(topics=open_topics(bids_dir, analysis_dir, of_subject), options=chosen)
+    study = _Monitor(subject=open_topics(bids_dir, analysis_dir, of_subject), options=chosen)
     result = study.run(progress=progress)
     result.save(Path(analysis_dir))
     study.write_series(Path(analysis_dir), progress=progress)
@@ -123,31 +118,31 @@ class _Read:
 
     def at(self, position: str, values: npt.NDArray[Any]) -> npt.NDArray[Any]:
         """Take values (n_tokens - 1, ...) at a position, or their mean over several."""
+        n = self.n_prompt
         parts = {
-            "prompt mean": values[: self.n_prompt],
-            "last prompt token": values[self.n_prompt - 1 : self.n_prompt],
-            "first answer token": values[self.n_prompt : self.n_prompt + 1],
-            "answer mean": values[self.n_prompt :],
+            "prompt mean": values[:n],
+            "last prompt token": values[n - 1 : n],
+            "first answer token": values[n : n + 1],
+            "answer mean": values[n:],
         }
         return np.asarray(parts[position].mean(axis=0))
+
+
+Reads = Mapping[str, list[_Read]]
+"""By topic, or ``off``."""
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class _Monitor:
     """Networks, and the prompts that they are tried on."""
 
-    topics: Topics
+    subject: Topics
     options: MonitorOptions
-
-    @property
-    def subject(self) -> Subject:
-        """Dataset and model."""
-        return self.topics.subject
 
     @cached_property
     def labels(self) -> tuple[str, ...]:
         """Topics that are monitored."""
-        return self.topics.choose(self.options.task_labels)
+        return self.subject.choose(self.options.task_labels)
 
     @cached_property
     def networks(self) -> dict[str, npt.NDArray[np.intp]]:
@@ -156,7 +151,7 @@ class _Monitor:
         return {
             label: choose_units(
                 self.subject.dataset,
-                stat_img=self.topics.effect(label) if given is None else given,
+                stat_img=self.subject.effect(label) if given is None else given,
                 sites=self.options.sites,
                 top_percent=self.options.top_percent,
                 sign="positive",
@@ -170,13 +165,9 @@ class _Monitor:
         from llm2bids.model.sites import RESIDUAL
 
         space = self.subject.dataset.space
-        used = np.unique(np.concatenate(list(self.networks.values())))
-        slices = space.site_slices
-        kept = [
-            site
-            for site in space.sites
-            if np.any((used >= slices[site.name].start) & (used < slices[site.name].stop))
-        ]
+        used = np.zeros(space.n_units, dtype=bool)
+        used[np.concatenate(list(self.networks.values()))] = True
+        kept = [site for site in space.sites if used[space.site_slices[site.name]].any()]
         layers = [site for site in space.sites if site.role == RESIDUAL]
         layers = layers or [site for site in space.sites if site.layer is not None]
         probe = layers[min(round(PROBE_DEPTH * len(layers)), len(layers) - 1)]
@@ -198,34 +189,23 @@ class _Monitor:
         from llm2bids.model.likelihood import text_values
 
         slices = self.subject.dataset.space.site_slices
-        columns = np.concatenate(
-            [np.arange(slices[site.name].start, slices[site.name].stop) for site in self.sites]
-        )
+        columns = np.concatenate([np.r_[slices[site.name]] for site in self.sites])
         answered = answer(self.subject, prompts, n_tokens=self.options.n_tokens)
-        texts = [
-            [*context, *said]
-            for context, said in zip(answered.contexts, answered.token_ids.tolist(), strict=True)
-        ]
         width, kept = self.sites[-1].width, {}
-        for row, values in text_values(self.subject.loaded, texts, self.sites):
+        for row, values in text_values(self.subject.loaded, answered.whole_texts(), self.sites):
             kept[row] = _Read(
                 scores=self.score(values[1:], columns),
                 stream=values[1:, -width:].copy(),
                 n_prompt=len(answered.contexts[row]) - 1,
             )
-        return [kept[row] for row in range(len(texts))]
+        return [kept[row] for row in range(len(prompts))]
 
     def run(self, *, progress: bool) -> InterventionResult:
         """Read all prompts, and compare scores, probe and word counts on the same split."""
-        banks = {**self.topics.banks, "off": self.subject.baseline}
-        held_out = {
-            label: self.subject.held_out(bank, self.options.n_prompts)
-            for label, bank in banks.items()
-        }
-        shown = {
-            label: self.subject.shown_of(bank, self.options.n_defining)
-            for label, bank in banks.items()
-        }
+        subject, asked = self.subject, self.options
+        banks = {**subject.banks, "off": subject.baseline}
+        held_out = {label: subject.held_out(bank, asked.n_prompts) for label, bank in banks.items()}
+        shown = {label: subject.shown_of(bank, asked.n_defining) for label, bank in banks.items()}
         learned, tested = {}, {}
         with tqdm(total=2 * len(banks), desc="monitor", disable=not progress) as bar:
             for label in banks:
@@ -235,53 +215,47 @@ class _Monitor:
                 bar.update()
         rows = self._network_rows(tested) + self._probe_rows(learned, tested)
         rows += self._word_rows(shown, held_out)
-        table = pd.DataFrame(rows)
-        detection = self._detection(learned, tested)
         return InterventionResult(
             name="monitor", stem="monitor",
-            tables={"monitor": table, "detection": detection},
+            tables={"monitor": pd.DataFrame(rows), "detection": self._detection(learned, tested)},
             metadata={
-                "Seed": self.subject.seed, "TopPercent": self.options.top_percent,
+                "Seed": subject.seed, "TopPercent": asked.top_percent,
                 "NumberOfUnits": {label: len(units) for label, units in self.networks.items()},
-                "NumberOfPrompts": self.options.n_prompts,
+                "NumberOfPrompts": asked.n_prompts,
                 "ProbeSite": self.sites[-1].name,
             },
             notes=NOTES, n_shown=2,
         )  # fmt: skip
 
-    def _network_rows(self, tested: Mapping[str, list[_Read]]) -> list[dict[str, Any]]:
+    def _network_rows(self, tested: Reads) -> list[dict[str, Any]]:
         rows = []
         for position in POSITIONS:
-            for column, label in enumerate(self.labels):
-                scores = {
-                    name: np.array([read.at(position, read.scores[:, column]) for read in reads])
-                    for name, reads in tested.items()
-                }
-                rows.append({"topic": label, "score": "network", "position": position}
-                            | _areas(scores, label))  # fmt: skip
+            scores = {
+                name: np.stack([read.at(position, read.scores) for read in reads])
+                for name, reads in tested.items()
+            }
+            rows += self._rows(scores, self.labels, "network", position)
         return rows
 
-    def _probe_rows(
-        self, learned: Mapping[str, list[_Read]], tested: Mapping[str, list[_Read]]
-    ) -> list[dict[str, Any]]:
+    def _probe_rows(self, learned: Reads, tested: Reads) -> list[dict[str, Any]]:
         """Learn a linear probe of all classes at each position."""
         from sklearn.linear_model import LogisticRegression
         from sklearn.pipeline import make_pipeline
         from sklearn.preprocessing import StandardScaler
 
+        def streams(reads: Sequence[_Read], position: str) -> npt.NDArray[Any]:
+            return np.stack([read.at(position, read.stream) for read in reads])
+
         rows = []
         for position in POSITIONS:
             probe = make_pipeline(StandardScaler(), LogisticRegression(C=0.01, max_iter=500))
-            x = [read.at(position, read.stream) for reads in learned.values() for read in reads]
-            y = [name for name, reads in learned.items() for _ in reads]
-            probe.fit(np.stack(x), y)
+            x = np.concatenate([streams(reads, position) for reads in learned.values()])
+            probe.fit(x, [name for name, reads in learned.items() for _ in reads])
             p = {
-                name: probe.predict_proba(
-                    np.stack([read.at(position, read.stream) for read in reads])
-                )
+                name: probe.predict_proba(streams(reads, position))
                 for name, reads in tested.items()
             }
-            rows += self._class_rows(p, list(probe.classes_), "linear probe", position)
+            rows += self._rows(p, list(probe.classes_), "linear probe", position)
         return rows
 
     def _word_rows(
@@ -290,84 +264,84 @@ class _Monitor:
         """Learn the words of the prompts."""
         from llm2bids.intervention.text import TextClassifier
 
-        texts = [prompt.text for prompts in shown.values() for prompt in prompts]
-        labels = [name for name, prompts in shown.items() for _ in prompts]
-        words = TextClassifier.fit(texts, labels)
+        learned = [(p.text, name) for name, prompts in shown.items() for p in prompts]
+        words = TextClassifier.fit(*zip(*learned, strict=True))
         p = {
             name: words.probabilities([prompt.text for prompt in prompts])
             for name, prompts in held_out.items()
         }
-        return self._class_rows(p, list(words.classes), "word counts", "prompt")
+        return self._rows(p, words.classes, "word counts", "prompt")
 
-    def _class_rows(
-        self, p: Mapping[str, Floats], classes: Sequence[str], score: str, position: str
+    def _rows(
+        self, scores: Mapping[str, Floats], classes: Sequence[str], score: str, position: str
     ) -> list[dict[str, Any]]:
-        return [
-            {"topic": label, "score": score, "position": position}
-            | _areas({name: v[:, classes.index(label)] for name, v in p.items()}, label)
-            for label in self.labels
-        ]
+        """Compare scores (n_prompts, n_classes) of each topic with those of off and of others."""
+        rows = []
+        for label in self.labels:
+            column = classes.index(label)
+            own = {name: values[:, column] for name, values in scores.items()}
+            others = [values for name, values in own.items() if name not in (label, "off")]
+            row = {"topic": label, "score": score, "position": position, "n": own[label].size}
+            for name, negatives in (("off", [own["off"]]), ("others", others)):
+                area, low, high = roc_area(own[label], np.concatenate([np.zeros(0), *negatives]))
+                row |= {f"auroc_{name}": area, f"{name}_low": low, f"{name}_high": high}
+            rows.append(row)
+        return rows
 
-    def _detection(
-        self, learned: Mapping[str, list[_Read]], tested: Mapping[str, list[_Read]]
-    ) -> pd.DataFrame:
+    def _detection(self, learned: Reads, tested: Reads) -> pd.DataFrame:
         """Count detections after some tokens of reading, by the mean score so far."""
         rows = []
-        for column, label in enumerate(self.labels):
-            for n_read in READ:
-
-                def so_far(reads: list[_Read], n: int = n_read, c: int = column) -> Floats:
-                    return np.array([r.scores[: min(n, r.n_prompt), c].mean() for r in reads])
-
-                others = [so_far(reads) for name, reads in learned.items() if name != label]
-                threshold = float(np.quantile(np.concatenate(others), 1 - FALSE_POSITIVES))
-                false = np.concatenate(
-                    [so_far(reads) for name, reads in tested.items() if name != label]
-                )
-                rows.append(
-                    {
-                        "topic": label,
-                        "tokens": n_read,
-                        "threshold": threshold,
-                        "detected": float((so_far(tested[label]) > threshold).mean()),
-                        "false_positives": float((false > threshold).mean()),
-                    }
-                )
+        for (column, label), n_read in product(enumerate(self.labels), READ):
+            known, unseen = (
+                {
+                    name: np.array(
+                        [r.scores[: min(n_read, r.n_prompt), column].mean() for r in of_topic]
+                    )
+                    for name, of_topic in reads.items()
+                }
+                for reads in (learned, tested)
+            )
+            detected = unseen.pop(label)
+            del known[label]
+            threshold = float(np.quantile(np.concatenate([*known.values()]), 1 - FALSE_POSITIVES))
+            false = np.concatenate([*unseen.values()]) > threshold
+            rows.append(
+                {
+                    "topic": label,
+                    "tokens": n_read,
+                    "threshold": threshold,
+                    "detected": float((detected > threshold).mean()),
+                    "false_positives": float(false.mean()),
+                }
+            )
         return pd.DataFrame(rows)
 
     def write_series(self, analysis_dir: Path, *, progress: bool) -> None:
         """Write the scores of every run of the dataset, a row for each volume."""
         dataset = self.subject.dataset
         everything = np.arange(dataset.space.n_units)
-        defining = self.topics.effects.provenance.participants
+        defining = self.subject.effects.provenance.participants
+        described = {
+            label: {"Description": f"Mean z of {len(units)} units of its network"}
+            for label, units in self.networks.items()
+        }
         for run in tqdm(dataset.runs, desc="time series", disable=not progress):
             scores = self.score(dataset.values(run), everything)
             folder = analysis_dir / run.bold.relative_to(dataset.path).parent
             folder.mkdir(parents=True, exist_ok=True)
-            name = f"{run.name}_desc-monitor_timeseries"
-            write_table(folder / f"{name}.tsv", pd.DataFrame(scores, columns=list(self.networks)))
+            table = folder / f"{run.name}_desc-monitor_timeseries.tsv"
+            write_table(table, pd.DataFrame(scores, columns=list(self.networks)))
             content: dict[str, Any] = {
                 "Description": "Mean activity of each topic's network, in calibration standard "
                 "deviations, at every volume. No safety gate.",
                 "SamplingFrequency": 1 / dataset.t_r(run),
                 "StartTime": 0.0,
                 "SpaceFingerprint": dataset.space.fingerprint(),
+                **described,
             }
-            for label, units in self.networks.items():
-                content[label] = {"Description": f"Mean z of {len(units)} units of its network"}
             if run.participant_label in defining:
                 content["CircularityCaution"] = (
                     "CIRCULAR, no evidence: this participant's runs are among those that defined "
                     "the networks"
                 )
-            write_json(folder / f"{name}.json", content)
-
-
-def _areas(scores: Mapping[str, Floats], label: str) -> dict[str, float]:
-    """Give the areas under the ROC curve against off and against other topics, with intervals."""
-    others = [values for name, values in scores.items() if name not in (label, "off")]
-    areas: dict[str, float] = {"n": scores[label].size}
-    for name, negatives in (("off", [scores["off"]]), ("others", others)):
-        value, low, high = roc_area(scores[label], np.concatenate([np.zeros(0), *negatives]))
-        areas |= {f"auroc_{name}": value, f"{name}_low": low, f"{name}_high": high}
-    return areas
+            write_json(table.with_suffix(".json"), content)

@@ -60,10 +60,10 @@ def test_scores_of_a_prompt_are_those_of_a_plain_forward_pass(
 ):
     topics = open_topics(scanned.path, analysed, SubjectOptions(model=model, device="cpu", seed=2))
     study = _Monitor(
-        topics=topics,
+        subject=topics,
         options=MonitorOptions(task_labels=("pathology",), top_percent=5.0, n_tokens=4),
     )
-    prompts = topics.subject.held_out("pathology", 3)
+    prompts = topics.held_out("pathology", 3)
     loaded = tiny_loaded("llama")
     for prompt, read in zip(prompts, study.read(prompts), strict=True):
         ids = encode(loaded, prompt.text)
