@@ -11,7 +11,7 @@ import numpy.typing as npt
 from llm2bids.dataset.read import Dataset
 from llm2bids.exceptions import InterventionError, UsageError
 from llm2bids.inference.provenance import LEVELS, Provenance
-from llm2bids.intervention.units import Sign, Units, choose_units
+from llm2bids.intervention.units import Sign, choose_units
 from llm2bids.model.edit import Edit, SiteEdit, check_weights, grouped
 from llm2bids.network.network import Network
 from llm2bids.space.space import Space
@@ -21,6 +21,8 @@ if TYPE_CHECKING:
 
 Method = Literal["mean", "zero", "resample", "constant", "scale", "add"]
 Floats = npt.NDArray[np.float32]
+
+_NOTHING = Provenance()
 
 RESAMPLED_ROWS = 64
 """Off-topic tokens whose values a resampling edit holds."""
@@ -87,23 +89,6 @@ def make_edit(
     UsageError, InterventionError, SpaceError, NetworkError, ModelError
         If an argument, the map or the network does not fit, or no unit is left.
     """
-    chosen = choose_units(
-        dataset, stat_img=stat_img, network=network, atlas=atlas, atlas_labels=atlas_labels,
-        sites=sites, top_percent=top_percent, threshold=threshold, sign=sign,
-    )  # fmt: skip
-    return edit_units(dataset, chosen, method=method, value=value, label=label, seed=seed)
-
-
-def edit_units(
-    dataset: Dataset,
-    chosen: Units,
-    *,
-    method: Method = "mean",
-    value: float | None = None,
-    label: str = "lesion",
-    seed: int = 0,
-) -> Edit:
-    """Say what is done to chosen units."""
     if method not in get_args(Method):
         raise UsageError(f"method {method!r} is unknown; expected {', '.join(get_args(Method))}")
     if (value is not None) != (method in ("constant", "scale", "add")):
@@ -111,6 +96,10 @@ def edit_units(
             f"method {method}: value (--value) is {value}; expected "
             f"{'none' if value is not None else 'a number'}"
         )
+    chosen = choose_units(
+        dataset, stat_img=stat_img, network=network, atlas=atlas, atlas_labels=atlas_labels,
+        sites=sites, top_percent=top_percent, threshold=threshold, sign=sign,
+    )  # fmt: skip
     provenance = chosen.provenance
     if method == "add":
         moved = np.float32(value or 0) * chosen.values
@@ -123,10 +112,9 @@ def edit_units(
         method=method,
         label=label,
         parts=grouped(dataset.space.sites, chosen.units, values),
-        **identity(dataset.space),
         source=chosen.source,
         criterion=chosen.criterion,
-        made_from=levels(provenance),
+        **identity(dataset.space, provenance),
     )
 
 
@@ -155,7 +143,7 @@ def vector_edit(
     label: str = "steer",
     source: str = "",
     criterion: str = "",
-    made_from: Provenance | None = None,
+    made_from: Provenance = _NOTHING,
 ) -> Edit:
     """Add a vector (width,) to a site's output at every token."""
     where = next((known for known in space.sites if known.name == site), None)
@@ -175,10 +163,9 @@ def vector_edit(
         label=label,
         parts=(part,),
         strength=float(strength),
-        **identity(space),
         source=source,
         criterion=criterion,
-        made_from=levels(made_from or Provenance()),
+        **identity(space, made_from),
     )
 
 
@@ -217,19 +204,15 @@ def edited(model: "LoadedModel | Any", edit: Edit) -> Iterator[Any]:
             yield model
 
 
-def identity(space: Space) -> dict[str, Any]:
-    """Say which model and space an edit is for."""
+def identity(space: Space, made_from: Provenance) -> dict[str, Any]:
+    """Say which model and space an edit is for, and what it was made from."""
     return {
         "model_name": space.model_name,
         "weights_sha256": space.weights_sha256,
         "space_label": space.label,
         "fingerprint": space.fingerprint(),
+        "made_from": {level: tuple(sorted(made_from.names(level))) for level in LEVELS},
     }
-
-
-def levels(provenance: Provenance) -> dict[str, tuple[str, ...]]:
-    """Spell a provenance as an edit holds it."""
-    return {level: tuple(sorted(provenance.names(level))) for level in LEVELS}
 
 
 def _resting_rows(

@@ -55,18 +55,17 @@ def export_ia3(edit: Edit, folder: str | Path, model: Any) -> Path:
         factors[names[part.site.name]] = values
     modules = list(factors)
     transposed = is_transposed(model.get_submodule(modules[0]))
-    return _write_adapter(
-        folder,
-        {
-            "peft_type": "IA3",
-            "base_model_name_or_path": edit.model_name,
-            "target_modules": modules,
-            "feedforward_modules": modules,
-            "fan_in_fan_out": transposed,
-            "inference_mode": True,
-        },
-        lambda path: write_ia3(path, factors),
-    )
+    content = {
+        "peft_type": "IA3",
+        "base_model_name_or_path": edit.model_name,
+        "target_modules": modules,
+        "feedforward_modules": modules,
+        "fan_in_fan_out": transposed,
+        "inference_mode": True,
+    }
+    target = _write_adapter(folder, content)
+    write_ia3(target / "adapter_model.safetensors", factors)
+    return target
 
 
 def export_lora(
@@ -140,7 +139,7 @@ def export_lora(
         content["layers_to_transform"] = sorted(set(layer[linear.index].tolist()))
     if stacked.any():
         content["target_parameters"] = kept.loc[stacked, "parameter"].tolist()
-    return _write_adapter(folder, content, None)
+    return _write_adapter(folder, content)
 
 
 def export_masks(neurons: pd.DataFrame, path: str | Path, loaded: "LoadedModel") -> Path:
@@ -273,12 +272,8 @@ def _site(name: str, width: int) -> Site:
     return Site(name=name, layer=None, role="mlp", width=width)
 
 
-def _write_adapter(
-    folder: str | Path, content: dict[str, Any], weights: Callable[[Path], None] | None
-) -> Path:
+def _write_adapter(folder: str | Path, content: dict[str, Any]) -> Path:
     target = Path(folder)
     target.mkdir(parents=True, exist_ok=True)
     (target / "adapter_config.json").write_text(json.dumps(content, indent=2) + "\n", "utf-8")
-    if weights is not None:
-        weights(target / "adapter_model.safetensors")
     return target

@@ -16,7 +16,7 @@ from tqdm.auto import tqdm
 from llm2bids.exceptions import InterventionError, UsageError
 from llm2bids.inference.provenance import Provenance
 from llm2bids.intervention.answers import Answered
-from llm2bids.intervention.edit import Method, identity, levels, method_values
+from llm2bids.intervention.edit import Method, identity, method_values
 from llm2bids.intervention.evaluation import measure, text_sets
 from llm2bids.intervention.lesion_tables import OFF, Measured, lesion_result
 from llm2bids.intervention.matched import matched_units
@@ -109,10 +109,9 @@ class Study:
             method=method,
             label=label,
             parts=grouped(dataset.space.sites, units, values[..., units]),
-            **identity(dataset.space),
             source=f"group effect map of {label}",
             criterion=criterion,
-            made_from=levels(self.subject.effects.provenance | shown),
+            **identity(dataset.space, self.subject.effects.provenance | shown),
         )
 
     @cached_property
