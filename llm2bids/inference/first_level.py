@@ -17,8 +17,7 @@ from nilearn.glm.first_level import run_glm
 from scipy import stats
 
 from llm2bids.exceptions import InferenceError
-from llm2bids.inference.contrast import contrast_vector
-from llm2bids.inference.options import check_noise_model
+from llm2bids.inference.design import contrast_vector
 
 Floats = npt.NDArray[np.float64]
 ReadBlock = Callable[[int], Sequence[npt.NDArray[np.floating[Any]]]]
@@ -67,14 +66,9 @@ def fit_first_level(
 ) -> FirstLevelFit:
     """Fit the runs of one participant and task, several runs as fixed effects.
 
-    Shapes: edges (n_blocks + 1,).
+    Shapes: edges (n_blocks + 1,); models above AR(1) take all voxels in one block, as nilearn
+    clusters them.
     """
-    check_noise_model(noise_model)
-    if edges.size > 2 and noise_model not in ("ols", "ar1"):
-        raise InferenceError(
-            f"noise_model {noise_model!r} clusters the voxels of the whole image (nilearn), it "
-            "cannot be fitted in blocks; raise mem_gb or take 'ar1'"
-        )
     vectors = {
         label: [
             contrast_vector(weights, design) if isinstance(weights, str) else weights
@@ -89,21 +83,24 @@ def fit_first_level(
     whole = {key: np.concatenate([part[key] for part in parts]) for key in parts[0]}
     constant = whole["constant"]
     dof = float(parts[0]["dof"][0])
+
+    def live(values: Floats, still: float = 0) -> npt.NDArray[np.float32]:
+        return np.where(constant, still, values).astype(np.float32)
+
     maps: dict[tuple[str, str], npt.NDArray[np.float32]] = {}
     for label, weights in vectors.items():
         if weights[0].ndim == 2:
             for stat in F_STATS:
-                still = 1 if stat == "p" else 0
-                maps[label, stat] = np.where(constant, still, whole[label, stat]).astype(np.float32)
+                maps[label, stat] = live(whole[label, stat], 1 if stat == "p" else 0)
             continue
         effect, variance = whole[label, "effect"], whole[label, "variance"]
         t, z, _ = t_and_z(effect, variance, dof)
         for stat, values in zip(STATS, (effect, variance, t, z), strict=True):
-            maps[label, stat] = np.where(constant, 0, values).astype(np.float32)
+            maps[label, stat] = live(values)
     return FirstLevelFit(
         maps=maps,
-        r_squared=np.where(constant, 0, whole["r_squared"]).astype(np.float32),
-        residual_ar1=np.where(constant, 0, whole["residual_ar1"]).astype(np.float32),
+        r_squared=live(whole["r_squared"]),
+        residual_ar1=live(whole["residual_ar1"]),
         constant=constant,
         dof=dof,
     )
@@ -132,7 +129,11 @@ def _fit_block(
     r_squared, residual_ar1 = np.zeros((2, constant.size))
     for values, design in zip(runs, designs, strict=True):
         y = np.asarray(values, dtype=np.float64)
-        _check_run(y, design)
+        if not np.isfinite(y).all():
+            raise InferenceError(
+                f"run: {int((~np.isfinite(y)).any(axis=0).sum())} voxels hold values that are not "
+                "finite; record the run again"
+            )
         still = np.ptp(y, axis=0) == 0
         constant &= still
         label, result = _run_glm(y, design, noise_model, still)
@@ -160,18 +161,6 @@ def _fit_block(
     return block
 
 
-def _check_run(y: Floats, design: pd.DataFrame) -> None:
-    if len(y) != len(design):
-        raise InferenceError(
-            f"run: {len(y)} images for a design of {len(design)} rows; expected as many"
-        )
-    if not np.isfinite(y).all():
-        raise InferenceError(
-            f"run: {int((~np.isfinite(y)).any(axis=0).sum())} voxels hold values that are not "
-            "finite; record the run again"
-        )
-
-
 def _run_glm(
     y: Floats, design: pd.DataFrame, noise_model: str, still: npt.NDArray[np.bool_]
 ) -> tuple[npt.NDArray[Any], dict[Any, Any]]:
@@ -180,8 +169,8 @@ def _run_glm(
     if noise_model != "ols" and still.any():
         y = np.array(y)
         y[:, still] += 1e-6 * np.random.default_rng(0).standard_normal((len(y), 1))
-    label, result = run_glm(y, design.to_numpy(), noise_model=noise_model, random_state=0)
-    return label, result
+    made: tuple[Any, Any] = run_glm(y, design.to_numpy(), noise_model=noise_model, random_state=0)
+    return made
 
 
 def _explained(fit: Any) -> Floats:

@@ -10,7 +10,7 @@ import numpy.typing as npt
 import pandas as pd
 
 from llm2bids.exceptions import InferenceError
-from llm2bids.inference.contrast import contrast_vector, named_contrasts
+from llm2bids.inference.design import contrast_vector, named_contrasts
 from llm2bids.inference.effects import Condition, Effects
 
 OTHERS = "VsOthers"

@@ -68,7 +68,31 @@ class Inputs:
 
     def load(self, run: Run) -> RunData:
         """Open a run."""
-        return _load_run(self.dataset, run, self.voxels, self.use)
+        series = open_image(run.preproc, self.space, remedy=RECORD_AGAIN)
+        other = fingerprint_differs(series.header, self.fingerprint)
+        if other is not None:
+            raise InferenceError(
+                f"{run.preproc}: mixed spaces: the image has the fingerprint {other}, the dataset "
+                f"{self.fingerprint[:16]}; record the run again"
+            )
+        t_r = self.dataset.t_r(run)
+        transcript, events = same_conditions(
+            self.dataset.transcript(run),
+            self.dataset.events(run),
+            t_r=t_r,
+            use=self.use,
+            name=str(run.events),
+        )
+        return RunData(
+            run=run,
+            series=series,
+            voxels=self.voxels,
+            t_r=t_r,
+            transcript=transcript,
+            events=events,
+            counts_per_sd=self.dataset.calibration.counts_per_sd,
+            confounds=self.dataset.confounds(run) if run.confounds.exists() else None,
+        )
 
     def choose(
         self, *, participant_label: Sequence[str] | None = None, task: Sequence[str] | None = None
@@ -163,29 +187,3 @@ def _read_mask(path: Path, space: Space) -> npt.NDArray[np.bool_]:
     if not units.any():
         raise InferenceError(f"{path}: holds no unit of space {space.label}; nothing to model")
     return units
-
-
-def _load_run(
-    dataset: Dataset, run: Run, voxels: npt.NDArray[np.int32], use: Source | None
-) -> RunData:
-    series = open_image(run.preproc, dataset.space, remedy=RECORD_AGAIN)
-    other = fingerprint_differs(series.header, dataset.fingerprint)
-    if other is not None:
-        raise InferenceError(
-            f"{run.preproc}: mixed spaces: the image has the fingerprint {other}, the dataset "
-            f"{dataset.fingerprint[:16]}; record the run again"
-        )
-    t_r = dataset.t_r(run)
-    transcript, events = same_conditions(
-        dataset.transcript(run), dataset.events(run), t_r=t_r, use=use, name=str(run.events)
-    )
-    return RunData(
-        run=run,
-        series=series,
-        voxels=voxels,
-        t_r=t_r,
-        transcript=transcript,
-        events=events,
-        counts_per_sd=dataset.calibration.counts_per_sd,
-        confounds=dataset.confounds(run) if run.confounds.exists() else None,
-    )

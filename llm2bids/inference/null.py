@@ -28,14 +28,7 @@ from llm2bids.inference.null_pipelines import (
     cropped,
     pipeline_models,
 )
-from llm2bids.inference.rates import (
-    Rate,
-    Verdict,
-    family_rate,
-    overall_verdict,
-    unit_rate,
-    widening_of,
-)
+from llm2bids.inference.rates import Rate, Verdict, estimate_rate, overall_verdict, widening_of
 from llm2bids.paradigm.seed import derive_generator, derive_seed
 from llm2bids.space.space import Space
 
@@ -246,12 +239,14 @@ def _rates(counts: pd.DataFrame, widening: float) -> Iterator[Rate]:
     """Turn counts into rates; intervals of groups that share participants are widened."""
     of_group = {pipeline.key for pipeline in PIPELINES if pipeline.level == "group"}
     for (key, kind, nominal), rows in counts.groupby(["pipeline", "kind", "nominal"], sort=False):
-        hits, n_tests = rows["hits"].tolist(), rows["n_tests"].tolist()
-        if kind == "unit":
-            factor = widening if key in of_group else 1.0
-            yield unit_rate(str(key), float(nominal), hits, n_tests, widening=factor)
-        else:
-            yield family_rate(str(key), str(kind), hits)
+        yield estimate_rate(
+            str(key),
+            str(kind),
+            float(nominal),
+            rows["hits"].tolist(),
+            rows["n_tests"].tolist(),
+            widening=widening if key in of_group else 1.0,
+        )
 
 
 def _design(inputs: Inputs) -> dict[str, Any]:

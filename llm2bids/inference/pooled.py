@@ -62,7 +62,8 @@ def pooled_test(
 
     Shapes: values (n_prompts, n_units), on (n_prompts,), participants (n_prompts,).
     """
-    design, dof = _centred_label(values, on, participants)
+    dof = _check_labels(on, participants)
+    design = _within(on.astype(np.float64), participants)
     centred = _within(np.asarray(values, dtype=np.float32), participants)
     norm = np.sqrt(np.einsum("tv,tv->v", centred, centred, dtype=np.float64))
     still = norm == 0
@@ -97,14 +98,8 @@ def pooled_test(
     )
 
 
-def _centred_label(
-    values: npt.NDArray[np.floating[Any]], on: npt.NDArray[np.bool_], participants: npt.NDArray[Any]
-) -> tuple[Floats, int]:
-    if not len(values) == on.size == participants.size:
-        raise InferenceError(
-            f"pooled test: {len(values)} images, {on.size} labels, {participants.size} "
-            "participants; expected as many of each"
-        )
+def _check_labels(on: npt.NDArray[np.bool_], participants: npt.NDArray[Any]) -> int:
+    """Refuse what cannot be compared; give the degrees of freedom."""
     labels = np.unique(participants)
     for label in labels:
         chosen = on[participants == label]
@@ -113,13 +108,13 @@ def _centred_label(
                 f"pooled test: participant {label} has {int(chosen.sum())} on and "
                 f"{int((~chosen).sum())} off prompts; expected both; leave the participant out"
             )
-    dof = len(values) - labels.size - 1
+    dof = on.size - labels.size - 1
     if dof < 1:
         raise InferenceError(
-            f"pooled test: {len(values)} prompts of {labels.size} participants leave no residual; "
+            f"pooled test: {on.size} prompts of {labels.size} participants leave no residual; "
             "record more prompts per block"
         )
-    return _within(on.astype(np.float64)[:, np.newaxis], participants)[:, 0], dof
+    return dof
 
 
 def _within(

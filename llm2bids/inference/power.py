@@ -17,9 +17,11 @@ import importlib.resources
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from itertools import product
 from typing import Any, Literal
 
 import numpy as np
+import numpy.typing as npt
 from scipy import stats
 
 from llm2bids.exceptions import InferenceError, UsageError
@@ -132,14 +134,14 @@ def design_power(
     components: VarianceComponents,
     effect_size: float,
     *,
-    n_participants: int,
+    n_participants: int | npt.NDArray[np.int64],
     n_prompts: int,
     n_tokens: int,
     alpha: float = 0.05,
     off_per_on: float = 2.0,
-) -> float:
+) -> Any:
     """Give the power of the two-sided t test over participants at one unit."""
-    if n_participants < 2 or min(n_prompts, n_tokens) < 1:
+    if np.min(n_participants) < 2 or min(n_prompts, n_tokens) < 1:
         raise UsageError(
             f"design: {n_participants} participants x {n_prompts} prompts x {n_tokens} tokens; "
             "expected two participants or more, and one prompt and token or more"
@@ -151,7 +153,7 @@ def design_power(
     dof = n_participants - 1
     limit = stats.t.isf(alpha / 2, dof)
     upper, lower = stats.nct.sf(limit, dof, delta), stats.nct.cdf(-limit, dof, delta)
-    return float(np.clip(np.nan_to_num(upper, nan=1.0) + np.nan_to_num(lower), 0, 1))
+    return np.clip(np.nan_to_num(upper, nan=1.0) + np.nan_to_num(lower), 0, 1)
 
 
 def recommend_designs(
@@ -172,54 +174,26 @@ def recommend_designs(
     if not 0 < power < 1:
         raise UsageError(f"power: found {power:g}; expected a number between 0 and 1")
     best: dict[int, Design] = {}
-    for tokens in n_tokens:
-        for prompts in n_prompts:
-            allowed = [
-                count
-                for count in sorted(n_participants)
-                if max_prompts is None or count * prompts <= max_prompts
-            ]
-            design = _fewest_participants(
-                components, effect_size, allowed, power=power, n_prompts=prompts, n_tokens=tokens,
-                alpha=alpha, off_per_on=off_per_on,
-            )  # fmt: skip
-            if design and (tokens not in best or design.cost < best[tokens].cost):
-                best[tokens] = design
-    return tuple(sorted(best.values(), key=lambda design: (design.cost, design.n_participants)))
-
-
-def _fewest_participants(
-    components: VarianceComponents,
-    effect_size: float,
-    allowed: Sequence[int],
-    *,
-    power: float,
-    n_prompts: int,
-    n_tokens: int,
-    alpha: float,
-    off_per_on: float,
-) -> Design | None:
-    """Search by halves: power grows with the number of participants."""
-
-    def reached(count: int) -> float:
-        return design_power(
-            components, effect_size, n_participants=count, n_prompts=n_prompts, n_tokens=n_tokens,
+    for tokens, prompts in product(n_tokens, n_prompts):
+        counts = np.array(sorted(n_participants))
+        if max_prompts is not None:
+            counts = counts[counts * prompts <= max_prompts]
+        if not counts.size:
+            continue
+        reached = design_power(
+            components, effect_size, n_participants=counts, n_prompts=prompts, n_tokens=tokens,
             alpha=alpha, off_per_on=off_per_on,
         )  # fmt: skip
-
-    low, high = 0, len(allowed)
-    while low < high:
-        middle = (low + high) // 2
-        low, high = (low, middle) if reached(allowed[middle]) >= power else (middle + 1, high)
-    if low == len(allowed):
-        return None
-    count = allowed[low]
-    prompts = round(count * n_prompts * (1 + off_per_on))
-    return Design(
-        n_participants=count,
-        n_prompts=n_prompts,
-        n_tokens=n_tokens,
-        power=reached(count),
-        alpha=alpha,
-        cost=prompts * (n_tokens + 1),
-    )
+        fewest = int(np.argmax(reached >= power))
+        count = int(counts[fewest])
+        design = Design(
+            n_participants=count,
+            n_prompts=prompts,
+            n_tokens=tokens,
+            power=float(reached[fewest]),
+            alpha=alpha,
+            cost=round(count * prompts * (1 + off_per_on)) * (tokens + 1),
+        )
+        if design.power >= power and (tokens not in best or design.cost < best[tokens].cost):
+            best[tokens] = design
+    return tuple(sorted(best.values(), key=lambda design: (design.cost, design.n_participants)))

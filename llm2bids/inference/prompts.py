@@ -20,7 +20,7 @@ import pandas as pd
 from tqdm import tqdm
 
 from llm2bids.exceptions import InferenceError
-from llm2bids.inference.contrast import contrast_vector
+from llm2bids.inference.design import contrast_vector
 from llm2bids.inference.effects import Condition, Effects, Floats32
 from llm2bids.inference.inputs import Inputs
 from llm2bids.inference.options import AnalysisOptions

@@ -52,20 +52,25 @@ class Rate:
         return self.measured / self.nominal
 
 
-def unit_rate(
+def estimate_rate(
     pipeline: str,
+    kind: str,
     nominal: float,
-    exceed: Sequence[int],
+    hits: Sequence[int],
     n_tests: Sequence[int],
     *,
     widening: float = 1.0,
     random_state: int = 0,
 ) -> Rate:
-    """Estimate the share of units that are called significant.
+    """Estimate the share of units that are called significant, or of runs with a detection.
 
-    >>> rate = unit_rate("prompt_ols", 0.05, [4, 6, 5, 5], [100, 100, 100, 100])
+    `hits` of `n_tests` in each run or group; `widening` is that of the interval over units.
+
+    >>> rate = estimate_rate("prompt_ols", "unit", 0.05, [4, 6, 5, 5], [100, 100, 100, 100])
     >>> rate.measured, rate.verdict
     (0.05, 'inside')
+    >>> estimate_rate("prompt_ols", "fdr", 0.05, [1, 0, 0, 1], [1, 1, 1, 1]).measured
+    0.5
     """
     tests = np.asarray(n_tests)
     if not tests.size or not (tests > 0).all():
@@ -73,15 +78,20 @@ def unit_rate(
             f"false positives of {pipeline}: {int((tests > 0).sum())} of {tests.size} runs "
             "tested a unit; expected all of one or more; record units that vary"
         )
-    shares = np.asarray(exceed) / tests
-    low, high = mean_interval(shares, random_state=random_state)
-    binomial = binomial_interval(int(np.sum(exceed)), int(tests.sum()), method="exact")
+    shares = np.asarray(hits) / tests
     measured = float(shares.mean())
-    low = max(0.0, measured - widening * (measured - low))
-    high = min(1.0, measured + widening * (high - measured))
+    binomial = binomial_interval(int(np.sum(hits)), int(tests.sum()), method="exact")
+    low, high = binomial
+    if kind == "unit":
+        low, high = mean_interval(shares, random_state=random_state)
+        low = max(0.0, measured - widening * (measured - low))
+        high = min(1.0, measured + widening * (high - measured))
+        verdict = unit_verdict(nominal, measured, low, high)
+    else:
+        verdict = family_verdict(shares.size, low, high)
     return Rate(
         pipeline=pipeline,
-        kind="unit",
+        kind=kind,
         nominal=nominal,
         n=shares.size,
         measured=measured,
@@ -89,31 +99,7 @@ def unit_rate(
         high=high,
         binomial_low=binomial[0],
         binomial_high=binomial[1],
-        verdict=unit_verdict(nominal, measured, low, high),
-    )
-
-
-def family_rate(pipeline: str, kind: str, detections: Sequence[bool]) -> Rate:
-    """Estimate the share of runs or groups in which anything is detected.
-
-    >>> family_rate("prompt_ols", "fdr", [True, False, False, True]).measured
-    0.5
-    """
-    n, hits = len(detections), int(np.sum(detections))
-    if not n:
-        raise InferenceError(f"false positives of {pipeline}: no run; expected one or more")
-    low, high = binomial_interval(hits, n, method="exact")
-    return Rate(
-        pipeline=pipeline,
-        kind=kind,
-        nominal=FAMILY_ALPHA,
-        n=n,
-        measured=hits / n,
-        low=low,
-        high=high,
-        binomial_low=low,
-        binomial_high=high,
-        verdict=family_verdict(n, low, high),
+        verdict=verdict,
     )
 
 
@@ -226,11 +212,9 @@ def overall_verdict(rates: Sequence[Rate]) -> Verdict:
     Inflated if any rate is. Otherwise the single units decide where there are any (a correction for
     many correlated units may well be conservative).
 
-    >>> overall_verdict([family_rate("tfce", "tfce", [True] * 20)])
+    >>> overall_verdict([estimate_rate("tfce", "tfce", 0.05, [1] * 20, [1] * 20)])
     'inflated'
     """
-    if not rates:
-        raise InferenceError("verdict: no rate; expected one or more of a pipeline")
     if any(rate.verdict == "inflated" for rate in rates):
         return "inflated"
     deciding = [rate for rate in rates if rate.kind == "unit"] or list(rates)

@@ -14,8 +14,13 @@ import pandas as pd
 from llm2bids.dataset.layout import Run
 from llm2bids.exceptions import InferenceError
 from llm2bids.inference.confounds import STRATEGIES, global_signal, token_confounds
-from llm2bids.inference.contrast import has_contrast, named_contrasts
-from llm2bids.inference.design import chosen_confounds, prompt_design, token_design
+from llm2bids.inference.design import (
+    chosen_confounds,
+    has_contrast,
+    named_contrasts,
+    prompt_design,
+    token_design,
+)
 from llm2bids.inference.first_level import FirstLevelFit, ReadBlock, fit_first_level
 from llm2bids.inference.options import AnalysisOptions
 from llm2bids.inference.series import block_edges, prompt_means, smoothed, transposed, unit_volumes

@@ -14,7 +14,6 @@ from nibabel.affines import apply_affine
 from nilearn.glm import cluster_level_inference, fdr_threshold
 from scipy import ndimage, stats
 
-from llm2bids.exceptions import InferenceError
 from llm2bids.inference.options import HEIGHT_CONTROLS, HeightControl
 
 Grid = npt.NDArray[np.float32]
@@ -31,11 +30,6 @@ def height_threshold(
     >>> round(height_threshold(np.zeros(9), height_control="fpr"), 2)
     1.96
     """
-    if not 0 < alpha < 1 or height_control not in HEIGHT_CONTROLS:
-        raise InferenceError(
-            f"threshold: found alpha={alpha}, height_control={height_control!r}; expected alpha "
-            f"between 0 and 1 and one of {', '.join(HEIGHT_CONTROLS)}"
-        )
     if height_control == "fdr":
         return float(fdr_threshold(np.abs(z), alpha / 2))
     return float(stats.norm.isf(alpha / 2 / (1 if height_control == "fpr" else z.size)))
@@ -49,15 +43,12 @@ def thresholds(
     >>> thresholds(np.zeros(9))["fdr"]
     {'z': None, 'n_units': 0}
     """
-    both: dict[str, dict[str, float | int | None]] = {}
-    for height_control in HEIGHT_CONTROLS:
-        threshold = height_threshold(z, alpha=alpha, height_control=height_control)
-        finite = bool(np.isfinite(threshold))
-        both[height_control] = {
-            "z": threshold if finite else None,
-            "n_units": int((np.abs(z) >= threshold).sum()) if finite else 0,
-        }
-    return both
+    above: dict[str, dict[str, float | int | None]] = {}
+    for control in HEIGHT_CONTROLS:
+        threshold = height_threshold(z, alpha=alpha, height_control=control)
+        n_units = int((np.abs(z) >= threshold).sum())
+        above[control] = {"z": threshold if np.isfinite(threshold) else None, "n_units": n_units}
+    return above
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)

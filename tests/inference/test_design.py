@@ -5,10 +5,12 @@ import pandas as pd
 import pytest
 
 from llm2bids.exceptions import InferenceError
-from llm2bids.inference.contrast import contrast_label, contrast_vector, named_contrasts
 from llm2bids.inference.design import (
     checked_design,
     chosen_confounds,
+    contrast_label,
+    contrast_vector,
+    named_contrasts,
     prompt_design,
     token_design,
 )

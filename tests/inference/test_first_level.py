@@ -179,11 +179,6 @@ def test_residual_autocorrelation_finds_the_planted_one():
     assert fits["ar1"].residual_ar1.mean() == pytest.approx(0, abs=0.05)
 
 
-def test_ar2_in_several_blocks_is_refused(run):
-    with pytest.raises(InferenceError, match=r"ar2.*whole image.*mem_gb"):
-        fit_first_level(lambda _: [], np.array([0, 1, 2]), [], {}, noise_model="ar2")
-
-
 def test_unknown_noise_model_and_contrast_are_refused():
     with pytest.raises(InferenceError, match="found 'white', expected 'ols'"):
         check_noise_model("white")
@@ -194,11 +189,9 @@ def test_unknown_noise_model_and_contrast_are_refused():
         )  # fmt: skip
 
 
-def test_values_that_are_not_finite_or_do_not_fit_the_design_are_refused():
+def test_values_that_are_not_finite_are_refused():
     design = prompt_design(["", "tea", "tea", ""])
     bad = np.ones((4, 2))
     bad[1, 1] = np.nan
     with pytest.raises(InferenceError, match="1 voxels hold values that are not finite"):
         fit_first_level(lambda _: [bad], np.array([0, 2]), [design], {"tea": "tea"})
-    with pytest.raises(InferenceError, match="3 images for a design of 4 rows"):
-        fit_first_level(lambda _: [bad[:3]], np.array([0, 2]), [design], {"tea": "tea"})

@@ -186,9 +186,3 @@ def test_one_participant_is_refused(mask_img):
         group_statistics(values)
     with pytest.raises(InferenceError, match=message):
         permutation_test(values, mask_img=mask_img)
-
-
-@pytest.mark.parametrize(("alpha", "control"), [(0, "fdr"), (1.5, "fdr"), (0.05, "tukey")])
-def test_thresholds_that_do_not_exist_are_refused(alpha, control):
-    with pytest.raises(InferenceError, match="expected alpha between 0 and 1"):
-        height_threshold(np.zeros(3), alpha=alpha, height_control=control)
