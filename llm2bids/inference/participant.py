@@ -124,11 +124,7 @@ def fit_and_write(
 
 def task_provenance(runs: Sequence[RunData]) -> Provenance:
     """Say what the maps of one participant and task are made from."""
-    return Provenance.of(
-        participants=(run.run.participant_label for run in runs),
-        runs=(run.run.name for run in runs),
-        prompts=(prompt for run in runs for prompt in run.trials["prompt_id"]),
-    )
+    return Provenance.union(Provenance.of_run(data.run, data.trials["prompt_id"]) for data in runs)
 
 
 def _write_task(

@@ -12,6 +12,7 @@ from itertools import combinations
 from pathlib import Path
 from typing import Any, Literal, get_args
 
+from llm2bids.dataset.layout import Run
 from llm2bids.exceptions import InferenceError, NetworkError
 from llm2bids.space.space import Space
 
@@ -48,6 +49,11 @@ class Provenance:
         """Take names from any collections."""
         names = (frozenset(map(str, part)) for part in (participants, runs, prompts))
         return cls(**dict(zip(LEVELS, names, strict=True)))
+
+    @classmethod
+    def of_run(cls, run: Run, prompts: Iterable[str]) -> "Provenance":
+        """Take a run and prompts that it shows."""
+        return cls.of(participants=[run.participant_label], runs=[run.name], prompts=prompts)
 
     @classmethod
     def union(cls, parts: Iterable["Provenance"]) -> "Provenance":

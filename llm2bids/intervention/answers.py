@@ -1,6 +1,6 @@
-"""Answers of a model, edited or not, and what they cost and show in the intact model."""
+"""Answers of a model, edited or not, how well texts are foreseen, and what they show."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
@@ -20,6 +20,9 @@ if TYPE_CHECKING:
     from llm2bids.model.load import LoadedModel
 
 Floats = npt.NDArray[np.float64]
+
+MEASURES = ("given", "answers")
+"""Text whose likelihood is measured: the prompts as given, and the intact model's own answers."""
 
 _REPLAYED = 4
 """Texts in a batch of which every unit is kept."""
@@ -124,6 +127,54 @@ def _read(
     size = _REPLAYED if n_units else None
     _, parts = in_batches(len(answered.prompts), work, batch_size=size)
     return np.concatenate(parts), total / (len(answered.prompts) * (n_tokens - 1))
+
+
+def text_sets(
+    subject: "Subject",
+    banks: Mapping[str, str],
+    *,
+    n_prompts: int,
+    n_answer_tokens: int,
+    used: frozenset[str] = frozenset(),
+) -> dict[str, Answered]:
+    """Draw held-out prompts from the bank of each label, and let the intact model answer them."""
+    sets = {}
+    for label, bank in banks.items():
+        prompts = subject.held_out(bank, n_prompts, used)
+        tokens = subject.tokens(prompts, n_tokens=n_answer_tokens)
+        for prompt, text in zip(prompts, tokens, strict=True):
+            if len(text) < 2:
+                raise InterventionError(
+                    f"prompt {prompt.prompt_id}: {len(text)} token; expected two or more to "
+                    "measure how well a text is foreseen: take it out of the bank"
+                )
+        sets[label] = answer(subject, prompts, n_tokens=n_answer_tokens, contexts=tokens)
+    return sets
+
+
+def measure(
+    loaded: "LoadedModel", sets: Mapping[str, Answered], *, on_text: Callable[[int], object]
+) -> dict[str, Floats]:
+    """Average the NLL, in nats a token, of each text: (n_prompts, 2) a set, as `MEASURES`."""
+    from llm2bids.model.likelihood import text_nll
+
+    nats = iter(
+        text_nll(
+            loaded,
+            [text for answered in sets.values() for text in answered.whole_texts()],
+            names=[f"prompt {p.prompt_id}" for answered in sets.values() for p in answered.prompts],
+            on_text=on_text,
+        )
+    )
+    return {
+        label: np.array(
+            [
+                (nll[: len(prompt) - 1].mean(), nll[len(prompt) - 1 :].mean())
+                for prompt, nll in zip(answered.contexts, nats, strict=False)
+            ]
+        )
+        for label, answered in sets.items()
+    }
 
 
 def _check_numbers(surprisal: Floats, prompts: Sequence[Prompt], edit: Edit | None) -> None:

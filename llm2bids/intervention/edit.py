@@ -230,11 +230,7 @@ def _resting_rows(
         picked = off.iloc[np.sort(rng.choice(len(off), min(each, len(off)), replace=False))]
         values = dataset.values(run)[:, units]
         rows.append(values[picked["volume"].to_numpy(dtype=np.intp)])
-        shown.append(
-            Provenance.of(
-                participants=[run.participant_label], runs=[run.name], prompts=picked["prompt_id"]
-            )
-        )
+        shown.append(Provenance.of_run(run, picked["prompt_id"]))
     if not rows:
         raise InterventionError(
             f"{dataset.path}: no off-topic volume in its runs; expected some to resample from: "

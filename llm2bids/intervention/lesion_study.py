@@ -15,11 +15,9 @@ from tqdm.auto import tqdm
 
 from llm2bids.exceptions import InterventionError, UsageError
 from llm2bids.inference.provenance import Provenance
-from llm2bids.intervention.answers import Answered
+from llm2bids.intervention.answers import Answered, measure, text_sets
 from llm2bids.intervention.edit import Method, identity, method_values
-from llm2bids.intervention.evaluation import measure, text_sets
 from llm2bids.intervention.lesion_tables import OFF, Measured, lesion_result
-from llm2bids.intervention.matched import matched_units
 from llm2bids.intervention.results import InterventionResult
 from llm2bids.intervention.subject import Topics
 from llm2bids.intervention.units import default_sites, site_mask
@@ -38,8 +36,13 @@ LesionMethod = Literal["mean", "resample", "zero"]
 METHODS: tuple[LesionMethod, ...] = get_args(LesionMethod)
 """What units of a lesion are set to."""
 
-Units = npt.NDArray[np.intp]
+RELATED = 1 / 3
+"""Dice coefficient of two networks at the main dose from which on topics count as related."""
 
+_NEAREST = 20
+"""Units of like activation, among which one is drawn for each unit of the network."""
+
+Units = npt.NDArray[np.intp]
 
 TextSets = Mapping[str, Answered]
 """Held-out prompts with the intact model's answers, by topic or `OFF`."""
@@ -291,10 +294,6 @@ class Study:
         }
 
 
-RELATED = 1 / 3
-"""Dice coefficient of two networks at the main dose from which on topics count as related."""
-
-
 def related_topics(networks: Mapping[str, Units]) -> dict[str, tuple[str, ...]]:
     """Find for each topic those whose networks share a third of the units or more (Dice)."""
     sets = {topic: set(units.tolist()) for topic, units in networks.items()}
@@ -317,3 +316,26 @@ def edited_units(edit: Edit, space: Space) -> Units:
         raise InterventionError(f"edit {edit.label}: site {unknown[0]} is not in {space.label}")
     units = [slices[part.site.name].start + part.units for part in edit.parts]
     return np.concatenate(units).astype(np.intp)
+
+
+def matched_units(
+    units: Units, magnitude: npt.NDArray[np.float64], space: Space, rng: np.random.Generator
+) -> Units:
+    """Draw units (n,) outside `units` (n,), matched by site and `magnitude` (n_units,)."""
+    logs, drawn = np.log(magnitude + 1e-12), []
+    for name, where in space.site_slices.items():
+        every = np.arange(where.start, where.stop)
+        inside = units[np.isin(units, every)]
+        left = np.setdiff1d(every, inside)
+        if len(left) < len(inside):
+            raise InterventionError(
+                f"site {name}: {len(inside)} of its {len(every)} units are in the network, and "
+                f"{len(left)} are left to draw as many from; lower the dose, or take no random "
+                "draws (--draws 0)"
+            )
+        for unit in rng.permutation(inside):
+            distance = np.abs(logs[left] - logs[unit])
+            pick = rng.choice(np.argsort(distance, kind="stable")[:_NEAREST])
+            drawn.append(left[pick])
+            left = np.delete(left, pick)
+    return np.array(drawn, dtype=np.intp)

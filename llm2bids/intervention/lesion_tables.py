@@ -11,9 +11,10 @@ import numpy.typing as npt
 import pandas as pd
 
 from llm2bids.dataset.sidecar import fill_json
-from llm2bids.intervention.evaluation import MEASURES, N_BOOT, boot_means, interval
+from llm2bids.intervention.answers import MEASURES
 from llm2bids.intervention.results import InterventionResult
 from llm2bids.model.edit import Edit
+from llm2bids.paradigm.seed import derive_generator
 
 OFF = "off"
 """Label of the off prompts among the texts."""
@@ -22,6 +23,8 @@ TOLERATED = 1 / 3
 """Loss of other text, as a share of the own topic's, from which on a lesion is not selective."""
 
 ALPHA = 0.05
+
+N_BOOT = 2000
 
 SHOWS = (
     "A lesion shows which text needs these units as they are. It does not show that the topic is "
@@ -261,3 +264,18 @@ def _dissociation(lesions: Sequence[Measured], related: Related, seed: int) -> p
         return pd.DataFrame(columns=["first", "second", "dose", "measure", *names, "both"])
     table = pd.concat(rows, ignore_index=True)
     return table.assign(both=(table["first_low"] > 0) & (table["second_low"] > 0))
+
+
+def boot_means(label: str, values: Floats, seed: int) -> Floats:
+    """Average values (n_prompts, ...) of a text set in every bootstrap draw, (N_BOOT, ...).
+
+    The draws of a text set are the same whatever is measured on it.
+    """
+    rng = derive_generator(seed, "bootstrap", label)
+    drawn = rng.integers(len(values), size=(N_BOOT, len(values)))
+    return np.asarray(values[drawn].mean(axis=1))
+
+
+def interval(draws: Floats) -> Floats:
+    """Give where 95 % of draws (n, ...) lie, (2, ...)."""
+    return np.asarray(np.quantile(draws, [0.025, 0.975], axis=0, method="inverted_cdf"))

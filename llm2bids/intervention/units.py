@@ -110,12 +110,7 @@ def provenance_of(dataset: Dataset, stat_img: Any) -> Provenance:
         if any(level.capitalize() in content for level in LEVELS):
             return Provenance.read(content, sidecar(Path(stat_img)))
     return Provenance.union(
-        Provenance.of(
-            participants=[run.participant_label],
-            runs=[run.name],
-            prompts=dataset.transcript(run)["prompt_id"],
-        )
-        for run in dataset.runs
+        Provenance.of_run(run, dataset.transcript(run)["prompt_id"]) for run in dataset.runs
     )
 
 

@@ -7,7 +7,7 @@ import numpy as np
 import pandas as pd
 from markupsafe import Markup
 
-from llm2bids.intervention.evaluation import MEASURES
+from llm2bids.intervention.answers import MEASURES
 from llm2bids.intervention.lesion_tables import OFF, SHOWS
 from llm2bids.intervention.results import InterventionResult
 from llm2bids.report.draw.chart import Line, line_chart

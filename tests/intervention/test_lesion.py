@@ -11,11 +11,15 @@ from llm2bids.cli.main import main
 from llm2bids.exceptions import InterventionError, UsageError
 from llm2bids.inference.effects import read_effects
 from llm2bids.inference.inputs import open_inputs
-from llm2bids.intervention.evaluation import boot_means, interval
 from llm2bids.intervention.lesion import LesionOptions, lesion
-from llm2bids.intervention.lesion_study import edited_units, related_topics
-from llm2bids.intervention.lesion_tables import Measured, lesion_result, relation
-from llm2bids.intervention.matched import matched_units
+from llm2bids.intervention.lesion_study import edited_units, matched_units, related_topics
+from llm2bids.intervention.lesion_tables import (
+    Measured,
+    boot_means,
+    interval,
+    lesion_result,
+    relation,
+)
 from llm2bids.intervention.results import load_results
 from llm2bids.model.edit import load_edit
 
