@@ -4,10 +4,12 @@ import logging
 import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
-from joblib import Parallel, delayed
+import numpy as np
+from joblib import delayed
 from tqdm import tqdm
 
 from llm2bids.exceptions import InferenceError
@@ -26,6 +28,7 @@ from llm2bids.inference.options import (
 )
 from llm2bids.inference.participant import Fit, caution, choose_runs, fit_and_write, fits_on_cluster
 from llm2bids.inference.provenance import check_arrangement_prompts
+from llm2bids.inference.runs import in_parallel
 from llm2bids.inference.statmap import checked_output, start_output
 from llm2bids.options import split_options, takes_options
 
@@ -108,40 +111,24 @@ def analyze_participants(
     chosen = choose_runs(sessions, selection)
     inputs = sessions[0]
     if inputs.space.layout is not None:
-        check_arrangement_prompts(
-            inputs.space,
-            (
-                str(prompt)
-                for _, _, runs in chosen
-                for run in runs
-                for prompt in inputs.dataset.transcript(run)["prompt_id"].unique()
-            ),
-            where=inputs.bids_dir,
-            allow_circular=selection.allow_circular,
-        )
+        shown: set[str] = set()
+        for run in chain(*(runs for _, _, runs in chosen)):
+            shown.update(inputs.dataset.transcript(run)["prompt_id"].astype(str))
+        check_arrangement_prompts(inputs, shown, allow_circular=selection.allow_circular)
     start_output(out_dir, inputs.bids_dir, inputs.dataset.derivative)
     participants = list(dict.fromkeys(label for _, (label, _), _ in chosen))
-    bar = tqdm(total=len(chosen), desc="first level", file=sys.stderr, disable=not progress)
-    with bar:
-        if selection.cluster is not None:
-            fits = fits_on_cluster(
-                Path(bids_dir), out_dir, selection, model, memory, participants, processors.n_cpus
-            )
-        else:
-            jobs = [
-                delayed(fit_and_write)(*part, model, out_dir, memory, processors.n_cpus)
-                for part in chosen
-            ]
-            # no files for large arguments: joblib loses count of them where workers recorded before
-            parallel = Parallel(
-                n_jobs=processors.n_cpus, return_as="generator_unordered", max_nbytes=None
-            )
-            fits = parallel(jobs)
-        results = []
-        for fit in fits:
-            results.append(fit)
-            bar.update()
-    results.sort(key=lambda result: result[0])
+    if selection.cluster is not None:
+        fits = fits_on_cluster(
+            Path(bids_dir), out_dir, selection, model, memory, participants, processors.n_cpus
+        )
+    else:
+        jobs = [
+            delayed(fit_and_write)(*part, model, out_dir, memory, processors.n_cpus)
+            for part in chosen
+        ]
+        fits = in_parallel(jobs, processors.n_cpus)
+    bar = tqdm(fits, "first level", len(chosen), file=sys.stderr, disable=not progress)
+    results = sorted(bar, key=lambda result: result[0])
     list_participants(out_dir, participants)
     return _collected(out_dir, results, model)
 
@@ -214,12 +201,8 @@ def analyze_group(
             participant_label=sorted({label for label, _ in chosen}),
             task=sorted({name for _, name in chosen}),
         )
-        check_arrangement_prompts(
-            inputs.space,
-            effects.provenance.prompts,
-            where=inputs.bids_dir,
-            allow_circular=selection.allow_circular,
-        )
+        prompts = effects.provenance.prompts
+        check_arrangement_prompts(inputs, prompts, allow_circular=selection.allow_circular)
         within = inputs.within(effects.mask, effects.options.use, run_names=effects.provenance.runs)
         failed += _left_out(chosen, effects)
         asked = [(within, effects, "")]
@@ -248,17 +231,12 @@ def analyze_group(
 def _left_out(chosen: Mapping[tuple[str, str], object], effects: Effects) -> list[Failure]:
     """List participants and tasks that are there and have no effect map."""
     done = {
-        (label, condition.task)
-        for label, has in zip(effects.participants, effects.has, strict=True)
-        for condition, there in zip(effects.conditions, has, strict=True)
-        if there
+        (effects.participants[row], effects.conditions[column].task)
+        for row, column in np.argwhere(effects.has)
     }
+    reason = "has no effect map and is left out; run the participant level first"
     return [
-        Failure(
-            participant_label=label,
-            task=name,
-            reason="has no effect map and is left out; run the participant level first",
-        )
+        Failure(participant_label=label, task=name, reason=reason)
         for label, name in chosen
         if (label, name) not in done
     ]

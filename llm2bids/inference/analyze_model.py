@@ -4,17 +4,19 @@ import sys
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
 from bids.layout import BIDSLayout, BIDSLayoutIndexer
-from joblib import Parallel, delayed
+from joblib import delayed
 from tqdm import tqdm
 
 from llm2bids.dataset.bids_filter import filtered_files, read_bids_filter
 from llm2bids.dataset.layout import DERIVATIVE
 from llm2bids.exceptions import UsageError
 from llm2bids.inference.options import Memory, Processors, StatsModelOptions
+from llm2bids.inference.runs import in_parallel
 from llm2bids.inference.statmap import start_output
 from llm2bids.inference.stats_model import LEVELS, StatsModel, read_stats_model
 from llm2bids.inference.stats_model_fit import Runner
@@ -112,18 +114,11 @@ def analyze_model(
     )
     _start(out_dir, bids_dir, derivatives[0], model)
     runs = [estimate for estimate in estimates if estimate.series is not None]
-    bar = tqdm(total=len(estimates), desc="models", file=sys.stderr, disable=not progress)
-    written: list[Path] = []
-    with bar:
-        jobs = (delayed(runner.run)(run) for run in runs)
-        parallel = Parallel(processors.n_cpus, return_as="generator_unordered", max_nbytes=None)
-        for paths in parallel(jobs):
-            written += paths
-            bar.update()
-        for estimate in estimates:
-            if estimate.series is None:
-                written += runner.higher(estimate)
-                bar.update()
+    fits = in_parallel((delayed(runner.run)(run) for run in runs), processors.n_cpus)
+    # a node's maps lie in files when it is reached
+    higher = (runner.higher(estimate) for estimate in estimates if estimate.series is None)
+    bar = tqdm(chain(fits, higher), "models", len(estimates), file=sys.stderr, disable=not progress)
+    written = [path for paths in bar for path in paths]
     return ModelResult(out_dir=out_dir, files=tuple(sorted(written)))
 
 

@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 import pandas as pd
-from joblib import Parallel, delayed
+from joblib import delayed
 from tqdm import tqdm
 
 from llm2bids.exceptions import InferenceError, UsageError
@@ -29,6 +29,7 @@ from llm2bids.inference.null_pipelines import (
     pipeline_models,
 )
 from llm2bids.inference.rates import Rate, Verdict, estimate_rate, overall_verdict, widening_of
+from llm2bids.inference.runs import in_parallel
 from llm2bids.paradigm.seed import derive_generator, derive_seed
 from llm2bids.space.space import Space
 
@@ -268,6 +269,6 @@ def _design(inputs: Inputs) -> dict[str, Any]:
 
 def _in_parallel(what: str, n_cpus: int, progress: bool, jobs: Sequence[Any]) -> list[Any]:
     """Run jobs in processes, with a bar on stderr; results in the order of the jobs."""
-    done = Parallel(n_jobs=n_cpus, return_as="generator", max_nbytes=None)(jobs)
+    done = in_parallel(jobs, n_cpus, ordered=True)
     hidden = not progress or not jobs
     return list(tqdm(done, what, len(jobs), disable=hidden, file=sys.stderr, dynamic_ncols=True))

@@ -10,11 +10,14 @@ from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import combinations
 from pathlib import Path
-from typing import Any, Literal, get_args
+from typing import TYPE_CHECKING, Any, Literal, get_args
 
 from llm2bids.dataset.layout import Run
 from llm2bids.exceptions import InferenceError, NetworkError
 from llm2bids.space.space import Space
+
+if TYPE_CHECKING:
+    from llm2bids.inference.inputs import Inputs
 
 log = logging.getLogger(__name__)
 
@@ -154,18 +157,18 @@ def circularity_caution(space: Space, prompts: Iterable[str]) -> dict[str, objec
 
 
 def check_arrangement_prompts(
-    space: Space, prompts: Iterable[str], *, where: Path, allow_circular: bool = False
+    inputs: "Inputs", prompts: Iterable[str], *, allow_circular: bool = False
 ) -> None:
     """Refuse an arrangement that was learned from prompts that are analysed.
 
     Units that chance made alike on these prompts would lie side by side, and their chance would
     look like a cluster.
     """
-    said = _shared_with_arrangement(space, prompts)
+    said = _shared_with_arrangement(inputs.space, prompts)
     if said and not allow_circular:
         raise InferenceError(
-            f"{where}: {said} Analyse other runs, record with an arrangement of other prompts, or "
-            "go on with --allow-circular, which is not a result to report"
+            f"{inputs.bids_dir}: {said} Analyse other runs, record with an arrangement of other "
+            "prompts, or go on with --allow-circular, which is not a result to report"
         )
     if said:
         log.warning("circular: %s", said)
@@ -173,16 +176,15 @@ def check_arrangement_prompts(
 
 def _shared_with_arrangement(space: Space, prompts: Iterable[str]) -> str:
     """Say which prompts an arrangement was learned from; empty where none."""
-    shared = sorted(
-        set(prompts).intersection(() if space.layout is None else space.layout.prompt_ids)
-    )
+    learned = () if space.layout is None else space.layout.prompt_ids
+    shared = sorted(set(prompts).intersection(learned))
+    if not shared:
+        return ""
     more = f" and {len(shared) - _MOST_NAMED} more" if len(shared) > _MOST_NAMED else ""
     return (
         f"the arrangement of space {space.label} was learned from {len(shared)} prompts that the "
         f"analysed runs show: {', '.join(shared[:_MOST_NAMED])}{more}; clusters and smoothed maps "
         "of these runs are circular."
-        if shared
-        else ""
     )
 
 

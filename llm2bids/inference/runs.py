@@ -1,15 +1,17 @@
 """Runs of one participant and task, from images and tables to fitted maps."""
 
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 import pandas as pd
+from joblib import Parallel
 
 from llm2bids.dataset.layout import Run
 from llm2bids.exceptions import InferenceError
@@ -211,3 +213,11 @@ def _reader(
             in_sd(file.read(block).astype(np.float64), run)
             for file, run in zip(scratch, runs, strict=True)
         ]
+
+
+def in_parallel(jobs: Iterable[Any], n_cpus: int, *, ordered: bool = False) -> Iterator[Any]:
+    """Run joblib's delayed calls in processes; results come as they are done, or in order."""
+    # no files for large arguments: joblib loses count of them where workers recorded before
+    how = "generator" if ordered else "generator_unordered"
+    results: Iterator[Any] = Parallel(n_cpus, return_as=how, max_nbytes=None)(jobs)
+    return results

@@ -32,10 +32,7 @@ def volume_trials(transcript: pd.DataFrame, n_volumes: int) -> npt.NDArray[np.in
             f"transcript: lists {volumes.size} volumes, the image has {n_volumes}; expected every "
             "volume of the image once; the run is incomplete, record it again"
         )
-    order = pd.factorize(rows["trial"], sort=True)[0]
-    trials = np.empty(n_volumes, dtype=np.int64)
-    trials[volumes] = order
-    return trials
+    return np.asarray(pd.factorize(rows["trial"], sort=True)[0][np.argsort(volumes)])
 
 
 def trial_table(transcript: pd.DataFrame, n_volumes: int) -> pd.DataFrame:
@@ -51,11 +48,10 @@ def trial_table(transcript: pd.DataFrame, n_volumes: int) -> pd.DataFrame:
     trials = volume_trials(transcript, n_volumes)
     rows = transcript[transcript["volume"].notna()]
     first = rows.drop_duplicates("trial").sort_values("trial", ignore_index=True)
-    trial_type = first["trial_type"].astype("object").fillna("").astype(str)
     return pd.DataFrame(
         {
             "prompt_id": first["prompt_id"].astype(str),
-            "trial_type": trial_type.where(trial_type != "n/a", ""),
+            "trial_type": _shown_types(first),
             "block": first["block"].astype(int),
             "n_volumes": np.bincount(trials, minlength=len(first)),
         }
@@ -72,8 +68,7 @@ def same_conditions(
     """
     volumes = transcript["volume"].dropna().to_numpy(dtype=np.int64)
     shown = transcript[transcript["volume"].notna()].assign(volume=volumes).sort_values("volume")
-    types = shown["trial_type"].astype("object").where(shown["trial_type"].notna(), "")
-    recorded = types.replace("n/a", "").to_numpy(dtype=object)
+    recorded = _shown_types(shown).to_numpy(dtype=object)
     kinds, fault = _conditions_of_volumes(events, len(shown), t_r)
     different = np.flatnonzero(kinds != recorded)
     if not fault and not different.size:
@@ -106,15 +101,19 @@ def same_conditions(
     return transcript.assign(trial_type=relabelled), events
 
 
+def _shown_types(rows: pd.DataFrame) -> "pd.Series[str]":
+    """Give the trial type of rows of a transcript, "" where they are off."""
+    return rows["trial_type"].astype("object").fillna("").replace("n/a", "").astype(str)
+
+
 def _conditions_of_volumes(
     events: pd.DataFrame, n_volumes: int, t_r: float
 ) -> tuple[npt.NDArray[np.object_], str]:
     """Give the trial type of each volume, "" where none is, and what is wrong with the events."""
     kinds = np.full(n_volumes, "", dtype=object)
     faults = []
-    for onset, duration, kind in events[["onset", "duration", "trial_type"]].itertuples(
-        index=False
-    ):
+    columns = (events[name] for name in ("onset", "duration", "trial_type"))
+    for onset, duration, kind in zip(*columns, strict=True):
         edges = np.array([onset, onset + duration]) / t_r
         first, end = np.rint(edges).astype(int)
         event = f"the event at {onset:g} s for {duration:g} s in events.tsv"
@@ -133,11 +132,11 @@ def _events_of(shown: pd.DataFrame, t_r: float) -> pd.DataFrame:
     trials = shown.groupby("trial", sort=False).agg(
         first=("volume", "min"), n_volumes=("volume", "size"), trial_type=("trial_type", "first")
     )
-    on = trials[trials["trial_type"] != ""]
+    on = trials[trials["trial_type"] != ""].reset_index(drop=True)
     return pd.DataFrame(
         {
-            "onset": on["first"].to_numpy(dtype=np.float64) * t_r,
-            "duration": on["n_volumes"].to_numpy(dtype=np.float64) * t_r,
-            "trial_type": on["trial_type"].to_numpy(dtype=object),
+            "onset": on["first"] * t_r,
+            "duration": on["n_volumes"] * t_r,
+            "trial_type": on["trial_type"].astype(object),
         }
     )
