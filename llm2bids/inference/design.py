@@ -10,6 +10,7 @@ from nilearn.glm.contrasts import expression_to_contrast_vector
 from nilearn.glm.first_level import make_first_level_design_matrix
 
 from llm2bids.exceptions import InferenceError
+from llm2bids.inference.options import AnalysisOptions
 
 
 def prompt_design(
@@ -48,20 +49,17 @@ def prompt_design(
 def token_design(
     events: pd.DataFrame,
     n_volumes: int,
-    *,
     t_r: float,
-    hrf_model: str | None = None,
-    drift_model: str | None = None,
-    high_pass: float | None = None,
-    drift_order: int = 1,
+    options: AnalysisOptions,
     confounds: pd.DataFrame | None = None,
 ) -> pd.DataFrame:
     """Build the design of a series of volumes with nilearn."""
     if events.empty:
         raise InferenceError("design: events.tsv has no row; nothing to contrast")
+    hrf_model, drift_model = options.hrf_model, options.drift_model
+    high_pass = options.high_pass
     if drift_model is None and high_pass is not None:
         drift_model = "cosine"
-    add_regs = None if confounds is None else confounds.to_numpy(dtype=np.float64)
     try:
         design = make_first_level_design_matrix(
             np.arange(n_volumes) * t_r,
@@ -69,8 +67,8 @@ def token_design(
             hrf_model=hrf_model,
             drift_model=drift_model,
             high_pass=0.01 if high_pass is None else high_pass,
-            drift_order=drift_order,
-            add_regs=add_regs,
+            drift_order=options.drift_order,
+            add_regs=None if confounds is None else confounds.to_numpy(dtype=np.float64),
             add_reg_names=None if confounds is None else list(confounds.columns),
         )
     except (ValueError, TypeError) as error:

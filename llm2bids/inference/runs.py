@@ -104,16 +104,7 @@ def run_design(
     """Build the design matrix of a run: a row for each prompt (its first `n_tokens`) or volume."""
     confounds = _covariates(run, options.confounds) if options.confounds else None
     if options.unit_of_analysis == "token":
-        return token_design(
-            run.events,
-            run.n_volumes,
-            t_r=run.t_r,
-            hrf_model=options.hrf_model,
-            drift_model=options.drift_model,
-            high_pass=options.high_pass,
-            drift_order=options.drift_order,
-            confounds=confounds,
-        )
+        return token_design(run.events, run.n_volumes, run.t_r, options, confounds)
     if confounds is not None:
         trials = volume_trials(run.transcript, run.n_volumes)
         if n_tokens is not None:
@@ -145,14 +136,24 @@ def _covariates(run: RunData, names: Sequence[str]) -> pd.DataFrame:
 
 def _task_contrasts(runs: Sequence[RunData], options: AnalysisOptions) -> dict[str, str]:
     """Choose the contrasts that these runs can answer."""
-    kinds = [sorted(set(run.trials["trial_type"]) - {""}) for run in runs]
-    everywhere = [kind for kind in kinds[0] if all(kind in other for other in kinds)]
+    kinds = [set(run.trials["trial_type"]) - {""} for run in runs]
+    everywhere = sorted(set.intersection(*kinds))
     named = named_contrasts(options.contrasts, everywhere)
-    return {
+    there = {
         label: expression
         for label, expression in named.items()
         if has_contrast(expression, everywhere)
     }
+    if not there:
+        wanted = named_contrasts(options.contrasts, []) if options.contrasts else {}
+        shown = sorted(set.union(*kinds))
+        raise InferenceError(
+            f"sub-{runs[0].run.participant_label} task-{runs[0].run.task}: contrast "
+            f"{', '.join(map(repr, wanted.values())) or '(none)'} does not exist here; expected an "
+            f"expression over {', '.join(shown) or '(no trial type)'}; tasks of different runs "
+            "are contrasted at the group level"
+        )
+    return there
 
 
 def fit_task(
@@ -164,15 +165,6 @@ def fit_task(
 ) -> TaskFit:
     """Fit the runs of one participant and task, several runs as fixed effects."""
     contrasts = _task_contrasts(runs, options)
-    if not contrasts:
-        wanted = named_contrasts(options.contrasts, []) if options.contrasts else {}
-        kinds = sorted(set().union(*(run.trials["trial_type"] for run in runs)) - {""})
-        raise InferenceError(
-            f"sub-{runs[0].run.participant_label} task-{runs[0].run.task}: contrast "
-            f"{', '.join(map(repr, wanted.values())) or '(none)'} does not exist here; expected an "
-            f"expression over {', '.join(kinds) or '(no trial type)'}; tasks of different runs "
-            "are contrasted at the group level"
-        )
     designs = tuple(run_design(run, options) for run in runs)
     n_units, n_observations = len(runs[0].voxels), sum(len(design) for design in designs)
     if options.noise == "ols":
@@ -198,17 +190,11 @@ def _reader(
         yield lambda block: [values[:, edges[block] : edges[block + 1]] for values in series]
         return
     with ExitStack() as stack:
-        scratch = [
-            stack.enter_context(
-                transposed(
-                    unit_volumes(run.series, run.voxels, smoothing_fwhm=options.smoothing_fwhm),
-                    edges,
-                    run.n_volumes,
-                    work_dir=work_dir,
-                )
-            )
-            for run in runs
-        ]
+        scratch = []
+        for run in runs:
+            volumes = unit_volumes(run.series, run.voxels, smoothing_fwhm=options.smoothing_fwhm)
+            held = transposed(volumes, edges, run.n_volumes, work_dir=work_dir)
+            scratch.append(stack.enter_context(held))
         yield lambda block: [
             in_sd(file.read(block).astype(np.float64), run)
             for file, run in zip(scratch, runs, strict=True)

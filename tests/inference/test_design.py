@@ -14,7 +14,10 @@ from llm2bids.inference.design import (
     prompt_design,
     token_design,
 )
+from llm2bids.inference.options import AnalysisOptions
 from llm2bids.inference.trials import trial_table, volume_trials
+
+TOKEN = {"unit_of_analysis": "token"}
 
 
 def test_prompt_design_has_a_column_per_trial_type_and_a_constant():
@@ -42,10 +45,11 @@ def test_a_design_that_cannot_be_fitted_is_refused():
 def test_token_design_names_what_nilearn_refuses():
     events = pd.DataFrame({"onset": [1.0], "duration": [1.0], "trial_type": ["tea"]})
     with pytest.raises(InferenceError, match=r"hrf_model='nope'.*nilearn refuses"):
-        token_design(events, 12, t_r=0.25, hrf_model="nope")
+        token_design(events, 12, 0.25, AnalysisOptions(**TOKEN, hrf_model="nope"))
     with pytest.raises(InferenceError, match="no row"):
-        token_design(events.iloc[:0], 12, t_r=0.25)
-    design = token_design(events, 12, t_r=0.25, confounds=pd.DataFrame({"x": np.arange(12.0)}))
+        token_design(events.iloc[:0], 12, 0.25, AnalysisOptions(**TOKEN))
+    confounds = pd.DataFrame({"x": np.arange(12.0)})
+    design = token_design(events, 12, 0.25, AnalysisOptions(**TOKEN), confounds)
     assert list(design.columns) == ["tea", "x", "constant"]
     assert design["tea"].sum() == 4
 

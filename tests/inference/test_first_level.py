@@ -10,7 +10,7 @@ from scipy import stats
 from llm2bids.exceptions import InferenceError
 from llm2bids.inference.design import prompt_design, token_design
 from llm2bids.inference.first_level import fit_first_level
-from llm2bids.inference.options import check_noise_model
+from llm2bids.inference.options import AnalysisOptions, check_noise_model
 from llm2bids.inference.series import block_edges, prompt_means, transposed, unit_volumes
 from llm2bids.inference.trials import trial_table, volume_trials
 from llm2bids.space.grid import open_image
@@ -113,7 +113,8 @@ def test_token_level_in_blocks_equals_nilearn_on_the_whole_brain(
     n_voxels, n_volumes = int(runs[0].mask.sum()), runs[0].counts.shape[3]
     edges = block_edges(n_voxels, 2 * n_volumes, mem_gb=0.00015)
     assert edges.size > 4
-    designs = [token_design(run.events, n_volumes, t_r=0.25, high_pass=0.05) for run in runs]
+    options = AnalysisOptions(unit_of_analysis="token", high_pass=0.05)
+    designs = [token_design(run.events, n_volumes, 0.25, options) for run in runs]
     for design, theirs in zip(designs, model.design_matrices_, strict=True):
         pd.testing.assert_frame_equal(design, theirs)
     streams = [
