@@ -24,11 +24,11 @@ Of the others Group cannot be called (its argument is Name), Replace loses capit
 ToDense and Resample ring at the edges of blocks.
 """
 
-_HRF = {
-    f"{shape}{derivatives}": shape
+_HRF = [
+    f"{shape}{derivatives}"
     for shape in ("spm", "glover")
     for derivatives in ("", " + derivative", " + derivative + dispersion")
-}
+]
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -163,13 +163,11 @@ def export_masks(neurons: pd.DataFrame, path: str | Path, loaded: "LoadedModel")
     from llm2bids.model.neurons import mlp_neurons, neuron_masks
     from llm2bids.model.training_files import write_masks
 
-    sites, chosen = [], []
-    for name, rows in _by_site(neurons).items():
-        sites.append(_site(name, len(rows)))
-        chosen.append(rows["network"].to_numpy() == 1)
+    chosen = [rows["network"].to_numpy() == 1 for _, rows in _by_site(neurons)]
+    layers = mlp_neurons(loaded, [site for site, _ in _by_site(neurons)])
     target = Path(path)
     target.parent.mkdir(parents=True, exist_ok=True)
-    write_masks(target, neuron_masks(loaded, mlp_neurons(loaded, sites), chosen))
+    write_masks(target, neuron_masks(loaded, layers, chosen))
     return target
 
 
@@ -203,10 +201,9 @@ def shira_mask_fn(
     from llm2bids.model.training_files import shira_masks
 
     order = []
-    for name, rows in _by_site(neurons).items():
-        kept = rows[rows["network"] == 1]
-        kept = kept.reindex(kept["effect"].abs().sort_values(ascending=False).index)
-        order.append((_site(name, len(rows)), kept["unit"].to_numpy(dtype=np.intp)))
+    for site, rows in _by_site(neurons):
+        kept = rows[rows["network"] == 1].sort_values("effect", key=abs, ascending=False)
+        order.append((site, kept["unit"].to_numpy(dtype=np.intp)))
     return shira_masks(model, order, r)
 
 
@@ -263,13 +260,12 @@ def export_control_vector(edit: Edit, path: str | Path, *, model_hint: str = "ll
     return target
 
 
-def _by_site(neurons: pd.DataFrame) -> dict[str, pd.DataFrame]:
+def _by_site(neurons: pd.DataFrame) -> list[tuple[Site, pd.DataFrame]]:
     names = neurons["address"].str.rpartition("[")[0]
-    return {str(name): rows for name, rows in neurons.groupby(names, sort=False)}
-
-
-def _site(name: str, width: int) -> Site:
-    return Site(name=name, layer=None, role="mlp", width=width)
+    return [
+        (Site(name=str(name), layer=None, role="mlp", width=len(rows)), rows)
+        for name, rows in neurons.groupby(names, sort=False)
+    ]
 
 
 def _write_adapter(folder: str | Path, content: dict[str, Any]) -> Path:

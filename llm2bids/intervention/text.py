@@ -1,7 +1,7 @@
 """What a generated text is about, by its words, and whether it loops."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import pairwise
 from typing import Any
 
@@ -38,7 +38,7 @@ class TextClassifier:
         from sklearn.linear_model import LogisticRegression
         from sklearn.pipeline import make_pipeline, make_union
 
-        names, counts = np.unique(np.asarray(labels), return_counts=True)
+        names, counts = np.unique(labels, return_counts=True)
         if len(names) < 2 or counts.min() < LEAST_TEXTS:
             raise InterventionError(
                 f"text classifier: {len(names)} classes with at least {counts.min()} texts; "
@@ -51,21 +51,15 @@ class TextClassifier:
             ),
             LogisticRegression(C=10.0, max_iter=1000, class_weight="balanced"),
         )
-        pipeline.fit(list(texts), np.asarray(labels))
+        pipeline.fit(texts, labels)
         return cls(classes=tuple(map(str, names)), pipeline=pipeline)
 
     def tested(self, texts: Sequence[str], labels: Sequence[str]) -> "TextClassifier":
         """Give the same with its accuracy on texts that it has not learned from."""
         hits = int((self.predict(texts) == np.asarray(labels)).sum())
         low, high = binomial_interval(hits, len(texts))
-        return TextClassifier(
-            classes=self.classes,
-            pipeline=self.pipeline,
-            accuracy=hits / len(texts),
-            low=low,
-            high=high,
-            n_tests=len(texts),
-        )
+        n = len(texts)
+        return replace(self, accuracy=hits / n, low=low, high=high, n_tests=n)
 
     def probabilities(self, texts: Sequence[str]) -> Floats:
         """Give the probability of each class, (n_texts, n_classes)."""
@@ -73,8 +67,7 @@ class TextClassifier:
 
     def predict(self, texts: Sequence[str]) -> npt.NDArray[np.str_]:
         """Give the most probable class of each text."""
-        names: npt.NDArray[np.str_] = np.array(self.classes)
-        return np.asarray(names[self.probabilities(texts).argmax(axis=1)])
+        return np.asarray(self.pipeline.predict(list(texts)))
 
 
 def distinct_2(token_ids: npt.NDArray[np.int64]) -> Floats:
