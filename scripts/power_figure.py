@@ -22,6 +22,7 @@ from estimate_components import estimate_components
 from matplotlib import pyplot as plt
 
 from llm2bids.dataset.settings import read_settings
+from llm2bids.inference.design import volume_trials
 from llm2bids.inference.inputs import Inputs, open_inputs
 from llm2bids.inference.power import (
     VarianceComponents,
@@ -31,7 +32,6 @@ from llm2bids.inference.power import (
 )
 from llm2bids.inference.prompts import OFF, powers_below
 from llm2bids.inference.runs import in_sd
-from llm2bids.inference.trials import volume_trials
 from llm2bids.network.controls import measure_maps
 from llm2bids.store.json import to_json
 

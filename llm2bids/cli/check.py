@@ -23,7 +23,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace) -> int:
     """Check and print the faults; or take changed files as they are."""
     from llm2bids.dataset.check import accept, check_dataset
-    from llm2bids.inference.checksums import check_analysis, is_analysis
+    from llm2bids.inference.statmap import check_analysis, is_analysis
 
     if args.accept:
         changed = accept(args.bids_dir, args.accept)

@@ -13,10 +13,8 @@ from joblib import delayed
 from tqdm import tqdm
 
 from llm2bids.exceptions import InferenceError
-from llm2bids.inference.checksums import list_group, list_participants
 from llm2bids.inference.effects import Effects, effects_difference, read_effects
-from llm2bids.inference.group import group_contrasts
-from llm2bids.inference.group_maps import GroupContrastResult, analyze_contrast
+from llm2bids.inference.group import GroupContrastResult, analyze_contrast, group_contrasts
 from llm2bids.inference.inputs import Inputs, open_sessions
 from llm2bids.inference.options import (
     AnalysisOptions,
@@ -29,7 +27,7 @@ from llm2bids.inference.options import (
 from llm2bids.inference.participant import Fit, caution, choose_runs, fit_and_write, fits_on_cluster
 from llm2bids.inference.provenance import check_arrangement_prompts
 from llm2bids.inference.runs import in_parallel
-from llm2bids.inference.statmap import checked_output, start_output
+from llm2bids.inference.statmap import checked_output, list_group, list_participants, start_output
 from llm2bids.options import split_options, takes_options
 
 log = logging.getLogger(__name__)

@@ -10,7 +10,7 @@ import pandas as pd
 
 from llm2bids.dataset.transcript import independent_columns, read_transcript
 from llm2bids.exceptions import InferenceError
-from llm2bids.inference.trials import volume_trials
+from llm2bids.inference.design import volume_trials
 from llm2bids.space.grid import GridImage, open_image
 from llm2bids.store.files import data_files
 

@@ -13,9 +13,9 @@ from llm2bids.dataset.bids_filter import filtered_runs, read_bids_filter
 from llm2bids.dataset.layout import Run
 from llm2bids.dataset.read import RECORD_AGAIN, Dataset, open_dataset
 from llm2bids.exceptions import InferenceError, UsageError
+from llm2bids.inference.design import same_conditions
 from llm2bids.inference.options import ParticipantSelection, Source
 from llm2bids.inference.runs import RunData
-from llm2bids.inference.trials import same_conditions
 from llm2bids.space.grid import open_image
 from llm2bids.space.header import fingerprint_differs
 from llm2bids.space.space import Space

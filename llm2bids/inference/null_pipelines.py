@@ -12,10 +12,14 @@ from scipy import stats
 from llm2bids.dataset.layout import Run
 from llm2bids.inference.inputs import Inputs
 from llm2bids.inference.options import AnalysisOptions
-from llm2bids.inference.pooled import PooledTest, pooled_test
 from llm2bids.inference.rates import FAMILY_ALPHA, LEVELS
 from llm2bids.inference.runs import RunData, fit_task, prompt_series
-from llm2bids.inference.second_level import group_statistics, permutation_test
+from llm2bids.inference.second_level import (
+    PooledTest,
+    group_statistics,
+    permutation_test,
+    pooled_test,
+)
 from llm2bids.inference.threshold import thresholds
 from llm2bids.space.grid import open_image
 

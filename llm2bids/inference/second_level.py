@@ -1,8 +1,8 @@
-"""Second level: participants as observations, with nilearn's models and its parameters' names."""
+"""Tests of a group: participants as observations, with nilearn, or the prompts of all of them."""
 
 import warnings
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, TypeVar
 
 import nibabel as nib
 import numpy as np
@@ -16,6 +16,7 @@ from llm2bids.exceptions import InferenceError
 from llm2bids.inference.first_level import t_and_z
 
 Floats = npt.NDArray[np.float64]
+FloatType = TypeVar("FloatType", np.float32, np.float64)
 
 ROUNDING = 1e-6
 """Standard deviation over mean below which effects are equal but for rounding."""
@@ -106,3 +107,123 @@ def permutation_test(
 def smallest_p(n_participants: int) -> float:
     """Give the smallest two-sided p that sign flips of so many participants can reach."""
     return float(2.0 ** (1 - n_participants))
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class PooledTest:
+    """Result of the pooled test, all arrays of shape (n_units,)."""
+
+    # mean of on minus mean of off within participant, averaged with the weights of least squares
+    effect: Floats
+    t: Floats  # t with one intercept for each participant
+    # Cohen's d: effect over the standard deviation of prompts within participant and condition
+    d: Floats
+    # two-sided permutation p of each unit, uncorrected (with `n_perm` draws, at least 1 / (n_perm
+    # + 1))
+    p: Floats
+    # two-sided p corrected for the family of units, from the largest abs(t) of each permutation
+    p_fwe: Floats
+    max_t: Floats  # (n_perm,): Largest abs(t) over the units in each permutation
+    dof: int  # degrees of freedom of `t`
+
+    def threshold(self, alpha: float = 0.05) -> float:
+        """Give the abs(t) above which a unit is significant, family-wise."""
+        ranked = np.sort(self.max_t)[::-1]
+        allowed = int(np.floor(alpha * (ranked.size + 1) + 1e-9)) - 1
+        return float(np.inf if allowed < 0 else ranked[min(allowed, ranked.size - 1)])
+
+
+def pooled_test(
+    values: npt.NDArray[np.floating[Any]],
+    on: npt.NDArray[np.bool_],
+    participants: npt.NDArray[Any],
+    *,
+    n_perm: int = 1000,
+    random_state: int | None = 0,
+    chunk: int = 128,
+) -> PooledTest:
+    """Compare on and off prompts over all participants, permuting labels within participant.
+
+    Exact under the null that a prompt's label does not matter within its participant, so the test
+    generalises over prompts (for these participants), not over participants (Winkler et al. 2014,
+    Permutation inference for the general linear model, NeuroImage 92; Phipson and Smyth 2010,
+    Permutation p-values should never be zero, SAGMB 9).
+
+    Shapes: values (n_prompts, n_units), on (n_prompts,), participants (n_prompts,).
+    """
+    dof = _check_labels(on, participants)
+    design = _within(on.astype(np.float64), participants)
+    centred = _within(np.asarray(values, dtype=np.float32), participants)
+    norm = np.sqrt(np.einsum("tv,tv->v", centred, centred, dtype=np.float64))
+    still = norm == 0
+    centred /= np.where(still, 1, norm).astype(np.float32)
+    weight = float(np.sqrt(design @ design))
+
+    observed = (design / weight).astype(np.float32) @ centred
+    rng = np.random.default_rng(random_state)
+    max_r: Floats = np.zeros(n_perm)
+    exceed = np.zeros(observed.size, dtype=np.int64)
+    for start in range(0, n_perm, chunk):
+        n = min(chunk, n_perm - start)
+        shuffled = np.stack([_shuffled(design, participants, rng) for _ in range(n)])
+        null = np.abs((shuffled / weight).astype(np.float32) @ centred)
+        max_r[start : start + n] = null.max(axis=1)
+        exceed += (null >= np.abs(observed) - 1e-6).sum(axis=0)
+
+    r: Floats = np.where(still, 0, observed).astype(np.float64)
+    t = _t_of_r(r, dof)
+    effect = r * norm / weight
+    sd = np.sqrt(np.maximum(norm**2 * (1 - r**2), 0) / dof)
+    max_t = _t_of_r(max_r, dof)
+    larger = n_perm - np.searchsorted(np.sort(max_t), np.abs(t) - 1e-5, side="left")
+    return PooledTest(
+        effect=effect,
+        t=t,
+        d=np.divide(effect, sd, out=np.zeros_like(effect), where=sd > 0),
+        p=np.where(still, 1, (exceed + 1) / (n_perm + 1)),
+        p_fwe=np.where(still, 1, (larger + 1) / (n_perm + 1)),
+        max_t=max_t,
+        dof=dof,
+    )
+
+
+def _check_labels(on: npt.NDArray[np.bool_], participants: npt.NDArray[Any]) -> int:
+    """Refuse what cannot be compared; give the degrees of freedom."""
+    labels = np.unique(participants)
+    for label in labels:
+        chosen = on[participants == label]
+        if chosen.all() or not chosen.any():
+            raise InferenceError(
+                f"pooled test: participant {label} has {int(chosen.sum())} on and "
+                f"{int((~chosen).sum())} off prompts; expected both; leave the participant out"
+            )
+    dof = on.size - labels.size - 1
+    if dof < 1:
+        raise InferenceError(
+            f"pooled test: {on.size} prompts of {labels.size} participants leave no residual; "
+            "record more prompts per block"
+        )
+    return dof
+
+
+def _within(
+    values: npt.NDArray[FloatType], participants: npt.NDArray[Any]
+) -> npt.NDArray[FloatType]:
+    centred = values.copy()
+    for label in np.unique(participants):
+        rows = participants == label
+        centred[rows] -= centred[rows].mean(axis=0, dtype=np.float64).astype(values.dtype)
+    return centred
+
+
+def _shuffled(design: Floats, participants: npt.NDArray[Any], rng: np.random.Generator) -> Floats:
+    shuffled = np.empty_like(design)
+    for label in np.unique(participants):
+        rows = np.flatnonzero(participants == label)
+        shuffled[rows] = design[rng.permutation(rows)]
+    return shuffled
+
+
+def _t_of_r(r: Floats, dof: int) -> Floats:
+    r = np.clip(r, -1, 1)
+    return np.asarray(r * np.sqrt(dof / np.maximum(1 - r**2, 1e-12)))

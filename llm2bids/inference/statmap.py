@@ -8,9 +8,9 @@ it needs ``minimize_memory=False``, the residuals of the whole brain at once.
 
 import importlib.metadata
 import os
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import Any
 
 import nibabel as nib
@@ -18,6 +18,8 @@ import numpy as np
 import numpy.typing as npt
 
 from llm2bids import __version__
+from llm2bids.dataset.check import check_sums
+from llm2bids.dataset.check_files import Check
 from llm2bids.dataset.layout import sidecar
 from llm2bids.dataset.sidecar import fill_json, fill_text
 from llm2bids.dataset.volumes import volume_writer
@@ -26,7 +28,9 @@ from llm2bids.inference.provenance import Provenance, circularity_caution
 from llm2bids.space.grid import open_image
 from llm2bids.space.header import image_header
 from llm2bids.space.space import Space
+from llm2bids.store.checksums import FOLDER, list_file, list_text, sha256_of
 from llm2bids.store.commit import replace_text
+from llm2bids.store.files import data_files
 from llm2bids.store.json import read_json, to_json
 
 
@@ -177,3 +181,46 @@ def read_map(path: Path, space: Space) -> npt.NDArray[np.float32]:
     """Read a map in the space, shape (n_units,) in recording order."""
     image = open_image(path, space, remedy="run the participant level again")
     return np.asarray(space.to_units(image.volume()), dtype=np.float32)
+
+
+def list_participants(out_dir: Path, labels: Iterable[str]) -> None:
+    """Write the checksums of participants' results, one list for each of them."""
+    for label in labels:
+        name = list_file(PurePosixPath(f"sub-{label}") / "func" / "any")
+        replace_text(out_dir / name, _list(out_dir, f"sub-{label}/**/*"))
+
+
+def list_group(out_dir: Path) -> None:
+    """Write the checksums of the group's results, findings among them."""
+    # reports and calibrations come and go, and what lies at the top is written anew by every call
+    text = _list(out_dir, "group/**/*")
+    replace_text(out_dir / list_file(PurePosixPath("group/any")), text)
+
+
+def is_analysis(out_dir: Path) -> bool:
+    """Tell whether a folder holds results of `analyze`."""
+    try:
+        checked_output(out_dir)
+    except InferenceError:
+        return False
+    return True
+
+
+def check_analysis(out_dir: Path, *, progress: bool = False) -> Check:
+    """Compare the results of `analyze` with their checksums."""
+    check = Check(path=out_dir)
+    if data_files(out_dir / FOLDER, "*.sha256"):
+        check_sums(check, progress=progress)
+    else:
+        check.add(FOLDER, "the results have no checksums; earlier versions wrote none")
+    return check
+
+
+def _list(out_dir: Path, pattern: str) -> str:
+    return list_text(
+        {
+            PurePosixPath(path.relative_to(out_dir).as_posix()): sha256_of(path)
+            for path in data_files(out_dir, pattern)
+            if not path.name.endswith(".part")
+        }
+    )

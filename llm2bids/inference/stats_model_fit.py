@@ -17,7 +17,7 @@ from llm2bids.dataset.volumes import volume_writer
 from llm2bids.exceptions import InferenceError
 from llm2bids.inference.first_level import F_STATS, STATS, TOKEN_CAUTION, fit_first_level, t_and_z
 from llm2bids.inference.options import Memory, StatsModelOptions
-from llm2bids.inference.series import block_edges, transposed, unit_volumes
+from llm2bids.inference.runs import block_edges, transposed, unit_volumes
 from llm2bids.inference.statmap import software, write_json
 from llm2bids.inference.stats_model import StatsModel
 from llm2bids.inference.stats_model_plan import Estimate, ModelContrast

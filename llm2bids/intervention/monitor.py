@@ -262,7 +262,7 @@ class _Monitor:
         self, shown: Mapping[str, Sequence[Prompt]], held_out: Mapping[str, Sequence[Prompt]]
     ) -> list[dict[str, Any]]:
         """Learn the words of the prompts."""
-        from llm2bids.intervention.text import TextClassifier
+        from llm2bids.intervention.answers import TextClassifier
 
         learned = [(p.text, name) for name, prompts in shown.items() for p in prompts]
         words = TextClassifier.fit(*zip(*learned, strict=True))

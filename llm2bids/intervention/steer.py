@@ -9,11 +9,10 @@ import pandas as pd
 from tqdm.auto import tqdm
 
 from llm2bids.exceptions import UsageError
-from llm2bids.intervention.directions import DirectionKind
+from llm2bids.intervention.answers import LEAST_TEXTS
 from llm2bids.intervention.results import InterventionResult
-from llm2bids.intervention.steer_study import Scene, TopicStudy
+from llm2bids.intervention.steer_study import DirectionKind, Scene, TopicStudy
 from llm2bids.intervention.subject import SubjectOptions, TopicOptions, open_topics
-from llm2bids.intervention.text import LEAST_TEXTS
 from llm2bids.options import check_least, option, shared, split_options, takes_options
 
 NOTES = (

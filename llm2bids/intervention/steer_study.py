@@ -1,10 +1,10 @@
-"""One study of steering: the scene that topics share, the search and the report of each topic."""
+"""A study of steering: directions, the scene that topics share, each one's search and report."""
 
 import logging
-from collections.abc import Sequence
-from dataclasses import replace
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
 from itertools import product
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 import numpy.typing as npt
@@ -13,20 +13,17 @@ import pandas as pd
 from llm2bids.exceptions import InterventionError, UsageError
 from llm2bids.inference.provenance import Provenance
 from llm2bids.inference.rates import binomial_interval, mean_interval
-from llm2bids.intervention.answers import Answered, answer, answer_nll, replayed_map, text_means
-from llm2bids.intervention.directions import (
-    DirectionKind,
-    Floats,
-    Responses,
-    at_norm,
-    mean_difference,
-    random_direction,
-    shuffled_difference,
-    versus_others,
+from llm2bids.intervention.answers import (
+    Answered,
+    TextClassifier,
+    answer,
+    answer_nll,
+    distinct_2,
+    replayed_map,
+    text_means,
 )
 from llm2bids.intervention.edit import vector_edit
 from llm2bids.intervention.subject import Subject, Topics
-from llm2bids.intervention.text import TextClassifier, distinct_2
 from llm2bids.model.edit import Edit
 from llm2bids.model.units import Site
 from llm2bids.network.similarity import gram_matrix, weighted_correlation
@@ -38,8 +35,71 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 
+Floats = npt.NDArray[np.float32]
+
+DirectionKind = Literal["means", "effect", "vs-others"]
+"""Difference of the means of on and off texts; the map; own mean less that of other topics."""
+
 DEPTHS = (0.4, 0.5)
 """Layers that are searched, as shares of the model's depth."""
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Responses:
+    """Mean residual streams of prompts with answers, by bank: (n_prompts, n_units) of layers."""
+
+    sites: tuple[Site, ...]
+    by_bank: Mapping[str, Floats]
+    baseline: str
+
+    def at(self, bank: str, site: Site) -> Floats:
+        """Take those of one bank at one site, (n_prompts, width)."""
+        start = 0
+        for known in self.sites:
+            if known.name == site.name:
+                break
+            start += known.width
+        return self.by_bank[bank][:, start : start + site.width]
+
+
+def mean_difference(responses: Responses, bank: str, site: Site) -> Floats:
+    """Subtract the mean of the off texts from that of a bank's, (width,)."""
+    off = responses.at(responses.baseline, site)
+    return np.asarray(responses.at(bank, site).mean(axis=0) - off.mean(axis=0))
+
+
+def versus_others(responses: Responses, bank: str, site: Site) -> Floats:
+    """Subtract the mean over the other topics' means from the own topic's, (width,)."""
+    others = [
+        responses.at(name, site).mean(axis=0)
+        for name in responses.by_bank
+        if name not in (bank, responses.baseline)
+    ]
+    return np.asarray(responses.at(bank, site).mean(axis=0) - np.mean(others, axis=0))
+
+
+def shuffled_difference(
+    responses: Responses, bank: str, site: Site, norm: float, rng: np.random.Generator
+) -> Floats:
+    """Take the difference of means of the same texts with on and off shuffled, at a norm."""
+    on, off = responses.at(bank, site), responses.at(responses.baseline, site)
+    pooled = rng.permutation(np.concatenate([on, off]))
+    return at_norm(pooled[: len(on)].mean(axis=0) - pooled[len(on) :].mean(axis=0), norm)
+
+
+def random_direction(width: int, norm: float, rng: np.random.Generator) -> Floats:
+    """Draw a direction evenly from the sphere of a norm, (width,)."""
+    return at_norm(rng.standard_normal(width), norm)
+
+
+def at_norm(vector: npt.NDArray[np.floating], norm: float) -> Floats:
+    """Give a direction a norm; one that is 0 stays 0.
+
+    >>> at_norm(np.array([3.0, 4.0]), 10.0).tolist()
+    [6.0, 8.0]
+    """
+    size = float(np.linalg.norm(vector))
+    return np.asarray(vector * (norm / size if size else 0.0), dtype=np.float32)
 
 
 class Scene:

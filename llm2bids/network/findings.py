@@ -16,10 +16,9 @@ import numpy as np
 import pandas as pd
 
 from llm2bids.exceptions import NetworkError
-from llm2bids.inference.checksums import list_group
-from llm2bids.inference.group_maps import GENERALISATION
+from llm2bids.inference.group import GENERALISATION
 from llm2bids.inference.provenance import Provenance, circularity_note
-from llm2bids.inference.statmap import software, write_json
+from llm2bids.inference.statmap import list_group, software, write_json
 from llm2bids.network.controls import P_VALUE, Control
 from llm2bids.network.identification import TAKEN_OFF, AccuracyCurve, Identification
 from llm2bids.network.network import load_network

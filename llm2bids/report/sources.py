@@ -16,7 +16,7 @@ from llm2bids.dataset.layout import Run
 from llm2bids.dataset.read import Dataset, open_dataset
 from llm2bids.dataset.settings import is_dataset
 from llm2bids.exceptions import UsageError
-from llm2bids.inference.checksums import is_analysis
+from llm2bids.inference.statmap import is_analysis
 from llm2bids.network.findings import Findings
 from llm2bids.network.task_networks import TaskNetwork
 from llm2bids.report.draw.color import task_color

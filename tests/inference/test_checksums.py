@@ -8,7 +8,7 @@ import pytest
 
 from llm2bids.cli.main import main
 from llm2bids.inference.analyze import analyze_group, analyze_participants
-from llm2bids.inference.checksums import check_analysis
+from llm2bids.inference.statmap import check_analysis
 
 
 @pytest.fixture(scope="module")

@@ -13,9 +13,10 @@ from llm2bids.inference.design import (
     named_contrasts,
     prompt_design,
     token_design,
+    trial_table,
+    volume_trials,
 )
 from llm2bids.inference.options import AnalysisOptions
-from llm2bids.inference.trials import trial_table, volume_trials
 
 TOKEN = {"unit_of_analysis": "token"}
 

@@ -8,11 +8,10 @@ from nilearn.image import get_data, new_img_like
 from scipy import stats
 
 from llm2bids.exceptions import InferenceError
-from llm2bids.inference.design import prompt_design, token_design
+from llm2bids.inference.design import prompt_design, token_design, trial_table, volume_trials
 from llm2bids.inference.first_level import fit_first_level
 from llm2bids.inference.options import AnalysisOptions, check_noise_model
-from llm2bids.inference.series import block_edges, prompt_means, transposed, unit_volumes
-from llm2bids.inference.trials import trial_table, volume_trials
+from llm2bids.inference.runs import block_edges, prompt_means, transposed, unit_volumes
 from llm2bids.space.grid import open_image
 
 OUTPUTS = {"effect": "effect_size", "variance": "effect_variance", "t": "stat", "z": "z_score"}

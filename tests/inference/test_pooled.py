@@ -5,7 +5,7 @@ import pytest
 from scipy import stats
 
 from llm2bids.exceptions import InferenceError
-from llm2bids.inference.pooled import pooled_test
+from llm2bids.inference.second_level import pooled_test
 
 
 def simulate(rng, *, n_units=60, n_participants=4, n_prompts=12, effect=0.0, n_active=0):

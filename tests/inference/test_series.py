@@ -6,7 +6,7 @@ import pytest
 from nilearn.image import smooth_img
 
 from llm2bids.exceptions import InferenceError
-from llm2bids.inference.series import block_edges, transposed, unit_volumes
+from llm2bids.inference.runs import block_edges, transposed, unit_volumes
 from llm2bids.space.grid import open_image
 
 

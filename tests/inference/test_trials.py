@@ -7,7 +7,7 @@ import pytest
 from llm2bids.dataset.read import open_dataset
 from llm2bids.exceptions import InferenceError
 from llm2bids.inference.analyze import analyze_participants
-from llm2bids.inference.trials import same_conditions
+from llm2bids.inference.design import same_conditions
 
 T_R, TOKENS = 0.5, 3
 KINDS = ("", "", "tea", "tea", "cocoa", "", "")

@@ -9,7 +9,10 @@ import torch
 
 from llm2bids.cli.main import main
 from llm2bids.exceptions import InterventionError, SpaceError, UsageError
-from llm2bids.intervention.directions import (
+from llm2bids.intervention.answers import TextClassifier, distinct_2
+from llm2bids.intervention.results import load_results
+from llm2bids.intervention.steer import steer
+from llm2bids.intervention.steer_study import (
     Responses,
     at_norm,
     mean_difference,
@@ -17,10 +20,7 @@ from llm2bids.intervention.directions import (
     shuffled_difference,
     versus_others,
 )
-from llm2bids.intervention.results import load_results
-from llm2bids.intervention.steer import steer
 from llm2bids.intervention.subject import Subject
-from llm2bids.intervention.text import TextClassifier, distinct_2
 from llm2bids.model.edit import load_edit
 from llm2bids.model.text import encode
 from llm2bids.model.units import Site

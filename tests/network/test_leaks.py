@@ -12,7 +12,7 @@ from llm2bids.inference.design import prompt_design
 from llm2bids.inference.first_level import fit_first_level
 from llm2bids.inference.prompts import effects_of
 from llm2bids.inference.provenance import require_disjoint
-from llm2bids.inference.series import prompt_means
+from llm2bids.inference.runs import prompt_means
 
 TASKS = ("a", "b", "c", "d")
 N_UNITS, N_PROMPTS = 150, 6
