@@ -25,7 +25,7 @@ from llm2bids.inference.inputs import open_inputs
 from llm2bids.inference.null import draw_units, measure_null
 from llm2bids.inference.null_pipelines import pipeline_models
 from llm2bids.inference.runs import fit_task
-from llm2bids.inference.threshold import thresholds
+from llm2bids.inference.second_level import thresholds
 
 CHOICES: dict[str, tuple[str, ...]] = {
     "none": (),

@@ -21,20 +21,18 @@ from llm2bids.inference.runs import prompt_series
 from llm2bids.inference.second_level import (
     PooledTest,
     check_size,
-    group_statistics,
-    permutation_test,
-    pooled_test,
-    smallest_p,
-)
-from llm2bids.inference.statmap import MapWriter, grid_of, map_entries
-from llm2bids.inference.threshold import (
     cluster_map,
     cluster_table,
     find_clusters,
+    group_statistics,
     height_threshold,
+    permutation_test,
+    pooled_test,
+    smallest_p,
     thresholds,
     true_discoveries,
 )
+from llm2bids.inference.statmap import MapWriter, grid_of, map_entries
 from llm2bids.space.grid import open_image
 from llm2bids.store.tables import write_table
 

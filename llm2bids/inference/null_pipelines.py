@@ -19,8 +19,8 @@ from llm2bids.inference.second_level import (
     group_statistics,
     permutation_test,
     pooled_test,
+    thresholds,
 )
-from llm2bids.inference.threshold import thresholds
 from llm2bids.space.grid import open_image
 
 SHAM = "sham"

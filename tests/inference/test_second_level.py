@@ -12,15 +12,13 @@ from scipy import ndimage, stats
 
 from llm2bids.exceptions import InferenceError
 from llm2bids.inference.second_level import (
-    group_statistics,
-    permutation_test,
-    smallest_p,
-)
-from llm2bids.inference.threshold import (
     cluster_map,
     cluster_table,
     find_clusters,
+    group_statistics,
     height_threshold,
+    permutation_test,
+    smallest_p,
     thresholds,
     true_discoveries,
 )
