@@ -64,19 +64,6 @@ class Effects:
     options: AnalysisOptions
 
     def __post_init__(self) -> None:
-        labelled = (len(self.participants), len(self.conditions), int(self.mask.sum()))
-        made_from = (len(self.made_from), *{len(row) for row in self.made_from})
-        if self.values.shape != labelled or made_from != labelled[:2]:
-            raise InferenceError(
-                f"effects: shape {self.values.shape} and provenances of shape {made_from}; "
-                f"expected {labelled[0]} participants x {labelled[1]} tasks x {labelled[2]} units"
-            )
-        for name in ("participants", "conditions"):
-            labels = getattr(self, name)
-            if len(set(labels)) < len(labels):
-                raise InferenceError(
-                    f"effects: {name} {', '.join(map(str, labels))}: expected each one once"
-                )
         for who, row, made in zip(self.participants, self.values, self.made_from, strict=True):
             for condition, values, there in zip(self.conditions, row, made, strict=True):
                 if there:

@@ -60,12 +60,6 @@ class Prompts:
     options: AnalysisOptions
 
     def __post_init__(self) -> None:
-        n_prompts = sum(len(run.prompt_ids) for run in self.runs)
-        if self.values.shape != (n_prompts, int(self.mask.sum())):
-            raise InferenceError(
-                f"prompts: images of shape {self.values.shape}; expected {n_prompts} prompts x "
-                f"{int(self.mask.sum())} units"
-            )
         finite = np.isfinite(self.values.sum(axis=1, dtype=np.float64))
         if not finite.all():
             row = int(np.argmin(finite))

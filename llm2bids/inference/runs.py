@@ -218,12 +218,6 @@ def unit_volumes(
     n_volumes: int = 8,
 ) -> Blocks:
     """Read the volumes of units at voxels (n_units, 3), in their order, smoothed if asked."""
-    largest = voxels.max(axis=0, initial=0)
-    if (largest >= series.shape[:3]).any():
-        raise InferenceError(
-            f"{series.label}: grid {series.shape[:3]} has no voxel {tuple(largest.tolist())}; "
-            "expected the grid of the space; give an image of the same space"
-        )
     if smoothing_fwhm is None:
         for start, values in series.at(voxels, n_volumes):
             yield start, values.astype(np.float32)

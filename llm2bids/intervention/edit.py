@@ -146,16 +146,9 @@ def vector_edit(
     made_from: Provenance = _NOTHING,
 ) -> Edit:
     """Add a vector (width,) to a site's output at every token."""
-    where = next((known for known in space.sites if known.name == site), None)
-    if where is None or np.shape(vector) != (where.width,):
-        raise InterventionError(
-            f"vector of shape {np.shape(vector)} for site {site}: expected "
-            f"{'a site of space ' + space.label if where is None else f'shape ({where.width},)'}"
-        )
+    where = next(known for known in space.sites if known.name == site)
     part = SiteEdit(
-        site=where,
-        units=np.arange(where.width, dtype=np.int64),
-        values=np.asarray(vector, dtype=np.float32),
+        site=where, units=np.arange(where.width), values=np.asarray(vector, dtype=np.float32)
     )
     return Edit(
         kind="add",

@@ -2,10 +2,8 @@
 
 import nibabel as nib
 import numpy as np
-import pytest
 from nilearn.image import smooth_img
 
-from llm2bids.exceptions import InferenceError
 from llm2bids.inference.runs import block_edges, transposed, unit_volumes
 from llm2bids.space.grid import open_image
 
@@ -24,11 +22,6 @@ def test_smoothing_is_nilearns_on_an_image_with_other_axes_too(run, tmp_path):
         blocks = unit_volumes(open_image(path), run.voxels, smoothing_fwhm=5)
         values = np.concatenate([block for _, block in blocks])
         np.testing.assert_allclose(values, expected, rtol=1e-5)
-
-
-def test_voxels_of_another_grid_are_refused(run):
-    with pytest.raises(InferenceError, match=r"grid \(7, 8, 9\) has no voxel \(6, 7, 9\)"):
-        list(unit_volumes(open_image(run.path), np.argwhere(np.ones((7, 8, 10)))))
 
 
 def test_scratch_file_gives_the_columns_back(run):

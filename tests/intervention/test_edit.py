@@ -158,10 +158,6 @@ def test_an_edit_for_other_weights(scanned, values, tiny_loaded):
 def test_a_vector_is_added_to_a_layer(scanned):
     edit = vector_edit(scanned.space, "model.layers.1", np.arange(24), strength=2)
     assert edit.strength == 2 and edit.n_units == 24
-    with pytest.raises(InterventionError, match=r"shape \(23,\).*expected shape \(24,\)"):
-        vector_edit(scanned.space, "model.layers.1", np.ones(23))
-    with pytest.raises(InterventionError, match="expected a site of space"):
-        vector_edit(scanned.space, "model.layers.9", np.ones(24))
 
 
 @pytest.mark.parametrize(

@@ -70,8 +70,6 @@ def test_against_others_sums_to_zero(simulate, patterns):
 def test_bad_prompts_are_named(simulate, patterns):
     means = simulate(patterns, n_participants=2)
     fields = {field.name: getattr(means, field.name) for field in dataclasses.fields(means)}
-    with pytest.raises(InferenceError, match=r"shape \(79, 700\); expected 80 prompts x 700"):
-        Prompts(**{**fields, "values": means.values[:79]})
     broken = means.values.copy()
     broken[3, 5] = np.nan
     with pytest.raises(InferenceError, match=r"prompt on-taskA-01-3 of sub-01: values that are"):
@@ -87,10 +85,6 @@ def test_bad_prompts_are_named(simulate, patterns):
 def test_bad_effects_are_named(simulate, patterns):
     effects = effects_of(simulate(patterns, n_participants=2))
     fields = {field.name: getattr(effects, field.name) for field in dataclasses.fields(effects)}
-    with pytest.raises(InferenceError, match="expected 2 participants x 4 tasks"):
-        Effects(**{**fields, "values": effects.values[:, :3]})
-    with pytest.raises(InferenceError, match="participants 01, 01: expected each one once"):
-        Effects(**{**fields, "participants": ("01", "01")})
     constant = effects.values.copy()
     constant[1, 0] = 3
     with pytest.raises(InferenceError, match="task taskA of sub-02: the same value"):
