@@ -102,14 +102,10 @@ def load_confounds(
             f"unit_of_analysis is {unit_of_analysis!r}; expected 'token' or 'prompt'"
         )
     columns = _strategy_columns(strategy)
-    single = isinstance(img_files, str | Path)
-    files = [Path(img_files)] if isinstance(img_files, str | Path) else [*map(Path, img_files)]
-    loaded = [
-        _load(file, columns, _PREFILL in strategy, unit_of_analysis == "prompt", demean)
-        for file in files
-    ]
-    if single:
-        return loaded[0]
+    how = (columns, _PREFILL in strategy, unit_of_analysis == "prompt", demean)
+    if isinstance(img_files, str | Path):
+        return _load(Path(img_files), *how)
+    loaded = [_load(Path(file), *how) for file in img_files]
     return [table for table, _ in loaded], [mask for _, mask in loaded]
 
 
@@ -165,9 +161,8 @@ def global_signal(
     series: GridImage, voxels: npt.NDArray[np.integer[Any]]
 ) -> npt.NDArray[np.float64]:
     """Average every volume over voxels (n_voxels, 3); gives (n_volumes,)."""
-    return np.concatenate(
-        [values.mean(axis=1, dtype=np.float64) for _, values in series.at(voxels)]
-    )
+    means = [values.mean(axis=1, dtype=np.float64) for _, values in series.at(voxels)]
+    return np.concatenate(means)
 
 
 def _load(
@@ -200,16 +195,12 @@ def _load(
 
 def _derived_files(image: Path) -> tuple[Path, str]:
     """Find the derivative's folder of a run, and the entities that name it."""
-    parts = [
-        part
-        for part in image.name.split("_")
-        if part.partition("-")[0] in ("sub", "ses", "task", "run")
-    ]
-    name = "_".join(parts)
-    raw = image.parent.relative_to(image.parents[2]) if len(image.parents) > 2 else Path()
+    keys = ("sub-", "ses-", "task-", "run-")
+    name = "_".join(part for part in image.name.split("_") if part.startswith(keys))
     folders = [image.parent]
     if len(image.parents) > 2:
-        folders.append(image.parents[2] / "derivatives" / "llm2bids" / raw)
+        root = image.parents[2]
+        folders.append(root / "derivatives" / "llm2bids" / image.parent.relative_to(root))
     for folder in folders:
         if (folder / f"{name}_desc-transcript_tokens.tsv").is_file():
             return folder, name

@@ -28,7 +28,6 @@ from llm2bids.model.edit import Edit
 from llm2bids.model.units import Site
 from llm2bids.network.similarity import gram_matrix, weighted_correlation
 from llm2bids.paradigm.task import Prompt
-from llm2bids.space.stat_map import unit_values
 
 if TYPE_CHECKING:
     from llm2bids.intervention.steer import SteerOptions
@@ -170,13 +169,8 @@ class Scene:
             return means
         dataset = self.subject.dataset
         part = dataset.space.site_slices[site.name]
-        if self.options.stat_img is None:
-            effect = self.subject.effect(task)
-        else:
-            prints = (dataset.fingerprint, dataset.space.fingerprint())
-            effect = unit_values(self.options.stat_img, dataset.space, fingerprint=prints)
-        effect = effect[part] * dataset.calibration.scale[part]
-        return at_norm(np.nan_to_num(effect), float(np.linalg.norm(means)))
+        effect = self.subject.effect(task, self.options.stat_img)[part]
+        return at_norm(effect * dataset.calibration.scale[part], float(np.linalg.norm(means)))
 
 
 class TopicStudy:

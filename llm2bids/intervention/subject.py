@@ -17,6 +17,7 @@ from llm2bids.options import option
 from llm2bids.paradigm.seed import derive_generator
 from llm2bids.paradigm.task import Prompt
 from llm2bids.recording.tokens import prompt_tokens
+from llm2bids.space.stat_map import unit_values
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -154,10 +155,14 @@ class Topics(Subject):
             )
         return tuple(dict.fromkeys(labels)) or tuple(self.banks)
 
-    def effect(self, label: str) -> npt.NDArray[np.float64]:
-        """Average the participants' effect maps, (n_units,); 0 outside the mask."""
+    def effect(self, label: str, stat_img: Path | None = None) -> npt.NDArray[np.float64]:
+        """Average the participants' effect maps, (n_units,), or take a map; 0 where it has none."""
+        space = self.dataset.space
+        if stat_img is not None:
+            prints = (self.dataset.fingerprint, space.fingerprint())
+            return np.nan_to_num(unit_values(stat_img, space, fingerprint=prints))
         column = [condition.label for condition in self.effects.conditions].index(label)
-        values = np.zeros(self.effects.mask.size)
+        values = np.zeros(space.n_units)
         values[self.effects.mask] = self.effects.values[:, column].mean(axis=0)
         return values
 

@@ -23,7 +23,7 @@ from llm2bids.intervention.subject import (
     open_topics,
 )
 from llm2bids.intervention.trial import Texts, Trial, TrialOptions
-from llm2bids.intervention.units import Sign, choose_units, default_sites, site_mask
+from llm2bids.intervention.units import Sign, default_sites, site_mask
 from llm2bids.options import check_least, option, shared, split_options, takes_options
 from llm2bids.space.stat_map import select_units
 
@@ -153,21 +153,12 @@ class _Targets:
     def neurons(self) -> npt.NDArray[np.intp]:
         """Unit of each neuron, (n_neurons,), layer by layer."""
         slices = self.subject.dataset.space.site_slices
-        return np.concatenate(
-            [np.arange(s.start, s.stop) for s in (slices[la.site.name] for la in self.layers)]
-        )
+        return np.concatenate([np.r_[slices[layer.site.name]] for layer in self.layers])
 
     @cached_property
     def effect(self) -> Floats:
         """Effect of every unit, (n_units,)."""
-        if self.options.stat_img is None:
-            return self.subject.effect(self.options.task)
-        chosen = choose_units(
-            self.subject.dataset, stat_img=self.options.stat_img, sites=("all",), top_percent=100.0
-        )
-        values = np.zeros(self.subject.dataset.space.n_units)
-        values[chosen.units] = chosen.values
-        return values
+        return self.subject.effect(self.options.task, self.options.stat_img)
 
     @cached_property
     def budget(self) -> int:
