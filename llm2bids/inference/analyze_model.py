@@ -20,7 +20,7 @@ from llm2bids.inference.runs import in_parallel
 from llm2bids.inference.statmap import start_output
 from llm2bids.inference.stats_model import LEVELS, StatsModel, read_stats_model
 from llm2bids.inference.stats_model_fit import Runner
-from llm2bids.inference.stats_model_plan import REFUSALS, SERIES, plan_estimates
+from llm2bids.inference.stats_model_plan import REFUSALS, SERIES, Plan
 from llm2bids.options import split_options, takes_options
 from llm2bids.store.commit import replace_text
 from llm2bids.store.files import data_files
@@ -101,9 +101,10 @@ def analyze_model(
             filters = read_bids_filter(Path(asked.bids_filter_file))
             chosen = filtered_files(layout, filters, bids_dir, **{**SERIES, **selectors})
             files = [str(path) for path in chosen]
-        estimates = plan_estimates(
-            layout, model, selectors, files, level=level, drop_missing=asked.drop_missing
+        plan = Plan(
+            layout=layout, model=model, files=files, level=level, drop_missing=asked.drop_missing
         )
+        estimates = plan.make(selectors)
     runner = Runner(
         out_dir=out_dir,
         model=model,

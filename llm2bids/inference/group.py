@@ -1,8 +1,8 @@
 """Group: the questions to a group, their tests, and the maps, thresholds and clusters."""
 
 from collections import Counter
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
@@ -89,19 +89,34 @@ def group_contrasts(
     `contrasts` are expressions over trial types of any task, by label or alone; `change` says of
     what change all is asked, which the pooled test of prompts cannot take.
     """
-    simple = [condition for condition in effects.conditions if condition.is_trial_type]
-    questions = [
-        GroupContrast(
-            label=condition.label,
-            task=condition.task,
-            description=f"{condition.label} (task {condition.task}) against the off prompts.",
-            weights=((condition, 1.0),),
-            against="off" if condition.is_trial_type else None,
+    questions: list[GroupContrast] = []
+
+    def ask(
+        label: str,
+        task: str | None,
+        description: str,
+        weights: Iterable[tuple[Condition, float]],
+        against: Literal["off", "others"] | None = None,
+    ) -> None:
+        question = GroupContrast(
+            label=label,
+            task=task,
+            description=f"{description} {change}".rstrip(),
+            weights=tuple(weights),
+            against=None if change else against,
         )
-        for condition in effects.conditions
-    ]
-    if len(simple) > 1:
-        questions += [_versus_others(simple, index) for index in range(len(simple))]
+        questions.append(question)
+
+    simple = [condition for condition in effects.conditions if condition.is_trial_type]
+    for own in effects.conditions:
+        description = f"{own.label} (task {own.task}) against the off prompts."
+        pooled: Literal["off"] | None = "off" if own.is_trial_type else None
+        ask(own.label, own.task, description, [(own, 1.0)], pooled)
+    for own in simple if len(simple) > 1 else ():
+        description = f"{own.label} against the mean of the other tasks, within participant."
+        others = -1 / (len(simple) - 1)
+        weights = [(condition, 1.0 if condition is own else others) for condition in simple]
+        ask(f"{own.label}{OTHERS}", own.task, description, weights, "others")
     names = [condition.label for condition in simple]
     for label, expression in named_contrasts(contrasts or [], []).items():
         shared = sorted({name for name in names if names.count(name) > 1})
@@ -110,61 +125,18 @@ def group_contrasts(
                 f"contrast {expression!r}: trial type {', '.join(shared)} occurs in several tasks; "
                 "expected trial types that belong to one task; choose tasks"
             )
-        vector = contrast_vector(expression, pd.DataFrame(columns=names))
-        weights = zip(simple, vector.tolist(), strict=True)
-        questions.append(
-            GroupContrast(
-                label=label,
-                task=None,
-                description=f"{expression}, within participant.",
-                weights=tuple((condition, weight) for condition, weight in weights if weight),
-            )
-        )
-    if change:
-        return tuple(
-            replace(question, description=f"{question.description} {change}", against=None)
-            for question in questions
-        )
+        vector = contrast_vector(expression, pd.DataFrame(columns=names)).tolist()
+        asked = [(own, weight) for own, weight in zip(simple, vector, strict=True) if weight]
+        ask(label, None, f"{expression}, within participant.", asked)
     return tuple(questions)
-
-
-def asked_effects(effects: Effects, question: GroupContrast) -> Effects:
-    """Take the conditions of a question, and the participants who have all of them."""
-    columns = [effects.conditions.index(condition) for condition, _ in question.weights]
-    return effects.take(conditions=columns).complete()
-
-
-def contrast_values(effects: Effects, question: GroupContrast) -> npt.NDArray[np.float64]:
-    """Compute a question's contrast of every participant, shape (n_participants, n_units)."""
-    values = np.zeros((len(effects.participants), effects.values.shape[2]))
-    for column, (_, weight) in enumerate(question.weights):
-        values += weight * effects.values[:, column]
-    return values
 
 
 def shared_prompts(effects: Effects) -> int:
     """Count the prompts that several participants were shown: 0 where draws are disjoint."""
-    shown = Counter(
-        prompt
-        for index in range(len(effects.participants))
-        for prompt in effects.provenance_of([index]).prompts
-    )
+    shown: Counter[str] = Counter()
+    for index in range(len(effects.participants)):
+        shown.update(effects.provenance_of([index]).prompts)
     return sum(count > 1 for count in shown.values())
-
-
-def _versus_others(simple: Sequence[Condition], index: int) -> GroupContrast:
-    others = -1 / (len(simple) - 1)
-    return GroupContrast(
-        label=f"{simple[index].label}{OTHERS}",
-        task=simple[index].task,
-        description=f"{simple[index].label} against the mean of the other tasks, within "
-        "participant.",
-        weights=tuple(
-            (condition, 1.0 if position == index else others)
-            for position, condition in enumerate(simple)
-        ),
-        against="others",
-    )
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -191,7 +163,8 @@ def analyze_contrast(
     n_cpus: int,
 ) -> GroupContrastResult:
     """Test one contrast of the group, and write its maps, thresholds and clusters."""
-    asked = asked_effects(effects, question)
+    columns = [effects.conditions.index(condition) for condition, _ in question.weights]
+    asked = effects.take(conditions=columns).complete()
     check_size(len(asked.participants), what=f"contrast {question.label}")
     label, task, space = question.label, question.task, inputs.space
     writer = MapWriter(
@@ -202,7 +175,9 @@ def analyze_contrast(
         metadata=_metadata(question, asked, inputs),
         question=question.description,
     )
-    values = contrast_values(asked, question)
+    values = np.zeros((len(asked.participants), asked.values.shape[2]))
+    for column, (_, weight) in enumerate(question.weights):
+        values += weight * asked.values[:, column]
     fit = group_statistics(values)
     above = thresholds(fit.z, alpha=options.alpha)
     files = []

@@ -9,6 +9,7 @@ import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
@@ -105,45 +106,6 @@ REFUSALS = (
 """What pybids raises where a model or a table does not fit."""
 
 
-def plan_estimates(
-    layout: BIDSLayout,
-    model: StatsModel,
-    selectors: Mapping[str, Any],
-    files: Sequence[str] | None,
-    *,
-    level: str,
-    drop_missing: bool,
-) -> list[Estimate]:
-    """List what is to be fitted up to a level, each after what it takes its maps from.
-
-    `selectors` choose series by entity, `files` (of a BIDS filter) some of them.
-    """
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # pybids' own, of pandas and of what is checked below
-        with _refused(f"{model.path}: pybids"):
-            graph = BIDSStatsModelsGraph(layout, model.content)
-            graph.load_collections(**{**SERIES, **selectors})
-        plan = _Plan(
-            layout=layout,
-            model=model,
-            files=files,
-            highest=LEVELS.index(level),
-            drop_missing=drop_missing,
-        )
-        plan.add_runs(graph.root_node)
-    paths: dict[Path, str] = {}
-    for estimate in plan.estimates:
-        for contrast in estimate.contrasts:
-            other = paths.setdefault(contrast.path("effect"), contrast.info.name)
-            if other is not contrast.info.name:
-                raise UsageError(
-                    f"{model.path}: {estimate.name}: contrasts {other!r} and "
-                    f"{contrast.info.name!r} would be the same file; rename one, or group by an "
-                    "entity that tells them apart"
-                )
-    return plan.estimates
-
-
 @contextmanager
 def _refused(where: str) -> Iterator[None]:
     """Say of what part of a model pybids complains."""
@@ -156,15 +118,37 @@ def _refused(where: str) -> Iterator[None]:
 
 
 @dataclass(kw_only=True)
-class _Plan:
-    """The estimates as they are found, node after node."""
+class Plan:
+    """The estimates as they are found, node after node up to a level."""
 
     layout: BIDSLayout
     model: StatsModel
-    files: Sequence[str] | None
-    highest: int
+    files: Sequence[str] | None  # of a BIDS filter: some of the series
+    level: str
     drop_missing: bool
     estimates: list[Estimate] = field(default_factory=list)
+
+    def make(self, selectors: Mapping[str, Any]) -> list[Estimate]:
+        """List what is to be fitted, each after what it takes its maps from.
+
+        `selectors` choose series by entity.
+        """
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # pybids' own, of pandas and of what is checked below
+            with _refused(f"{self.model.path}: pybids"):
+                graph = BIDSStatsModelsGraph(self.layout, self.model.content)
+                graph.load_collections(**{**SERIES, **selectors})
+            self._add_runs(graph.root_node)
+        names: dict[Path, str] = {}
+        for contrast in chain(*(estimate.contrasts for estimate in self.estimates)):
+            other = names.setdefault(contrast.path("effect"), contrast.info.name)
+            if other is not contrast.info.name:
+                raise UsageError(
+                    f"{self.model.path}: {contrast.estimate.name}: contrasts {other!r} and "
+                    f"{contrast.info.name!r} would be the same file; rename one, or group by an "
+                    "entity that tells them apart"
+                )
+        return self.estimates
 
     def _at(self, node: Any) -> str:
         """Say where a message is about."""
@@ -177,7 +161,7 @@ class _Plan:
         with _refused(self._at(node)):
             return list(node.run(infos, group_by=node.group_by, **chosen, **options))
 
-    def add_runs(self, node: Any) -> None:
+    def _add_runs(self, node: Any) -> None:
         """Add the estimates of the runs, and of all nodes after."""
         done: dict[str, Estimate] = {}
         for output in self._run_node(node):
@@ -289,7 +273,7 @@ class _Plan:
             log.warning("%s; it is left out", said)
         self.estimates += [estimate for estimate in estimates if estimate.contrasts]
         for edge in node.children:
-            if LEVELS.index(edge.destination.level) <= self.highest:
+            if LEVELS.index(edge.destination.level) <= LEVELS.index(self.level):
                 # the specification's: F contrasts are terminal
                 inputs = [item for item in made if item.test != "F"]
                 self._add_higher(edge.destination, inputs, edge.filter or {})

@@ -2,7 +2,7 @@
 
 import logging
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from itertools import product
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -43,45 +43,23 @@ DEPTHS = (0.4, 0.5)
 """Layers that are searched, as shares of the model's depth."""
 
 
-@dataclass(frozen=True, kw_only=True, eq=False)
-class Responses:
-    """Mean residual streams of prompts with answers, by bank: (n_prompts, n_units) of layers."""
-
-    sites: tuple[Site, ...]
-    by_bank: Mapping[str, Floats]
-    baseline: str
-
-    def at(self, bank: str, site: Site) -> Floats:
-        """Take those of one bank at one site, (n_prompts, width)."""
-        start = 0
-        for known in self.sites:
-            if known.name == site.name:
-                break
-            start += known.width
-        return self.by_bank[bank][:, start : start + site.width]
+Responses = Mapping[str, Floats]
+"""Mean residual streams of prompts with answers after one layer, (n_prompts, width), by bank."""
 
 
-def mean_difference(responses: Responses, bank: str, site: Site) -> Floats:
+def mean_difference(responses: Responses, bank: str, baseline: str) -> Floats:
     """Subtract the mean of the off texts from that of a bank's, (width,)."""
-    off = responses.at(responses.baseline, site)
-    return np.asarray(responses.at(bank, site).mean(axis=0) - off.mean(axis=0))
+    return np.asarray(responses[bank].mean(axis=0) - responses[baseline].mean(axis=0))
 
 
-def versus_others(responses: Responses, bank: str, site: Site) -> Floats:
+def versus_others(responses: Responses, bank: str, baseline: str) -> Floats:
     """Subtract the mean over the other topics' means from the own topic's, (width,)."""
-    others = [
-        responses.at(name, site).mean(axis=0)
-        for name in responses.by_bank
-        if name not in (bank, responses.baseline)
-    ]
-    return np.asarray(responses.at(bank, site).mean(axis=0) - np.mean(others, axis=0))
+    means = {name: values.mean(axis=0) for name, values in responses.items() if name != baseline}
+    return np.asarray(means.pop(bank) - np.mean([*means.values()], axis=0))
 
 
-def shuffled_difference(
-    responses: Responses, bank: str, site: Site, norm: float, rng: np.random.Generator
-) -> Floats:
+def shuffled_difference(on: Floats, off: Floats, norm: float, rng: np.random.Generator) -> Floats:
     """Take the difference of means of the same texts with on and off shuffled, at a norm."""
-    on, off = responses.at(bank, site), responses.at(responses.baseline, site)
     pooled = rng.permutation(np.concatenate([on, off]))
     return at_norm(pooled[: len(on)].mean(axis=0) - pooled[len(on) :].mean(axis=0), norm)
 
@@ -138,13 +116,17 @@ class Scene:
 
     def learn(self, bar: Any) -> None:
         """Answer the defining prompts of each bank, and learn and test the classifier."""
-        n_tokens, by_bank = self.options.n_tokens, {}
+        n_tokens = self.options.n_tokens
+        stops = np.cumsum([site.width for site in self.sites])[:-1]
+        self.responses: dict[str, dict[str, Floats]] = {site.name: {} for site in self.sites}
         learned: list[tuple[str, str]] = []
         tests: list[tuple[str, str]] = []
         for bank, prompts in self.defining.items():
             known = answer(self.subject, prompts, n_tokens=n_tokens)
             # answers alone are often formulas ("The answer is:"): the prompt says the topic
-            by_bank[bank] = text_means(self.subject.loaded, known, self.sites)
+            means = text_means(self.subject.loaded, known, self.sites)
+            for site, values in zip(self.sites, np.split(means, stops, axis=1), strict=True):
+                self.responses[site.name][bank] = values
             words = [prompt.text for prompt in self.subject.shown_of(bank, 100)]
             learned += [(text, bank) for text in (*words, *known.texts)]
             bar.update()
@@ -153,18 +135,16 @@ class Scene:
             unseen = answer(self.subject, self.held_out[bank][-half:], n_tokens=n_tokens)
             tests += [(text, bank) for text in unseen.texts]
             bar.update()
-        baseline = self.subject.baseline
-        self.responses = Responses(sites=self.sites, by_bank=by_bank, baseline=baseline)
         self.classifier = TextClassifier.fit(*zip(*learned, strict=True)).tested(
             *zip(*tests, strict=True)
         )
 
     def direction(self, task: str, site: Site) -> Floats:
         """Give the direction of a topic after a layer, (width,)."""
-        bank = self.subject.banks[task]
+        bank, baseline = self.subject.banks[task], self.subject.baseline
         if self.kind == "vs-others":
-            return versus_others(self.responses, bank, site)
-        means = mean_difference(self.responses, bank, site)
+            return versus_others(self.responses[site.name], bank, baseline)
+        means = mean_difference(self.responses[site.name], bank, baseline)
         if self.kind == "means":
             return means
         dataset = self.subject.dataset
@@ -255,7 +235,8 @@ class TopicStudy:
         self, site: Site, vector: Floats, strength: float
     ) -> tuple[pd.DataFrame, pd.DataFrame]:
         """Measure the direction and its controls on prompts that chose nothing."""
-        norm, responses = float(np.linalg.norm(vector)), self.scene.responses
+        norm, responses = float(np.linalg.norm(vector)), self.scene.responses[site.name]
+        on, off = responses[self.bank], responses[self.subject.baseline]
         rng = np.random.default_rng([self.subject.seed, self.class_index])
         controls = range(self.options.n_controls)
 
@@ -266,10 +247,7 @@ class TopicStudy:
             "none": [self._answer(self.report_prompts)],
             "direction": [steered(vector)],
             "random": [steered(random_direction(site.width, norm, rng)) for _ in controls],
-            "shuffled": [
-                steered(shuffled_difference(responses, self.bank, site, norm, rng))
-                for _ in controls
-            ],
+            "shuffled": [steered(shuffled_difference(on, off, norm, rng)) for _ in controls],
         }
         if self.options.minus:
             others = [other for other in self.subject.banks if other != self.task]

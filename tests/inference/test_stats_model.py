@@ -14,7 +14,7 @@ from nilearn.glm.second_level import SecondLevelModel
 from llm2bids.exceptions import InferenceError, Llm2bidsError, UsageError
 from llm2bids.inference.analyze_model import analyze_model, open_layout
 from llm2bids.inference.stats_model import read_stats_model
-from llm2bids.inference.stats_model_plan import plan_estimates
+from llm2bids.inference.stats_model_plan import Plan
 from tests.people import EVENTS, FACTOR, MODEL, N_VOLUMES, T_R, boxcar, make_people
 
 
@@ -55,8 +55,8 @@ def design_of(people):
         def plan(path):
             chosen = {"space": ["Tiny"], "subject": ["01"], "run": [1]}
             model = read_stats_model(path)
-            options = {"level": "run", "drop_missing": False}
-            return plan_estimates(layout, model, chosen, None, **options)[0].design
+            plan = Plan(layout=layout, model=model, files=None, level="run", drop_missing=False)
+            return plan.make(chosen)[0].design
 
         yield plan
 

@@ -13,7 +13,6 @@ from llm2bids.intervention.answers import TextClassifier, distinct_2
 from llm2bids.intervention.results import load_results
 from llm2bids.intervention.steer import steer
 from llm2bids.intervention.steer_study import (
-    Responses,
     at_norm,
     mean_difference,
     random_direction,
@@ -23,7 +22,6 @@ from llm2bids.intervention.steer_study import (
 from llm2bids.intervention.subject import Subject
 from llm2bids.model.edit import load_edit
 from llm2bids.model.text import encode
-from llm2bids.model.units import Site
 
 QUICK = {
     "n_prompts": 6, "n_defining": 5, "n_tokens": 4, "n_controls": 1, "layers": (1,),
@@ -133,23 +131,17 @@ def test_no_more_variety_is_asked_than_intact_answers_have(scanned, analysed, mo
 
 
 def test_controls_have_the_norm_of_the_direction():
-    site, other = (Site(name=f"l.{n}", layer=n, role="residual", width=3) for n in (0, 1))
     rng = np.random.default_rng(0)
-    values = {name: rng.normal(size=(4, 6)).astype("f4") for name in ("tea", "coffee", "milk")}
-    values["off"] = rng.normal(size=(5, 6)).astype("f4")
-    responses = Responses(sites=(site, other), by_bank=values, baseline="off")
+    values = {name: rng.normal(size=(4, 3)).astype("f4") for name in ("tea", "coffee", "milk")}
+    values["off"] = rng.normal(size=(5, 3)).astype("f4")
+    mean = {name: of_bank.mean(axis=0) for name, of_bank in values.items()}
     np.testing.assert_allclose(
-        mean_difference(responses, "tea", other),
-        values["tea"][:, 3:].mean(0) - values["off"][:, 3:].mean(0), atol=1e-6,
-    )  # fmt: skip
-    np.testing.assert_allclose(
-        versus_others(responses, "tea", site),
-        values["tea"][:, :3].mean(0)
-        - (values["coffee"][:, :3].mean(0) + values["milk"][:, :3].mean(0)) / 2,
-        atol=1e-6,
+        mean_difference(values, "tea", "off"), mean["tea"] - mean["off"], atol=1e-6
     )
+    others = (mean["coffee"] + mean["milk"]) / 2
+    np.testing.assert_allclose(versus_others(values, "tea", "off"), mean["tea"] - others, atol=1e-6)
     assert np.linalg.norm(random_direction(3, 2.5, rng)) == pytest.approx(2.5)
-    shuffled = shuffled_difference(responses, "tea", site, 2.5, rng)
+    shuffled = shuffled_difference(values["tea"], values["off"], 2.5, rng)
     assert np.linalg.norm(shuffled) == pytest.approx(2.5)
     assert at_norm(np.zeros(3), 2.0).tolist() == [0, 0, 0]
 
