@@ -254,22 +254,16 @@ def prompt_means(
            [9., 9.]])]
     """
     counts = np.bincount(trials)
-    done = np.zeros_like(counts)
+    place = pd.Series(trials).groupby(trials).cumcount().to_numpy()  # of a volume in its trial
     ends = [counts if limit is None else np.minimum(counts, limit) for limit in n_tokens]
-    means = [np.empty((counts.size, n_units)) for _ in n_tokens]
-    sums: dict[int, npt.NDArray[np.float64]] = {}  # of the trials that have begun
+    means = [np.zeros((counts.size, n_units)) for _ in n_tokens]
     for start, values in blocks:
-        for row, trial in enumerate(trials[start : start + len(values)].tolist()):
-            if trial in sums:
-                sums[trial] += values[row]
-            else:
-                sums[trial] = values[row].astype(np.float64)
-            done[trial] += 1
+        for row, volume in enumerate(values, start):
             for mean, end in zip(means, ends, strict=True):
-                if done[trial] == end[trial]:
-                    np.divide(sums[trial], end[trial], out=mean[trial])
-            if done[trial] == counts[trial]:
-                del sums[trial]
+                if place[row] < end[trials[row]]:
+                    mean[trials[row]] += volume
+    for mean, end in zip(means, ends, strict=True):
+        mean /= end[:, np.newaxis]
     return means
 
 

@@ -1,6 +1,6 @@
 """Monitor: the activity of a network at each token, and what it tells apart."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from itertools import product
@@ -15,7 +15,7 @@ from tqdm.auto import tqdm
 from llm2bids.exceptions import UsageError
 from llm2bids.inference.rates import roc_area
 from llm2bids.inference.statmap import write_json
-from llm2bids.intervention.answers import answer
+from llm2bids.intervention.answers import TextClassifier, answer
 from llm2bids.intervention.results import InterventionResult
 from llm2bids.intervention.subject import SubjectOptions, TopicOptions, Topics, open_topics
 from llm2bids.intervention.units import choose_units
@@ -129,6 +129,7 @@ class _Read:
 
 
 Reads = Mapping[str, list[_Read]]
+Shown = Mapping[str, Sequence[Prompt]]
 """By topic, or ``off``."""
 
 
@@ -213,8 +214,11 @@ class _Monitor:
                 bar.update()
                 tested[label] = self.read(held_out[label])
                 bar.update()
-        rows = self._network_rows(tested) + self._probe_rows(learned, tested)
-        rows += self._word_rows(shown, held_out)
+        rows = [
+            row
+            for scored in self._scores(learned, tested, shown, held_out)
+            for row in self._rows(*scored)
+        ]
         return InterventionResult(
             name="monitor", stem="monitor",
             tables={"monitor": pd.DataFrame(rows), "detection": self._detection(learned, tested)},
@@ -227,53 +231,43 @@ class _Monitor:
             notes=NOTES, n_shown=2,
         )  # fmt: skip
 
-    def _network_rows(self, tested: Reads) -> list[dict[str, Any]]:
-        rows = []
+    def _scores(
+        self, learned: Reads, tested: Reads, shown: Shown, held_out: Shown
+    ) -> Iterator[tuple[str, str, Sequence[str], Mapping[str, Floats]]]:
+        """Score held-out prompts: name, position, classes, and (n_prompts, n_classes) by topic."""
+        from sklearn.linear_model import LogisticRegression
+        from sklearn.pipeline import make_pipeline
+        from sklearn.preprocessing import StandardScaler
+
         for position in POSITIONS:
             scores = {
                 name: np.stack([read.at(position, read.scores) for read in reads])
                 for name, reads in tested.items()
             }
-            rows += self._rows(scores, self.labels, "network", position)
-        return rows
-
-    def _probe_rows(self, learned: Reads, tested: Reads) -> list[dict[str, Any]]:
-        """Learn a linear probe of all classes at each position."""
-        from sklearn.linear_model import LogisticRegression
-        from sklearn.pipeline import make_pipeline
-        from sklearn.preprocessing import StandardScaler
-
-        def streams(reads: Sequence[_Read], position: str) -> npt.NDArray[Any]:
-            return np.stack([read.at(position, read.stream) for read in reads])
-
-        rows = []
+            yield "network", position, self.labels, scores
         for position in POSITIONS:
+            x, unseen = (
+                {
+                    name: np.stack([read.at(position, read.stream) for read in reads])
+                    for name, reads in of_topics.items()
+                }
+                for of_topics in (learned, tested)
+            )
+            y = [name for name, reads in learned.items() for _ in reads]
             probe = make_pipeline(StandardScaler(), LogisticRegression(C=0.01, max_iter=500))
-            x = np.concatenate([streams(reads, position) for reads in learned.values()])
-            probe.fit(x, [name for name, reads in learned.items() for _ in reads])
-            p = {
-                name: probe.predict_proba(streams(reads, position))
-                for name, reads in tested.items()
-            }
-            rows += self._rows(p, list(probe.classes_), "linear probe", position)
-        return rows
-
-    def _word_rows(
-        self, shown: Mapping[str, Sequence[Prompt]], held_out: Mapping[str, Sequence[Prompt]]
-    ) -> list[dict[str, Any]]:
-        """Learn the words of the prompts."""
-        from llm2bids.intervention.answers import TextClassifier
-
-        learned = [(p.text, name) for name, prompts in shown.items() for p in prompts]
-        words = TextClassifier.fit(*zip(*learned, strict=True))
+            probe.fit(np.concatenate([*x.values()]), y)
+            p = {name: probe.predict_proba(streams) for name, streams in unseen.items()}
+            yield "linear probe", position, list(probe.classes_), p
+        texts = [(prompt.text, name) for name, prompts in shown.items() for prompt in prompts]
+        words = TextClassifier.fit(*zip(*texts, strict=True))
         p = {
             name: words.probabilities([prompt.text for prompt in prompts])
             for name, prompts in held_out.items()
         }
-        return self._rows(p, words.classes, "word counts", "prompt")
+        yield "word counts", "prompt", words.classes, p
 
     def _rows(
-        self, scores: Mapping[str, Floats], classes: Sequence[str], score: str, position: str
+        self, score: str, position: str, classes: Sequence[str], scores: Mapping[str, Floats]
     ) -> list[dict[str, Any]]:
         """Compare scores (n_prompts, n_classes) of each topic with those of off and of others."""
         rows = []
