@@ -59,7 +59,7 @@ class Effects:
     values: Floats32
     participants: tuple[str, ...]
     conditions: tuple[Condition, ...]
-    made_from: tuple[tuple[Provenance, ...], ...]
+    made_from: npt.NDArray[np.object_]  # of `Provenance`
     mask: npt.NDArray[np.bool_]
     options: AnalysisOptions
 
@@ -77,16 +77,16 @@ class Effects:
     @property
     def has(self) -> npt.NDArray[np.bool_]:
         """Which participants have which conditions, shape (n_participants, n_conditions)."""
-        return np.array([[bool(made) for made in row] for row in self.made_from], dtype=np.bool_)
+        return self.made_from.astype(np.bool_)
 
     @cached_property
     def provenance(self) -> Provenance:
         """All that the maps were made from."""
-        return Provenance.union(made for row in self.made_from for made in row)
+        return Provenance.union(self.made_from.flat)
 
     def provenance_of(self, participants: Sequence[int]) -> Provenance:
         """Say which data the maps of some participants come from."""
-        return Provenance.union(made for index in participants for made in self.made_from[index])
+        return Provenance.union(self.made_from[list(participants)].flat)
 
     def take(
         self, participants: Sequence[int] | None = None, conditions: Sequence[int] | None = None
@@ -99,9 +99,7 @@ class Effects:
             values=self.values[np.ix_(rows, columns)],
             participants=tuple(self.participants[row] for row in rows),
             conditions=tuple(self.conditions[column] for column in columns),
-            made_from=tuple(
-                tuple(self.made_from[row][column] for column in columns) for row in rows
-            ),
+            made_from=self.made_from[np.ix_(rows, columns)],
         )
 
     def complete(self) -> "Effects":
@@ -117,7 +115,7 @@ class Effects:
             )
         mean = self.values.mean(axis=1, keepdims=True)
         factor = np.float32(n_tasks / (n_tasks - 1))
-        made_from = tuple((Provenance.union(row),) * n_tasks for row in self.made_from)
+        made_from = np.array([[Provenance.union(row)] * n_tasks for row in self.made_from])
         return replace(self, values=(self.values - mean) * factor, made_from=made_from)
 
 
@@ -137,10 +135,8 @@ def effects_difference(edited: Effects, intact: Effects, session: str) -> Effect
         )
         for effects in (edited, intact)
     )
-    made_from = tuple(
-        tuple(a | b if a and b else Provenance() for a, b in zip(*rows, strict=True))
-        for rows in zip(first.made_from, second.made_from, strict=True)
-    )
+    both = first.has & second.has
+    made_from = np.where(both, first.made_from | second.made_from, Provenance())
     return replace(first, values=first.values - second.values, made_from=made_from)
 
 
@@ -228,16 +224,16 @@ def _stacked(
     conditions = tuple(dict.fromkeys(condition for _, condition in maps))
     shape = (len(participants), len(conditions), int(mask.sum()))
     values = np.full(shape, np.nan, dtype=np.float32)
-    made_from = [[Provenance()] * len(conditions) for _ in participants]
+    made_from = np.full(shape[:2], Provenance())
     for (label, condition), (effect, made) in maps.items():
         row, column = participants.index(label), conditions.index(condition)
         values[row, column] = effect
-        made_from[row][column] = made
+        made_from[row, column] = made
     return Effects(
         values=values,
         participants=participants,
         conditions=conditions,
-        made_from=tuple(map(tuple, made_from)),
+        made_from=made_from,
         mask=mask,
         options=options,
     )

@@ -299,18 +299,18 @@ def _effects(prompts: Prompts, values: Floats32) -> Effects:
         task: np.isin(prompts.run_names, [run.name for run in prompts.runs if run.task == task])
         for task in {condition.task for condition in prompts.conditions}
     }
-    made_from = tuple(
-        tuple(
+    made_from = [
+        [
             prompts.provenance((prompts.participants == who) & of_task[condition.task])
             for condition in prompts.conditions
-        )
+        ]
         for who in prompts.people
-    )
+    ]
     return Effects(
         values=values,
         participants=prompts.people,
         conditions=prompts.conditions,
-        made_from=made_from,
+        made_from=np.array(made_from),
         mask=prompts.mask,
         options=prompts.options,
     )

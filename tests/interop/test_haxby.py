@@ -83,9 +83,11 @@ def test_categories_are_identified_as_numpy_does(effects):
         values=effects,
         participants=labels,
         conditions=tuple(Condition(task=c, label=c, expression=c) for c in CATEGORIES),
-        made_from=tuple(
-            tuple(Provenance.of(participants=[who], runs=[f"{who}{c}"]) for c in CATEGORIES)
-            for who in labels
+        made_from=np.array(
+            [
+                [Provenance.of(participants=[who], runs=[f"{who}{c}"]) for c in CATEGORIES]
+                for who in labels
+            ]
         ),
         mask=np.ones(effects.shape[2], dtype=bool),
         options=AnalysisOptions(),
