@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 
 from llm2bids.intervention import results
-from llm2bids.intervention.lesion_tables import Drawn, Measured, lesion_result
+from llm2bids.intervention.lesion_tables import Measured, lesion_result
 from llm2bids.intervention.results import load_results
 from llm2bids.report.interventions import intervention_sections
 from llm2bids.report.lesions import write_figures
@@ -20,16 +20,14 @@ def nll(own, other, off):
 @pytest.fixture
 def result():
     lesions = [
-        Measured("tea", dose, 4, "tea", nll(gain, 0.02, 0.01))
-        for dose, gain in ((1, 0.4), (3, 0.77))
+        Measured("tea", dose, "tea", nll(gain, 0.02, 0.01)) for dose, gain in ((1, 0.4), (3, 0.77))
     ]
-    lesions += [Measured("coffee", dose, 4, "coffee", nll(0.3, 0.2, 0.15)) for dose in (1, 3)]
-    draws = [Drawn("matched", "tea", 1, n, "tea", nll(0.1 * n, 0, 0)) for n in range(3)]
+    lesions += [Measured("coffee", dose, "coffee", nll(0.3, 0.2, 0.15)) for dose in (1, 3)]
+    draws = [
+        Measured("tea", 1, "tea", nll(0.1 * n, 0, 0), kind="matched", draw=n) for n in range(3)
+    ]
     return lesion_result(
-        nll(0, 0, 0),
-        lesions,
-        draws=draws,
-        untrained=None,
+        [Measured(nll=nll(0, 0, 0), kind="intact"), *lesions, *draws],
         related={"tea": (), "coffee": ()},
         prompts={name: list("abcde") for name in ("tea", "coffee", "off")},
         seed=0,
