@@ -136,7 +136,12 @@ def _fit_block(
             )
         still = np.ptp(y, axis=0) == 0
         constant &= still
-        label, result = _run_glm(y, design, noise_model, still)
+        # A still voxel has no autocorrelation (0/0); a millionth of an sd of noise keeps nilearn
+        # from a singular matrix, and where no run varies the maps are set to 0 afterwards.
+        if noise_model != "ols" and still.any():
+            y = np.array(y)
+            y[:, still] += 1e-6 * np.random.default_rng(0).standard_normal((len(y), 1))
+        label, result = run_glm(y, design.to_numpy(), noise_model=noise_model, random_state=0)
         labels.append(label)
         results.append(result)
         for key, fit in result.items():
@@ -161,27 +166,11 @@ def _fit_block(
     return block
 
 
-def _run_glm(
-    y: Floats, design: pd.DataFrame, noise_model: str, still: npt.NDArray[np.bool_]
-) -> tuple[npt.NDArray[Any], dict[Any, Any]]:
-    # A still voxel has no autocorrelation (0/0); a millionth of an sd of noise keeps nilearn from
-    # a singular matrix, and where no run varies the maps are set to 0 afterwards.
-    if noise_model != "ols" and still.any():
-        y = np.array(y)
-        y[:, still] += 1e-6 * np.random.default_rng(0).standard_normal((len(y), 1))
-    made: tuple[Any, Any] = run_glm(y, design.to_numpy(), noise_model=noise_model, random_state=0)
-    return made
-
-
 def _explained(fit: Any) -> Floats:
     """Give nilearn's R squared of a fit, (n_units,); 0 where a series does not vary."""
-    explained, total = _spread(fit.predicted), _spread(fit.whitened_Y)
+    centred = [values - values.mean(axis=0) for values in (fit.predicted, fit.whitened_Y)]
+    explained, total = (np.einsum("tv,tv->v", values, values) for values in centred)
     return np.asarray(np.divide(explained, total, out=np.zeros_like(total), where=total > 0))
-
-
-def _spread(values: Floats) -> Floats:
-    centred = values - values.mean(axis=0)
-    return np.asarray(np.einsum("tv,tv->v", centred, centred))
 
 
 def _lag1(residuals: Floats) -> Floats:

@@ -28,9 +28,6 @@ from llm2bids.exceptions import InferenceError, UsageError
 
 Correction = Literal["none", "bonferroni", "fdr"]
 
-_MEASURED = "variance_components.json"
-"""Name of the shipped components, beside this file; written by ``scripts/power_figure.py``."""
-
 
 @dataclass(frozen=True, kw_only=True)
 class VarianceComponents:
@@ -76,7 +73,8 @@ def mean_variance(n_tokens: int, autocorrelation: float) -> float:
 
 def shipped_components() -> VarianceComponents:
     """Read the components that were measured for the embedded model."""
-    file = importlib.resources.files("llm2bids.inference") / _MEASURED
+    # scripts/power_figure.py writes them
+    file = importlib.resources.files("llm2bids.inference") / "variance_components.json"
     return read_components(json.loads(file.read_text(encoding="utf-8")))
 
 
