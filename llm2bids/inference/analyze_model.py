@@ -20,7 +20,7 @@ from llm2bids.inference.runs import in_parallel
 from llm2bids.inference.statmap import start_output
 from llm2bids.inference.stats_model import LEVELS, StatsModel, read_stats_model
 from llm2bids.inference.stats_model_fit import Runner
-from llm2bids.inference.stats_model_plan import REFUSALS, SERIES, Plan
+from llm2bids.inference.stats_model_plan import ENTITIES, REFUSALS, SERIES, Plan
 from llm2bids.options import split_options, takes_options
 from llm2bids.store.commit import replace_text
 from llm2bids.store.files import data_files
@@ -171,13 +171,15 @@ def _selectors(
 ) -> dict[str, Any]:
     """Choose series by the model's Input and what was asked; each value must be there."""
     selectors: dict[str, list[Any]] = dict(model.inputs)
-    for name, values in {
-        "subject": _stripped(asked.participant_label, "sub-"),
-        "session": _stripped(asked.session_label, "ses-"),
-        "task": _stripped(asked.task, "task-"),
+    asked_for = {
+        "subject": asked.participant_label,
+        "session": asked.session_label,
+        "task": asked.task,
         "space": None if asked.space is None else [asked.space],
-    }.items():
-        if values is not None:
+    }
+    for name, given in asked_for.items():
+        if given is not None:
+            values = [value.removeprefix(f"{ENTITIES[name]}-") for value in given]
             both = [value for value in values if value in selectors.get(name, values)]
             if not both:
                 raise UsageError(
@@ -201,10 +203,6 @@ def _selectors(
             )
         selectors |= {"space": spaces} if spaces else {}
     return selectors
-
-
-def _stripped(labels: Sequence[str] | None, prefix: str) -> list[str] | None:
-    return None if labels is None else [label.removeprefix(prefix) for label in labels]
 
 
 def _start(out_dir: Path, bids_dir: Path, derivative: Path, model: StatsModel) -> None:

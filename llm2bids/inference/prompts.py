@@ -26,6 +26,7 @@ from llm2bids.inference.inputs import Inputs
 from llm2bids.inference.options import AnalysisOptions
 from llm2bids.inference.provenance import Provenance
 from llm2bids.inference.runs import RunData, prompt_series, run_design
+from llm2bids.recording.batches import mapped_values
 
 OFF = ""
 """Trial type of the off prompts."""
@@ -251,7 +252,10 @@ def read_prompts(
     conditions = _trial_types(runs) if conditions is None else tuple(conditions)
     steps, omitted = _first_token_weights(loaded, options, conditions) if first_tokens else ({}, {})
     n_prompts, n_units = sum(len(run.prompt_ids) for run in runs), int(inputs.units.sum())
-    values = _allocate((n_prompts, n_units), mem_gb=mem_gb, work_dir=work_dir)
+    if mem_gb is None or 4 * n_prompts * n_units <= mem_gb * 1e9:
+        values: Floats32 = np.empty((n_prompts, n_units), dtype=np.float32)
+    else:
+        values = mapped_values(n_prompts, n_units, work_dir or Path(tempfile.gettempdir()))
     early = {n: np.zeros((*weights.shape[:2], n_units), np.float32) for n, weights in steps.items()}
     people, stop = _people(runs), 0
     for run in tqdm(loaded, desc="prompts", file=sys.stderr, disable=not progress):
@@ -347,12 +351,3 @@ def _trial_types(runs: Sequence[PromptRun]) -> tuple[Condition, ...]:
     """List each task's trial types as conditions."""
     kinds = {(run.task, kind) for run in runs for kind in run.trial_types if kind != OFF}
     return tuple(Condition(task=task, label=kind, expression=kind) for task, kind in sorted(kinds))
-
-
-def _allocate(shape: tuple[int, int], *, mem_gb: float | None, work_dir: Path | None) -> Floats32:
-    if mem_gb is None or 4 * shape[0] * shape[1] <= mem_gb * 1e9:
-        return np.empty(shape, dtype=np.float32)
-    if work_dir is not None:
-        work_dir.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryFile(dir=work_dir) as file:  # unnamed: it goes with the mapping
-        return np.memmap(file, dtype=np.float32, mode="w+", shape=shape)
