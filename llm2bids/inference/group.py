@@ -21,9 +21,7 @@ from llm2bids.inference.runs import prompt_series
 from llm2bids.inference.second_level import (
     PooledTest,
     check_size,
-    cluster_map,
-    cluster_table,
-    find_clusters,
+    cluster,
     group_statistics,
     height_threshold,
     permutation_test,
@@ -301,17 +299,16 @@ def _write_thresholded(
     control, alpha, affine = options.height_control, options.alpha, writer.space.affine
     grid = grid_of(z.astype(np.float32), writer.voxels, writer.space)
     threshold = height_threshold(z, alpha=alpha, height_control=control)
-    clusters = find_clusters(grid, threshold, options.cluster_threshold)
+    kept, table = cluster(grid, affine, threshold, options.cluster_threshold, options.min_distance)
     more: dict[str, object] = {
         "Alpha": alpha,
         "Threshold": threshold if np.isfinite(threshold) else None,
         "ClusterThreshold": options.cluster_threshold,
     }
     description = f"z above the two-sided {control} threshold."
-    kept = cluster_map(grid, clusters)
     files = [writer.write(kept, description, more=more, stat="z", desc=control)]
     files.append(writer.path("clusters.tsv", desc=control))
-    write_table(files[-1], cluster_table(grid, affine, clusters, options.min_distance))
+    write_table(files[-1], table)
     height = options.true_discovery_threshold
     if height is not None:
         bound = true_discoveries(

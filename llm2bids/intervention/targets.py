@@ -25,7 +25,7 @@ from llm2bids.intervention.subject import (
 from llm2bids.intervention.trial import Texts, Trial, TrialOptions
 from llm2bids.intervention.units import Sign, default_sites, site_mask
 from llm2bids.options import check_least, option, shared, split_options, takes_options
-from llm2bids.space.stat_map import select_units
+from llm2bids.space.stat_map import select_units, units_at
 
 Floats = npt.NDArray[np.float64]
 Marks = npt.NDArray[np.bool_]
@@ -309,19 +309,12 @@ class _Targets:
         return pd.DataFrame(rows)
 
     def _neurons(self, choices: Mapping[str, Marks], gains: Any) -> pd.DataFrame:
-        sites = [layer.site for layer in self.layers]
-        within = np.concatenate([np.arange(site.width) for site in sites])
-        module = np.repeat([site.name for site in sites], [site.width for site in sites])
-        return pd.DataFrame(
-            {
-                "address": [f"{m}[{u}]" for m, u in zip(module, within, strict=True)],
-                "layer": np.repeat([s.layer for s in sites], [s.width for s in sites]),
-                "unit": within,
-                "effect": self.effect[self.neurons],
-                "network": choices["network"].astype(int),
-                "fisher": gains.fisher,
-                **{f"{kind}_gain": v.mean(axis=0) for kind, v in gains.gains.items()},
-            }
+        units = units_at(self.subject.dataset.space, self.neurons)[["address", "layer", "unit"]]
+        return units.assign(
+            effect=self.effect[self.neurons],
+            network=choices["network"].astype(int),
+            fisher=gains.fisher,
+            **{f"{kind}_gain": v.mean(axis=0) for kind, v in gains.gains.items()},
         )
 
     def _modules(self, gains: Any) -> tuple[pd.DataFrame, float]:
@@ -331,9 +324,8 @@ class _Targets:
         top = inside[select_units(self.effect[inside], top_percent=NETWORK_PERCENT)]
         names = [name.removesuffix(".weight") for name in gains.modules]
         slices = [space.site_slices.get(name) for name in names]
-        share = np.array(
-            [np.nan if s is None else ((top >= s.start) & (top < s.stop)).mean() for s in slices]
-        )
+        in_top = np.isin(np.arange(space.n_units), top)
+        share = np.array([np.nan if s is None else in_top[s].sum() / top.size for s in slices])
         own = gains.module_gains["own"].mean(axis=0)
         table = pd.DataFrame(
             {

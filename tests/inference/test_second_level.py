@@ -12,9 +12,7 @@ from scipy import ndimage, stats
 
 from llm2bids.exceptions import InferenceError
 from llm2bids.inference.second_level import (
-    cluster_map,
-    cluster_table,
-    find_clusters,
+    cluster,
     group_statistics,
     height_threshold,
     permutation_test,
@@ -46,10 +44,7 @@ def group(mask_img, *, effect=0.0, n=N, seed=0):
 def kept_and_listed(z_img, threshold, *, cluster_threshold=0, min_distance=8.0):
     """What clusters leave of a map, and their table."""
     grid = z_img.get_fdata(dtype=np.float32)
-    clusters = find_clusters(grid, threshold, cluster_threshold)
-    return cluster_map(grid, clusters), cluster_table(
-        grid, z_img.affine, clusters, min_distance=min_distance
-    )
+    return cluster(grid, z_img.affine, threshold, cluster_threshold, min_distance)
 
 
 def test_the_mean_of_the_participants_against_scipy(mask_img):
