@@ -20,7 +20,7 @@ from llm2bids.intervention.edit import Method, identity, method_values
 from llm2bids.intervention.lesion_tables import OFF, Measured, lesion_result
 from llm2bids.intervention.results import InterventionResult
 from llm2bids.intervention.subject import Topics
-from llm2bids.intervention.units import default_sites, site_mask
+from llm2bids.intervention.units import site_mask
 from llm2bids.model.edit import Edit, check_weights, grouped, load_edit
 from llm2bids.space.space import Space
 from llm2bids.space.stat_map import select_units
@@ -62,8 +62,7 @@ class Study:
     def inside(self) -> Units:
         """Units that may be lesioned, in recording order."""
         space = self.subject.dataset.space
-        patterns = default_sites(space.sites) if self.options.sites is None else self.options.sites
-        return np.flatnonzero(site_mask(space, patterns) & self.subject.effects.mask)
+        return np.flatnonzero(site_mask(space, self.options.sites) & self.subject.effects.mask)
 
     @cached_property
     def maps(self) -> npt.NDArray[np.float64]:

@@ -18,7 +18,7 @@ from llm2bids.network.network import Network, load_network
 from llm2bids.space.arrange import chosen_sites
 from llm2bids.space.atlas import head_atlas, site_atlas
 from llm2bids.space.space import Space
-from llm2bids.space.stat_map import check_threshold, select_units, unit_values
+from llm2bids.space.stat_map import select_units, unit_values
 from llm2bids.store.json import read_json
 
 Sign = Literal["both", "positive", "negative"]
@@ -95,8 +95,9 @@ def default_sites(sites: Sequence[Site]) -> tuple[str, ...]:
     return tuple(first.values())
 
 
-def site_mask(space: Space, patterns: Sequence[str]) -> npt.NDArray[np.bool_]:
-    """Mark the units of the sites that patterns match, (n_units,)."""
+def site_mask(space: Space, patterns: Sequence[str] | None) -> npt.NDArray[np.bool_]:
+    """Mark the units of the sites that patterns match, or of the default ones, (n_units,)."""
+    patterns = default_sites(space.sites) if patterns is None else patterns
     inside = np.zeros(space.n_units, dtype=bool)
     for site in chosen_sites(space, patterns):
         inside[space.site_slices[site.name]] = True
@@ -125,16 +126,17 @@ def _units_of_map(
     space = dataset.space
     if top_percent is None and threshold is None:
         top_percent = DEFAULT_TOP
-    check_threshold(threshold, top_percent, two_sided=sign == "both")
     if sign not in get_args(Sign):
         raise UsageError(f"sign {sign!r} is unknown; expected {', '.join(get_args(Sign))}")
     values = unit_values(stat_img, space, fingerprint=(dataset.fingerprint, space.fingerprint()))
-    patterns = default_sites(space.sites) if sites is None else tuple(sites)
-    inside = np.flatnonzero(site_mask(space, patterns))
+    inside = np.flatnonzero(site_mask(space, sites))
     ranked = values[inside] if sign != "negative" else -values[inside]
-    chosen = inside[
-        select_units(ranked, threshold=threshold, top_percent=top_percent, two_sided=sign == "both")
-    ]
+    limits: dict[str, Any] = {
+        "threshold": threshold,
+        "top_percent": top_percent,
+        "two_sided": sign == "both",
+    }
+    chosen = inside[select_units(ranked, **limits)]
     name = stat_img if isinstance(stat_img, str | Path) else type(stat_img).__name__
     if not chosen.size:
         largest = np.nanmax(np.append(np.abs(ranked) if sign == "both" else ranked, -np.inf))
@@ -146,7 +148,9 @@ def _units_of_map(
         )
     size = {"both": "|value|", "positive": "value", "negative": "-value"}[sign]
     limit = f"{size} > {threshold:g}" if threshold is not None else f"top {top_percent:g} % {size}"
-    shown = _shown_sites(space, patterns)
+    roles = {site.name: site.role for site in space.sites}  # sites are many
+    patterns = default_sites(space.sites) if sites is None else sites
+    shown = ", ".join(dict.fromkeys(roles.get(pattern, pattern) for pattern in patterns))
     return Units(
         units=chosen,
         values=values[chosen],
@@ -203,9 +207,3 @@ def _units_of_atlas(
         criterion="all units of these regions",
         provenance=Provenance(),
     )
-
-
-def _shown_sites(space: Space, patterns: Sequence[str]) -> str:
-    """Name sites by their roles, as they are many."""
-    named = {site.name: site.role for site in space.sites}
-    return ", ".join(dict.fromkeys(named.get(pattern, pattern) for pattern in patterns))
