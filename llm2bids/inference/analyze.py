@@ -24,7 +24,7 @@ from llm2bids.inference.options import (
     Processors,
     Selection,
 )
-from llm2bids.inference.participant import Fit, caution, choose_runs, fit_and_write, fits_on_cluster
+from llm2bids.inference.participant import Analysis, Fit, caution
 from llm2bids.inference.provenance import check_arrangement_prompts
 from llm2bids.inference.runs import in_parallel
 from llm2bids.inference.statmap import checked_output, list_group, list_participants, start_output
@@ -104,31 +104,31 @@ def analyze_participants(
     selection, model, processors, memory = split_options(
         options, ParticipantSelection, AnalysisOptions, Processors, Memory
     )
-    out_dir = Path(out_dir)
-    sessions = open_sessions(Path(bids_dir), selection, use=model.use)
-    chosen = choose_runs(sessions, selection)
-    inputs = sessions[0]
+    analysis = Analysis(
+        bids_dir=Path(bids_dir),
+        out_dir=Path(out_dir),
+        selection=selection,
+        options=model,
+        memory=memory,
+        n_cpus=processors.n_cpus,
+    )
+    chosen = analysis.choose()
+    inputs = chosen[0][0]
     if inputs.space.layout is not None:
         shown: set[str] = set()
         for run in chain(*(runs for _, _, runs in chosen)):
             shown.update(inputs.dataset.transcript(run)["prompt_id"].astype(str))
         check_arrangement_prompts(inputs, shown, allow_circular=selection.allow_circular)
-    start_output(out_dir, inputs.bids_dir, inputs.dataset.derivative)
+    start_output(analysis.out_dir, inputs.bids_dir, inputs.dataset.derivative)
     participants = list(dict.fromkeys(label for _, (label, _), _ in chosen))
     if selection.cluster is not None:
-        fits = fits_on_cluster(
-            Path(bids_dir), out_dir, selection, model, memory, participants, processors.n_cpus
-        )
+        fits = analysis.fit_on_cluster(participants)
     else:
-        jobs = [
-            delayed(fit_and_write)(*part, model, out_dir, memory, processors.n_cpus)
-            for part in chosen
-        ]
-        fits = in_parallel(jobs, processors.n_cpus)
+        fits = in_parallel([delayed(analysis.fit)(*part) for part in chosen], processors.n_cpus)
     bar = tqdm(fits, "first level", len(chosen), file=sys.stderr, disable=not progress)
     results = sorted(bar, key=lambda result: result[0])
-    list_participants(out_dir, participants)
-    return _collected(out_dir, results, model)
+    list_participants(analysis.out_dir, participants)
+    return _collected(analysis.out_dir, results, model)
 
 
 @dataclass(frozen=True, kw_only=True)
