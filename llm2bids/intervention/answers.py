@@ -1,7 +1,7 @@
 """Answers of a model, edited or not: how well foreseen, what they are about, what they show."""
 
 from collections.abc import Callable, Mapping, Sequence
-from contextlib import ExitStack
+from contextlib import nullcontext
 from dataclasses import dataclass, replace
 from itertools import pairwise
 from typing import TYPE_CHECKING, Any
@@ -72,9 +72,7 @@ def answer(
         _check_numbers(done.surprisal, prompts[part], edit)
         return done.token_ids
 
-    with ExitStack() as stack:
-        if edit is not None:
-            stack.enter_context(edited(loaded, edit))
+    with nullcontext() if edit is None else edited(loaded, edit):
         _, parts = in_batches(len(prompts), work)
     token_ids = np.concatenate(parts)
     return Answered(
