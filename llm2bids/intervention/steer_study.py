@@ -210,7 +210,7 @@ class TopicStudy:
         for site, strength in settings:
             edit = self._edit(site, self.scene.direction(self.task, site), strength)
             measured = self._measure(self._answer(self.search_prompts, edit))
-            row = {"task": self.task, "layer": site.layer, "strength": strength}
+            row: dict[str, Any] = {"task": self.task, "layer": site.layer, "strength": strength}
             row |= {name: values.mean() for name, values in measured.items()}
             row["cost"] = float((measured["nll"] - base["nll"]).mean())
             row["allowed"] = row["cost"] <= self.options.max_cost and row["distinct_2"] >= least
