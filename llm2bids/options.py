@@ -48,7 +48,13 @@ def option(
     parse: Callable[[str], Any] | None = None,
     **settings: Any,
 ) -> Any:
-    """Make the field of an option; `settings` are argparse's, `shown` its default for readers."""
+    """Make the field of an option; `settings` are argparse's, `shown` its default for readers.
+
+    A flag may end with what stands for its value, as in ``"--mask IMG"``.
+    """
+    *spellings, last = flag.split()
+    if spellings and not last.startswith("-"):
+        flag, settings = " ".join(spellings), {"metavar": last, **settings}
     argument = Argument(default, flag, text, group, shown, settings, parse, stored)
     return field(default=default, metadata={"argument": argument})
 

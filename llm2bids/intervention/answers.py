@@ -49,19 +49,13 @@ class Answered:
 
 
 def answer(
-    subject: "Subject",
-    prompts: Sequence[Prompt],
-    *,
-    n_tokens: int,
-    edit: Edit | None = None,
-    contexts: Sequence[Sequence[int]] | None = None,
+    subject: "Subject", prompts: Sequence[Prompt], *, n_tokens: int, edit: Edit | None = None
 ) -> Answered:
     """Let the model, edited or not, answer prompts; stop where it gives no numbers."""
     from llm2bids.model.generate import generate_batch
     from llm2bids.model.hooks import new_values
 
-    loaded = subject.loaded
-    given = subject.tokens(prompts, n_tokens=n_tokens) if contexts is None else contexts
+    loaded, given = subject.loaded, subject.tokens(prompts, n_tokens=n_tokens)
 
     def work(part: slice, tell: object) -> npt.NDArray[np.int64]:
         shape = (part.stop - part.start, n_tokens)
@@ -144,14 +138,13 @@ def text_sets(
     sets = {}
     for label, bank in banks.items():
         prompts = subject.held_out(bank, n_prompts, used)
-        tokens = subject.tokens(prompts, n_tokens=n_answer_tokens)
-        for prompt, text in zip(prompts, tokens, strict=True):
+        sets[label] = answer(subject, prompts, n_tokens=n_answer_tokens)
+        for prompt, text in zip(prompts, sets[label].contexts, strict=True):
             if len(text) < 2:
                 raise InterventionError(
                     f"prompt {prompt.prompt_id}: {len(text)} token; expected two or more to "
                     "measure how well a text is foreseen: take it out of the bank"
                 )
-        sets[label] = answer(subject, prompts, n_tokens=n_answer_tokens, contexts=tokens)
     return sets
 
 
