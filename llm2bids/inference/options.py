@@ -26,7 +26,7 @@ def _general(default: Any, flag: str, text: str, **more: Any) -> Any:
 
 def _labels(flag: str, text: str) -> Any:
     """Make an option of which labels are analysed."""
-    return _general(None, flag, text, shown="all", nargs="+", metavar="LABEL")
+    return _general(None, f"{flag} LABEL", text, shown="all", nargs="+")
 
 
 def _first_level(default: Any, flag: str, text: str, **more: Any) -> Any:
@@ -68,26 +68,24 @@ class ParticipantSelection(Selection):
     """What the participant level analyses; the group level takes the same runs and units."""
 
     mask_img: Path | str | None = _first_level(
-        None, "--mask", "model only these voxels", shown="all units", type=Path, metavar="IMG"
+        None, "--mask IMG", "model only these voxels", shown="all units", type=Path
     )
     session_label: Sequence[str] | None = _labels(
         "--session-label --session_label", "only these sessions, with or without ses-"
     )
     bids_filter_file: Path | str | None = _general(
         None,
-        "--bids-filter-file",
+        "--bids-filter-file FILE",
         "JSON file of pybids' filters, as fMRIPrep takes it: only the runs that match, e.g. "
         '{"bold": {"task": "pathology", "run": [1, 2]}}; the group level takes the same runs',
         type=Path,
-        metavar="FILE",
     )
     cluster: Path | str | None = _general(
         None,
-        "--cluster",
+        "--cluster FILE",
         "let workers of a queue (SLURM, PBS, SGE, LSF, ...) fit participants, at most --n-cpus at "
         "a time where that is above 1: a YAML file of dask-jobqueue, or 'local' for workers here; "
         "needs llm2bids[cluster]",
-        metavar="FILE",
     )
 
 
@@ -108,19 +106,13 @@ class Memory:
 
     mem_gb: float | None = _general(
         None,
-        "--mem-gb",
+        "--mem-gb GB",
         "memory for all fits together; what takes more is fitted in blocks of units, and the "
         "prompts' images (4 bytes for each prompt and unit) are held in a scratch file",
         shown="1 for each process",
-        metavar="GB",
     )
     work_dir: Path | str | None = _general(
-        None,
-        "--work-dir -w",
-        "folder for scratch files",
-        shown="the system's",
-        type=Path,
-        metavar="DIR",
+        None, "--work-dir -w DIR", "folder for scratch files", shown="the system's", type=Path
     )
 
     def __post_init__(self) -> None:
@@ -148,20 +140,15 @@ class AnalysisOptions:
     )
     contrasts: Mapping[str, str] | Sequence[str] | None = _general(
         None,
-        "--contrast",
+        "--contrast EXPRESSION",
         "expressions over trial types, in place of each trial type against off (participant "
         "level), or besides the usual ones and over those of any task (group level), e.g. "
         "'paleontology - archeology'; repeatable; in Python also by label",
         shown="each trial type",
         action="append",
-        metavar="EXPRESSION",
     )
     noise_model: str | None = _first_level(
-        None,
-        "--noise-model",
-        "ols, ar1, arN",
-        shown="ols, for tokens and --model ar1",
-        metavar="MODEL",
+        None, "--noise-model MODEL", "ols, ar1, arN", shown="ols, for tokens and --model ar1"
     )
     hrf_model: str | None = _first_level(
         None,
@@ -174,19 +161,18 @@ class AnalysisOptions:
         None, "--drift-model", _TOKEN, choices=("cosine", "polynomial")
     )
     high_pass: float | None = _first_level(
-        None, "--high-pass", f"{_TOKEN}; alone it means cosine drifts", metavar="HZ"
+        None, "--high-pass HZ", f"{_TOKEN}; alone it means cosine drifts"
     )
     drift_order: int = _first_level(1, "--drift-order", _TOKEN)
     confounds: Sequence[str] = _first_level(
         (),
-        "--confounds",
+        "--confounds NAME",
         "strategies of load_confounds (position, first_token, length, surprisal, entropy, "
         "global_signal) or columns of the confounds table; their means in models of prompts",
         nargs="+",
-        metavar="NAME",
     )
     smoothing_fwhm: float | None = _first_level(
-        None, "--smoothing", "smoothing_fwhm; mixes neighbouring units", metavar="MM"
+        None, "--smoothing MM", "smoothing_fwhm; mixes neighbouring units"
     )
     use: Source | None = _first_level(
         None,
@@ -285,16 +271,14 @@ class GroupOptions:
     """How group maps are thresholded and permuted, in nilearn's names."""
 
     contrasts: Mapping[str, str] | Sequence[str] | None = shared(AnalysisOptions, "contrasts")
-    alpha: float = _group_level(0.05, "--alpha", "error rate", metavar="P")
+    alpha: float = _group_level(0.05, "--alpha P", "error rate")
     height_control: HeightControl = _group_level(
         "fdr", "--height-control", "what alpha controls in thresholded maps and clusters"
     )
     cluster_threshold: int = _group_level(
-        10, "--cluster-threshold", "smallest cluster that stays", metavar="VOXELS"
+        10, "--cluster-threshold VOXELS", "smallest cluster that stays"
     )
-    min_distance: float = _group_level(
-        8.0, "--min-distance", "between the peaks of a cluster", metavar="MM"
-    )
+    min_distance: float = _group_level(8.0, "--min-distance MM", "between the peaks of a cluster")
     n_perm: int = _group_level(
         0,
         "--n-perm",
@@ -302,21 +286,18 @@ class GroupOptions:
     )
     two_sided_test: bool = _group_level(True, "--one-sided", "permutation test of increases alone")
     threshold: float | None = _group_level(
-        None, "--threshold", "cluster-forming p value, with --n-perm", metavar="P"
+        None, "--threshold P", "cluster-forming p value, with --n-perm"
     )
     tfce: bool = _group_level(False, "--tfce", "threshold-free cluster enhancement, with --n-perm")
     true_discovery_threshold: float | None = _group_level(
         None,
-        "--true-discovery-threshold",
+        "--true-discovery-threshold Z",
         "bound the share of active units in clusters above this z (cluster_level_inference)",
-        metavar="Z",
     )
     pooled_n_perm: int = _group_level(
         0, "--pooled-n-perm", "permutations of the pooled prompt test; 0 leaves it out"
     )
-    random_state: int = _group_level(
-        0, "--random-state", "of permutations and draws", metavar="SEED"
-    )
+    random_state: int = _group_level(0, "--random-state SEED", "of permutations and draws")
 
     def __post_init__(self) -> None:
         if not 0 < self.alpha < 1:
@@ -346,28 +327,25 @@ class StatsModelOptions:
 
     model: Path | str | None = _of_model(
         None,
-        "--model",
+        "--model FILE",
         "run this BIDS Stats Model (NAME_smdl.json) up to the level, as FitLins does; models of a "
         "dataset are in BIDS_DIR/code/models",
         shown="none",
         type=Path,
-        metavar="FILE",
     )
     derivatives: Sequence[Path | str] = _of_model(
         (),
-        "--derivatives",
+        "--derivatives DIR",
         "with --model: the derivative with the preprocessed series, of any pipeline",
         shown="BIDS_DIR/derivatives/llm2bids, or the only one there",
         nargs="+",
         type=Path,
-        metavar="DIR",
     )
     space: str | None = _of_model(
         None,
-        "--space",
+        "--space LABEL",
         "with --model: the series' space",
         shown="the model's, or the only one there",
-        metavar="LABEL",
     )
     drop_missing: bool = _of_model(
         False,

@@ -37,16 +37,16 @@ class LesionOptions:
     )  # fmt: skip
     sites: Sequence[str] | None = shared(TopicOptions, "sites", group="lesion")
     doses: Sequence[float] = option(
-        (0.3, 1.0, 3.0), "--dose", "percents of the units of these sites, those with the largest "
-        "effects", group="lesion", shown="0.3,1,3", parse=_doses, metavar="P,P",
+        (0.3, 1.0, 3.0), "--dose P,P", "percents of the units of these sites, those with the "
+        "largest effects", group="lesion", shown="0.3,1,3", parse=_doses,
     )  # fmt: skip
     method: LesionMethod = option(
         "mean", "--method", "what units are set to: their calibration mean, values at off-topic "
         "tokens (resample), or 0 (weaker where units rest away from it)", group="lesion",
     )  # fmt: skip
     edit_files: Sequence[str | Path] = option(
-        (), "--edit", "lesion as this edit file says, in place of the networks; with one --task, "
-        "its own topic; repeatable", group="lesion", action="append", metavar="FILE",
+        (), "--edit FILE", "lesion as this edit file says, in place of the networks; with one "
+        "--task, its own topic; repeatable", group="lesion", action="append",
     )  # fmt: skip
     n_prompts: int = shared(TopicOptions, "n_prompts", 12)
     n_answer_tokens: int = shared(

@@ -56,8 +56,8 @@ class MonitorOptions:
     )  # fmt: skip
     sites: Sequence[str] | None = shared(TopicOptions, "sites", group="monitor")
     top_percent: float = option(
-        0.1, "--top", "percent of the units of these sites, those with the largest positive "
-        "effects", group="monitor", metavar="P",
+        0.1, "--top P", "percent of the units of these sites, those with the largest positive "
+        "effects", group="monitor",
     )  # fmt: skip
     n_prompts: int = shared(TopicOptions, "n_prompts")
     n_defining: int = shared(TopicOptions, "n_defining", 32)

@@ -53,13 +53,12 @@ class SteerOptions:
         group="search", shown="2 3 4", nargs="+",
     )  # fmt: skip
     max_cost: float = option(
-        1.75, "--max-cost", "the search takes no setting that costs more NLL than this, in nats a "
-        "token above no steering", group="search", metavar="NATS",
+        1.75, "--max-cost NATS", "the search takes no setting that costs more NLL than this, in "
+        "nats a token above no steering", group="search",
     )  # fmt: skip
     min_distinct: float | None = option(
-        None, "--min-distinct", "nor one whose distinct-2 is lower than this, or than that of "
-        "intact answers where they have less", group="search", shown="0.9, with --minus 0.7",
-        metavar="SHARE",
+        None, "--min-distinct SHARE", "nor one whose distinct-2 is lower than this, or than that "
+        "of intact answers where they have less", group="search", shown="0.9, with --minus 0.7",
     )  # fmt: skip
     n_prompts: int = shared(
         TopicOptions, "n_prompts", 24, text="held-out prompts, half to search on, half to report"
@@ -70,8 +69,8 @@ class SteerOptions:
         2, "--n-controls", "random and shuffled directions of each kind", group="prompts"
     )
     ask: str = option(
-        "Please talk about {topic}.", "--ask", "the rival: what a prompt says that asks for the "
-        "topic ({topic} is the task's label)", group="prompts", metavar="TEXT",
+        "Please talk about {topic}.", "--ask TEXT", "the rival: what a prompt says that asks for "
+        "the topic ({topic} is the task's label)", group="prompts",
     )  # fmt: skip
 
     def __post_init__(self) -> None:

@@ -30,8 +30,8 @@ class SubjectOptions:
     """Which model, and which prompts are drawn: for every intervention."""
 
     model: str | None = option(
-        None, "--model", "the dataset's model, where its name does not lead to it", group="model",
-        shown="the dataset's", metavar="NAME_OR_PATH",
+        None, "--model NAME_OR_PATH", "the dataset's model, where its name does not lead to it",
+        group="model", shown="the dataset's",
     )  # fmt: skip
     device: str = option("auto", "--device", "auto, cpu, cuda, cuda:N or mps", group="model")
     seed: int = option(
@@ -44,16 +44,15 @@ class TopicOptions:
     """What several interventions ask; each takes over those that it has."""
 
     task_labels: Sequence[str] = option(
-        (), "--task", "only this topic; repeatable", group="topics", shown="all", action="append",
-        metavar="LABEL",
+        (), "--task LABEL", "only this topic; repeatable", group="topics", shown="all",
+        action="append",
     )  # fmt: skip
     stat_img: Path | None = option(
-        None, "--map", "a map in place of the mean effect map", group="topics", metavar="IMG"
+        None, "--map IMG", "a map in place of the mean effect map", group="topics"
     )
     sites: Sequence[str] | None = option(
-        None, "--sites", "sites whose units are taken, as for record", group="topics",
+        None, "--sites PATTERN", "sites whose units are taken, as for record", group="topics",
         shown="the MLPs' activations (act_fn), or what plays their part", action="append",
-        metavar="PATTERN",
     )  # fmt: skip
     n_prompts: int = option(
         16, "--n-prompts --prompts", "held-out prompts of each topic and of none", group="prompts"

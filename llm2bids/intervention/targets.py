@@ -51,13 +51,13 @@ class TargetsOptions:
     """What is chosen, and on which text that is measured."""
 
     task: str = option(
-        "", "--task", "topic whose network and text are taken", group="targets", metavar="LABEL",
+        "", "--task LABEL", "topic whose network and text are taken", group="targets",
         required=True,
     )  # fmt: skip
     stat_img: Path | None = shared(TopicOptions, "stat_img", group="targets")
     top_percent: float = option(
-        1.0, "--top", "percent of the MLPs' neurons that are trained: the budget", group="targets",
-        metavar="P",
+        1.0, "--top P", "percent of the MLPs' neurons that are trained: the budget",
+        group="targets",
     )  # fmt: skip
     sign: Sign = option(
         "positive", "--sign", "effects of the network's neurons; those with negative ones are "
