@@ -19,7 +19,7 @@ from llm2bids.inference.options import Memory, Processors, StatsModelOptions
 from llm2bids.inference.runs import in_parallel
 from llm2bids.inference.statmap import start_output
 from llm2bids.inference.stats_model import LEVELS, StatsModel, read_stats_model
-from llm2bids.inference.stats_model_fit import Runner
+from llm2bids.inference.stats_model_fit import Fit
 from llm2bids.inference.stats_model_plan import ENTITIES, REFUSALS, SERIES, Plan
 from llm2bids.options import split_options, takes_options
 from llm2bids.store.commit import replace_text
@@ -105,20 +105,26 @@ def analyze_model(
             layout=layout, model=model, files=files, level=level, drop_missing=asked.drop_missing
         )
         estimates = plan.make(selectors)
-    runner = Runner(
-        out_dir=out_dir,
-        model=model,
-        options=asked,
-        memory=memory,
-        mem_gb=_MEM_GB if memory.mem_gb is None else memory.mem_gb / processors.n_cpus,
-        roots={"raw": bids_dir, **{path.name: path for path in derivatives}},
-    )
+    fits = [
+        Fit(
+            estimate=estimate,
+            out_dir=out_dir,
+            model=model,
+            options=asked,
+            work_dir=memory.folder,
+            mem_gb=_MEM_GB if memory.mem_gb is None else memory.mem_gb / processors.n_cpus,
+            roots={"raw": bids_dir, **{path.name: path for path in derivatives}},
+        )
+        for estimate in estimates
+    ]
     _start(out_dir, bids_dir, derivatives[0], model)
-    runs = [estimate for estimate in estimates if estimate.series is not None]
-    fits = in_parallel((delayed(runner.run)(run) for run in runs), processors.n_cpus)
+    of_runs = [delayed(fit.write)() for fit in fits if fit.estimate.series is not None]
     # a node's maps lie in files when it is reached
-    higher = (runner.higher(estimate) for estimate in estimates if estimate.series is None)
-    bar = tqdm(chain(fits, higher), "models", len(estimates), file=sys.stderr, disable=not progress)
+    of_maps = (fit.write() for fit in fits if fit.estimate.series is None)
+    bar = tqdm(
+        chain(in_parallel(of_runs, processors.n_cpus), of_maps),
+        "models", len(fits), file=sys.stderr, disable=not progress,
+    )  # fmt: skip
     written = [path for paths in bar for path in paths]
     return ModelResult(out_dir=out_dir, files=tuple(sorted(written)))
 

@@ -3,6 +3,7 @@
 import logging
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -15,8 +16,16 @@ from scipy import stats
 from llm2bids.dataset.layout import sidecar
 from llm2bids.dataset.volumes import volume_writer
 from llm2bids.exceptions import InferenceError
-from llm2bids.inference.first_level import F_STATS, STATS, TOKEN_CAUTION, fit_first_level, t_and_z
-from llm2bids.inference.options import Memory, StatsModelOptions
+from llm2bids.inference.first_level import (
+    F_STATS,
+    STATS,
+    TOKEN_CAUTION,
+    FirstLevelFit,
+    ReadBlock,
+    fit_first_level,
+    t_and_z,
+)
+from llm2bids.inference.options import StatsModelOptions
 from llm2bids.inference.runs import block_edges, transposed, unit_volumes
 from llm2bids.inference.statmap import software, write_json
 from llm2bids.inference.stats_model import StatsModel
@@ -38,94 +47,100 @@ _DESCRIPTIONS = {
 }
 
 
-@dataclass(kw_only=True)
-class Runner:
-    """What fits estimates and writes their maps."""
+Maps = dict[tuple[str, str], npt.NDArray[np.float32]]
+"""By label of the contrast and statistic, (n_voxels,)."""
 
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Fit:
+    """The fit of one estimate, whose maps it writes."""
+
+    estimate: Estimate
     out_dir: Path
     model: StatsModel
     options: StatsModelOptions
-    memory: Memory
+    work_dir: Path | None
     mem_gb: float
     roots: Mapping[str, Path]
 
-    def run(self, estimate: Estimate) -> list[Path]:
-        """Fit a run block by block."""
-        log.debug("%s: %s", estimate.name, estimate.series)
-        assert estimate.series is not None
-        series = open_image(estimate.series)
-        mask = self._run_mask(estimate, series)
-        voxels = np.argwhere(mask)
-        n_volumes = series.n_volumes
-        noise = self.options.noise
+    @cached_property
+    def grid(self) -> GridImage:
+        """The image on whose grid the maps are: the run's series, or the first map taken."""
+        series = self.estimate.series
+        return open_image(series or self.out_dir / self.estimate.inputs[0].path("effect"))
+
+    @cached_property
+    def mask(self) -> npt.NDArray[np.bool_]:
+        """Voxels that all runs have, (n_x, n_y, n_z)."""
+        mask = np.logical_and.reduce([self._run_mask(run) for run in self.estimate.runs()])
+        if not mask.any():
+            raise InferenceError(f"{self.estimate.name}: its maps have no voxel in common")
+        return np.asarray(mask)
+
+    def write(self) -> list[Path]:
+        """Fit a run, or a node's maps, which lie in files by now."""
+        estimate, files = self.estimate, []
+        log.debug("%s: %s", estimate.name, estimate.series or f"{len(estimate.inputs)} maps")
+        if estimate.series is None:
+            maps, dof = self._meta() if estimate.meta else self._fit_maps()
+            shared = {"Sources": [f"bids::{item.path('effect')}" for item in estimate.inputs]}
+        else:
+            maps, dof = self._fit_series()
+            table = estimate.path("design.tsv")
+            (self.out_dir / table).parent.mkdir(parents=True, exist_ok=True)
+            write_table(self.out_dir / table, estimate.design)
+            ours = "SpaceFingerprint" in estimate.metadata
+            shared = {
+                "Sources": [self._uri(estimate.series)],
+                "NoiseModel": self.options.noise,
+                "SmoothingFWHM": self.options.smoothing_fwhm or 0,
+                **({"Caution": TOKEN_CAUTION} if ours else {}),
+            }
+            rsquare = estimate.path("statmap.nii.gz", stat="rSquare")
+            description = {"Description": "Share of variance that the design explains."}
+            self._write_map(rsquare, maps["", "rSquare"], {**shared, **description})
+            files = [table, rsquare]
+        for item in estimate.contrasts:
+            files += self._write_contrast(item, maps, dof, shared)
+        return files
+
+    def _fit_series(self) -> tuple[Maps, float]:
+        """Fit a run's series block by block."""
+        series, noise, voxels = self.grid, self.options.noise, np.argwhere(self.mask)
         mem_gb = None if noise not in ("ols", "ar1") else self.mem_gb
-        edges = block_edges(len(voxels), n_volumes, mem_gb=mem_gb)
+        edges = block_edges(len(voxels), series.n_volumes, mem_gb=mem_gb)
         volumes = unit_volumes(series, voxels, smoothing_fwhm=self.options.smoothing_fwhm)
         try:
-            with transposed(volumes, edges, n_volumes, work_dir=self.memory.folder) as scratch:
-                fit = fit_first_level(
-                    lambda block: [_percent(scratch.read(block))],
-                    edges,
-                    [estimate.design],
-                    {item.label: item.weights for item in estimate.contrasts},
-                    noise_model=noise,
-                )
+            with transposed(volumes, edges, series.n_volumes, work_dir=self.work_dir) as scratch:
+                fit = self._fit_blocks(lambda block: [_percent(scratch.read(block))], edges, noise)
         except InferenceError as error:
-            raise InferenceError(f"{estimate.series}: {error}") from None
-        table = estimate.path("design.tsv")
-        (self.out_dir / table).parent.mkdir(parents=True, exist_ok=True)
-        write_table(self.out_dir / table, estimate.design)
-        shared = {
-            "Sources": [self._uri(estimate.series)],
-            "NoiseModel": noise,
-            "SmoothingFWHM": self.options.smoothing_fwhm or 0,
-            **({"Caution": TOKEN_CAUTION} if "SpaceFingerprint" in estimate.metadata else {}),
-        }
-        files = [table]
-        for item in estimate.contrasts:
-            files += self._write(item, fit.maps, fit.dof, mask, series, shared)
-        rsquare = estimate.path("statmap.nii.gz", stat="rSquare")
-        metadata = {"Description": "Share of variance that the design explains."}
-        self._write_map(rsquare, fit.r_squared, mask, series, {**shared, **metadata}, estimate)
-        return [*files, rsquare]
+            raise InferenceError(f"{self.estimate.series}: {error}") from None
+        return {**fit.maps, ("", "rSquare"): fit.r_squared}, fit.dof
 
-    def higher(self, estimate: Estimate) -> list[Path]:
-        """Fit a node's maps, which lie in files by now."""
-        log.debug("%s: %d maps", estimate.name, len(estimate.inputs))
-        grid = open_image(self.out_dir / estimate.inputs[0].path("effect"))
-        mask = np.ones(grid.shape[:3], dtype=np.bool_)
-        for run in estimate.runs():
-            assert run.series is not None
-            mask &= self._run_mask(run, open_image(run.series, grid))
-        if not mask.any():
-            raise InferenceError(f"{estimate.name}: its maps have no voxel in common")
-        effects = self._read(estimate, "effect", mask, grid)
-        weights = {item.label: item.weights for item in estimate.contrasts}
-        if estimate.meta:
-            maps, dof = self._meta(estimate, effects, mask, grid)
-        else:
-            edges = block_edges(effects.shape[1], len(effects), mem_gb=self.mem_gb)
-            blocks = np.split(effects, edges[1:-1], axis=1)
-            fit = fit_first_level(lambda n: [blocks[n]], edges, [estimate.design], weights)
-            maps, dof = fit.maps, fit.dof
-        shared = {"Sources": [f"bids::{item.path('effect')}" for item in estimate.inputs]}
-        return [
-            path
-            for item in estimate.contrasts
-            for path in self._write(item, maps, dof, mask, grid, shared)
-        ]
+    def _fit_maps(self) -> tuple[Maps, float]:
+        """Fit the maps that an estimate takes."""
+        effects = self._read("effect")
+        edges = block_edges(effects.shape[1], len(effects), mem_gb=self.mem_gb)
+        blocks = np.split(effects, edges[1:-1], axis=1)
+        fit = self._fit_blocks(lambda block: [blocks[block]], edges)
+        return fit.maps, fit.dof
 
-    def _meta(
-        self, estimate: Estimate, effects: npt.NDArray[Any], mask: npt.NDArray[np.bool_], grid: Any
-    ) -> tuple[dict[tuple[str, str], npt.NDArray[np.float32]], float]:
+    def _fit_blocks(
+        self, read_block: ReadBlock, edges: npt.NDArray[np.intp], noise_model: str = "ols"
+    ) -> FirstLevelFit:
+        weights = {item.label: item.weights for item in self.estimate.contrasts}
+        designs = [self.estimate.design]
+        return fit_first_level(read_block, edges, designs, weights, noise_model=noise_model)
+
+    def _meta(self) -> tuple[Maps, float]:
         """Take weighted sums of maps, with the variances that the maps have."""
-        variances = self._read(estimate, "variance", mask, grid)
+        effects, variances = self._read("effect"), self._read("variance")
         # dof of a sum of independent estimates, as nilearn adds them up
-        effect_maps = [self.out_dir / item.path("effect") for item in estimate.inputs]
-        dof = float(sum(read_json(sidecar(path))["DegreesOfFreedom"] for path in effect_maps))
-        solve = np.linalg.pinv(estimate.design.to_numpy(dtype=np.float64))
-        maps: dict[tuple[str, str], npt.NDArray[np.float32]] = {}
-        for item in estimate.contrasts:
+        paths = [self.out_dir / item.path("effect") for item in self.estimate.inputs]
+        dof = float(sum(read_json(sidecar(path))["DegreesOfFreedom"] for path in paths))
+        solve = np.linalg.pinv(self.estimate.design.to_numpy(dtype=np.float64))
+        maps: Maps = {}
+        for item in self.estimate.contrasts:
             row = item.weights @ solve
             effect, variance = row @ effects, row**2 @ variances
             t, z, _ = t_and_z(effect, variance, dof)
@@ -134,17 +149,18 @@ class Runner:
                 maps[item.label, stat] = values.astype(np.float32)
         return maps, dof
 
-    def _read(
-        self, estimate: Estimate, stat: str, mask: npt.NDArray[np.bool_], grid: GridImage
-    ) -> npt.NDArray[np.float64]:
+    def _read(self, stat: str) -> npt.NDArray[np.float64]:
         """Read the maps that an estimate takes, (n_maps, n_voxels)."""
-        images = [open_image(self.out_dir / item.path(stat), grid) for item in estimate.inputs]
-        return np.array([image.volume()[mask] for image in images], dtype=np.float64)
+        paths = [self.out_dir / item.path(stat) for item in self.estimate.inputs]
+        images = [open_image(path, self.grid) for path in paths]
+        return np.array([image.volume()[self.mask] for image in images], dtype=np.float64)
 
-    def _run_mask(self, estimate: Estimate, series: GridImage) -> npt.NDArray[np.bool_]:
+    def _run_mask(self, run: Estimate) -> npt.NDArray[np.bool_]:
         """Read the mask beside a series; nilearn's of its mean where there is none."""
-        if estimate.mask is not None:
-            mask = open_image(estimate.mask, series).volume() != 0
+        assert run.series is not None
+        series = open_image(run.series, self.grid)
+        if run.mask is not None:
+            mask = open_image(run.mask, series).volume() != 0
         else:
             total = np.zeros(series.shape[:3])
             for _, block in series.blocks():
@@ -152,50 +168,36 @@ class Runner:
             mean = nib.Nifti1Image(total / series.n_volumes, series.affine)
             mask = open_image(compute_epi_mask(mean), series).volume() != 0
         if not mask.any():
-            raise InferenceError(f"{estimate.mask or estimate.series}: the mask is empty")
+            raise InferenceError(f"{run.mask or run.series}: the mask is empty")
         return np.asarray(mask)
 
-    def _write(
-        self,
-        item: ModelContrast,
-        maps: Mapping[tuple[str, str], npt.NDArray[np.float32]],
-        dof: float,
-        mask: npt.NDArray[np.bool_],
-        grid: GridImage,
-        shared: Mapping[str, Any],
+    def _write_contrast(
+        self, item: ModelContrast, maps: Maps, dof: float, shared: Mapping[str, Any]
     ) -> list[Path]:
         """Write the maps of a contrast, in FitLins' names of statistics."""
         names = {"F": F_STATS, "t": STATS}.get(item.test, ("effect", "variance"))
         values = {stat: maps[item.label, stat] for stat in names}
         if item.test == "t":  # nilearn's and FitLins': one-sided
             values["p"] = stats.t.sf(values["t"].astype(np.float64), dof).astype(np.float32)
-        files = []
         for stat, of_voxels in values.items():
-            path = item.path(stat)
             metadata = {
                 "Description": _DESCRIPTIONS[stat],
                 **shared,
                 "Contrast": item.info.name,
-                "ConditionList": list(map(str, item.estimate.design.columns)),
+                "ConditionList": list(map(str, self.estimate.design.columns)),
                 "Weights": item.weights.tolist(),
                 "Test": item.test,
                 "StatisticType": stat,
                 "DegreesOfFreedom": dof,
             }
-            self._write_map(path, of_voxels, mask, grid, metadata, item.estimate)
-            files.append(path)
-        return files
+            self._write_map(item.path(stat), of_voxels, metadata)
+        return [item.path(stat) for stat in values]
 
     def _write_map(
-        self,
-        path: Path,
-        values: npt.NDArray[np.float32],
-        mask: npt.NDArray[np.bool_],
-        grid: GridImage,
-        metadata: Mapping[str, Any],
-        estimate: Estimate,
+        self, path: Path, values: npt.NDArray[np.float32], metadata: Mapping[str, Any]
     ) -> None:
         """Write a map on the grid of its series, with the fingerprint of its space."""
+        grid = self.grid
         header = nib.Nifti1Header(endianness="<")
         header.set_data_dtype(np.dtype("<f4"))
         header.set_data_shape(grid.shape[:3])
@@ -207,23 +209,22 @@ class Runner:
         if read_fingerprint(grid.header) is not None:
             header["descrip"] = grid.header["descrip"]
         data = np.full(grid.shape[:3], 1 if "_stat-p_" in path.name else 0, np.float32, order="F")
-        data[mask] = values
+        data[self.mask] = values
         target = self.out_dir / path
         target.parent.mkdir(parents=True, exist_ok=True)
         with volume_writer(target, header) as writer:
             writer.write(data)
+        of_series = self.estimate.metadata
         passed_on = ("SpatialReference", "SpaceLabel", "SpaceFingerprint")
-        write_json(
-            sidecar(target),
-            {
-                **metadata,
-                "Model": self.model.name,
-                "ModelType": "meta" if estimate.meta else "glm",
-                "Level": estimate.level,
-                **{key: estimate.metadata[key] for key in passed_on if key in estimate.metadata},
-                "Software": software(),
-            },
-        )
+        entries = {
+            **metadata,
+            "Model": self.model.name,
+            "ModelType": "meta" if self.estimate.meta else "glm",
+            "Level": self.estimate.level,
+            **{key: of_series[key] for key in passed_on if key in of_series},
+            "Software": software(),
+        }
+        write_json(sidecar(target), entries)
 
     def _uri(self, path: Path) -> str:
         """Name a file of a dataset by BIDS' own address."""
