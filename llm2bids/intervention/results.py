@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import pandas as pd
+from pandas.api.types import is_numeric_dtype
 
 from llm2bids.exceptions import DatasetError, InterventionError
 from llm2bids.inference.statmap import write_json
@@ -97,16 +98,12 @@ class InterventionResult:
             edit.save(folder / f"{label}_edit.json")
         # names of text columns: a topic may be called 1984
         texts = {
-            name: [str(column) for column in table if not _holds_numbers(table[column])]
+            name: [str(column) for column in table if not is_numeric_dtype(table[column])]
             for name, table in self.tables.items()
         }
         content = {**self.metadata, "Notes": list(self.notes), "Tables": texts}
         write_json(folder / f"{self.stem}.json", to_plain(content))
         return folder
-
-
-def _holds_numbers(column: "pd.Series[Any]") -> bool:
-    return pd.api.types.is_numeric_dtype(column) or pd.api.types.is_bool_dtype(column)
 
 
 def load_results(analysis_dir: Path, name: str) -> tuple[InterventionResult, ...]:
