@@ -119,16 +119,16 @@ class Trial:
             [rng.permutation(len(texts)) for _ in range(-(-n_needed // len(texts)))]
         )[:n_needed]
         batches = [[texts[row] for row in rows] for rows in np.split(order, self.options.n_steps)]
-        how = {"learning_rate": rate}
         if method == "lora":
-            made = trained_lora(
-                self.loaded, self._weights, batches, rank=self._rank, seed=seed, **how
+            trained = trained_lora(
+                self.loaded, self._weights, batches, rank=self._rank, learning_rate=rate, seed=seed
             )
         else:
             marks = self.draw(seed) if method == "random" else self.choices[method]
             stops = np.cumsum([layer.width for layer in self.layers])[:-1]
-            made = trained_rows(self.loaded, self.layers, np.split(marks, stops), batches, **how)
-        with made:
+            rows = np.split(marks, stops)
+            trained = trained_rows(self.loaded, self.layers, rows, batches, learning_rate=rate)
+        with trained:
             yield
 
     @cached_property
