@@ -2,10 +2,11 @@
 
 import math
 import tempfile
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from functools import cached_property
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -205,8 +206,8 @@ def _reader(
             held = transposed(volumes, edges, run.n_volumes, work_dir=work_dir)
             scratch.append(stack.enter_context(held))
         yield lambda block: [
-            in_sd(file.read(block).astype(np.float64), run)
-            for file, run in zip(scratch, runs, strict=True)
+            in_sd(read(block).astype(np.float64), run)
+            for read, run in zip(scratch, runs, strict=True)
         ]
 
 
@@ -281,44 +282,29 @@ def block_edges(n_units: int, n_observations: int, *, mem_gb: float | None) -> n
     return np.array([*range(0, n_units, size), n_units])
 
 
-@dataclass(frozen=True, kw_only=True)
-class Transposed:
-    """A run in a scratch file: block after block of units, float32 (n_volumes, units of the block).
-
-    `edges`: of the blocks, (n_blocks + 1,).
-    """
-
-    path: Path
-    edges: npt.NDArray[np.intp]
-    n_volumes: int
-
-    def write(self, blocks: Blocks) -> None:
-        """Fill the file."""
-        with self.path.open("wb") as stream:
-            for start, values in blocks:
-                for block in range(self.edges.size - 1):
-                    low, high = self.edges[block], self.edges[block + 1]
-                    stream.seek(4 * (low * self.n_volumes + start * (high - low)))
-                    stream.write(np.ascontiguousarray(values[:, low:high]).tobytes())
-
-    def read(self, block: int) -> npt.NDArray[np.float32]:
-        """Read all volumes of one block of units."""
-        low, high = (int(edge) for edge in self.edges[block : block + 2])
-        count, offset = self.n_volumes * (high - low), 4 * low * self.n_volumes
-        return np.fromfile(self.path, np.float32, count, offset=offset).reshape(-1, high - low)
-
-
 @contextmanager
 def transposed(
     blocks: Blocks, edges: npt.NDArray[np.intp], n_volumes: int, *, work_dir: Path | None = None
-) -> Iterator[Transposed]:
-    """Hold a run in a scratch file that is removed at the end."""
+) -> Iterator[Callable[[int], npt.NDArray[np.float32]]]:
+    """Hold a run in a scratch file; gives a function that reads (n_volumes, units of a block).
+
+    `edges`: of the blocks of units, (n_blocks + 1,).
+    """
     if work_dir is not None:
         work_dir.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(prefix="llm2bids-", dir=work_dir) as folder:
-        run = Transposed(path=Path(folder) / "series.f32", edges=edges, n_volumes=n_volumes)
-        run.write(blocks)
-        yield run
+    with tempfile.TemporaryFile(prefix="llm2bids-", dir=work_dir) as file:
+        for start, values in blocks:
+            for low, high in pairwise(edges.tolist()):
+                file.seek(4 * (low * n_volumes + start * (high - low)))
+                file.write(np.ascontiguousarray(values[:, low:high]).tobytes())
+
+        def read(block: int) -> npt.NDArray[np.float32]:
+            low, high = edges[block : block + 2].tolist()
+            file.seek(4 * low * n_volumes)
+            held = file.read(4 * n_volumes * (high - low))
+            return np.frombuffer(held, np.float32).reshape(n_volumes, -1)
+
+        yield read
 
 
 def in_parallel(jobs: Iterable[Any], n_cpus: int, *, ordered: bool = False) -> Iterator[Any]:

@@ -111,8 +111,8 @@ class Fit:
         edges = block_edges(len(voxels), series.n_volumes, mem_gb=mem_gb)
         volumes = unit_volumes(series, voxels, smoothing_fwhm=self.options.smoothing_fwhm)
         try:
-            with transposed(volumes, edges, series.n_volumes, work_dir=self.work_dir) as scratch:
-                fit = self._fit_blocks(lambda block: [_percent(scratch.read(block))], edges, noise)
+            with transposed(volumes, edges, series.n_volumes, work_dir=self.work_dir) as read:
+                fit = self._fit_blocks(lambda block: [_percent(read(block))], edges, noise)
         except InferenceError as error:
             raise InferenceError(f"{self.estimate.series}: {error}") from None
         return {**fit.maps, ("", "rSquare"): fit.r_squared}, fit.dof

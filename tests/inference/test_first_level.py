@@ -125,7 +125,7 @@ def test_token_level_in_blocks_equals_nilearn_on_the_whole_brain(
         transposed(streams[1], edges, n_volumes, work_dir=tmp_path / "w") as second,
     ):
         fit = fit_first_level(
-            lambda b: [(scratch.read(b) - 10000.0) / 100 for scratch in (first, second)],
+            lambda b: [(scratch(b) - 10000.0) / 100 for scratch in (first, second)],
             edges, designs, {"tea": "tea"}, noise_model=noise_model,
         )  # fmt: skip
     assert list((tmp_path / "w").iterdir()) == []
