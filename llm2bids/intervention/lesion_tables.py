@@ -135,16 +135,14 @@ def _matrix(
     for lesion in lesions:
         for text, change in lesion.changes(baseline).items():
             means, (low, high) = change.mean(axis=0), interval(boot_means(text, change, seed))
-            for column, measure in enumerate(MEASURES):
-                rows.append(
-                    {
-                        "network": lesion.label, "dose": lesion.dose, "n_units": lesion.n_units,
-                        "text": text, "relation": relation(text, lesion.own, related),
-                        "measure": measure, "change": means[column], "low": low[column],
-                        "high": high[column], "n_prompts": len(change),
-                    }
-                )  # fmt: skip
-    return pd.DataFrame(rows)
+            kind = relation(text, lesion.own, related)
+            what = (lesion.label, lesion.dose, lesion.n_units, text, kind)
+            rows += [
+                (*what, *of_measure, len(change))
+                for of_measure in zip(MEASURES, means, low, high, strict=True)
+            ]
+    names = ["network", "dose", "n_units", "text", "relation", "measure"]
+    return pd.DataFrame(rows, columns=[*names, "change", "low", "high", "n_prompts"])
 
 
 def _prompt_table(

@@ -299,16 +299,9 @@ class _Monitor:
             del known[label]
             threshold = float(np.quantile(np.concatenate([*known.values()]), 1 - FALSE_POSITIVES))
             false = np.concatenate([*unseen.values()]) > threshold
-            rows.append(
-                {
-                    "topic": label,
-                    "tokens": n_read,
-                    "threshold": threshold,
-                    "detected": float((detected > threshold).mean()),
-                    "false_positives": float(false.mean()),
-                }
-            )
-        return pd.DataFrame(rows)
+            rows.append((label, n_read, threshold, (detected > threshold).mean(), false.mean()))
+        names = ["topic", "tokens", "threshold", "detected", "false_positives"]
+        return pd.DataFrame(rows, columns=names)
 
     def write_series(self, analysis_dir: Path, *, progress: bool) -> None:
         """Write the scores of every run of the dataset, a row for each volume."""

@@ -87,7 +87,7 @@ class Subject:
         """Bank of the off prompts."""
         return self.dataset.paradigm.baseline
 
-    def untrained(self, seed: int = 0) -> "LoadedModel":
+    def untrained(self) -> "LoadedModel":
         """Load the same architecture with random weights, as a control."""
         from llm2bids.model.load import load_model
 
@@ -96,7 +96,7 @@ class Subject:
             device=self.loaded.device,
             dtype=self.loaded.dtype,
             trust_remote_code=self.loaded.trust_remote_code,
-            random_weights=seed,
+            random_weights=0,
         )
         return replace(loaded, batching=self.loaded.batching, chat=self.loaded.chat)
 
@@ -127,8 +127,8 @@ class Subject:
 
 def _prompts(table: "pd.DataFrame") -> tuple[Prompt, ...]:
     names = ["prompt_id", "condition", "topic", "text"]
-    rows = table[names].astype(str).to_dict("records")
-    return tuple(Prompt(**{str(name): cell for name, cell in row.items()}) for row in rows)
+    rows = table[names].astype(str).to_numpy()
+    return tuple(Prompt(**dict(zip(names, row, strict=True))) for row in rows)
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)

@@ -72,7 +72,7 @@ class Trial:
                 "which chooses the learning rate: give more texts (--n-texts, --texts)"
             )
         before = self._nll({**self.testing, **validation})
-        rates: list[dict[str, Any]] = []
+        rates: list[tuple[str, float, float, bool]] = []
         changes: dict[tuple[str, str], list[Floats]] = defaultdict(list)
         n_runs = len(self.methods) * (len(learning_rates) + n_seeds - 1)
         with tqdm(total=n_runs, desc="trial", disable=not progress) as bar:
@@ -87,13 +87,7 @@ class Trial:
                     for rate, nll in firsts.items()
                 }
                 best = min(scores, key=scores.__getitem__)
-                rates += [
-                    {
-                        "method": method, "learning_rate": rate, "validation": score,
-                        "chosen": rate == best,
-                    }
-                    for rate, score in scores.items()
-                ]  # fmt: skip
+                rates += [(method, rate, score, rate == best) for rate, score in scores.items()]
                 trained = [firsts[best]]  # the first seed has been trained at this rate
                 for number in range(1, n_seeds):
                     with self._trained(method, training, best, self.seed + number):
@@ -104,7 +98,9 @@ class Trial:
         runs = {key: np.array(values) for key, values in changes.items()}
         tables = {
             "trial": self._table(runs),
-            "rates": pd.DataFrame(rates),
+            "rates": pd.DataFrame(
+                rates, columns=["method", "learning_rate", "validation", "chosen"]
+            ),
             "differences": _differences(runs, self.methods),
         }
         return tables, {"NumberOfSteps": self.options.n_steps, "NumberOfSeeds": n_seeds}
@@ -168,14 +164,10 @@ class Trial:
         for (method, kind), changes in runs.items():
             change = changes.mean(axis=0)
             low, high = mean_interval(change)
-            rows.append(
-                {
-                    "method": method, "n_parameters": self._size(method), "text": kind,
-                    "change": change.mean(), "low": low, "high": high,
-                    "size": np.abs(changes).mean(), "n": change.size,
-                }
-            )  # fmt: skip
-        return pd.DataFrame(rows)
+            spread = (change.mean(), low, high, np.abs(changes).mean(), change.size)
+            rows.append((method, self._size(method), kind, *spread))
+        names = ["method", "n_parameters", "text", "change", "low", "high", "size", "n"]
+        return pd.DataFrame(rows, columns=names)
 
 
 def _differences(runs: Mapping[tuple[str, str], Floats], methods: Sequence[str]) -> pd.DataFrame:
@@ -189,18 +181,12 @@ def _differences(runs: Mapping[tuple[str, str], Floats], methods: Sequence[str])
         own, off = ((runs["network", kind], runs[method, kind]) for kind in ("own", "off"))
         gain, change = (np.subtract(*(part.mean(axis=0) for part in pair)) for pair in (own, off))
         spillover = np.subtract(*(np.abs(part).mean(axis=0) for part in off))
-        for measure, value, low, high in (
-            ("own", gain.mean(), *mean_interval(gain)),
-            ("spillover", spillover.mean(), *mean_interval(spillover)),
-            ("own - off", *_apart(gain, change)),
-        ):
-            rows.append(
-                {
-                    "network_minus": method, "measure": measure, "difference": value,
-                    "low": low, "high": high,
-                }
-            )  # fmt: skip
-    return pd.DataFrame(rows)
+        rows += [
+            (method, "own", gain.mean(), *mean_interval(gain)),
+            (method, "spillover", spillover.mean(), *mean_interval(spillover)),
+            (method, "own - off", *_apart(gain, change)),
+        ]
+    return pd.DataFrame(rows, columns=["network_minus", "measure", "difference", "low", "high"])
 
 
 def _apart(own: Floats, off: Floats) -> tuple[float, float, float]:
