@@ -13,9 +13,6 @@ from llm2bids.inference.statmap import software, write_json
 from llm2bids.store.tables import aligned, write_table
 
 JSON_NAME = "calibration.json"
-TABLE_NAME = "calibration.tsv"
-SHARES_NAME = "calibration_shares.tsv"
-FIGURE_NAME = "calibration.png"
 
 NAMES = {
     "bonferroni": "Bonferroni",
@@ -41,12 +38,13 @@ _STYLES = {
 
 def write_measurement(out_dir: Path, measured: NullMeasurement) -> list[Path]:
     """Write a measurement into a folder."""
-    paths = [out_dir / name for name in (JSON_NAME, TABLE_NAME, SHARES_NAME)]
+    names = (JSON_NAME, "calibration.tsv", "calibration_shares.tsv", "calibration.png")
+    paths = [out_dir / name for name in names]
     write_json(paths[0], as_json(measured))
     write_table(paths[1], rate_table(measured).round(6))
     write_table(paths[2], measured.shares)
-    draw_rates(measured, out_dir / FIGURE_NAME)
-    return [*paths, out_dir / FIGURE_NAME]
+    draw_rates(measured, paths[3])
+    return paths
 
 
 def as_json(measured: NullMeasurement) -> dict[str, Any]:

@@ -239,18 +239,17 @@ class Plan:
             raise InferenceError(f"{self._at(node)}: {path.name}: {error}") from None
 
     def _numbers(self, node: Any, data: pd.DataFrame, where: str) -> pd.DataFrame:
-        for name in data.columns:
-            column = pd.to_numeric(data[name], errors="coerce")
-            if column.isna().any():
-                n, first = int(column.isna().sum()), int(np.argmax(column.isna()))
-                raise InferenceError(
-                    f"{self._at(node)}: {where}: {name} is no number in {n} of "
-                    f"{len(data)} rows, first in row {first + 1}; leave the column out, complete "
-                    "the table or transform it (Factor makes numbers of words)"
-                    + ("; --drop-missing leaves out empty columns" if n == len(data) else "")
-                )
-            data = data.assign(**{name: column.astype(np.float64)})
-        return data
+        numbers = data.apply(pd.to_numeric, errors="coerce").astype(np.float64)
+        for name in numbers.columns[numbers.isna().any()]:
+            missing = numbers[name].isna()
+            n, first = int(missing.sum()), int(np.argmax(missing))
+            raise InferenceError(
+                f"{self._at(node)}: {where}: {name} is no number in {n} of {len(data)} rows, first "
+                f"in row {first + 1}; leave the column out, complete the table or transform it "
+                "(Factor makes numbers of words)"
+                + ("; --drop-missing leaves out empty columns" if n == len(data) else "")
+            )
+        return numbers
 
     def _add(self, node: Any, estimates: Sequence[Estimate]) -> None:
         """Take a node's estimates, and go on with the nodes that take their maps."""
