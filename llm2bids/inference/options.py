@@ -231,8 +231,8 @@ class AnalysisOptions:
     def read(cls, sidecar: Mapping[str, Any], path: Path) -> "AnalysisOptions":
         """Read the options of a first-level map from its sidecar, without the contrasts."""
         try:
-            parameters = dict(sidecar["ModelParameters"])
-            parameters.pop("signal_scaling", None)
+            written = sidecar["ModelParameters"].items()
+            parameters = {name: value for name, value in written if name != "signal_scaling"}
             return cls(unit_of_analysis=sidecar["UnitOfAnalysis"], **parameters)
         except (KeyError, TypeError, AttributeError) as error:
             raise InferenceError(
