@@ -248,22 +248,19 @@ class AnalysisOptions:
         >>> AnalysisOptions(confounds=("length",), smoothing_fwhm=4.0).describe()
         'one image per prompt, noise model ols, confounds length, smoothing 4 mm'
         """
-        parts = ["one image per prompt" if self.unit_of_analysis == "prompt" else "every token"]
-        parts.append(f"noise model {self.noise}")
-        if self.hrf_model is not None:
-            parts.append(f"haemodynamic response {self.hrf_model}")
-        parameters = self.parameters()
-        if parameters["drift_model"] is not None:
-            name = "high_pass" if "high_pass" in parameters else "drift_order"
-            detail = f"{name.replace('_', ' ')} {parameters[name]}"
-            parts.append(f"{parameters['drift_model']} drifts ({detail})")
-        if self.confounds:
-            parts.append(f"confounds {' '.join(self.confounds)}")
-        if self.smoothing_fwhm is not None:
-            parts.append(f"smoothing {self.smoothing_fwhm:g} mm")
-        if self.use is not None:
-            parts.append(f"conditions of the {self.use}")
-        return ", ".join(parts)
+        kind = "one image per prompt" if self.unit_of_analysis == "prompt" else "every token"
+        model = self.parameters()
+        name = "high_pass" if "high_pass" in model else "drift_order"
+        said = {
+            "noise model": self.noise,
+            "haemodynamic response": self.hrf_model,
+            f"{model['drift_model']} drifts": name in model
+            and f"({name.replace('_', ' ')} {model[name]})",
+            "confounds": " ".join(self.confounds),
+            "smoothing": self.smoothing_fwhm and f"{self.smoothing_fwhm:g} mm",
+            "conditions of the": self.use,
+        }
+        return ", ".join([kind, *(f"{what} {value}" for what, value in said.items() if value)])
 
 
 @dataclass(frozen=True, kw_only=True)
