@@ -26,7 +26,6 @@ from llm2bids.inference.second_level import (
     height_threshold,
     permutation_test,
     pooled_test,
-    smallest_p,
     thresholds,
     true_discoveries,
 )
@@ -338,7 +337,8 @@ def _write_permutation(
         writer.write(
             open_image(image).volume(),
             f"Sign-flip permutation, {key} (logp: negative log10 of the family-wise p).",
-            more={**asked, "SmallestP": smallest_p(len(effects))},
+            # two-sided: a flip and its opposite are the same
+            more={**asked, "SmallestP": 2.0 ** (1 - len(effects))},
             stat=key.replace("_", ""),
             desc="permutation",
         )

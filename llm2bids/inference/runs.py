@@ -29,7 +29,7 @@ from llm2bids.inference.design import (
     trial_table,
     volume_trials,
 )
-from llm2bids.inference.first_level import FirstLevelFit, ReadBlock, fit_first_level
+from llm2bids.inference.first_level import FirstLevelFit, fit_first_level
 from llm2bids.inference.options import AnalysisOptions
 from llm2bids.space.grid import GridImage, open_image
 from llm2bids.space.image import BASELINE
@@ -182,33 +182,32 @@ def fit_task(
     elif options.noise != "ar1":  # nilearn clusters the units of the whole image
         mem_gb = None
     edges = block_edges(n_units, n_observations, mem_gb=mem_gb)
-    with _reader(runs, options, edges, work_dir) as read_block:
-        fit = fit_first_level(read_block, edges, designs, contrasts, noise_model=options.noise)
+    with ExitStack() as stack:
+        reads = [
+            stack.enter_context(_reader(run, options, edges, work_dir=work_dir)) for run in runs
+        ]
+        fit = fit_first_level(
+            lambda block: [read(block) for read in reads],
+            edges,
+            designs,
+            contrasts,
+            noise_model=options.noise,
+        )
     return TaskFit(fit=fit, designs=designs, contrasts=contrasts)
 
 
 @contextmanager
 def _reader(
-    runs: Sequence[RunData],
-    options: AnalysisOptions,
-    edges: npt.NDArray[np.intp],
-    work_dir: Path | None,
-) -> Iterator[ReadBlock]:
-    """Give a function that reads one block of voxels of every run, in calibration sd."""
+    run: RunData, options: AnalysisOptions, edges: npt.NDArray[np.intp], *, work_dir: Path | None
+) -> Iterator[Callable[[int], npt.NDArray[np.float64]]]:
+    """Give a function that reads one block of units of a run, in calibration sd."""
     if options.unit_of_analysis == "prompt":
-        series = [prompt_series(run, smoothing_fwhm=options.smoothing_fwhm)[0] for run in runs]
-        yield lambda block: [values[:, edges[block] : edges[block + 1]] for values in series]
+        series = prompt_series(run, smoothing_fwhm=options.smoothing_fwhm)[0]
+        yield lambda block: series[:, edges[block] : edges[block + 1]]
         return
-    with ExitStack() as stack:
-        scratch = []
-        for run in runs:
-            volumes = unit_volumes(run.series, run.voxels, smoothing_fwhm=options.smoothing_fwhm)
-            held = transposed(volumes, edges, run.n_volumes, work_dir=work_dir)
-            scratch.append(stack.enter_context(held))
-        yield lambda block: [
-            in_sd(read(block).astype(np.float64), run)
-            for read, run in zip(scratch, runs, strict=True)
-        ]
+    volumes = unit_volumes(run.series, run.voxels, smoothing_fwhm=options.smoothing_fwhm)
+    with transposed(volumes, edges, run.n_volumes, work_dir=work_dir) as read:
+        yield lambda block: in_sd(read(block).astype(np.float64), run)
 
 
 def unit_volumes(

@@ -112,11 +112,6 @@ def permutation_test(
     return dict(outputs) if isinstance(outputs, dict) else {"logp_max_t": outputs}
 
 
-def smallest_p(n_participants: int) -> float:
-    """Give the smallest two-sided p that sign flips of so many participants can reach."""
-    return float(2.0 ** (1 - n_participants))
-
-
 @dataclass(frozen=True, kw_only=True, eq=False)
 class PooledTest:
     """Result of the pooled test, all arrays of shape (n_units,)."""

@@ -17,7 +17,6 @@ from llm2bids.inference.second_level import (
     height_threshold,
     permutation_test,
     pooled_test,
-    smallest_p,
     thresholds,
     true_discoveries,
 )
@@ -166,11 +165,6 @@ def test_permutation_finds_the_planted_block_family_wise(mask_img):
 def test_permutation_without_tfce_gives_the_voxel_map_alone(mask_img):
     values, _ = group(mask_img)
     assert list(permutation_test(values, mask_img=mask_img, n_perm=20)) == ["logp_max_t"]
-
-
-def test_sign_flips_of_few_participants_cannot_be_significant():
-    assert smallest_p(5) > 0.05
-    assert smallest_p(8) < 0.05
 
 
 def test_one_participant_is_refused(mask_img):
