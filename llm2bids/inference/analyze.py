@@ -27,7 +27,7 @@ from llm2bids.inference.options import (
 from llm2bids.inference.participant import Analysis, Fit, caution
 from llm2bids.inference.provenance import check_arrangement_prompts
 from llm2bids.inference.runs import in_parallel
-from llm2bids.inference.statmap import checked_output, list_group, list_participants, start_output
+from llm2bids.inference.statmap import checked_output, list_results, start_output
 from llm2bids.options import split_options, takes_options
 
 log = logging.getLogger(__name__)
@@ -127,7 +127,7 @@ def analyze_participants(
         fits = in_parallel([delayed(analysis.fit)(*part) for part in chosen], processors.n_cpus)
     bar = tqdm(fits, "first level", len(chosen), file=sys.stderr, disable=not progress)
     results = sorted(bar, key=lambda result: result[0])
-    list_participants(analysis.out_dir, participants)
+    list_results(analysis.out_dir, *(f"sub-{label}" for label in participants))
     return _collected(analysis.out_dir, results, model)
 
 
@@ -217,7 +217,7 @@ def analyze_group(
             ]
     for failure in failed:
         log.warning("%s", failure)
-    list_group(out_dir)
+    list_results(out_dir, "group")
     return GroupResult(
         out_dir=out_dir,
         contrasts=tuple(results),

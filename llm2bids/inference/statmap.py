@@ -8,7 +8,7 @@ it needs ``minimize_memory=False``, the residuals of the whole brain at once.
 
 import importlib.metadata
 import os
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from typing import Any
@@ -183,18 +183,18 @@ def read_map(path: Path, space: Space) -> npt.NDArray[np.float32]:
     return np.asarray(space.to_units(image.volume()), dtype=np.float32)
 
 
-def list_participants(out_dir: Path, labels: Iterable[str]) -> None:
-    """Write the checksums of participants' results, one list for each of them."""
-    for label in labels:
-        name = list_file(PurePosixPath(f"sub-{label}") / "func" / "any")
-        replace_text(out_dir / name, _list(out_dir, f"sub-{label}/**/*"))
+def list_results(out_dir: Path, *folders: str) -> None:
+    """Write the checksums of participants' folders, or of the group's, a list for each.
 
-
-def list_group(out_dir: Path) -> None:
-    """Write the checksums of the group's results, findings among them."""
-    # reports and calibrations come and go, and what lies at the top is written anew by every call
-    text = _list(out_dir, "group/**/*")
-    replace_text(out_dir / list_file(PurePosixPath("group/any")), text)
+    Reports and calibrations come and go, and what lies at the top is written anew by every call.
+    """
+    for folder in folders:
+        sums = {
+            PurePosixPath(path.relative_to(out_dir).as_posix()): sha256_of(path)
+            for path in data_files(out_dir, f"{folder}/**/*")
+            if not path.name.endswith(".part")
+        }
+        replace_text(out_dir / list_file(PurePosixPath(folder, "any")), list_text(sums))
 
 
 def is_analysis(out_dir: Path) -> bool:
@@ -214,13 +214,3 @@ def check_analysis(out_dir: Path, *, progress: bool = False) -> Check:
     else:
         check.add(FOLDER, "the results have no checksums; earlier versions wrote none")
     return check
-
-
-def _list(out_dir: Path, pattern: str) -> str:
-    return list_text(
-        {
-            PurePosixPath(path.relative_to(out_dir).as_posix()): sha256_of(path)
-            for path in data_files(out_dir, pattern)
-            if not path.name.endswith(".part")
-        }
-    )

@@ -18,7 +18,7 @@ import pandas as pd
 from llm2bids.exceptions import NetworkError
 from llm2bids.inference.group import GENERALISATION
 from llm2bids.inference.provenance import Provenance, circularity_note
-from llm2bids.inference.statmap import list_group, software, write_json
+from llm2bids.inference.statmap import list_results, software, write_json
 from llm2bids.network.controls import P_VALUE, Control
 from llm2bids.network.identification import TAKEN_OFF, AccuracyCurve, Identification
 from llm2bids.network.network import load_network
@@ -217,7 +217,7 @@ class Findings:
             write_table(folder / f"{name}.tsv", table)
         replace_text(folder / "README.md", README)
         write_json(folder / "findings.json", self._content(space))
-        list_group(Path(out_dir))
+        list_results(Path(out_dir), "group")
         return (*files, *(folder / f"{name}.tsv" for name in tables), folder / "findings.json")
 
     @classmethod
@@ -364,7 +364,7 @@ def remove_findings(out_dir: Path) -> None:
     folder = out_dir / FOLDER
     if folder.exists():
         shutil.rmtree(folder)
-        list_group(out_dir)
+        list_results(out_dir, "group")
 
 
 def two_digits(value: float) -> str:
