@@ -27,7 +27,7 @@ from llm2bids.inference.options import (
 from llm2bids.inference.participant import Analysis, Fit, caution
 from llm2bids.inference.provenance import check_arrangement_prompts
 from llm2bids.inference.runs import in_parallel
-from llm2bids.inference.statmap import checked_output, list_results, start_output
+from llm2bids.inference.statmap import check_output, list_results, start_output
 from llm2bids.options import split_options, takes_options
 
 log = logging.getLogger(__name__)
@@ -187,7 +187,7 @@ def analyze_group(
     """
     selection, how, processors = split_options(options, Selection, GroupOptions, Processors)
     out_dir = Path(out_dir)
-    checked_output(out_dir)
+    check_output(out_dir)
     results: list[GroupContrastResult] = []
     failed: list[Failure] = []
     intact: tuple[Inputs, Effects] | None = None

@@ -147,7 +147,7 @@ def software() -> dict[str, str]:
 def start_output(out_dir: Path, bids_dir: Path, derivative_dir: Path) -> None:
     """Make the output folder a derivative dataset, or check that it is one of ours."""
     if out_dir.exists() and (not out_dir.is_dir() or any(out_dir.iterdir())):
-        checked_output(out_dir)
+        check_output(out_dir)
     links = {
         name: Path(os.path.relpath(path.resolve(), out_dir.resolve())).as_posix()
         for name, path in (("raw", bids_dir), ("llm2bids", derivative_dir))
@@ -163,14 +163,18 @@ def start_output(out_dir: Path, bids_dir: Path, derivative_dir: Path) -> None:
         replace_text(out_dir / name, fill_text(f"analysis/{template}", {}))
 
 
-def checked_output(out_dir: Path) -> None:
-    """Check that a folder holds results of `analyze`."""
+def is_analysis(out_dir: Path) -> bool:
+    """Tell whether a folder holds results of `analyze`."""
     try:
         tools = read_json(out_dir / "dataset_description.json").get("GeneratedBy", [])
-        ours = any(tool.get("Description") == "llm2bids analyze" for tool in tools)
+        return any(tool.get("Description") == "llm2bids analyze" for tool in tools)
     except (DatasetError, AttributeError, TypeError):
-        ours = False
-    if not ours:
+        return False
+
+
+def check_output(out_dir: Path) -> None:
+    """Check that a folder holds results of `analyze`."""
+    if not is_analysis(out_dir):
         raise InferenceError(
             f"{out_dir}: is not empty and holds no results of llm2bids analyze; expected an empty "
             "or new folder, or one that analyze made"
@@ -195,15 +199,6 @@ def list_results(out_dir: Path, *folders: str) -> None:
             if not path.name.endswith(".part")
         }
         replace_text(out_dir / list_file(PurePosixPath(folder, "any")), list_text(sums))
-
-
-def is_analysis(out_dir: Path) -> bool:
-    """Tell whether a folder holds results of `analyze`."""
-    try:
-        checked_output(out_dir)
-    except InferenceError:
-        return False
-    return True
 
 
 def check_analysis(out_dir: Path, *, progress: bool = False) -> Check:
