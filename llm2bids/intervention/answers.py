@@ -2,7 +2,7 @@
 
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import nullcontext
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from itertools import pairwise
 from typing import TYPE_CHECKING, Any
 
@@ -185,23 +185,10 @@ def _check_numbers(surprisal: Floats, prompts: Sequence[Prompt], edit: Edit | No
     )
 
 
-@dataclass(frozen=True, kw_only=True, eq=False)
 class TextClassifier:
-    """Word and character n-gram counts (TF-IDF) with logistic regression, and how good it is.
+    """Word and character n-gram counts (TF-IDF) with logistic regression, and how good it is."""
 
-    `accuracy` is that on `n_tests` texts of prompts that it has not learned from.
-    """
-
-    classes: tuple[str, ...]
-    pipeline: Any
-    accuracy: float = float("nan")
-    low: float = float("nan")
-    high: float = float("nan")
-    n_tests: int = 0
-
-    @classmethod
-    def fit(cls, texts: Sequence[str], labels: Sequence[str]) -> "TextClassifier":
-        """Learn the classes of texts."""
+    def __init__(self, texts: Sequence[str], labels: Sequence[str]) -> None:
         from sklearn.feature_extraction.text import TfidfVectorizer
         from sklearn.linear_model import LogisticRegression
         from sklearn.pipeline import make_pipeline, make_union
@@ -212,22 +199,21 @@ class TextClassifier:
                 f"text classifier: {len(names)} classes with at least {counts.min()} texts; "
                 f"expected two or more with {LEAST_TEXTS}: record more prompts or more tasks"
             )
-        pipeline = make_pipeline(
+        self.classes = tuple(map(str, names))
+        self.pipeline: Any = make_pipeline(
             make_union(
                 TfidfVectorizer(sublinear_tf=True, stop_words="english"),
                 TfidfVectorizer(analyzer="char_wb", ngram_range=(3, 5), sublinear_tf=True),
             ),
             LogisticRegression(C=10.0, max_iter=1000, class_weight="balanced"),
         )
-        pipeline.fit(texts, labels)
-        return cls(classes=tuple(map(str, names)), pipeline=pipeline)
+        self.pipeline.fit(texts, labels)
 
-    def tested(self, texts: Sequence[str], labels: Sequence[str]) -> "TextClassifier":
-        """Give the same with its accuracy on texts that it has not learned from."""
+    def test(self, texts: Sequence[str], labels: Sequence[str]) -> None:
+        """Measure the accuracy on texts that it has not learned from."""
         hits = int((self.predict(texts) == np.asarray(labels)).sum())
-        low, high = binomial_interval(hits, len(texts))
-        n = len(texts)
-        return replace(self, accuracy=hits / n, low=low, high=high, n_tests=n)
+        self.n_tests, self.accuracy = len(texts), hits / len(texts)
+        self.low, self.high = binomial_interval(hits, len(texts))
 
     def probabilities(self, texts: Sequence[str]) -> Floats:
         """Give the probability of each class, (n_texts, n_classes)."""

@@ -259,7 +259,7 @@ class _Monitor:
             p = {name: probe.predict_proba(streams) for name, streams in unseen.items()}
             yield "linear probe", position, list(probe.classes_), p
         texts = [(prompt.text, name) for name, prompts in shown.items() for prompt in prompts]
-        words = TextClassifier.fit(*zip(*texts, strict=True))
+        words = TextClassifier(*zip(*texts, strict=True))
         p = {
             name: words.probabilities([prompt.text for prompt in prompts])
             for name, prompts in held_out.items()

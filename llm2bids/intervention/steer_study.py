@@ -135,9 +135,8 @@ class Scene:
             unseen = answer(self.subject, self.held_out[bank][-half:], n_tokens=n_tokens)
             tests += [(text, bank) for text in unseen.texts]
             bar.update()
-        self.classifier = TextClassifier.fit(*zip(*learned, strict=True)).tested(
-            *zip(*tests, strict=True)
-        )
+        self.classifier = TextClassifier(*zip(*learned, strict=True))
+        self.classifier.test(*zip(*tests, strict=True))
 
     def direction(self, task: str, site: Site) -> Floats:
         """Give the direction of a topic after a layer, (width,)."""

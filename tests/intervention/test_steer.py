@@ -213,14 +213,13 @@ def test_the_classifier_knows_its_accuracy():
     texts = ["tea in a cup", "green tea", "a pot of tea", "tea leaves", "black tea"]
     others = ["the law and the vote", "a vote", "the law", "parliament vote", "vote on laws"]
     labels = ["tea"] * 5 + ["law"] * 5
-    classifier = TextClassifier.fit(texts + others, labels)
-    tested = classifier.tested(
-        ["tea", "a cup of tea", "the vote", "tea"], ["tea"] * 2 + ["law"] * 2
-    )
-    assert (tested.accuracy, tested.n_tests) == (0.75, 4) and tested.low < 0.75 < tested.high
+    classifier = TextClassifier(texts + others, labels)
+    classifier.test(["tea", "a cup of tea", "the vote", "tea"], ["tea"] * 2 + ["law"] * 2)
+    assert (classifier.accuracy, classifier.n_tests) == (0.75, 4)
+    assert classifier.low < 0.75 < classifier.high
     np.testing.assert_allclose(classifier.probabilities(texts).sum(axis=1), 1)
     with pytest.raises(InterventionError, match="2 classes with at least 1 texts"):
-        TextClassifier.fit(texts[:1] + others, labels[4:])
+        TextClassifier(texts[:1] + others, labels[4:])
 
 
 def test_loops_have_few_distinct_pairs():
