@@ -287,7 +287,7 @@ def _first_token_weights(
     """Weigh the prompts by how many of their first tokens are taken, or say why they are not."""
     weights: dict[int, Floats32] = {}
     omitted: dict[int, str] = {}
-    for n in powers_below(min(run.trials["n_volumes"].min() for run in loaded)):
+    for n in powers_below(int(min(run.trials["n_volumes"].min() for run in loaded))):
         try:
             runs = [_shown(run, run_design(run, options, n_tokens=n)) for run in loaded]
         except InferenceError as error:
