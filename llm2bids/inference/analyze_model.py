@@ -176,7 +176,7 @@ def _selectors(
     layout: Any, model: StatsModel, asked: StatsModelOptions, bids_dir: Path
 ) -> dict[str, Any]:
     """Choose series by the model's Input and what was asked; each value must be there."""
-    selectors: dict[str, list[Any]] = dict(model.inputs)
+    selectors: dict[str, list[Any]] = dict(model.content.get("Input") or {})
     asked_for = {
         "subject": asked.participant_label,
         "session": asked.session_label,

@@ -187,9 +187,7 @@ def analyze_contrast(
     if options.n_perm:
         files += _write_permutation(writer, values, options, n_cpus)
     if options.pooled_n_perm and question.against is not None:
-        n_perm, seed = options.pooled_n_perm, options.random_state
-        pooled = _pooled(inputs, question, asked, n_perm=n_perm, random_state=seed)
-        files += _write_pooled(writer, pooled, options.alpha)
+        files += _write_pooled(writer, _pooled(inputs, question, asked, options), options.alpha)
     return GroupContrastResult(
         label=label,
         task=task,
@@ -225,34 +223,8 @@ def _metadata(contrast: GroupContrast, effects: Effects, inputs: Inputs) -> dict
     }
 
 
-def _write_pooled(writer: MapWriter, result: PooledTest, alpha: float) -> list[Path]:
-    """Write the maps of the pooled prompt test."""
-    threshold = result.threshold(alpha)
-    more: dict[str, object] = {
-        "Permutations": int(result.max_t.size),
-        "DegreesOfFreedom": result.dof,
-        "Alpha": alpha,
-        "MaxTThreshold": threshold if np.isfinite(threshold) else None,
-        "PooledGeneralisation": "Labels permuted within participant: generalises over prompts "
-        "for these participants.",
-    }
-    difference = (
-        "Mean of the task's prompts minus mean of those that it stands against, within participant."
-    )
-    return [
-        writer.write(values, description, more=more, stat=stat, desc="pooled")
-        for stat, values, description in (
-            ("effect", result.effect, difference),
-            ("t", result.t, "t over the prompts of all participants."),
-            ("cohensd", result.d, "Cohen's d over prompts."),
-            ("logp", -np.log10(result.p), "Negative log10 of the two-sided permutation p."),
-            ("logpmaxt", -np.log10(result.p_fwe), "Negative log10 of the family-wise p (max t)."),
-        )
-    ]
-
-
 def _pooled(
-    inputs: Inputs, question: GroupContrast, effects: Effects, *, n_perm: int, random_state: int = 0
+    inputs: Inputs, question: GroupContrast, effects: Effects, how: GroupOptions
 ) -> PooledTest:
     """Test a trial type against off or the other tasks over the prompts of all participants.
 
@@ -286,9 +258,35 @@ def _pooled(
         np.concatenate(series),
         np.concatenate(labels),
         np.concatenate(groups),
-        n_perm=n_perm,
-        random_state=random_state,
+        n_perm=how.pooled_n_perm,
+        random_state=how.random_state,
     )
+
+
+def _write_pooled(writer: MapWriter, result: PooledTest, alpha: float) -> list[Path]:
+    """Write the maps of the pooled prompt test."""
+    threshold = result.threshold(alpha)
+    more: dict[str, object] = {
+        "Permutations": int(result.max_t.size),
+        "DegreesOfFreedom": result.dof,
+        "Alpha": alpha,
+        "MaxTThreshold": threshold if np.isfinite(threshold) else None,
+        "PooledGeneralisation": "Labels permuted within participant: generalises over prompts "
+        "for these participants.",
+    }
+    difference = (
+        "Mean of the task's prompts minus mean of those that it stands against, within participant."
+    )
+    return [
+        writer.write(values, description, more=more, stat=stat, desc="pooled")
+        for stat, values, description in (
+            ("effect", result.effect, difference),
+            ("t", result.t, "t over the prompts of all participants."),
+            ("cohensd", result.d, "Cohen's d over prompts."),
+            ("logp", -np.log10(result.p), "Negative log10 of the two-sided permutation p."),
+            ("logpmaxt", -np.log10(result.p_fwe), "Negative log10 of the family-wise p (max t)."),
+        )
+    ]
 
 
 def _write_thresholded(

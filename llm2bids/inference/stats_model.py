@@ -38,16 +38,6 @@ class StatsModel:
     path: Path
     content: dict[str, Any]
 
-    @property
-    def name(self) -> str:
-        """Name of the model."""
-        return str(self.content["Name"])
-
-    @property
-    def inputs(self) -> dict[str, list[Any]]:
-        """Entities that choose the series, each with its values."""
-        return dict(self.content.get("Input") or {})
-
     def node(self, name: str) -> dict[str, Any]:
         """Give a node as the file has it."""
         return dict(next(node for node in self.content["Nodes"] if node["Name"] == name))

@@ -218,7 +218,7 @@ class Fit:
         passed_on = ("SpatialReference", "SpaceLabel", "SpaceFingerprint")
         entries = {
             **metadata,
-            "Model": self.model.name,
+            "Model": self.model.content["Name"],
             "ModelType": "meta" if self.estimate.meta else "glm",
             "Level": self.estimate.level,
             **{key: of_series[key] for key in passed_on if key in of_series},
