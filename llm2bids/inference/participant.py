@@ -126,7 +126,8 @@ class Analysis:
             names={**names, "space": inputs.space.label},
             metadata=metadata,
         )
-        files, more = [], dict[str, object]()
+        files: list[Path] = []
+        more: dict[str, object] = {}
         for (label, expression), stat in product(model.contrasts.items(), STATS):
             description = f"{stat} of the contrast {expression!r} of one participant."
             more = {"ContrastLabel": label, "Contrast": expression}

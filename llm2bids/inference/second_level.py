@@ -273,7 +273,8 @@ def cluster(
     As nilearn's `threshold_stats_img` and `get_clusters_table`, whose loops visit the whole grid
     for every cluster (80 s for a map of 254,592 units), and make images of thousands of them.
     """
-    kept, clusters = np.zeros_like(grid), []
+    kept = np.zeros_like(grid)
+    clusters: list[tuple[int, tuple[slice, ...], npt.NDArray[np.bool_]]] = []
     for sign in (1, -1):
         labels, _ = ndimage.label(sign * grid >= threshold)
         sizes, boxes = np.bincount(labels.ravel()), ndimage.find_objects(labels)

@@ -79,7 +79,8 @@ class Fit:
 
     def write(self) -> list[Path]:
         """Fit a run, or a node's maps, which lie in files by now."""
-        estimate, files = self.estimate, []
+        estimate, shared = self.estimate, dict[str, Any]()
+        files: list[Path] = []
         log.debug("%s: %s", estimate.name, estimate.series or f"{len(estimate.inputs)} maps")
         if estimate.series is None:
             maps, dof = self._meta() if estimate.meta else self._fit_maps()
