@@ -9,6 +9,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -59,7 +60,7 @@ class Effects:
     values: Floats32
     participants: tuple[str, ...]
     conditions: tuple[Condition, ...]
-    made_from: npt.NDArray[np.object_]  # of `Provenance`
+    made_from: npt.NDArray[Any]  # of `Provenance`
     mask: npt.NDArray[np.bool_]
     options: AnalysisOptions
 
@@ -135,8 +136,8 @@ def effects_difference(edited: Effects, intact: Effects, session: str) -> Effect
         )
         for effects in (edited, intact)
     )
-    both = first.has & second.has
-    made_from = np.where(both, first.made_from | second.made_from, Provenance())
+    made_from = first.made_from | second.made_from
+    made_from[~(first.has & second.has)] = Provenance()
     return replace(first, values=first.values - second.values, made_from=made_from)
 
 

@@ -239,7 +239,7 @@ class Plan:
             raise InferenceError(f"{self._at(node)}: {path.name}: {error}") from None
 
     def _numbers(self, node: Any, data: pd.DataFrame, where: str) -> pd.DataFrame:
-        numbers = data.apply(pd.to_numeric, errors="coerce").astype(np.float64)
+        numbers: pd.DataFrame = data.apply(pd.to_numeric, errors="coerce").astype(np.float64)
         for name in numbers.columns[numbers.isna().any()]:
             missing = numbers[name].isna()
             n, first = int(missing.sum()), int(np.argmax(missing))

@@ -304,8 +304,8 @@ class _Targets:
             "random high": random.quantile(0.975),
         }
         n_neurons = int(draws[0].sum())
-        for name, values in columns.items():
-            rows.append({"choice": name, "n_neurons": n_neurons, **values.to_dict()})
+        for name, column in columns.items():
+            rows.append({"choice": name, "n_neurons": n_neurons, **column.to_dict()})
         return pd.DataFrame(rows)
 
     def _neurons(self, choices: Mapping[str, Marks], gains: Any) -> pd.DataFrame:
