@@ -305,7 +305,8 @@ class _Targets:
         }
         n_neurons = int(draws[0].sum())
         for name, column in columns.items():
-            rows.append({"choice": name, "n_neurons": n_neurons, **column.to_dict()})
+            drawn = dict(zip(map(str, random), column.tolist(), strict=True))
+            rows.append({"choice": name, "n_neurons": n_neurons, **drawn})
         return pd.DataFrame(rows)
 
     def _neurons(self, choices: Mapping[str, Marks], gains: Any) -> pd.DataFrame:
