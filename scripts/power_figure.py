@@ -33,6 +33,7 @@ from llm2bids.inference.power import (
 from llm2bids.inference.prompts import OFF, powers_below
 from llm2bids.inference.runs import in_sd
 from llm2bids.network.controls import measure_maps
+from llm2bids.network.options import FindingsOptions
 from llm2bids.store.json import to_json
 
 MEASURES = ("fdr_share", "split_half_r", "identification")
@@ -197,7 +198,7 @@ def measure_part(
                 )
                 kept[rng.permutation(rows)[: rows.size * n_prompts // all_prompts]] = True
     maps = effect_maps(means.take(kept))
-    found = measure_maps(maps)
+    found = measure_maps(maps, FindingsOptions())
     variance = maps.var(axis=0, ddof=1).mean(axis=0)  # over participants, then tasks
     return {
         **{name: found[name] for name in MEASURES},

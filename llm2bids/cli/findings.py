@@ -37,18 +37,17 @@ def measure(
 def describe(findings: "Findings") -> str:
     """Give the findings in a few lines."""
     from llm2bids.network.controls import P_VALUE
-    from llm2bids.network.findings import two_digits
     from llm2bids.store.tables import aligned
 
     lines = []
     for row in findings.table().to_dict("records"):
-        number = two_digits(row["value"]) if row["value"] < 10 else f"{row['value']:,.0f}"
+        number = f"{row['value']:z.2f}" if row["value"] < 10 else f"{row['value']:,.0f}"
         low, high = row["low"], row["high"]
-        interval = f"{two_digits(low)} to {two_digits(high)}" if low == low else ""
+        interval = f"{low:z.2f} to {high:z.2f}" if low == low else ""
         lines.append((row["finding"], row["measure"], number, interval, row["text"]))
     controls = [
-        f"control  {control.name}: {row.text} {two_digits(row.value)}, the data "
-        f"{two_digits(row.real)}{'' if row.p_value != row.p_value else f', p {row.p_value:.2g}'}"
+        f"control  {control.name}: {row.text} {row.value:z.2f}, the data "
+        f"{row.real:z.2f}{'' if row.p_value != row.p_value else f', p {row.p_value:.2g}'}"
         for control in findings.controls[2:]
         for row in control.measures
     ]

@@ -1,6 +1,6 @@
 """The findings beside controls: the same measures where there is less, or nothing, to find."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -17,29 +17,30 @@ from llm2bids.network.identification import (
     accuracy_of,
     check_left_out,
     gram_scores,
-    left_out_scores,
+    network_scores,
 )
-from llm2bids.network.options import ControlName
+from llm2bids.network.options import ControlName, FindingsOptions
 from llm2bids.network.overlap import permuted_dice
-from llm2bids.network.repeatability import half_splits, split_maps
+from llm2bids.network.repeatability import N_SPLITS, half_splits, split_maps
 from llm2bids.network.similarity import (
     Floats,
     Maps,
     Signs,
+    correlations,
     dice_matrix,
     fisher_mean,
     gram_matrix,
     top_units,
-    weighted_correlation,
 )
 
+# What each control does
 ABOUT: dict[ControlName, str] = {
     "shuffled-labels": "on and off labels shuffled over the prompts of each run",
     "shuffled-tasks": "task labels shuffled over the maps of each participant",
     "random-networks": "random units in place of the networks, as many in each site",
 }
-"""What each control does."""
 
+# What is measured, as tables call it
 MEASURES = {
     "identification": "identification, accuracy",
     "network_identification": "identification by networks, accuracy",
@@ -51,12 +52,9 @@ MEASURES = {
     "overlap_dice": "most overlap of two tasks, Dice",
     "fdr_share": "share of units past false discovery rate {alpha:g}",
 }
-"""What is measured, as tables call it."""
 
+# What the p value of a control is
 P_VALUE = "share of draws, the data counted in, that reach the data's value"
-"""What the p value of a control is."""
-
-_COLUMNS = ("control", "measure", "text", "real", "value", "low", "high", "p_value", "n_draws")
 
 Measured = dict[str, float]
 
@@ -78,7 +76,7 @@ class Measure:
     n_draws: int
 
     @classmethod
-    def of(cls, measure: str, text: str, real: float, draws: Floats) -> "Measure":
+    def of(cls, measure: str, real: float, draws: Floats, alpha: float = 0.05) -> "Measure":
         """Sum up draws, shape (n_draws,)."""
         low, high, p_value = np.nan, np.nan, np.nan
         if draws.size > 1:
@@ -86,7 +84,7 @@ class Measure:
             p_value = float((1 + (draws >= real - 1e-9).sum()) / (1 + draws.size))
         return cls(
             measure=measure,
-            text=text,
+            text=MEASURES[measure].format(alpha=alpha),
             real=real,
             value=float(draws.mean()),
             low=low,
@@ -112,24 +110,17 @@ class Control:
 
     def table(self) -> pd.DataFrame:
         """Give one row for each measure."""
-        rows = [{"control": self.name, **vars(measure)} for measure in self.measures]
-        return pd.DataFrame(rows, columns=list(_COLUMNS))
+        table = pd.DataFrame(self.measures)
+        table.insert(0, "control", self.name)
+        return table
 
 
 def random_units(
-    effects: Effects,
-    *,
-    n_units: int = 100,
-    n_draws: int = 100,
-    seed: int = 0,
-    allow_circular: bool = False,
+    effects: Effects, options: FindingsOptions, *, n_units: int, n_draws: int = 100
 ) -> Control:
     """Identify with a few units, drawn at random from those that the maps have."""
     n_all, n_tasks = effects.values.shape[2], len(effects.tasks)
-    if not 2 <= n_units <= n_all:
-        raise NetworkError(f"random units: found {n_units}, expected 2 to {n_all}")
-    check_left_out(effects, allow_circular=allow_circular)
-    maps, rng = effects.values.reshape(-1, n_all), np.random.default_rng(seed)
+    maps, rng = effects.values.reshape(-1, n_all), np.random.default_rng(options.seed)
     some = (maps[:, rng.choice(n_all, n_units, replace=False)] for _ in range(n_draws))
     return _identified(
         f"{n_units} random units",
@@ -139,15 +130,13 @@ def random_units(
     )
 
 
-def shuffled_labels(
-    effects: Effects, *, n_perm: int = 1000, seed: int = 0, allow_circular: bool = False
-) -> Control:
+def shuffled_labels(effects: Effects, options: FindingsOptions) -> Control:
     """Identify with each participant's task labels shuffled."""
-    check_left_out(effects, allow_circular=allow_circular)
     n_participants, n_tasks, n_all = effects.values.shape
     gram = gram_matrix(effects.values.reshape(-1, n_all))
-    rng, plain = np.random.default_rng(seed), np.tile(np.arange(n_tasks), (n_participants, 1))
-    shuffled = (rng.permuted(plain, axis=1) for _ in range(n_perm))
+    rng = np.random.default_rng(options.seed)
+    plain = np.tile(np.arange(n_tasks), (n_participants, 1))
+    shuffled = (rng.permuted(plain, axis=1) for _ in range(options.n_perm))
     return _identified(
         "shuffled labels",
         "identification with the task labels of each participant shuffled",
@@ -157,29 +146,27 @@ def shuffled_labels(
 
 
 def _identified(name: str, what: str, scores: Floats, draws: Sequence[float]) -> Control:
-    text = MEASURES["identification"]
-    measure = Measure.of("identification", text, accuracy_of(scores), np.array(draws))
+    measure = Measure.of("identification", accuracy_of(scores), np.array(draws))
     return Control(name=name, about=what, measures=(measure,))
 
 
-def measure_maps(
-    effects: Maps, *, share: float = 0.05, alpha: float = 0.05, n_splits: int = 35, seed: int = 0
-) -> Measured:
+def measure_maps(effects: Maps, options: FindingsOptions) -> Measured:
     """Measure what controls are compared on, of maps (n_participants, n_tasks, n_units)."""
     n_participants, n_tasks, n_units = effects.shape
     gram = gram_matrix(effects.reshape(-1, n_units))
-    single = weighted_correlation(gram, np.eye(len(gram)), np.eye(len(gram)))
-    single = single.reshape(n_participants, n_tasks, n_participants, n_tasks)
     rows, columns = np.triu_indices(n_participants, k=1)
-    same = np.einsum("ptqt->tpq", single)[:, rows, columns]
+    same = np.einsum("ptqt->tpq", correlations(gram, n_tasks))[:, rows, columns]
     group = effects.mean(axis=0)
     pairs = np.triu_indices(n_tasks, k=1)
     alike = np.corrcoef(group)[pairs]
-    r, common = split_maps(effects, np.arange(n_participants), share, n_splits, seed)
-    survive = [(group_statistics(effects[:, task]).pfdr < alpha).mean() for task in range(n_tasks)]
+    share = options.share
+    r, common = split_maps(effects, np.arange(n_participants), share, N_SPLITS, options.seed)
+    survive = [
+        (group_statistics(effects[:, task]).pfdr < options.alpha).mean() for task in range(n_tasks)
+    ]
     return {
         "identification": accuracy_of(gram_scores(gram, n_tasks)),
-        "network_identification": accuracy_of(left_out_scores(effects, share=share)),
+        "network_identification": accuracy_of(network_scores(effects, share)),
         "single_run_r": float(fisher_mean(same, axis=1).mean()),
         "split_half_r": float(fisher_mean(r, axis=0).mean()),
         "split_half_dice": float(common.mean()),
@@ -202,59 +189,41 @@ def shuffled_effects(prompts: Prompts, *, seed: int) -> Effects:
 
 
 def compare_control(
-    prompts: Prompts | None,
-    effects: Effects,
     name: ControlName,
+    effects: Effects,
+    prompts: Prompts | None,
+    options: FindingsOptions,
     *,
     real: Measured,
     sites: npt.NDArray[Any],
-    share: float = 0.05,
-    alpha: float = 0.05,
-    n_draws: int = 20,
-    seed: int = 0,
 ) -> Control:
     """Measure a control beside the data, whose measures are `real`.
 
     Shuffled labels take the prompts' images; `sites` labels the site of each unit of the maps.
     """
-    if name not in ABOUT or n_draws < 2:
-        raise NetworkError(
-            f"controls: found {n_draws} draws of {name}; expected two draws or more of "
-            f"{', '.join(ABOUT)}"
-        )
     maps = effects.values
     plain = np.tile(np.arange(maps.shape[1]), (len(maps), 1))
-
-    def measured(draw: int) -> Measured:
+    seeds = np.random.default_rng(options.seed).integers(2**31, size=options.n_control_draws)
+    draws = []
+    for seed in seeds.tolist():
         if name == "random-networks":
-            return _random_networks(maps, sites, share=share, seed=draw)
-        if name == "shuffled-labels":
-            if prompts is None:
-                raise NetworkError("control shuffled-labels: expected the prompts' images")
-            shuffled = shuffled_effects(prompts, seed=draw).values
-        else:
-            order = np.random.default_rng(draw).permuted(plain, axis=1)
+            draws.append(_random_networks(maps, sites, options.share, seed))
+        elif name == "shuffled-tasks":
+            order = np.random.default_rng(seed).permuted(plain, axis=1)
             shuffled = np.take_along_axis(maps, order[..., np.newaxis], axis=1)
-        return measure_maps(shuffled, share=share, alpha=alpha, seed=seed)
-
-    seeds = np.random.default_rng(seed).integers(2**31, size=n_draws)
-    return Control(
-        name=name,
-        about=ABOUT[name],
-        measures=_measures(real, [measured(int(draw)) for draw in seeds], alpha),
-    )
+            draws.append(measure_maps(shuffled, options))
+        elif prompts is not None:
+            draws.append(measure_maps(shuffled_effects(prompts, seed=seed).values, options))
+    return Control(name=name, about=ABOUT[name], measures=_measures(real, draws, options.alpha))
 
 
 def compare_dataset(
     effects: Effects,
     control: Effects,
+    options: FindingsOptions,
     *,
     name: str,
     about: str,
-    share: float = 0.05,
-    alpha: float = 0.05,
-    seed: int = 0,
-    allow_circular: bool = False,
     warnings: Sequence[str] = (),
 ) -> Control:
     """Measure the data beside another dataset, e.g. of the model with random weights."""
@@ -266,36 +235,28 @@ def compare_dataset(
             f"{', without task ' + ', '.join(lacking) if lacking else ''}; expected three or more, "
             f"and the tasks {', '.join(effects.tasks)}; record them"
         )
-    order = [control.tasks.index(task) for task in effects.tasks]
-    some = list(range(n_participants))
-    warned = list(warnings)
     if len(effects.participants) != len(control.participants):
-        warned.append(f"{name}: both over {n_participants} participants")
-    control = control.take(some, order)
-    check_left_out(control, allow_circular=allow_circular)
-    real = measure_maps(effects.values[some], share=share, alpha=alpha, seed=seed)
-    drawn = measure_maps(control.values, share=share, alpha=alpha, seed=seed)
-    return Control(
-        name=name, about=about, measures=_measures(real, [drawn], alpha), warnings=tuple(warned)
+        warnings = [*warnings, f"{name}: both over {n_participants} participants"]
+    order = [control.tasks.index(task) for task in effects.tasks]
+    control = control.take(range(n_participants), order)
+    check_left_out(control, options)
+    real, drawn = (
+        measure_maps(maps.values[:n_participants], options) for maps in (effects, control)
     )
+    measures = _measures(real, [drawn], options.alpha)
+    return Control(name=name, about=about, measures=measures, warnings=tuple(warnings))
 
 
-def _measures(
-    real: Mapping[str, float], draws: Sequence[Measured], alpha: float
-) -> tuple[Measure, ...]:
+def _measures(real: Measured, draws: Sequence[Measured], alpha: float) -> tuple[Measure, ...]:
+    """Sum up the draws of each measure that a control touches."""
     return tuple(
-        Measure.of(
-            measure,
-            text.format(alpha=alpha),
-            real[measure],
-            np.array([draw[measure] for draw in draws]),
-        )
-        for measure, text in MEASURES.items()
+        Measure.of(measure, real[measure], np.array([draw[measure] for draw in draws]), alpha)
+        for measure in MEASURES
         if measure in draws[0]
     )
 
 
-def _random_networks(maps: Maps, sites: npt.NDArray[Any], *, share: float, seed: int) -> Measured:
+def _random_networks(maps: Maps, sites: npt.NDArray[Any], share: float, seed: int) -> Measured:
     """Move the networks' units to others of their site."""
     rng = np.random.default_rng(seed)
     home, there = np.argsort(sites, kind="stable"), np.lexsort((rng.random(sites.size), sites))
@@ -304,12 +265,12 @@ def _random_networks(maps: Maps, sites: npt.NDArray[Any], *, share: float, seed:
     n_tasks = maps.shape[1]
     pairs = np.triu_indices(n_tasks, k=1)
     networks = top_units(maps.mean(axis=0), share)
-    between = permuted_dice(networks, sites, n_perm=1, seed=rng)[0]
+    between = permuted_dice(networks, sites, 1, rng)[0]
     half = half_splits(len(maps), 1, seed=seed)[0]
     marked: list[Signs] = [top_units(maps[part].mean(axis=0), share) for part in (half, ~half)]
-    halves = permuted_dice(np.concatenate(marked), sites, n_perm=1, seed=rng)[0]
+    halves = permuted_dice(np.concatenate(marked), sites, 1, rng)[0]
     return {
-        "network_identification": accuracy_of(left_out_scores(maps, share=share, moved=order)),
+        "network_identification": accuracy_of(network_scores(maps, share, moved=order)),
         "split_half_dice": float(np.diag(halves[:n_tasks, n_tasks:]).mean()),
         "overlap_dice": float(between[pairs].max()),
     }

@@ -1,14 +1,14 @@
 """The findings of a dataset, from the participant level's maps and the prompts' images."""
 
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field, replace
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
-from llm2bids.dataset.settings import read_settings, recorded_paradigm
 from llm2bids.exceptions import InferenceError, NetworkError
 from llm2bids.inference.effects import Effects, fit_effects, read_effects
 from llm2bids.inference.inputs import Inputs, open_inputs
@@ -22,45 +22,24 @@ from llm2bids.inference.prompts import (
     read_prompts,
     why_no_parts,
 )
-from llm2bids.network.controls import (
-    Control,
-    compare_control,
-    compare_dataset,
-    measure_maps,
-    random_units,
-    shuffled_labels,
-)
+from llm2bids.network import controls, identification, repeatability
+from llm2bids.network.controls import Control
 from llm2bids.network.findings import Findings
-from llm2bids.network.identification import (
-    AccuracyCurve,
-    identify_left_out,
-    prompt_curve,
-    token_curve,
-)
+from llm2bids.network.identification import AccuracyCurve
 from llm2bids.network.options import FindingsOptions
 from llm2bids.network.overlap import measure_overlap
-from llm2bids.network.repeatability import (
-    Repeatability,
-    SplitHalf,
-    agreement,
-    compare_single_maps,
-    split_participants,
-    split_prompts,
-)
-from llm2bids.network.task_networks import Against, TaskNetwork, task_networks
+from llm2bids.network.repeatability import SplitHalf
+from llm2bids.network.task_networks import Against, task_networks
 from llm2bids.options import split_options, takes_options
 from llm2bids.space.space import Space
 
+# What the findings need: intervals over participants, and tasks to tell apart
 LEAST_PARTICIPANTS, LEAST_TASKS = 3, 2
-"""What the findings need: intervals over participants, and tasks to tell apart."""
 
-_FEW_UNITS = 100
-"""Units of the control with random units."""
+_FEW_UNITS = 100  # units of the control with random units
 
+# Calibration sd by which effects of all prompts may differ from the maps: float32's rounding
 _STALE = 2e-3
-"""Calibration sd by which effects of all prompts may differ from the maps: float32's rounding."""
-
-T = TypeVar("T")
 
 
 @takes_options(Selection, FindingsOptions, Memory)
@@ -116,11 +95,11 @@ def dataset_findings(
         check_maps(effects, effects_of(samples.prompts), Path(out_dir))
     findings = measure_findings(effects, samples, inputs.space, how, sizes=_sizes(inputs, effects))
     del samples  # the controls' images take memory too
-    controls = [
+    more = [
         _control_dataset(inputs, Path(folder), effects, how, memory)
         for folder in how.control_datasets
     ]
-    return replace(findings, controls=(*findings.controls, *controls))
+    return replace(findings, controls=(*findings.controls, *more))
 
 
 def measure_findings(
@@ -141,16 +120,14 @@ def measure_findings(
             f"findings: found {n_participants} participants and {n_tasks} tasks; expected "
             f"{LEAST_PARTICIPANTS} or more and {LEAST_TASKS} or more; record more"
         )
-    if effects.mask.size != space.n_units:
-        raise NetworkError(
-            f"findings: effects of {effects.mask.size} units, space {space.label} has "
-            f"{space.n_units}; expected effects of this space"
-        )
+    n_on, n_off, n_tokens = sizes
+    omitted: dict[str, str] = {}
+    halves, by_prompts, by_tokens = _of_parts(effects, samples, options, n_on, n_tokens, omitted)
     widths = [site.width for site in space.sites]
     sites = np.repeat(np.arange(len(widths)), widths)[effects.mask]
-    parts = _parts(effects, samples, options, sites, sizes)
-    again: dict[str, Any] = {"seed": options.seed, "allow_circular": options.allow_circular}
-    n_on, n_off, n_tokens = sizes
+    asked = _asked_controls(effects, samples, options, sites, omitted)
+    trial_types = all(condition.is_trial_type for condition in effects.conditions)
+    kinds: tuple[Against, ...] = ("off", "others") if trial_types else ("off",)
     sentence = caution(effects.options)
     return Findings(
         space=space.label,
@@ -163,136 +140,93 @@ def measure_findings(
         n_on=n_on,
         n_off=n_off,
         n_tokens=n_tokens,
-        networks=_networks(effects, space, options),
-        overlap=measure_overlap(
-            effects,
-            share=options.share,
-            sites=sites,
-            n_boot=options.n_boot,
-            n_perm=options.n_perm,
-            seed=options.seed,
+        networks=tuple(
+            network
+            for against in kinds
+            for network in task_networks(effects, space, options, against=against)
         ),
-        repeatability=_repeatability(effects, parts.halves, options),
-        identification=identify_left_out(effects, allow_circular=options.allow_circular),
-        by_prompts=parts.by_prompts,
-        by_tokens=parts.by_tokens,
+        overlap=measure_overlap(effects, options, sites),
+        repeatability=repeatability.Repeatability(
+            single_run=repeatability.compare_single_maps(effects, options),
+            participants=repeatability.split_participants(effects, options),
+            prompts=halves,
+            icc=repeatability.agreement(effects),
+        ),
+        identification=identification.identify_left_out(effects, options),
+        by_prompts=by_prompts,
+        by_tokens=by_tokens,
         controls=(
-            random_units(effects, n_units=min(_FEW_UNITS, n_units // 2), **again),
-            shuffled_labels(effects, n_perm=options.n_perm, **again),
-            *parts.controls,
+            controls.random_units(effects, options, n_units=min(_FEW_UNITS, n_units // 2)),
+            controls.shuffled_labels(effects, options),
+            *asked,
         ),
-        omitted=parts.omitted,
+        omitted=omitted,
         cautions=() if sentence is None else (sentence,),
         provenance=effects.provenance,
     )
 
 
-def _networks(effects: Effects, space: Space, options: FindingsOptions) -> tuple[TaskNetwork, ...]:
-    """Make the networks against off, and against the other tasks where all are trial types."""
-    simple = all(condition.is_trial_type for condition in effects.conditions)
-    kinds: tuple[Against, ...] = ("off", "others") if simple else ("off",)
-    return tuple(
-        network
-        for against in kinds
-        for network in task_networks(
-            effects,
-            space,
-            against=against,
-            top_percent=options.top_percent,
-            alpha=options.alpha,
-            min_cohens_d=options.min_cohens_d,
-        )
-    )
-
-
-def _repeatability(
-    effects: Effects, halves: SplitHalf | None, options: FindingsOptions
-) -> Repeatability:
-    circular = options.allow_circular
-    return Repeatability(
-        single_run=compare_single_maps(effects, allow_circular=circular),
-        participants=split_participants(
-            effects, share=options.share, seed=options.seed, allow_circular=circular
-        ),
-        prompts=halves,
-        icc=agreement(effects),
-    )
-
-
-@dataclass(kw_only=True)
-class _Parts:
-    """What takes parts of the prompts or shuffles their labels; `omitted` says what is missing."""
-
+def _of_parts(
+    effects: Effects,
+    samples: PromptSamples | None,
+    options: FindingsOptions,
+    n_on: int,
+    n_tokens: int,
+    omitted: dict[str, str],
+) -> tuple[SplitHalf | None, AccuracyCurve | None, AccuracyCurve | None]:
+    """Measure what takes parts of the prompts; `omitted` takes the reasons where there is none."""
+    if samples is None:
+        parts = ("halves of the prompts", "by_prompts", "by_tokens")
+        omitted |= dict.fromkeys(parts, why_no_parts(effects.options))
+        return None, None, None
     halves: SplitHalf | None = None
     by_prompts: AccuracyCurve | None = None
-    by_tokens: AccuracyCurve | None = None
-    controls: tuple[Control, ...] = ()
-    omitted: dict[str, str] = field(default_factory=dict)
+    with _noted("halves of the prompts", omitted):
+        halves = repeatability.split_prompts(samples.prompts, options)
+    with _noted("by_prompts", omitted):
+        by_prompts = identification.prompt_curve(
+            samples.prompts,
+            options,
+            n_tokens=n_tokens,
+            n_prompts=(*powers_below(n_on), n_on),
+            omitted=omitted,
+        )
+    omitted |= {f"by_tokens, first {step}": why for step, why in samples.omitted.items()}
+    by_tokens = identification.token_curve(
+        {**samples.first_tokens, n_tokens: effects}, options, n_prompts=n_on
+    )
+    return halves, by_prompts, by_tokens
 
-    def attempt(self, name: str, make: Callable[[], T]) -> T | None:
-        """Make a part, or note why the model cannot be fitted to so few prompts."""
-        try:
-            return make()
-        except InferenceError as error:
-            self.omitted[name] = str(error)
-            return None
 
-
-def _parts(
+def _asked_controls(
     effects: Effects,
     samples: PromptSamples | None,
     options: FindingsOptions,
     sites: npt.NDArray[np.intp],
-    sizes: tuple[int, int, int],
-) -> _Parts:
-    parts = _Parts()
-    again: dict[str, Any] = {"seed": options.seed, "allow_circular": options.allow_circular}
-    n_on, _, n_tokens = sizes
-    controls = list(options.controls)
-    if samples is None:
-        names = ["halves of the prompts", "by_prompts", "by_tokens"]
-        names += [name for name in controls if name == "shuffled-labels"]
-        parts.omitted = dict.fromkeys(names, why_no_parts(effects.options))
-    else:
-        prompts = samples.prompts
-        parts.halves = parts.attempt(
-            "halves of the prompts", lambda: split_prompts(prompts, share=options.share, **again)
-        )
-        parts.by_prompts = parts.attempt(
-            "by_prompts",
-            lambda: prompt_curve(
-                prompts,
-                n_tokens=n_tokens,
-                n_prompts=(*powers_below(n_on), n_on),
-                n_draws=options.n_draws,
-                omitted=parts.omitted,
-                **again,
-            ),
-        )
-        parts.omitted |= {f"by_tokens, first {step}": why for step, why in samples.omitted.items()}
-        parts.by_tokens = token_curve(
-            {**samples.first_tokens, n_tokens: effects},
-            n_prompts=n_on,
-            allow_circular=options.allow_circular,
-        )
-    how: dict[str, Any] = {"share": options.share, "alpha": options.alpha, "seed": options.seed}
-    real = measure_maps(effects.values, **how) if controls else {}
-    for name in dict.fromkeys(controls):
-        if name not in parts.omitted:
-            control = parts.attempt(
-                name,
-                lambda name=name: compare_control(  # type: ignore[misc]
-                    None if samples is None else samples.prompts,
-                    effects,
-                    name,
-                    real=real,
-                    sites=sites,
-                    n_draws=options.n_control_draws,
-                    **how,
-                ),
+    omitted: dict[str, str],
+) -> list[Control]:
+    """Measure the controls that were asked for, where the model allows them."""
+    if samples is None and "shuffled-labels" in options.controls:
+        omitted["shuffled-labels"] = why_no_parts(effects.options)
+    names = [name for name in dict.fromkeys(options.controls) if name not in omitted]
+    prompts = None if samples is None else samples.prompts
+    real = controls.measure_maps(effects.values, options) if names else {}
+    measured = []
+    for name in names:
+        with _noted(name, omitted):
+            measured.append(
+                controls.compare_control(name, effects, prompts, options, real=real, sites=sites)
             )
-            parts.controls += () if control is None else (control,)
-    return parts
+    return measured
+
+
+@contextmanager
+def _noted(part: str, omitted: dict[str, str]) -> Iterator[None]:
+    """Note why a part is missing where the model cannot be fitted to so few prompts."""
+    try:
+        yield
+    except InferenceError as error:
+        omitted[part] = str(error)
 
 
 def check_maps(maps: Effects, fitted: Effects, out_dir: Path) -> None:
@@ -315,8 +249,7 @@ def _effects(inputs: Inputs, out_dir: Path, chosen: Mapping[tuple[str, str], obj
         participant_label=list(dict.fromkeys(label for label, _ in chosen)),
         task=list(dict.fromkeys(name for _, name in chosen)),
     ).complete()
-    paradigm = recorded_paradigm(inputs.bids_dir, read_settings(inputs.bids_dir))
-    order = [task.label for task in paradigm.tasks]
+    order = [task.label for task in inputs.dataset.paradigm.tasks]
     ranks = [
         order.index(condition.task) if condition.task in order else len(order)
         for condition in effects.conditions
@@ -342,7 +275,7 @@ def _control_dataset(
     inputs: Inputs, bids_dir: Path, effects: Effects, options: FindingsOptions, memory: Memory
 ) -> Control:
     """Fit another dataset by the model of the effects, and measure it."""
-    theirs, settings = open_inputs(bids_dir, use=effects.options.use), read_settings(bids_dir)
+    theirs = open_inputs(bids_dir, use=effects.options.use)
     if not effects.mask.all():
         if [*theirs.space.site_slices.items()] != [*inputs.space.site_slices.items()]:
             raise NetworkError(
@@ -352,26 +285,21 @@ def _control_dataset(
         theirs = theirs.within(effects.mask, effects.options.use)
     there = {run.task for run in theirs.runs}
     wanted = dict.fromkeys(condition.task for condition in effects.conditions)
+    contrasts = {condition.label: condition.expression for condition in effects.conditions}
     control = fit_effects(
         theirs,
-        replace(
-            effects.options,
-            contrasts={condition.label: condition.expression for condition in effects.conditions},
-        ),
+        replace(effects.options, contrasts=contrasts),
         task=[task for task in wanted if task in there],
         mem_gb=memory.mem_gb,
         work_dir=memory.folder,
     ).complete()
-    ours = read_settings(inputs.bids_dir)
-    return compare_dataset(
+    settings, ours = theirs.dataset.settings, inputs.dataset.settings
+    return controls.compare_dataset(
         effects,
         control,
+        options,
         name=str(settings.get("model")),
         about=f"dataset {bids_dir.name}",
-        share=options.share,
-        alpha=options.alpha,
-        seed=options.seed,
-        allow_circular=options.allow_circular,
         warnings=[
             f"{bids_dir.name}: {name} {settings.get(name)}, the data {ours.get(name)}"
             for name in ("paradigm", "prompts_per_block", "tokens_per_prompt")

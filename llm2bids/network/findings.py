@@ -15,6 +15,7 @@ import nibabel as nib
 import numpy as np
 import pandas as pd
 
+from llm2bids.dataset.sidecar import fill_text
 from llm2bids.exceptions import NetworkError
 from llm2bids.inference.group import GENERALISATION
 from llm2bids.inference.provenance import Provenance, circularity_note
@@ -30,54 +31,19 @@ from llm2bids.space.space import Space
 from llm2bids.store.commit import replace_text
 from llm2bids.store.tables import write_table
 
+# Where findings lie in the output folder of ``llm2bids analyze``
 FOLDER = Path("group", "findings")
-"""Where findings lie in the output folder of ``llm2bids analyze``."""
 
-_ENOUGH_PARTICIPANTS = 8
-"""Participants from which on network fingerprints are stable."""
+_ENOUGH_PARTICIPANTS = 8  # participants from which on network fingerprints are stable
 
 NOTE = (
     "Identification is easy, and no evidence of localisation: random units do nearly as well as "
     "all. Templates never come from the participants and prompts that they are tested on."
 )
 
-_MOST_SITES = 10
-"""Layers and roles of a network that `findings.json` lists, those with most units."""
+_MOST_SITES = 10  # layers and roles of a network that `findings.json` lists, those with most units
 
 TABLE_COLUMNS = ("finding", "measure", "value", "low", "high", "text")
-
-README = f"""# Findings
-
-Networks of the tasks, their overlap, their repeatability, and identification of the task from a
-left-out participant's map, measured by `llm2bids analyze ... group` on the effect maps of the
-participant level: its model and mask, which `findings.json` names (`model`, `n_units`). Units
-outside the mask are in no network, correlation or chance level. Effects are in units of each unit's
-calibration standard deviation.
-
-- `findings.json`: everything, with the participants, runs and prompts that it was made from;
-  `omitted` says what the model does not allow, and why.
-- `findings.tsv`: the same in a few rows.
-- `networks/<task>_network.tsv`: the units with the largest effects of the task against the off
-  prompts, most important first, in model coordinates, with effect, Cohen's d, t, p adjusted for the
-  false discovery rate over the units (Benjamini and Hochberg, two-sided, no cluster size) and
-  cluster (units of one sign that touch; 1 is the largest). The `.json` says how they were chosen
-  and from which data: test a network on other participants and prompts. The `.nii.gz` has the
-  effect of these units, 0 elsewhere. `<task>VsOthers`: against the mean of the other tasks.
-- `overlap.tsv`: pairs of tasks, most alike first: correlation of the group effect maps and Dice of
-  the networks with intervals, chance level of Dice (for random sets of units, and for units
-  permuted within their sites), and how often the pair came first when participants were resampled.
-- `repeatability.tsv`: correlation between single participants' maps, and correlation and Dice of
-  group maps from halves of the participants and of the prompts; `full_r` is the reliability of the
-  map of all data (Spearman and Brown).
-- `identification.tsv`, `confusion.tsv`: every tested map, and their numbers by task shown (rows)
-  and task identified (columns), with {TAKEN_OFF}; `n_correct_with_mean` in `findings.json`: tasks
-  identified where it is left in.
-- `identification_curve.tsv`: accuracy with fewer prompts, and with the prompts' first tokens only,
-  with {TAKEN_OFF}.
-- `controls.tsv`: the same measures of the data (`real`) and of controls (`value`: mean of the
-  draws; `low`, `high`: where 95 % of them lie): random units, shuffled labels, random networks,
-  another dataset such as one of random weights. `p_value`: {P_VALUE}.
-"""
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -215,7 +181,8 @@ class Findings:
         }
         for name, table in tables.items():
             write_table(folder / f"{name}.tsv", table)
-        replace_text(folder / "README.md", README)
+        readme = fill_text("findings/README.md", {"taken_off": TAKEN_OFF, "p_value": P_VALUE})
+        replace_text(folder / "README.md", readme)
         write_json(folder / "findings.json", self._content(space))
         list_results(Path(out_dir), "group")
         return (*files, *(folder / f"{name}.tsv" for name in tables), folder / "findings.json")
@@ -344,8 +311,8 @@ class Findings:
             low, high = int(values.argmin()), int(values.argmax())
             yield (
                 *("repeatability", name, float(values.mean()), np.nan, np.nan),
-                f"mean over tasks; {two_digits(values[low])} ({self.tasks[low]}) to "
-                f"{two_digits(values[high])} ({self.tasks[high]})",
+                f"mean over tasks; {values[low]:z.2f} ({self.tasks[low]}) to "
+                f"{values[high]:z.2f} ({self.tasks[high]})",
             )
 
     def _sizes(self) -> Iterator[tuple[object, ...]]:
@@ -365,13 +332,3 @@ def remove_findings(out_dir: Path) -> None:
     if folder.exists():
         shutil.rmtree(folder)
         list_results(out_dir, "group")
-
-
-def two_digits(value: float) -> str:
-    """Round for readers, without "-0.00".
-
-    >>> two_digits(-0.004), two_digits(-0.3)
-    ('0.00', '-0.30')
-    """
-    text = f"{value:.2f}"
-    return "0.00" if text == "-0.00" else text

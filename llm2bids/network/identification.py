@@ -7,24 +7,26 @@ of localisation: 100 random units do nearly as well.
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, ClassVar
+from typing import ClassVar
 
 import numpy as np
 import numpy.typing as npt
 import pandas as pd
 from scipy import stats
 
-from llm2bids.exceptions import InferenceError, NetworkError
+from llm2bids.exceptions import InferenceError
 from llm2bids.inference.effects import Effects
-from llm2bids.inference.prompts import OFF, Prompts, effect_weights, effects_of
+from llm2bids.inference.prompts import OFF, Prompts, effect_weights
 from llm2bids.inference.provenance import Provenance, circularity_note, require_disjoint
 from llm2bids.inference.rates import binomial_interval, percentile_interval
+from llm2bids.network.options import FindingsOptions
+from llm2bids.network.repeatability import rows_by_kind
 from llm2bids.network.similarity import Floats, Maps, gram_matrix, top_units, weighted_correlation
 
 Ints = npt.NDArray[np.int64]
 
+# What is done to the maps before they are correlated; it uses no labels
 TAKEN_OFF = "each participant's mean map over the tasks taken off first"
-"""What is done to the maps before they are correlated; it uses no labels."""
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -161,25 +163,13 @@ class AccuracyCurve:
         return table.assign(n_tests=self.n_tests, chance=self.chance)
 
 
-def identify_left_out(
-    effects: Effects, *, share: float | None = None, allow_circular: bool = False
-) -> Identification:
-    """Identify the tasks of each participant with templates of the others.
-
-    With `share`, templates keep this share of their units, the strongest of either sign.
-    """
-    shared = check_left_out(effects, allow_circular=allow_circular)
-    scores = left_out_scores(effects.values, share=share)
-    n_participants, n_tasks, _ = effects.values.shape
-    blank = np.flatnonzero(~scores.any(axis=1))
-    if blank.size:
-        who, task = effects.participants[blank[0] // n_tasks], effects.tasks[blank[0] % n_tasks]
-        raise NetworkError(
-            f"identification: the map of task {task} of sub-{who} is constant over the units used "
-            f"({blank.size} such maps); expected values that differ; use more units"
-        )
+def identify_left_out(effects: Effects, options: FindingsOptions) -> Identification:
+    """Identify the tasks of each participant with templates of the others."""
+    n_participants, n_tasks, n_units = effects.values.shape
+    gram = gram_matrix(effects.values.reshape(-1, n_units))
+    scores = gram_scores(gram, n_tasks)
     true = np.tile(np.arange(n_tasks), n_participants)
-    with_mean = left_out_scores(effects.values, share=share, centre=False).argmax(axis=1)
+    with_mean = gram_scores(gram, n_tasks, centre=False).argmax(axis=1)
     return Identification(
         tasks=effects.tasks,
         participants=tuple(np.repeat(effects.participants, n_tasks).tolist()),
@@ -187,61 +177,32 @@ def identify_left_out(
         predicted=scores.argmax(axis=1),
         scores=scores,
         n_correct_with_mean=int((with_mean == true).sum()),
-        shared=shared,
+        shared=check_left_out(effects, options),
     )
 
 
-def check_left_out(effects: Effects, *, allow_circular: bool = False) -> Provenance:
+def check_left_out(effects: Effects, options: FindingsOptions) -> Provenance:
     """Refuse participants who share data; give what is shared where it is allowed."""
-    n = len(effects.participants)
-    if n < 2 or len(effects.tasks) < 2:
-        raise NetworkError(
-            f"identification: found {n} participants and {len(effects.tasks)} tasks; expected two "
-            "of each or more; record more"
-        )
+    everybody = range(len(effects.participants))
     return Provenance.union(
         require_disjoint(
-            effects.provenance_of([other for other in range(n) if other != index]),
+            effects.provenance_of([other for other in everybody if other != index]),
             effects.provenance_of([index]),
             what=f"identification of {effects.participants[index]}",
-            allow_circular=allow_circular,
+            allow_circular=options.allow_circular,
         )
-        for index in range(n)
+        for index in everybody
     )
-
-
-def left_out_scores(
-    effects: Maps,
-    *,
-    share: float | None = None,
-    centre: bool = True,
-    moved: npt.NDArray[np.intp] | None = None,
-) -> Floats:
-    """Correlate each participant's maps with the others' mean maps, (n_tests, n_tasks).
-
-    `effects`: (n_participants, n_tasks, n_units). `moved`: with `share`, the units that a
-    template keeps are moved to these, shape (n_units,).
-    """
-    n_participants, n_tasks, _ = effects.shape
-    if share is None:
-        gram = gram_matrix(effects.reshape(n_participants * n_tasks, -1))
-        return gram_scores(gram, n_tasks, centre=centre)
-    maps = effects - effects.mean(axis=1, keepdims=True) if centre else effects
-    scores = []
-    for index in range(n_participants):
-        templates = np.delete(maps, index, axis=0).mean(axis=0)
-        kept = top_units(templates, share) != 0
-        templates *= kept if moved is None else kept[:, moved]
-        gram = gram_matrix(np.concatenate([maps[index], templates]))
-        eye = np.eye(2 * n_tasks)
-        scores.append(weighted_correlation(gram, eye[:n_tasks], eye[n_tasks:]))
-    return np.concatenate(scores)
 
 
 def gram_scores(
     gram: Floats, n_tasks: int, *, centre: bool = True, labels: Ints | None = None
 ) -> Floats:
-    """Score as `left_out_scores`, from the Gram matrix; `labels` (n_participants, n_tasks)."""
+    """Correlate each participant's maps with the others' mean maps, (n_tests, n_tasks).
+
+    `gram`: of the maps, participant by participant. `centre`: each participant's mean map is taken
+    off first. `labels`, (n_participants, n_tasks): what each map is taken for.
+    """
     n_participants = len(gram) // n_tasks
     if labels is None:
         labels = np.tile(np.arange(n_tasks), (n_participants, 1))
@@ -259,6 +220,27 @@ def gram_scores(
     return np.concatenate(scores)
 
 
+def network_scores(
+    effects: Maps, share: float, *, moved: npt.NDArray[np.intp] | None = None
+) -> Floats:
+    """Score as `gram_scores` by the strongest units of each template alone, others set to 0.
+
+    `effects`: (n_participants, n_tasks, n_units). `moved`: units that a template keeps are moved
+    to these, shape (n_units,).
+    """
+    n_participants, n_tasks, _ = effects.shape
+    maps = effects - effects.mean(axis=1, keepdims=True)
+    scores = []
+    for index in range(n_participants):
+        templates = np.delete(maps, index, axis=0).mean(axis=0)
+        kept = top_units(templates, share) != 0
+        templates *= kept if moved is None else kept[:, moved]
+        gram = gram_matrix(np.concatenate([maps[index], templates]))
+        eye = np.eye(2 * n_tasks)
+        scores.append(weighted_correlation(gram, eye[:n_tasks], eye[n_tasks:]))
+    return np.concatenate(scores)
+
+
 def accuracy_of(scores: Floats) -> float:
     """Give the share of tests, (n_tests, n_tasks), whose own task scores best."""
     n_tasks = scores.shape[1]
@@ -268,28 +250,25 @@ def accuracy_of(scores: Floats) -> float:
 
 def prompt_curve(
     prompts: Prompts,
+    options: FindingsOptions,
     *,
     n_tokens: int,
     n_prompts: Sequence[int],
-    n_draws: int = 20,
-    seed: int = 0,
-    allow_circular: bool = False,
-    omitted: dict[str, str] | None = None,
+    omitted: dict[str, str],
 ) -> AccuracyCurve:
     """Identify with fewer on prompts, and off prompts in proportion, in templates and tests alike.
 
     `omitted` takes the numbers of prompts that do not determine the model, and why.
     """
-    check_left_out(effects_of(prompts), allow_circular=allow_circular)
     n_tasks = len(prompts.conditions)
     n_tests = len(prompts.people) * n_tasks
-    rng = np.random.default_rng(seed)
+    rng = np.random.default_rng(options.seed)
     gram = gram_matrix(prompts.values, centre_maps=True)
     points: dict[int, list[float]] = {}
     for count in n_prompts:
         try:
             draws = []
-            for _ in range(n_draws):
+            for _ in range(options.n_draws):
                 kept = _draw_prompts(prompts, count, rng)
                 weights = effect_weights(prompts.runs, prompts.conditions, kept).reshape(
                     n_tests, -1
@@ -297,7 +276,7 @@ def prompt_curve(
                 draws.append(accuracy_of(gram_scores(weights @ gram @ weights.T, n_tasks)))
             points[count] = draws
         except InferenceError as error:
-            if omitted is None or count == max(n_prompts):
+            if count == max(n_prompts):
                 raise
             omitted[f"by_prompts, {count}"] = str(error)
     return AccuracyCurve(
@@ -310,10 +289,10 @@ def prompt_curve(
 
 
 def token_curve(
-    effects: Mapping[int, Effects], *, n_prompts: int, allow_circular: bool = False
+    effects: Mapping[int, Effects], options: FindingsOptions, *, n_prompts: int
 ) -> AccuracyCurve:
     """Identify with all prompts, but effects of their first tokens, by number of tokens."""
-    parts = [identify_left_out(part, allow_circular=allow_circular) for part in effects.values()]
+    parts = [identify_left_out(part, options) for part in effects.values()]
     return AccuracyCurve(
         n_tokens=tuple(effects),
         n_prompts=(n_prompts,),
@@ -326,17 +305,11 @@ def token_curve(
 def _draw_prompts(prompts: Prompts, count: int, rng: np.random.Generator) -> npt.NDArray[np.bool_]:
     """Mark so many on prompts of each run and trial type, and off prompts in proportion."""
     kept = np.zeros(len(prompts.values), dtype=np.bool_)
-    for name in dict.fromkeys(prompts.run_names.tolist()):
-        mine = prompts.run_names == name
-        kinds: dict[Any, None] = dict.fromkeys(prompts.trial_types[mine].tolist())
-        sizes = {kind: int((mine & (prompts.trial_types == kind)).sum()) for kind in kinds}
-        fewest = min(size for kind, size in sizes.items() if kind != OFF)
-        if not 1 <= count <= fewest:
-            raise NetworkError(
-                f"prompts per run: found {count}, expected 1 to {fewest}, which {name} has"
-            )
-        for kind in kinds:
-            rows = np.flatnonzero(mine & (prompts.trial_types == kind))
-            size = max(1, round(sizes[OFF] * count / fewest)) if kind == OFF else count
-            kept[rng.permutation(rows)[:size]] = True
+    kinds = rows_by_kind(prompts)
+    for (run, kind), rows in kinds.items():
+        size = count
+        if kind == OFF:
+            fewest = min(len(on) for (name, k), on in kinds.items() if name == run and k != OFF)
+            size = max(1, round(rows.size * count / fewest))
+        kept[rng.permutation(rows)[:size]] = True
     return kept

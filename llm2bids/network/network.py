@@ -19,8 +19,8 @@ from llm2bids.space.stat_map import LOCATE_COLUMNS, summarize, units_at
 from llm2bids.store.json import to_json
 from llm2bids.store.tables import read_table, write_table
 
+# Columns of a network's table that describe the unit; statistics follow
 UNIT_COLUMNS = LOCATE_COLUMNS[:-1]
-"""Columns of a network's table that describe the unit; statistics follow."""
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import combinations
 from math import comb
-from typing import Any, Literal
+from typing import Literal
 
 import numpy as np
 import numpy.typing as npt
@@ -18,24 +18,28 @@ from llm2bids.exceptions import NetworkError
 from llm2bids.inference.effects import Effects, condition_names
 from llm2bids.inference.prompts import Prompts, combine, effect_weights
 from llm2bids.inference.provenance import Provenance, require_apart
+from llm2bids.network.options import FindingsOptions
 from llm2bids.network.similarity import (
+    ARCSINE,
+    FISHER,
     Floats,
     Maps,
     angle,
+    correlations,
     dice,
     fisher_mean,
     fisher_z,
     gram_matrix,
     intraclass_correlation,
     jackknife_error,
-    share_of_angle,
     student_interval,
     top_units,
-    weighted_correlation,
 )
 
-Halves = Literal["participants", "prompts"]
 Bools = npt.NDArray[np.bool_]
+Ints = npt.NDArray[np.int64]
+
+N_SPLITS = 35  # halves of the participants that are compared, at most
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -43,7 +47,7 @@ class SingleRun:
     """Correlation of single maps of different participants, arrays of shape (n_tasks,).
 
     `other_tasks_r`: with other participants' maps of the other tasks, what of `mean_r` is not
-    specific to the task; NaN with one task.
+    specific to the task.
     """
 
     tasks: tuple[str, ...]
@@ -55,15 +59,7 @@ class SingleRun:
 
     def table(self) -> pd.DataFrame:
         """Give one row for each task: ``r`` and its interval, ``other_tasks_r``."""
-        return pd.DataFrame(
-            {
-                "task": self.tasks,
-                "r": self.mean_r,
-                "r_low": self.r_low,
-                "r_high": self.r_high,
-                "other_tasks_r": self.other_tasks_r,
-            }
-        )
+        return _by_task(self, "mean_r", "r_low", "r_high", "other_tasks_r")
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -74,7 +70,7 @@ class SplitHalf:
     shape (n_splits, n_tasks); means (r on Fisher's z) and intervals have shape (n_tasks,).
     """
 
-    over: Halves
+    over: Literal["participants", "prompts"]
     tasks: tuple[str, ...]
     r: Floats
     dice: Floats
@@ -95,19 +91,8 @@ class SplitHalf:
 
     def table(self) -> pd.DataFrame:
         """Give one row for each task, with the number of splits."""
-        return pd.DataFrame(
-            {
-                "task": self.tasks,
-                "r": self.mean_r,
-                "r_low": self.r_low,
-                "r_high": self.r_high,
-                "full_r": self.full_r,
-                "dice": self.mean_dice,
-                "dice_low": self.dice_low,
-                "dice_high": self.dice_high,
-                "n_splits": len(self.r),
-            }
-        )
+        measures = ("mean_r", "r_low", "r_high", "full_r", "mean_dice", "dice_low", "dice_high")
+        return _by_task(self, *measures).assign(n_splits=len(self.r))
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -137,112 +122,79 @@ class Repeatability:
 
     def table(self) -> pd.DataFrame:
         """Give one row for each task, the measures' columns named by what was compared."""
-        single = self.single_run.table().rename(columns=lambda name: f"single_run_{name}")
-        table = single.rename(
-            columns={"single_run_task": "task", "single_run_other_tasks_r": "other_tasks_r"}
-        )
+        single = self.single_run.table().set_index("task").add_prefix("single_run_")
+        parts = [single.rename(columns={"single_run_other_tasks_r": "other_tasks_r"})]
         for halves in (self.participants, self.prompts):
             if halves is not None:
-                part = halves.table().drop(columns=["task", "n_splits"])
-                table = table.join(part.add_prefix(f"{halves.over}_"))
-        return table
+                part = halves.table().set_index("task").drop(columns="n_splits")
+                parts.append(part.add_prefix(f"{halves.over}_"))
+        return pd.concat(parts, axis=1).reset_index()
 
 
-def compare_single_maps(effects: Effects, *, allow_circular: bool = False) -> SingleRun:
+def _by_task(part: SingleRun | SplitHalf, *measures: str) -> pd.DataFrame:
+    """Put measures of shape (n_tasks,) side by side, ``mean_r`` as ``r``."""
+    columns = {name.removeprefix("mean_"): getattr(part, name) for name in measures}
+    return pd.DataFrame({"task": part.tasks, **columns})
+
+
+def compare_single_maps(effects: Effects, options: FindingsOptions) -> SingleRun:
     """Correlate the single maps of different participants."""
     n_participants, n_tasks, n_units = effects.values.shape
-    shared = _require_apart(effects, "correlation between participants", allow_circular)
-    n_maps = n_participants * n_tasks
-    gram = gram_matrix(effects.values.reshape(n_maps, n_units))
-    every = weighted_correlation(gram, np.eye(n_maps), np.eye(n_maps))
-    every = every.reshape(n_participants, n_tasks, n_participants, n_tasks)
-    r = np.einsum("ptqt->tpq", every)
+    shared = _require_apart(effects, "correlation between participants", options)
+    every = correlations(gram_matrix(effects.values.reshape(-1, n_units)), n_tasks)
     rows, columns = np.triu_indices(n_participants, k=1)
-    mean_r = fisher_mean(r[:, rows, columns], axis=1)
+    pairs = np.einsum("ptqt->tpq", every)[:, rows, columns]
+    mean_r = fisher_mean(pairs, axis=1)
     without = [
-        fisher_z(r[:, rows, columns])[:, (rows != i) & (columns != i)].mean(axis=1)
-        for i in range(n_participants if n_participants > 2 else 0)
+        fisher_z(pairs)[:, (rows != who) & (columns != who)].mean(axis=1)
+        for who in range(n_participants)
     ]
-    low, high = student_interval(
-        mean_r,
-        jackknife_error(without, n_tasks),
-        max(n_participants - 1, 1),
-        forth=fisher_z,
-        back=np.tanh,
-    )
-    apart = ~np.eye(n_participants, dtype=bool)[:, np.newaxis, :, np.newaxis]
-    other = apart & ~np.eye(n_tasks, dtype=bool)[:, np.newaxis, :]  # person, task, person, task
-    others = [
-        float(fisher_mean(every[:, task][other[:, task]])) if n_tasks > 1 else np.nan
-        for task in range(n_tasks)
+    low, high = student_interval(mean_r, jackknife_error(without), n_participants - 1, FISHER)
+    other_people = ~np.eye(n_participants, dtype=bool)[:, :, np.newaxis]
+    other_tasks = ~np.eye(n_tasks, dtype=bool)
+    other_tasks_r = [
+        fisher_mean(every[:, task][other_people & other_tasks[task]]) for task in range(n_tasks)
     ]
     return SingleRun(
         tasks=effects.tasks,
         mean_r=mean_r,
         r_low=low,
         r_high=high,
-        other_tasks_r=np.array(others, dtype=np.float64),
+        other_tasks_r=np.array(other_tasks_r),
         shared=shared,
     )
 
 
 def split_participants(
-    effects: Effects,
-    *,
-    share: float = 0.05,
-    n_splits: int = 35,
-    seed: int = 0,
-    allow_circular: bool = False,
+    effects: Effects, options: FindingsOptions, *, n_splits: int = N_SPLITS
 ) -> SplitHalf:
     """Compare the group maps of two halves of the participants."""
-    n_participants = len(effects.participants)
-    shared = _require_apart(effects, "split halves of participants", allow_circular)
-    deleted = [-1, *range(n_participants)] if n_participants > 2 else [-1]  # -1: nobody
-    everybody = np.arange(n_participants)
-    r, common = zip(
-        *(
-            split_maps(effects.values, everybody[everybody != left_out], share, n_splits, seed)
-            for left_out in deleted
-        ),
-        strict=True,
-    )
-    return SplitHalf(
-        over="participants",
-        tasks=effects.tasks,
-        share=share,
-        n_participants=n_participants,
-        shared=shared,
-        **_summarise(r, common),
-    )
+    shared = _require_apart(effects, "split halves of participants", options)
+    compared = [
+        split_maps(effects.values, kept, options.share, n_splits, options.seed)
+        for kept in _leaving_out(len(effects.participants))
+    ]
+    return _split_half("participants", effects.tasks, options, shared, compared)
 
 
 def split_maps(
-    maps: Maps, kept: npt.NDArray[np.intp], share: float, n_splits: int, seed: int
+    maps: Maps, kept: Ints, share: float, n_splits: int, seed: int
 ) -> tuple[Floats, Floats]:
     """Compare the mean maps of halves of the participants kept: r, Dice, (n_splits, n_tasks)."""
-    r, common = zip(
-        *(
-            _compare(_mean_of(maps, kept[half]), _mean_of(maps, kept[~half]), share=share)
-            for half in half_splits(kept.size, n_splits, seed=seed)
-        ),
-        strict=True,
-    )
+    halves = half_splits(kept.size, n_splits, seed=seed)
+    compared = [
+        _compare(_mean_of(maps, kept[half]), _mean_of(maps, kept[~half]), share) for half in halves
+    ]
+    r, common = zip(*compared, strict=True)
     return np.array(r), np.array(common)
 
 
-def split_prompts(
-    prompts: Prompts,
-    *,
-    share: float = 0.05,
-    n_splits: int = 20,
-    seed: int = 0,
-    allow_circular: bool = False,
-) -> SplitHalf:
+def split_prompts(prompts: Prompts, options: FindingsOptions, *, n_splits: int = 20) -> SplitHalf:
     """Compare the group maps of two halves of every participant's prompts."""
-    rng = np.random.default_rng(seed)
+    rng = np.random.default_rng(options.seed)
     shown = pd.DataFrame({"who": prompts.participants, "prompt": prompts.prompt_ids})
     twice = shown[shown.duplicated()]
-    if len(twice) and not allow_circular:
+    if len(twice) and not options.allow_circular:
         raise NetworkError(
             f"split halves of prompts: sub-{twice['who'].iloc[0]} saw prompt "
             f"{twice['prompt'].iloc[0]} more than once ({len(twice)} such cases), so that halves "
@@ -253,29 +205,25 @@ def split_prompts(
     shared = require_apart(
         [prompts.provenance(prompts.participants == name) for name in people],
         what="split halves of prompts",
-        allow_circular=allow_circular,
+        allow_circular=options.allow_circular,
     )
-    deleted = [None, *range(len(people))] if len(people) > 2 else [None]
-    r = [np.empty((n_splits, n_tasks)) for _ in deleted]
-    common = [np.empty((n_splits, n_tasks)) for _ in deleted]
+    groups = _leaving_out(len(people))
+    compared = np.empty((len(groups), 2, n_splits, n_tasks))
     for split in range(n_splits):
         half = _halve_prompts(prompts, rng)
         first, second = (
             combine(prompts.values, effect_weights(prompts.runs, prompts.conditions, rows))
             for rows in (half, ~half)
         )
-        for index, left_out in enumerate(deleted):
-            kept = np.array([i for i in range(len(people)) if i != left_out])
-            r[index][split], common[index][split] = _compare(
-                _mean_of(first, kept), _mean_of(second, kept), share=share
-            )
-    return SplitHalf(
-        over="prompts",
-        tasks=condition_names(prompts.conditions),
-        share=share,
-        n_participants=len(people),
-        shared=shared | Provenance.of(prompts=twice["prompt"]),
-        **_summarise(r, common),
+        for index, kept in enumerate(groups):
+            means = _mean_of(first, kept), _mean_of(second, kept)
+            compared[index, :, split] = _compare(*means, options.share)
+    return _split_half(
+        "prompts",
+        condition_names(prompts.conditions),
+        options,
+        shared | Provenance.of(prompts=twice["prompt"]),
+        [(r, common) for r, common in compared],
     )
 
 
@@ -283,7 +231,7 @@ def agreement(effects: Effects) -> Agreement:
     """Say how well participants agree, at each unit, on the differences between tasks."""
     values = intraclass_correlation(effects.values.swapaxes(0, 1))
     at = (0.05, 0.25, 0.5, 0.75, 0.95)
-    quantiles = np.nanquantile(values, at) if np.isfinite(values).any() else np.full(5, np.nan)
+    quantiles = np.nanquantile(values, at)
     return Agreement(
         kind="ICC(3,1)",
         targets="tasks",
@@ -318,14 +266,20 @@ def half_splits(n: int, n_splits: int, *, seed: int = 0) -> Bools:
     return splits
 
 
-def _mean_of(maps: Maps, participants: npt.NDArray[np.intp]) -> Maps:
+def _leaving_out(n_participants: int) -> list[Ints]:
+    """List everybody, then all but one participant at a time."""
+    everybody = np.arange(n_participants)
+    return [everybody, *(np.delete(everybody, who) for who in everybody)]
+
+
+def _mean_of(maps: Maps, participants: Ints) -> Maps:
     """Average the maps of some participants without copying them, shape (n_tasks, n_units)."""
     weights = np.zeros(len(maps), dtype=maps.dtype)
     weights[participants] = 1 / participants.size
     return np.asarray((weights @ maps.reshape(len(maps), -1)).reshape(maps.shape[1:]))
 
 
-def _compare(first: Maps, second: Maps, *, share: float) -> tuple[Floats, Floats]:
+def _compare(first: Maps, second: Maps, share: float) -> tuple[Floats, Floats]:
     """Correlate maps row by row, and give the Dice of their strongest units."""
     left, right = (maps - maps.mean(axis=1, keepdims=True) for maps in (first, second))
     products = np.einsum("tu,tu->t", left, right)
@@ -335,37 +289,51 @@ def _compare(first: Maps, second: Maps, *, share: float) -> tuple[Floats, Floats
     return r, dice(*marked)
 
 
-def _summarise(r: Sequence[Floats], common: Sequence[Floats]) -> dict[str, Any]:
-    """Average over splits; the first entry has everybody, the others lack one participant each."""
-    dof = max(len(r) - 2, 1)
-    r_error = jackknife_error([fisher_z(part).mean(axis=0) for part in r[1:]], r[0].shape[1])
-    dice_error = jackknife_error([angle(part).mean(axis=0) for part in common[1:]], r[0].shape[1])
-    mean_r = fisher_mean(r[0], axis=0)
-    mean_dice = common[0].mean(axis=0)
-    r_low, r_high = student_interval(mean_r, r_error, dof, forth=fisher_z, back=np.tanh)
-    dice_low, dice_high = student_interval(
-        mean_dice, dice_error, dof, forth=angle, back=share_of_angle
+def _split_half(
+    over: Literal["participants", "prompts"],
+    tasks: tuple[str, ...],
+    options: FindingsOptions,
+    shared: Provenance,
+    compared: Sequence[tuple[Floats, Floats]],
+) -> SplitHalf:
+    """Average r and Dice over splits: of everybody first, then lacking one participant each."""
+    (r, common), *without = compared
+    n_participants = len(without)
+    dof = n_participants - 1
+    r_error = jackknife_error([fisher_z(part).mean(axis=0) for part, _ in without])
+    dice_error = jackknife_error([angle(part).mean(axis=0) for _, part in without])
+    mean_r, mean_dice = fisher_mean(r, axis=0), common.mean(axis=0)
+    r_low, r_high = student_interval(mean_r, r_error, dof, FISHER)
+    dice_low, dice_high = student_interval(mean_dice, dice_error, dof, ARCSINE)
+    return SplitHalf(
+        over=over,
+        tasks=tasks,
+        r=r,
+        dice=common,
+        mean_r=mean_r,
+        r_low=r_low,
+        r_high=r_high,
+        mean_dice=mean_dice,
+        dice_low=dice_low,
+        dice_high=dice_high,
+        share=options.share,
+        n_participants=n_participants,
+        shared=shared,
     )
-    return {
-        "r": r[0],
-        "mean_r": mean_r,
-        "r_low": r_low,
-        "r_high": r_high,
-        "dice": common[0],
-        "mean_dice": mean_dice,
-        "dice_low": dice_low,
-        "dice_high": dice_high,
-    }
+
+
+def rows_by_kind(prompts: Prompts) -> dict[tuple[str, str], Ints]:
+    """List the prompts of each trial type of each run."""
+    shown = pd.DataFrame({"run": prompts.run_names, "kind": prompts.trial_types})
+    kinds = shown.groupby(["run", "kind"], sort=False)
+    return {(str(run), str(kind)): rows.index.to_numpy() for (run, kind), rows in kinds}
 
 
 def _halve_prompts(prompts: Prompts, rng: np.random.Generator) -> Bools:
     """Mark a random half of the prompts of each kind in each run."""
     half = np.zeros(len(prompts.values), dtype=bool)
-    kinds = list(zip(prompts.run_names.tolist(), prompts.trial_types.tolist(), strict=True))
-    for kind in dict.fromkeys(kinds):
-        rows = np.array([row for row, other in enumerate(kinds) if other == kind])
+    for (run, trial_type), rows in rows_by_kind(prompts).items():
         if rows.size < 2:
-            run, trial_type = kind
             raise NetworkError(
                 f"split halves of prompts: {run} has one prompt of "
                 f"{trial_type or 'the off condition'}; expected two or more of each kind; record "
@@ -376,6 +344,6 @@ def _halve_prompts(prompts: Prompts, rng: np.random.Generator) -> Bools:
     return half
 
 
-def _require_apart(effects: Effects, what: str, allow_circular: bool) -> Provenance:
+def _require_apart(effects: Effects, what: str, options: FindingsOptions) -> Provenance:
     parts = [effects.provenance_of([index]) for index in range(len(effects.participants))]
-    return require_apart(parts, what=what, allow_circular=allow_circular)
+    return require_apart(parts, what=what, allow_circular=options.allow_circular)

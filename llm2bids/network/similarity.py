@@ -1,6 +1,6 @@
 """Likeness of maps and of sets of units: correlation, strongest units, Dice, intervals."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -12,9 +12,10 @@ from llm2bids.exceptions import NetworkError
 Floats = npt.NDArray[np.float64]
 Maps = npt.NDArray[np.floating[Any]]
 Signs = npt.NDArray[np.int8]
+# A scale on which intervals are symmetric: there, and back
+Scale = tuple[Callable[[Floats], Floats], Callable[[Floats], Floats]]
 
-CHUNK = 16_384
-"""Units that are multiplied at once."""
+CHUNK = 16_384  # units that are multiplied at once
 
 
 def gram_matrix(maps: Maps, *, centre_maps: bool = False) -> Floats:
@@ -62,15 +63,21 @@ def weighted_correlation(gram: Floats, first: Floats, second: Floats) -> Floats:
     return np.asarray(np.clip(r, -1, 1))
 
 
-def top_units(maps: Maps, share: float = 0.05, *, two_sided: bool = True) -> Signs:
+def correlations(gram: Floats, n_tasks: int) -> Floats:
+    """Correlate single maps, given their Gram matrix: (n_participants, n_tasks) twice over."""
+    single = np.eye(len(gram))
+    n_participants = len(gram) // n_tasks
+    shape = (n_participants, n_tasks, n_participants, n_tasks)
+    return weighted_correlation(gram, single, single).reshape(shape)
+
+
+def top_units(maps: Maps, share: float) -> Signs:
     """Mark the units with the largest effects of each map, with their sign.
 
     Shapes: maps (..., n_units); gives (..., n_units).
 
     >>> top_units(np.array([0.1, -3.0, 2.0, 0.0]), 0.5)
     array([ 0, -1,  1,  0], dtype=int8)
-    >>> top_units(np.array([0.1, -3.0, 2.0, 0.0]), 0.5, two_sided=False)
-    array([1, 0, 1, 0], dtype=int8)
     """
     n_units = maps.shape[-1]
     count = round(share * n_units)
@@ -79,7 +86,7 @@ def top_units(maps: Maps, share: float = 0.05, *, two_sided: bool = True) -> Sig
             f"share of units: found {share:g} of {n_units} units; expected a share above 0, at "
             "most 1, and at least one unit; take a larger share"
         )
-    sizes = np.abs(maps) if two_sided else maps
+    sizes = np.abs(maps)
     least = np.partition(sizes, n_units - count, axis=-1)[..., n_units - count, np.newaxis]
     marked = sizes >= least
     surplus = marked.sum(axis=-1) - count
@@ -87,10 +94,7 @@ def top_units(maps: Maps, share: float = 0.05, *, two_sided: bool = True) -> Sig
         row = tuple(index)
         ties = np.flatnonzero(sizes[row] == least[row])
         marked[row][ties[-surplus[row] :]] = False
-    signs = marked.astype(np.int8)
-    if two_sided:
-        signs[marked & (maps < 0)] = -1
-    return signs
+    return np.where(marked & (maps < 0), -1, marked).astype(np.int8)
 
 
 def dice(first: npt.NDArray[Any], second: npt.NDArray[Any]) -> Floats:
@@ -110,15 +114,19 @@ def dice(first: npt.NDArray[Any], second: npt.NDArray[Any]) -> Floats:
     return np.asarray(np.divide(2.0 * common, sizes, out=missing, where=sizes > 0))
 
 
-def dice_matrix(sets: npt.NDArray[Any]) -> Floats:
+def dice_matrix(sets: Signs) -> Floats:
     """Compare every set of units with every other.
 
     Shapes: sets (n_sets, n_units); gives (n_sets, n_sets).
     """
     signed = [(sets > 0).astype(np.float32), (sets < 0).astype(np.float32)]
     common = np.add(*(part @ part.T for part in signed)).astype(np.float64)
-    sizes = np.diag(common)
-    totals = sizes[:, np.newaxis] + sizes
+    return dice_of_counts(common, np.diag(common))
+
+
+def dice_of_counts(common: npt.NDArray[Any], sizes: npt.NDArray[Any]) -> Floats:
+    """Give Dice of sets with so many units (n,), of which (..., n, n) are common; NaN if empty."""
+    totals = np.broadcast_to(sizes[:, np.newaxis] + sizes, common.shape)
     missing = np.full(common.shape, np.nan)
     return np.asarray(np.divide(2 * common, totals, out=missing, where=totals > 0))
 
@@ -143,25 +151,25 @@ def share_of_angle(angles: Floats) -> Floats:
     return np.asarray(np.sin(np.clip(angles, 0, np.pi / 2)) ** 2)
 
 
+FISHER: Scale = (fisher_z, np.tanh)
+ARCSINE: Scale = (angle, share_of_angle)
+CONFIDENCE = 0.95
+
+
 def student_interval(
-    estimate: Floats,
-    error: Floats,
-    dof: int,
-    *,
-    forth: Callable[[Floats], Floats],
-    back: Callable[[Floats], Floats],
-    confidence: float = 0.95,
+    estimate: Floats, error: Floats, dof: int, scale: Scale
 ) -> tuple[Floats, Floats]:
-    """Give an interval around an estimate, from its standard error on a transformed scale."""
-    reach = stats.t.ppf((1 + confidence) / 2, dof) * error
-    middle = forth(np.asarray(estimate, dtype=np.float64))
+    """Give the 95 % interval around an estimate, from its standard error on a scale."""
+    forth, back = scale
+    reach = stats.t.ppf((1 + CONFIDENCE) / 2, dof) * error
+    middle = forth(estimate)
     return back(middle - reach), back(middle + reach)
 
 
-def jackknife_error(without: Sequence[Floats], n_estimates: int) -> Floats:
+def jackknife_error(without: npt.ArrayLike) -> Floats:
     """Give the standard error of estimates by leaving out one participant at a time.
 
-    Shapes: without (n_estimates,); gives (n_estimates,).
+    Shapes: without (n_participants, ...); gives (...).
 
     References
     ----------
@@ -172,15 +180,13 @@ def jackknife_error(without: Sequence[Floats], n_estimates: int) -> Floats:
     The standard error of a mean:
 
     >>> data = np.array([1.0, 2.0, 6.0])
-    >>> jackknife_error([np.array([(9.0 - one) / 2]) for one in data], 1).round(6)
-    array([1.527525])
+    >>> float(jackknife_error((9 - data) / 2).round(6))
+    1.527525
     >>> float((data.std(ddof=1) / np.sqrt(3)).round(6))
     1.527525
     """
-    n = len(without)
-    if n == 0:
-        return np.full(n_estimates, np.nan)
     values = np.asarray(without)
+    n = len(values)
     return np.asarray(np.sqrt((n - 1) / n * ((values - values.mean(axis=0)) ** 2).sum(axis=0)))
 
 
@@ -199,11 +205,6 @@ def intraclass_correlation(ratings: Maps) -> Floats:
     >>> intraclass_correlation(judges[..., np.newaxis]).round(2)
     array([0.71])
     """
-    if ratings.ndim != 3 or min(ratings.shape[:2]) < 2:
-        raise NetworkError(
-            f"intraclass correlation: found ratings of shape {ratings.shape}; expected (n_targets, "
-            "n_measurements, n_units) with two targets and two measurements at least"
-        )
     values = np.empty(ratings.shape[2])
     for start in range(0, values.size, CHUNK):
         values[start : start + CHUNK] = _icc(ratings[..., start : start + CHUNK])

@@ -12,8 +12,7 @@ import pandas as pd
 
 T = TypeVar("T")
 
-_APART = "apart"
-"""Key of the metadata of fields that are stored in files of their own."""
+_APART = "apart"  # key of the metadata of fields that are stored in files of their own
 
 
 def apart() -> Any:

@@ -5,6 +5,7 @@ from typing import Any, ClassVar, Literal
 
 import numpy as np
 import numpy.typing as npt
+import pandas as pd
 from scipy import ndimage
 
 from llm2bids.inference.effects import Effects
@@ -12,6 +13,7 @@ from llm2bids.inference.group import OTHERS
 from llm2bids.inference.provenance import Provenance
 from llm2bids.inference.second_level import group_statistics
 from llm2bids.network.network import Network, make_network
+from llm2bids.network.options import FindingsOptions
 from llm2bids.network.stored import apart
 from llm2bids.space.space import Space
 from llm2bids.space.stat_map import select_units
@@ -38,12 +40,7 @@ class TaskNetwork:
     n_fdr_anywhere: int
 
     derived: ClassVar[tuple[str, ...]] = (
-        "label",
-        "n_units",
-        "n_clusters",
-        "criterion",
-        "table",
-        "image",
+        *("label", "n_units", "n_clusters", "criterion", "table", "image"),
     )
 
     @property
@@ -78,18 +75,12 @@ class TaskNetwork:
 
 
 def task_networks(
-    effects: Effects,
-    space: Space,
-    *,
-    against: Against = "off",
-    top_percent: float = 5.0,
-    alpha: float = 0.05,
-    min_cohens_d: float | None = None,
+    effects: Effects, space: Space, options: FindingsOptions, *, against: Against = "off"
 ) -> tuple[TaskNetwork, ...]:
     """Make the network of every task."""
     compared = effects if against == "off" else effects.against_others()
     return tuple(
-        _task_network(compared, index, space, against, top_percent, alpha, min_cohens_d)
+        _task_network(compared, index, space, options, against)
         for index in range(len(effects.tasks))
     )
 
@@ -102,51 +93,44 @@ def label_clusters(values: npt.NDArray[np.floating[Any]], space: Space) -> npt.N
         labels, _ = ndimage.label(grid == sign)
         marked[labels > 0] = labels[labels > 0] + marked.max()
     sizes = np.bincount(marked.ravel())
-    order = np.argsort(-sizes[1:], kind="stable")
-    rank = np.zeros(sizes.size, dtype=np.int64)
-    rank[order + 1] = np.arange(1, sizes.size)
-    return np.asarray(space.to_units(rank[marked]), dtype=np.int64)
+    rank = pd.Series(sizes[1:]).rank(method="first", ascending=False).astype(np.int64)
+    return np.asarray(space.to_units(np.r_[0, rank][marked]), dtype=np.int64)
 
 
 def _task_network(
-    effects: Effects,
-    index: int,
-    space: Space,
-    against: Against,
-    top_percent: float,
-    alpha: float,
-    min_cohens_d: float | None,
+    effects: Effects, index: int, space: Space, options: FindingsOptions, against: Against
 ) -> TaskNetwork:
-    task = effects.tasks[index]
+    task, alpha, least = effects.tasks[index], options.alpha, options.min_cohens_d
     fit = group_statistics(effects.values[:, index])
     units = np.flatnonzero(effects.mask)
-    columns = ("effect", "cohensd", "t", "pfdr")
-    if min_cohens_d is None:
-        chosen = select_units(fit.effect, top_percent=top_percent)
-        criterion = f"top {top_percent:g} % |effect|"
+    if least is None:
+        ranked_by, other = "effect", "cohensd"
+        chosen = select_units(fit.effect, top_percent=options.top_percent)
+        criterion = f"top {options.top_percent:g} % |effect|"
     else:
+        ranked_by, other = "cohensd", "effect"
         survives = np.where(fit.pfdr < alpha, fit.cohensd, np.nan)
-        chosen = select_units(survives, threshold=min_cohens_d)
-        criterion = f"|cohensd| > {min_cohens_d:g} and false discovery rate {alpha:g}"
-        columns = ("cohensd", "effect", "t", "pfdr")  # the one that ranked the units first
+        chosen = select_units(survives, threshold=least)
+        criterion = f"|cohensd| > {least:g} and false discovery rate {alpha:g}"
     if units.size < space.n_units:
         criterion = f"{criterion} of the {units.size:,} units in the mask"
     inside = np.zeros(space.n_units)
     inside[units[chosen]] = fit.effect[chosen]
-    clusters = label_clusters(inside, space)[units[chosen]].astype(np.float64)
+    statistics = {name: getattr(fit, name)[chosen] for name in (ranked_by, other, "t", "pfdr")}
+    statistics["cluster"] = label_clusters(inside, space)[units[chosen]].astype(np.float64)
     return TaskNetwork(
         network=make_network(
             space,
             units[chosen],
-            {name: getattr(fit, name)[chosen] for name in columns} | {"cluster": clusters},
+            statistics,
             label=task if against == "off" else f"{task}{OTHERS}",
             provenance=Provenance.union(row[index] for row in effects.made_from),
             criterion=criterion,
         ),
         task=task,
         against=against,
-        top_percent=top_percent if min_cohens_d is None else None,
-        min_cohens_d=min_cohens_d,
+        top_percent=options.top_percent if least is None else None,
+        min_cohens_d=least,
         alpha=alpha,
         n_fdr=int((fit.pfdr[chosen] < alpha).sum()),
         n_fdr_anywhere=int((fit.pfdr < alpha).sum()),

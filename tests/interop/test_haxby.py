@@ -23,6 +23,7 @@ from llm2bids.inference.effects import Condition, Effects
 from llm2bids.inference.options import AnalysisOptions
 from llm2bids.inference.provenance import Provenance
 from llm2bids.network.identification import identify_left_out
+from llm2bids.network.options import FindingsOptions
 from llm2bids.recording.human import human_runs
 from tests.brought import source
 
@@ -92,7 +93,7 @@ def test_categories_are_identified_as_numpy_does(effects):
         mask=np.ones(effects.shape[2], dtype=bool),
         options=AnalysisOptions(),
     )
-    result = identify_left_out(made)
+    result = identify_left_out(made, FindingsOptions())
     centred = effects - effects.mean(axis=1, keepdims=True)
     correct = []
     for run in range(N_RUNS):

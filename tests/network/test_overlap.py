@@ -3,8 +3,8 @@ import dataclasses
 import numpy as np
 import pytest
 
-from llm2bids.exceptions import NetworkError
 from llm2bids.inference.prompts import effects_of
+from llm2bids.network.options import FindingsOptions
 from llm2bids.network.overlap import (
     chance_dice,
     measure_overlap,
@@ -16,9 +16,14 @@ from llm2bids.network.similarity import dice, top_units
 UPPER = np.triu_indices(4, k=1)
 
 
+def overlap_of(effects, **options):
+    """Measure the overlap where all units are of one site."""
+    return measure_overlap(effects, FindingsOptions(**options), np.zeros(effects.values.shape[2]))
+
+
 def test_planted_overlap_is_found(simulate, patterns):
     effects = effects_of(simulate(patterns, noise=0.7))
-    overlap = measure_overlap(effects, share=0.1, n_boot=60, n_perm=200)
+    overlap = overlap_of(effects, top_percent=10, n_boot=60, n_perm=200)
     assert overlap.dice[0, 1] == pytest.approx(0.5, abs=0.06)
     assert overlap.dice_low[0, 1] <= overlap.dice[0, 1] <= overlap.dice_high[0, 1]
     best = overlap.pairs().iloc[0]
@@ -37,7 +42,7 @@ def test_null_overlap_is_at_chance(simulate):
     measured, expected, above, r = [], [], [], []
     for seed in range(25):
         means = simulate(np.zeros((4, 900), np.float32), n_participants=3, seed=seed)
-        overlap = measure_overlap(effects_of(means), share=0.1, n_boot=2, n_perm=200, seed=seed)
+        overlap = overlap_of(effects_of(means), top_percent=10, n_boot=2, n_perm=200, seed=seed)
         measured.append(overlap.dice[UPPER])
         expected.append(overlap.chance[UPPER])
         above.append(overlap.dice[UPPER] > overlap.chance_within_site_high[UPPER])
@@ -50,8 +55,8 @@ def test_null_overlap_is_at_chance(simulate):
 
 def test_shared_baseline_fakes_overlap_and_is_said(simulate):
     nothing = np.zeros((4, 900), np.float32)
-    clean = measure_overlap(effects_of(simulate(nothing)), n_boot=2)
-    faked = measure_overlap(effects_of(simulate(nothing, shared_baseline=True)), n_boot=2)
+    clean = overlap_of(effects_of(simulate(nothing)), n_boot=2)
+    faked = overlap_of(effects_of(simulate(nothing, shared_baseline=True)), n_boot=2)
     assert abs(clean.correlation[UPPER].mean()) < 0.06
     assert faked.correlation[UPPER].mean() == pytest.approx(0.4, abs=0.06)
     assert faked.dice[UPPER].mean() > 2 * faked.chance[UPPER].mean()
@@ -74,16 +79,16 @@ def test_chance_equals_permutation_of_units_within_sites():
         for site in np.unique(sites):
             order[sites == site] = rng.permutation(order[sites == site])
         moved[draw] = dice(networks[0], networks[1][order])
-    drawn = permuted_dice(networks, sites, n_perm=4000)[:, 0, 1]
+    drawn = permuted_dice(networks, sites, 4000, rng)[:, 0, 1]
     assert drawn.mean() == pytest.approx(moved.mean(), abs=0.005)
     assert drawn.std() == pytest.approx(moved.std(), rel=0.06)
     assert chance_dice(networks, sites)[0, 1] == pytest.approx(moved.mean(), abs=0.005)
-    assert chance_dice(networks, sites)[0, 1] > 1.5 * chance_dice(networks)[0, 1]
+    assert chance_dice(networks, sites)[0, 1] > 1.5 * chance_dice(networks, np.zeros(163))[0, 1]
 
 
 def test_chance_of_unsigned_sets_is_their_share():
-    networks = top_units(np.random.default_rng(0).normal(size=(2, 1000)), 0.05, two_sided=False)
-    assert chance_dice(networks)[0, 1] == pytest.approx(0.05)
+    maps = np.abs(np.random.default_rng(0).normal(size=(2, 1000)))
+    assert chance_dice(top_units(maps, 0.05), np.zeros(1000))[0, 1] == pytest.approx(0.05)
 
 
 @pytest.mark.slow
@@ -102,7 +107,7 @@ def test_interval_covers_what_another_cohort_would_give(simulate):
         gain = 1 + 0.4 * rng.normal(size=(n_participants, 3, 1))
         return dataclasses.replace(template, values=(gain * truth + mixture).astype(np.float32))
 
-    results = [measure_overlap(cohort(), share=0.1, n_boot=150, n_perm=2) for _ in range(120)]
+    results = [overlap_of(cohort(), top_percent=10, n_boot=150, n_perm=2) for _ in range(120)]
     for name in ("correlation", "dice"):
         target = np.mean([getattr(result, name)[0, 1] for result in results])
         covered = [
@@ -112,11 +117,3 @@ def test_interval_covers_what_another_cohort_would_give(simulate):
         assert np.mean(covered) >= 0.89
         if name == "correlation":
             assert np.mean(covered) <= 0.99
-
-
-def test_bad_input_is_refused(simulate, patterns):
-    effects = effects_of(simulate(patterns, n_participants=2))
-    with pytest.raises(NetworkError, match="found 1 participants and 4 tasks; expected two"):
-        measure_overlap(effects.take([0]))
-    with pytest.raises(NetworkError, match="found 3 labels for 700 units"):
-        measure_overlap(effects, sites=np.arange(3))

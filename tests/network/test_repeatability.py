@@ -8,6 +8,7 @@ from hypothesis import strategies as st
 from llm2bids.exceptions import NetworkError
 from llm2bids.inference.prompts import effects_of
 from llm2bids.network import similarity
+from llm2bids.network.options import FindingsOptions
 from llm2bids.network.repeatability import (
     agreement,
     compare_single_maps,
@@ -16,6 +17,8 @@ from llm2bids.network.repeatability import (
     split_prompts,
 )
 from llm2bids.network.similarity import intraclass_correlation
+
+HOW, CIRCULAR = FindingsOptions(), FindingsOptions(allow_circular=True)
 
 
 @given(st.integers(2, 9), st.integers(1, 40))
@@ -37,7 +40,7 @@ def test_halves_of_participants_reach_the_known_reliability(simulate):
     rng = np.random.default_rng(5)
     patterns = rng.normal(size=(3, 4000)).astype(np.float32)
     means = simulate(patterns, n_participants=6, n_on=4, n_off=6, noise=1.5)
-    halves = split_participants(effects_of(means))
+    halves = split_participants(effects_of(means), HOW)
     noise = 1.5**2 * (1 / 4 + 1 / 6) / 3
     np.testing.assert_allclose(halves.mean_r, _expected_r(1, noise), atol=0.02)
     np.testing.assert_allclose(halves.full_r, _expected_r(1, noise / 2), atol=0.02)
@@ -51,7 +54,7 @@ def test_halves_of_participants_reach_the_known_reliability(simulate):
 def test_halves_of_prompts_reach_the_known_reliability(simulate):
     patterns = np.random.default_rng(6).normal(size=(3, 4000)).astype(np.float32)
     means = simulate(patterns, n_participants=4, n_on=4, n_off=6, noise=1.5)
-    halves = split_prompts(means, n_splits=5)
+    halves = split_prompts(means, HOW, n_splits=5)
     noise = 1.5**2 * (1 / 2 + 1 / 3) / 4
     np.testing.assert_allclose(halves.mean_r, _expected_r(1, noise), atol=0.02)
     assert halves.r.shape == halves.dice.shape == (5, 3)
@@ -61,7 +64,10 @@ def test_halves_of_prompts_reach_the_known_reliability(simulate):
 
 def test_null_halves_are_at_chance(simulate):
     means = simulate(np.zeros((3, 4000), np.float32), n_participants=4)
-    for halves in (split_participants(effects_of(means)), split_prompts(means, n_splits=4)):
+    for halves in (
+        split_participants(effects_of(means), HOW),
+        split_prompts(means, HOW, n_splits=4),
+    ):
         np.testing.assert_allclose(halves.mean_r, 0, atol=0.05)
         np.testing.assert_allclose(halves.mean_dice, 0.025, atol=0.02)
 
@@ -69,27 +75,21 @@ def test_null_halves_are_at_chance(simulate):
 def test_shared_prompts_fake_repeatability_and_are_refused(simulate):
     means = simulate(np.zeros((3, 800), np.float32), n_participants=4, share="on")
     with pytest.raises(NetworkError, match=r"participants \(01 and 02\).*on-taskA-all-0"):
-        split_participants(effects_of(means))
-    faked = split_participants(effects_of(means), allow_circular=True)
+        split_participants(effects_of(means), HOW)
+    faked = split_participants(effects_of(means), CIRCULAR)
     assert (faked.mean_r > 0.5).all()
     assert len(faked.shared.prompts) == 12
     with pytest.raises(NetworkError, match="split halves of prompts"):
-        split_prompts(means)
-
-
-def test_two_participants_have_no_interval(simulate, patterns):
-    halves = split_participants(effects_of(simulate(patterns, n_participants=2)))
-    assert np.isfinite(halves.mean_r).all()
-    assert np.isnan(halves.r_low).all()
+        split_prompts(means, HOW)
 
 
 def test_bad_input_is_refused(simulate, patterns):
     with pytest.raises(NetworkError, match="found 1 participant; expected two"):
-        split_participants(effects_of(simulate(patterns, n_participants=1)))
+        split_participants(effects_of(simulate(patterns, n_participants=1)), HOW)
     with pytest.raises(NetworkError, match="sub-01_task-taskA has one prompt of taskA"):
-        split_prompts(simulate(patterns, n_on=1))
+        split_prompts(simulate(patterns, n_on=1), HOW)
     with pytest.raises(NetworkError, match="sub-01 saw prompt off-any-01-0 more than once"):
-        split_prompts(simulate(patterns, shared_baseline=True))
+        split_prompts(simulate(patterns, shared_baseline=True), HOW)
 
 
 def test_single_runs_reach_the_known_reliability(simulate):
@@ -97,7 +97,7 @@ def test_single_runs_reach_the_known_reliability(simulate):
     common = rng.normal(size=3000)
     patterns = (common + rng.normal(size=(3, 3000))).astype(np.float32)
     effects = effects_of(simulate(patterns, n_participants=4, noise=1.5))
-    runs = compare_single_maps(effects)
+    runs = compare_single_maps(effects, HOW)
     noise = 1.5**2 * (1 / 4 + 1 / 6)
     np.testing.assert_allclose(runs.mean_r, 2 / (2 + noise), atol=0.03)
     np.testing.assert_allclose(runs.other_tasks_r, 1 / (2 + noise), atol=0.05)
@@ -108,7 +108,7 @@ def test_single_runs_reach_the_known_reliability(simulate):
 
 def test_null_runs_do_not_correlate(simulate):
     runs = compare_single_maps(
-        effects_of(simulate(np.zeros((3, 3000), np.float32), n_participants=4))
+        effects_of(simulate(np.zeros((3, 3000), np.float32), n_participants=4)), HOW
     )
     np.testing.assert_allclose(runs.mean_r, 0, atol=0.04)
 
@@ -116,13 +116,13 @@ def test_null_runs_do_not_correlate(simulate):
 def test_shared_off_prompts_fake_it_and_are_refused(simulate):
     effects = effects_of(simulate(np.zeros((3, 900), np.float32), n_participants=3, share="off"))
     with pytest.raises(NetworkError, match="correlation between participants"):
-        compare_single_maps(effects)
-    assert (compare_single_maps(effects, allow_circular=True).mean_r > 0.3).all()
+        compare_single_maps(effects, HOW)
+    assert (compare_single_maps(effects, CIRCULAR).mean_r > 0.3).all()
 
 
 def test_one_participant_is_refused(simulate, patterns):
     with pytest.raises(NetworkError, match="found 1 participant"):
-        compare_single_maps(effects_of(simulate(patterns, n_participants=1)))
+        compare_single_maps(effects_of(simulate(patterns, n_participants=1)), HOW)
 
 
 def test_known_variances_are_recovered():
@@ -162,5 +162,3 @@ def test_agreement_over_tasks(simulate, patterns):
     assert (found.kind, found.targets, found.measurements) == (
         *("ICC(3,1)", "tasks", "participants"),
     )
-    with pytest.raises(NetworkError, match=r"ratings of shape \(4, 1, 700\)"):
-        agreement(effects.take([0]))

@@ -44,8 +44,8 @@ def test_constant_map_correlates_zero():
     np.testing.assert_allclose(r, [[1, 0], [0, 0]], atol=1e-12)
 
 
-@given(st.integers(2, 60), st.floats(0.02, 1), st.booleans(), st.integers(0, 5))
-def test_top_units_marks_as_many_as_asked(n_units, share, two_sided, values):
+@given(st.integers(2, 60), st.floats(0.02, 1), st.integers(0, 5))
+def test_top_units_marks_as_many_as_asked(n_units, share, values):
     maps = (
         np.random.default_rng(n_units).integers(-values, values + 1, (2, 3, n_units)).astype(float)
     )
@@ -54,14 +54,14 @@ def test_top_units_marks_as_many_as_asked(n_units, share, two_sided, values):
         with pytest.raises(NetworkError, match="take a larger share"):
             top_units(maps, share)
         return
-    marked = top_units(maps, share, two_sided=two_sided)
+    marked = top_units(maps, share)
     assert ((marked != 0).sum(axis=-1) == count).all()
-    sizes = np.abs(maps) if two_sided else maps
+    sizes = np.abs(maps)
     for index in np.ndindex(2, 3):
         chosen = marked[index] != 0
         if not chosen.all():
             assert sizes[index][chosen].min() >= sizes[index][~chosen].max()
-    negative = two_sided & (maps < 0) & (marked != 0)
+    negative = (maps < 0) & (marked != 0)
     assert (marked[negative] == -1).all()
     assert (marked[(marked != 0) & ~negative] == 1).all()
 
