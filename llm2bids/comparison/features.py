@@ -2,7 +2,7 @@
 
 import importlib.util
 import zipfile
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -14,10 +14,12 @@ from scipy.io import netcdf_file
 from llm2bids.comparison.means import Float32, deviations
 from llm2bids.dataset.layout import Run
 from llm2bids.dataset.read import Dataset, open_dataset
-from llm2bids.exceptions import DatasetError, UsageError
+from llm2bids.exceptions import UsageError
 from llm2bids.model.units import Site
 from llm2bids.options import option, split_options, takes_options
 from llm2bids.space.arrange import chosen_sites
+
+Float64 = npt.NDArray[np.float64]
 
 FORMATS = ("hdf5", "npz", "neuroid")
 
@@ -82,7 +84,6 @@ class FeatureOptions:
         "principal components of each module, of all runs together",
         group="features",
         shown="none",
-        type=int,
         metavar="K",
     )
 
@@ -121,15 +122,16 @@ def features(bids_dir: str | Path, out_dir: str | Path, **options: Any) -> tuple
     _check(asked)
     runs = dataset.select(participant_label=asked.participant_label, task=asked.task)
     sites = chosen_sites(dataset.space, asked.sites)
-    spaces = _Components(dataset, runs, sites, asked.pca) if asked.pca else None
+    components = _components(dataset, runs, sites, asked.pca) if asked.pca else {}
     out.mkdir(parents=True, exist_ok=True)
     written: dict[Path, None] = {}
     for run in runs:
         layers = site_values(dataset, run, sites)
-        if spaces is not None:
-            layers = spaces.project(layers)
-        spaces_of_run = {**layers, **columns(dataset, run)}
-        tables = {name: delayed(table, asked.delays) for name, table in spaces_of_run.items()}
+        for name, (mean, axes) in components.items():
+            layers[name] = ((layers[name] - mean) @ axes).astype(np.float32)
+        confounds = dataset.confounds(run).astype(np.float32)
+        tables = layers | {str(name): confounds[[name]].to_numpy() for name in confounds}
+        tables = {name: delayed(table, asked.delays) for name, table in tables.items()}
         times = volume_times(dataset, run)
         if asked.format == "hdf5":
             files = [_write_hdf5(out / f"{run.name}.hdf5", tables, times)]
@@ -171,13 +173,7 @@ def site_values(dataset: Dataset, run: Run, sites: Sequence[Site]) -> dict[str, 
     return tables
 
 
-def columns(dataset: Dataset, run: Run) -> dict[str, Float32]:
-    """Read the confounds of a run, each (n_volumes, 1)."""
-    table = dataset.confounds(run)
-    return {str(name): table[[name]].to_numpy(dtype=np.float32) for name in table}
-
-
-def volume_times(dataset: Dataset, run: Run) -> npt.NDArray[np.float64]:
+def volume_times(dataset: Dataset, run: Run) -> Float64:
     """Give the time that each volume stands for, seconds, (n_volumes,)."""
     metadata = dataset.sidecar(run)
     n_volumes, t_r = int(metadata["NumberOfVolumes"]), float(metadata["RepetitionTime"])
@@ -198,46 +194,40 @@ def delayed(table: Float32, delays: Sequence[int]) -> Float32:
     return np.concatenate(copies, axis=1)
 
 
-class _Components:
-    """Principal components of each module over all runs, by its covariance, run by run."""
+def _components(
+    dataset: Dataset, runs: Sequence[Run], sites: Sequence[Site], n_components: int
+) -> dict[str, tuple[Float64, Float64]]:
+    """Find the mean and the principal axes of each module over all runs, by its covariance.
 
-    def __init__(
-        self, dataset: Dataset, runs: Sequence[Run], sites: Sequence[Site], n_components: int
-    ) -> None:
-        n_rows = 0
-        total = {site.name: np.zeros(site.width) for site in sites}
-        product = {site.name: np.zeros((site.width, site.width)) for site in sites}
-        for run in runs:
-            for name, table in site_values(dataset, run, sites).items():
-                wide = table.astype(np.float64)
-                total[name] += wide.sum(axis=0)
-                product[name] += wide.T @ wide
-            n_rows += len(table)
-        smallest = min(min(site.width for site in sites), n_rows)
-        if n_components > smallest:
-            raise UsageError(
-                f"--pca {n_components}: expected at most {smallest}, the units of the smallest "
-                "module or the volumes of all runs"
-            )
-        self._mean = {name: part / n_rows for name, part in total.items()}
-        self._axes = {}
-        for name, part in product.items():
-            mean = self._mean[name]
-            _, vectors = np.linalg.eigh(part / n_rows - np.outer(mean, mean))
-            axes = vectors[:, ::-1][:, :n_components]
-            # a component's sign is arbitrary: its largest weight is positive
-            largest = np.abs(axes).argmax(axis=0)
-            self._axes[name] = axes * np.sign(axes[largest, np.arange(n_components)])
-
-    def project(self, tables: Mapping[str, Float32]) -> dict[str, Float32]:
-        """Project modules, each to (n_volumes, n_components)."""
-        return {
-            name: ((table - self._mean[name]) @ self._axes[name]).astype(np.float32)
-            for name, table in tables.items()
-        }
+    Shapes: mean (n_units,), axes (n_units, n_components). Runs are read one by one.
+    """
+    n_rows = 0
+    total = {site.name: np.zeros(site.width) for site in sites}
+    product = {site.name: np.zeros((site.width, site.width)) for site in sites}
+    for run in runs:
+        for name, table in site_values(dataset, run, sites).items():
+            wide = table.astype(np.float64)
+            total[name] += wide.sum(axis=0)
+            product[name] += wide.T @ wide
+        n_rows += len(table)
+    smallest = min(min(site.width for site in sites), n_rows)
+    if n_components > smallest:
+        raise UsageError(
+            f"--pca {n_components}: expected at most {smallest}, the units of the smallest "
+            "module or the volumes of all runs"
+        )
+    components = {}
+    for name, part in product.items():
+        mean = total[name] / n_rows
+        _, vectors = np.linalg.eigh(part / n_rows - np.outer(mean, mean))
+        axes = vectors[:, ::-1][:, :n_components]
+        # a component's sign is arbitrary: its largest weight is positive
+        largest = np.abs(axes).argmax(axis=0)
+        components[name] = mean, axes * np.sign(axes[largest, np.arange(n_components)])
+    return components
 
 
-def _write_hdf5(path: Path, tables: Mapping[str, Float32], times: npt.NDArray[np.float64]) -> Path:
+def _write_hdf5(path: Path, tables: Mapping[str, Float32], times: Float64) -> Path:
     import h5py
 
     with h5py.File(path, "w") as file:
@@ -249,20 +239,16 @@ def _write_hdf5(path: Path, tables: Mapping[str, Float32], times: npt.NDArray[np
 
 def _append_npz(path: Path, name: str, table: npt.NDArray[Any], *, new: bool) -> Path:
     """Add an array to a .npz file, which is a .zip file of .npy files."""
-    with zipfile.ZipFile(path, "w" if new else "a", zipfile.ZIP_STORED, allowZip64=True) as archive:
-        if f"{name}.npy" in archive.namelist():
-            raise DatasetError(f"{path}: {name} is in it twice")
-        with archive.open(f"{name}.npy", "w", force_zip64=True) as file:
-            np.lib.format.write_array(file, np.ascontiguousarray(table))
+    with (
+        zipfile.ZipFile(path, "w" if new else "a") as archive,
+        archive.open(f"{name}.npy", "w", force_zip64=True) as file,
+    ):
+        np.lib.format.write_array(file, np.ascontiguousarray(table))
     return path
 
 
 def _write_neuroid(
-    path: Path,
-    dataset: Dataset,
-    run: Run,
-    layers: Mapping[str, Float32],
-    times: npt.NDArray[np.float64],
+    path: Path, dataset: Dataset, run: Run, layers: Mapping[str, Float32], times: Float64
 ) -> Path:
     """Write a netCDF file (classic, 64 bit) whose coordinates brain-score gathers to indices."""
     widths = [table.shape[1] for table in layers.values()]
@@ -281,7 +267,9 @@ def _write_neuroid(
     with netcdf_file(path, "w", version=2) as file:
         file.createDimension("presentation", len(times))
         file.createDimension("neuroid", sum(widths))
-        for name, dimension, signs in _as_signs(texts):
+        for name, (dimension, cells) in texts.items():
+            # classic netCDF has texts as bytes, (n_texts, longest)
+            signs = np.array([cell.encode() for cell in cells]).view("S1").reshape(len(cells), -1)
             size = f"string{signs.shape[1]}"
             if size not in file.dimensions:
                 file.createDimension(size, signs.shape[1])
@@ -298,12 +286,3 @@ def _write_neuroid(
             values[:, start : start + table.shape[1]] = table
             start += table.shape[1]
     return path
-
-
-def _as_signs(
-    texts: Mapping[str, tuple[str, Sequence[str]]],
-) -> Iterator[tuple[str, str, npt.NDArray[np.bytes_]]]:
-    """Turn texts into bytes (n_texts, longest), as classic netCDF has them."""
-    for name, (dimension, cells) in texts.items():
-        encoded = np.array([cell.encode() for cell in cells])
-        yield name, dimension, encoded.view("S1").reshape(len(cells), -1)

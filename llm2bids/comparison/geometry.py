@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 import numpy.typing as npt
+from scipy.spatial.distance import squareform
 from scipy.stats import rankdata
 
 from llm2bids.comparison.items import Side, items_of
@@ -20,8 +21,8 @@ _LOG = logging.getLogger(__name__)
 Float32 = npt.NDArray[np.float32]
 Float64 = npt.NDArray[np.float64]
 
+# Items that a comparison needs: six tasks give 15 pairs, two of which decide what comes out
 MIN_ITEMS = 12
-"""Items that a comparison needs: six tasks give 15 pairs, two of which decide what comes out."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -124,37 +125,26 @@ def null_r(
     if inside and not any(1 < len(set(pair.conditions)) < len(pair.items) for pair in pairs):
         return None
     rng = np.random.default_rng(seed)
-    numbers = [_numbers(len(pair.items)) for pair in pairs]
     null = np.zeros((n_permutations, len(rows)))
     for draw in null:
         # participants with the same items see the same permutation: they are not independent
         drawn: dict[tuple[str, ...], npt.NDArray[np.int64]] = {}
-        for pair, number in zip(pairs, numbers, strict=True):
+        for pair in pairs:
             if pair.items not in drawn:
                 groups = pair.conditions if inside else ("",) * len(pair.items)
-                drawn[pair.items] = _permutation(groups, rng)
-            order = drawn[pair.items]
-            upper = np.triu_indices(len(order), 1)
-            moved = pair.b[:, number[order[upper[0]], order[upper[1]]]]
-            draw += (pair.a @ moved.T)[rows, columns]
+                drawn[pair.items] = _permuted_pairs(groups, rng)
+            draw += (pair.a @ pair.b[:, drawn[pair.items]].T)[rows, columns]
     return null / len(pairs)
 
 
-def _numbers(n_items: int) -> npt.NDArray[np.int64]:
-    """Give pairs of items the numbers that RDMs list them by, (n_items, n_items)."""
-    number = np.zeros((n_items, n_items), dtype=np.int64)
-    upper = np.triu_indices(n_items, 1)
-    number[upper] = np.arange(len(upper[0]))
-    return number + number.T
-
-
-def _permutation(groups: Sequence[str], rng: np.random.Generator) -> npt.NDArray[np.int64]:
-    """Permute items within groups."""
+def _permuted_pairs(groups: Sequence[str], rng: np.random.Generator) -> npt.NDArray[np.int64]:
+    """Permute items within groups; give the pairs that take the places of the pairs, (n_pairs,)."""
     order = np.arange(len(groups))
     for group in sorted(set(groups)):
         members = np.flatnonzero(np.array(groups, dtype=object) == group)
         order[members] = rng.permutation(members)
-    return order
+    number = squareform(np.arange(order.size * (order.size - 1) // 2))
+    return np.asarray(squareform(number[np.ix_(order, order)]), dtype=np.int64)
 
 
 def p_value(extreme: npt.NDArray[np.bool_]) -> Float64:

@@ -20,8 +20,7 @@ if TYPE_CHECKING:
 
 KINDS = ("prompts", "words", "conditions")
 SUFFIXES = (".hdf5", ".h5")
-OFF = "off"
-"""Condition of the off prompts."""
+OFF = "off"  # condition of the off prompts
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -68,113 +67,101 @@ def rdms_of(
 
 
 def read_side(
-    path: Path,
-    *,
-    items: str,
-    sites: Sequence[str],
-    task: str | None,
-    session: str | None,
-    name: str = "",
+    path: Path, *, items: str, sites: Sequence[str], task: str | None, session: str | None
 ) -> Side:
     """Read a dataset of ours, or dissimilarities that rsatoolbox saved."""
     if path.suffix in SUFFIXES:
         return _read_file(path)
-    return _Reader(open_dataset(path), items, sites, task, session).side(name or path.name)
-
-
-class _Reader:
-    """Reads a dataset one participant at a time."""
-
-    def __init__(
-        self,
-        dataset: Dataset,
-        items: str,
-        sites: Sequence[str],
-        task: str | None,
-        session: str | None,
-    ) -> None:
-        self.dataset, self.items, self.task = dataset, items, task
-        if dataset.sessions and session not in dataset.sessions:
-            raise UsageError(
-                f"--sessions: {dataset.path} has {', '.join(dataset.sessions)}; expected one for "
-                "each side, as intact,intact"
-            )
-        if session is not None and not dataset.sessions:
-            raise UsageError(f"--sessions {session}: {dataset.path} has no sessions")
-        self.session = session
-        self.layers: dict[str, list[int]] = {}
-        parts, start = dataset.space.site_slices, 0
-        units = []
-        for site in chosen_sites(dataset.space, sites):
-            width = np.arange(dataset.space.n_units)[parts[site.name]]
-            layer = site.name if site.layer is None else str(site.layer)
-            self.layers.setdefault(layer, []).extend(range(start, start + len(width)))
-            units.append(width)
-            start += len(width)
-        self.units = np.concatenate(units).astype(np.int64)
-        self.texts = dataset.prompts.set_index("prompt_id")["text"]
-
-    def side(self, name: str) -> Side:
-        runs: dict[str, list[Run]] = {}
-        for run in self.dataset.select(task=self.task):
-            if run.session == self.session:
-                runs.setdefault(run.participant_label, []).append(run)
-        return Side(
-            name=name,
-            layers=tuple(self.layers),
-            has_depth=True,
-            participants={label: self._participant(mine) for label, mine in runs.items()},
+    dataset = open_dataset(path)
+    if dataset.sessions and session not in dataset.sessions:
+        raise UsageError(
+            f"--sessions: {dataset.path} has {', '.join(dataset.sessions)}; expected one for "
+            "each side, as intact,intact"
         )
+    if session is not None and not dataset.sessions:
+        raise UsageError(f"--sessions {session}: {dataset.path} has no sessions")
+    runs: dict[str, list[Run]] = {}
+    for run in dataset.select(task=task):
+        if run.session == session:
+            runs.setdefault(run.participant_label, []).append(run)
+    layers, units = _layers(dataset, sites)
+    return Side(
+        name=path.name,
+        layers=tuple(dict.fromkeys(layers)),
+        has_depth=True,
+        participants={
+            label: _participant(dataset, mine, items, np.array(layers), units)
+            for label, mine in runs.items()
+        },
+    )
 
-    def _participant(self, runs: Sequence[Run]) -> "RDMs":
-        """Average each item over its volumes in all runs."""
-        tables = [self._volumes(run) for run in runs]
-        listed = pd.concat(tables).dropna(subset="item").drop_duplicates("item")
-        number = pd.Series(range(len(listed)), index=listed["item"])
-        total = np.zeros((len(listed), len(self.units)), dtype=np.float32)
-        count = np.zeros(len(listed), dtype=np.int64)
-        for run, table in zip(runs, tables, strict=True):
-            group = np.asarray(table["item"].map(number).fillna(-1), dtype=np.int64)
-            sums, counts = group_sums(self.dataset, run, group, len(listed), self.units)
-            total += sums
-            count += counts
-        total /= count[:, None].astype(np.float32)
-        patterns = [total[:, units].astype(np.float64) for units in self.layers.values()]
-        for layer, part in zip(self.layers, patterns, strict=True):
-            if (part.std(axis=1) == 0).any():
-                raise UsageError(
-                    f"{self.dataset.path}, layer {layer}: an item is the same in all of "
-                    f"{part.shape[1]} units, and correlates with nothing; choose more (--sites)"
-                )
-        texts, kinds = listed["item"].tolist(), listed["condition"].tolist()
-        return rdms_of(patterns, list(self.layers), texts, kinds)
 
-    def _volumes(self, run: Run) -> pd.DataFrame:
-        """Say which item each volume shows, and its condition: a row for each volume."""
-        n_volumes = self.dataset.open_series(run).n_volumes
-        story = self.dataset.paradigm.order == "story"
-        if story and self.dataset.sidecar(run).get("Clock") is None:
-            raise DatasetError(
-                f"{self.dataset.path}: volumes lie on a scan's clock, several words in each; "
-                "expected one volume a word (llm2bids read --per-word)"
+def _layers(dataset: Dataset, sites: Sequence[str]) -> tuple[list[str], npt.NDArray[np.int64]]:
+    """List the chosen units and the layer of each, or its module outside the layers."""
+    everything, layers, units = np.arange(dataset.space.n_units), [], []
+    for site in chosen_sites(dataset.space, sites):
+        layers += [site.name if site.layer is None else str(site.layer)] * site.width
+        units.append(everything[dataset.space.site_slices[site.name]])
+    return layers, np.concatenate(units)
+
+
+def _participant(
+    dataset: Dataset,
+    runs: Sequence[Run],
+    items: str,
+    layers: npt.NDArray[np.str_],
+    units: npt.NDArray[np.int64],
+) -> "RDMs":
+    """Average each item over its volumes in all runs, and compare the items layer by layer."""
+    tables = [_volumes(dataset, run, items) for run in runs]
+    listed = pd.concat(tables).dropna(subset="item").drop_duplicates("item")
+    number = pd.Series(range(len(listed)), index=listed["item"])
+    total = np.zeros((len(listed), len(units)), dtype=np.float32)
+    count = np.zeros(len(listed), dtype=np.int64)
+    for run, table in zip(runs, tables, strict=True):
+        group = np.asarray(table["item"].map(number).fillna(-1), dtype=np.int64)
+        sums, counts = group_sums(dataset, run, group, len(listed), units)
+        total += sums
+        count += counts
+    total /= count[:, None].astype(np.float32)
+    patterns = {
+        layer: total[:, layers == layer].astype(np.float64) for layer in dict.fromkeys(layers)
+    }
+    for layer, part in patterns.items():
+        if (part.std(axis=1) == 0).any():
+            raise UsageError(
+                f"{dataset.path}, layer {layer}: an item is the same in all of "
+                f"{part.shape[1]} units, and correlates with nothing; choose more (--sites)"
             )
-        rows = self.dataset.transcript(run).dropna(subset="volume").drop_duplicates("volume")
-        rows = rows.set_index(rows["volume"].astype(int)).reindex(range(n_volumes))
-        kind = rows["trial_type"].astype("object").where(rows["trial_type"].notna(), OFF)
-        kind = kind.replace({"": OFF, "n/a": OFF})
-        if self.items == "words":
-            events = self.dataset.events(run)
-            if "spoken_onset" not in events:
-                raise UsageError(
-                    f"--items words: {self.dataset.path} has volumes of prompts; expected a story "
-                    "that was read, one volume a word (llm2bids read --per-word)"
-                )
-            item = events["word"].astype(str).str.casefold()
-        elif self.items == "conditions":
-            item = kind.where(kind != OFF)
-        else:
-            item = rows["prompt_id"].map(self.texts)
-        return pd.DataFrame({"item": item.to_numpy(object), "condition": kind.to_numpy(object)})
+    texts, kinds = listed["item"].tolist(), listed["condition"].tolist()
+    return rdms_of(list(patterns.values()), list(patterns), texts, kinds)
+
+
+def _volumes(dataset: Dataset, run: Run, items: str) -> pd.DataFrame:
+    """Say which item each volume shows, and its condition: a row for each volume."""
+    if dataset.paradigm.order == "story" and dataset.sidecar(run).get("Clock") is None:
+        raise DatasetError(
+            f"{dataset.path}: volumes lie on a scan's clock, several words in each; "
+            "expected one volume a word (llm2bids read --per-word)"
+        )
+    rows = dataset.transcript(run).dropna(subset="volume").drop_duplicates("volume")
+    n_volumes = dataset.open_series(run).n_volumes
+    rows = rows.set_index(rows["volume"].astype(int)).reindex(range(n_volumes))
+    kind = rows["trial_type"].astype("object").where(rows["trial_type"].notna(), OFF)
+    kind = kind.replace({"": OFF, "n/a": OFF})
+    if items == "words":
+        events = dataset.events(run)
+        if "spoken_onset" not in events:
+            raise UsageError(
+                f"--items words: {dataset.path} has volumes of prompts; expected a story "
+                "that was read, one volume a word (llm2bids read --per-word)"
+            )
+        item = events["word"].astype(str).str.casefold()
+    elif items == "conditions":
+        item = kind.where(kind != OFF)
+    else:
+        item = rows["prompt_id"].map(dataset.prompts.set_index("prompt_id")["text"])
+    return pd.DataFrame({"item": item.to_numpy(object), "condition": kind.to_numpy(object)})
 
 
 def _read_file(path: Path) -> Side:
@@ -204,12 +191,10 @@ def _read_file(path: Path) -> Side:
     layers = tuple(dict.fromkeys(layer))
     number = [layer[:index].count(name) for index, name in enumerate(layer)]
     who = list(map(str, described.get("participant", number)))
+    row = {pair: index for index, pair in enumerate(zip(who, layer, strict=True))}
     participants = {}
     for label in dict.fromkeys(who):
-        rows = [
-            next((i for i in range(rdms.n_rdm) if (who[i], layer[i]) == (label, name)), None)
-            for name in layers
-        ]
+        rows = [row.get((label, name)) for name in layers]
         if None in rows or who.count(label) != len(layers):
             raise UsageError(
                 f"{path}: participant {label} has {who.count(label)} RDMs; expected one for each "

@@ -1,16 +1,17 @@
 """Which units answer to one kind of text more than to another: t maps, halves, folds, layers."""
 
 import os
+import warnings
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
+from itertools import combinations
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 import pandas as pd
-from scipy.stats import false_discovery_control
-from scipy.stats import t as student
+from scipy.stats import false_discovery_control, ttest_ind
 
 from llm2bids.comparison.means import group_sums
 from llm2bids.dataset.layout import Run
@@ -26,8 +27,7 @@ from llm2bids.store.tables import write_table
 
 Float64 = npt.NDArray[np.float64]
 
-PERCENTS = (0.5, 1.0, 5.0)
-"""Shares of the units whose consistency is told."""
+PERCENTS = (0.5, 1.0, 5.0)  # shares of the units whose consistency is told
 
 N_FOLDS = 4
 Q = 0.05
@@ -48,11 +48,11 @@ class LocalizerOptions:
     )  # fmt: skip
     top_percent: float = option(
         1.0, "--top-percent", "share of the units that make the network", group="localizer",
-        type=float, metavar="PERCENT",
+        metavar="PERCENT",
     )  # fmt: skip
     skip_words: int = option(
         1, "--skip-words", "words at the beginning of a trial that do not count: little stands "
-        "before them", group="localizer", type=int, metavar="N",
+        "before them", group="localizer",
     )  # fmt: skip
 
 
@@ -121,39 +121,26 @@ def localize(bids_dir: str | Path, out_dir: str | Path, **options: Any) -> Local
     runs, label = _runs(dataset, asked.task)
     parts = [trial_means(dataset, run, skip=asked.skip_words) for run in runs]
     kinds = np.concatenate([table["trial_type"].to_numpy(dtype=str) for table, _ in parts])
-    half = np.concatenate(
-        [np.full(len(table), index % 2) for index, (table, _) in enumerate(parts)]
-    )
+    run_numbers = np.repeat(np.arange(len(parts)), [len(table) for table, _ in parts])
+    trial_numbers = pd.Series(kinds).groupby(kinds).cumcount().to_numpy()
     values = np.concatenate([means for _, means in parts])
-    first, second = _contrast(asked.contrast, kinds)
-    if len(runs) == 1:  # every other trial of each kind
-        half = pd.Series(kinds).groupby(kinds).cumcount().to_numpy() % 2
-    t, degrees = welch(values, kinds == first, kinds == second)
-    halves = [
-        welch(values, (kinds == first) & (half == h), (kinds == second) & (half == h))[0]
-        for h in (0, 1)
-    ]
-    fold = pd.Series(kinds).groupby(kinds).cumcount().to_numpy() % N_FOLDS
-    folds = [
-        welch(values, (kinds == first) & (fold == f), (kinds == second) & (fold == f))[0]
-        for f in range(N_FOLDS)
-    ]
-    network, stat_img = _write(dataset, runs, out, label, f"{first}-{second}", t, asked)
-    p = 2 * student.sf(np.abs(t), degrees)
+    first, second = pair = _contrast(asked.contrast, kinds)
+    contrast = f"{first}-{second}"
+    t, p = welch(values, kinds == first, kinds == second)
+    # with one run every other trial of each kind
+    halves = _parted(values, kinds, pair, (run_numbers if len(runs) > 1 else trial_numbers) % 2)
+    folds = _parted(values, kinds, pair, trial_numbers % N_FOLDS)
+    network, stat_img = _write(dataset, runs, out, label, contrast, t, asked)
     found = false_discovery_control(np.nan_to_num(p, nan=1.0)) < Q
     shown = {f"{percent:g}": percent for percent in PERCENTS}
-    pairs = [(a, b) for a in range(N_FOLDS) for b in range(a + 1, N_FOLDS)]
-    ok = np.isfinite(halves[0]) & np.isfinite(halves[1])
+    there = np.isfinite(halves).all(axis=0)
     result = Localizer(
-        contrast=f"{first}-{second}",
-        n_trials={kind: int((kinds == kind).sum()) for kind in (first, second)},
-        tokens_per_trial=_tokens(dataset, runs, (first, second)),
-        split_half_r=float(np.corrcoef(halves[0][ok], halves[1][ok])[0, 1]),
-        dice={name: top_dice(halves[0], halves[1], percent) for name, percent in shown.items()},
-        fold_dice={
-            name: float(np.mean([top_dice(folds[a], folds[b], percent) for a, b in pairs]))
-            for name, percent in shown.items()
-        },
+        contrast=contrast,
+        n_trials={kind: int((kinds == kind).sum()) for kind in pair},
+        tokens_per_trial=_tokens(dataset, runs, pair),
+        split_half_r=float(np.corrcoef(halves[:, there])[0, 1]),
+        dice={name: top_dice(halves, percent) for name, percent in shown.items()},
+        fold_dice={name: top_dice(folds, percent) for name, percent in shown.items()},
         chance_dice={name: percent / 100 for name, percent in shown.items()},
         percent_above=100 * float(np.mean(found & (t > 0))),
         percent_below=100 * float(np.mean(found & (t < 0))),
@@ -164,6 +151,19 @@ def localize(bids_dir: str | Path, out_dir: str | Path, **options: Any) -> Local
     links = {"dataset": os.path.relpath(dataset.path, out), "space": dataset.space.fingerprint()}
     write_json(out / f"{label}_localizer.json", {**asdict(result), **files, **links})
     return result
+
+
+def _parted(
+    values: npt.NDArray[np.float32],
+    kinds: npt.NDArray[np.str_],
+    contrast: tuple[str, str],
+    part: npt.NDArray[np.int64],
+) -> Float64:
+    """Compute t in each part of the trials, (n_parts, n_units); `part` (n_trials,) numbers it."""
+    first, second = (kinds == kind for kind in contrast)
+    return np.stack(
+        [welch(values, first & (part == n), second & (part == n))[0] for n in np.unique(part)]
+    )
 
 
 def _runs(dataset: Dataset, task: str | None) -> tuple[Sequence[Run], str]:
@@ -221,30 +221,26 @@ def _contrast(asked: str | None, kinds: npt.NDArray[Any]) -> tuple[str, str]:
 def welch(
     values: npt.NDArray[np.float32], first: npt.NDArray[np.bool_], second: npt.NDArray[np.bool_]
 ) -> tuple[Float64, Float64]:
-    """Welch's t and its degrees of freedom, (n_units,), over rows; NaN where nothing varies."""
-    t, degrees = np.empty((2, values.shape[1]))
+    """Welch's t and its p, (n_units,), over rows; NaN where nothing varies."""
+    t, p = np.empty((2, values.shape[1]))
     for start in range(0, values.shape[1], _UNITS):
         part = slice(start, start + _UNITS)
-        rows = [values[chosen, part].astype(np.float64) for chosen in (first, second)]
-        error = [group.var(axis=0, ddof=1) / len(group) for group in rows]
-        with np.errstate(divide="ignore", invalid="ignore"):
-            both = error[0] + error[1]
-            t[part] = (rows[0].mean(axis=0) - rows[1].mean(axis=0)) / np.sqrt(both)
-            degrees[part] = both**2 / sum(
-                e**2 / (len(group) - 1) for e, group in zip(error, rows, strict=True)
-            )
+        rows = (values[chosen, part].astype(np.float64) for chosen in (first, second))
+        with warnings.catch_warnings(action="ignore", category=RuntimeWarning):  # still units
+            test = ttest_ind(*rows, equal_var=False)
+        t[part], p[part] = test.statistic, test.pvalue
     still = ~np.isfinite(t)
-    t[still], degrees[still] = np.nan, np.nan
-    return t, degrees
+    t[still], p[still] = np.nan, np.nan
+    return t, p
 
 
-def top_dice(first: Float64, second: Float64, percent: float) -> float:
-    """Dice's coefficient of the units with the largest values of two maps (n_units,)."""
-    n_top = max(round(len(first) * percent / 100), 1)
-    order = np.argsort(-np.nan_to_num(np.stack([first, second]), nan=-np.inf), axis=1)
-    marked = np.zeros(order.shape, dtype=bool)
+def top_dice(maps: Float64, percent: float) -> float:
+    """Dice's coefficient of the units with the largest values, mean over pairs of maps."""
+    order = np.argsort(-np.nan_to_num(maps, nan=-np.inf), axis=1)
+    n_top = max(round(maps.shape[1] * percent / 100), 1)
+    marked = np.zeros(maps.shape, dtype=bool)
     np.put_along_axis(marked, order[:, :n_top], True, axis=1)
-    return float(dice(*marked))
+    return float(np.mean([dice(a, b) for a, b in combinations(marked, 2)]))
 
 
 def _tokens(dataset: Dataset, runs: Sequence[Run], kinds: Sequence[str]) -> dict[str, float]:
@@ -266,11 +262,10 @@ def _write(
 ) -> tuple[Path, Path]:
     """Write t map, network of the top units and its layers."""
     space = dataset.space
-    prompts = {prompt for run in runs for prompt in dataset.transcript(run)["prompt_id"]}
     made_from = Provenance.of(
-        participants={run.participant_label for run in runs},
-        runs={run.name for run in runs},
-        prompts=prompts,
+        participants=[run.participant_label for run in runs],
+        runs=[run.name for run in runs],
+        prompts=pd.concat([dataset.transcript(run)["prompt_id"] for run in runs]),
     )
     name = contrast.replace("-", "Vs")
     stat_img = out / f"task-{label}_space-{space.label}_contrast-{name}_stat-t_statmap.nii.gz"

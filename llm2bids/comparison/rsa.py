@@ -4,21 +4,27 @@ import importlib.util
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import numpy.typing as npt
 import pandas as pd
 from scipy.stats import t as student
 
+from llm2bids.comparison.features import FeatureOptions
 from llm2bids.comparison.geometry import ceilings, find_pairs, null_r, p_value
 from llm2bids.comparison.items import KINDS, Side, items_of, read_side
 from llm2bids.exceptions import UsageError
 from llm2bids.inference.statmap import write_json
-from llm2bids.options import option, split_options, takes_options
+from llm2bids.options import option, shared, split_options, takes_options
 from llm2bids.store.tables import write_table
 
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+
 Float64 = npt.NDArray[np.float64]
+
+INK, BAND = "#1f77c4", "#b9b4a8"
 
 
 def _two(text: str) -> tuple[str, str] | None:
@@ -43,19 +49,16 @@ class CompareOptions:
         group="comparison",
         choices=KINDS,
     )
-    sites: Sequence[str] = option(
+    sites: Sequence[str] = shared(
+        FeatureOptions,
+        "sites",
         ("residual",),
-        "--sites",
-        "modules: residual, all, attention, mlp, a pattern on module names, or ! and any of these; "
-        "those of one layer are taken together; repeatable, or with commas",
+        text="modules: residual, all, attention, mlp, a pattern on module names, or ! and any of "
+        "these; those of one layer are taken together; repeatable, or with commas",
         group="comparison",
-        shown="residual",
-        action="append",
-        metavar="PATTERN",
+        shown_default="residual",
     )
-    task: str | None = option(
-        None, "--task", "only this task", group="comparison", shown="all", metavar="LABEL"
-    )
+    task: str | None = shared(FeatureOptions, "task", text="only this task", group="comparison")
     sessions: tuple[str, str] | None = option(
         None,
         "--sessions",
@@ -66,16 +69,9 @@ class CompareOptions:
         metavar="A,B",
     )
     n_permutations: int = option(
-        1000,
-        "--n-permutations",
-        "permutations of the items",
-        group="comparison",
-        type=int,
-        metavar="N",
+        1000, "--n-permutations", "permutations of the items", group="comparison"
     )
-    seed: int = option(
-        0, "--seed", "of the permutations", group="comparison", type=int, metavar="SEED"
-    )
+    seed: int = option(0, "--seed", "of the permutations", group="comparison", metavar="SEED")
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -134,8 +130,6 @@ class Comparison:
         folder : str or Path
             Files of these names in it are replaced.
         """
-        from llm2bids.comparison.rsa_figure import draw
-
         out = Path(folder)
         out.mkdir(parents=True, exist_ok=True)
         a, b = self.layers
@@ -146,7 +140,7 @@ class Comparison:
             if name == "items":  # a text may hold tabs and line breaks
                 table = table.assign(item=table["item"].str.replace(r"\s+", " ", regex=True))
             write_table(out / f"{name}.tsv", table)
-        draw(self, out / "compare.png")
+        _draw(self, out / "compare.png")
         return (*(out / f"{name}.tsv" for name in tables), out / "compare.png")
 
 
@@ -292,3 +286,52 @@ def _item_table(a: Side, b: Side) -> pd.DataFrame:
         for item in dict.fromkeys((*a.texts, *b.texts))
     ]
     return pd.DataFrame(rows, columns=["item", "condition", "in_a", "in_b"])
+
+
+def _draw(comparison: Comparison, path: Path) -> None:
+    """Draw the tested pairs with their interval and the noise ceiling, beside all pairs."""
+    from matplotlib.figure import Figure
+
+    a, b = comparison.names
+    figure = Figure(figsize=(10, 4.2), layout="constrained")
+    curve, matrix = figure.subplots(1, 2, width_ratios=(1.15, 1))
+    _draw_curve(curve, comparison)
+    shown = matrix.imshow(
+        comparison.matrix, cmap="cividis", aspect="auto", vmin=min(0.0, comparison.matrix.min())
+    )
+    figure.colorbar(shown, ax=matrix, label="r (Spearman)")
+    for axis, names in zip((matrix.yaxis, matrix.xaxis), comparison.layers, strict=True):
+        _set_ticks(axis, names)
+    matrix.set(xlabel=f"layer of {b}", ylabel=f"layer of {a}", title="all pairs of layers")
+    figure.savefig(path)
+
+
+def _draw_curve(axes: "Axes", comparison: Comparison) -> None:
+    table, (a, b) = comparison.table, comparison.names
+    x = np.arange(len(table))
+    axes.plot(x, table["r"], color=INK, marker="o", markersize=3.5, label=f"{a} and {b}")
+    for low, high, color, alpha, label in (
+        ("low", "high", INK, 0.2, "95 % over participants"),
+        ("ceiling_low", "ceiling_high", BAND, 0.5, f"noise ceiling of {b}"),
+    ):
+        if table[low].notna().any():
+            band = table[low], table[high]
+            axes.fill_between(x, *band, color=color, alpha=alpha, lw=0, label=label)
+    chance = table["p_fwe"] > 0.05
+    if chance.any():
+        label = "not above permuted items (p > 0.05, corrected)"
+        axes.plot(
+            x[chance], table["r"][chance], "o", mfc="white", mec=INK, markersize=5, label=label
+        )
+    axes.axhline(0, color="0.6", lw=0.8)
+    pairs = zip(table["layer_a"], table["layer_b"], strict=True)
+    names = [first if first == second else f"{first}, {second}" for first, second in pairs]
+    _set_ticks(axes.xaxis, names)
+    axes.set(xlabel="layer", ylabel="r (Spearman)", title="likeness of the items' geometry")
+    axes.legend(fontsize=7.5, frameon=False)
+
+
+def _set_ticks(axis: Any, names: Sequence[str]) -> None:
+    """Name up to eight places of an axis."""
+    ticks = np.unique(np.linspace(0, len(names) - 1, min(len(names), 8)).astype(int))
+    axis.set_ticks(ticks.tolist(), [names[tick] for tick in ticks])

@@ -48,20 +48,20 @@ def test_t_is_welchs():
     values = rng.normal(size=(23, 7)).astype(np.float32)
     values[:, 3] = 2.5
     first = np.arange(23) < 9
-    t, degrees = welch(values, first, ~first)
+    t, p = welch(values, first, ~first)
     varies = np.arange(7) != 3
     expected = ttest_ind(values[first][:, varies], values[~first][:, varies], equal_var=False)
     np.testing.assert_allclose(t[varies], expected.statistic, rtol=1e-4)
-    np.testing.assert_allclose(degrees[varies], expected.df, rtol=1e-4)
-    assert np.isnan(t[3]) and np.isnan(degrees[3])
+    np.testing.assert_allclose(p[varies], expected.pvalue, rtol=1e-4)
+    assert np.isnan(t[3]) and np.isnan(p[3])
 
 
 def test_dice_of_top_units():
     first = np.arange(200.0)
-    assert top_dice(first, first, 5) == 1.0
-    assert top_dice(first, -first, 5) == 0.0
+    assert top_dice(np.stack([first, first]), 5) == 1.0
+    assert top_dice(np.stack([first, -first]), 5) == 0.0
     shifted = np.roll(first, -5)  # the five largest are others
-    assert top_dice(first, shifted, 5) == 0.5
+    assert top_dice(np.stack([first, shifted]), 5) == 0.5
 
 
 def test_what_is_written(sums, tmp_path):
