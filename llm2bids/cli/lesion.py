@@ -17,7 +17,7 @@ from llm2bids.intervention.subject import SubjectOptions
 
 
 def _draw(args: argparse.Namespace, result: Any) -> None:
-    from llm2bids.report.lesions import write_figures
+    from llm2bids.report.interventions import write_figures
 
     write_figures(result, args.analysis_dir)
 

@@ -1,101 +1,113 @@
-"""What was done and what to cite, in every output: ``logs/CITATION.md`` and ``.bib``."""
+"""What was done, with which software, and what to cite: a section, and files in every output."""
 
+import importlib.metadata
 from pathlib import Path
+from typing import Any
 
+from llm2bids import __version__
 from llm2bids.dataset.layout import DERIVATIVE
 from llm2bids.inference.analyze_model import MODEL_COPY
-from llm2bids.report.group_map import find_maps
-from llm2bids.report.methods import BIBTEX, analysis_sentences, recording_sentences, software
-from llm2bids.report.section import counted, listed
-from llm2bids.report.sources import find_sources
+from llm2bids.report.design import about_design
+from llm2bids.report.section import Section, listed, read_asset, render, write_text
+from llm2bids.report.sources import Sources, find_sources, read_object, sidecar
 from llm2bids.store.commit import replace_text
 from llm2bids.store.files import data_files
 from llm2bids.store.json import read_json
 
-FOLDER = "logs"
-"""Folder of the files, fMRIPrep's."""
+_PAPER = "paper.bib"  # the paper whose method this is
 
-_TOOLS = """@article{abraham2014machine,
-  title   = {Machine learning for neuroimaging with scikit-learn},
-  author  = {Abraham, Alexandre and Pedregosa, Fabian and Eickenberg, Michael and others},
-  journal = {Frontiers in Neuroinformatics},
-  volume  = {8},
-  pages   = {14},
-  year    = {2014},
-  doi     = {10.3389/fninf.2014.00014}
-}
 
-@article{gorgolewski2016brain,
-  title   = {The brain imaging data structure, a format for organizing and describing outputs of
-             neuroimaging experiments},
-  author  = {Gorgolewski, Krzysztof J. and Auer, Tibor and Calhoun, Vince D. and others},
-  journal = {Scientific Data},
-  volume  = {3},
-  pages   = {160044},
-  year    = {2016},
-  doi     = {10.1038/sdata.2016.44}
-}
-
-@article{yarkoni2019pybids,
-  title   = {{PyBIDS}: Python tools for {BIDS} datasets},
-  author  = {Yarkoni, Tal and Markiewicz, Christopher J. and de la Vega, Alejandro and others},
-  journal = {Journal of Open Source Software},
-  volume  = {4},
-  number  = {40},
-  pages   = {1294},
-  year    = {2019},
-  doi     = {10.21105/joss.01294}
-}"""
-
-_CITE = (
-    "Please cite the paper whose method this is (Nencka et al., 2023), llm2bids with its version, "
-    "and the tools that did the work: nilearn for the statistics (Abraham et al., 2014), BIDS for "
-    "the layout of the data (Gorgolewski et al., 2016), pybids for reading it (Yarkoni et al., "
-    "2019). Entries for all of them are in CITATION.bib."
-)
+def methods_section(sources: Sources) -> Section:
+    """Write a paragraph that says what was done and with which versions, and references."""
+    body = render(
+        "methods.html",
+        text=f"{_recording_text(sources)} {_analysis_text(sources)}",
+        bibtex=read_asset(_PAPER).rstrip(),
+        software=_software(sources),
+    )
+    return Section("methods", "Methods, ready to paste", body)
 
 
 def cite_dataset(bids_dir: Path) -> None:
     """Write the files of a recorded dataset, into its derivative."""
     sources = find_sources(bids_dir)
-    _write(bids_dir / DERIVATIVE, recording_sentences(sources), software(sources))
+    _write(bids_dir / DERIVATIVE, _recording_text(sources), _software(sources))
 
 
 def cite_analysis(out_dir: Path, bids_dir: Path) -> None:
     """Write the files of an analysis, with how its dataset was recorded."""
     sources = find_sources(out_dir, bids_dir=bids_dir, analysis_dir=out_dir)
-    sentences = [*recording_sentences(sources), *analysis_sentences(sources, find_maps(sources))]
-    _write(out_dir, sentences, software(sources))
+    _write(out_dir, f"{_recording_text(sources)} {_analysis_text(sources)}", _software(sources))
 
 
 def cite_model(out_dir: Path) -> None:
     """Write the files of a BIDS Stats Model that was run."""
-    model = read_json(out_dir / MODEL_COPY)
-    first = model["Nodes"][0]["Name"]
     sidecars = data_files(out_dir, "node-*/**/*_stat-rSquare_statmap.json")
     of_run = read_json(sidecars[0])
-    versions = ", ".join(f"{name} {version}" for name, version in of_run["Software"].items())
-    nodes = [
-        f"{node['Name']} ({node['Level'].lower()}, {node['Model']['Type']})"
-        for node in model["Nodes"]
-    ]
-    smoothing = of_run["SmoothingFWHM"]
-    sentences = [
-        f"The BIDS Stats Model {model['Name']} was run with {versions}: nodes {listed(nodes)}.",
-        f"Each of {counted(len(sidecars), 'run')} was fitted by a general linear model (node "
-        f"{first}; noise model {of_run['NoiseModel']}; "
-        + (f"smoothed with {smoothing:g} mm; " if smoothing else "not smoothed; ")
-        + "series in per cent of each voxel's mean).",
-    ]
-    _write(out_dir, sentences, [("statistics", versions)])
-
-
-def _write(folder: Path, sentences: list[str], versions: list[tuple[str, str]]) -> None:
-    rows = "\n".join(f"- {purpose}: {text}" for purpose, text in versions)
-    text = (
-        f"# Methods, ready to paste\n\n{' '.join(sentences)}\n\n## Software\n\n{rows}\n\n"
-        f"## How to cite\n\n{_CITE}\n"
+    versions = _versions(of_run["Software"])
+    model = read_json(out_dir / MODEL_COPY)
+    text = write_text(
+        "stats_model.txt", model=model, versions=versions, n_runs=len(sidecars), of_run=of_run
     )
-    (folder / FOLDER).mkdir(parents=True, exist_ok=True)
-    replace_text(folder / FOLDER / "CITATION.md", text)
-    replace_text(folder / FOLDER / "CITATION.bib", f"{BIBTEX}\n\n{_TOOLS}\n")
+    _write(out_dir, text, [("statistics", versions)])
+
+
+def _write(folder: Path, methods: str, versions: list[tuple[str, str]]) -> None:
+    logs = folder / "logs"  # fMRIPrep's name
+    packages = "\n".join(f"- {purpose}: {text}" for purpose, text in versions)
+    said = read_asset("citation.md").format(methods=methods, software=packages)
+    replace_text(logs / "CITATION.md", said)
+    replace_text(logs / "CITATION.bib", f"{read_asset(_PAPER)}\n{read_asset('tools.bib')}")
+
+
+def _recording_text(sources: Sources) -> str:
+    """Say how the dataset was recorded."""
+    dataset = sources.dataset
+    return write_text(
+        "recording.txt",
+        sources=sources,
+        metadata=dataset.sidecar(sources.first_runs()[0]),
+        design=about_design(sources),
+        bids_version=read_object(dataset.path / "dataset_description.json").get("BIDSVersion", ""),
+        version=__version__,
+    )
+
+
+def _analysis_text(sources: Sources) -> str:
+    """Say how the dataset was analysed, or that it was not."""
+    metadata, maps = _first_level(sources), sources.maps
+    parameters = metadata.get("ModelParameters", {})
+    return write_text(
+        "analysis.txt",
+        metadata=metadata,
+        parameters=[f"{key} {_said(v)}" for key, v in parameters.items() if v not in (None, [])],
+        group=maps[0].metadata if maps else None,
+        alpha=sidecar(maps[0].other("z")).get("Alpha") if maps else None,
+        findings=sources.findings,
+    )
+
+
+def _software(sources: Sources) -> list[tuple[str, str]]:
+    """List packages with versions, by what they were used for."""
+    sidecars = [sources.dataset.sidecar(run) for run in sources.dataset.runs]
+    recorded = dict.fromkeys(_versions(metadata.get("Versions", {})) for metadata in sidecars)
+    analysed = _versions(_first_level(sources).get("Software", {}))
+    here = {name: importlib.metadata.version(name) for name in ("numpy", "pandas", "nibabel")}
+    rows = [("recording", text) for text in recorded]
+    rows += [("statistics", analysed), ("this page", _versions({"llm2bids": __version__} | here))]
+    return [(purpose, text) for purpose, text in rows if text]
+
+
+def _versions(packages: dict[str, str]) -> str:
+    return ", ".join(f"{name} {version}" for name, version in packages.items())
+
+
+def _first_level(sources: Sources) -> dict[str, Any]:
+    paths = sources.files("sub-*/**/func/*_stat-effect_statmap.nii.gz")
+    return sidecar(paths[0]) if paths else {}
+
+
+def _said(value: object) -> str:
+    if isinstance(value, list):
+        return listed([str(item) for item in value])
+    return {True: "on", False: "off"}[value] if isinstance(value, bool) else str(value)

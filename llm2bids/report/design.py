@@ -1,6 +1,5 @@
 """Sections: the paradigm, what was asked and answered; the design matrices of the first level."""
 
-import tomllib
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -12,17 +11,14 @@ from markupsafe import Markup
 
 from llm2bids.dataset.layout import Run
 from llm2bids.report.draw.color import diverging_indices, diverging_palette
-from llm2bids.report.draw.svg import drawing, element, palette_png, pixels, rect
+from llm2bids.report.draw.svg import palette_png
 from llm2bids.report.section import Section, listed, missing, render
 from llm2bids.report.sources import Sources, sidecar
 from llm2bids.store.tables import checked_columns, read_table
 
 N_EXAMPLES = 2  # prompts of each condition that are shown with their answers
+# Design matrices that are shown, and blocks of equal values that are drawn one by one
 MOST_DESIGNS, MOST_BLOCKS = 12, 40
-"""Design matrices that are shown, and blocks of equal values that are drawn one by one."""
-
-_STEP, _LEFT, _WIDTH = 28.0, 142.0, 640.0
-_MATRIX_LEFT, _MATRIX_TOP, _MATRIX_HEIGHT, _COLUMN = 34.0, 88.0, 200.0, 26.0
 
 
 def design_section(sources: Sources) -> Section:
@@ -32,12 +28,11 @@ def design_section(sources: Sources) -> Section:
     body = render(
         "design.html",
         metadata=about_design(sources),
-        participant=runs[0].participant_label,
-        n_participants=len({run.participant_label for run in sources.dataset.runs}),
+        participants=sources.participants,
         timeline=_timeline(sources, runs, tables, t_r=sources.dataset.t_r(runs[0])),
         examples=_examples(sources, tables),
     )
-    return Section(name="design", title="Design", body=body)
+    return Section("design", "Design", body)
 
 
 def about_design(sources: Sources) -> dict[str, Any]:
@@ -45,20 +40,14 @@ def about_design(sources: Sources) -> dict[str, Any]:
     dataset = sources.dataset
     run = sources.first_runs()[0]
     metadata, table = dataset.sidecar(run), _prompt_table(dataset.token_table(run))
-    try:
-        paradigm = tomllib.loads((dataset.path / "code" / "paradigm.toml").read_text("utf-8"))
-    except (OSError, ValueError):
-        paradigm = {}
     return {
-        "description": paradigm.get("description", ""),
-        "baseline": paradigm.get("baseline", "off"),
+        "description": dataset.paradigm.description,
+        "baseline": dataset.paradigm.baseline,
         "sampling": _sampling(metadata.get("Sampling")),
         "n_prompts": len(table),
         "n_blocks": int(table["block"].nunique()),
         "volumes_per_prompt": metadata.get("VolumesPerPrompt"),
-        "n_volumes": metadata.get("NumberOfVolumes"),
         "t_r": metadata["RepetitionTime"],
-        "seed": dataset.settings.get("seed"),
         "shared": bool(dataset.settings.get("allow_shared_prompts")),
     }
 
@@ -79,30 +68,17 @@ def _timeline(
 ) -> Markup:
     """Draw when each prompt of `_prompt_table` was shown, one row for each run."""
     end = max(float((table["prompt_onset"] + table["seconds"]).max()) for table in tables.values())
-    scale = (_WIDTH - _LEFT - 12) / (end or 1.0)
-    parts = []
-    for row, run in enumerate(runs):
-        top = 8 + row * _STEP
-        name = run.task if run.run is None else f"{run.task} {run.run}"
-        parts.append(element("text", name, x=_LEFT - 12, y=top + 15, class_="label end"))
-        for prompt in tables[run.name].to_dict("records"):
-            tip = element("title", f"{prompt['condition']}: {prompt['text']}")
-            left = _LEFT + prompt["prompt_onset"] * scale
-            width = max(prompt["seconds"] * scale - 1.5, 0.75)
-            color = sources.trial_color(prompt["trial_type"])
-            parts.append(rect(left, top, width, 20, tip, rx=2, fill=color))
-    bottom = 8 + len(runs) * _STEP
-    for seconds in np.linspace(0, end, 5):
-        at = _LEFT + float(seconds) * scale
-        parts.append(element("text", f"{seconds:g}", x=at, y=bottom + 14, class_="tick mid"))
-    label = f"nominal seconds (one token = {t_r:g} s)"
-    middle = (_LEFT + _WIDTH) / 2
-    parts.append(element("text", label, x=middle, y=bottom + 34, class_="label mid"))
-    alt = (
-        f"Timeline of {len(runs)} runs of {end:g} seconds: blocks of prompts of "
-        f"{listed([run.task for run in runs])} among blocks of off prompts."
+    names = [run.task if run.run is None else f"{run.task} {run.run}" for run in runs]
+    prompts = [tables[run.name].to_dict("records") for run in runs]
+    return render(
+        "timeline.svg",
+        runs=list(zip(names, prompts, strict=True)),
+        end=end,
+        t_r=t_r,
+        color=sources.trial_color,
+        alt=f"Timeline of {len(runs)} runs of {end:g} seconds: blocks of prompts of "
+        f"{listed([run.task for run in runs])} among blocks of off prompts.",
     )
-    return drawing(parts, width=_WIDTH, height=bottom + 42, alt=alt)
 
 
 def designs_section(sources: Sources) -> Section:
@@ -112,7 +88,7 @@ def designs_section(sources: Sources) -> Section:
     if not paths:
         what = "There is no first level yet: no design matrices and no participants' maps."
         body = missing(what, sources.command("participant"))
-        return Section(name="designs", title=title, body=body)
+        return Section("designs", title, body)
     participants = list(dict.fromkeys(path.name.partition("_")[0] for path in paths))
     shown = [path for path in paths if path.name.startswith(f"{participants[0]}_")]
     metadata = sidecar(shown[0])
@@ -125,52 +101,44 @@ def designs_section(sources: Sources) -> Section:
         parameters=metadata.get("ModelParameters", {}),
         quantiles=_residual_checks(sources),
     )
-    return Section(name="designs", title=title, body=body)
+    return Section("designs", title, body)
 
 
 def _matrix_drawing(sources: Sources, path: Path) -> tuple[Markup, float]:
     """Draw a design matrix, columns scaled to their largest value; give its width too."""
     table = read_table(path)
     checked_columns(table, path, list(table.columns))
-    width = max(_COLUMN * table.shape[1], 60.0)
-    step = width / max(table.shape[1], 1)
-    parts = [
-        rect(_MATRIX_LEFT, _MATRIX_TOP, width, _MATRIX_HEIGHT, class_="panel"),
-    ]
+    width = max(26.0 * table.shape[1], 60.0)
     known = (*sources.tasks, *sources.trial_types)
-    for index, column in enumerate(map(str, table.columns)):
-        left = _MATRIX_LEFT + index * step
-        color = sources.trial_color(column if column in known else "")
-        parts += _column(table[column].to_numpy(dtype=np.float64), left, step, color)
-        at, above = left + step / 2 + 4, _MATRIX_TOP - 6
-        turned = f"rotate(-55 {at:.1f} {above:.1f})"
-        parts.append(element("text", column, x=at, y=above, transform=turned, class_="tick"))
-    for row in (0, len(table) - 1):
-        at = _MATRIX_TOP + (row + 0.5) / len(table) * _MATRIX_HEIGHT + 4
-        parts.append(element("text", row + 1, x=_MATRIX_LEFT - 6, y=at, class_="tick end"))
-    name = path.name.removesuffix("_design.tsv").partition("_task-")[2]
-    columns = ", ".join(map(str, table.columns))
-    alt = f"Design matrix of {name}: {len(table)} rows, columns {columns}."
-    total = _MATRIX_LEFT + width + 56
-    return drawing(parts, width=total, height=_MATRIX_TOP + _MATRIX_HEIGHT + 6, alt=alt), total
+    names = [str(name) for name in table.columns]
+    columns = [
+        {
+            "name": name,
+            "color": sources.trial_color(name if name in known else ""),
+            **_column(table[name].to_numpy(dtype=np.float64)),
+        }
+        for name in names
+    ]
+    run = path.name.removesuffix("_design.tsv").partition("_task-")[2]
+    alt = f"Design matrix of {run}: {len(table)} rows, columns {', '.join(names)}."
+    how = {"columns": columns, "n_rows": len(table), "step": width / max(len(names), 1)}
+    return render("matrix.svg", width=width + 90, alt=alt, **how), width + 90
 
 
-def _column(values: npt.NDArray[np.float64], left: float, width: float, color: str) -> list[Markup]:
-    """Draw a column: blocks of equal values in one colour, or an image where it varies or falls."""
+def _column(values: npt.NDArray[np.float64]) -> dict[str, Any]:
+    """Take a column as blocks of equal values, or as an image where it varies or falls."""
     starts = np.flatnonzero(np.r_[True, values[1:] != values[:-1]])
-    step, largest = _MATRIX_HEIGHT / len(values), float(np.abs(values).max()) or 1.0
+    largest = float(np.abs(values).max()) or 1.0
     if values.min() < 0 or len(starts) > MOST_BLOCKS:
         image = diverging_indices(values[:, np.newaxis] / largest, 1.0)
-        png = palette_png(image, diverging_palette())
-        return [pixels(png, left, _MATRIX_TOP, width, _MATRIX_HEIGHT)]
+        return {"png": palette_png(image, diverging_palette()), "blocks": []}
     stops = np.r_[starts[1:], len(values)]
-    blocks = []
-    for start, stop in zip(starts.tolist(), stops.tolist(), strict=True):
-        if values[start] > 0:
-            strength = round(float(values[start]) / largest, 3)
-            top, height = _MATRIX_TOP + start * step, (stop - start) * step
-            blocks.append(rect(left, top, width, height, fill=color, fill_opacity=strength))
-    return blocks
+    blocks = [
+        (start, stop, float(values[start]) / largest)
+        for start, stop in zip(starts.tolist(), stops.tolist(), strict=True)
+        if values[start] > 0
+    ]
+    return {"png": "", "blocks": blocks}
 
 
 def _residual_checks(sources: Sources) -> dict[str, tuple[float, float]]:

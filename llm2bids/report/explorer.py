@@ -12,9 +12,8 @@ import numpy.typing as npt
 from llm2bids.dataset.layout import INTACT
 from llm2bids.report.draw.color import LEVELS, full_color
 from llm2bids.report.draw.mosaic import pack_layout, quantise
-from llm2bids.report.group_map import CONTROLS, STATS, GroupMap, against_off
 from llm2bids.report.section import counted, encoded, number
-from llm2bids.report.sources import Sources, sidecar
+from llm2bids.report.sources import CONTROLS, STATS, GroupMap, Sources, sidecar
 
 MOST_BYTES = 7_500_000  # of the group's maps on the page
 MOST_PARTICIPANT_BYTES = 4_000_000  # of the participants' maps
@@ -41,52 +40,62 @@ class _Room:
         return True
 
 
-def explorer_data(sources: Sources, maps: tuple[GroupMap, ...]) -> tuple[dict[str, Any], list[str]]:
+def explorer_data(sources: Sources) -> tuple[dict[str, Any], list[str]]:
     """Pack the layout and as many maps as the page may hold; name those that did not fit."""
-    off = against_off(maps)
-    others = [group_map for group_map in maps if group_map not in off]
-    room = _Room(most=MOST_BYTES)
-    for group_map in (*off, *others):
-        room.add(_entry(sources, group_map, "effect"), f"{group_map.contrast} ({STATS['effect']})")
-        _add_z(sources, group_map, room)
-    people = _Room(most=MOST_PARTICIPANT_BYTES)
+    first = sources.condition_maps or sources.maps
+    group, people = _Room(most=MOST_BYTES), _Room(most=MOST_PARTICIPANT_BYTES)
+    for group_map in dict.fromkeys((*first, *sources.maps)):
+        name = f"{group_map.contrast} ({STATS['effect']})"
+        group.add(_group_entry(sources, group_map, "effect"), name)
+        _add_z(sources, group_map, group)
     for label in sorted({_participant(path) for path in _participant_maps(sources)}):
-        for group_map in off:
+        for group_map in first:
             for path in _participant_maps(sources, label, group_map):
                 name = f"{group_map.contrast} (sub-{label})"
                 people.add(_participant_entry(sources, group_map, path), name)
-    entries = [*room.entries, *people.entries]
-    return {**pack_layout(sources.dataset.space), "maps": entries}, [
-        *room.left_out,
-        *people.left_out,
-    ]
+    data = {**pack_layout(sources.dataset.space), "maps": [*group.entries, *people.entries]}
+    return data, [*group.left_out, *people.left_out]
 
 
-def _entry(sources: Sources, group_map: GroupMap, stat: str) -> dict[str, Any]:
-    """Pack a statistic of a group map as the page's script reads it."""
-    path, contrast = group_map.other(stat), group_map.contrast
-    values = sources.unit_map(path)
-    small = quantise(values)
+def _entry(
+    sources: Sources, group_map: GroupMap, path: Path, steps: npt.NDArray[np.int8], **more: Any
+) -> dict[str, Any]:
+    """Pack a map of a contrast as the page's script reads it."""
     return {
         "title": group_map.title,
         "versus": group_map.is_against_others,
-        "stat": stat,
-        "unit": STATS[stat],
-        "limit": small.limit,
-        "show": full_color(values),
         "color": sources.color(group_map.title, group_map.task),
-        "level": "Every unit is shown, whatever its p.",
         "file": sources.link(path),
-        "view": sources.link(sources.views[contrast]) if contrast in sources.views else "",
-        "data": encoded(small.steps.tobytes()),
+        "data": encoded(steps.tobytes()),
+        **more,
     }
+
+
+def _group_entry(sources: Sources, group_map: GroupMap, stat: str) -> dict[str, Any]:
+    """Pack a statistic of a group map."""
+    path = group_map.other(stat)
+    values = sources.unit_map(path)
+    steps, limit = quantise(values)
+    view = sources.views.get(group_map.contrast)
+    return _entry(
+        sources,
+        group_map,
+        path,
+        steps,
+        stat=stat,
+        unit=STATS[stat],
+        limit=limit,
+        show=full_color(values),
+        level="Every unit is shown, whatever its p.",
+        view=sources.link(view) if view else "",
+    )
 
 
 def _add_z(sources: Sources, group_map: GroupMap, room: _Room) -> None:
     """Pack z, and again for each correction, which share its values and have units that pass."""
     if not group_map.other("z").exists():
         return
-    whole = _entry(sources, group_map, "z")
+    whole = _group_entry(sources, group_map, "z")
     number_of_z = len(room.entries)
     if not room.add(whole, f"{group_map.contrast} ({STATS['z']})"):
         return
@@ -98,8 +107,7 @@ def _add_z(sources: Sources, group_map: GroupMap, room: _Room) -> None:
             cut = threshold.get("z")
             passes = np.zeros(len(z), dtype=bool) if cut is None else np.abs(z) >= cut
             room.entries.append(shared | _passing(passes, control, metadata | {"Threshold": cut}))
-    prefix = group_map.path.name.partition("_stat-")[0]
-    for path in sources.files(f"group/{prefix}_stat-z_desc-*_statmap.nii.gz"):
+    for path in sources.files(f"group/{group_map.prefix}_stat-z_desc-*_statmap.nii.gz"):
         control, about_cut = path.name.partition("_desc-")[2].partition("_")[0], sidecar(path)
         if int(about_cut.get("ClusterThreshold", 0)) > 1:
             passes = np.nan_to_num(sources.unit_map(path)) != 0
@@ -165,21 +173,23 @@ def _participant_entry(sources: Sources, group_map: GroupMap, path: Path) -> dic
     values = sources.unit_map(path)
     show = full_color(values)
     steps, levels = coarsely(values, show)
-    run = re.search(r"_run-\d+", path.name)
-    return {
-        "title": group_map.title + (run[0].replace("_run-", ", run ") if run else ""),
-        "versus": False,
-        "stat": "effect",
-        "subject": f"sub-{_participant(path)}",
-        "unit": f"effect (rest sd), sub-{_participant(path)}",
-        "levels": levels,
-        "rough": True,
-        "show": show,
-        "color": sources.color(group_map.title, group_map.task),
-        "level": "One participant, in coarse steps: the file has the values.",
-        "file": sources.link(path),
-        "data": encoded(steps.tobytes()),
-    }
+    run = re.search(r"_run-(\d+)", path.name)
+    subject = f"sub-{_participant(path)}"
+    return _entry(
+        sources,
+        group_map,
+        path,
+        steps,
+        title=group_map.title + (f", run {run[1]}" if run else ""),
+        versus=False,
+        stat="effect",
+        subject=subject,
+        unit=f"effect (rest sd), {subject}",
+        levels=levels,
+        rough=True,
+        show=show,
+        level="One participant, in coarse steps: the file has the values.",
+    )
 
 
 def coarsely(

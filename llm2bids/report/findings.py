@@ -1,51 +1,60 @@
 """Sections: overlap, repeatability, identification, controls, calibration of false positives."""
 
+from collections.abc import Mapping
+from typing import Any
+
 import numpy as np
 import pandas as pd
 from markupsafe import Markup
 
+from llm2bids.exceptions import NetworkError
+from llm2bids.inference.null_results import JSON_NAME, NAMES
+from llm2bids.inference.rates import LEVELS, Rate
 from llm2bids.network.controls import P_VALUE
 from llm2bids.network.findings import NOTE, Findings
 from llm2bids.network.identification import AccuracyCurve
-from llm2bids.report.calibration import NOT_CALIBRATED, calibration_body, calibration_command
-from llm2bids.report.draw.chart import IntervalRow, Line, interval_chart, line_chart
-from llm2bids.report.section import Section, heat_table, interval, missing, number, render
-from llm2bids.report.sources import Sources
+from llm2bids.network.stored import from_plain
+from llm2bids.report.draw.chart import Line, interval_chart, line_chart
+from llm2bids.report.section import Section, heat_table, interval, listed, missing, number, render
+from llm2bids.report.sources import Sources, read_object
 
+# Controls of identification, which come first: random units, and shuffled labels
 N_IDENTIFICATION = 2
-"""Controls of identification, which come first: random units, and shuffled labels."""
 
 MEASURES = {"correlation": "Correlation of the group effect maps", "dice": "Dice of the networks"}
+
+# What is said where no calibration was run
+_NOT_CALIBRATED = (
+    "The false-positive rate of this pipeline was not measured on this dataset: nothing on this "
+    "page tells whether its nominal rates hold for this model."
+)
 
 
 def findings_sections(sources: Sources) -> list[Section]:
     """Show overlap, repeatability, identification, controls and false positives."""
-    findings = sources.findings
-    command = sources.command("group")
+    findings, command = sources.findings, sources.command("group")
     few = "was not computed: it takes two tasks and three participants who did every one."
-    bodies: dict[str, Markup | None] = {"calibration": calibration_body(sources)}
-    if findings is not None:
-        bodies["overlap"] = _overlap(sources, findings)
-        bodies["repeatability"] = _repeatability(sources, findings)
-        bodies["identification"] = _identification(findings)
-        bodies["controls"] = _controls(findings)
-    parts = {
-        "overlap": ("Overlap", f"Overlap {few}", command),
-        "repeatability": ("Repeatability", f"Repeatability {few}", command),
-        "identification": ("Identification", f"Identification of tasks {few}", command),
-        "controls": (
-            "Real beside control",
-            "No control was measured: the same analysis with shuffled labels, random networks, and "
-            "on a recording of the model with random weights (record --random-weights).",
-            f"{command} --control shuffled-labels --control random-networks "
-            "--control-dataset RANDOM_WEIGHTS_DIR",
-        ),
-        "calibration": ("False positives", NOT_CALIBRATED, calibration_command(sources)),
-    }
-    return [
-        Section(name=name, title=title, body=bodies.get(name) or missing(what, making))
-        for name, (title, what, making) in parts.items()
-    ]
+    no_identification = f"Identification of tasks {few}"
+    no_control = (
+        "No control was measured: the same analysis with shuffled labels, random networks, and "
+        "on a recording of the model with random weights (record --random-weights)."
+    )
+    with_controls = (
+        f"{command} --control shuffled-labels --control random-networks "
+        "--control-dataset RANDOM_WEIGHTS_DIR"
+    )
+    sections = []
+    for name, title, show, what, making in (
+        ("overlap", "Overlap", _overlap, f"Overlap {few}", command),
+        ("repeatability", "Repeatability", _repeatability, f"Repeatability {few}", command),
+        ("identification", "Identification", _identification, no_identification, command),
+        ("controls", "Real beside control", _controls, no_control, with_controls),
+    ):
+        body = None if findings is None else show(sources, findings)
+        sections.append(Section(name, title, body or missing(what, making)))
+    unknown = missing(_NOT_CALIBRATED, _calibration_command(sources))
+    body = _calibration(sources) or unknown
+    return [*sections, Section("calibration", "False positives", body)]
 
 
 def summary_section(sources: Sources) -> Section | None:
@@ -60,15 +69,7 @@ def summary_section(sources: Sources) -> Section | None:
     for part, reason in findings.omitted.items():
         omitted.setdefault(reason, []).append(part.replace("_", " "))
     body = render("summary.html", rows=table.to_dict("records"), findings=findings, omitted=omitted)
-    return Section(name="findings", title="In short", body=body)
-
-
-def tile(sources: Sources) -> list[tuple[str, str]]:
-    """Give the number for the top of the page: the share of maps identified."""
-    findings = sources.findings
-    if findings is None:
-        return []
-    return [(f"{findings.identification.accuracy:.0%}", "tasks identified")]
+    return Section("findings", "In short", body)
 
 
 def _overlap(sources: Sources, findings: Findings) -> Markup:
@@ -89,8 +90,9 @@ def _overlap(sources: Sources, findings: Findings) -> Markup:
             ]
             for i, first in enumerate(tasks)
         ]
+        table = pd.DataFrame(matrix, tasks, tasks)
         limit = max(float(np.nanmax(matrix)), 0.1)
-        tables.append(heat_table(matrix, tasks, tasks, caption=caption, limit=limit, titles=tips))
+        tables.append(heat_table(table, caption=caption, limit=limit, titles=tips))
     rows = overlap.pairs().to_dict("records")
     return render("overlap.html", tables=tables, pairs=rows, bounds=_bounds, overlap=overlap)
 
@@ -110,33 +112,23 @@ def _repeatability(sources: Sources, findings: Findings) -> Markup:
             if measure in table:
                 caption = f"{title}: {label}"
                 figures.append((caption, _estimates(sources, table, measure, caption)))
-    return render(
-        "repeatability.html", figures=figures, icc=part.icc, share=part.participants.share
-    )
+    share = part.participants.share
+    return render("repeatability.html", figures=figures, icc=part.icc, share=share)
 
 
 def _estimates(sources: Sources, table: pd.DataFrame, measure: str, alt: str) -> Markup:
-    rows = [
-        IntervalRow(
-            name=str(row["task"]),
-            value=float(row[measure]),
-            low=float(row[f"{measure}_low"]),
-            high=float(row[f"{measure}_high"]),
-            color=sources.color(str(row["task"])),
-        )
-        for row in table.to_dict("records")
-    ]
-    values = ", ".join(f"{row.name} {row.value:.2f}" for row in rows if np.isfinite(row.value))
-    return interval_chart(rows, x_label=measure, alt=f"{alt}: {values}.")
+    columns = {"task": "name", measure: "value", f"{measure}_low": "low", f"{measure}_high": "high"}
+    rows = table.rename(columns=columns)
+    rows["color"] = rows["name"].map(sources.color)
+    there = rows.dropna(subset="value")
+    values = [f"{name} {r:.2f}" for name, r in zip(there["name"], there["value"], strict=True)]
+    return interval_chart(rows, x_label=measure, alt=f"{alt}: {', '.join(values)}.")
 
 
-def _identification(findings: Findings) -> Markup:
-    identification = findings.identification
-    counts = identification.confusion.to_numpy(dtype=np.float64)
+def _identification(sources: Sources, findings: Findings) -> Markup:
+    counts = findings.identification.confusion
     confusion = heat_table(
         counts,
-        list(identification.tasks),
-        list(identification.tasks),
         caption="Held-out maps by task shown (rows) and task identified (columns).",
         limit=float(counts.sum(axis=1).max()),
         digits=0,
@@ -150,21 +142,18 @@ def _identification(findings: Findings) -> Markup:
         )
         if curve is not None and len(curve.table()) > 1
     ]
-    controls = [
-        (control.name, control.measures[0]) for control in findings.controls[:N_IDENTIFICATION]
-    ]
     return render(
         "identification.html",
-        identification=identification,
+        findings=findings,
         confusion=confusion,
         curves=curves,
-        controls=controls,
+        controls=findings.controls[:N_IDENTIFICATION],
         note=NOTE,
         p_value=P_VALUE,
     )
 
 
-def _controls(findings: Findings) -> Markup | None:
+def _controls(sources: Sources, findings: Findings) -> Markup | None:
     controls = findings.controls[N_IDENTIFICATION:]
     if not controls:
         return None
@@ -177,22 +166,15 @@ def _controls(findings: Findings) -> Markup | None:
 def _curve(curve: AccuracyCurve, by: str) -> Markup:
     """Draw accuracy by ``n_prompts`` or ``n_tokens``, with the interval of one draw's tests."""
     table = curve.table().sort_values(by)
-    line = Line(
-        name="accuracy",
-        x=table[by].tolist(),
-        y=table["accuracy"].tolist(),
-        color="var(--c0)",
-        low=table["low"].tolist(),
-        high=table["high"].tolist(),
-    )
+    x, y = table[by].tolist(), table["accuracy"].tolist()
     label = {"n_prompts": "on prompts in a map", "n_tokens": "first tokens of each prompt"}[by]
-    points = ", ".join(f"{x:g}: {y:.0%}" for x, y in zip(line.x, line.y, strict=True))
+    points = ", ".join(f"{n:g}: {accuracy:.0%}" for n, accuracy in zip(x, y, strict=True))
     return line_chart(
-        [line],
+        [Line(x, y, "var(--c0)", low=table["low"], high=table["high"])],
         x_label=label,
         y_label="accuracy",
         y_range=(0.0, 1.04),
-        x_ticks={x: f"{x:g}" for x in line.x},
+        x_ticks={n: f"{n:g}" for n in x},
         alt=f"Accuracy of identification by {label}: {points}.",
         references={"chance": curve.chance},
     )
@@ -201,3 +183,88 @@ def _curve(curve: AccuracyCurve, by: str) -> Markup:
 def _bounds(low: float, high: float) -> str:
     bounds = interval(low, high)
     return f" [{bounds}]" if bounds else ""
+
+
+def _calibration_command(sources: Sources) -> str:
+    """Give the ``llm2bids null`` that measures the rates of the model that was recorded."""
+    model = str(sources.dataset.settings.get("model"))
+    name = "embedded" if model == "SmolLM2-135M-Instruct" else model
+    return f"llm2bids null {name} {sources.analysis_dir.name}"
+
+
+def _calibration(sources: Sources) -> Markup | None:
+    """Show the measured rates of every pipeline with their verdicts, where any were measured."""
+    measured = _measured(sources)
+    if measured is None:
+        return None
+    rows, metadata, differing = measured
+    return render(
+        "calibration.html", rows=rows, levels=LEVELS, metadata=metadata, differing=differing
+    )
+
+
+def null_rates(sources: Sources) -> dict[str, Any] | None:
+    """Say how often the default pipeline is wrong, in parts of a sentence, where that is known."""
+    rows, _, differing = _measured(sources) or ([], {}, [])
+    for row in rows:
+        if row["default"]:
+            rates = [rate for rate in row["units"] if rate is not None]
+            shares = [f"{rate.measured:.2g} of the units at {rate.nominal:g}" for rate in rates]
+            return {"units": listed(shares), "verdict": row["verdict"], "differing": differing}
+    return None
+
+
+def _measured(sources: Sources) -> tuple[list[dict[str, Any]], dict[str, Any], list[str]] | None:
+    """Read the rates: a row a pipeline, what was run, and in what that differs from the dataset."""
+    path = sources.analysis_dir / JSON_NAME
+    content = read_object(path) if sources.analysis else {}
+    if not content:
+        return None
+    try:
+        rates = [from_plain(Rate, rate) for rate in content["rates"]]
+        rows = [_row(pipeline, rates) for pipeline in content["pipelines"]]
+        metadata = dict(content["about"])
+        return rows, metadata, _differences(metadata, sources.dataset.settings)
+    except (KeyError, TypeError, ValueError, AttributeError) as error:
+        raise NetworkError(
+            f"{path}: is not what llm2bids writes ({type(error).__name__}: {error}); run "
+            f"`{_calibration_command(sources)}` again"
+        ) from None
+
+
+def _differences(metadata: Mapping[str, Any], settings: Mapping[str, Any]) -> list[str]:
+    """Say in what the null runs differ from the dataset; empty where the rates hold for it.
+
+    >>> _differences({"model": "a", "prompts_on": 8}, {"model": "a", "prompts_per_block": 6})
+    ['8 prompts per block instead of 6']
+    """
+    differing = []
+    if metadata.get("weights_sha256") != settings.get("weights_sha256"):
+        differing.append(f"the model {metadata.get('model')} instead of {settings.get('model')}")
+    for name, key, what in (
+        ("prompts_on", "prompts_per_block", "prompts per block"),
+        ("tokens_per_prompt", "tokens_per_prompt", "tokens per prompt"),
+    ):
+        if metadata.get(name) != settings.get(key):
+            differing.append(f"{metadata.get(name)} {what} instead of {settings.get(key)}")
+    if metadata.get("confounds"):
+        differing.append(
+            f"the confounds {', '.join(map(str, metadata['confounds']))} in the models"
+        )
+    return differing
+
+
+def _row(pipeline: Mapping[str, Any], rates: list[Rate]) -> dict[str, Any]:
+    """Put a pipeline's rates of single units, by level, and of any detection beside its verdict."""
+    own = [rate for rate in rates if rate.pipeline == pipeline["key"]]
+    units = {rate.nominal: rate for rate in own if rate.kind == "unit"}
+    names = ("label", "default", "options", "verdict")
+    return {
+        **{name: pipeline[name] for name in names},
+        "units": [units.get(level) for level in LEVELS],
+        "found": [
+            f"{NAMES.get(rate.kind, rate.kind)} {round(rate.measured * rate.n)} of {rate.n}"
+            for rate in own
+            if rate.kind != "unit"
+        ],
+    }

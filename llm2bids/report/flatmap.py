@@ -1,6 +1,7 @@
 """Flat maps: the whole model as one picture, layers by panels, with a statistical map on it."""
 
 import math
+import re
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
@@ -10,7 +11,7 @@ import numpy.typing as npt
 
 from llm2bids.dataset.locate import space_of
 from llm2bids.exceptions import UsageError
-from llm2bids.report.draw.color import Theme, full_color, register_colormaps
+from llm2bids.report.draw.color import Theme, flat_limit, register_colormaps
 from llm2bids.report.draw.flat_figure import (
     PALETTES,
     ColorScale,
@@ -19,18 +20,14 @@ from llm2bids.report.draw.flat_figure import (
     shown_units,
 )
 from llm2bids.report.section import counted
-from llm2bids.space.space import Space
 from llm2bids.space.stat_map import unit_values
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
-FORMATS = (".png", ".svg", ".pdf")
-"""File formats of `plot_flatmap`, by the end of the file's name."""
+FORMATS = (".png", ".svg", ".pdf")  # file formats of `plot_flatmap`, by the end of the file's name
 
-FULL_COLOR = 0.98
-"""Share of the units shown whose absolute value has not yet full colour."""
-
+# What the statistics of ``llm2bids analyze`` are called on a colour bar, by ``stat`` entity
 UNITS = {
     "effect": "effect (rest sd)",
     "cohensd": "Cohen's d",
@@ -40,7 +37,6 @@ UNITS = {
     "p": "p",
     "pfdr": "p (FDR)",
 }
-"""What the statistics of ``llm2bids analyze`` are called on a colour bar, by ``stat`` entity."""
 
 
 def plot_flatmap(
@@ -110,8 +106,7 @@ def plot_flatmap(
         If there is no dataset at a path.
     """
     register_colormaps()
-    _check_options(threshold, vmax, theme, symmetric_cbar, output_file)
-    _check_colormap(cmap)
+    _check_options(threshold, vmax, theme, symmetric_cbar, cmap, output_file)
     maps = _maps(_listed(stat_img), _listed(dataset), labels)
     scale = color_scale(
         [flat.values for flat in maps],
@@ -142,7 +137,7 @@ def color_scale(
     together = np.concatenate(values)
     shown = together[shown_units(together, threshold)]
     low, high = (float(shown.min()), float(shown.max())) if shown.size else (0.0, 0.0)
-    limit = two_digits(full_color(shown, FULL_COLOR)) if vmax is None else float(vmax)
+    limit = flat_limit(shown) if vmax is None else float(vmax)
     if threshold is not None and limit <= threshold:  # rounded down to it
         limit = max(abs(low), abs(high), 1.1 * threshold)
     symmetric = low < 0 < high if symmetric_cbar == "auto" else symmetric_cbar
@@ -160,15 +155,6 @@ def color_scale(
         clipped=(low < bar[0], high > bar[1]),
         label=label,
     )
-
-
-def two_digits(value: float) -> float:
-    """Round a positive number to two digits.
-
-    >>> two_digits(0.9772), two_digits(14.2)
-    (0.98, 14.0)
-    """
-    return float(f"{value:.1e}")
 
 
 def _save_figure(figure: "Figure", path: Path) -> None:
@@ -196,8 +182,12 @@ def _check_options(
     vmax: float | None,
     theme: str,
     symmetric_cbar: object,
+    cmap: object,
     output_file: str | Path | None,
 ) -> None:
+    from matplotlib import colormaps
+    from matplotlib.colors import Colormap
+
     if threshold is not None and not (math.isfinite(threshold) and threshold >= 0):
         raise UsageError(f"threshold is {threshold}; expected a finite number from 0, or None")
     if vmax is not None and not (math.isfinite(vmax) and vmax > 0):
@@ -213,18 +203,11 @@ def _check_options(
         raise UsageError(f"symmetric_cbar is {symmetric_cbar!r}; expected True, False or 'auto'")
     if output_file is not None and Path(output_file).suffix.lower() not in FORMATS:
         raise UsageError(f"{output_file}: expected a file that ends with {', '.join(FORMATS)}")
-
-
-def _check_colormap(cmap: Any) -> None:
-    from matplotlib import colormaps
-    from matplotlib.colors import Colormap
-
-    if cmap is None or isinstance(cmap, Colormap) or (isinstance(cmap, str) and cmap in colormaps):
-        return
-    raise UsageError(
-        f"cmap is {cmap!r}; expected the name of a colour map of matplotlib, e.g. 'llm2bids' or "
-        "'coolwarm', or a Colormap"
-    )
+    if not (cmap is None or isinstance(cmap, Colormap) or cmap in list(colormaps)):
+        raise UsageError(
+            f"cmap is {cmap!r}; expected the name of a colour map of matplotlib, e.g. 'llm2bids' "
+            "or 'coolwarm', or a Colormap"
+        )
 
 
 def _listed(given: Any) -> list[Any]:
@@ -243,30 +226,20 @@ def _maps(images: list[Any], spaces: list[Any], labels: Sequence[str] | None) ->
     if labels is not None and len(labels) != count:
         raise UsageError(f"{len(labels)} labels for {counted(count, 'map')}; expected one for each")
     images, spaces = (given * (count // len(given)) for given in (images, spaces))
-    shown = labels or [""] * count
-    return [
-        FlatMap(space=space, values=values, label=label)
-        for (space, values), label in zip(
-            (_read(image, where) for image, where in zip(images, spaces, strict=True)),
-            shown,
-            strict=True,
-        )
-    ]
-
-
-def _read(image: Any, dataset: Any) -> tuple[Space, npt.NDArray[np.float64]]:
-    """Find the space, and one value for each of its units."""
-    space, fingerprints = space_of(dataset)
-    return space, unit_values(image, space, fingerprint=fingerprints)
+    maps = []
+    for image, dataset, label in zip(images, spaces, labels or [""] * count, strict=True):
+        space, fingerprints = space_of(dataset)
+        values = unit_values(image, space, fingerprint=fingerprints)
+        maps.append(FlatMap(space=space, values=values, label=label))
+    return maps
 
 
 def _stat_label(stat_img: Any) -> str:
     """Tell from the ``stat`` entity of a file's name what its values are; empty without one."""
-    first = _listed(stat_img)[0] if _listed(stat_img) else None
+    first = next(iter(_listed(stat_img)), None)
     path = first if isinstance(first, str | Path) else getattr(first, "get_filename", str)()
-    entities = [part.split("-", 1) for part in Path(path or "").name.split("_") if "-" in part]
-    stat = next((value for key, value in entities if key == "stat"), "")
-    return UNITS.get(stat, stat)
+    stat = re.search(r"(?:^|_)stat-([^_]*)", Path(path or "").name)
+    return UNITS.get(stat[1], stat[1]) if stat else ""
 
 
 def _note(maps: Sequence[FlatMap], threshold: float | None) -> str:

@@ -7,18 +7,16 @@ from markupsafe import Markup
 
 from llm2bids import __version__
 from llm2bids.exceptions import UsageError
-from llm2bids.report.coverage import coverage_section
+from llm2bids.report.citation import methods_section
 from llm2bids.report.design import design_section, designs_section
-from llm2bids.report.findings import findings_sections, summary_section, tile
-from llm2bids.report.group_map import against_off, find_maps
+from llm2bids.report.findings import findings_sections, summary_section
 from llm2bids.report.interventions import intervention_sections
 from llm2bids.report.localizer import localizer_sections, stories_section
 from llm2bids.report.maps import maps_section, strongest_section
-from llm2bids.report.methods import methods_section
 from llm2bids.report.networks import networks_sections
 from llm2bids.report.quality import quality_section
-from llm2bids.report.recorded import recorded_section
-from llm2bids.report.section import Section, counted, page_script, read_asset, render, script_hash
+from llm2bids.report.recorded import coverage_section, recorded_section
+from llm2bids.report.section import Section, page_script, read_asset, render, script_hash
 from llm2bids.report.smoothness import smoothness_section
 from llm2bids.report.sources import REPORT_NAME, Sources, find_sources
 from llm2bids.report.view import view
@@ -91,7 +89,7 @@ def _write_views(sources: Sources, page: Path) -> dict[str, Path]:
     """Write a page for NiiVue of each group map against the off prompts: z, where there is one."""
     folder = page.with_name(f"{page.stem}_niivue")
     views = {}
-    for group_map in against_off(find_maps(sources)):
+    for group_map in sources.condition_maps or sources.maps:
         image = group_map.other("z") if group_map.other("z").exists() else group_map.path
         output = folder / f"{group_map.contrast}.html"
         title = f"{group_map.title}, group"
@@ -110,8 +108,7 @@ def _build_page(sources: Sources, *, progress: bool = True) -> str:
         render(
             "page.html",
             title=f"{sources.dataset.settings.get('model')}, scanned",
-            lead=_lead(sources),
-            tiles=[*_tiles(sources), *tile(sources)],
+            sources=sources,
             sections=sections,
             style=Markup(read_asset("style.css")),
             script=Markup(script),
@@ -123,53 +120,22 @@ def _build_page(sources: Sources, *, progress: bool = True) -> str:
 
 def _scan_sections(sources: Sources, *, progress: bool) -> list[Section]:
     """Put the sections of prompts that were answered together."""
-    maps = find_maps(sources)
-    flat_maps, profiles = networks_sections(sources, maps)
-    sections: list[Section] = [
+    short = summary_section(sources)
+    flat_maps, profiles = networks_sections(sources)
+    return [
+        *([] if short is None else [short]),
         design_section(sources),
         recorded_section(sources),
         quality_section(sources, progress=progress),
         designs_section(sources),
         coverage_section(sources),
-        maps_section(sources, maps),
-        strongest_section(sources, maps),
+        maps_section(sources),
+        strongest_section(sources),
         flat_maps,
-        smoothness_section(sources, maps),
+        smoothness_section(sources),
         profiles,
         *findings_sections(sources),
         *localizer_sections(sources),
         *intervention_sections(sources),
-        methods_section(sources, maps),
-    ]
-    short = summary_section(sources)
-    if short is not None:
-        sections.insert(0, short)
-    return sections
-
-
-def _lead(sources: Sources) -> str:
-    n_participants = len({run.participant_label for run in sources.dataset.runs})
-    if sources.dataset.paradigm.order == "story":
-        return (
-            f"The model read {counted(len(sources.tasks), 'text')} with a clock while every "
-            "layer's output was recorded as if by a scanner."
-        )
-    return (
-        f"{counted(n_participants, 'participant')} did {counted(len(sources.tasks), 'task')} while "
-        "every layer's output was recorded as if by a scanner. A participant is one draw of "
-        "prompts and one sampling seed for the same checkpoint, not a person and not another model."
-    )
-
-
-def _tiles(sources: Sources) -> list[tuple[str, str]]:
-    dataset = sources.dataset
-    runs = dataset.runs
-    volumes = sum(int(dataset.sidecar(run).get("NumberOfVolumes", 0)) for run in runs)
-    layers = len({site.layer for site in dataset.space.sites} - {None})
-    return [
-        (f"{dataset.space.n_units:,}", "units"),
-        (f"{layers}", "layers"),
-        (f"{len({run.participant_label for run in runs})}", "participants"),
-        (f"{len(sources.tasks)}", "tasks"),
-        (f"{volumes:,}", "volumes"),
+        methods_section(sources),
     ]

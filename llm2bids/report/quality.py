@@ -14,30 +14,30 @@ from tqdm import tqdm
 from llm2bids.dataset.layout import Run
 from llm2bids.report.draw.chart import Line, line_chart
 from llm2bids.report.draw.color import diverging_indices, diverging_palette
-from llm2bids.report.draw.svg import drawing, element, palette_png, pixels, rect
+from llm2bids.report.draw.svg import palette_png
 from llm2bids.report.layers import Depth, depth_of
 from llm2bids.report.section import Section, heat_table, render
 from llm2bids.report.sources import Sources
 from llm2bids.space.image import BASELINE
 
+# Runs whose volumes are read, spread over tasks and participants, and those that are drawn
 MOST_RUNS, MOST_CARPETS = 12, 6
-"""Runs whose volumes are read, spread over tasks and participants, and those that are drawn."""
 
 N_ROWS, LIMIT = 300, 2.5  # units in a carpet, about, and standard deviations of full colour
 OUTLIER = 5.0  # robust standard deviations from the median
 _BLOCK = 32_768  # units that are summed up at once
-_LEFT, _WIDTH, _TOP, _HEIGHT = 42.0, 340.0, 16.0, 230.0
 
 Floats = npt.NDArray[np.float64]
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class _RunQuality:
-    """What the volumes of a run tell: medians over the units of each level, (n_levels,)."""
+    """What the volumes of a run tell."""
 
     run: Run
-    tsnr: Floats  # mean over standard deviation in time, in stored counts
-    spread: Floats  # standard deviation in time, in calibration sd
+    # medians over the units of each level: ``tsnr``, mean over standard deviation in time, in
+    # stored counts; ``spread``, standard deviation in time, in calibration sd
+    by_level: pd.DataFrame
     positions: pd.DataFrame  # position in the answer, is_on, rms over units in calibration sd
     n_outliers: int  # volumes whose rms is more than `OUTLIER` robust sd from the run's median
     carpet: Markup = field(repr=False)
@@ -50,47 +50,43 @@ def quality_section(sources: Sources, *, progress: bool = True) -> Section:
     bar = tqdm(chosen, desc="quality", file=sys.stderr, disable=not progress)
     read = [_run_quality(sources, run, depth) for run in bar]
     tokens = pd.concat([dataset.transcript(run) for run in dataset.runs], ignore_index=True)
-    tokens["is_on"] = tokens["trial_type"].fillna("").astype(str) != ""
-    rows = _run_rows(sources, read)
+    tokens["is_on"] = _kinds(tokens) != ""
+    positions = pd.concat([run_quality.positions for run_quality in read])
     body = render(
         "quality.html",
-        rows=rows,
-        worst=max(row["clipped"] for row in rows),
+        sources=sources,
+        rows=_run_rows(sources, read),
         outlier=OUTLIER,
         confounds=_confounds_table(sources),
-        constant=sum(
-            int(dataset.sidecar(run).get("NumberOfConstantUnits", 0)) for run in dataset.runs
-        ),
         carpets=[(run_quality.run, run_quality.carpet) for run_quality in read[:MOST_CARPETS]],
         n_read=len(read),
-        n_runs=len(dataset.runs),
         tsnr=_by_layer(sources, read, depth, "tsnr"),
         spread=_by_layer(sources, read, depth, "spread"),
         tasks=[(task, sources.color(task)) for task in sources.tasks],
         surprisal=_by_position(tokens, "surprisal", "surprisal (bit)", "Mean surprisal"),
         size=_by_position(
-            pd.concat([run_quality.positions for run_quality in read]),
-            "rms",
-            "size (rest sd)",
-            "Root mean square of the recorded values",
+            positions, "rms", "size (rest sd)", "Root mean square of the recorded values"
         ),
         at_rest=BASELINE / dataset.calibration.counts_per_sd,
-        first_kept=bool(dataset.settings.get("keep_first")),
     )
-    return Section(name="quality", title="Quality: runs, carpet plots, confounds", body=body)
+    return Section("quality", "Quality: runs, carpet plots, confounds", body)
 
 
-def _spread_runs(sources: Sources, most: int = MOST_RUNS) -> list[Run]:
+def _kinds(tokens: pd.DataFrame) -> "pd.Series[str]":
+    """Give the trial type of each token, empty for off prompts."""
+    return tokens["trial_type"].fillna("").astype(str)
+
+
+def _spread_runs(sources: Sources) -> list[Run]:
     """Choose runs to read: every task in turn, each time from the next participant."""
-    by_task = {
-        task: [run for run in sources.dataset.runs if run.task == task] for task in sources.tasks
-    }
-    chosen: list[Run] = []
-    for turn in range(max(len(runs) for runs in by_task.values())):
-        for number, runs in enumerate(by_task.values()):
-            if turn < len(runs) and len(chosen) < most:
-                chosen.append(runs[(number + turn) % len(runs)])
-    return chosen
+    by_task = [[run for run in sources.dataset.runs if run.task == task] for task in sources.tasks]
+    turns = range(max(map(len, by_task)))
+    return [
+        runs[(number + turn) % len(runs)]
+        for turn in turns
+        for number, runs in enumerate(by_task)
+        if turn < len(runs)
+    ][:MOST_RUNS]
 
 
 def _run_quality(sources: Sources, run: Run, depth: Depth) -> _RunQuality:
@@ -99,7 +95,7 @@ def _run_quality(sources: Sources, run: Run, depth: Depth) -> _RunQuality:
     values = dataset.values(run)
     calibration = dataset.calibration
     values -= calibration.mean
-    values /= np.where(calibration.sd > 0, calibration.sd, 1)
+    values /= calibration.scale
     n_volumes, n_units = values.shape
     mean, sd = np.empty(n_units), np.empty(n_units)
     squares = np.zeros(n_volumes)
@@ -108,22 +104,21 @@ def _run_quality(sources: Sources, run: Run, depth: Depth) -> _RunQuality:
         mean[block] = values[:, block].mean(axis=0, dtype=np.float64)
         sd[block] = values[:, block].std(axis=0, dtype=np.float64)
         squares += np.square(np.clip(values[:, block], -10, 10)).sum(axis=1, dtype=np.float64)
-    tsnr = np.divide(
-        BASELINE + calibration.counts_per_sd * mean,
-        calibration.counts_per_sd * sd,
-        out=np.full(n_units, np.nan),
-        where=sd > 0,
-    )
+    level = BASELINE + calibration.counts_per_sd * mean
+    tsnr = np.full(n_units, np.nan)
+    np.divide(level, calibration.counts_per_sd * sd, out=tsnr, where=sd > 0)
+    by_level = pd.DataFrame({"tsnr": tsnr, "spread": sd}).groupby(depth.of_unit).median()
+    rms = np.sqrt(squares / n_units)
     tokens = dataset.transcript(run).dropna(subset=["volume"])
-    is_on = tokens["trial_type"].fillna("").astype(str) != ""
-    rms = np.sqrt(squares / n_units)[tokens["volume"].to_numpy(dtype=np.intp)]
+    positions = tokens[["position"]].assign(
+        is_on=_kinds(tokens) != "", rms=rms[tokens["volume"].to_numpy(dtype=np.intp)]
+    )
     units = _carpet_units(depth)
     return _RunQuality(
         run=run,
-        tsnr=_medians(tsnr, depth),
-        spread=_medians(sd, depth),
-        positions=pd.DataFrame({"position": tokens["position"], "is_on": is_on, "rms": rms}),
-        n_outliers=int(outliers(np.sqrt(squares / n_units)).sum()),
+        by_level=by_level,
+        positions=positions,
+        n_outliers=int(outliers(rms).sum()),
         carpet=_carpet_drawing(sources, run, values[:, units], depth, units),
     )
 
@@ -145,32 +140,27 @@ def _run_rows(sources: Sources, read: Sequence[_RunQuality]) -> list[dict[str, A
     n_outliers = {run_quality.run.name: run_quality.n_outliers for run_quality in read}
     rows: list[dict[str, Any]] = []
     for run in dataset.runs:
-        metadata, tokens = dataset.sidecar(run), dataset.transcript(run)
-        size = int(metadata.get("NumberOfVolumes", 0)) * int(metadata.get("NumberOfUnits", 0))
-        files = {
-            "series": run.bold,
-            "events": run.events,
-            "confounds": run.confounds,
-            "transcript": run.transcript,
-            "mask": run.mask,
-        }
+        metadata = dataset.sidecar(run)
+        n_volumes = int(metadata.get("NumberOfVolumes", 0))
+        size = n_volumes * int(metadata.get("NumberOfUnits", 0))
+        files = ("series", "events", "confounds", "transcript", "mask")
+        paths = (run.bold, run.events, run.confounds, run.transcript, run.mask)
         rows.append(
             {
                 "name": run.name,
                 "color": sources.color(run.task),
-                "n_volumes": int(metadata.get("NumberOfVolumes", 0)),
-                "surprisal": float(tokens["surprisal"].mean()),
+                "n_volumes": n_volumes,
+                "surprisal": float(dataset.transcript(run)["surprisal"].mean()),
                 "clipped": 1e6 * int(metadata.get("NumberOfClippedValues", 0)) / (size or 1),
                 "constant": int(metadata.get("NumberOfConstantUnits", 0)),
                 "outliers": n_outliers.get(run.name),
-                "files": [(name, sources.link(path)) for name, path in files.items()],
-                "task": run.task,
+                "files": list(zip(files, map(sources.link, paths), strict=True)),
             }
         )
     # from the task's median, as tasks differ; over all runs, as few of one task tell no spread
-    table = pd.DataFrame(rows)
-    usual = table.groupby("task")["surprisal"].transform("median")
-    unusual = outliers((table["surprisal"] - usual).to_numpy())
+    surprisal = pd.Series([row["surprisal"] for row in rows])
+    usual = surprisal.groupby([run.task for run in dataset.runs]).transform("median")
+    unusual = outliers((surprisal - usual).to_numpy())
     return [row | {"unusual": bool(flag)} for row, flag in zip(rows, unusual, strict=True)]
 
 
@@ -179,43 +169,35 @@ def confound_correlations(sources: Sources) -> tuple[pd.DataFrame, pd.DataFrame]
     matrices = []
     for run in sources.dataset.runs:
         tokens = sources.dataset.transcript(run).dropna(subset=["volume"])
-        is_on = tokens["trial_type"].fillna("").astype(str) != ""
         confounds = sources.dataset.confounds(run).select_dtypes("number")
-        volumes = tokens["volume"].to_numpy(dtype=np.intp)
-        table = confounds.iloc[volumes].reset_index(drop=True)
-        table.insert(0, "on block", is_on.to_numpy(dtype=np.float64))
+        table = confounds.iloc[tokens["volume"].to_numpy(dtype=np.intp)].reset_index(drop=True)
+        table.insert(0, "on block", (_kinds(tokens) != "").to_numpy(dtype=np.float64))
         matrices.append(table.loc[:, table.std() > 0].corr())
-    names = list(dict.fromkeys(name for matrix in matrices for name in matrix))
+    names = list(dict.fromkeys(str(name) for matrix in matrices for name in matrix))
     if len(names) < 2:
         return None
     stacked = np.stack([matrix.reindex(names, columns=names).to_numpy() for matrix in matrices])
-    size = np.nanmax(np.abs(stacked), axis=0)
-    mean = np.nanmean(stacked, axis=0)
-    return pd.DataFrame(mean, names, names), pd.DataFrame(size, names, names)
+    largest, mean = np.nanmax(np.abs(stacked), axis=0), np.nanmean(stacked, axis=0)
+    return pd.DataFrame(mean, names, names), pd.DataFrame(largest, names, names)
 
 
 def _confounds_table(sources: Sources) -> Markup | None:
     correlations = confound_correlations(sources)
     if correlations is None:
         return None
-    mean, size = correlations
-    names = [str(name) for name in mean]
-    shown = mean.to_numpy(copy=True)
-    np.fill_diagonal(shown, np.nan)
+    mean, largest = correlations
     titles = [
-        [
-            f"{row} and {column}: at most {largest:.2f} in size"
-            for column, largest in zip(names, line, strict=True)
-        ]
-        for row, line in zip(names, size.to_numpy().tolist(), strict=True)
+        [f"{row} and {column}: at most {size:.2f} in size" for column, size in sizes.items()]
+        for row, sizes in largest.iterrows()
     ]
     caption = "Correlation matrix of on blocks and confounds, mean over runs"
-    return heat_table(shown, names, names, caption=caption, titles=titles, of_size=True)
+    shown = mean.mask(np.eye(len(mean), dtype=bool))
+    return heat_table(shown, caption=caption, titles=titles, of_size=True)
 
 
-def _carpet_units(depth: Depth, n_rows: int = N_ROWS) -> npt.NDArray[np.intp]:
+def _carpet_units(depth: Depth) -> npt.NDArray[np.intp]:
     """Choose units evenly from every level, in order of depth."""
-    each = max(2, n_rows // len(depth.labels))
+    each = max(2, N_ROWS // len(depth.labels))
     chosen = []
     for level in range(len(depth.labels)):
         units = np.flatnonzero(depth.of_unit == level)
@@ -236,61 +218,37 @@ def _carpet_drawing(
     scaled = (values - values.mean(axis=0)) / np.where(sd > 0, sd, 1)
     png = palette_png(diverging_indices(scaled.T, LIMIT), diverging_palette())
     n_volumes = len(values)
-    width = _WIDTH - _LEFT - 4
-    parts = [
-        rect(_LEFT, _TOP, width, _HEIGHT, fill="var(--panel)"),
-        pixels(png, _LEFT, _TOP, width, _HEIGHT),
-    ]
     tokens = sources.dataset.transcript(run).dropna(subset=["volume"])
-    tokens["kind"] = tokens["trial_type"].fillna("").astype(str)
-    for (_, kind), block in tokens.groupby(["block", "kind"]):
-        first, last = int(block["volume"].min()), int(block["volume"].max()) + 1
-        left, right = (_LEFT + at / n_volumes * width for at in (first, last))
-        color = sources.trial_color(str(kind))
-        parts.append(rect(left, _TOP - 11, right - left - 1, 8, fill=color))
+    blocks = tokens["volume"].groupby([tokens["block"], _kinds(tokens)]).agg(["min", "max"])
     levels = depth.of_unit[units]
-    for level, label in depth.ticks(8).items():
-        rows = np.flatnonzero(levels == int(level))
-        at = _TOP + (rows.mean() + 0.5) / len(units) * _HEIGHT
-        parts.append(element("text", label, x=_LEFT - 6, y=at + 4, class_="tick end"))
-    below = _TOP + _HEIGHT + 16
-    parts.append(element("text", "volumes", x=_LEFT + width / 2, y=below, class_="tick mid"))
-    alt = (
-        f"Carpet plot of sub-{run.participant_label} {run.task}: {len(units)} units from input "
-        f"(top) to output (bottom) over {n_volumes} volumes."
+    return render(
+        "carpet.svg",
+        png=png,
+        blocks=[
+            (int(first) / n_volumes, (int(last) + 1) / n_volumes, sources.trial_color(kind))
+            for (_, kind), first, last in blocks.itertuples()
+        ],
+        levels=[
+            ((np.flatnonzero(levels == int(level)).mean() + 0.5) / len(units), label)
+            for level, label in depth.ticks(8).items()
+        ],
+        alt=f"Carpet plot of sub-{run.participant_label} {run.task}: {len(units)} units from input "
+        f"(top) to output (bottom) over {n_volumes} volumes.",
     )
-    return drawing(parts, width=_WIDTH, height=_TOP + _HEIGHT + 24, alt=alt)
-
-
-def _medians(values: Floats, depth: Depth) -> Floats:
-    medians = pd.Series(values).groupby(depth.of_unit).median()
-    return np.asarray(medians, dtype=np.float64)
 
 
 def _by_layer(sources: Sources, read: Sequence[_RunQuality], depth: Depth, name: str) -> Markup:
     """Draw the mean over runs of ``tsnr`` or ``spread`` by layer, one line a task."""
-    lines = [
-        Line(
-            name=task,
-            x=list(range(len(depth.labels))),
-            y=np.mean(
-                [
-                    getattr(run_quality, name)
-                    for run_quality in read
-                    if run_quality.run.task == task
-                ],
-                axis=0,
-            ).tolist(),
-            color=sources.color(task),
-        )
-        for task in sources.tasks
-        if any(run_quality.run.task == task for run_quality in read)
-    ]
+    runs: dict[str, list[Any]] = {task: [] for task in sources.tasks}
+    for run_quality in read:
+        runs[run_quality.run.task].append(run_quality.by_level[name])
+    means = {task: np.mean(levels, axis=0) for task, levels in runs.items() if levels}
+    lines = [Line(range(len(mean)), mean, sources.color(task)) for task, mean in means.items()]
     label, title = {
         "tsnr": ("mean over sd in time", "Temporal signal-to-noise by layer"),
         "spread": ("sd in time, in rest sd", "Standard deviation in time by layer"),
     }[name]
-    values = np.concatenate([line.y for line in lines])
+    values = np.concatenate(list(means.values()))
     alt = f"{title}, one line a task: {np.nanmin(values):.1f} to {np.nanmax(values):.1f}."
     return line_chart(lines, x_label="layer", y_label=label, alt=alt, x_ticks=depth.ticks())
 
@@ -299,23 +257,19 @@ def _by_position(table: pd.DataFrame, column: str, y_label: str, title: str) -> 
     """Draw the mean of a column by position in the answer, on and off prompts."""
     if table["position"].nunique() < 2:
         return None
-    lines = []
+    lines, first = [], []
     for is_on, name, color in ((True, "on", "var(--accent)"), (False, "off", "var(--mute)")):
         mean = table[table["is_on"] == is_on].groupby("position")[column].mean()
         if len(mean):
-            lines.append(
-                Line(
-                    name=name, x=mean.index.tolist(), y=mean.tolist(), color=color, dashed=not is_on
-                )
-            )
-    positions = sorted({float(n) for line in lines for n in line.x})
+            lines.append(Line(mean.index, mean, color, dashed=not is_on))
+            first.append(f"{name} {mean.iloc[0]:.1f}")
+    positions = sorted(table["position"].dropna().unique().tolist())
     step = max(1, len(positions) // 12)
-    first = ", ".join(f"{line.name} {line.y[0]:.1f}" for line in lines)
     return line_chart(
         lines,
         x_label="position in the answer",
         y_label=y_label,
-        alt=f"{title} by position in the answer; at the first one: {first}.",
+        alt=f"{title} by position in the answer; at the first one: {', '.join(first)}.",
         x_ticks={n: f"{n:g}" for n in positions if n % step == 0},
         height=200,
     )

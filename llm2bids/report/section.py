@@ -6,19 +6,18 @@ import hashlib
 import importlib.resources
 import json
 import math
+import re
 from collections.abc import Sequence
-from dataclasses import dataclass
 from functools import cache
-from typing import Any
+from typing import Any, NamedTuple
 
 import jinja2
 import numpy as np
-import numpy.typing as npt
+import pandas as pd
 from markupsafe import Markup
 
 
-@dataclass(frozen=True, kw_only=True)
-class Section:
+class Section(NamedTuple):
     """One section of the page; `name` is its anchor."""
 
     name: str
@@ -31,15 +30,21 @@ def render(template: str, **context: Any) -> Markup:
     return Markup(_environment().get_template(template).render(**context))
 
 
+def write_text(template: str, **context: Any) -> str:
+    """Fill a file of ``templates`` with plain text, as one paragraph."""
+    filled = _environment().get_template(template).render(**context)
+    return re.sub(r"[ \n]+", " ", filled).strip()
+
+
 def missing(what: str, *commands: str) -> Markup:
     """Say in one sentence what is left out, and with which commands it is made."""
     return render("missing.html", what=what, command=" && ".join(commands))
 
 
-def read_asset(name: str) -> str:
-    """Read the style sheet or a script that goes into the page."""
-    folder = importlib.resources.files("llm2bids.report") / "templates"
-    return (folder / name).read_text(encoding="utf-8")
+def read_asset(name: str, folder: str = "templates") -> str:
+    """Read the style sheet, a script or a text that goes into the page."""
+    files = importlib.resources.files("llm2bids.report")
+    return (files / folder / name).read_text(encoding="utf-8")
 
 
 def scroll(label: str) -> Markup:
@@ -107,9 +112,7 @@ def number(value: float | None, digits: int = 2, *, signed: bool = False) -> str
     """
     if value is None or not math.isfinite(value):
         return ""
-    value = round(float(value), digits) + 0.0
-    sign = "−" if value < 0 else "+" if signed else ""
-    return f"{sign}{abs(value):,.{digits}f}"
+    return f"{float(value):{'+' if signed else '-'}z,.{digits}f}".replace("-", "−")
 
 
 def interval(low: float | None, high: float | None, digits: int = 2) -> str:
@@ -132,10 +135,17 @@ def percent(share: float, digits: int = 0) -> str:
     return f"{number(100 * share, digits)}\N{NO-BREAK SPACE}%"
 
 
+def px(value: float) -> str:
+    """Write a length in a drawing, to hundredths.
+
+    >>> px(1.23456), px(3.0), px(7)
+    ('1.23', '3', '7')
+    """
+    return f"{value:.2f}".rstrip("0").rstrip(".")
+
+
 def heat_table(
-    values: npt.NDArray[np.float64],
-    rows: Sequence[str],
-    columns: Sequence[str],
+    table: pd.DataFrame,
     *,
     caption: str,
     limit: float = 1.0,
@@ -144,38 +154,33 @@ def heat_table(
     color: str = "",
     of_size: bool = False,
 ) -> Markup:
-    """Write a matrix, (n_rows, n_columns), as a table with coloured cells: for eye and ear.
+    """Write a matrix as a table with coloured cells: for eye and ear.
 
     NaN leaves a cell empty, a value at or below 0 has no colour, one at `limit` full colour.
     `titles` are tool tips. With `of_size` negative values have the colour of their size.
     """
+    values = table.to_numpy(dtype=np.float64)
     strengths = np.clip(np.nan_to_num(np.abs(values) if of_size else values) / (limit or 1), 0, 1)
-    cells = [
-        [
-            {
-                "text": number(value, digits),
-                "alpha": float(strengths[row, column]),
-                "title": titles[row][column] if titles else "",
-            }
-            for column, value in enumerate(line)
-        ]
-        for row, line in enumerate(values.tolist())
+    texts = [[number(value, digits) for value in line] for line in values.tolist()]
+    tips = titles or [[""] * table.shape[1]] * len(table)
+    rows = [
+        (name, zip(*cells, strict=True))
+        for name, *cells in zip(table.index, texts, strengths.tolist(), tips, strict=True)
     ]
-    table = list(zip(rows, cells, strict=True))
-    return render("heat.html", caption=caption, columns=columns, rows=table, color=color)
+    return render("heat.html", caption=caption, columns=list(table), rows=rows, color=color)
 
 
 @cache
 def _environment() -> jinja2.Environment:
     environment = jinja2.Environment(
         loader=jinja2.PackageLoader("llm2bids.report"),
-        autoescape=True,
+        autoescape=jinja2.select_autoescape(["html", "svg"]),
         undefined=jinja2.StrictUndefined,
         trim_blocks=True,
         lstrip_blocks=True,
     )
     environment.filters |= {
-        function.__name__: function for function in (listed, counted, number, percent)
+        function.__name__: function for function in (listed, counted, number, percent, px)
     }
     environment.globals |= {"interval": interval, "scroll": scroll}
     return environment

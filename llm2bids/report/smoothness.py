@@ -9,7 +9,6 @@ from markupsafe import Markup
 
 from llm2bids.dataset.arrangement import read_stability
 from llm2bids.dataset.read import Dataset
-from llm2bids.report.group_map import GroupMap
 from llm2bids.report.layers import roles_of
 from llm2bids.report.section import Section, heat_table, missing, render
 from llm2bids.report.sources import Sources
@@ -23,15 +22,15 @@ FULL_COLOR = 0.5  # value of full colour in both tables
 LEAST_DIFFERENCE = 0.02  # of Moran's I from 0 and from random order: neighbours are alike
 
 
-def smoothness_section(sources: Sources, maps: tuple[GroupMap, ...]) -> Section:
+def smoothness_section(sources: Sources) -> Section:
     """Show how smooth the group maps are in this order of units, in native and in random order."""
     title = "Do neighbours respond alike?"
-    shown = [group_map for group_map in maps if group_map.is_against_off]
     stability = stability_part(sources.dataset)
-    if not shown:
+    if not sources.condition_maps:
         body = missing("It takes the group maps.", sources.command("group")) + stability
-        return Section(name="smoothness", title=title, body=body)
-    values = np.stack([sources.unit_map(group_map.path) for group_map in shown]).astype(np.float64)
+        return Section("smoothness", title, body)
+    maps = [sources.unit_map(group_map.path) for group_map in sources.condition_maps]
+    values = np.stack(maps).astype(np.float64)
     orders = space_orders(sources.dataset.space)
     by_role = moran_table(values, orders)
     tables = [_table(by_role, "Moran's I: median over tasks and layers")]
@@ -56,7 +55,7 @@ def smoothness_section(sources: Sources, maps: tuple[GroupMap, ...]) -> Section:
         median=median,
         is_smooth=median[own] - max(median["random"], 0.0) > LEAST_DIFFERENCE,
     )
-    return Section(name="smoothness", title=title, body=body + stability)
+    return Section("smoothness", title, body + stability)
 
 
 def stability_part(dataset: Dataset) -> Markup:
@@ -83,13 +82,14 @@ def moran_table(values: npt.NDArray[np.float64], orders: Mapping[str, Space]) ->
     space = next(iter(orders.values()))
     roles = np.array([site.role for site in space.sites])
     by_site = {name: morans_i(values, order) for name, order in orders.items()}
-    rows = {"all panels": np.ones(len(roles), dtype=bool)}
-    rows |= {role: roles == role for role in roles_of(space)}
-    medians = {
-        name: [_median(per_site[:, part]) for part in rows.values()]
-        for name, per_site in by_site.items()
-    }
-    return pd.DataFrame(medians, index=list(rows))
+    parts = {"all panels": np.ones(len(roles), dtype=bool)}
+    parts |= {role: roles == role for role in roles_of(space)}
+    return pd.DataFrame(
+        {
+            order: {name: _median(values[:, part]) for name, part in parts.items()}
+            for order, values in by_site.items()
+        }
+    )
 
 
 def _median(values: npt.NDArray[np.float64]) -> float:
@@ -99,10 +99,5 @@ def _median(values: npt.NDArray[np.float64]) -> float:
 
 
 def _table(table: pd.DataFrame, caption: str) -> Markup:
-    return heat_table(
-        table.to_numpy(dtype=np.float64),
-        [str(name) for name in table.index],
-        [f"{name} order" for name in table.columns],
-        caption=caption,
-        limit=FULL_COLOR,
-    )
+    named = table.rename(columns=lambda order: f"{order} order")
+    return heat_table(named, caption=caption, limit=FULL_COLOR)

@@ -12,7 +12,7 @@ import numpy as np
 import numpy.typing as npt
 
 from llm2bids.dataset import layout
-from llm2bids.dataset.layout import Run
+from llm2bids.dataset.layout import INTACT, Run
 from llm2bids.dataset.read import Dataset, open_dataset
 from llm2bids.dataset.settings import is_dataset
 from llm2bids.exceptions import UsageError
@@ -25,6 +25,63 @@ from llm2bids.store.files import data_files
 from llm2bids.store.json import read_json
 
 REPORT_NAME = "report.html"  # file name of the page in the folder that it is made from
+
+# Statistics that can be explored, and what they are called
+STATS = {"effect": "effect (rest sd)", "z": "z", "cohensd": "Cohen's d"}
+
+# Height controls as the page calls them
+CONTROLS = {"fpr": "uncorrected", "fdr": "FDR", "bonferroni": "Bonferroni"}
+
+
+@dataclass(frozen=True, eq=False)
+class GroupMap:
+    """The group's effect map of one contrast."""
+
+    path: Path
+    metadata: dict[str, Any]  # its sidecar
+
+    @property
+    def contrast(self) -> str:
+        """Label of the contrast."""
+        return str(self.metadata.get("ContrastLabel", self.path.name))
+
+    @property
+    def task(self) -> str:
+        """Label of the task; empty for contrasts between tasks."""
+        return str(self.metadata.get("TaskLabel") or "")
+
+    @property
+    def session(self) -> str:
+        """Session of an edited model, or its change from the intact one; empty for the intact."""
+        label = self.path.name.partition("_")[0].removeprefix("ses-")
+        return label if self.path.name.startswith("ses-") and label != INTACT else ""
+
+    @property
+    def is_against_off(self) -> bool:
+        """Whether it is one condition of the intact model against the off prompts."""
+        return len(self.metadata.get("ContrastWeights", {})) == 1 and not self.session
+
+    @property
+    def is_against_others(self) -> bool:
+        """Whether it is a task against the mean of the others."""
+        others = self.contrast.endswith("VsOthers")
+        return others and not (self.is_against_off or self.session)
+
+    @property
+    def title(self) -> str:
+        """What the map shows, in words."""
+        if self.session:
+            return f"{self.contrast} (ses-{self.session})"
+        return self.contrast.removesuffix("VsOthers") if self.is_against_others else self.contrast
+
+    @property
+    def prefix(self) -> str:
+        """What the names of the contrast's files begin with."""
+        return self.path.name.partition("_stat-")[0]
+
+    def other(self, stat: str) -> Path:
+        """Give the path of another statistic's map."""
+        return self.path.with_name(self.path.name.replace("_stat-effect_", f"_stat-{stat}_"))
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -43,6 +100,22 @@ class Sources:
         """Tasks in the paradigm's order, so that a task has one colour on the whole page."""
         known = [task for task in self._trial_types if task in self.dataset.tasks]
         return (*known, *(task for task in self.dataset.tasks if task not in known))
+
+    @cached_property
+    def participants(self) -> tuple[str, ...]:
+        """Labels of the participants who have runs."""
+        return tuple(dict.fromkeys(run.participant_label for run in self.dataset.runs))
+
+    @cached_property
+    def n_volumes(self) -> int:
+        """Volumes of all runs."""
+        sidecars = map(self.dataset.sidecar, self.dataset.runs)
+        return sum(int(metadata.get("NumberOfVolumes", 0)) for metadata in sidecars)
+
+    @cached_property
+    def n_layers(self) -> int:
+        """Layers with a site."""
+        return len({site.layer for site in self.dataset.space.sites} - {None})
 
     @cached_property
     def trial_types(self) -> tuple[str, ...]:
@@ -66,8 +139,8 @@ class Sources:
 
     def first_runs(self) -> tuple[Run, ...]:
         """List the runs of the first participant, in the order of the tasks."""
-        label = self.dataset.runs[0].participant_label
-        runs = [run for run in self.dataset.runs if run.participant_label == label]
+        first = self.participants[0]
+        runs = [run for run in self.dataset.runs if run.participant_label == first]
         return tuple(sorted(runs, key=lambda run: (self.tasks.index(run.task), run.run or 0)))
 
     def command(self, verb: str) -> str:
@@ -93,19 +166,32 @@ class Sources:
     @cached_property
     def analysed(self) -> npt.NDArray[np.bool_]:
         """Units in the masks of all runs that went into the group maps, (n_units,)."""
-        maps = self.files("group/*_stat-effect_statmap.nii.gz")
-        runs = {run.partition("_run-")[0] for path in maps for run in sidecar(path)["Runs"]}
+        runs = {run.partition("_run-")[0] for image in self.maps for run in image.metadata["Runs"]}
         masks = self.files("sub-*/**/func/*_desc-brain_mask.nii.gz")
         grouped = [path for path in masks if path.name.partition("_space-")[0] in runs]
         distinct = {path.read_bytes(): path for path in grouped}  # most are alike
         analysed = np.ones(self.dataset.space.n_units, dtype=bool)
         for path in distinct.values():
-            analysed &= self._values(path) > 0
+            analysed &= self.values(path) > 0
         return analysed
 
     def unit_map(self, image: Path) -> npt.NDArray[np.float32]:
         """Read a map of the analysis: (n_units,), NaN outside the mask, where the image has 0."""
-        return np.where(self.analysed, self._values(image), np.nan).astype(np.float32)
+        return np.where(self.analysed, self.values(image), np.nan).astype(np.float32)
+
+    @cached_property
+    def maps(self) -> tuple[GroupMap, ...]:
+        """The group's effect maps: those against the off prompts first, in the tasks' order."""
+        paths = self.files("group/*_stat-effect_statmap.nii.gz")
+        order = {task: number for number, task in enumerate(self.tasks)}
+        maps = [GroupMap(path, sidecar(path)) for path in paths]
+        maps.sort(key=lambda image: (not image.is_against_off, order.get(image.task, len(order))))
+        return tuple(maps)
+
+    @cached_property
+    def condition_maps(self) -> tuple[GroupMap, ...]:
+        """The maps of one condition against the off prompts."""
+        return tuple(group_map for group_map in self.maps if group_map.is_against_off)
 
     @cached_property
     def findings(self) -> Findings | None:
@@ -118,7 +204,8 @@ class Sources:
         networks = () if self.findings is None else self.findings.networks
         return {network.label: network for network in networks if network.against == "off"}
 
-    def _values(self, image: Path) -> npt.NDArray[np.float64]:
+    def values(self, image: Path) -> npt.NDArray[np.float64]:
+        """Read any map of the dataset's units: (n_units,)."""
         prints = (self.dataset.fingerprint, self.dataset.space.fingerprint())
         return unit_values(image, self.dataset.space, fingerprint=prints)
 
@@ -141,15 +228,13 @@ def find_sources(
     localizers = localizer_files(out_dir, analysis)
     linked = [*_linked(analysis), *map(localized_dataset, localizers)]
     candidates = [bids_dir] if bids_dir else [out_dir, out_dir / "dataset", *linked]
-    for candidate in candidates:
-        if is_dataset(candidate):
-            dataset = open_dataset(candidate)
-            break
-    else:
+    folder = next(filter(is_dataset, candidates), None)
+    if folder is None:
         raise UsageError(
             f"{bids_dir or out_dir}: no dataset of llm2bids there, in its folder 'dataset' or "
             "linked from an analysis; name it: --dataset BIDS_DIR"
         )
+    dataset = open_dataset(folder)
     if not dataset.runs:
         raise UsageError(
             f"{dataset.path}: the dataset has no run to report on; record one with "

@@ -1,6 +1,5 @@
 """A statistical map on the anatomy in NiiVue: one HTML page that needs nothing from outside."""
 
-import importlib.resources
 from pathlib import Path
 from typing import Any
 
@@ -78,15 +77,14 @@ def view(
     space, fingerprints = space_of(opened)
     values = unit_values(stat_img, space, fingerprint=fingerprints).astype(np.float32)
     name = Path(stat_img).name if isinstance(stat_img, str | Path) else ""
-    data = _data(space, values, _anatomy(opened, space), vmax=vmax, unit=_unit(name))
-    niivue = _niivue()
-    script = page_script("view.js")
+    unit = UNITS.get(name.partition("_stat-")[2].partition("_")[0], "")
+    niivue, script = read_asset("niivue.umd.js", "niivue"), page_script("view.js")
     text = render(
         "view.html",
         title=title or name.removesuffix(".gz").removesuffix(".nii") or "Statistical map",
         model=space.model_name,
-        unit=_unit(name),
-        data=script_json(data),
+        unit=unit,
+        data=script_json(_data(space, values, _anatomy(opened, space), vmax=vmax, unit=unit)),
         niivue=Markup(niivue),
         script=Markup(script),
         hashes=Markup(" ").join(Markup(f"'{script_hash(part)}'") for part in (niivue, script)),
@@ -95,16 +93,6 @@ def view(
     )
     replace_text(Path(output_file), str(text))
     return Path(output_file)
-
-
-def _niivue() -> str:
-    folder = importlib.resources.files("llm2bids.report") / "niivue"
-    return (folder / "niivue.umd.js").read_text(encoding="utf-8")
-
-
-def _unit(name: str) -> str:
-    """Say what the values are, by the ``stat`` entity of the image's name."""
-    return UNITS.get(name.partition("_stat-")[2].partition("_")[0], "")
 
 
 def _anatomy(dataset: Any, space: Space) -> npt.NDArray[np.float32]:

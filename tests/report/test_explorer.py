@@ -10,12 +10,11 @@ import numpy as np
 import pytest
 
 from llm2bids.dataset.read import open_dataset
-from llm2bids.report.coverage import coverage_section
 from llm2bids.report.explorer import coarsely, explorer_data
-from llm2bids.report.group_map import find_maps
 from llm2bids.report.maps import maps_section
 from llm2bids.report.page import write_report
 from llm2bids.report.quality import confound_correlations, quality_section
+from llm2bids.report.recorded import coverage_section
 from llm2bids.report.sources import find_sources, sidecar
 from llm2bids.store.tables import read_table
 
@@ -27,7 +26,7 @@ def sources(scanned):
 
 @pytest.fixture(scope="module")
 def entries(sources):
-    data, left_out = explorer_data(sources, find_maps(sources))
+    data, left_out = explorer_data(sources)
     assert left_out == []
     return data["maps"]
 
@@ -45,9 +44,7 @@ def values_of(entries, entry):
 
 
 def test_z_and_d_are_those_of_the_files(sources, entries):
-    maps = {
-        group_map.title: group_map for group_map in find_maps(sources) if group_map.is_against_off
-    }
+    maps = {group_map.title: group_map for group_map in sources.maps if group_map.is_against_off}
     seen = set()
     for entry in entries:
         if entry["stat"] not in ("z", "cohensd") or entry["versus"] or "passes" in entry:
@@ -63,7 +60,7 @@ def test_z_and_d_are_those_of_the_files(sources, entries):
 
 def test_units_that_pass_are_those_beyond_the_threshold(sources, entries):
     checked = 0
-    for group_map in find_maps(sources):
+    for group_map in sources.maps:
         path = group_map.other("z")
         z, thresholds = sources.unit_map(path), sidecar(path)["TwoSidedThresholds"]
         for entry in entries:
@@ -169,7 +166,7 @@ def test_confounds_are_correlated_within_runs(sources):
 
 
 def test_contrasts_have_weights_and_every_file(sources):
-    body = str(maps_section(sources, find_maps(sources)).body)
+    body = str(maps_section(sources).body)
     row = re.search(r"</span>cats</th>(.*?)</tr>", body, re.S)[1]
     assert "+1.00 cats" in row
     links = re.findall(r'href="([^"]+)"', row)

@@ -15,8 +15,7 @@ from llm2bids.inference.analyze import analyze_group
 from llm2bids.network.controls import P_VALUE
 from llm2bids.network.dataset_findings import dataset_findings
 from llm2bids.network.findings import FOLDER
-from llm2bids.report.findings import findings_sections, summary_section, tile
-from llm2bids.report.group_map import find_maps
+from llm2bids.report.findings import findings_sections, summary_section
 from llm2bids.report.layers import depth_of
 from llm2bids.report.maps import strongest, strongest_section
 from llm2bids.report.networks import group_network, networks_sections
@@ -178,7 +177,8 @@ def calibrated(found, tmp_path):
     """The same with measured error rates; a function that writes others."""
     out = tmp_path / "out"
     shutil.copytree(found, out, symlinks=True)
-    rate = {"pipeline": "x", "n": 60, "low": 0.042, "high": 0.0534, "verdict": "inside"}
+    rate = {"pipeline": "x", "n": 60, "low": 0.042, "high": 0.0534, "verdict": "inside",
+            "binomial_low": 0.04, "binomial_high": 0.05}  # fmt: skip
     contents = {
         "about": {"model": "<b>cat</b>", "weights_sha256": "other", "n_runs": 60, "n_groups": 200,
                   "group_size": 8, "n_tested": 8000, "prompts_on": 8, "tokens_per_prompt": 12},
@@ -240,12 +240,10 @@ def test_the_summary_says_doubts_model_and_numbers_escaped(measured, with_findin
                 filter(None, [number(row["value"]), interval(row["low"], row["high"])])
             )
             assert f"{row['measure']} {shown} {row['text']}" in text
-    accuracy = measured.identification.accuracy
-    assert tile(sources) == [(f"{accuracy:.0%}", "tasks identified")]
 
 
 def test_profiles_take_the_network_that_was_written(sources, scanned):
-    one = find_maps(sources)[0]
+    one = sources.maps[0]
     values = values_of(sources, one)
     n_units = sources.dataset.space.n_units
     assert np.count_nonzero(~np.isnan(values)) == int(np.ceil(n_units / 10))
@@ -259,7 +257,7 @@ def test_signs_and_values_come_from_the_network_and_not_from_the_group_map(found
     out = tmp_path / "out"
     shutil.copytree(found, out, symlinks=True)
     sources = find_sources(out)
-    one = find_maps(sources)[0]
+    one = sources.maps[0]
     before = sources.networks[one.contrast].network
     image = nib.load(one.path)
     nib.save(nib.Nifti1Image(np.zeros(image.shape, np.float32), None, image.header), one.path)
@@ -268,17 +266,20 @@ def test_signs_and_values_come_from_the_network_and_not_from_the_group_map(found
     np.testing.assert_array_equal(values[before.units(sources.dataset.space)], effects)
     rise = int((effects > 0).sum())
     assert 0 < rise < len(effects)
-    said = plain(write_report(out, output=tmp_path / "page.html", progress=False).read_text())
+    page = write_report(out, output=tmp_path / "page.html", progress=False).read_text()
+    accuracy = sources.findings.identification.accuracy
+    assert f"<dt>tasks identified</dt><dd>{accuracy:.0%}</dd>" in page
+    said = plain(page)
     assert f"{len(effects):,} units, {rise:,} rise" in said
     assert f"{100 * rise / len(effects):.0f} % of its units rise" in said
-    assert strongest(sources, one).units[0]["address"] == before.table["address"][0]
+    assert strongest(sources, one)["units"][0]["address"] == before.table["address"][0]
 
 
 def test_counts_say_level_correction_and_cluster_size(found, tmp_path):
     out = tmp_path / "out"
     shutil.copytree(found, out, symlinks=True)
     sources = find_sources(out)
-    one = find_maps(sources)[0]
+    one = sources.maps[0]
     for stat, changes in (
         ("z", {"Alpha": 0.01, "TwoSidedThresholds": {"fpr": {"z": 2.58, "n_units": 2000},
                                                      "fdr": {"z": 3.1, "n_units": 1532}}}),
@@ -288,7 +289,7 @@ def test_counts_say_level_correction_and_cluster_size(found, tmp_path):
         path.write_text(json.dumps({**json.loads(path.read_text()), **changes}))
     table = next(one.path.parent.glob(f"*contrast-{one.contrast}_desc-fdr_clusters.tsv"))
     table.write_text("Cluster ID\tX\tY\tZ\tPeak Stat\tCluster Size (mm3)\n")
-    said = plain(str(strongest_section(sources, find_maps(sources)).body))
+    said = plain(str(strongest_section(sources).body))
     assert "p < 0.01, uncorrected p < 0.01, FDR p < 0.01, Bonferroni" in said
     assert "clusters, FDR, ≥ 12 units cats 2,000 1,532 – 0" in said
     assert (
@@ -321,7 +322,6 @@ def test_each_pair_of_tasks_has_its_tip_in_both_halves_of_the_matrix(sources, me
 def test_without_findings_each_section_says_so(scanned):
     sources = find_sources(scanned)
     assert summary_section(sources) is None
-    assert tile(sources) == []
     *sections, controls, _ = findings_sections(sources)
     assert all("was not computed" in one.body for one in sections)
     assert "No control was measured" in controls.body
@@ -344,8 +344,8 @@ def test_the_page_of_a_masked_analysis_counts_what_its_table_counts(masked, tmp_
     findings = dataset_findings(dataset.path, out, top_percent=20.0, progress=False)
     findings.save(out, dataset.space)
     sources = find_sources(out, bids_dir=dataset.path)
-    body = plain(str(networks_sections(sources, find_maps(sources))[0].body))
-    for one in find_maps(sources)[:2]:
+    body = plain(str(networks_sections(sources)[0].body))
+    for one in sources.maps[:2]:
         table = sources.networks[one.contrast].network.table
         units = sources.networks[one.contrast].network.units(dataset.space)
         assert inside[units].all()

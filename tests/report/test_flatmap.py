@@ -18,9 +18,8 @@ from llm2bids.report.draw.color import colormap
 from llm2bids.report.draw.flat_figure import PALETTES, bar_ticks
 from llm2bids.report.draw.flat_layout import flat_layout
 from llm2bids.report.flatmap import color_scale, plot_flatmap
-from llm2bids.report.group_map import find_maps
 from llm2bids.report.layers import depth_of
-from llm2bids.report.networks import flat_drawing, group_network, networks_sections
+from llm2bids.report.networks import group_network, network_drawing, networks_sections
 from llm2bids.report.sources import find_sources
 from llm2bids.space.header import image_header
 
@@ -101,7 +100,7 @@ def test_units_that_are_nan_are_not_shown_and_infinite_ones_have_full_colour(dat
     some = values.copy()
     some[3], some[7], some[11] = np.nan, np.inf, -np.inf
     axes = plot_flatmap(some, dataset, vmax=2.0).axes[0]
-    image = axes.images[0].get_array()
+    image = axes.images[0].to_rgba(axes.images[0].get_array(), bytes=True)
     pitch = flat_pitch(axes.figure, 0, dataset.space)
     x, y = flat_layout(dataset.space, least_pitch=pitch).at[[3, 7, 11]].T
     cold, hot = colormap("llm2bids")([0.0, 1.0], bytes=True)
@@ -240,8 +239,8 @@ def pictures(body):
 
 def test_the_page_shows_each_network_in_the_colours_of_both_pages(scanned):
     sources = find_sources(scanned)
-    maps = [one for one in find_maps(sources) if one.is_against_off]
-    body = str(networks_sections(sources, find_maps(sources))[0].body)
+    maps = [one for one in sources.maps if one.is_against_off]
+    body = str(networks_sections(sources)[0].body)
     assert [theme for theme, _ in pictures(body)] == ["light", "dark"] * len(maps)
     assert body.count('role="img" aria-label="Flat map of the network of ') == len(maps) == 2
     space = sources.dataset.space
@@ -267,8 +266,8 @@ def test_the_page_shows_each_network_in_the_colours_of_both_pages(scanned):
 def test_a_network_without_units_is_an_empty_map(scanned):
     sources = find_sources(scanned)
     space = sources.dataset.space
-    one = group_network(sources, find_maps(sources)[0], depth_of(space))
-    body = str(flat_drawing(space, replace(one, values=np.full(space.n_units, np.nan)))[0])
+    one = group_network(sources, sources.maps[0], depth_of(space))
+    body = str(network_drawing(space, replace(one, values=np.full(space.n_units, np.nan)))[0])
     assert "0 units, 0 of them rise" in body
     assert not any(picture[..., 3].any() for _, picture in pictures(body))
 

@@ -9,7 +9,6 @@ from llm2bids.dataset.read import open_dataset
 from llm2bids.report.draw.color import full_color
 from llm2bids.report.draw.mosaic import quantise
 from llm2bids.report.draw.pages import flat_pages
-from llm2bids.report.group_map import find_maps
 from llm2bids.report.page import write_report
 from llm2bids.report.sources import find_sources
 
@@ -180,7 +179,7 @@ def check_places(scanned, found):
 def check_colors(scanned, found):
     """Where the page names a unit, it has drawn that unit's value."""
     sources = find_sources(scanned)
-    values = sources.unit_map(find_maps(sources)[0].path)
+    values = sources.unit_map(sources.maps[0].path)
     limit = full_color(values)
     agree = []
     for one in found:
@@ -198,7 +197,8 @@ def check_readout(browser, scanned, address):
     space = sources.dataset.space
     unit = space.unit_of(address)
     row = space.unit_table().iloc[unit]
-    value = quantise(sources.unit_map(find_maps(sources)[0].path)).values()[unit]
+    steps, limit = quantise(sources.unit_map(sources.maps[0].path))
+    value = np.sign(steps[unit]) * (steps[unit] / 127) ** 2 * limit
     said = {
         name: browser.evaluate(f"document.getElementById('read-{name}').textContent")
         for name in ("address", "layer", "role", "head", "unit", "value")
@@ -217,7 +217,7 @@ def test_units_outside_the_mask_have_no_value_and_no_rank(browser, masked, tmp_p
     analysis, inside = masked
     page = write_report(analysis, output=tmp_path / "masked.html", progress=False)
     sources = find_sources(analysis)
-    values = sources.unit_map(find_maps(sources)[0].path)
+    values = sources.unit_map(sources.maps[0].path)
     np.testing.assert_array_equal(np.isfinite(values), inside)
     text = page.read_text(encoding="utf-8")
     assert f"{np.count_nonzero(~inside):,} units lie outside the mask" in text

@@ -7,8 +7,7 @@ import pytest
 from llm2bids.intervention import results
 from llm2bids.intervention.lesion_tables import Measured, lesion_result
 from llm2bids.intervention.results import load_results
-from llm2bids.report.interventions import intervention_sections
-from llm2bids.report.lesions import write_figures
+from llm2bids.report.interventions import intervention_sections, write_figures
 from llm2bids.report.sources import Sources, find_sources
 
 

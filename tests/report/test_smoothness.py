@@ -8,7 +8,6 @@ import pytest
 from llm2bids import record
 from llm2bids.dataset.arrangement import read_stability
 from llm2bids.dataset.read import open_dataset
-from llm2bids.report.group_map import find_maps
 from llm2bids.report.smoothness import (
     moran_table,
     smoothness_section,
@@ -60,7 +59,7 @@ def test_the_page_tells_what_halves_of_the_localizer_agree_on(
 
 def test_the_section_shows_both_orders(scanned):
     sources = find_sources(scanned)
-    body = str(smoothness_section(sources, find_maps(sources)).body)
+    body = str(smoothness_section(sources).body)
     assert "index order" in body and "random order" in body
     assert "They do not: Moran's I" in body
     assert "--arrangement functional" in body

@@ -13,7 +13,6 @@ import pytest
 from llm2bids import open_dataset, view
 from llm2bids.cli.main import main
 from llm2bids.exceptions import SpaceError
-from llm2bids.report.group_map import find_maps
 from llm2bids.report.sources import find_sources
 from tests.report.browser import Browser, find_chromium
 from tests.report.test_access import axe, violations  # noqa: F401
@@ -39,7 +38,7 @@ def viewer():
 def shown(scanned, tmp_path_factory):
     """The page of a map, the map's values and the space."""
     sources = find_sources(scanned)
-    image = find_maps(sources)[0].path
+    image = sources.maps[0].path
     output = tmp_path_factory.mktemp("view") / "map.html"
     assert view(image, scanned / "dataset", output_file=output) == output
     return output, sources.unit_map(image), sources.dataset.space
@@ -142,7 +141,7 @@ def test_axe_finds_nothing_on_the_page(viewer, shown, axe, scheme):  # noqa: F81
 
 
 def test_the_command_writes_the_page_and_says_where(scanned, tmp_path, capsys):
-    image = find_maps(find_sources(scanned))[0].path
+    image = find_sources(scanned).maps[0].path
     output = tmp_path / "page.html"
     argv = ["view", str(image), "--dataset", str(scanned / "dataset"), "-o", str(output)]
     assert main([*argv, "--title", "Cats & <dogs>"]) == 0
@@ -179,6 +178,6 @@ def test_the_report_opens_each_group_map_in_niivue(viewer, scanned, tmp_path):
     assert address == "report_niivue/cats.html"
     open_page(viewer, tmp_path / address)
     sources = find_sources(scanned)
-    values = sources.unit_map(find_maps(sources)[0].other("z"))
+    values = sources.unit_map(sources.maps[0].other("z"))
     check(read(viewer, "held"), values, sources.dataset.space)
     assert viewer.errors == []

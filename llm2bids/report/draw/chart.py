@@ -1,10 +1,12 @@
 """Charts of lines and of estimates with intervals, drawn by matplotlib for the page."""
 
-import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
+import numpy.typing as npt
+import pandas as pd
 from markupsafe import Markup
 
 from llm2bids.report.draw.svg import LABEL, TICK, figure_svg, stand_in
@@ -20,29 +22,17 @@ WIDTH = 470.0  # points of a chart: it is drawn about as wide as that many pixel
 _INK, _MUTE, _RULE = (stand_in(f"var(--{name})") for name in ("ink", "mute", "rule"))
 
 
-@dataclass(frozen=True, kw_only=True)
+@dataclass(frozen=True, eq=False)
 class Line:
     """One line of a chart: a NaN in `y` parts it; `low` and `high` are a band around it."""
 
-    name: str
-    x: Sequence[float]
-    y: Sequence[float]
+    x: npt.ArrayLike
+    y: npt.ArrayLike
     color: str  # a style variable, e.g. "var(--c0)"
     dashed: bool = False
-    low: Sequence[float] | None = None
-    high: Sequence[float] | None = None
+    low: npt.ArrayLike | None = None
+    high: npt.ArrayLike | None = None
     is_cloud: bool = False  # points that no line joins
-
-
-@dataclass(frozen=True, kw_only=True)
-class IntervalRow:
-    """One row of `interval_chart`; NaN where there is no estimate or interval."""
-
-    name: str
-    value: float
-    low: float
-    high: float
-    color: str
 
 
 def line_chart(
@@ -60,7 +50,7 @@ def line_chart(
     figure, axes = _axes(height, left=58, right=12, top=14, bottom=44)
     for line in lines:
         color = stand_in(line.color)
-        dashes, mark = (0, (2.5, 2)) if line.dashed else "-", "o" if len(line.x) <= 16 else ""
+        dashes, mark = (0, (2.5, 2)) if line.dashed else "-", "o" if np.size(line.x) <= 16 else ""
         style: dict[str, Any] = {"lw": 2, "ms": 6, "mew": 0, "solid_joinstyle": "round"}
         if line.is_cloud:
             dashes, mark, style = "none", "o", {"ms": 4, "mew": 0, "alpha": 0.35}
@@ -83,14 +73,16 @@ def line_chart(
     return figure_svg(figure, alt=alt)
 
 
-def interval_chart(rows: Sequence[IntervalRow], *, x_label: str, alt: str) -> Markup:
-    """Draw one estimate a row with its interval, from top to bottom; 0 to 1 are always shown."""
+def interval_chart(table: pd.DataFrame, *, x_label: str, alt: str) -> Markup:
+    """Draw an estimate a row of ``name``, ``value``, ``low``, ``high`` (NaN: none), ``color``.
+
+    0 to 1 are always shown.
+    """
     step, left, right, top = 26.0, 128.0, 64.0, 22.0
-    figure, axes = _axes(
-        top + step * len(rows) + 44, left=left, right=right, top=top - 8, bottom=44
-    )
+    height = top + step * len(table) + 44
+    figure, axes = _axes(height, left=left, right=right, top=top - 8, bottom=44)
     middle = axes.get_yaxis_transform()
-    for y, row in enumerate(rows):
+    for y, row in enumerate(table.itertuples()):
         color = stand_in(row.color)
         bar: dict[str, Any] = {"lw": 3, "alpha": 0.55, "solid_capstyle": "round"}
         axes.plot([row.low, row.high], [y, y], color=color, **bar)
@@ -98,10 +90,9 @@ def interval_chart(rows: Sequence[IntervalRow], *, x_label: str, alt: str) -> Ma
         style: dict[str, Any] = {"fontsize": LABEL, "color": _INK}
         axes.annotate(row.name, (0, y), (-12, -4), middle, _OFFSET, ha="right", **style)
         axes.annotate(number(row.value), (1, y), (16, -4), middle, _OFFSET, **style)
-    ends = [value for row in rows for value in (row.low, row.high, row.value, 0.0, 1.0)]
-    finite = [value for value in ends if math.isfinite(value)]
-    axes.set_xlim(min(finite), max(finite))
-    axes.set_ylim(len(rows) - 0.5, -0.5 - 8 / step)
+    bounds = table[["low", "high", "value"]].to_numpy(dtype=np.float64)
+    axes.set_xlim(min(np.nanmin(bounds), 0.0), max(np.nanmax(bounds), 1.0))
+    axes.set_ylim(len(table) - 0.5, -0.5 - 8 / step)
     axes.set_yticks([])
     axes.grid(axis="x", color=_RULE, lw=1)
     axes.locator_params(axis="x", nbins=6)

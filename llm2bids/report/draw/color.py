@@ -22,11 +22,11 @@ Theme = Literal["light", "dark"]
 
 Float64 = npt.NDArray[np.float64]
 
+# Below and above zero on the page: blue and vermilion, as red, green, blue
 COLD, HOT = (31, 119, 196), (221, 92, 20)
-"""Below and above zero on the page: blue and vermilion, as red, green, blue."""
 
+# Colours of tasks in the style sheet, ``--c0`` and on (after Okabe and Ito, 2008)
 N_TASK_COLORS = 8
-"""Colours of tasks in the style sheet, ``--c0`` and on (after Okabe and Ito, 2008)."""
 
 LEVELS = 127  # largest index of a quantised value; indices run from -127 to 127
 N_COLORS = 257  # colours of a map: an odd number, so that a diverging map has its middle
@@ -56,6 +56,7 @@ class _Arm:
     hue: tuple[float, float]  # beginning, end, in degrees
 
 
+# Name of each map -> its arms: two of a diverging map, that below zero first, or one
 ARMS: dict[str, tuple[_Arm, ...]] = {
     "llm2bids": (
         _Arm((0.945, 0.42), (0.004, 0.112, 0.138), (226.0, 264.0)),
@@ -68,7 +69,6 @@ ARMS: dict[str, tuple[_Arm, ...]] = {
     "llm2bids_sequential": (_Arm((0.945, 0.31), (0.004, 0.118, 0.112), (88.0, 20.0)),),
     "llm2bids_sequential_dark": (_Arm((0.265, 0.93), (0.004, 0.118, 0.100), (18.0, 94.0)),),
 }
-"""Name of each map -> its arms: two of a diverging map, that below zero first, or one."""
 
 
 def task_color(index: int) -> str:
@@ -101,6 +101,15 @@ def full_color(values: npt.NDArray[np.floating], quantile: float = 0.995) -> flo
     if sizes.size == 0 or not sizes.any():
         return 1.0
     return float(np.quantile(sizes, quantile)) or float(sizes.max())
+
+
+def flat_limit(values: npt.NDArray[np.floating]) -> float:
+    """Choose the absolute value of full colour of a flat map, to two digits.
+
+    >>> flat_limit(np.array([0.9772])), flat_limit(np.array([-14.2]))
+    (0.98, 14.0)
+    """
+    return float(f"{full_color(values, 0.98):.1e}")
 
 
 def oklab_to_srgb(lab: npt.ArrayLike) -> Float64:

@@ -2,46 +2,45 @@
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Any
+from dataclasses import dataclass
+from itertools import pairwise
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
+from markupsafe import Markup
 
-from llm2bids.report.draw.color import Theme
-from llm2bids.report.draw.flat_layout import FlatLayout, flat_layout, map_width
-from llm2bids.report.draw.svg import stand_in
+from llm2bids.report.draw.color import Theme, flat_limit, register_colormaps
+from llm2bids.report.draw.flat_layout import FlatLayout, flat_layout
+from llm2bids.report.draw.svg import figure_svg, stand_in
+from llm2bids.report.section import render
 from llm2bids.space.space import Space
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
-WIDTH = 8.0
-"""Inches of a figure, as wide as a page's text; small models take less."""
+WIDTH = 8.0  # inches of a figure, as wide as a page's text; small models take less
 
-LEAST_DPI = 200
-"""Pixels to an inch, at least: the number is raised until a unit fills whole pixels."""
+LEAST_DPI = 200  # pixels to an inch, at least: the number is raised until a unit fills whole pixels
 
-LARGEST_UNIT = 0.03
-"""Inches of a unit, at most."""
+LARGEST_UNIT = 0.03  # inches of a unit, at most
 
-SMALL, PLAIN, LARGE = 5.4, 6.6, 10.5
-"""Sizes of type, in points."""
+SMALL, PLAIN, LARGE = 5.4, 6.6, 10.5  # sizes of type, in points
 
-LEFT, RIGHT, TOP, BOTTOM = 1.42, 0.2, 0.56, 0.14
-"""Margins in inches."""
+LEFT, RIGHT, TOP, BOTTOM = 1.42, 0.2, 0.56, 0.14  # margins in inches
 
+_STRIP = 160.0  # points of the map in a strip, about: legible on a telephone beside the rows' names
+
+# Type faces, the first one that is there; the last one comes with matplotlib
 FONTS = (
     *("Inter", "Source Sans 3", "Helvetica Neue", "Helvetica", "Arial"),
     *("Liberation Sans", "DejaVu Sans"),
 )
-"""Type faces, the first one that is there; the last one comes with matplotlib."""
 
 
-@dataclass(frozen=True, kw_only=True)
-class _Palette:
-    """Colours of a page, and the end of the names of its colour maps."""
+class _Palette(NamedTuple):
+    """Colours of a page."""
 
     page: str
     panel: str  # without values
@@ -52,38 +51,13 @@ class _Palette:
 
 
 PALETTES: dict[Theme, _Palette] = {
-    "light": _Palette(
-        page="#fbfaf7",
-        panel="#efede8",
-        edge="#d5d1c7",
-        ink="#1d2126",
-        mute="#747b84",
-        accent="#2c7a64",
-    ),
-    "dark": _Palette(
-        page="#121519",
-        panel="#22262b",
-        edge="#363c43",
-        ink="#eae8e3",
-        mute="#8d959e",
-        accent="#6cc5a6",
-    ),
+    "light": _Palette("#fbfaf7", "#efede8", "#d5d1c7", "#1d2126", "#747b84", "#2c7a64"),
+    "dark": _Palette("#121519", "#22262b", "#363c43", "#eae8e3", "#8d959e", "#6cc5a6"),
 }
 
-STYLED = _Palette(
-    page="none",
-    **{
-        name: stand_in(f"var(--{variable})")
-        for name, variable in {
-            "panel": "flat-panel",
-            "edge": "flat-edge",
-            "ink": "ink",
-            "mute": "mute",
-            "accent": "stream",
-        }.items()
-    },
-)
-"""Of a drawing in the report, where the style sheet chooses between light and dark."""
+_VARIABLES = ("flat-panel", "flat-edge", "ink", "mute", "stream")
+# Of a drawing in the report, where the style sheet chooses between light and dark
+STYLED = _Palette("none", *(stand_in(f"var(--{variable})") for variable in _VARIABLES))
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -102,10 +76,10 @@ class ColorScale:
     cmap: Any
     vmin: float
     vmax: float
-    bar: tuple[float, float]  # what of the scale the colour bar shows
-    threshold: float | None  # absolute values up to it are not shown
-    clipped: tuple[bool, bool]  # whether values go on below `vmin`, above `vmax`
-    label: str  # what the values are, with their unit
+    threshold: float | None = None  # absolute values up to it are not shown
+    bar: tuple[float, float] = (0.0, 1.0)  # what of the scale the colour bar shows
+    clipped: tuple[bool, bool] = (False, False)  # whether values go on below and above the bar
+    label: str = ""  # what the values are, with their unit
 
 
 def flat_figure(
@@ -122,9 +96,10 @@ def flat_figure(
     colour bar, and with the values in the colours of both pages. Its dpi is such that a unit fills
     whole pixels; pyplot does not know it.
     """
+    from matplotlib import rc_context
     from matplotlib.figure import Figure
 
-    columns = max(map_width(flat.space) for flat in maps)
+    columns = max(flat_layout(flat.space).width for flat in maps)
     unit = min((WIDTH - LEFT - RIGHT) / columns, LARGEST_UNIT)
     dpi = math.ceil(LEAST_DPI * unit - 1e-9) / unit
     pitch = math.ceil(1.22 * PLAIN / 72 / unit)
@@ -143,27 +118,29 @@ def flat_figure(
     width = pixels(LEFT + max(columns * unit, 2.6) + RIGHT)
     height = pixels(used - 0.1 + (BOTTOM if theme else 0.0))
     palette = PALETTES[theme] if theme else STYLED
-    figure = Figure(figsize=(width, height), dpi=dpi, facecolor=palette.page)
-    for flat, layout, top in zip(maps, layouts, tops, strict=True):
-        box = (pixels(LEFT), height - top - layout.height * unit)
-        size = (layout.width * unit, layout.height * unit)
-        axes = figure.add_axes((box[0] / width, box[1] / height, size[0] / width, size[1] / height))
-        pen = _Pen(axes=axes, palette=palette, unit=unit, font=_font_name())
-        _draw_map(pen, flat, layout, scale, themes=() if theme else ("light", "dark"))
-    if theme:
-        _draw_heading(figure, title, note, palette)
-        _draw_color_bar(figure, scale, palette)
+    with rc_context({"font.family": _font_name()}):
+        figure = Figure(figsize=(width, height), dpi=dpi, facecolor=palette.page)
+        for flat, layout, top in zip(maps, layouts, tops, strict=True):
+            box = (pixels(LEFT), height - top - layout.height * unit)
+            size = (layout.width * unit, layout.height * unit)
+            axes = figure.add_axes(
+                (box[0] / width, box[1] / height, size[0] / width, size[1] / height)
+            )
+            pen = _Pen(axes=axes, palette=palette, unit=unit)
+            _draw_map(pen, flat, layout, scale, themes=() if theme else ("light", "dark"))
+        if theme:
+            _draw_heading(figure, title, note, palette)
+            _draw_color_bar(figure, scale, palette)
     return figure
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class _Pen:
-    """Axes in units from the top left, and what to draw with: inches of a unit, type face."""
+    """Axes in units from the top left, and what to draw with: colours, inches of a unit."""
 
     axes: "Axes"
     palette: _Palette
     unit: float
-    font: str
 
     def inches(self, size: float) -> float:
         """Give a length in units."""
@@ -172,7 +149,7 @@ class _Pen:
     def write(self, text: str, x: float, y: float, **style: Any) -> None:
         """Write text at a place in units."""
         given: dict[str, Any] = {"color": self.palette.ink, "fontsize": PLAIN}
-        self.axes.text(x, y, text, family=self.font, clip_on=False, **(given | style))
+        self.axes.text(x, y, text, clip_on=False, **(given | style))
 
 
 def _font_name() -> str:
@@ -193,10 +170,16 @@ def _draw_map(
     axes.axis("off")
     _stream(pen, layout)
     _panels(pen, layout)
+    grid = np.full((layout.height, layout.width), np.nan)
+    shown = shown_units(flat.values, scale.threshold)
+    x, y = layout.at[shown].T
+    grid[y, x] = np.clip(flat.values[shown], scale.vmin, scale.vmax)
     for theme in themes or (None,):
-        cmap = f"{scale.cmap}_dark" if theme == "dark" else scale.cmap
         axes.imshow(
-            _unit_colors(layout, flat.values, replace(scale, cmap=cmap)),
+            grid,
+            cmap=f"{scale.cmap}_dark" if theme == "dark" else scale.cmap,
+            vmin=scale.vmin,
+            vmax=scale.vmax,
             extent=(0, layout.width, layout.height, 0),
             interpolation="none" if theme else "nearest",  # "none" stores a pixel a unit
             aspect="auto",
@@ -207,22 +190,6 @@ def _draw_map(
     _column_labels(pen, layout)
     if flat.label:
         pen.write(flat.label, 0, -pen.inches(0.1), fontsize=PLAIN + 0.8, weight="bold", va="bottom")
-
-
-def _unit_colors(
-    layout: FlatLayout, values: npt.NDArray[np.float64], scale: ColorScale
-) -> npt.NDArray[np.uint8]:
-    """Colour the units that are shown: (height, width, 4), transparent elsewhere."""
-    from matplotlib import colormaps
-
-    cmap = colormaps[scale.cmap] if isinstance(scale.cmap, str) else scale.cmap
-    shown = shown_units(values, scale.threshold)
-    within = np.clip(values[shown], scale.vmin, scale.vmax)
-    colors = cmap((within - scale.vmin) / (scale.vmax - scale.vmin), bytes=True)
-    image = np.zeros((layout.height, layout.width, 4), dtype=np.uint8)
-    x, y = layout.at[shown].T
-    image[y, x] = colors
-    return image
 
 
 def shown_units(values: npt.NDArray[np.float64], threshold: float | None) -> npt.NDArray[np.bool_]:
@@ -237,20 +204,11 @@ def _stream(pen: _Pen, layout: FlatLayout) -> None:
         return
     row = layout.rows[layout.midline]
     y, head = row.top + row.height / 2, pen.inches(0.1)
-    pen.axes.annotate(
-        "",
-        (layout.width + head, y),
-        (-head / 2, y),
-        arrowprops={
-            "arrowstyle": "-|>,head_length=0.28,head_width=0.11",
-            "color": pen.palette.accent,
-            "linewidth": 0.6,
-            "shrinkA": 0,
-            "shrinkB": 0,
-        },
-        annotation_clip=False,
-        zorder=1,
-    )
+    shape = "-|>,head_length=0.28,head_width=0.11"
+    line = {"color": pen.palette.accent, "linewidth": 0.6, "shrinkA": 0, "shrinkB": 0}
+    tip, tail = (layout.width + head, y), (-head / 2, y)
+    style: dict[str, Any] = {"arrowprops": {"arrowstyle": shape, **line}, "zorder": 1}
+    pen.axes.annotate("", tip, tail, annotation_clip=False, **style)
 
 
 def _panels(pen: _Pen, layout: FlatLayout) -> None:
@@ -261,11 +219,8 @@ def _panels(pen: _Pen, layout: FlatLayout) -> None:
         Rectangle((box.left - 0.5, box.top - 0.5), box.width + 1, box.height + 1)
         for box in layout.panels
     ]
-    panels = PatchCollection(
-        boxes, facecolor=pen.palette.panel, edgecolor=pen.palette.edge, linewidth=0.3, zorder=2
-    )
-    panels.set_clip_on(False)
-    pen.axes.add_collection(panels)
+    style = {"facecolor": pen.palette.panel, "edgecolor": pen.palette.edge, "linewidth": 0.3}
+    pen.axes.add_collection(PatchCollection(boxes, zorder=2, clip_on=False, **style))
 
 
 def _row_labels(pen: _Pen, layout: FlatLayout) -> None:
@@ -310,46 +265,39 @@ def _column_labels(pen: _Pen, layout: FlatLayout) -> None:
 def _draw_heading(figure: "Figure", title: str, note: str, palette: _Palette) -> None:
     """Write title and note at the top left."""
     width, height = figure.get_size_inches()
-    font = _font_name()
     left = 0.16 / width
-    style: dict[str, Any] = {"family": font, "va": "top"}
     if title:
-        top = 1 - 0.17 / height
-        figure.text(left, top, title, color=palette.ink, fontsize=LARGE, weight="bold", **style)
+        style: dict[str, Any] = {"color": palette.ink, "fontsize": LARGE, "weight": "bold"}
+        figure.text(left, 1 - 0.17 / height, title, va="top", **style)
     if note:
         top = 1 - (0.4 if title else 0.2) / height
-        figure.text(left, top, note, color=palette.mute, fontsize=PLAIN, **style)
+        figure.text(left, top, note, color=palette.mute, va="top", fontsize=PLAIN)
 
 
 def _draw_color_bar(figure: "Figure", scale: ColorScale, palette: _Palette) -> None:
     """Draw the colour bar at the top right: what is hidden is empty, ends say what they clip."""
-    from matplotlib import colormaps
-
     width, height = figure.get_size_inches()
-    font, long, thick = _font_name(), 1.75, 0.075
+    long, thick = 1.75, 0.075
     axes = figure.add_axes(
         ((width - RIGHT - long) / width, 1 - 0.3 / height, long / width, thick / height)
     )
     low, high = scale.bar
     values = np.linspace(low, high, 1024)
-    cmap = colormaps[scale.cmap] if isinstance(scale.cmap, str) else scale.cmap
-    colors = cmap((values - scale.vmin) / (scale.vmax - scale.vmin))
-    colors[~shown_units(values, scale.threshold)] = (0, 0, 0, 0)
+    values[~shown_units(values, scale.threshold)] = np.nan
+    style: dict[str, Any] = {"cmap": scale.cmap, "vmin": scale.vmin, "vmax": scale.vmax}
     axes.set_facecolor(palette.panel)
-    axes.imshow(colors[np.newaxis], extent=(low, high, 0, 1), aspect="auto")
+    axes.imshow(values[np.newaxis], extent=(low, high, 0, 1), aspect="auto", **style)
     axes.set_yticks([])
     axes.spines[:].set(color=palette.edge, linewidth=0.4)
     ticks = bar_ticks(scale)
-    axes.set_xticks(list(ticks), list(ticks.values()), family=font)
+    axes.set_xticks(list(ticks), list(ticks.values()))
     axes.tick_params(
         length=2, width=0.4, pad=1.5, labelsize=SMALL, color=palette.mute, labelcolor=palette.mute
     )
     first, *_, last = axes.get_xticklabels()
     first.set_horizontalalignment("left")
     last.set_horizontalalignment("right")
-    axes.set_title(
-        scale.label, loc="right", family=font, fontsize=PLAIN, color=palette.ink, pad=2.5
-    )
+    axes.set_title(scale.label, loc="right", fontsize=PLAIN, color=palette.ink, pad=2.5)
 
 
 def bar_ticks(scale: ColorScale) -> dict[float, str]:
@@ -370,3 +318,47 @@ def _three_digits(value: float) -> str:
     ('−3.1', '0.0123', '0')
     """
     return f"{value:.3g}".replace("-", "−")
+
+
+def flat_drawing(
+    space: Space, values: npt.NDArray[np.float64], *, name: str, alt: str
+) -> tuple[Markup, list[Markup]]:
+    """Draw values, (n_units,), in the colours of both pages: whole, and in strips of layers."""
+    register_colormaps()
+    limit = flat_limit(values)
+    scale = ColorScale(cmap="llm2bids", vmin=-limit, vmax=limit)
+    figure = flat_figure([FlatMap(space=space, values=values, label="")], scale)
+    strips = _strips(figure, space, name=name, alt=alt)
+    return figure_svg(figure, alt=alt, name=name), strips
+
+
+def _strips(figure: "Figure", space: Space, *, name: str, alt: str) -> list[Markup]:
+    """Cut the drawing `name` of a figure of one flat map between layers; none where it is narrow.
+
+    Strips show parts of the drawing that is on the page already (SVG's ``use``).
+    """
+    width, height = (float(inches) * 72 for inches in figure.get_size_inches())
+    box = figure.axes[0].get_position()
+    layout = flat_layout(space)
+    left, unit = float(box.x0) * width, float(box.width) * width / layout.width
+    gaps = [column.left - 1.5 for column in layout.columns if column.is_layer][1:]
+    n_strips = round(layout.width * unit / _STRIP)
+    if n_strips < 2 or len(gaps) < n_strips:
+        return []
+    aims = [layout.width * number / n_strips for number in range(1, n_strips)]
+    cuts = [left + unit * min(gaps, key=lambda gap: abs(gap - aim)) for aim in aims]
+    edges = [left - 4, *dict.fromkeys(cuts), width]
+    parts = list(pairwise(edges))
+    widest = max(stop - start for start, stop in parts)
+    names = (0.0, left - 4, 0.0)  # of the rows
+    return [
+        render(
+            "strip.svg",
+            parts=[names, (start, stop, left - 4)],
+            name=name,
+            width=left - 4 + widest,
+            height=height,
+            alt=f"{alt} Part {number} of {len(parts)}.",
+        )
+        for number, (start, stop) in enumerate(parts, start=1)
+    ]

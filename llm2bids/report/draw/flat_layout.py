@@ -17,17 +17,13 @@ from llm2bids.report.draw.pages import Places, laid_flat
 from llm2bids.report.layers import depth_of
 from llm2bids.space.space import Space
 
-COLUMN_GAP = 3
-"""Units between the panels of two layers."""
+COLUMN_GAP = 3  # units between the panels of two layers
 
-ROW_GAP = 4
-"""Least units between two rows of a group."""
+ROW_GAP = 4  # least units between two rows of a group
 
-GROUP_GAP = 13
-"""Units between two groups of rows, and around the residual stream."""
+GROUP_GAP = 13  # units between two groups of rows, and around the residual stream
 
-END_GAP = 12
-"""Units between the layers and what lies before and after them."""
+END_GAP = 12  # units between the layers and what lies before and after them
 
 RESIDUAL = "residual"
 
@@ -123,14 +119,6 @@ def flat_layout(space: Space, *, least_pitch: int = 0) -> FlatLayout:
         panels=tuple(panels),
         at=at,
     )
-
-
-def map_width(space: Space) -> int:
-    """Give the width of a space's flat map in units."""
-    last = _columns(
-        space, [_Patch(site=site, places=laid_flat(space, site)) for site in space.sites]
-    )[0][-1]
-    return last.left + last.width
 
 
 def role_groups(roles: Sequence[str]) -> list[list[str]]:

@@ -2,7 +2,7 @@
 
 import base64
 import math
-from dataclasses import dataclass
+from dataclasses import astuple
 from typing import Any
 
 import numpy as np
@@ -11,41 +11,26 @@ from markupsafe import Markup
 
 from llm2bids.report.draw.color import LEVELS, diverging_palette
 from llm2bids.report.draw.pages import flat_pages
-from llm2bids.report.draw.svg import drawing, element, palette_png
+from llm2bids.report.draw.svg import palette_png
+from llm2bids.report.section import render
 from llm2bids.space.space import Space
 
 _GAP, _LABEL = 7, 28
 
 
-@dataclass(frozen=True, kw_only=True, eq=False)
-class _Quantised:
-    """A map in one byte a unit: a value is ``sign(step) * (step / 127) ** 2 * limit``."""
-
-    steps: npt.NDArray[np.int8]  # (n_units,), -127 to 127; -128 where a unit has no value
-    limit: float  # largest absolute value
-
-    def values(self) -> npt.NDArray[np.float64]:
-        """Give the values back, within ``sqrt(|value| * limit) / 127``."""
-        steps = np.where(self.steps < -LEVELS, np.nan, self.steps)
-        return np.asarray(np.sign(steps) * (steps / LEVELS) ** 2 * self.limit)
-
-
-def quantise(values: npt.NDArray[np.floating[Any]]) -> _Quantised:
+def quantise(values: npt.NDArray[np.floating[Any]]) -> tuple[npt.NDArray[np.int8], float]:
     """Store a map, (n_units,), in one byte a unit, on a square root scale: finer near zero.
 
-    >>> quantise(np.array([-4.0, 0.0, 1.0, np.nan])).steps.tolist()
+    Gives steps, -127 to 127, or -128 where a unit has no value, and the limit, the largest absolute
+    value: a value is ``sign(step) * (step / 127) ** 2 * limit``.
+
+    >>> quantise(np.array([-4.0, 0.0, 1.0, np.nan]))[0].tolist()
     [-127, 0, 64, -128]
     """
     limit = float(np.nanmax(np.abs(values), initial=0.0)) or 1.0
     steps = np.sign(values) * np.sqrt(np.abs(values) / limit) * LEVELS
     steps = np.where(np.isnan(steps), -LEVELS - 1, np.rint(steps))
-    return _Quantised(steps=steps.astype(np.int8), limit=limit)
-
-
-def packed(array: npt.NDArray[Any]) -> str:
-    """Encode an array's bytes, little-endian, in base64."""
-    little = array.astype(array.dtype.newbyteorder("<"), copy=False)
-    return base64.b64encode(little.tobytes()).decode()
+    return steps.astype(np.int8), limit
 
 
 def pack_layout(space: Space) -> dict[str, Any]:
@@ -69,29 +54,21 @@ def pack_layout(space: Space) -> dict[str, Any]:
         grid = np.zeros((piece.height, piece.width), dtype=dtype)
         grid[rows, columns] = inside + 1
         number = grids.setdefault((piece.width, grid.tobytes()), len(grids))
-        pieces.append([piece.site, piece.page, piece.left, piece.top, piece.width, piece.height,
-                       number])  # fmt: skip
+        pieces.append([*astuple(piece), number])
     return {
         "sites": pack_sites(space),
         "slices": [{"label": label, "w": pages.width, "h": pages.height} for label in pages.labels],
         "pieces": pieces,
         "bits": 8 * dtype.itemsize,
-        "grids": [packed(np.frombuffer(cells, dtype=dtype)) for _, cells in grids],
+        "grids": [base64.b64encode(cells).decode() for _, cells in grids],
     }
 
 
 def pack_sites(space: Space) -> list[list[Any]]:
     """List the sites for a page's script: name, layer, role, width, head size, first unit."""
     return [
-        [
-            site.name,
-            site.layer,
-            site.role,
-            site.width,
-            site.head_size,
-            space.site_slices[site.name].start,
-        ]
-        for site in space.sites
+        [*(site.name, site.layer, site.role, site.width, site.head_size), units.start]
+        for site, units in zip(space.sites, space.site_slices.values(), strict=True)
     ]
 
 
@@ -112,27 +89,22 @@ def mosaic_figure(
     columns = mosaic_columns(len(pages.labels), pages.width, pages.height)
     rows = math.ceil(len(pages.labels) / columns)
     step = np.array([pages.width + _GAP, pages.height + _GAP + _LABEL])
-    at = np.stack([pages.page % columns, pages.page // columns], axis=1) * step
-    at += pages.at
-    at[:, 1] += _LABEL
-    size = (columns * int(step[0]), rows * int(step[1]))
-    image = np.full(size[::-1], clear, dtype=np.uint8)
-    image[at[:, 1], at[:, 0]] = indices
-    path = []
-    for piece in pages.pieces:
-        left = piece.page % columns * int(step[0]) + piece.left
-        top = piece.page // columns * int(step[1]) + piece.top + _LABEL
-        path.append(f"M{left} {top}h{piece.width}v{piece.height}h{-piece.width}z")
-    png = palette_png(image, palette)
-    parts = [
-        element("path", d="".join(path), class_="panel"),
-        element("image", href=png, width=size[0], height=size[1], class_="pixels"),
+    slots = np.arange(len(pages.labels))
+    corners = np.stack([slots % columns, slots // columns], axis=1) * step  # of the labels
+    x, y = (corners[pages.page] + pages.at).T
+    width, height = (np.array([columns, rows]) * step).tolist()
+    image = np.full((height, width), clear, dtype=np.uint8)
+    image[y + _LABEL, x] = indices
+    panels = [
+        (*(corners[piece.page] + [piece.left, piece.top + _LABEL]), piece.width, piece.height)
+        for piece in pages.pieces
     ]
-    for slot, label in enumerate(pages.labels):
-        left, top = (np.array([slot % columns, slot // columns]) * step).tolist()
-        short = label.removeprefix("layer ").split("_")[0]
-        parts.append(element("text", short, x=left, y=top + 23, class_="slice"))
-    return drawing(parts, width=size[0], height=size[1], alt=alt)
+    shown = [label.removeprefix("layer ").split("_")[0] for label in pages.labels]
+    labels = [(left, top + 23, label) for (left, top), label in zip(corners, shown, strict=True)]
+    png = palette_png(image, palette)
+    return render(
+        "mosaic.svg", panels=panels, png=png, labels=labels, width=width, height=height, alt=alt
+    )
 
 
 def mosaic_columns(n_slices: int, width: int, height: int) -> int:

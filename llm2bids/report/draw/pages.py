@@ -1,6 +1,7 @@
 """Layers as flat pages: each panel's block of voxels laid flat, panels beside one another."""
 
 import math
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -12,14 +13,12 @@ from llm2bids.report.layers import depth_of
 from llm2bids.space.panels import GAP, Box, columns_across, shelve
 from llm2bids.space.space import Space
 
-_LONGEST = 1.5
-"""Longer over shorter side of a page, where panels can be packed so."""
+_LONGEST = 1.5  # longer over shorter side of a page, where panels can be packed so
 
-Places = npt.NDArray[np.int64]
-"""Column and row of each unit, (n_units, 2), from the top left."""
+Places = npt.NDArray[np.int64]  # column and row of each unit, (n_units, 2), from the top left
 
 
-@dataclass(frozen=True, kw_only=True)
+@dataclass(frozen=True)
 class Piece:
     """A panel, or a part of one that is larger than a page."""
 
@@ -81,25 +80,23 @@ def flat_pages(space: Space) -> Pages:
     boxes = [(int(places[:, 0].max()) + 1, int(places[:, 1].max()) + 1) for places in flat]
     roles: dict[tuple[str, int], list[int]] = {}
     role_of: dict[int, tuple[str, int]] = {}
-    seen: dict[tuple[int, str], int] = {}
+    seen: Counter[tuple[int, str]] = Counter()
     for index, site in enumerate(space.sites):
         if site.layer is not None:
-            same = seen.setdefault((site.layer, site.role), 0)
+            role_of[index] = site.role, seen[site.layer, site.role]
             seen[site.layer, site.role] += 1
-            role_of[index] = site.role, same
             roles.setdefault(role_of[index], []).append(index)
     widest = [
         (max(boxes[i][0] for i in role), max(boxes[i][1] for i in role)) for role in roles.values()
     ]
     corners, (width, height) = _pack(widest or boxes)
-    corner = dict(zip(roles, corners, strict=True)) if roles else {}
+    corner = dict(zip(roles, corners, strict=False))  # without layers corners are of the boxes
     levels = depth_of(space).of_site
-    order = sorted(range(len(space.sites)), key=lambda index: int(levels[index]))
     labels: list[str] = []
     pieces: list[Piece] = []
     page = np.empty(space.n_units, dtype=np.int64)
     at = np.empty((space.n_units, 2), dtype=np.int64)
-    for index in order:
+    for index in np.argsort(levels, kind="stable").tolist():
         site, units = space.sites[index], space.site_slices[space.sites[index].name]
         if site.layer is not None:
             label = f"layer {site.layer}"
@@ -107,19 +104,18 @@ def flat_pages(space: Space) -> Pages:
                 labels.append(label)
             left, top = corner[role_of[index]]
             page[units], at[units] = len(labels) - 1, flat[index] + [left, top]
-            pieces.append(Piece(site=index, page=len(labels) - 1, left=left, top=top,
-                                width=boxes[index][0], height=boxes[index][1]))  # fmt: skip
+            pieces.append(Piece(index, len(labels) - 1, left, top, *boxes[index]))
             continue
         across = -(-boxes[index][0] // width)
         part = flat[index] // [width, height] @ [1, across]
         page[units], at[units] = part + len(labels), flat[index] % [width, height]
         for number in range(int(part.max()) + 1):
             size = at[units][part == number].max(axis=0) + 1
-            pieces.append(Piece(site=index, page=len(labels), left=0, top=0,
-                                width=int(size[0]), height=int(size[1])))  # fmt: skip
+            pieces.append(Piece(index, len(labels), 0, 0, *size.tolist()))
             labels.append(site.name.rpartition(".")[2])
-    return Pages(width=width, height=height, labels=tuple(labels), pieces=tuple(pieces),
-                 page=page, at=at)  # fmt: skip
+    return Pages(
+        width=width, height=height, labels=tuple(labels), pieces=tuple(pieces), page=page, at=at
+    )
 
 
 def _pack(boxes: Sequence[Box]) -> tuple[list[tuple[int, int]], Box]:

@@ -1,7 +1,6 @@
-"""Drawings of the page: SVG elements, pictures within them, and matplotlib's figures.
+"""Drawings of the page: matplotlib's figures, and pictures within drawings.
 
-Text and attributes are escaped, so that prompts and labels cannot become markup. Colours are the
-page's style variables (``var(--ink)``): a drawing follows the page into dark mode.
+Colours are the page's style variables (``var(--ink)``): a drawing follows the page into dark mode.
 """
 
 import base64
@@ -9,18 +8,19 @@ import io
 import re
 import struct
 import zlib
-from collections.abc import Iterable
 from typing import TYPE_CHECKING
 
 import numpy as np
 import numpy.typing as npt
-from markupsafe import Markup, escape
+from markupsafe import Markup
+
+from llm2bids.report.section import render
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
+# Sizes of type that the style sheet knows as classes, larger on small screens
 TICK, LABEL = 11.0, 12.5
-"""Sizes of type that the style sheet knows as classes, larger on small screens."""
 
 # matplotlib takes no style variable for a colour: each has a colour in its place
 _VARIABLES = (
@@ -40,49 +40,6 @@ _CLASSES = {f"{TICK:g}": "tick", f"{LABEL:g}": "label"}
 def stand_in(color: str) -> str:
     """Give the colour that stands for a style variable in a figure, e.g. for ``"var(--ink)"``."""
     return _STAND_INS[color]
-
-
-def element(name: str, *content: object, **attributes: object) -> Markup:
-    """Write an element: markup as it is, other content and attributes as escaped text.
-
-    ``_`` in a name becomes ``-``, one at its end goes, None leaves an attribute out, and floats
-    are rounded to hundredths.
-
-    >>> str(element("text", "a < b", x=1.23456, text_anchor="end", class_="tick"))
-    '<text x="1.23" text-anchor="end" class="tick">a &lt; b</text>'
-    """
-    written = Markup("").join(
-        Markup(' {}="{}"').format(key.rstrip("_").replace("_", "-"), _short(value))
-        for key, value in attributes.items()
-        if value is not None
-    )
-    inside = Markup("").join(escape(child) for child in content)
-    return Markup("<{0}{1}>{2}</{0}>").format(Markup(name), written, inside)
-
-
-def rect(
-    x: float, y: float, width: float, height: float, *content: Markup, **attributes: object
-) -> Markup:
-    """Write a rectangle by its top left corner and size."""
-    return element("rect", *content, x=x, y=y, width=width, height=height, **attributes)
-
-
-def pixels(png: str, x: float, y: float, width: float, height: float) -> Markup:
-    """Write a picture of `palette_png`, stretched to a rectangle."""
-    box = {"x": x, "y": y, "width": width, "height": height}
-    return element("image", href=png, **box, preserveAspectRatio="none", class_="pixels")
-
-
-def drawing(content: Iterable[Markup], *, width: float, height: float, alt: str) -> Markup:
-    """Put elements into a drawing that scales with the page; `alt` says what it shows."""
-    return element(
-        "svg",
-        element("title", alt),
-        *content,
-        viewBox=f"0 0 {_short(width)} {_short(height)}",
-        role="img",
-        aria_label=alt,
-    )
 
 
 def figure_svg(figure: "Figure", *, alt: str, name: str = "") -> Markup:
@@ -113,8 +70,8 @@ def figure_svg(figure: "Figure", *, alt: str, name: str = "") -> Markup:
     )
     for variable, color in _STAND_INS.items():
         text = text.replace(color, variable)
-    content = element("g", Markup(text), id=name) if name else Markup(text)
-    return drawing([content], width=float(width), height=float(height), alt=alt)
+    content = Markup('<g id="{}">{}</g>').format(name, Markup(text)) if name else Markup(text)
+    return render("drawing.svg", content=content, width=width, height=height, alt=alt)
 
 
 def palette_png(indices: npt.NDArray[np.uint8], palette: npt.NDArray[np.uint8]) -> str:
@@ -142,9 +99,3 @@ def palette_png(indices: npt.NDArray[np.uint8], palette: npt.NDArray[np.uint8]) 
 def _classed(match: re.Match[str]) -> str:
     name = _CLASSES.get(match[1])
     return f'<text class="{name}" style="' if name else match[0]
-
-
-def _short(value: object) -> str:
-    if isinstance(value, float):
-        return f"{value:.2f}".rstrip("0").rstrip(".")
-    return str(value)
