@@ -270,10 +270,9 @@ def prompt_curve(
             draws = []
             for _ in range(options.n_draws):
                 kept = _draw_prompts(prompts, count, rng)
-                weights = effect_weights(prompts.runs, prompts.conditions, kept).reshape(
-                    n_tests, -1
-                )
-                draws.append(accuracy_of(gram_scores(weights @ gram @ weights.T, n_tasks)))
+                weights = effect_weights(prompts.runs, prompts.conditions, kept)
+                flat = weights.reshape(n_tests, -1)
+                draws.append(accuracy_of(gram_scores(flat @ gram @ flat.T, n_tasks)))
             points[count] = draws
         except InferenceError as error:
             if count == max(n_prompts):
