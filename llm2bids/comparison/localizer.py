@@ -138,7 +138,7 @@ def localize(bids_dir: str | Path, out_dir: str | Path, **options: Any) -> Local
         contrast=contrast,
         n_trials={kind: int((kinds == kind).sum()) for kind in pair},
         tokens_per_trial=_tokens(dataset, runs, pair),
-        split_half_r=float(np.corrcoef(halves[:, there])[0, 1]),
+        split_half_r=float(np.corrcoef(*halves[:, there])[0, 1]),
         dice={name: top_dice(halves, percent) for name, percent in shown.items()},
         fold_dice={name: top_dice(folds, percent) for name, percent in shown.items()},
         chance_dice={name: percent / 100 for name, percent in shown.items()},
@@ -157,7 +157,7 @@ def _parted(
     values: npt.NDArray[np.float32],
     kinds: npt.NDArray[np.str_],
     contrast: tuple[str, str],
-    part: npt.NDArray[np.int64],
+    part: npt.NDArray[np.integer[Any]],
 ) -> Float64:
     """Compute t in each part of the trials, (n_parts, n_units); `part` (n_trials,) numbers it."""
     first, second = (kinds == kind for kind in contrast)

@@ -49,9 +49,10 @@ class _GroupNetwork:
     @property
     def peak(self) -> tuple[str, str, float]:
         """Role and level where most of the units belong to it, and their share."""
-        by_site = self.share.stack()
-        role, level = by_site.idxmax()
-        return role, _level_name(level), float(by_site.max())
+        share = self.share.to_numpy()
+        row, column = np.unravel_index(np.nanargmax(share), share.shape)
+        level = _level_name(str(self.share.columns[column]))
+        return str(self.share.index[row]), level, float(share[row, column])
 
 
 def networks_sections(sources: Sources) -> list[Section]:

@@ -82,14 +82,14 @@ def interval_chart(table: pd.DataFrame, *, x_label: str, alt: str) -> Markup:
     height = top + step * len(table) + 44
     figure, axes = _axes(height, left=left, right=right, top=top - 8, bottom=44)
     middle = axes.get_yaxis_transform()
-    for y, row in enumerate(table.itertuples()):
-        color = stand_in(row.color)
+    for y, row in enumerate(table.to_dict("records")):
+        color = stand_in(row["color"])
         bar: dict[str, Any] = {"lw": 3, "alpha": 0.55, "solid_capstyle": "round"}
-        axes.plot([row.low, row.high], [y, y], color=color, **bar)
-        axes.plot([row.value], [y], "o", color=color, ms=10, mew=0)
+        axes.plot([row["low"], row["high"]], [y, y], color=color, **bar)
+        axes.plot([row["value"]], [y], "o", color=color, ms=10, mew=0)
         style: dict[str, Any] = {"fontsize": LABEL, "color": _INK}
-        axes.annotate(row.name, (0, y), (-12, -4), middle, _OFFSET, ha="right", **style)
-        axes.annotate(number(row.value), (1, y), (16, -4), middle, _OFFSET, **style)
+        axes.annotate(row["name"], (0, y), (-12, -4), middle, _OFFSET, ha="right", **style)
+        axes.annotate(number(row["value"]), (1, y), (16, -4), middle, _OFFSET, **style)
     bounds = table[["low", "high", "value"]].to_numpy(dtype=np.float64)
     axes.set_xlim(min(np.nanmin(bounds), 0.0), max(np.nanmax(bounds), 1.0))
     axes.set_ylim(len(table) - 0.5, -0.5 - 8 / step)

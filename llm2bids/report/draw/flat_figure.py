@@ -219,7 +219,8 @@ def _panels(pen: _Pen, layout: FlatLayout) -> None:
         Rectangle((box.left - 0.5, box.top - 0.5), box.width + 1, box.height + 1)
         for box in layout.panels
     ]
-    style = {"facecolor": pen.palette.panel, "edgecolor": pen.palette.edge, "linewidth": 0.3}
+    panel, edge = pen.palette.panel, pen.palette.edge
+    style: dict[str, Any] = {"facecolor": panel, "edgecolor": edge, "linewidth": 0.3}
     pen.axes.add_collection(PatchCollection(boxes, zorder=2, clip_on=False, **style))
 
 
