@@ -50,7 +50,7 @@ class _GroupNetwork:
     def peak(self) -> tuple[str, str, float]:
         """Role and level where most of the units belong to it, and their share."""
         share = self.share.to_numpy()
-        row, column = np.unravel_index(np.nanargmax(share), share.shape)
+        row, column = map(int, np.unravel_index(np.nanargmax(share), share.shape))
         level = _level_name(str(self.share.columns[column]))
         return str(self.share.index[row]), level, float(share[row, column])
 
