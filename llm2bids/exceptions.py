@@ -5,6 +5,11 @@ command line prints the message alone and exits with :attr:`Llm2bidsError.exit_c
 """
 
 
+def first_line(error: BaseException) -> str:
+    """Say what an error says, in one line."""
+    return str(error).strip().split("\n")[0] or "no message"
+
+
 class Llm2bidsError(Exception):
     """Base class of all errors that llm2bids raises on purpose."""
 

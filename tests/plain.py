@@ -54,7 +54,7 @@ def _parts(output: Any) -> Any:
 
 def site_errors(loaded: Any, sites: Any, recording: Any) -> npt.NDArray[np.float64]:
     """Largest difference of each site from plain values, as a share of its largest, (n_sites,)."""
-    from llm2bids.model.text import encode
+    from llm2bids.model.tokenizer import encode
 
     errors, largest = np.zeros(len(sites)), np.zeros(len(sites))
     starts = np.cumsum([0, *[site.width for site in sites][:-1]])

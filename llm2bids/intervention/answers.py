@@ -85,7 +85,7 @@ def text_means(
     The first token of a text is left out: attention that has nowhere to go makes its values larger
     than all others by orders.
     """
-    from llm2bids.model.likelihood import text_values
+    from llm2bids.model.read import text_values
 
     texts = answered.whole_texts()
     means = np.empty((len(texts), sum(site.width for site in sites)), dtype=np.float32)
@@ -152,7 +152,7 @@ def measure(
     loaded: "LoadedModel", sets: Mapping[str, Answered], *, on_text: Callable[[int], object]
 ) -> dict[str, Floats]:
     """Average the NLL, in nats a token, of each text: (n_prompts, 2) a set, as `MEASURES`."""
-    from llm2bids.model.likelihood import text_nll
+    from llm2bids.model.read import text_nll
 
     nats = iter(
         text_nll(

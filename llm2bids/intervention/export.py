@@ -38,8 +38,7 @@ def export_ia3(edit: Edit, folder: str | Path, model: Any) -> Path:
     InterventionError
         If the edit does something else than scaling, or a site is no MLP activation.
     """
-    from llm2bids.model.neurons import is_transposed
-    from llm2bids.model.training_files import down_projections, write_ia3
+    from llm2bids.model.weights import down_projections, is_transposed, write_ia3
 
     zero = edit.kind == "set" and not any(part.values.any() for part in edit.parts)
     if edit.kind != "scale" and not zero:
@@ -160,14 +159,13 @@ def export_masks(neurons: pd.DataFrame, path: str | Path, loaded: "LoadedModel")
     Path
         The file.
     """
-    from llm2bids.model.neurons import mlp_neurons, neuron_masks
-    from llm2bids.model.training_files import write_masks
+    from llm2bids.model.weights import mlp_neurons, write_masks
 
     chosen = [rows["network"].to_numpy() == 1 for _, rows in _by_site(neurons)]
-    layers = mlp_neurons(loaded, [site for site, _ in _by_site(neurons)])
+    layers = mlp_neurons(loaded.model, [site for site, _ in _by_site(neurons)])
     target = Path(path)
     target.parent.mkdir(parents=True, exist_ok=True)
-    write_masks(target, neuron_masks(loaded, layers, chosen))
+    write_masks(target, loaded.model, layers, chosen)
     return target
 
 
@@ -198,7 +196,7 @@ def shira_mask_fn(
     InterventionError
         If no module's neurons have so many entries.
     """
-    from llm2bids.model.training_files import shira_masks
+    from llm2bids.model.weights import shira_masks
 
     order = []
     for site, rows in _by_site(neurons):

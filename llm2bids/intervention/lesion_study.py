@@ -192,7 +192,7 @@ class Study:
 
     def _matched(self, sets: TextSets) -> Iterator[Job]:
         """Lesion random units in place of the networks'."""
-        from llm2bids.model.likelihood import mean_activation
+        from llm2bids.model.read import mean_activation
 
         space, loaded = self.subject.dataset.space, self.subject.loaded
         magnitude: dict[str, npt.NDArray[np.float64]] = {}
@@ -236,7 +236,7 @@ class Study:
 
     def _untrained(self, sets: TextSets) -> Iterator[Job]:
         """Lesion the same units of the architecture with random weights, at its own means."""
-        from llm2bids.model.likelihood import mean_activation
+        from llm2bids.model.read import mean_activation
 
         words, loaded, sites = "random weights", self.subject.untrained(), self.sites
         stops = np.cumsum([site.width for site in sites.values()])[:-1]

@@ -187,7 +187,7 @@ class _Monitor:
 
     def read(self, prompts: Sequence[Prompt]) -> list[_Read]:
         """Read prompts and the model's answers to them."""
-        from llm2bids.model.likelihood import text_values
+        from llm2bids.model.read import text_values
 
         slices = self.subject.dataset.space.site_slices
         columns = np.concatenate([np.r_[slices[site.name]] for site in self.sites])

@@ -143,11 +143,13 @@ class _Targets:
     @cached_property
     def layers(self) -> tuple[Any, ...]:
         """Neurons of each MLP."""
-        from llm2bids.model.neurons import mlp_neurons
+        from llm2bids.model.weights import mlp_neurons
 
         sites = self.subject.dataset.space.sites
         names = set(default_sites(sites))
-        return mlp_neurons(self.subject.loaded, [site for site in sites if site.name in names])
+        return mlp_neurons(
+            self.subject.loaded.model, [site for site in sites if site.name in names]
+        )
 
     @cached_property
     def neurons(self) -> npt.NDArray[np.intp]:
@@ -222,8 +224,8 @@ class _Targets:
 
     def run(self, *, progress: bool) -> InterventionResult:
         """Measure all choices; train them where that is asked for."""
-        from llm2bids.model.gradients import first_order_gains, layer_weights
         from llm2bids.model.sites import find_layers
+        from llm2bids.model.training import first_order_gains, layer_weights
 
         network, (training, testing) = self.network, self.text_sets()
         loaded, seed = self.subject.loaded, self.subject.seed
@@ -351,7 +353,7 @@ class _Targets:
 
 def _read_texts(subject: Subject, path: Path) -> list[list[int]]:
     """Read a text set, a text a line."""
-    from llm2bids.model.text import encode
+    from llm2bids.model.tokenizer import encode
 
     try:
         lines = path.read_text(encoding="utf-8").splitlines()

@@ -19,7 +19,7 @@ from llm2bids.options import check_least, option
 
 if TYPE_CHECKING:
     from llm2bids.model.load import LoadedModel
-    from llm2bids.model.neurons import NeuronLayer
+    from llm2bids.model.weights import NeuronLayer
 
 Floats = npt.NDArray[np.float64]
 Marks = npt.NDArray[np.bool_]
@@ -107,7 +107,7 @@ class Trial:
 
     @contextmanager
     def _trained(self, method: str, texts: Texts, rate: float, seed: int) -> Iterator[None]:
-        from llm2bids.model.finetune import trained_lora, trained_rows
+        from llm2bids.model.training import trained_lora, trained_rows
 
         rng = np.random.default_rng([seed, 0])
         n_needed = self.options.n_steps * self.options.n_batch
@@ -130,20 +130,20 @@ class Trial:
     @cached_property
     def _weights(self) -> list[str]:
         """Names of the layers' projections."""
-        from llm2bids.model.neurons import parameter_names
+        from llm2bids.model.weights import parameter_names
 
         return [name for name in parameter_names(self.layers) if name.endswith(".weight")]
 
     @cached_property
     def _rank(self) -> int:
         """Rank at which a LoRA of all projections is as large as the network's rows."""
-        from llm2bids.model.finetune import lora_size
+        from llm2bids.model.training import lora_size
 
         return max(round(self._size("network") / lora_size(self.loaded, self._weights)), 1)
 
     def _size(self, method: str) -> int:
         """Count the parameters that a method trains."""
-        from llm2bids.model.finetune import lora_size, row_size
+        from llm2bids.model.training import lora_size, row_size
 
         if method == "lora":
             return self._rank * lora_size(self.loaded, self._weights)
@@ -152,7 +152,7 @@ class Trial:
 
     def _nll(self, sets: Mapping[str, Texts]) -> dict[str, Floats]:
         """Measure the mean NLL of each text, in nats a token."""
-        from llm2bids.model.likelihood import text_nll
+        from llm2bids.model.read import text_nll
 
         return {
             name: np.array([nll.mean() for nll in text_nll(self.loaded, texts)])

@@ -19,11 +19,6 @@ CONFIG = "adapter_config.json"
 
 _WEIGHTS = "adapter_model.safetensors"
 
-_INSTALL = "pip install 'llm2bids[adapters]'"
-
-_CLOSE = {torch.float32: 1e-3, torch.float16: 5e-2, torch.bfloat16: 2e-1}
-"""How far logits may move by merging, in parts of their largest value: rounding, no more."""
-
 
 @dataclass(frozen=True, kw_only=True)
 class Adapter:
@@ -35,29 +30,25 @@ class Adapter:
     base_revision: str | None
 
     @property
-    def description(self) -> str:
-        """What a dataset says of it: method and folder."""
-        return f"{self.method} {self.folder.resolve().name}"
+    def name(self) -> str:
+        """Name of the folder."""
+        return self.folder.resolve().name
 
     def name_of(self, base: str) -> str:
         """Name the adapted model of a base model's name."""
-        return f"{base} with adapter {self.folder.resolve().name}"
+        return f"{base} with adapter {self.name}"
 
     def label_of(self, base: str) -> str:
         """Label the space of the adapted model: its calibration is another than the base's."""
-        return base + re.sub(r"[^A-Za-z0-9]", "", self.folder.resolve().name)
-
-    @property
-    def files(self) -> tuple[Path, ...]:
-        """What the adapted model's identity rests on beside its base: weights and scaling."""
-        return self.folder / CONFIG, self.folder / _WEIGHTS
+        return base + re.sub(r"[^A-Za-z0-9]", "", self.name)
 
 
 def identity(base_sha256: str, adapter: Adapter | None) -> str:
     """Hash a model with what is merged into it: the base model's own hash without an adapter."""
     if adapter is None:
         return base_sha256
-    lines = f"{base_sha256}  base\n{weights_sha256(adapter.files)}  adapter\n"
+    files = adapter.folder / CONFIG, adapter.folder / _WEIGHTS  # the scaling is in the first
+    lines = f"{base_sha256}  base\n{weights_sha256(files)}  adapter\n"
     return hashlib.sha256(lines.encode()).hexdigest()
 
 
@@ -102,8 +93,8 @@ def check_peft(adapter: Adapter) -> None:
     except ImportError:
         raise ModelError(
             f"{adapter.folder}: an adapter ({adapter.method}), which needs the package peft, and "
-            f"that is not installed; install it with: {_INSTALL}; or take the adapter out to scan "
-            "the base model"
+            "that is not installed; install it with: pip install 'llm2bids[adapters]'; or take "
+            "the adapter out to scan the base model"
         ) from None
 
 
@@ -133,8 +124,8 @@ def merge_adapter(model: Any, adapter: Adapter) -> Any:
         before = _logits(adapted)
         merged = adapted.merge_and_unload(safe_merge=True)
         after = _logits(merged)
-    largest = float(before.abs().max())
-    if not float((after - before).abs().max()) <= _CLOSE[model.dtype] * largest:
+    rounding = {torch.float32: 1e-3, torch.float16: 5e-2, torch.bfloat16: 2e-1}[model.dtype]
+    if not float((after - before).abs().max()) <= rounding * float(before.abs().max()):
         raise ModelError(
             f"{adapter.folder}: merged into its base model the adapter computes something else "
             "(weights that are tied, such as embedding and vocabulary head, are adapted apart); "

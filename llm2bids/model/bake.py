@@ -1,11 +1,11 @@
 """Baking an edit into weights: a checkpoint that does without hooks what the edit does."""
 
 import copy
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 import torch
 from torch import Tensor, nn
 
@@ -13,18 +13,12 @@ from llm2bids.exceptions import InterventionError
 from llm2bids.model.edit import Edit, SiteEdit, check_weights
 from llm2bids.model.edit_hooks import applied, editable_sites
 from llm2bids.model.load import LoadedModel
-from llm2bids.model.neurons import is_transposed
 from llm2bids.model.probe import plain_tokens
 from llm2bids.model.sites import RESIDUAL
+from llm2bids.model.weights import is_transposed
 
 TOLERANCE = 1e-5
 """Largest difference of logits between the baked model and the edited one, in float32."""
-
-_BIAS_FLAGS = ("mlp_bias", "attention_bias", "use_bias")
-"""Options of configurations that give linear modules a bias."""
-
-_GRID = (-12.0, 12.0, 24001)
-"""Inputs among which an activation's inverse is sought first: its smallest value lies there."""
 
 
 def bake(loaded: LoadedModel, edit: Edit, folder: str | Path) -> float:
@@ -35,7 +29,15 @@ def bake(loaded: LoadedModel, edit: Edit, folder: str | Path) -> float:
     if target.exists() and (not target.is_dir() or any(target.iterdir())):
         raise InterventionError(f"{target}: is not empty; expected a new or an empty folder")
     model = _with_biases(loaded.model)
-    _Baker(model, edit).run()
+    for part in edit.parts:
+        try:
+            with torch.no_grad():
+                _bake_part(model, edit, part)
+        except _CannotBakeError as reason:
+            raise InterventionError(
+                f"edit {edit.label}, site {part.site.name}: {edit.kind} {edit.method} cannot be "
+                f"baked into weights: {reason}; edit the model with hooks"
+            ) from None
     ids = plain_tokens(loaded, 3, 11)
     with torch.no_grad(), applied(loaded.model, edit, sites):
         expected = loaded.model(ids, use_cache=False).logits
@@ -57,7 +59,8 @@ def bake(loaded: LoadedModel, edit: Edit, folder: str | Path) -> float:
 def _with_biases(model: Any) -> Any:
     """Copy a model; where its configuration can give it biases, with biases of zero."""
     config = copy.deepcopy(model.config)
-    flags = [flag for flag in _BIAS_FLAGS if getattr(config, flag, None) is False]
+    known = ("mlp_bias", "attention_bias", "use_bias")
+    flags = [flag for flag in known if getattr(config, flag, None) is False]
     if not flags:
         return copy.deepcopy(model)
     for flag in flags:
@@ -75,141 +78,122 @@ def _with_biases(model: Any) -> Any:
     return made
 
 
-class _Baker:
-    """Changes the weights of a model as an edit says."""
+class _CannotBakeError(Exception):
+    """Why the weights cannot do what a part of an edit does."""
 
-    def __init__(self, model: nn.Module, edit: Edit) -> None:
-        self.model, self.edit = model, edit
 
-    def run(self) -> None:
-        """Bake every part, or refuse with the reason."""
-        for part in self.edit.parts:
-            if part.values.ndim == 2:
-                raise self._refused(part, "its values change from token to token")
-            module = self.model.get_submodule(part.site.name)
-            with torch.no_grad():
-                if _is_linear(module):
-                    self._linear(part, module)
-                elif part.site.role == RESIDUAL:
-                    self._stream(part, module)
-                elif next(module.parameters(), None) is None:
-                    self._activation(part)
-                else:
-                    raise self._refused(part, f"a {type(module).__name__} cannot carry it")
+def _bake_part(model: nn.Module, edit: Edit, part: SiteEdit) -> None:
+    """Change the weights of a model as a part of an edit says."""
+    if part.values.ndim == 2:
+        raise _CannotBakeError("its values change from token to token")
+    module = model.get_submodule(part.site.name)
+    if _is_linear(module):
+        _bake_linear(edit, part, module)
+    elif part.site.role == RESIDUAL:
+        _bake_stream(edit, part, module)
+    elif next(module.parameters(), None) is None:
+        parent = model.get_submodule(part.site.name.rpartition(".")[0])
+        _bake_activation(edit, part, module, parent)
+    else:
+        raise _CannotBakeError(f"a {type(module).__name__} cannot carry it")
 
-    def _linear(self, part: SiteEdit, module: Any) -> None:
-        units, values = self._tensors(part, module)
-        rows, bias = _rows(module), module.bias
-        if self.edit.kind == "scale":
-            rows[units] *= values[:, None]
-            if bias is not None:
-                bias[units] *= values
-            return
-        if bias is None:
-            raise self._refused(part, "the module has no bias, and its configuration offers none")
-        if self.edit.kind == "set":
-            rows[units] = 0
-            bias[units] = values
-        else:
-            bias[units] += values * self.edit.strength
 
-    def _stream(self, part: SiteEdit, layer: nn.Module) -> None:
-        """Add to a layer's output through the bias of what it adds last."""
-        if self.edit.kind != "add":
-            raise self._refused(part, "the residual stream passes by every weight of the layer")
-        widths = [
-            (name, module)
-            for name, module in layer.named_modules()
-            if _is_linear(module) and _rows(module).shape[0] == part.site.width
-        ]
-        name, last = widths[-1] if widths else ("", None)
-        if last is None or getattr(last, "bias", None) is None:
-            raise self._refused(
-                part, f"{name or 'no module'} that writes to the stream has no bias for it"
-            )
-        units, values = self._tensors(part, last)
-        last.bias[units] += values * self.edit.strength
+def _bake_linear(edit: Edit, part: SiteEdit, module: Any) -> None:
+    units, values = _tensors(part, module)
+    rows, bias = _rows(module), module.bias
+    if edit.kind == "scale":
+        rows[units] *= values[:, None]
+        if bias is not None:
+            bias[units] *= values
+    elif bias is None:
+        raise _CannotBakeError("the module has no bias, and its configuration offers none")
+    elif edit.kind == "set":
+        rows[units] = 0
+        bias[units] = values
+    else:
+        bias[units] += values * edit.strength
 
-    def _activation(self, part: SiteEdit) -> None:
-        """Set or scale an activation through the projections around it."""
-        parent_name = part.site.name.rpartition(".")[0]
-        parent = self.model.get_submodule(parent_name)
-        linear = {name: child for name, child in parent.named_children() if _is_linear(child)}
-        width = part.site.width
-        into = {n: m for n, m in linear.items() if _rows(m).shape[0] == width}
-        after = {n: m for n, m in linear.items() if _rows(m).shape[1] == width and n not in into}
-        if len(after) != 1 or not into:
-            raise self._refused(part, "what its output goes into cannot be told from the modules")
-        (down,) = after.values()
-        units, values = self._tensors(part, down)
-        if self.edit.kind == "scale" or not bool(values.any()):
-            factor = values if self.edit.kind == "scale" else torch.zeros_like(values)
-            if self.edit.kind == "add":
-                return
-            _rows(down)[:, units] *= factor
-        elif len(into) == 1:
-            self._through_bias(part, down, units, values)
-        elif self.edit.kind == "set":
-            self._through_gate(part, into, units)
-        else:
-            raise self._refused(part, "it is multiplied by a second projection after it")
 
-    def _through_bias(self, part: SiteEdit, down: Any, units: Tensor, values: Tensor) -> None:
-        """Turn a constant that is projected into a bias."""
-        if down.bias is None:
-            raise self._refused(part, "the projection after it has no bias for it")
-        columns = _rows(down)[:, units]
-        down.bias += (columns @ values) * self.edit.strength
-        if self.edit.kind == "set":
+def _bake_stream(edit: Edit, part: SiteEdit, layer: nn.Module) -> None:
+    """Add to a layer's output through the bias of what it adds last."""
+    if edit.kind != "add":
+        raise _CannotBakeError("the residual stream passes by every weight of the layer")
+    writing = {
+        name: module
+        for name, module in layer.named_modules()
+        if _is_linear(module) and len(_rows(module)) == part.site.width
+    }
+    name, last = list(writing.items())[-1] if writing else ("no module", None)
+    if getattr(last, "bias", None) is None:
+        raise _CannotBakeError(f"{name} that writes to the stream has no bias for it")
+    _bake_linear(edit, part, last)
+
+
+def _bake_activation(edit: Edit, part: SiteEdit, activation: nn.Module, parent: nn.Module) -> None:
+    """Set or scale an activation through the projections around it."""
+    linear = {name: child for name, child in parent.named_children() if _is_linear(child)}
+    into = {n: m for n, m in linear.items() if _rows(m).shape[0] == part.site.width}
+    after = [m for n, m in linear.items() if _rows(m).shape[1] == part.site.width and n not in into]
+    if len(after) != 1 or not into:
+        raise _CannotBakeError("what its output goes into cannot be told from the modules")
+    down: Any = after[0]
+    units, values = _tensors(part, down)
+    if edit.kind == "scale":
+        _rows(down)[:, units] *= values
+    elif not bool(values.any()):
+        if edit.kind == "set":
             _rows(down)[:, units] = 0
+    elif len(into) == 1:  # a constant that is projected is a bias
+        if down.bias is None:
+            raise _CannotBakeError("the projection after it has no bias for it")
+        down.bias += (_rows(down)[:, units] @ values) * edit.strength
+        if edit.kind == "set":
+            _rows(down)[:, units] = 0
+    elif edit.kind == "set":
+        _bake_gate(part, into, units, activation)
+    else:
+        raise _CannotBakeError("it is multiplied by a second projection after it")
 
-    def _through_gate(self, part: SiteEdit, into: dict[str, Any], units: Tensor) -> None:
-        """Make the gate's input the number whose activation is the constant."""
-        gates = [module for name, module in into.items() if "gate" in name]
-        if len(gates) != 1:
-            raise self._refused(part, "which of its projections is the gate cannot be told")
-        if gates[0].bias is None:
-            raise self._refused(
-                part,
-                "a constant other than 0 takes a bias of the gate, which this architecture has not",
-            )
-        activation = self.model.get_submodule(part.site.name)
-        _rows(gates[0])[units] = 0
-        inverse = self._inverse(part, activation)
-        gates[0].bias[units] = torch.from_numpy(inverse).to(gates[0].bias)
 
-    def _inverse(self, part: SiteEdit, activation: nn.Module) -> npt.NDArray[np.float64]:
-        """Find what an activation turns into the values, on the branch where it rises."""
-        grid = torch.linspace(*_GRID, dtype=torch.float64)
-        outputs = activation(grid)
-        start = float(grid[int(outputs.argmin())])
-        wanted = torch.from_numpy(part.values.astype(np.float64))
-        low = torch.full_like(wanted, start)
-        high = low + 1 + 2 * wanted.abs() + 24
-        below = wanted < activation(low)
-        if bool(below.any()):
-            index = int(below.nonzero()[0, 0])
-            raise self._refused(
-                part,
-                f"unit {int(part.units[index])} is set to {float(wanted[index]):.4g}, below the "
-                f"least that the activation gives ({float(outputs.min()):.4g})",
-            )
-        for _ in range(80):
-            middle = (low + high) / 2
-            above = activation(middle) > wanted
-            low, high = torch.where(above, low, middle), torch.where(above, middle, high)
-        return np.asarray(((low + high) / 2).numpy())
-
-    def _tensors(self, part: SiteEdit, module: Any) -> tuple[Tensor, Tensor]:
-        weight = module.weight
-        units = torch.from_numpy(part.units).to(weight.device)
-        return units, torch.from_numpy(part.values).to(weight)
-
-    def _refused(self, part: SiteEdit, reason: str) -> InterventionError:
-        return InterventionError(
-            f"edit {self.edit.label}, site {part.site.name}: {self.edit.kind} {self.edit.method} "
-            f"cannot be baked into weights: {reason}; edit the model with hooks"
+def _bake_gate(
+    part: SiteEdit, into: Mapping[str, Any], units: Tensor, activation: nn.Module
+) -> None:
+    """Make the gate's input the number whose activation is the constant."""
+    gates = [module for name, module in into.items() if "gate" in name]
+    if len(gates) != 1:
+        raise _CannotBakeError("which of its projections is the gate cannot be told")
+    if gates[0].bias is None:
+        raise _CannotBakeError(
+            "a constant other than 0 takes a bias of the gate, which this architecture has not"
         )
+    _rows(gates[0])[units] = 0
+    gates[0].bias[units] = _inverse(part, activation).to(gates[0].bias)
+
+
+def _inverse(part: SiteEdit, activation: nn.Module) -> Tensor:
+    """Find what an activation turns into the values, on the branch where it rises."""
+    grid = torch.linspace(-12, 12, 24001, dtype=torch.float64)  # its smallest value lies there
+    outputs = activation(grid)
+    wanted = torch.from_numpy(part.values.astype(np.float64))
+    low = torch.full_like(wanted, float(grid[int(outputs.argmin())]))
+    high = low + 1 + 2 * wanted.abs() + 24
+    below = wanted < activation(low)
+    if bool(below.any()):
+        index = int(below.nonzero()[0, 0])
+        raise _CannotBakeError(
+            f"unit {int(part.units[index])} is set to {float(wanted[index]):.4g}, below the "
+            f"least that the activation gives ({float(outputs.min()):.4g})"
+        )
+    for _ in range(80):
+        middle = (low + high) / 2
+        above = activation(middle) > wanted
+        low, high = torch.where(above, low, middle), torch.where(above, middle, high)
+    return (low + high) / 2
+
+
+def _tensors(part: SiteEdit, module: Any) -> tuple[Tensor, Tensor]:
+    units = torch.from_numpy(part.units).to(module.weight.device)
+    return units, torch.from_numpy(part.values).to(module.weight)
 
 
 def _is_linear(module: nn.Module) -> bool:

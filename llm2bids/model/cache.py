@@ -13,10 +13,6 @@ from filelock import FileLock
 from llm2bids.store.checksums import sha256_of
 from llm2bids.store.commit import replace_text
 
-_VARIABLE = "LLM2BIDS_CACHE"
-"""Environment variable that names the cache folder."""
-
-
 _SETTLED = 2.0
 """Seconds after which a file's times show that it was written again: its clock is coarse."""
 
@@ -27,7 +23,7 @@ def cache_folder() -> Path:
     ``$LLM2BIDS_CACHE``, else ``$XDG_CACHE_HOME/llm2bids``, else ``~/.cache/llm2bids``
     (XDG Base Directory Specification 0.8).
     """
-    own = os.environ.get(_VARIABLE)
+    own = os.environ.get("LLM2BIDS_CACHE")
     if own:
         return Path(own).expanduser()
     xdg = os.environ.get("XDG_CACHE_HOME")

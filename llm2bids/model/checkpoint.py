@@ -1,6 +1,11 @@
-"""From a configuration to a model: its class, and all weights that it takes, none left out."""
+"""From a configuration to a model: its class, and all weights that it takes, none left out.
+
+Or weights that were never trained, the control of every finding: what a recording of such a model
+shows comes from the architecture, the tokenizer and the prompts, and from nothing that was learned.
+"""
 
 import atexit
+import hashlib
 import re
 import shutil
 import tempfile
@@ -8,9 +13,12 @@ from typing import Any
 
 import torch
 
-from llm2bids.exceptions import ModelError
+from llm2bids.exceptions import ModelError, UsageError
 from llm2bids.model.adapter import merge_adapter
 from llm2bids.model.place import Place
+
+LARGEST_SEED = 2**32 - 1
+"""Largest seed of random weights."""
 
 
 def load_weights(
@@ -83,16 +91,10 @@ def _can_be_left_out(name: str, model: Any) -> bool:
     if re.search(r"(^|\.)rotary\w*\.(inv_freq|cos_cached|sin_cached)$|\.rotary_emb\.", name):
         return True  # from the configuration
     if re.search(r"\.attn\.(masked_bias|bias)$|\.attention\.(masked_bias|bias)$", name):
-        return not _has_biases(model, module)  # GPT-2's and NeoX's causal mask, kept in old files
+        attention = dict(model.named_modules()).get(module)
+        # GPT-2's and NeoX's causal mask, kept in old files; a linear layer's bias is no mask
+        return attention is not None and not isinstance(attention, torch.nn.Linear)
     return name == "lm_head.weight" and bool(model.config.get_text_config().tie_word_embeddings)
-
-
-def _has_biases(model: Any, module: str) -> bool:
-    """Whether an attention module computes by a linear layer of its own, so with a bias."""
-    try:
-        return isinstance(model.get_submodule(module), torch.nn.Linear)
-    except AttributeError:
-        return True
 
 
 def auto_class(config: Any, source: str, *, trust_remote_code: bool = False) -> Any:
@@ -145,6 +147,49 @@ def language_model(model: Any) -> Any:
         return model
     part.generation_config = model.generation_config
     return part
+
+
+def check_seed(seed: int) -> int:
+    """Check that the seed of random weights is a whole number from 0 to `LARGEST_SEED`."""
+    if isinstance(seed, bool) or not isinstance(seed, int) or not 0 <= seed <= LARGEST_SEED:
+        raise UsageError(
+            f"random weights: seed {seed!r}; expected a whole number from 0 to {LARGEST_SEED}"
+        )
+    return seed
+
+
+def random_model(
+    config: Any, *, seed: int, dtype: torch.dtype | str = "auto", trust_remote_code: bool = False
+) -> Any:
+    """Build a model of a configuration with weights from transformers' own initialisation.
+
+    They are drawn on the cpu in float32, so that a seed means the same weights on every device and
+    in every type. `dtype` ``"auto"`` takes the configuration's.
+    """
+    stored = getattr(config, "dtype", None)
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(check_seed(seed))
+        model = model_of(config, type(config).__name__, trust_remote_code=trust_remote_code)
+    return model.to((stored or torch.float32) if dtype == "auto" else dtype)
+
+
+def model_of(config: Any, source: str, *, trust_remote_code: bool, **keywords: Any) -> Any:
+    """Make a configuration's model in float32, without the weights that it was made for."""
+    auto = auto_class(config, source, trust_remote_code=trust_remote_code)
+    if hasattr(config, "quantization_config"):  # a property of the trained weights' file
+        del config.quantization_config
+    keywords["trust_remote_code"] = trust_remote_code
+    return language_model(auto.from_config(config, dtype=torch.float32, **keywords))
+
+
+def state_sha256(model: Any) -> str:
+    """Hash a model's weights in memory: name, type, shape and bytes of each tensor, by name."""
+    digest = hashlib.sha256()
+    for name, tensor in sorted(model.state_dict().items()):
+        digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}\n".encode())
+        plain = tensor.detach().cpu().contiguous().reshape(-1)
+        digest.update(plain.view(torch.uint8).numpy().tobytes())
+    return digest.hexdigest()
 
 
 def count_from_padding(model: Any) -> int:
@@ -217,7 +262,20 @@ def quantization_of(config: Any) -> str | None:
     settings = _settings(config)
     if not settings:
         return None
-    return ", ".join([_method(settings), *_details(settings)])
+    bits = [settings.get(key) for key in ("bits", "nbits", "num_bits", "w_bit")]
+    details = [f"{number} bits" for number in bits if isinstance(number, int)]
+    details += [f"{n} bits" for n in (4, 8) if settings.get(f"load_in_{n}bit")]
+    if settings.get("load_in_4bit"):
+        details.append(str(settings.get("bnb_4bit_quant_type")))
+    kind = settings.get("quant_type")
+    while isinstance(kind, dict):  # torchao: {"default": {"_type": "Int8WeightOnlyConfig", ...}}
+        kind = kind.get("default", kind.get("_type"))
+    details += [named for named in (settings.get("weights"), kind) if isinstance(named, str)]
+    for group in (settings.get("config_groups") or {}).values():  # compressed-tensors
+        weights = group.get("weights") or {}
+        if weights.get("num_bits"):
+            details.append(f"{weights['num_bits']} bits ({weights.get('type', 'int')})")
+    return ", ".join([_method(settings), *dict.fromkeys(details)])
 
 
 def package_hint(config: Any) -> str:
@@ -245,26 +303,3 @@ def _settings(config: Any) -> dict[str, Any]:
 def _method(settings: dict[str, Any]) -> str:
     method = settings.get("quant_method") or "unnamed method"
     return str(getattr(method, "value", method)).lower()
-
-
-def _details(settings: dict[str, Any]) -> list[str]:
-    """List bits and type of number, as far as a method states them."""
-    bits = [settings.get(key) for key in ("bits", "nbits", "num_bits", "w_bit")]
-    details = [f"{number} bits" for number in bits if isinstance(number, int)]
-    details += [f"{n} bits" for n in (4, 8) if settings.get(f"load_in_{n}bit")]
-    if settings.get("load_in_4bit"):
-        details.append(str(settings.get("bnb_4bit_quant_type")))
-    kinds = (settings.get("weights"), _torchao_type(settings.get("quant_type")))
-    details += [kind for kind in kinds if isinstance(kind, str)]
-    for group in (settings.get("config_groups") or {}).values():  # compressed-tensors
-        weights = group.get("weights") or {}
-        if weights.get("num_bits"):
-            details.append(f"{weights['num_bits']} bits ({weights.get('type', 'int')})")
-    return list(dict.fromkeys(details))
-
-
-def _torchao_type(kind: Any) -> Any:
-    """Find the type's name in ``{"default": {"_type": "Int8WeightOnlyConfig", ...}}``."""
-    while isinstance(kind, dict):
-        kind = kind.get("default", kind.get("_type"))
-    return kind

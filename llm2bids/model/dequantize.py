@@ -22,7 +22,7 @@ from typing import Any
 
 from filelock import FileLock
 
-from llm2bids.exceptions import ModelError
+from llm2bids.exceptions import ModelError, first_line
 from llm2bids.model.cache import cache_folder
 from llm2bids.store.checksums import sha256_of
 
@@ -53,7 +53,8 @@ _NAMES = {
 """Entries of a GGUF header that transformers reads of few architectures or of none, and what its
 configurations call them."""
 
-_SHAPES = (
+_HANDLED = (
+    # these show in the shapes of the tensors, or change no value
     "block_count",
     "context_length",
     "embedding_length",
@@ -62,10 +63,7 @@ _SHAPES = (
     "attention.head_count_kv",
     "tensor_data_layout",
     "vocab_size",
-)
-"""Entries that show in the shapes of the tensors, or that change no value."""
-
-_ROPE = (
+    # positions, which have a function of their own
     "rope.dimension_count",
     "rope.freq_base",
     "rope.freq_base_swa",
@@ -74,7 +72,7 @@ _ROPE = (
     "rope.scaling.original_context_length",
     "rope.scaling.type",
 )
-"""Entries about positions, which have a function of their own."""
+"""Entries that need no name in the configuration."""
 
 _ONES = (
     "attention.causal",
@@ -139,23 +137,22 @@ def _is_whole(folder: Path) -> bool:
     """Compare the cached files with what was recorded when they were written."""
     try:
         record = json.loads((folder / _RECORD).read_text(encoding="utf-8"))
-        for name, known in record.items():
-            stat = (folder / name).stat()
-            if stat.st_size != known["size"]:
-                return _say_damaged(folder / name)
-            touched = stat.st_mtime_ns != known["mtime_ns"]
-            if touched and sha256_of(folder / name) != known["sha256"]:
-                return _say_damaged(folder / name)
+        damaged = [name for name, known in record.items() if _differs(folder / name, known)]
     except FileNotFoundError:
         return False
     except (ValueError, KeyError, TypeError, AttributeError):
-        return _say_damaged(folder / _RECORD)
+        damaged = [_RECORD]
+    if damaged:
+        path = folder / damaged[0]
+        logger.warning("cached file %s is damaged; making the model's cache anew", path)
+        return False
     return {"model.safetensors", "config.json", _TYPES} <= set(record)
 
 
-def _say_damaged(path: Path) -> bool:
-    logger.warning("cached file %s is damaged; making the model's cache anew", path)
-    return False
+def _differs(path: Path, known: dict[str, Any]) -> bool:
+    stat = path.stat()
+    touched = stat.st_mtime_ns != known["mtime_ns"]
+    return stat.st_size != known["size"] or (touched and sha256_of(path) != known["sha256"])
 
 
 def _make(folder: Path, gguf: Path, dtype: str) -> None:
@@ -164,27 +161,22 @@ def _make(folder: Path, gguf: Path, dtype: str) -> None:
     logger.info("reading %s (%.0f MB, once): its weights are kept in %s", gguf.name, size, folder)
     part = Path(tempfile.mkdtemp(prefix=folder.name + ".", suffix=".part", dir=folder.parent))
     try:
-        try:
-            dequantize(gguf, part, dtype)
-        except (ImportError, KeyError, RuntimeError, ValueError, IndexError, TypeError) as error:
-            reason = str(error).strip().split("\n")[0]
-            raise ModelError(
-                f"{gguf}: transformers cannot read it ({reason}); expected a whole GGUF file of an "
-                "architecture that transformers dequantizes"
-            ) from error
+        dequantize(gguf, part, dtype)
         record = {}
         for path in sorted(part.iterdir()):
             stat = path.stat()
-            record[path.name] = {
-                "size": stat.st_size,
-                "mtime_ns": stat.st_mtime_ns,
-                "sha256": sha256_of(path),
-            }
+            sizes = {"size": stat.st_size, "mtime_ns": stat.st_mtime_ns}
+            record[path.name] = {**sizes, "sha256": sha256_of(path)}
         (part / _RECORD).write_text(json.dumps(record, indent=1), encoding="utf-8")
         if folder.exists():
             shutil.rmtree(folder)
         part.chmod(0o755)
         part.rename(folder)
+    except (ImportError, KeyError, RuntimeError, ValueError, IndexError, TypeError) as error:
+        raise ModelError(
+            f"{gguf}: transformers cannot read it ({first_line(error)}); expected a whole GGUF "
+            "file of an architecture that transformers dequantizes"
+        ) from error
     finally:
         shutil.rmtree(part, ignore_errors=True)
 
@@ -283,14 +275,14 @@ def _config(path: Path, header: Any) -> Any:
         head = config.hidden_size // config.num_attention_heads if is_deep else config.head_dim
         config.query_pre_attn_scalar = head
     taken = _taken(architecture)
-    unknown = []
-    if taken is not None:
-        for key, value in entries.items():
-            if key in taken or key in (*_SHAPES, *_ROPE):
-                continue
-            if not _apply(config, key, value):
-                unknown.append(key)
-    _apply_rope(path, header, config, entries, taken)
+    if taken is None:
+        return config
+    unknown = [
+        key
+        for key, value in entries.items()
+        if key not in taken and key not in _HANDLED and not _apply(config, key, value)
+    ]
+    _apply_rope(path, header, config, entries)
     if unknown:
         raise ModelError(
             f"{path}: its header has {', '.join(unknown)}, which transformers does not read from "
@@ -337,12 +329,8 @@ def _head_size(config: Any) -> int:
     return int(size or config.hidden_size // config.num_attention_heads)
 
 
-def _apply_rope(
-    path: Path, header: Any, config: Any, entries: dict[str, Any], taken: set[str] | None
-) -> None:
+def _apply_rope(path: Path, header: Any, config: Any, entries: dict[str, Any]) -> None:
     """Take over how positions are turned and scaled."""
-    if taken is None:
-        return
     rope = dict(getattr(config, "rope_parameters", None) or {})
     by_layer = {kind: dict(part) for kind, part in rope.items() if isinstance(part, dict)}
     part = by_layer.get("full_attention", rope)  # Gemma 3 slides over its own, unscaled positions

@@ -63,23 +63,16 @@ def read_device_map(name: str | Path, device: str) -> str | dict[str, Any]:
             '{"model.embed_tokens": 0, "model.layers.0": 0, "model.layers.1": "cpu", ...}'
         )
     for module, value in devices.items():
-        _check_entry(name, module, value)
+        known = {int: f"cuda:{value}", str: value}.get(type(value), "unknown")
+        try:
+            if value != "disk":
+                check_device(known)
+        except UsageError:
+            raise UsageError(
+                f"device map {name}: {module} is on {value!r}, which is no device of this machine; "
+                "expected cpu, disk, or the number of a GPU"
+            ) from None
     return devices
-
-
-def _check_entry(name: str | Path, module: str, value: Any) -> None:
-    """Refuse a device of a map that is not here."""
-    if value == "disk":
-        return
-    try:
-        if isinstance(value, bool) or not isinstance(value, int | str):
-            raise UsageError("no device")
-        check_device(f"cuda:{value}" if isinstance(value, int) else value)
-    except UsageError:
-        raise UsageError(
-            f"device map {name}: {module} is on {value!r}, which is no device of this machine; "
-            "expected cpu, disk, or the number of a GPU"
-        ) from None
 
 
 def main_device(model: Any, fallback: torch.device) -> torch.device:

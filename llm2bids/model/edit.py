@@ -3,7 +3,7 @@
 import json
 import math
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Literal, get_args
@@ -20,6 +20,20 @@ EditKind = Literal["set", "scale", "add"]
 _VERSION = 1
 
 _LEVELS = ("participants", "runs", "prompts")
+
+_FIELDS = {
+    "Kind": "kind",
+    "Method": "method",
+    "Label": "label",
+    "Strength": "strength",
+    "Model": "model_name",
+    "WeightsSHA256": "weights_sha256",
+    "Space": "space_label",
+    "SpaceFingerprint": "fingerprint",
+    "Source": "source",
+    "Criterion": "criterion",
+}
+"""What the file calls the fields of an edit."""
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -79,7 +93,8 @@ class Edit:
     made_from: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
-        _check(self)
+        for fault in _faults(self):
+            raise InterventionError(fault)
 
     def __repr__(self) -> str:
         return f"Edit({self.label}, {self.kind} {self.method}, {self.n_units} units)"
@@ -153,16 +168,7 @@ class Edit:
         """
         return {
             "Version": _VERSION,
-            "Kind": self.kind,
-            "Method": self.method,
-            "Label": self.label,
-            "Strength": self.strength,
-            "Model": self.model_name,
-            "WeightsSHA256": self.weights_sha256,
-            "Space": self.space_label,
-            "SpaceFingerprint": self.fingerprint,
-            "Source": self.source,
-            "Criterion": self.criterion,
+            **{key: getattr(self, name) for key, name in _FIELDS.items()},
             "NumberOfUnits": self.n_units,
             **{level.capitalize(): sorted(self.made_from.get(level, ())) for level in _LEVELS},
             "Sites": [
@@ -205,17 +211,10 @@ def load_edit(path: str | Path) -> Edit:
                 f"{file}: an edit file of version {content['Version']!r}; this llm2bids reads "
                 f"version {_VERSION}: make it again"
             )
+        fields: dict[str, Any] = {name: str(content[key]) for key, name in _FIELDS.items()}
+        fields["strength"] = content["Strength"]
         return Edit(
-            kind=content["Kind"],
-            method=str(content["Method"]),
-            label=str(content["Label"]),
-            strength=content["Strength"],
-            model_name=str(content["Model"]),
-            weights_sha256=str(content["WeightsSHA256"]),
-            space_label=str(content["Space"]),
-            fingerprint=str(content["SpaceFingerprint"]),
-            source=str(content["Source"]),
-            criterion=str(content["Criterion"]),
+            **fields,
             made_from={level: tuple(map(str, content[level.capitalize()])) for level in _LEVELS},
             parts=tuple(map(_read_part, content["Sites"])),
         )
@@ -243,55 +242,44 @@ def _read_part(content: Mapping[str, Any]) -> SiteEdit:
     )
 
 
-def _check(edit: Edit) -> None:
-    """Refuse an edit that does not say what it says."""
+def _faults(edit: Edit) -> Iterator[str]:
+    """Say what is wrong with an edit."""
+    name = f"edit {edit.label}"
     if edit.kind not in get_args(EditKind):
-        raise InterventionError(
-            f"edit {edit.label}: kind {edit.kind!r}; expected {', '.join(get_args(EditKind))}"
-        )
+        yield f"{name}: kind {edit.kind!r}; expected {', '.join(get_args(EditKind))}"
     if not re.fullmatch(r"[A-Za-z0-9]+", edit.label):
-        raise InterventionError(
+        yield (
             f"edit label {edit.label!r}: expected letters and digits only, as it names a session"
         )
     if not isinstance(edit.strength, int | float) or not math.isfinite(edit.strength):
-        raise InterventionError(
-            f"edit {edit.label}: strength {edit.strength!r}; expected a finite number"
-        )
+        yield f"{name}: strength {edit.strength!r}; expected a finite number"
     if edit.kind != "add" and edit.strength != 1:
-        raise InterventionError(
-            f"edit {edit.label}: strength {edit.strength:g} of kind {edit.kind!r}; only what is "
-            "added has a strength: expected 1"
+        yield (
+            f"{name}: strength {edit.strength:g} of kind {edit.kind!r}; only what is added has a "
+            "strength: expected 1"
         )
     if not edit.n_units:
-        raise InterventionError(
-            f"edit {edit.label}: no unit; expected at least one: lower the threshold, or take "
-            "other sites"
-        )
-    names = [part.site.name for part in edit.parts]
-    if len(set(names)) < len(names):
-        raise InterventionError(f"edit {edit.label}: a site is named twice; expected each once")
+        yield (f"{name}: no unit; expected at least one: lower the threshold, or take other sites")
+    if len({site.name for site in edit.sites}) < len(edit.parts):
+        yield f"{name}: a site is named twice; expected each once"
     for part in edit.parts:
-        _check_part(edit, part)
+        for fault in _part_faults(part, n_axes=(1, 2) if edit.kind == "set" else (1,)):
+            yield f"{name}, site {part.site.name}{fault}"
 
 
-def _check_part(edit: Edit, part: SiteEdit) -> None:
-    what, units, values = f"edit {edit.label}, site {part.site.name}", part.units, part.values
-    n_axes = (1, 2) if edit.kind == "set" else (1,)
+def _part_faults(part: SiteEdit, *, n_axes: tuple[int, ...]) -> Iterator[str]:
+    units, values, width = part.units, part.values, part.site.width
     if units.ndim != 1 or values.ndim not in n_axes or values.shape[-1:] != units.shape:
-        raise InterventionError(
-            f"{what}: values of shape {values.shape} for {units.size} units; expected one for each"
-        )
+        yield f": values of shape {values.shape} for {units.size} units; expected one for each"
     if values.ndim == 2 and not len(values):
-        raise InterventionError(f"{what}: no row of values; expected one or more")
-    if units.size and not (units.min() >= 0 and units.max() < part.site.width):
-        raise InterventionError(
-            f"{what}: units {units.min()} to {units.max()}; the site has 0 to {part.site.width - 1}"
-        )
+        yield ": no row of values; expected one or more"
+    if units.size and not (units.min() >= 0 and units.max() < width):
+        yield f": units {units.min()} to {units.max()}; the site has 0 to {width - 1}"
     if np.unique(units).size < units.size:
-        raise InterventionError(f"{what}: a unit is named twice; expected each once")
-    if not np.isfinite(values).all():
-        unit = int(units[np.flatnonzero(~np.isfinite(values).reshape(-1, units.size).all(0))[0]])
-        raise InterventionError(f"{what}, unit {unit}: a value is not finite; expected numbers")
+        yield ": a unit is named twice; expected each once"
+    finite = np.isfinite(values).all(axis=tuple(range(values.ndim - 1)))
+    if not finite.all():
+        yield f", unit {units[~finite][0]}: a value is not finite; expected numbers"
 
 
 def check_weights(loaded: Any, edit: Edit) -> None:

@@ -3,7 +3,7 @@
 The hooks come before those that read values, so what is recorded is the edited model's.
 """
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from typing import Any
 from weakref import WeakKeyDictionary
@@ -13,14 +13,11 @@ from torch import Tensor, nn
 
 from llm2bids.exceptions import InterventionError
 from llm2bids.model.edit import Edit, SiteEdit
-from llm2bids.model.hooks import Hook, first_tensor, hooked
+from llm2bids.model.hooks import first_tensor, hooked
 from llm2bids.model.load import LoadedModel
 from llm2bids.model.probe import CACHES, given_tokens
 from llm2bids.model.sites import SiteTable, find_sites
 from llm2bids.model.units import Site
-
-Change = Callable[[Tensor], Tensor]
-"""What an edit does to a module's output."""
 
 _tables: "WeakKeyDictionary[LoadedModel, SiteTable]" = WeakKeyDictionary()
 """Sites by model: looking for them runs the model."""
@@ -31,18 +28,13 @@ def applied(
     model: nn.Module, edit: Edit, sites: Mapping[str, Site] | None = None
 ) -> Iterator[None]:
     """Edit a model for the length of a ``with`` block; `sites`, by name, know their axes."""
-    known = {} if sites is None else sites
-    hooked_sites = [known.get(part.site.name, part.site) for part in edit.parts]
+    known = sites or {}
+    positions = _Positions()
+    hooks = [_PartHook(edit, part, known.get(part.site.name), positions) for part in edit.parts]
     with ExitStack() as stack:
-        positions = None
         if any(part.values.ndim == 2 for part in edit.parts):
-            positions = _Positions()
             stack.enter_context(model.register_forward_pre_hook(positions, with_kwargs=True))
-        hooks = [
-            _hook(edit, part, site, positions, axes_known=part.site.name in known)
-            for part, site in zip(edit.parts, hooked_sites, strict=True)
-        ]
-        stack.enter_context(hooked(model, hooked_sites, hooks.__getitem__))
+        stack.enter_context(hooked(model, edit.sites, hooks.__getitem__))
         yield
 
 
@@ -52,25 +44,26 @@ def editable_sites(loaded: LoadedModel, edit: Edit) -> dict[str, Site]:
     if table is None:
         table = _tables[loaded] = find_sites(loaded)
     known = {site.name: site for site in (*table.sites, *table.head)}
-    reasons = dict(table.skipped)
     for site in edit.sites:
-        if site.name not in known:
-            reason = reasons.get(site.name, "the model has no module of this name")
-            raise InterventionError(
-                f"edit {edit.label}: site {site.name} cannot be edited: {reason}; leave it out "
-                "with --sites (`llm2bids sites` lists what can be edited)"
+        fault, own = "", known.get(site.name)
+        if own is None:
+            reason = dict(table.skipped).get(site.name, "the model has no module of this name")
+            fault = (
+                f"cannot be edited: {reason}; leave it out with --sites (`llm2bids sites` lists "
+                "what can be edited)"
             )
-        if known[site.name].scores is not None:
-            raise InterventionError(
-                f"edit {edit.label}: site {site.name} cannot be edited: its units are "
-                "probabilities of experts, which the module itself does not return; edit the "
-                "experts or the residual stream instead"
+        elif own.scores is not None:
+            fault = (
+                "cannot be edited: its units are probabilities of experts, which the module itself "
+                "does not return; edit the experts or the residual stream instead"
             )
-        if known[site.name].width != site.width:
-            raise InterventionError(
-                f"edit {edit.label}: site {site.name} has {known[site.name].width} units in "
-                f"{loaded.name}, expected {site.width}: the edit is for another model"
+        elif own.width != site.width:
+            fault = (
+                f"has {own.width} units in {loaded.name}, expected {site.width}: the edit is for "
+                "another model"
             )
+        if fault:
+            raise InterventionError(f"edit {edit.label}: site {site.name} {fault}")
     return {site.name: known[site.name] for site in edit.sites}
 
 
@@ -107,81 +100,71 @@ class _Positions:
         self._cache = cache
 
 
-def _hook(
-    edit: Edit, part: SiteEdit, site: Site, positions: _Positions | None, *, axes_known: bool
-) -> Hook:
-    change = _change(edit, part, site, positions, axes_known=axes_known)
+class _PartHook:
+    """Changes the output of a site, out of place: gradients pass, views stay whole."""
 
-    def hook(module: nn.Module, args: Any, output: Any) -> Any:
+    def __init__(
+        self, edit: Edit, part: SiteEdit, known: Site | None, positions: _Positions
+    ) -> None:
+        self.kind, self.positions = edit.kind, positions
+        self.name = f"edit {edit.label}: site {part.site.name}"
+        self.site, self.knows_axes = known or part.site, known is not None
+        width, units = part.site.width, torch.from_numpy(part.units)
+        values = torch.from_numpy(part.values) * (edit.strength if edit.kind == "add" else 1)
+        self.chosen = torch.zeros(width, dtype=torch.bool)
+        self.chosen[units] = True
+        self.dense = torch.full((*values.shape[:-1], width), float(edit.kind == "scale"))
+        self.dense[..., units] = values
+        self.laid_out: dict[tuple[Any, ...], tuple[Tensor, Tensor]] = {}
+
+    def __call__(self, module: nn.Module, args: Any, output: Any) -> Any:
         if isinstance(output, Tensor):
-            return change(output)
+            return self._changed(output)
         tensor = first_tensor(output)
         if tensor is None or not isinstance(output, tuple | list):
             raise InterventionError(
-                f"edit {edit.label}: site {site.name} cannot be edited: its module returned "
-                f"{type(output).__name__}, expected a tensor or a tuple with one"
+                f"{self.name} cannot be edited: its module returned {type(output).__name__}, "
+                "expected a tensor or a tuple with one"
             )
-        changed = [change(tensor) if item is tensor else item for item in output]
+        changed = [self._changed(tensor) if item is tensor else item for item in output]
         return type(output)(*changed) if hasattr(output, "_fields") else type(output)(changed)
 
-    return hook
-
-
-def _change(
-    edit: Edit, part: SiteEdit, site: Site, positions: _Positions | None, *, axes_known: bool
-) -> Change:
-    """Make the function that changes an output, out of place: gradients pass, views stay whole."""
-    units = torch.from_numpy(part.units)
-    values = torch.from_numpy(part.values)
-    chosen = torch.zeros(site.width, dtype=torch.bool)
-    chosen[units] = True
-    dense = torch.full((*values.shape[:-1], site.width), 1.0 if edit.kind == "scale" else 0.0)
-    dense[..., units] = values * float(edit.strength) if edit.kind == "add" else values
-    ready: dict[tuple[Any, ...], tuple[Tensor, Tensor]] = {}
-
-    def laid_out(output: Tensor) -> tuple[Tensor, Tensor]:
+    def _changed(self, output: Tensor) -> Tensor:
         key = (output.dtype, output.device, output.dim())
-        if key not in ready:
-            shape = _unit_shape(edit, output, site, axes_known=axes_known)
-            marks = chosen.to(output.device).reshape(shape)
-            rows = dense.to(device=output.device, dtype=output.dtype)
-            ready[key] = marks, rows.reshape(shape) if rows.dim() == 1 else rows
-        return ready[key]
-
-    def change(output: Tensor) -> Tensor:
-        marks, rows = laid_out(output)
-        if edit.kind == "add":
+        if key not in self.laid_out:
+            shape = self._unit_shape(output)
+            rows = self.dense.to(output)
+            marks = self.chosen.to(output.device).reshape(shape)
+            self.laid_out[key] = marks, rows.reshape(shape) if rows.dim() == 1 else rows
+        marks, rows = self.laid_out[key]
+        if self.kind == "add":
             return output + rows
-        if edit.kind == "scale":
+        if self.kind == "scale":
             return output * rows
-        if rows.dim() == 2 and positions is not None:
-            rows = _rows_of_tokens(rows, positions, output, site)
+        if self.dense.dim() == 2:
+            rows = self._by_token(rows, output)
         return torch.where(marks, rows, output)
 
-    return change
+    def _unit_shape(self, output: Tensor) -> list[int]:
+        """Give the shape in which a row of units (width,) is laid over an output."""
+        site, shape = self.site, list(output.shape)
+        if not self.knows_axes:
+            if shape[-1] != site.width:
+                raise InterventionError(
+                    f"{self.name} gave an output of shape {tuple(shape)}, expected {site.width} "
+                    "units on the last axis; load the model with llm2bids.model.load.load_model, "
+                    "which finds the axes"
+                )
+            shape[:-1] = [1] * (len(shape) - 1)
+        else:
+            shape[site.prompt_axis] = shape[site.token_axis] = 1
+        return shape
 
-
-def _unit_shape(edit: Edit, output: Tensor, site: Site, *, axes_known: bool) -> list[int]:
-    """Give the shape in which a row of units (width,) is laid over an output."""
-    if not axes_known and output.shape[-1] != site.width:
-        raise InterventionError(
-            f"edit {edit.label}: site {site.name} gave an output of shape {tuple(output.shape)}, "
-            f"expected {site.width} units on the last axis; load the model with "
-            "llm2bids.model.load.load_model, which finds the axes"
-        )
-    if not axes_known or (site.token_axis == 0 and site.prompt_axis == 0):
-        n_rest = 1 if not axes_known else output.dim() - 1
-        return [1] * (output.dim() - n_rest) + list(output.shape[output.dim() - n_rest :])
-    shape = list(output.shape)
-    shape[site.prompt_axis] = shape[site.token_axis] = 1
-    return shape
-
-
-def _rows_of_tokens(rows: Tensor, positions: _Positions, output: Tensor, site: Site) -> Tensor:
-    """Take for each token the row (n_rows, width) that its position names, in the output's axes."""
-    by_token = rows[positions.now.to(rows.device) % len(rows)]
-    if (site.token_axis == 0 and site.prompt_axis == 0) or output.dim() == 2:
-        return by_token.reshape(output.shape)
-    axes = (site.prompt_axis, site.token_axis)
-    rest = [size for axis, size in enumerate(output.shape) if axis not in axes]
-    return by_token.reshape(*by_token.shape[:2], *rest).movedim((0, 1), axes)
+    def _by_token(self, rows: Tensor, output: Tensor) -> Tensor:
+        """Take for each token the row (n_rows, width) of its position, in the output's axes."""
+        by_token = rows[self.positions.now.to(rows.device) % len(rows)]
+        if self.site.joins_axes or output.dim() == 2:
+            return by_token.reshape(output.shape)
+        axes = (self.site.prompt_axis, self.site.token_axis)
+        rest = [size for axis, size in enumerate(output.shape) if axis not in axes]
+        return by_token.reshape(*by_token.shape[:2], *rest).movedim((0, 1), axes)

@@ -17,22 +17,16 @@ import torch
 
 from llm2bids.exceptions import ModelError
 from llm2bids.model.device import describe_devices
-from llm2bids.model.generate import generate_batch, read_alone, read_batch
+from llm2bids.model.generate import generate_batch, read_batch
 from llm2bids.model.hooks import new_values
 from llm2bids.model.load import Batching, LoadedModel
 from llm2bids.model.probe import plain_tokens
 from llm2bids.model.sites import RESIDUAL, SiteTable, find_sites
-from llm2bids.model.text import encode
+from llm2bids.model.tokenizer import beginning
 from llm2bids.model.units import Site, SiteError
 from llm2bids.paradigm.task import Sampling
 
 logger = logging.getLogger(__name__)
-
-LENGTHS = (3, 5, 8, 13, 21)
-"""Prompts of a batch, in tokens."""
-
-CUDA_LENGTHS = ((4, 9, 16, 27, 33), (3, 11, 32, 50, 64))
-"""More of them on CUDA: attention kernels go by 32, and a step longer is where some have failed."""
 
 N_TOKENS = 4
 """Tokens that each prompt generates: one by prefill, the others by decode steps."""
@@ -62,7 +56,7 @@ class Exactness:
     has_residual: bool
     errors: Mapping[str, float]  # by role: largest difference / the site's largest value
     bits: float  # largest difference of surprisal or entropy
-    left_out: tuple[tuple[str, str], ...]  # modules that differ, and by how much
+    left_out: Mapping[str, str]  # modules that differ, and by how much
     routers: Mapping[str, str]  # sites of probabilities, and the function that makes them
     refused: Mapping[Batching, str]  # ways of batching that change the model's values, and how
     lengths: tuple[tuple[int, ...], ...]
@@ -86,9 +80,9 @@ class Exactness:
             "ToleranceBit": _tolerance(self.dtype)[1],
             "PromptLengths": [list(lengths) for lengths in self.lengths],
             "TokensPerPrompt": N_TOKENS,
-            "LeftOut": dict(self.left_out),
-            "RouterProbabilities": dict(self.routers),
-            "RefusedBatching": dict(self.refused),
+            "LeftOut": self.left_out,
+            "RouterProbabilities": self.routers,
+            "RefusedBatching": self.refused,
             "dtype": self.dtype,
             "device": self.device,
         }
@@ -116,7 +110,6 @@ class _Measured:
 
     errors: Mapping[str, float]  # by module name, the head among them
     bits: float
-    lengths: tuple[tuple[int, ...], ...]
 
 
 def exact_sites(loaded: LoadedModel) -> tuple[LoadedModel, SiteTable, Exactness]:
@@ -146,11 +139,18 @@ def _exact_sites(loaded: LoadedModel) -> tuple[LoadedModel, SiteTable, Exactness
         refused[batching] = reason
     else:
         raise ModelError(f"model {loaded.name}: {_why_refused(loaded, reason)}")
-    kept, left_out = _split(table, measured, _tolerance(loaded.dtype)[0])
+    left_out = {
+        site.name: f"not what a plain forward pass gives: differs by {error:.2g} of its largest "
+        "value when prompts are generated together"
+        for site in table.sites
+        if (error := measured.errors[site.name]) > _tolerance(loaded.dtype)[0]
+    }
+    kept = table.without(left_out)
     if not kept.sites:
+        name, difference = next(iter(left_out.items()))
         raise ModelError(
             f"model {loaded.name}: no module has the values of a plain forward pass when it is "
-            f"generated with a cache ({left_out[0][0]}: {left_out[0][1]})"
+            f"generated with a cache ({name}: {difference})"
         )
     errors: dict[str, float] = {}
     for site in (*kept.sites, *kept.head):
@@ -165,7 +165,7 @@ def _exact_sites(loaded: LoadedModel) -> tuple[LoadedModel, SiteTable, Exactness
         left_out=left_out,
         routers={site.name: site.scores.function for site in kept.sites if site.scores},
         refused=refused,
-        lengths=measured.lengths,
+        lengths=_rounds(loaded),
         dtype=loaded.dtype,
         device=describe_devices(loaded.model) or loaded.device,
     )
@@ -179,12 +179,7 @@ def _measure(loaded: LoadedModel, table: SiteTable) -> tuple[_Measured, SiteTabl
         try:
             return _compare(loaded, (*table.sites, *table.head), _rounds(loaded)), table
         except SiteError as error:
-            table = replace(
-                table,
-                sites=tuple(site for site in table.sites if site.name != error.site.name),
-                head=tuple(site for site in table.head if site.name != error.site.name),
-                skipped=(*table.skipped, (error.site.name, error.reason)),
-            )
+            table = table.without({error.site.name: error.reason})
 
 
 def _compare(
@@ -207,7 +202,9 @@ def _compare(
         tokens = answers.token_ids.tolist()
         read = read_batch(loaded, prompts, tokens, sites, replayed, first_step=0)
         for row, prompt in enumerate(prompts):
-            plain = read_alone(loaded, prompt, tokens[row], sites, alone)
+            plain = read_batch(
+                loaded, [prompt], [tokens[row]], sites, alone, first_step=0, masked=False
+            )
             _widen(largest, sites, alone[0])
             for said, values in ((answers, recorded), (read, replayed)):
                 _widen(differences, sites, values[row] - alone[0])
@@ -221,7 +218,6 @@ def _compare(
     return _Measured(
         errors=dict(zip(names, errors.tolist(), strict=True)),
         bits=bits if np.isfinite(bits) else np.inf,
-        lengths=rounds,
     )
 
 
@@ -231,7 +227,7 @@ def _shortest_prompt(loaded: LoadedModel, table: SiteTable) -> int:
     RecurrentGemma keeps its state in its modules and begins anew only with a longer prompt: one
     token would go on from the last text.
     """
-    if _beginning(loaded):
+    if beginning(loaded):
         return 1  # no prompt is that short
     stream = replace(table, sites=tuple(s for s in table.sites if s.role == RESIDUAL))
     generate_batch(  # leaves a state of as many prompts behind
@@ -253,8 +249,10 @@ def _widen(
 
 def _rounds(loaded: LoadedModel) -> tuple[tuple[int, ...], ...]:
     """Lengths of the prompts that run together, batch by batch."""
-    cuda = torch.device(loaded.device).type == "cuda"
-    rounds: tuple[tuple[int, ...], ...] = (LENGTHS, *CUDA_LENGTHS) if cuda else (LENGTHS,)
+    rounds: tuple[tuple[int, ...], ...] = ((3, 5, 8, 13, 21),)
+    if torch.device(loaded.device).type == "cuda":
+        # attention kernels go by 32, and a step longer is where some have failed
+        rounds += ((4, 9, 16, 27, 33), (3, 11, 32, 50, 64))
     if loaded.batching == "equal":
         rounds = tuple((lengths[2],) * len(lengths) for lengths in rounds)
     longest = loaded.max_length - N_TOKENS
@@ -264,13 +262,7 @@ def _rounds(loaded: LoadedModel) -> tuple[tuple[int, ...], ...]:
 def _prompts(loaded: LoadedModel, lengths: Sequence[int]) -> list[list[int]]:
     """Draw prompts of given lengths, each after the special tokens that begin a text."""
     drawn = plain_tokens(loaded, len(lengths), max(lengths)).tolist()
-    return [[*_beginning(loaded), *row][:n] for row, n in zip(drawn, lengths, strict=True)]
-
-
-def _beginning(loaded: LoadedModel) -> list[int]:
-    """Tokens that the tokenizer puts before every text."""
-    bare, whole = encode(loaded, "a", special=False), encode(loaded, "a")
-    return whole[: -len(bare)] if whole[-len(bare) :] == bare else []
+    return [[*beginning(loaded), *row][:n] for row, n in zip(drawn, lengths, strict=True)]
 
 
 def _stream_differs(table: SiteTable, measured: _Measured, dtype: str) -> str:
@@ -290,32 +282,16 @@ def _tolerance(dtype: str) -> tuple[float, float]:
     return TOLERANCES.get(dtype, TOLERANCES["float32"])
 
 
-def _split(
-    table: SiteTable, measured: _Measured, tolerance: float
-) -> tuple[SiteTable, tuple[tuple[str, str], ...]]:
-    """Part the sites that differ from those that are kept."""
-    left_out = tuple(
-        (
-            site.name,
-            f"not what a plain forward pass gives: differs by {measured.errors[site.name]:.2g} of "
-            "its largest value when prompts are generated together",
-        )
-        for site in table.sites
-        if measured.errors[site.name] > tolerance
-    )
-    names = {name for name, _ in left_out}
-    sites = tuple(site for site in table.sites if site.name not in names)
-    return replace(table, sites=sites, skipped=(*table.skipped, *left_out)), left_out
-
-
 def _why_refused(loaded: LoadedModel, reason: str) -> str:
     """Say why a model cannot be recorded, after all ways of batching failed."""
     (prompt,) = _prompts(loaded, (9,))
-    alone = [
-        read_alone(loaded, prompt[:4], prompt[4 : 4 + n], (), new_values((1, n, 0), loaded.device))
-        for n in (1, 5)
-    ]
-    if abs(alone[0].entropy[0, 0] - alone[1].entropy[0, 0]) > _tolerance(loaded.dtype)[1]:
+    entropy = []
+    for n in (1, 5):
+        values = new_values((1, n, 0), loaded.device)
+        text, more = [prompt[:4]], [prompt[4 : 4 + n]]
+        read = read_batch(loaded, text, more, (), values, first_step=0, masked=False)
+        entropy.append(read.entropy[0, 0])
+    if abs(entropy[0] - entropy[1]) > _tolerance(loaded.dtype)[1]:
         return (
             "it is not causal: what it computes at a token changes with the tokens after it; "
             "expected a model that generates from left to right (BERT and its kin need "

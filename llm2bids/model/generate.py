@@ -1,30 +1,153 @@
-"""Generating the answers of a batch of prompts, and reading a given text in one pass.
+"""Generating the answers of a batch of prompts, and reading given ones in one pass.
 
 ``model.generate`` runs the loop, so every architecture's cache and positions are handled by its own
-code. Which token comes is chosen in :mod:`llm2bids.model.choose`.
+code. Each token is drawn by the inverse of its cumulative distribution at a number that belongs to
+its prompt and its position, and not from a generator that all prompts of a batch share: a run's
+text does not depend on how it is split into batches.
 """
 
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Sequence
-from contextlib import ExitStack
+from dataclasses import dataclass, fields
 
 import numpy as np
 import numpy.typing as npt
 import torch
 from torch import Tensor
 
-from llm2bids.model.choose import Chooser, ChosenTokens, information
 from llm2bids.model.hooks import (
-    PositionReader,
     StepReader,
     contiguous_head,
     forward_errors,
     hooked,
     new_values,
+    position_reader,
 )
 from llm2bids.model.load import LoadedModel
 from llm2bids.model.units import Site
 from llm2bids.paradigm.task import Sampling
+
+LOG2 = float(np.log(2.0))
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class ChosenTokens:
+    """Tokens that a batch of prompts gave."""
+
+    token_ids: npt.NDArray[np.int64]  # each (n_prompts, n_tokens)
+    # bit, of the model's own untempered distribution, with the end of the text in it
+    surprisal: npt.NDArray[np.float64]
+    entropy: npt.NDArray[np.float64]
+
+    @classmethod
+    def joined(cls, parts: "Sequence[ChosenTokens]") -> "ChosenTokens":
+        """Join the answers of consecutive batches."""
+        return cls(
+            **{
+                field.name: np.concatenate([getattr(part, field.name) for part in parts])
+                for field in fields(cls)
+            }
+        )
+
+    def __getitem__(self, prompts: "slice | npt.NDArray[np.int64]") -> "ChosenTokens":
+        """Take the answers of some prompts."""
+        return ChosenTokens(
+            **{field.name: getattr(self, field.name)[prompts] for field in fields(self)}
+        )
+
+
+@dataclass(eq=False)
+class Chooser:
+    """Chooses each token, notes its surprisal and entropy, and tells the reader the step.
+
+    A logits processor: called once after each forward pass with the raw logits in float32; returns
+    scores whose largest is the chosen token, which ``generate`` then takes.
+    """
+
+    loaded: LoadedModel
+    sampling: Sampling
+    uniforms: npt.NDArray[np.float64]
+    reader: StepReader
+    first_step: int
+    on_step: Callable[[int], None] | None
+
+    def __post_init__(self) -> None:
+        device = self.loaded.device
+        self.numbers = torch.from_numpy(self.uniforms).float().to(device)
+        self.ends = torch.tensor(self.loaded.end_token_ids, dtype=torch.long).to(device)
+        self.n_known = len(self.loaded.tokenizer)
+        self.chosen: list[tuple[Tensor, Tensor, Tensor]] = []  # token, surprisal, entropy
+
+    def __call__(self, input_ids: Tensor, scores: Tensor) -> Tensor:
+        """Choose from raw logits (n_prompts, n_vocabulary), overwritten: 1 at the token, else 0."""
+        step = len(self.chosen)
+        if step >= self.first_step:
+            self.reader.close(step - self.first_step)
+            if self.on_step is not None:
+                self.on_step(len(scores))
+        log_p = torch.log_softmax(scores, dim=-1)
+        token = self._choose(log_p.clone(), step)
+        surprisal, entropy = information(log_p[:, None], token[:, None])
+        self.chosen.append((token, surprisal[:, 0], entropy[:, 0]))
+        after = step + 1 - self.first_step
+        self.reader.open(after if after >= 0 and step + 1 < self.numbers.shape[1] else None)
+        return scores.fill_(0).scatter_(1, token[:, None], 1)
+
+    def answers(self) -> ChosenTokens:
+        """Collect what was generated."""
+        token_ids, *bits = (torch.stack(c, dim=1) for c in zip(*self.chosen, strict=True))
+        surprisal, entropy = (each.double().cpu().numpy() for each in bits)
+        return ChosenTokens(token_ids=token_ids.cpu().numpy(), surprisal=surprisal, entropy=entropy)
+
+    def _choose(self, scores: Tensor, step: int) -> Tensor:
+        """Choose one token for each row; `scores` may be overwritten."""
+        # a tokenizer may name an end of text that the model does not have
+        scores[:, self.ends[self.ends < scores.shape[1]]] = -torch.inf
+        scores[:, self.n_known :] = -torch.inf  # rows of the vocabulary that stand for no token
+        if not self.sampling.do_sample:
+            return scores.argmax(dim=-1)
+        if self.sampling.temperature != 1:
+            scores /= self.sampling.temperature
+        scores = truncate(scores, top_k=self.sampling.top_k, top_p=self.sampling.top_p)
+        scores -= scores.amax(dim=-1, keepdim=True)
+        return draw(scores.exp_(), self.numbers[:, step])
+
+
+def truncate(scores: Tensor, *, top_k: int, top_p: float) -> Tensor:
+    """Leave the most probable tokens of (n_prompts, n_vocabulary), ties with the last of top_k too.
+
+    `top_p` keeps the smallest set with this much probability (Holtzman et al. 2020,
+    arXiv:1904.09751); others become minus infinity.
+    """
+    if 0 < top_k < scores.shape[-1]:
+        least = scores.topk(top_k, dim=-1).values[:, -1:]
+        scores = scores.masked_fill(scores < least, -torch.inf)
+    if top_p < 1:
+        ordered, order = scores.sort(dim=-1, descending=True, stable=True)
+        p = ordered.softmax(dim=-1)
+        out = p.cumsum(dim=-1) - p >= top_p
+        out[:, 0] = False
+        scores = scores.masked_fill(torch.zeros_like(out).scatter_(1, order, out), -torch.inf)
+    return scores
+
+
+def draw(weights: Tensor, uniforms: Tensor) -> Tensor:
+    """Draw a token of each row of weights (n_prompts, n_vocabulary) by the inverse cumulative."""
+    cumulated = weights.cumsum(dim=-1)
+    total = cumulated[:, -1:]
+    # strictly below the total, so that no token of weight 0 at the end is taken
+    points = torch.minimum(uniforms[:, None] * total, total * (1 - 2**-23))
+    tokens = torch.searchsorted(cumulated, points, right=True)
+    return tokens.clamp_(max=weights.shape[-1] - 1)[:, 0]
+
+
+def information(log_p: Tensor, tokens: Tensor) -> tuple[Tensor, Tensor]:
+    """Surprisal of tokens (n_prompts, n_tokens) and entropy of their distributions, bit."""
+    surprisal = -log_p.gather(2, tokens[..., None])[..., 0] / LOG2
+    # a third of the time of torch.special.entr, which takes the logarithm once more; what cannot
+    # come has probability 0 and adds nothing, where 0 times minus infinity would be no number
+    p_log_p = log_p.exp().mul_(log_p.clamp(min=torch.finfo(log_p.dtype).min))
+    return surprisal, -p_log_p.sum(dim=-1) / LOG2
 
 
 def generate_batch(
@@ -43,10 +166,29 @@ def generate_batch(
     Row ``i`` of the second axis of `values` (n_prompts, n_steps, n_units) gets the outputs at the
     position that produces token ``first_step + i``; `on_step` is told the prompts of each step.
     """
+    from transformers import GenerationConfig, LogitsProcessorList
+
+    config = GenerationConfig(max_new_tokens=uniforms.shape[1], do_sample=False)
 
     def generate(rows: list[int], part: npt.NDArray[np.float32]) -> ChosenTokens:
-        texts = [prompts[row] for row in rows]
-        return _generate(loaded, texts, sites, part, sampling, uniforms[rows], first_step, on_step)
+        token_ids, mask = padded([prompts[row] for row in rows], loaded, left=True)
+        reader = StepReader(sites, part, device=loaded.device)
+        chooser = Chooser(loaded, sampling, uniforms[rows], reader, first_step, on_step)
+        with (
+            forward_errors(loaded),
+            hooked(loaded.model, sites, reader.hook),
+            contiguous_head(loaded.model),
+            torch.no_grad(),
+        ):
+            reader.open(0 if first_step == 0 else None)
+            loaded.model.generate(
+                token_ids,
+                attention_mask=mask,
+                generation_config=config,
+                logits_processor=LogitsProcessorList([chooser]),
+            )
+            reader.wait()
+            return chooser.answers()
 
     return _in_groups(loaded, prompts, values, generate)
 
@@ -59,28 +201,32 @@ def read_batch(
     values: npt.NDArray[np.float32],
     *,
     first_step: int = 1,
+    masked: bool = True,
 ) -> ChosenTokens:
     """Read given answers, all of one length, in one forward pass (teacher forcing).
 
     `values` (n_prompts, n_tokens - first_step, n_units) is written as by :func:`generate_batch`.
+    One text without a mask is a plain forward pass: the standard that the others are held to.
     """
 
     def read(rows: list[int], part: npt.NDArray[np.float32]) -> ChosenTokens:
-        texts, said = [prompts[row] for row in rows], [answers[row] for row in rows]
-        return _read(loaded, texts, said, sites, part, first_step=first_step, masked=True)
+        chosen = np.array([answers[row] for row in rows], dtype=np.int64)
+        # padded on the right: earlier positions do not see it
+        fed = [[*prompts[row], *answers[row][:-1]] for row in rows]
+        token_ids, mask = padded(fed, loaded, left=False)
+        starts = np.array([len(prompts[row]) - 1 for row in rows], dtype=np.int64)
+        positions = starts[:, None] + np.arange(chosen.shape[1])
+        reader = position_reader(sites, part, positions[:, first_step:], device=loaded.device)
+        with forward_errors(loaded), hooked(loaded.model, sites, reader), torch.no_grad():
+            others = {"attention_mask": mask} if masked else {}
+            output = loaded.model(input_ids=token_ids, use_cache=False, **others)
+            logits = output.logits[torch.arange(len(fed))[:, None], torch.from_numpy(positions)]
+            log_p = torch.log_softmax(logits.float(), dim=-1)
+            bits = information(log_p, torch.from_numpy(chosen).to(log_p.device))
+            surprisal, entropy = (each.double().cpu().numpy() for each in bits)
+        return ChosenTokens(token_ids=chosen, surprisal=surprisal, entropy=entropy)
 
     return _in_groups(loaded, prompts, values, read)
-
-
-def read_alone(
-    loaded: LoadedModel,
-    prompt: Sequence[int],
-    answer: Sequence[int],
-    sites: Sequence[Site],
-    values: npt.NDArray[np.float32],
-) -> ChosenTokens:
-    """Read one finished text in a plain forward pass: the standard that the others are held to."""
-    return _read(loaded, [prompt], [answer], sites, values, first_step=0, masked=False)
 
 
 def _in_groups(
@@ -109,68 +255,6 @@ def together(
     for row in rows:
         groups[{"padded": 0, "equal": len(texts[row]), "single": row}[loaded.batching]].append(row)
     return list(groups.values())
-
-
-def _generate(
-    loaded: LoadedModel,
-    prompts: Sequence[Sequence[int]],
-    sites: Sequence[Site],
-    values: npt.NDArray[np.float32],
-    sampling: Sampling,
-    uniforms: npt.NDArray[np.float64],
-    first_step: int,
-    on_step: Callable[[int], None] | None,
-) -> ChosenTokens:
-    from transformers import GenerationConfig, LogitsProcessorList
-
-    token_ids, mask = padded(prompts, loaded, left=True)
-    reader = StepReader(sites, values, device=loaded.device)
-    chooser = Chooser(loaded, sampling, uniforms, reader, first_step, on_step)
-    with ExitStack() as stack:
-        stack.enter_context(forward_errors(loaded))
-        stack.enter_context(hooked(loaded.model, sites, reader.hook))
-        stack.enter_context(contiguous_head(loaded.model))
-        stack.enter_context(torch.no_grad())
-        reader.open(0 if first_step == 0 else None)
-        loaded.model.generate(
-            token_ids,
-            attention_mask=mask,
-            generation_config=GenerationConfig(max_new_tokens=uniforms.shape[1], do_sample=False),
-            logits_processor=LogitsProcessorList([chooser]),
-        )
-        reader.wait()
-        return chooser.answers()
-
-
-def _read(
-    loaded: LoadedModel,
-    prompts: Sequence[Sequence[int]],
-    answers: Sequence[Sequence[int]],
-    sites: Sequence[Site],
-    values: npt.NDArray[np.float32],
-    *,
-    first_step: int,
-    masked: bool,
-) -> ChosenTokens:
-    chosen = np.asarray(answers, dtype=np.int64)
-    fed = [[*prompt, *answer[:-1]] for prompt, answer in zip(prompts, answers, strict=True)]
-    # padded on the right: earlier positions do not see it
-    token_ids, mask = padded(fed, loaded, left=False)
-    starts = np.array([len(prompt) - 1 for prompt in prompts], dtype=np.int64)
-    positions = starts[:, None] + np.arange(chosen.shape[1])
-    reader = PositionReader(sites, values, positions[:, first_step:], device=loaded.device)
-    with forward_errors(loaded), hooked(loaded.model, sites, reader.hook), torch.no_grad():
-        others = {"attention_mask": mask} if masked else {}
-        output = loaded.model(input_ids=token_ids, use_cache=False, **others)
-        rows = torch.arange(len(fed))[:, None]
-        logits = output.logits[rows, torch.from_numpy(positions)].float()
-        log_p = torch.log_softmax(logits, dim=-1)
-        surprisal, entropy = information(log_p, torch.from_numpy(chosen).to(log_p.device))
-        return ChosenTokens(
-            token_ids=chosen,
-            surprisal=surprisal.double().cpu().numpy(),
-            entropy=entropy.double().cpu().numpy(),
-        )
 
 
 def text_logits(loaded: LoadedModel, token_ids: Tensor, mask: Tensor) -> Tensor:

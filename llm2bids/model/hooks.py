@@ -13,7 +13,7 @@ import numpy.typing as npt
 import torch
 from torch import Tensor, nn
 
-from llm2bids.exceptions import Llm2bidsError, ModelError
+from llm2bids.exceptions import Llm2bidsError, ModelError, first_line
 from llm2bids.model.load import LoadedModel
 from llm2bids.model.routers import PROBABILITIES, all_tensors
 from llm2bids.model.units import Site, SiteError
@@ -62,7 +62,7 @@ def forward_errors(loaded: LoadedModel) -> Iterator[None]:
     except Llm2bidsError:
         raise
     except Exception as error:  # every model raises what it likes
-        if is_memory_error(error):
+        if _is_memory_error(error):
             if torch.cuda.is_available():
                 torch.cuda.empty_cache()
             raise MemoryError(first_line(error)) from None
@@ -73,7 +73,7 @@ def forward_errors(loaded: LoadedModel) -> Iterator[None]:
         ) from error
 
 
-def is_memory_error(error: BaseException) -> bool:
+def _is_memory_error(error: BaseException) -> bool:
     """Tell whether an error says that memory ran out, on any device."""
     if isinstance(error, torch.OutOfMemoryError | MemoryError):
         return True
@@ -91,11 +91,6 @@ def raising_module(model: nn.Module, error: BaseException) -> str:
             described = f"module {names[id(module)]} ({type(module).__name__})"
         frames = frames.tb_next
     return described
-
-
-def first_line(error: BaseException) -> str:
-    """Say what an error says, in one line."""
-    return str(error).strip().split("\n")[0] or "no message"
 
 
 def first_tensor(output: Any) -> Tensor | None:
@@ -122,20 +117,17 @@ def required_tensor(output: Any, site: Site) -> Tensor:
 
 def by_token(output: Tensor, site: Site, n_prompts: int) -> Tensor:
     """View an output as (n_prompts, n_tokens, width); a prompt axis of length 1 is expanded."""
-    if site.token_axis == 0 and site.prompt_axis == 0:  # prompts and tokens are one axis
-        if len(output) % n_prompts or output[0].numel() != site.width:
-            raise SiteError(site, _unlike(output, n_prompts))
-        return output.reshape(n_prompts, -1, site.width)
-    moved = output.movedim((site.prompt_axis, site.token_axis), (0, 1))
-    if moved.shape[0] not in (1, n_prompts) or moved.shape[2:].numel() != site.width:
-        raise SiteError(site, _unlike(output, n_prompts))
-    return moved.reshape(moved.shape[0], moved.shape[1], site.width).expand(n_prompts, -1, -1)
-
-
-def _unlike(output: Tensor, n_prompts: int) -> str:
-    return (
-        f"an output of shape {tuple(output.shape)} for {n_prompts} prompts is not split by prompt"
-    )
+    if site.joins_axes:
+        moved, fits = output, len(output) % n_prompts == 0 and output[0].numel() == site.width
+        shape = (n_prompts, -1)
+    else:
+        moved = output.movedim((site.prompt_axis, site.token_axis), (0, 1))
+        fits = len(moved) in (1, n_prompts) and moved.shape[2:].numel() == site.width
+        shape = (moved.shape[0], moved.shape[1])
+    if not fits:
+        given = f"an output of shape {tuple(output.shape)} for {n_prompts} prompts"
+        raise SiteError(site, f"{given} is not split by prompt")
+    return moved.reshape(*shape, site.width).expand(n_prompts, -1, -1)
 
 
 def new_values(shape: tuple[int, ...], device: str) -> npt.NDArray[np.float32]:
@@ -235,31 +227,38 @@ class StepReader:
         self._held[index] = last
 
 
-class PositionReader:
-    """Reads chosen positions of one forward pass over whole texts into an array."""
+def position_hooks(
+    sites: Sequence[Site],
+    positions: npt.NDArray[np.int64],
+    put: Callable[[int, Tensor], object],
+    *,
+    device: str,
+) -> Callable[[int], Hook]:
+    """Make the hooks that read positions (n_prompts, n_tokens) of one pass over whole texts.
 
-    def __init__(
-        self,
-        sites: Sequence[Site],
-        values: npt.NDArray[np.float32],
-        positions: npt.NDArray[np.int64],
-        *,
-        device: str,
-    ) -> None:
-        self.sites = tuple(sites)
-        self._n_prompts = values.shape[0]
-        widths = [site.width for site in self.sites]
-        self._targets = torch.split(torch.from_numpy(values), widths, dim=2)
-        self._columns = torch.from_numpy(positions).to(device)
-        self._rows = torch.arange(self._n_prompts, device=device)[:, None]
+    `put` is given a site's number and its values (n_prompts, n_tokens, width).
+    """
+    columns = torch.from_numpy(positions).to(device)
+    rows = torch.arange(len(columns), device=device)[:, None]
 
-    def hook(self, index: int) -> Hook:
-        """Make the hook of one site."""
-        site = self.sites[index]
-
+    def make(index: int) -> Hook:
         def read(module: nn.Module, args: Any, output: Any) -> None:
-            tensor = by_token(required_tensor(output, site), site, self._n_prompts)
-            rows, columns = self._rows.to(tensor.device), self._columns.to(tensor.device)
-            self._targets[index].copy_(tensor[rows, columns])
+            site = sites[index]
+            tensor = by_token(required_tensor(output, site), site, len(columns))
+            put(index, tensor[rows.to(tensor.device), columns.to(tensor.device)])
 
         return read
+
+    return make
+
+
+def position_reader(
+    sites: Sequence[Site],
+    values: npt.NDArray[np.float32],
+    positions: npt.NDArray[np.int64],
+    *,
+    device: str,
+) -> Callable[[int], Hook]:
+    """Make the hooks that write what stands at `positions` to `values` (n_prompts, n_tokens, n)."""
+    targets = torch.split(torch.from_numpy(values), [site.width for site in sites], dim=2)
+    return position_hooks(sites, positions, lambda i, taken: targets[i].copy_(taken), device=device)

@@ -1,8 +1,6 @@
 """Loading a causal language model by hub name, folder, GGUF file, or the embedded default."""
 
 import gc
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
@@ -14,16 +12,19 @@ from llm2bids.model.adapter import identity
 from llm2bids.model.cache import weights_sha256
 from llm2bids.model.checkpoint import (
     auto_class,
+    check_seed,
     count_from_padding,
     load_weights,
     package_hint,
     package_of,
     quantization_of,
+    random_model,
+    state_sha256,
 )
 from llm2bids.model.device import check_device, main_device, read_device_map
 from llm2bids.model.place import EMBEDDED, OFFER, WAY_ROUND, Place, checkpoint_files, locate_model
-from llm2bids.model.random_weights import check_seed, random_model, state_sha256
 from llm2bids.model.tokenizer import Chat, load_tokenizer, neutral_generation
+from llm2bids.model.units import first_number
 
 DTYPES = {
     "float32": torch.float32,
@@ -50,33 +51,23 @@ class LoadedModel:
     model: Any = field(repr=False)
     tokenizer: Any = field(repr=False)
     name: str
-    label: str
-    """BIDS label of its space, e.g. ``SmolLM2135M``."""
-    source: str
-    """Where the weights came from: a folder, a file, a hub name."""
-    revision: str | None
-    """Commit on the hub, where known."""
+    label: str  # BIDS label of its space, e.g. SmolLM2135M
+    source: str  # where the weights came from: a folder, a file, a hub name
+    revision: str | None  # commit on the hub, where known
+    # of the files that are loaded; of a GGUF file; of random weights, of what is in memory; with
+    # an adapter, of both
     weights_sha256: str
-    """Hash of the files that are loaded; of a GGUF file; of random weights, of what is in memory.
-    With an adapter, of both."""
     dtype: str
     device: str
-    max_length: int
-    """Longest context in tokens; `NO_LIMIT` where the model states none."""
+    max_length: int  # longest context in tokens; `NO_LIMIT` where the model states none
     trust_remote_code: bool
-    random_weights: int | None = None
-    """Seed of weights that were drawn at random in place of the trained ones."""
-    adapter: str | None = None
-    """What was merged into the weights."""
-    quantization: str | None = None
-    """Method and bits of quantized weights."""
-    chat: Chat | None = None
-    """How prompts are shown: by themselves, or through the tokenizer's chat template."""
-    batching: Batching = "padded"
-    """Which prompts run together: of any length, of one length, or each by itself; settled by
-    `llm2bids.model.exactness.exact_sites`, as `shortest_prompt` is."""
-    shortest_prompt: int = 1
-    """Tokens that a prompt needs at least."""
+    random_weights: int | None = None  # seed of weights drawn at random in place of trained ones
+    adapter: str | None = None  # what was merged into the weights
+    quantization: str | None = None  # method and bits of quantized weights
+    chat: Chat | None = None  # of prompts that go through the tokenizer's chat template
+    # settled by `llm2bids.model.exactness.exact_sites`:
+    batching: Batching = "padded"  # which prompts run together
+    shortest_prompt: int = 1  # tokens that a prompt needs at least
 
     @property
     def pad_token_id(self) -> int:
@@ -117,16 +108,7 @@ def load_model(
         str(name_or_path), revision, trust_remote_code, dtype=dtype, adapter=adapter
     )
     _check_together(place, revision, random_weights, device_map)
-    with _as_model_error(place) as noted, _without_collection():
-        config = noted["config"] = _load_config(place)
-        auto = auto_class(config, place.source, trust_remote_code=trust_remote_code)
-        tokenizer = load_tokenizer(place)
-        if random_weights is None:
-            model = load_weights(place, auto, config, dtype=chosen, device=devices or where)
-        else:
-            model = random_model(
-                config, seed=random_weights, dtype=chosen, trust_remote_code=trust_remote_code
-            )
+    config, tokenizer, model = _load(place, chosen, devices or where, random_weights)
     model.eval().requires_grad_(False)
     # quantized weights, and those of a device map, are where they were loaded
     if quantization_of(model.config) is None and devices is None:
@@ -142,9 +124,34 @@ def load_model(
         max_length=_max_length(model.config) - unused_positions,
         trust_remote_code=trust_remote_code,
         random_weights=random_weights,
-        adapter=None if place.adapter is None else place.adapter.description,
+        adapter=f"{place.adapter.method} {place.adapter.name}" if place.adapter else None,
         **_identity(place, model, config, random_weights),
     )
+
+
+def _load(
+    place: Place, dtype: torch.dtype | str, device: Any, random_weights: int | None
+) -> tuple[Any, Any, Any]:
+    """Load configuration, tokenizer and model."""
+    trust, config = bool(place.keywords["trust_remote_code"]), None
+    collects = gc.isenabled()
+    gc.disable()  # modules and a model are made, which stay: a sixth of the start
+    try:
+        config = _load_config(place)
+        auto = auto_class(config, place.source, trust_remote_code=trust)
+        tokenizer = load_tokenizer(place)
+        if random_weights is None:
+            model = load_weights(place, auto, config, dtype=dtype, device=device)
+        else:
+            model = random_model(config, seed=random_weights, dtype=dtype, trust_remote_code=trust)
+    except ModelError:
+        raise
+    except Exception as error:  # readers of five formats raise what they like
+        raise _not_loaded(place, config, error) from error
+    finally:
+        if collects:
+            gc.enable()
+    return config, tokenizer, model
 
 
 def _check_together(
@@ -203,58 +210,39 @@ def check_dtype(dtype: str) -> torch.dtype | str:
     return DTYPES[dtype]
 
 
-@contextmanager
-def _without_collection() -> Iterator[None]:
-    """Let garbage lie while modules and a model are made, which stay: a sixth of the start."""
-    collects = gc.isenabled()
-    gc.disable()
-    try:
-        yield
-    finally:
-        if collects:
-            gc.enable()
+def _not_loaded(place: Place, config: Any, error: Exception) -> ModelError:
+    """Make one message, which says what to do, of what transformers raised.
 
-
-@contextmanager
-def _as_model_error(place: Place) -> Iterator[dict[str, Any]]:
-    """Turn what transformers raises into one message that says what to do.
-
-    The configuration is noted where it could be read: it says which package is missing.
+    The configuration, where it could be read, says which package is missing.
     """
-    noted: dict[str, Any] = {}
-    try:
-        yield noted
-    except ModelError:
-        raise
-    except Exception as error:  # readers of five formats raise what they like
-        if isinstance(error, torch.OutOfMemoryError):
-            raise ModelError(
-                f"model {place.source}: does not fit into the device's memory; "
-                "use --dtype bfloat16, another --device, or a smaller model"
-            ) from error
-        lines = [line.strip() for line in str(error).split("\n") if line.strip()]
-        heading = 2 if lines and lines[0].endswith(":") else 1
-        reason = " ".join(lines[:heading]) or type(error).__name__
-        if "trust_remote_code" in str(error):
-            hint = "its code must be allowed to run: --trust-remote-code, if you trust its authors"
-        elif noted and package_hint(noted["config"]):
-            hint = package_hint(noted["config"])
-        elif "model.safetensors" in str(error) and "does not appear to have" in str(error):
-            hint = f"the repository has its weights only as pickle, {WAY_ROUND}"
-        elif package_of(error):
-            hint = package_of(error)
-        elif place.is_on_hub:
-            hint = (
-                "the hub cannot be reached and the model is not in the local cache, or the name, "
-                f"the revision or its safetensors do not exist; {OFFER}"
-            )
-        else:
-            hint = "expected a causal language model that transformers reads"
-        raise ModelError(f"model {place.source}: cannot be loaded ({reason}): {hint}") from error
+    if isinstance(error, torch.OutOfMemoryError):
+        return ModelError(
+            f"model {place.source}: does not fit into the device's memory; "
+            "use --dtype bfloat16, another --device, or a smaller model"
+        )
+    text = str(error)
+    lines = [line.strip() for line in text.split("\n") if line.strip()]
+    heading = 2 if lines and lines[0].endswith(":") else 1
+    reason = " ".join(lines[:heading]) or type(error).__name__
+    if "trust_remote_code" in text:
+        hint = "its code must be allowed to run: --trust-remote-code, if you trust its authors"
+    elif package_hint(config):
+        hint = package_hint(config)
+    elif "model.safetensors" in text and "does not appear to have" in text:
+        hint = f"the repository has its weights only as pickle, {WAY_ROUND}"
+    elif package_of(error):
+        hint = package_of(error)
+    elif place.is_on_hub:
+        hint = (
+            "the hub cannot be reached and the model is not in the local cache, or the name, "
+            f"the revision or its safetensors do not exist; {OFFER}"
+        )
+    else:
+        hint = "expected a causal language model that transformers reads"
+    return ModelError(f"model {place.source}: cannot be loaded ({reason}): {hint}")
 
 
 def _load_config(place: Place) -> Any:
-    from transformers import AutoConfig
     from transformers.utils import find_adapter_config_file
 
     if place.is_on_hub and find_adapter_config_file(
@@ -265,30 +253,24 @@ def _load_config(place: Place) -> Any:
             f"{place.path} --local-dir FOLDER` and give the folder with --model, or with --adapter "
             "beside its base model"
         )
-    return AutoConfig.from_pretrained(place.path, **place.keywords)
+    return place.read_config()
 
 
 def _max_length(config: Any) -> int:
-    text = config.get_text_config()
-    for key in ("max_position_embeddings", "n_positions", "max_seq_len", "seq_length"):
-        value = getattr(text, key, None)
-        if isinstance(value, int) and value > 0:
-            return value
-    return NO_LIMIT
+    names = ("max_position_embeddings", "n_positions", "max_seq_len", "seq_length")
+    return max(first_number(config.get_text_config(), *names), 0) or NO_LIMIT
 
 
 def _weight_files(place: Place) -> tuple[tuple[Path, ...], str | None]:
     """Locate the weight files; on the hub, the snapshot's commit too."""
-    if place.weights is not None:
+    if not place.is_on_hub:
         return place.weights, None
     from huggingface_hub import snapshot_download
 
+    revision, wanted = place.keywords["revision"], ["*.safetensors", "*.json"]
     folder = Path(
         snapshot_download(
-            place.path,
-            revision=place.keywords["revision"],
-            local_files_only=True,
-            allow_patterns=["*.safetensors", "*.json"],
+            place.path, revision=revision, local_files_only=True, allow_patterns=wanted
         )
     )
     return checkpoint_files(folder), folder.name

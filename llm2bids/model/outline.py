@@ -10,17 +10,13 @@ from typing import Any
 import numpy as np
 import torch
 
-from llm2bids.exceptions import ModelError
-from llm2bids.model import embedded
-from llm2bids.model.cache import weights_sha256
-from llm2bids.model.checkpoint import auto_class, language_model, package_of
-from llm2bids.model.dequantize import cached_folder, gguf_config
+from llm2bids.exceptions import ModelError, first_line
+from llm2bids.model.checkpoint import model_of, package_of, random_model
 from llm2bids.model.device import check_device
 from llm2bids.model.generate import generate_batch
 from llm2bids.model.hooks import new_values
 from llm2bids.model.load import DTYPES, NO_LIMIT, LoadedModel, check_dtype
-from llm2bids.model.place import EMBEDDED, OFFER, check_gguf, is_gguf, model_label, resolve_adapter
-from llm2bids.model.random_weights import random_model
+from llm2bids.model.place import EMBEDDED, OFFER, locate_model
 from llm2bids.model.sites import SiteTable, outline_sites
 from llm2bids.model.units import Site
 from llm2bids.paradigm.task import Sampling
@@ -34,10 +30,8 @@ class Outline:
     label: str
     config: Any = field(repr=False)
     sites: SiteTable = field(repr=False)
-    dtype: str
-    """Type that it would run in."""
-    n_parameters: int
-    """Numbers in its weights, tied ones once."""
+    dtype: str  # that it would run in
+    n_parameters: int  # numbers in its weights, tied ones once
     n_vocabulary: int
 
     @property
@@ -60,30 +54,27 @@ def outline(
     needs no weights, and an adapter changes nothing.
     """
     chosen = check_dtype(dtype)
-    base, base_revision, merged = resolve_adapter(str(name_or_path), adapter)
-    config, name = _read_config(base, base_revision or revision, trust_remote_code)
-    label = model_label(base)
-    if merged is not None:
-        name, label = merged.name_of(name), merged.label_of(label)
-    config = copy.deepcopy(config)
-    auto = auto_class(config, base, trust_remote_code=trust_remote_code)
-    if hasattr(config, "quantization_config"):  # a property of the weights' file
-        del config.quantization_config
+    place = locate_model(
+        str(name_or_path), revision, trust_remote_code, dtype=None, adapter=adapter
+    )
+    try:
+        config = place.read_config()
+    except (OSError, ValueError, KeyError) as error:
+        raise ModelError(
+            f"model {place.source}: its configuration cannot be read ({first_line(error)}); "
+            "expected a folder with config.json, a .gguf file, or the name of a hub model; "
+            f"{OFFER}"
+        ) from error
+    how = {"attn_implementation": "eager"}  # the fast ones look at values of the mask
     try:
         with torch.device("meta"):
-            model = auto.from_config(
-                config,
-                dtype=torch.float32,
-                attn_implementation="eager",  # the fast ones look at values of the mask
-                trust_remote_code=trust_remote_code,
-            ).eval()
+            model = model_of(config, place.source, trust_remote_code=trust_remote_code, **how)
     except (ValueError, KeyError, AttributeError, ImportError) as error:
-        reason = str(error).strip().split("\n")[0]
         raise ModelError(
             f"model {name_or_path}: no causal language model can be made of its configuration "
-            f"({reason}); {package_of(error) or 'expected one that transformers reads'}"
+            f"({first_line(error)}); {package_of(error) or 'expected one that transformers reads'}"
         ) from error
-    model = language_model(model)
+    model.eval()
     if hasattr(model, "set_experts_implementation"):  # the usual one looks at values
         model.set_experts_implementation("batched_mm")
     # A warning about padding would look at values. Some configurations refuse None where their own
@@ -91,44 +82,14 @@ def outline(
     vars(model.config)["pad_token_id"] = None
     stored = getattr(config, "dtype", None) or torch.float32
     return Outline(
-        name=name,
-        label=label,
+        name=place.name,
+        label=place.label,
         config=config,
-        sites=outline_sites(model, name),
+        sites=outline_sites(model, place.name),
         dtype=str(stored if isinstance(chosen, str) else chosen).removeprefix("torch."),
         n_parameters=sum(parameter.numel() for parameter in model.parameters()),
         n_vocabulary=int(model.get_input_embeddings().num_embeddings),
     )
-
-
-def _read_config(name: str, revision: str | None, trust_remote_code: bool) -> tuple[Any, str]:
-    """Read a configuration and the model's name."""
-    from transformers import AutoConfig
-
-    local: dict[str, Any] = {"local_files_only": True, "trust_remote_code": trust_remote_code}
-    path = Path(name).expanduser()
-    try:
-        if name == EMBEDDED:
-            folder = cached_folder(embedded.NAME, embedded.GGUF_SHA256)
-            if folder is not None:
-                return AutoConfig.from_pretrained(folder, **local), embedded.NAME
-            return gguf_config(embedded.find_gguf()), embedded.NAME
-        if is_gguf(path):
-            check_gguf(path)
-            folder = cached_folder(path.stem, weights_sha256([path]))
-            if folder is not None:
-                return AutoConfig.from_pretrained(folder, **local), path.name
-            return gguf_config(path), path.name
-        if path.is_dir():
-            return AutoConfig.from_pretrained(path, **local), path.resolve().name
-        keywords: dict[str, Any] = {"trust_remote_code": trust_remote_code}
-        return AutoConfig.from_pretrained(name, revision=revision or "main", **keywords), name
-    except (OSError, ValueError, KeyError) as error:
-        reason = str(error).strip().split("\n")[0]
-        raise ModelError(
-            f"model {name}: its configuration cannot be read ({reason}); expected a folder with "
-            f"config.json, a .gguf file, or the name of a hub model; {OFFER}"
-        ) from error
 
 
 _WHOLE = 1_000_000_000

@@ -2,6 +2,7 @@
 
 import json
 import re
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -10,7 +11,12 @@ from llm2bids.exceptions import ModelError
 from llm2bids.model import embedded
 from llm2bids.model.adapter import CONFIG, Adapter, check_peft, read_adapter
 from llm2bids.model.cache import weights_sha256
-from llm2bids.model.dequantize import dequantized_folder, read_quantization
+from llm2bids.model.dequantize import (
+    cached_folder,
+    dequantized_folder,
+    gguf_config,
+    read_quantization,
+)
 from llm2bids.store.files import missing_content
 
 EMBEDDED = "embedded"
@@ -18,9 +24,6 @@ EMBEDDED = "embedded"
 
 OFFER = "`--model embedded` needs no network"
 """What a message offers where a model cannot be had."""
-
-_PICKLES = (".bin", ".pt", ".pth", ".pkl", ".ckpt")
-"""Extensions of files that are opened by running what is in them."""
 
 WAY_ROUND = (
     "which can run code when opened; expected *.safetensors: load it once with transformers where "
@@ -38,19 +41,26 @@ class Place:
     path: str
     source: str
     keywords: dict[str, Any]
-    weights: tuple[Path, ...] | None = None
-    """Local weight files, whose hash is the model's; None on the hub."""
-    known_sha256: str | None = None
-    """Hash of the weights, where it is known beforehand."""
-    adapter: Adapter | None = None
-    """What is merged into the weights."""
-    quantization: str | None = None
-    """What a GGUF file's weights were before they were dequantized."""
+    # local files, whose hash is the model's; none on the hub, nor where no weights are needed
+    weights: tuple[Path, ...] = ()
+    known_sha256: str | None = None  # of the weights, where it is known beforehand
+    adapter: Adapter | None = None  # what is merged into the weights
+    quantization: str | None = None  # what a GGUF file's weights were before
+    # gives a GGUF file that has not been dequantized: its header has the configuration
+    find_gguf: Callable[[], Path] | None = None
 
     @property
     def is_on_hub(self) -> bool:
         """Whether the model is a repository of the hub, which has revisions."""
-        return self.weights is None and self.known_sha256 is None
+        return "revision" in self.keywords
+
+    def read_config(self) -> Any:
+        """Read the configuration."""
+        from transformers import AutoConfig
+
+        if self.find_gguf is not None:
+            return gguf_config(self.find_gguf())
+        return AutoConfig.from_pretrained(self.path, **self.keywords)
 
 
 def model_label(name: str) -> str:
@@ -77,15 +87,16 @@ def locate_model(
     revision: str | None,
     trust_remote_code: bool,
     *,
-    dtype: str = "auto",
+    dtype: str | None = "auto",
     adapter: str | Path | None = None,
 ) -> Place:
     """Decide what a name means; local paths are checked before anything is read.
 
-    `dtype` is the type that a GGUF file is dequantized to.
+    `dtype` is the type that a GGUF file is dequantized to; None, where only the configuration is
+    wanted: then weights and adapter need not be readable.
     """
-    base, base_revision, chosen = resolve_adapter(name, adapter)
-    if chosen is not None:
+    base, base_revision, chosen = _resolve_adapter(name, adapter)
+    if chosen is not None and dtype is not None:
         check_peft(chosen)
     place = _locate_base(base, base_revision or revision, trust_remote_code, dtype)
     if chosen is None:
@@ -95,16 +106,12 @@ def locate_model(
             f"{name}: an adapter, whose base model {base} has its revision in {CONFIG}; leave "
             "--revision out, or give the base model with --model and the adapter with --adapter"
         )
-    return replace(
-        place,
-        name=chosen.name_of(place.name),
-        label=chosen.label_of(place.label),
-        adapter=chosen,
-    )
+    name, label = chosen.name_of(place.name), chosen.label_of(place.label)
+    return replace(place, name=name, label=label, adapter=chosen)
 
 
-def resolve_adapter(
-    name: str, adapter: str | Path | None = None
+def _resolve_adapter(
+    name: str, adapter: str | Path | None
 ) -> tuple[str, str | None, Adapter | None]:
     """Tell the base model of a name, its revision, and the adapter that goes into it, if any.
 
@@ -130,58 +137,53 @@ def resolve_adapter(
     return inside.base, inside.base_revision, inside
 
 
-def _locate_base(name: str, revision: str | None, trust_remote_code: bool, dtype: str) -> Place:
-    label = model_label(name)
+def _locate_base(
+    name: str, revision: str | None, trust_remote_code: bool, dtype: str | None
+) -> Place:
     local: dict[str, Any] = {"local_files_only": True, "trust_remote_code": trust_remote_code}
-    if name == EMBEDDED:
-        folder = dequantized_folder(
-            embedded.NAME, embedded.GGUF_SHA256, embedded.find_gguf, dtype=dtype
-        )
-        return Place(
-            name=embedded.NAME,
-            label=label,
-            path=str(folder),
-            source=f"{embedded.DISTRIBUTION} (GGUF Q4_1, dequantized to float32)",
-            keywords=local,
-            known_sha256=embedded.GGUF_SHA256,
-            quantization=read_quantization(folder),
-        )
     path = Path(name).expanduser()
+    if name == EMBEDDED:
+        source = f"{embedded.DISTRIBUTION} (GGUF Q4_1, dequantized to float32)"
+        known, find = embedded.NAME, embedded.find_gguf
+        place = Place(name=known, label=embedded.LABEL, path="", source=source, keywords=local)
+        return _of_gguf(place, known, embedded.GGUF_SHA256, find, dtype)
     if is_gguf(path):
-        check_gguf(path)
-        digest = weights_sha256([path])
-        folder = dequantized_folder(path.stem, digest, lambda: path, dtype=dtype)
-        return Place(
-            name=path.name,
-            label=label,
-            path=str(folder),
-            source=str(path),
-            keywords=local,
-            weights=(path,),
-            known_sha256=digest,
-            quantization=read_quantization(folder),
-        )
+        _check_gguf(path)
+        label, source = model_label(name), str(path)
+        place = Place(name=path.name, label=label, path="", source=source, keywords=local)
+        return _of_gguf(place, path.stem, weights_sha256([path]), lambda: path, dtype)
     if path.is_dir():
-        weights = checkpoint_files(path)
+        whole = str(path.resolve())
         return Place(
-            name=path.resolve().name,
-            label=model_label(str(path.resolve())),
+            name=Path(whole).name,
+            label=model_label(whole),
             path=str(path),
             source=str(path),
             keywords=local,
-            weights=weights,
+            weights=() if dtype is None else checkpoint_files(path),
         )
     if path.exists() or not re.fullmatch(r"[\w.-]+(/[\w.-]+)?", name) or name[0] in "./~":
         raise ModelError(
             f"{name}: no such folder; expected a folder with config.json and safetensors weights, "
             f"a .gguf file, or a hub name such as facebook/galactica-125m; {OFFER}"
         )
-    keywords: dict[str, Any] = {"revision": revision or "main"}
-    keywords["trust_remote_code"] = trust_remote_code
-    return Place(name=name, label=label, path=name, source=name, keywords=keywords)
+    keywords = {"revision": revision or "main", "trust_remote_code": trust_remote_code}
+    return Place(name=name, label=model_label(name), path=name, source=name, keywords=keywords)
 
 
-def check_gguf(path: Path) -> None:
+def _of_gguf(
+    place: Place, stem: str, sha256: str, find: Callable[[], Path], dtype: str | None
+) -> Place:
+    """Complete the place of a GGUF file, whose weights are kept dequantized in the cache."""
+    if dtype is None:
+        folder = cached_folder(stem, sha256)
+        return replace(place, path=str(folder or ""), find_gguf=None if folder else find)
+    folder = dequantized_folder(stem, sha256, find, dtype=dtype)
+    quantization = read_quantization(folder)
+    return replace(place, path=str(folder), known_sha256=sha256, quantization=quantization)
+
+
+def _check_gguf(path: Path) -> None:
     """Refuse what is no GGUF file, by its name, by its content, or for want of it."""
     reason = missing_content(path)
     if reason:
@@ -219,8 +221,9 @@ def checkpoint_files(folder: Path) -> tuple[Path, ...]:
         return (single,)
     if shards:
         return shards
-    others = sorted(p.name for p in folder.iterdir() if p.suffix in (*_PICKLES, ".safetensors"))
-    others = [name for name in others if not name.startswith(".")]
+    endings = (".bin", ".pt", ".pth", ".pkl", ".ckpt", ".safetensors")
+    names = sorted(path.name for path in folder.iterdir() if path.suffix in endings)
+    others = [name for name in names if not name.startswith(".")]
     pickles = [name for name in others if not name.endswith(".safetensors")]
     if pickles and len(pickles) == len(others):
         raise ModelError(f"{folder}: weights only as pickle ({pickles[0]}), {WAY_ROUND}")

@@ -27,11 +27,9 @@ CACHES = ("cache", "past_key_values", "cache_params")
 class Call:
     """What one call of a module returned."""
 
-    shape: tuple[int, ...]
-    floating: bool
+    tensor: Tensor  # kept: a freed tensor's address could be another one's a moment later
     alike: bool  # all prompts have the same values
     constant: bool  # all values are the same
-    tensor: Tensor  # kept: a freed tensor's address could be another one's a moment later
 
 
 Calls = dict[int, list[Call | None]]
@@ -91,8 +89,7 @@ def probe_model(loaded: LoadedModel, candidates: Mapping[str, nn.Module]) -> Pro
             )
 
     with forward_errors(loaded):
-        calls = _noted(loaded.model, candidates, lengths, generate, n_prompts)
-    return Probe(calls=calls, n_prompts=n_prompts, lengths=lengths)
+        return _noted(loaded.model, candidates, lengths, generate, n_prompts)
 
 
 def outline_model(model: nn.Module, candidates: Mapping[str, nn.Module], *, masked: bool) -> Probe:
@@ -119,8 +116,7 @@ def outline_model(model: nn.Module, candidates: Mapping[str, nn.Module], *, mask
                 # by the names that are there: asking for an old one warns in newer transformers
                 state = {name: value for name, value in output.items() if name in CACHES}
 
-    calls = _noted(model, candidates, lengths, forward, n_prompts)
-    return Probe(calls=calls, n_prompts=n_prompts, lengths=lengths)
+    return _noted(model, candidates, lengths, forward, n_prompts)
 
 
 def _noted(
@@ -129,19 +125,25 @@ def _noted(
     lengths: list[int],
     run: Callable[[], None],
     n_prompts: int,
-) -> dict[str, Calls]:
+) -> Probe:
     """Run something under hooks that note what the candidates return."""
     names = list(candidates)
     calls: dict[str, Calls] = defaultdict(lambda: defaultdict(list))
 
     def note(name: str, module: nn.Module, args: Any, output: Any) -> None:
-        call = _described(n_prompts, module, first_tensor(output))
+        tensor = first_tensor(output)
+        call = None
+        if tensor is not None and tensor.dim() > 0:
+            if len(tensor) == 1 and next(module.parameters(), None) is not None:
+                tensor = tensor.expand(n_prompts, *tensor.shape[1:])  # learned positions
+            alike, constant = _patterns(n_prompts, module, tensor)
+            call = Call(tensor=tensor, alike=alike, constant=constant)
         calls[name][len(lengths) - 1].append(call)
 
     sites = [Site(name=name, layer=None, role=name, width=1) for name in names]
     with hooked(model, sites, lambda index: partial(note, names[index])):
         run()
-    return dict(calls)
+    return Probe(calls=dict(calls), n_prompts=n_prompts, lengths=lengths)
 
 
 def given_tokens(args: Any, kwargs: Mapping[str, Any]) -> Tensor:
@@ -162,25 +164,13 @@ def plain_tokens(loaded: LoadedModel, n_prompts: int, n_tokens: int) -> Tensor:
     return torch.from_numpy(drawn).to(loaded.device)
 
 
-def _described(n_prompts: int, module: nn.Module, tensor: Tensor | None) -> Call | None:
-    """Describe an output (of a shape alone, on the meta device)."""
-    if tensor is None or tensor.dim() == 0:
-        return None
-    if len(tensor) == 1 and next(module.parameters(), None) is not None:
-        tensor = tensor.expand(n_prompts, *tensor.shape[1:])  # learned positions, alike in all
-    if tensor.is_meta:  # rotary positions
+def _patterns(n_prompts: int, module: nn.Module, tensor: Tensor) -> tuple[bool, bool]:
+    """Tell whether all prompts have the same values, and whether all values are the same."""
+    if tensor.is_meta:  # of a shape alone: rotary positions
         alike = any("inv_freq" in name for name, _ in module.named_buffers()) or (
             "SinusoidalPositional" in type(module).__name__
         )
-        constant = False
-    else:
-        axis = tensor.shape.index(n_prompts) if n_prompts in tensor.shape else None
-        alike = axis is not None and bool((tensor == tensor.narrow(axis, 0, 1)).all())
-        constant = tensor.numel() > 0 and bool((tensor == tensor.flatten()[0]).all())
-    return Call(
-        shape=tuple(tensor.shape),
-        floating=tensor.is_floating_point(),
-        alike=alike,
-        constant=constant,
-        tensor=tensor,
-    )
+        return alike, False
+    axis = tensor.shape.index(n_prompts) if n_prompts in tensor.shape else None
+    alike = axis is not None and bool((tensor == tensor.narrow(axis, 0, 1)).all())
+    return alike, tensor.numel() > 0 and bool((tensor == tensor.flatten()[0]).all())

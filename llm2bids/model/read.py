@@ -1,6 +1,9 @@
-"""Reading long texts: values go straight into volumes, and logits come in chunks."""
+"""Reading given texts: how well each token is foreseen, and what every unit does at it.
 
-from collections.abc import Callable, Sequence
+Of long texts values go straight into volumes, and logits come in chunks.
+"""
+
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -10,9 +13,18 @@ import torch
 from scipy.sparse import csc_array
 from torch import Tensor, nn
 
-from llm2bids.model.choose import information
-from llm2bids.model.hooks import Hook, by_token, forward_errors, hooked, required_tensor
+from llm2bids.exceptions import InterventionError
+from llm2bids.model.generate import information, padded, text_logits, together
+from llm2bids.model.hooks import (
+    Hook,
+    forward_errors,
+    hooked,
+    new_values,
+    position_hooks,
+    position_reader,
+)
 from llm2bids.model.load import LoadedModel
+from llm2bids.model.tokenizer import decode
 from llm2bids.model.units import Site
 
 CHUNK = 256
@@ -39,7 +51,6 @@ def read_windows(
     mean: npt.NDArray[np.float32],
     *,
     before: bool = False,
-    on_token: Callable[[int], None] | None = None,
 ) -> tuple[npt.NDArray[np.float64], npt.NDArray[np.float64]]:
     """Add each token's deviation from `mean` (n_units,) to `values` (n_volumes, n_units).
 
@@ -57,11 +68,11 @@ def read_windows(
         columns = np.arange(window.first, window.end)
         positions = len(lead_in) + columns - window.start - int(before)
         weight = weights[:, columns].tocsr().astype(np.float32)
-        reader = _Accumulator(sites, values, mean, weight, positions)
+        hooks = _adding_hooks(sites, values, mean, weight, positions, loaded.device)
         targets = torch.from_numpy(token_ids[columns]).to(loaded.device)
         rows = len(lead_in) + torch.from_numpy(columns - window.start).to(loaded.device) - 1
         with forward_errors(loaded), torch.no_grad():
-            with hooked(loaded.model, sites, reader.hook):
+            with hooked(loaded.model, sites, hooks):
                 logits = _forward(loaded, fed, head)
             for start in range(0, len(columns), CHUNK):
                 part = slice(start, start + CHUNK)
@@ -71,41 +82,28 @@ def read_windows(
                 surprisal[columns[part]], entropy[columns[part]] = (
                     each[0].double().cpu().numpy() for each in bits
                 )
-        if on_token is not None:
-            on_token(len(columns))
     return surprisal, entropy
 
 
-class _Accumulator:
-    """Hooks that add the weighed deviations of chosen positions to the volumes."""
+def _adding_hooks(
+    sites: Sequence[Site],
+    values: npt.NDArray[np.float32],
+    mean: npt.NDArray[np.float32],
+    weight: Any,  # (n_volumes, n_positions), CSR
+    positions: npt.NDArray[np.int64],
+    device: str,
+) -> Callable[[int], Hook]:
+    """Make the hooks that add the weighed deviations of chosen positions to the volumes."""
+    starts = np.cumsum([0, *(site.width for site in sites)])
+    touched = np.flatnonzero(np.diff(weight.indptr))
+    rows = slice(touched[0], touched[-1] + 1) if touched.size else slice(0, 0)
+    weight = weight[rows]
 
-    def __init__(
-        self,
-        sites: Sequence[Site],
-        values: npt.NDArray[np.float32],
-        mean: npt.NDArray[np.float32],
-        weight: Any,  # (n_volumes, n_positions), CSR
-        positions: npt.NDArray[np.int64],
-    ) -> None:
-        self._sites = tuple(sites)
-        self._starts = np.cumsum([0, *(site.width for site in sites)])
-        self._values, self._mean = values, mean
-        touched = np.flatnonzero(np.diff(weight.indptr))
-        self._rows = slice(touched[0], touched[-1] + 1) if touched.size else slice(0, 0)
-        self._weight = weight[self._rows]
-        self._positions = torch.from_numpy(positions)
+    def add(index: int, taken: Tensor) -> None:
+        units = slice(starts[index], starts[index + 1])
+        values[rows, units] += weight @ (taken[0].float().cpu().numpy() - mean[units])
 
-    def hook(self, index: int) -> Hook:
-        """Make the hook of one site."""
-        site = self._sites[index]
-        units = slice(self._starts[index], self._starts[index + 1])
-
-        def add(module: nn.Module, args: Any, output: Any) -> None:
-            tensor = by_token(required_tensor(output, site), site, 1)[0]
-            at = tensor[self._positions.to(tensor.device)].float().cpu().numpy()
-            self._values[self._rows, units] += self._weight @ (at - self._mean[units])
-
-        return add
+    return position_hooks(sites, positions[None], add, device=device)
 
 
 def _forward(
@@ -147,3 +145,105 @@ def _plain_head(loaded: LoadedModel, fed: Sequence[int], sites: Sequence[Site]) 
             return None
         same = torch.equal(output.logits[0, -1:].float(), head(hidden[:, -1:])[0].float())
     return head if same and hidden.shape[1] == len(fed) else None
+
+
+BATCH_SIZE = 16
+"""Texts in a batch, where the caller names none: all logits of all positions are computed."""
+
+
+def text_nll(
+    loaded: LoadedModel,
+    texts: Sequence[Sequence[int]],
+    *,
+    batch_size: int | None = None,
+    names: Sequence[str] | None = None,
+    on_text: Callable[[int], object] | None = None,
+) -> list[npt.NDArray[np.float64]]:
+    """Measure the NLL of each token but the first, (n_tokens - 1,), of texts of two or more.
+
+    `names` are what a message calls the texts.
+    """
+    nats: dict[int, npt.NDArray[np.float64]] = {}
+    for rows in _batches(loaded, texts, batch_size or BATCH_SIZE):
+        token_ids, mask = padded([texts[row] for row in rows], loaded, left=False)
+        with forward_errors(loaded), torch.no_grad():
+            logits = text_logits(loaded, token_ids, mask)
+            log_p = torch.log_softmax(logits[:, :-1].float(), dim=-1)
+            nll = -log_p.gather(2, token_ids[:, 1:, None])[..., 0].double().cpu().numpy()
+        for row, values in zip(rows, nll, strict=True):
+            nats[row] = values[: len(texts[row]) - 1]
+            name = f"text {row + 1}" if names is None else names[row]
+            _check_finite(loaded, texts[row], nats[row], name)
+        if on_text is not None:
+            on_text(len(rows))
+    return [nats[row] for row in range(len(texts))]
+
+
+def mean_activation(
+    loaded: LoadedModel,
+    texts: Sequence[Sequence[int]],
+    sites: Sequence[Site],
+    *,
+    of: Callable[[npt.NDArray[np.float32]], npt.NDArray[np.float32]] = np.asarray,
+) -> npt.NDArray[np.float64]:
+    """Average (a function of) each unit over the tokens of texts but their first, (n_units,)."""
+    # the first token of a context takes attention that has nowhere to go: its values are larger by
+    # orders than all others
+    total = np.zeros(sum(site.width for site in sites))
+    n_tokens = 0
+    for _, per_token in text_values(loaded, texts, sites):
+        total += of(per_token[1:]).sum(axis=0, dtype=np.float64)
+        n_tokens += len(per_token) - 1
+    return total / max(n_tokens, 1)
+
+
+def text_values(
+    loaded: LoadedModel, texts: Sequence[Sequence[int]], sites: Sequence[Site]
+) -> Iterator[tuple[int, npt.NDArray[np.float32]]]:
+    """Read every unit at every token of texts: yields a text's number and (n_tokens, n_units)."""
+    for rows in _batches(loaded, texts, BATCH_SIZE):
+        batch = [texts[row] for row in rows]
+        token_ids, mask = padded(batch, loaded, left=False)
+        longest = token_ids.shape[1]
+        n_units = sum(site.width for site in sites)
+        values = new_values((len(rows), longest, n_units), loaded.device)
+        positions = np.tile(np.arange(longest), (len(rows), 1))
+        reader = position_reader(sites, values, positions, device=loaded.device)
+        with forward_errors(loaded), hooked(loaded.model, sites, reader), torch.no_grad():
+            text_logits(loaded, token_ids, mask)
+        for row, text, per_token in zip(rows, batch, values, strict=True):
+            yield row, per_token[: len(text)]
+
+
+def _batches(
+    loaded: LoadedModel, texts: Sequence[Sequence[int]], batch_size: int
+) -> list[list[int]]:
+    """Sort texts into batches that may run together, those of like length side by side."""
+    short = next((row for row, text in enumerate(texts) if len(text) < 2), None)
+    if short is not None:
+        raise InterventionError(
+            f"text {short + 1}: {len(texts[short])} token; expected two or more: the first one of "
+            "a text is foreseen by nothing"
+        )
+    by_length = sorted(range(len(texts)), key=lambda row: len(texts[row]))
+    return [
+        rows[start : start + batch_size]
+        for rows in together(loaded, texts, by_length)
+        for start in range(0, len(rows), batch_size)
+    ]
+
+
+def _check_finite(
+    loaded: LoadedModel, text: Sequence[int], nll: npt.NDArray[np.float64], name: str
+) -> None:
+    """Stop where the edited model gives no number, naming the token."""
+    wrong = np.flatnonzero(~np.isfinite(nll))
+    if not wrong.size:
+        return
+    position = int(wrong[0]) + 1
+    (token,) = decode(loaded, np.array([text[position]], dtype=np.int64))
+    raise InterventionError(
+        f"{name}: the likelihood of token {position} ({token!r}) is {nll[wrong[0]]} "
+        f"({wrong.size} of {nll.size} tokens); expected finite numbers: lower the strength of the "
+        "edit, change fewer units, or load the model with --dtype float32"
+    )

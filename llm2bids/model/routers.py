@@ -8,7 +8,6 @@ those that were chosen, so that no list of architectures is needed.
 import re
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack
-from functools import partial
 from typing import Any
 
 import torch
@@ -80,7 +79,11 @@ def find_scores(model: nn.Module, tokens: Tensor) -> dict[str, Scores]:
         return {}
     with ExitStack() as stack, torch.no_grad(), _Watch(events):
         for name, module in routers.items():
-            stack.enter_context(module.register_forward_hook(partial(_noted, events, name)))
+
+            def note(_: nn.Module, args: Any, output: Any, name: str = name) -> None:
+                events.append((name, all_tensors(output)))
+
+            stack.enter_context(module.register_forward_hook(note))
         model(input_ids=tokens, use_cache=False)
     scores: dict[str, Scores] = {}
     for index, (function, tensors) in enumerate(events):
@@ -91,10 +94,6 @@ def find_scores(model: nn.Module, tokens: Tensor) -> dict[str, Scores]:
                 if _is_from(tensors[0], tensor, function):
                     scores.setdefault(name, Scores(index=number, function=function))
     return scores
-
-
-def _noted(events: list[_Event], name: str, module: nn.Module, args: Any, output: Any) -> None:
-    events.append((name, all_tensors(output)))
 
 
 def _is_from(values: Tensor, scores: Tensor, function: str) -> bool:

@@ -7,19 +7,19 @@ and the decoder layers (the residual stream). What a candidate returned decides.
 
 import math
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from difflib import get_close_matches
 from fnmatch import fnmatchcase
+from functools import partial
 from itertools import permutations
 from typing import Any
 
-import numpy as np
-from torch import Tensor, nn
+from torch import nn
 
-from llm2bids.exceptions import ModelError
-from llm2bids.model.heads import split_heads
-from llm2bids.model.hooks import first_line, forward_errors, raising_module
+from llm2bids.exceptions import ModelError, first_line
+from llm2bids.model.hooks import forward_errors, raising_module
 from llm2bids.model.load import LoadedModel
 from llm2bids.model.probe import (
     N_TOKENS,
@@ -30,7 +30,7 @@ from llm2bids.model.probe import (
     probe_model,
 )
 from llm2bids.model.routers import find_routers, find_scores
-from llm2bids.model.units import Site
+from llm2bids.model.units import Site, split_heads
 
 RESIDUAL = "residual"
 """Role of a decoder layer's own output."""
@@ -49,108 +49,79 @@ class SiteTable:
         """Number of units of `sites`, without the head."""
         return sum(site.width for site in self.sites)
 
+    def without(self, reasons: Mapping[str, str]) -> "SiteTable":
+        """Leave sites out, by name, with the reason of each."""
+        sites, head = (
+            tuple(site for site in sites if site.name not in reasons)
+            for sites in (self.sites, self.head)
+        )
+        return SiteTable(sites=sites, skipped=(*self.skipped, *reasons.items()), head=head)
+
 
 def find_sites(loaded: LoadedModel) -> SiteTable:
     """Find every module output that can be recorded."""
-    model = loaded.model
-    candidates, skipped = _candidates(model)
-    table = _judge_all(model, loaded.name, candidates, skipped, probe_model(loaded, candidates))
+    table = _site_table(loaded.model, loaded.name, partial(probe_model, loaded))
     with forward_errors(loaded):
-        scores = find_scores(model, plain_tokens(loaded, 3, N_TOKENS))
+        scores = find_scores(loaded.model, plain_tokens(loaded, 3, N_TOKENS))
     sites = tuple(replace(site, scores=scores.get(site.name)) for site in table.sites)
     return replace(table, sites=sites)
 
 
 def outline_sites(model: Any, name: str) -> SiteTable:
     """Find what could be recorded from a model that has a configuration and no weights."""
-    candidates, skipped = _candidates(model)
-    failures: list[Exception] = []
-    for masked in (False, True):  # some models look at values of a mask, and some where none is
-        try:
-            probe = outline_model(model, candidates, masked=masked)
-            break
+
+    def run(candidates: Mapping[str, nn.Module]) -> Probe:
+        try:  # some models look at values of a mask, and some where none is
+            return outline_model(model, candidates, masked=False)
         except Exception as error:  # shapes alone do not suffice for every model
-            failures.append(error)
-    else:
-        failure = failures[0]
-        raise ModelError(
-            f"model {name}: {raising_module(model, failure)} cannot be planned from its "
-            f"configuration ({type(failure).__name__}: {first_line(failure)}); `llm2bids sites` "
-            "finds its sites with weights"
-        ) from failure
-    return _judge_all(model, name, candidates, skipped, probe)
+            with suppress(Exception):
+                return outline_model(model, candidates, masked=True)
+            raise ModelError(
+                f"model {name}: {raising_module(model, error)} cannot be planned from its "
+                f"configuration ({type(error).__name__}: {first_line(error)}); `llm2bids sites` "
+                "finds its sites with weights"
+            ) from error
+
+    return _site_table(model, name, run)
 
 
-def _candidates(model: nn.Module) -> tuple[dict[str, nn.Module], list[tuple[str, str]]]:
-    """List the modules whose output may be a site, and those that are left out beforehand."""
-    layers_name, layers = find_layers(model)
-    names = {f"{layers_name}.{index}" for index in range(len(layers))}
-    routers = find_routers(model)
-    skipped: list[tuple[str, str]] = []
-    candidates: dict[str, nn.Module] = {}
-    experts = ""
-    for name, module in model.named_modules():
-        if experts and name.startswith(experts):
-            skipped.append((name, "runs on the tokens of each expert, in the experts' order"))
-            continue
-        if "expert" in name and any(p.dim() == 3 for p in module.parameters(recurse=False)):
-            experts = name + "."  # one module for all experts, with their weights stacked
-        leaf = next(module.children(), None) is None
-        weighted = next(module.parameters(recurse=False), None) is not None
-        if not name or not (leaf or weighted or name in names or name in routers):
-            continue
-        if isinstance(module, nn.Dropout | nn.Identity):
-            skipped.append((name, "passes its input on unchanged"))
-        else:
-            candidates[name] = module
-    return candidates, skipped
-
-
-def _judge_all(
-    model: Any,
-    model_name: str,
-    candidates: Mapping[str, nn.Module],
-    skipped: list[tuple[str, str]],
-    probe: Probe,
+def _site_table(
+    model: Any, model_name: str, run: Callable[[Mapping[str, nn.Module]], Probe]
 ) -> SiteTable:
-    """Decide on all candidates by what they returned."""
+    """Decide on every module whose output may be a site by what it returns when the model runs."""
     layers_name, layers = find_layers(model)
     names = {f"{layers_name}.{index}": index for index in range(len(layers))}
-    head, calls, routers = model.get_output_embeddings(), probe.calls, find_routers(model)
+    routers, head = find_routers(model), model.get_output_embeddings()
+    candidates, skipped = _candidates(model, {*names, *routers})
+    probe = run(candidates)
+    calls = probe.calls
+    leaves = {name: calls[name] for name in calls if _is_leaf(candidates[name])}
     sites: list[Site] = []
     heads: tuple[Site, ...] = ()
-    leaves = {
-        name: noted
-        for name, noted in calls.items()
-        if next(candidates[name].children(), None) is None
-    }
-    for name in [*calls, *(name for name in candidates if name not in calls)]:
+    for name in dict.fromkeys([*calls, *candidates]):
         module = candidates[name]
-        parts = any(other.startswith(f"{name}.") for other in calls) if name in routers else False
-        if parts and next(module.parameters(recurse=False), None) is None:
+        in_parts = name in routers and any(other.startswith(f"{name}.") for other in calls)
+        if in_parts and not _has_weights(module):
             continue  # a part of it gives its scores
         verdict = _judge(module, calls.get(name, {}), probe, is_head=module is head)
         if isinstance(verdict, str):
             skipped.append((name, verdict))
             continue
-        prompt_axis, token_axis, shape = verdict
-        width = math.prod(shape)
-        twin = None if name in leaves or name in names else _twin(calls[name], leaves)
-        if twin is not None:
+        if name not in leaves and name not in names and (twin := _twin(calls[name], leaves)):
             skipped.append((name, f"passes on the output of {twin}"))
             continue
+        prompt_axis, token_axis, shape = verdict
         layer, role = _layer_and_role(name, layers_name, names)
-        site = Site(
-            name=name, layer=layer, role=role, width=width,
-            token_axis=token_axis, prompt_axis=prompt_axis,
-        )  # fmt: skip
+        width = math.prod(shape)
+        axes: dict[str, Any] = {"token_axis": token_axis, "prompt_axis": prompt_axis}
         if module is head:
-            heads = (site,)
+            heads = (Site(name=name, layer=layer, role=role, width=width, **axes),)
             continue
         parent = model.get_submodule(name.rpartition(".")[0])
         config = model.config.get_text_config()
         n_heads, head_size = split_heads(config, role, width, shape, parent)
-        sites.append(replace(site, n_heads=n_heads, head_size=head_size))
+        axes |= {"n_heads": n_heads, "head_size": head_size}
+        sites.append(Site(name=name, layer=layer, role=role, width=width, **axes))
     if not sites:
         reasons = Counter(reason for _, reason in skipped if not reason.startswith("passes its"))
         raise ModelError(
@@ -160,34 +131,56 @@ def _judge_all(
     return SiteTable(sites=tuple(sites), skipped=tuple(skipped), head=heads)
 
 
+def _candidates(
+    model: nn.Module, wanted: Collection[str]
+) -> tuple[dict[str, nn.Module], list[tuple[str, str]]]:
+    """List leaves, modules with weights and those `wanted`; and what is left out beforehand."""
+    skipped: list[tuple[str, str]] = []
+    candidates: dict[str, nn.Module] = {}
+    experts = ""
+    for name, module in model.named_modules():
+        if experts and name.startswith(experts):
+            skipped.append((name, "runs on the tokens of each expert, in the experts' order"))
+            continue
+        if "expert" in name and any(p.dim() == 3 for p in module.parameters(recurse=False)):
+            experts = name + "."  # one module for all experts, with their weights stacked
+        if isinstance(module, nn.Dropout | nn.Identity):
+            skipped.append((name, "passes its input on unchanged"))
+        elif name and (_is_leaf(module) or _has_weights(module) or name in wanted):
+            candidates[name] = module
+    return candidates, skipped
+
+
+def _is_leaf(module: nn.Module) -> bool:
+    return next(module.children(), None) is None
+
+
+def _has_weights(module: nn.Module) -> bool:
+    return next(module.parameters(recurse=False), None) is not None
+
+
 def find_layers(model: nn.Module) -> tuple[str, nn.ModuleList]:
     """Find the list of decoder layers."""
     config: Any = getattr(model, "config", None)
     depth = getattr(config.get_text_config(), "num_hidden_layers", None) if config else None
     lists = [(n, m) for n, m in model.named_modules() if isinstance(m, nn.ModuleList) and len(m)]
-    lists = _beside_embedding(model, lists)
     if not lists:
         raise ModelError(
             f"model {type(model).__name__}: no list of layers in its modules; expected a decoder "
             "with its layers in a ModuleList"
         )
+    # those that lie in one module with the token embedding: towers for images do not
+    get: Any = getattr(model, "get_input_embeddings", lambda: None)
+    embedding = get()
+    path = next((name for name, module in model.named_modules() if module is embedding), "")
+    parents = path.split(".")[:-1]
+    for n_parents in range(len(parents), 0, -1):
+        prefix = ".".join(parents[:n_parents]) + "."
+        if near := [item for item in lists if item[0].startswith(prefix)]:
+            lists = near
+            break
     fitting = [(name, module) for name, module in lists if len(module) == depth] or lists
     return max(fitting, key=lambda item: sum(p.numel() for p in item[1].parameters()))
-
-
-def _beside_embedding(
-    model: nn.Module, lists: list[tuple[str, nn.ModuleList]]
-) -> list[tuple[str, nn.ModuleList]]:
-    """Leave the lists that lie in one module with the token embedding: towers for images do not."""
-    get: Any = getattr(model, "get_input_embeddings", None)
-    embedding = None if get is None else get()
-    parent = next((name for name, module in model.named_modules() if module is embedding), "")
-    while parent:
-        parent = parent.rpartition(".")[0]
-        near = [item for item in lists if item[0].startswith(parent + ".")] if parent else lists
-        if near:
-            return near
-    return lists
 
 
 def select_sites(table: SiteTable, patterns: Sequence[str]) -> tuple[Site, ...]:
@@ -206,14 +199,14 @@ def select_sites(table: SiteTable, patterns: Sequence[str]) -> tuple[Site, ...]:
 
 
 def _match(table: SiteTable, pattern: str) -> list[Site]:
-    if pattern == "all":
-        return list(table.sites)
-    if pattern == RESIDUAL:
-        matching = [site for site in table.sites if site.role == RESIDUAL]
-    elif pattern == "attention":
-        matching = [site for site in table.sites if _is_attention(site)]
-    elif pattern == "mlp":
-        matching = [site for site in table.sites if is_mlp(site)]
+    presets: dict[str, Callable[[Site], bool]] = {
+        "all": lambda site: True,
+        RESIDUAL: lambda site: site.role == RESIDUAL,
+        "attention": _is_attention,
+        "mlp": is_mlp,
+    }
+    if pattern in presets:
+        matching = [site for site in table.sites if presets[pattern](site)]
     else:
         matching = [
             site
@@ -222,22 +215,16 @@ def _match(table: SiteTable, pattern: str) -> list[Site]:
         ]
     if matching:
         return matching
-    is_residual = pattern == RESIDUAL  # a layer is named by its number
-    reasons = [
-        (name, why)
-        for name, why in table.skipped
-        if (name.rpartition(".")[2].isdigit() if is_residual else fnmatchcase(name, pattern))
-    ]
-    if reasons:
-        raise ModelError(
-            f"site pattern {pattern!r} matches only modules that cannot be recorded: "
-            f"{reasons[0][0]} ({reasons[0][1]}); `llm2bids sites` lists the others"
-        )
-    names = list({name: None for s in table.sites for name in (s.role, s.name)})
-    presets = ["all", RESIDUAL, "attention", "mlp"]
-    others = [name for name in dict.fromkeys(presets + names) if name != pattern]
-    near = get_close_matches(pattern, others, n=3, cutoff=0.5)
-    near = near or names[:3]
+    for name, reason in table.skipped:
+        is_layer = pattern == RESIDUAL and name.rpartition(".")[2].isdigit()  # by its number
+        if is_layer or fnmatchcase(name, pattern):
+            raise ModelError(
+                f"site pattern {pattern!r} matches only modules that cannot be recorded: "
+                f"{name} ({reason}); `llm2bids sites` lists the others"
+            )
+    names = list(dict.fromkeys(name for s in table.sites for name in (s.role, s.name)))
+    others = [name for name in dict.fromkeys([*presets, *names]) if name != pattern]
+    near = get_close_matches(pattern, others, n=3, cutoff=0.5) or names[:3]
     raise ModelError(
         f"site pattern {pattern!r} matches no module; near it: {', '.join(near)}; expected "
         f"{', '.join(presets)} or a pattern on names or roles: `llm2bids sites` lists them"
@@ -285,11 +272,12 @@ def _judge(
     seen = [call for call in noted if call is not None]
     if len(seen) < len(noted):
         return "output is not a tensor"
-    if not all(call.floating for call in seen):
+    if not all(call.tensor.is_floating_point() for call in seen):
         return "output is not floating point"
+    shapes = [tuple(call.tensor.shape) for call in seen]
     if is_head:  # generation asks for the last position's logits only
-        lengths = [call.shape[1] for call in seen]
-    axes = _find_axes([call.shape for call in seen], lengths, probe.n_prompts)
+        lengths = [shape[1] for shape in shapes]
+    axes = _find_axes(shapes, lengths, probe.n_prompts)
     if isinstance(axes, str):
         return axes
     owns = next(module.parameters(), None) is not None
@@ -305,18 +293,17 @@ def _find_axes(
     """Find the axes of prompts and tokens that leave one shape behind in every forward pass."""
     if len({len(shape) for shape in shapes}) > 1:
         return f"number of axes varies: {shapes[0]} then {shapes[-1]}"
+    passes = list(zip(shapes, lengths, strict=True))
     for prompts, tokens in permutations(range(len(shapes[0])), 2):
-        rest = {tuple(np.delete(np.array(shape, dtype=int), (prompts, tokens))) for shape in shapes}
-        fits = all(
-            shape[prompts] == n_prompts and shape[tokens] == length
-            for shape, length in zip(shapes, lengths, strict=True)
-        )
+        rest = {
+            tuple(size for axis, size in enumerate(shape) if axis not in (prompts, tokens))
+            for shape in shapes
+        }
+        fits = all(s[prompts] == n_prompts and s[tokens] == length for s, length in passes)
         if fits and len(rest) == 1:
-            return prompts, tokens, tuple(map(int, rest.pop()))
+            return prompts, tokens, rest.pop()
     flat = {shape[1:] for shape in shapes}
-    joined = all(
-        shape[0] == n_prompts * length for shape, length in zip(shapes, lengths, strict=True)
-    )
+    joined = all(shape[0] == n_prompts * length for shape, length in passes)
     if joined and len(flat) == 1:
         return 0, 0, flat.pop()
     if all(n_prompts not in shape for shape in shapes) and not joined:
@@ -326,19 +313,17 @@ def _find_axes(
 
 def _twin(calls: Calls, leaves: dict[str, Calls]) -> str | None:
     """Find the leaf whose very output a module with children passes on."""
+    own = calls[0][0]
     for name, other in leaves.items():
-        last = other.get(0) or [None]
-        mine = calls[0][0]
-        theirs = last[-1]
-        if mine is None or theirs is None or mine.shape != theirs.shape:
+        last = (other.get(0) or [None])[-1]
+        if own is None or last is None or own.tensor.shape != last.tensor.shape:
             continue
-        if _same_memory(mine.tensor, theirs.tensor):
+        mine, theirs = own.tensor, last.tensor
+        if not mine.is_meta:
+            same = mine.data_ptr() == theirs.data_ptr()
+        else:  # no addresses, but storages of their own
+            storages = (tensor.untyped_storage()._cdata for tensor in (mine, theirs))
+            same = len(set(storages)) == 1 and mine.storage_offset() == theirs.storage_offset()
+        if same:
             return name
     return None
-
-
-def _same_memory(first: Tensor, second: Tensor) -> bool:
-    if first.is_meta:  # no addresses, but storages of their own
-        same = first.untyped_storage()._cdata == second.untyped_storage()._cdata
-        return bool(same and first.storage_offset() == second.storage_offset())
-    return first.data_ptr() == second.data_ptr()

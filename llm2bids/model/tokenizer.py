@@ -1,51 +1,47 @@
-"""A model's tokenizer: token ids that end and fill up texts, and prompts as turns of a chat."""
+"""A model's tokenizer: text to tokens and back, prompts as turns of a chat, tokens of words."""
 
 import datetime
 import hashlib
 import re
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from llm2bids.exceptions import ModelError
-from llm2bids.model.place import Place
+import numpy as np
+import numpy.typing as npt
+from scipy.sparse import csr_array
+
+from llm2bids.exceptions import ModelError, RecordingError, first_line
 
 if TYPE_CHECKING:
     from llm2bids.model.load import LoadedModel
-
-_END_TOKENS = frozenset(("<|endoftext|>", "<|end_of_text|>", "</s>", "<eos>"))
-"""Special tokens that end a text by their name, whatever a configuration says."""
-
-_FILES = ("tokenizer*", "vocab*", "*.model", "merges.txt", "*.tiktoken")
-"""Names of the files that a tokenizer can be read from."""
+    from llm2bids.model.place import Place
 
 
-def load_tokenizer(place: Place) -> Any:
+def load_tokenizer(place: "Place") -> Any:
     """Load a tokenizer that pads on the left; what has none, or an empty one, is refused."""
     from transformers import AutoTokenizer
 
-    folder = Path(place.path)
-    if place.weights is not None and not any(list(folder.glob(name)) for name in _FILES):
-        # some versions of transformers make one up that knows a few special tokens
-        raise ModelError(
-            f"model {place.source}: no usable tokenizer (no file of one); expected tokenizer.json "
-            "beside the weights, as `tokenizer.save_pretrained(folder)` writes"
+    def unusable(reason: str) -> ModelError:
+        return ModelError(
+            f"model {place.source}: {reason}; expected tokenizer.json beside the weights, as "
+            "`tokenizer.save_pretrained(folder)` writes"
         )
+
+    folder = Path(place.path)
+    files = ("tokenizer*", "vocab*", "*.model", "merges.txt", "*.tiktoken")
+    if not place.is_on_hub and not any(any(folder.glob(name)) for name in files):
+        # some versions of transformers make one up that knows a few special tokens
+        raise unusable("no usable tokenizer (no file of one)")
     try:
         tokenizer = AutoTokenizer.from_pretrained(place.path, **place.keywords)
     except Exception as error:  # the tokenizers library raises plain exceptions
-        if place.weights is None:
+        if place.is_on_hub:
             raise
-        reason = str(error).strip().split("\n")[0]
-        raise ModelError(
-            f"model {place.source}: no usable tokenizer ({reason}); expected tokenizer.json beside "
-            "the weights, as `tokenizer.save_pretrained(folder)` writes"
-        ) from error
+        raise unusable(f"no usable tokenizer ({first_line(error)})") from error
     if len(tokenizer) == 0 or not tokenizer("a b")["input_ids"]:
-        raise ModelError(
-            f"model {place.source}: its tokenizer is empty; expected tokenizer.json beside the "
-            "weights, as `tokenizer.save_pretrained(folder)` writes"
-        )
+        raise unusable("its tokenizer is empty")
     tokenizer.padding_side = "left"
     if tokenizer.pad_token is None and tokenizer.eos_token is not None:
         tokenizer.pad_token = tokenizer.eos_token
@@ -66,9 +62,10 @@ def neutral_generation(model: Any, tokenizer: Any) -> None:
     ):
         if value is not None:
             ends |= set(value) if isinstance(value, list) else {value}
-    # A chat model's end of turn is not the only token that ends a text.
+    # A chat model's end of turn is not the only token that ends a text: some do by their name.
+    named = ("<|endoftext|>", "<|end_of_text|>", "</s>", "<eos>")
     ids = zip(tokenizer.all_special_tokens, tokenizer.all_special_ids, strict=True)
-    ends |= {token_id for token, token_id in ids if token in _END_TOKENS}
+    ends |= {token_id for token, token_id in ids if token in named}
     end = sorted(ends)
     fallback = (tokenizer.pad_token_id, getattr(config, "pad_token_id", None), *end, 0)
     model.generation_config = GenerationConfig(
@@ -85,16 +82,11 @@ _DATE = datetime.datetime(2024, 7, 26)
 _DATED = re.compile(r"strftime_now\(\s*(['\"])(.*?)\1\s*\)")
 
 
-def _write_date(call: re.Match[str]) -> str:
-    return repr(_DATE.strftime(call[2]))
-
-
 @dataclass(frozen=True, kw_only=True)
 class Chat:
     """How prompts become turns of a conversation."""
 
-    system: str | None = None
-    """What the system says first; None leaves it to the template."""
+    system: str | None = None  # what the system says first; None leaves it to the template
 
     def template_sha256(self, tokenizer: Any) -> str:
         """Hash the template: what is around a prompt is part of what was shown."""
@@ -105,10 +97,11 @@ class Chat:
         turns = [{"role": "user", "content": text}]
         if self.system is not None:
             turns.insert(0, {"role": "system", "content": self.system})
+        template = tokenizer.get_chat_template()
         try:
             rendered = tokenizer.apply_chat_template(
                 turns,
-                chat_template=_DATED.sub(_write_date, tokenizer.get_chat_template()),
+                chat_template=_DATED.sub(lambda call: repr(_DATE.strftime(call[2])), template),
                 tokenize=False,
                 add_generation_prompt=True,
                 date_string=_DATE.strftime("%d %b %Y"),
@@ -138,3 +131,115 @@ def with_chat(loaded: "LoadedModel", chat: Chat) -> "LoadedModel":
         )
     chat.render(loaded.tokenizer, "a")
     return replace(loaded, chat=chat)
+
+
+def encode(loaded: "LoadedModel", text: str, *, special: bool = True) -> list[int]:
+    """Tokenize a text as the model's tokenizer does, without an end-of-text token at the end.
+
+    A prompt (`special`) begins with the tokenizer's special tokens, or is a turn of its chat
+    template.
+    """
+    if special and loaded.chat is not None:
+        text = loaded.chat.render(loaded.tokenizer, text)  # has all special tokens
+        special = False
+    ids = [int(token) for token in loaded.tokenizer(text, add_special_tokens=special)["input_ids"]]
+    if special and len(ids) > 1 and ids[-1] in loaded.end_token_ids:
+        ids.pop()
+    if not ids:
+        raise RecordingError(f"text {text[:40]!r}: no token in it; expected at least one")
+    return ids
+
+
+def decode(loaded: "LoadedModel", token_ids: npt.NDArray[np.int64]) -> list[str]:
+    """Spell tokens (n_tokens,) one by one; part of a character is shown as U+FFFD."""
+    texts = loaded.tokenizer.batch_decode(token_ids[:, None])
+    return [str(text) for text in texts]
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class WordTokens:
+    """A text in tokens, and which of them are of which word."""
+
+    token_ids: npt.NDArray[np.int64]  # (n_tokens,)
+    # (n_words, n_tokens): part of each token that is of a word; columns sum to 1. A token of blanks
+    # is of the word after it.
+    share: csr_array
+
+    @property
+    def first(self) -> npt.NDArray[np.int64]:
+        """First token of each word, (n_words,)."""
+        return np.minimum.reduceat(self.share.indices, self.share.indptr[:-1]).astype(np.int64)
+
+    @property
+    def last(self) -> npt.NDArray[np.int64]:
+        """Token at which each word has been read, (n_words,)."""
+        return np.maximum.reduceat(self.share.indices, self.share.indptr[:-1]).astype(np.int64)
+
+
+def word_tokens(
+    loaded: "LoadedModel", text: str, spans: Sequence[tuple[int, int]], *, name: str
+) -> WordTokens:
+    """Tokenize a text, without special tokens; spans: start and end of each word in it."""
+    tokenizer = loaded.tokenizer
+    if not getattr(tokenizer, "is_fast", False):
+        raise RecordingError(
+            f"{loaded.name}: its tokenizer ({type(tokenizer).__name__}) does not say where in the "
+            "text its tokens are; expected a fast tokenizer (tokenizer.json)"
+        )
+    encoded = tokenizer(text, add_special_tokens=False, return_offsets_mapping=True, verbose=False)
+    token_ids = np.asarray(encoded["input_ids"], dtype=np.int64)
+    of_sign = np.full(len(text) + 1, -1)
+    for word, (start, end) in enumerate(spans):
+        of_sign[start:end] = word
+    last = len(spans) - 1
+    entries = []
+    for token, (start, end) in enumerate(encoded["offset_mapping"]):
+        signs = of_sign[start : max(end, start + 1)]
+        words, counts = np.unique(signs[signs >= 0], return_counts=True)
+        if not len(words):  # blanks: of the word after them
+            after = of_sign[start:]
+            after = after[after >= 0]
+            words, counts = np.array([after[0] if len(after) else last]), np.array([1])
+        entries += [
+            (word, token, count / counts.sum()) for word, count in zip(words, counts, strict=True)
+        ]
+    words, tokens, shares = (np.array(column) for column in zip(*entries, strict=True))
+    share = csr_array((shares, (words, tokens)), shape=(len(spans), len(token_ids)))
+    share.sort_indices()
+    if (without := np.flatnonzero(np.diff(share.indptr) == 0)).size:
+        start, end = spans[without[0]]
+        raise RecordingError(
+            f"{name}: word {without[0] + 1} ({text[start:end]!r}) has no token in the vocabulary "
+            f"of {loaded.name}; leave it out, or write it in signs that the model knows"
+        )
+    n_known = loaded.model.get_input_embeddings().num_embeddings
+    if token_ids.max() >= n_known:
+        raise RecordingError(
+            f"{name}: token id {token_ids.max()}; {loaded.name} knows 0 to {n_known - 1}"
+        )
+    return WordTokens(token_ids=token_ids, share=share)
+
+
+def lead_in(loaded: "LoadedModel") -> list[int]:
+    """Choose the tokens before a text that are read and never recorded.
+
+    The first token of a context is an attention sink, hundreds of times larger than the others: it
+    must not be a word.
+    """
+    if before := beginning(loaded):
+        return before
+    tokenizer = loaded.tokenizer
+    n_known = loaded.model.get_input_embeddings().num_embeddings
+    for token in (tokenizer.bos_token_id, tokenizer.eos_token_id):
+        if token is not None and token < n_known:
+            return [int(token)]
+    return encode(loaded, "\n", special=False)
+
+
+def beginning(loaded: "LoadedModel") -> list[int]:
+    """List the special tokens that the tokenizer puts before every text."""
+    whole = loaded.tokenizer("a")["input_ids"]
+    bare = loaded.tokenizer("a", add_special_tokens=False)["input_ids"]
+    starts = range(len(whole) - len(bare) + 1)
+    start = next((n for n in starts if whole[n : n + len(bare)] == bare), 0)
+    return [int(token) for token in whole[:start]]

@@ -134,8 +134,9 @@ def _read_tasks(table: Table, order: Order) -> tuple[Task, ...]:
 
 def _read_conditions(table: Table, key: str, value: object) -> tuple[tuple[str, str], ...]:
     """Read the three ways to write a task: one bank, a list of banks, trial types with banks."""
+    pairs: list[tuple[str, object]]
     if isinstance(value, str):
-        pairs: list[tuple[str, object]] = [(key, value)]
+        pairs = [(key, value)]
     elif isinstance(value, list):
         pairs = [(name, name) for name in value]
     elif isinstance(value, Mapping):

@@ -44,34 +44,28 @@ def load_banks(
     paradigm: Paradigm, *, without: Collection[str] = ()
 ) -> dict[str, tuple[Prompt, ...]]:
     """Read the banks that a paradigm draws from; `without` some prompts, by their ids."""
-    files = {name: _locate(name) for _, name in paradigm.banks}
+    # a bare file name is a shipped one
+    files = {
+        condition: BANKS_FOLDER / name if Path(name).name == name else Path(name)
+        for condition, name in paradigm.banks
+    }
     tables = {file: read_bank(file) for file in dict.fromkeys(files.values())}
     banks: dict[str, tuple[Prompt, ...]] = {}
-    for condition, name in paradigm.banks:
-        table = tables[files[name]]
-        banks[condition] = tuple(prompt for prompt in table if prompt.condition == condition)
-        if not banks[condition]:
+    placed: list[tuple[str, Prompt]] = []
+    for condition, file in files.items():
+        table = tables[file]
+        bank = [prompt for prompt in table if prompt.condition == condition]
+        if not bank:
             problem = ", ".join(sorted({prompt.condition for prompt in table}))
             raise ParadigmError(
-                f"{files[name]}: found no prompt of condition '{condition}', but of: {problem}. "
+                f"{file}: found no prompt of condition '{condition}', but of: {problem}. "
                 f"Correct the column 'condition', or name another file for '{condition}' under "
                 f"[banks] in paradigm '{paradigm.name}'."
             )
-    placed = [
-        (f"{files[name]}, prompt '{prompt.prompt_id}'", prompt)
-        for condition, name in paradigm.banks
-        for prompt in banks[condition]
-    ]
+        placed += [(f"{file}, prompt '{prompt.prompt_id}'", prompt) for prompt in bank]
+        banks[condition] = tuple(prompt for prompt in bank if prompt.prompt_id not in without)
     _check_unique(placed)
-    return {
-        condition: tuple(prompt for prompt in bank if prompt.prompt_id not in without)
-        for condition, bank in banks.items()
-    }
-
-
-def _locate(name: str) -> Path:
-    """Find the file of a bank; a bare file name is a shipped one."""
-    return BANKS_FOLDER / name if Path(name).name == name else Path(name)
+    return banks
 
 
 def _read_rows(file: Path) -> Iterator[tuple[int, list[str]]]:

@@ -41,22 +41,20 @@ class Table:
     ) -> int:
         """Read an integer."""
         expected = f"an integer of {minimum} or more"
-        value = self._get(key, default, expected)
-        if isinstance(value, bool) or not isinstance(value, int) or value < minimum:
+        value = self._typed(key, default, int, expected)
+        if isinstance(value, bool) or value < minimum:
             raise self._found(key, value, expected)
         if value > maximum:
             raise self._found(key, value, f"an integer from {minimum} to {maximum}")
-        return value
+        return int(value)
 
     def number(self, key: str, default: float, *, above: float, maximum: float) -> float:
         """Read a number in ``(above, maximum]``."""
-        value = self._get(key, default, "a number")
         limit = "" if math.isinf(maximum) else f" and up to {maximum:g}"
         expected = f"a number above {above:g}{limit}"
-        if isinstance(value, bool) or not isinstance(value, int | float):
-            raise self._found(key, value, expected)
+        value = self._typed(key, default, int | float, expected)
         try:
-            number = float(value)
+            number = math.nan if isinstance(value, bool) else float(value)
         except OverflowError:  # TOML's integers have no limit in Python
             number = math.inf
         if not (math.isfinite(number) and above < number <= maximum):
@@ -65,17 +63,11 @@ class Table:
 
     def boolean(self, key: str, default: bool) -> bool:
         """Read true or false."""
-        value = self._get(key, default, "true or false")
-        if not isinstance(value, bool):
-            raise self._found(key, value, "true or false")
-        return value
+        return bool(self._typed(key, default, bool, "true or false"))
 
     def text(self, key: str, default: str | None = None) -> str:
         """Read a text."""
-        value = self._get(key, default, "a text")
-        if not isinstance(value, str):
-            raise self._found(key, value, "a text")
-        return value
+        return str(self._typed(key, default, str, "a text"))
 
     def choice(self, key: str, choices: Iterable[str], default: str | None = None) -> str:
         """Read one of a few words."""
@@ -94,10 +86,15 @@ class Table:
 
     def table(self, key: str, *, required: bool = False) -> "Table":
         """Read a table within this one."""
-        value = self._get(key, None if required else {}, f"a table [{self.prefix}{key}]")
-        if not isinstance(value, Mapping):
-            raise self._found(key, value, f"a table [{self.prefix}{key}]")
-        return Table(path=self.path, prefix=f"{self.prefix}{key}.", values=value)
+        expected = f"a table [{self.prefix}{key}]"
+        values = self._typed(key, None if required else {}, Mapping, expected)
+        return Table(path=self.path, prefix=f"{self.prefix}{key}.", values=values)
+
+    def _typed(self, key: str, default: object, kind: Any, expected: str) -> Any:
+        value = self._get(key, default, expected)
+        if not isinstance(value, kind):
+            raise self._found(key, value, expected)
+        return value
 
     def _get(self, key: str, default: object, expected: str) -> Any:
         if key not in self.values and default is None:

@@ -84,25 +84,24 @@ def check_finite(
     values: npt.NDArray[np.float32], sites: Sequence[Site], prompt_ids: Sequence[str], first: int
 ) -> None:
     """Stop where a value is NaN or infinite."""
-    for prompt, rows in enumerate(values):
-        for step, row in enumerate(rows):
-            with np.errstate(over="ignore", invalid="ignore"):
-                # one pass without a temporary array; the rare overflow of a sum is looked at below
-                suspicious = not np.isfinite(row.sum())
-            if not suspicious:
+    for prompt, step in np.ndindex(values.shape[:2]):
+        row = values[prompt, step]
+        with np.errstate(over="ignore", invalid="ignore"):
+            # one pass without a temporary array; the rare overflow of a sum is looked at below
+            if np.isfinite(row.sum()):
                 continue
-            bad = np.flatnonzero(~np.isfinite(row))
-            if not bad.size:
-                continue
-            ends = np.cumsum([site.width for site in sites])
-            index = int(np.searchsorted(ends, bad[0], side="right"))
-            unit = int(bad[0] - ends[index] + sites[index].width)
-            raise RecordingError(
-                f"module {sites[index].name}, unit {unit}: value {row[bad[0]]} at prompt "
-                f"{prompt_ids[prompt]}, generated token {step + first} ({bad.size} units of this "
-                "token); expected finite values: --dtype float32 has a wider range, or leave the "
-                "module out with --sites"
-            )
+        bad = np.flatnonzero(~np.isfinite(row))
+        if not bad.size:
+            continue
+        ends = np.cumsum([site.width for site in sites])
+        index = int(np.searchsorted(ends, bad[0], side="right"))
+        unit = int(bad[0] - ends[index] + sites[index].width)
+        raise RecordingError(
+            f"module {sites[index].name}, unit {unit}: value {row[bad[0]]} at prompt "
+            f"{prompt_ids[prompt]}, generated token {step + first} ({bad.size} units of this "
+            "token); expected finite values: --dtype float32 has a wider range, or leave the "
+            "module out with --sites"
+        )
 
 
 class RunBuffers:
@@ -125,19 +124,17 @@ class RunBuffers:
 
     def take(self, n_volumes: int, n_units: int) -> npt.NDArray[np.float32]:
         """Hand out the array that was handed out the time before the last."""
+        from llm2bids.model.hooks import new_values
+
         array = self._arrays.pop(0)
         if array is None or len(array) < n_volumes or array.shape[1] != n_units:
             array = None  # given back before the next one is asked for
-            array = self._new(n_volumes, n_units)
+            if 4 * n_volumes * n_units <= self._largest:
+                array = new_values((n_volumes, n_units), self._device)
+            else:
+                array = mapped_values(n_volumes, n_units, self._folder)
         self._arrays.append(array)
         return array[:n_volumes]
-
-    def _new(self, n_volumes: int, n_units: int) -> npt.NDArray[np.float32]:
-        from llm2bids.model.hooks import new_values
-
-        if 4 * n_volumes * n_units <= self._largest:
-            return new_values((n_volumes, n_units), self._device)
-        return mapped_values(n_volumes, n_units, self._folder)
 
 
 def mapped_values(n_volumes: int, n_units: int, folder: Path) -> npt.NDArray[np.float32]:

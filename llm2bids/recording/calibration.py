@@ -7,7 +7,6 @@ from typing import TYPE_CHECKING, Required, TypedDict, Unpack
 import numpy as np
 import numpy.typing as npt
 
-from llm2bids.exceptions import RecordingError, UsageError
 from llm2bids.model.units import Site
 from llm2bids.paradigm.task import Prompt, Sampling
 from llm2bids.recording.batches import OnToken, check_finite, in_batches
@@ -49,7 +48,7 @@ class Calibration:
 
 
 class RestScan(TypedDict, total=False):
-    """How prompts that belong to no run are scanned: keywords of `scan_prompts`."""
+    """How prompts that belong to no run are scanned."""
 
     tokens_per_prompt: Required[int]
     sampling: Required[Sampling]
@@ -68,19 +67,46 @@ def calibrate(
     def add(part: slice, values: npt.NDArray[np.float32]) -> None:
         moments.add(values.reshape(-1, values.shape[-1]))
 
-    scan_prompts(loaded, prompts, sites, add, name="calibration", **how)
+    _scan(loaded, prompts, sites, add, **how)
     mean, sd = moments.mean_sd()
     ids = tuple(prompt.prompt_id for prompt in prompts)
     return Calibration(mean=mean, sd=sd, prompt_ids=ids, n_tokens=moments.count)
 
 
-def scan_prompts(
+@dataclass(frozen=True, kw_only=True, eq=False)
+class LocalizerScan:
+    """Mean responses to prompts that no run shows."""
+
+    means: npt.NDArray[np.float32]  # (n_prompts, n_units), in the model's own scale
+    conditions: tuple[str, ...]
+    prompt_ids: tuple[str, ...]
+    n_tokens: int
+
+
+def scan_localizer(
+    loaded: "LoadedModel", prompts: Sequence[Prompt], sites: Sequence[Site], **how: Unpack[RestScan]
+) -> LocalizerScan:
+    """Scan the model and keep the mean response to each prompt."""
+    means = np.empty((len(prompts), sum(site.width for site in sites)), dtype=np.float32)
+
+    def average(part: slice, values: npt.NDArray[np.float32]) -> None:
+        np.mean(values, axis=1, out=means[part])
+
+    _scan(loaded, prompts, sites, average, **how)
+    return LocalizerScan(
+        means=means,
+        conditions=tuple(prompt.condition for prompt in prompts),
+        prompt_ids=tuple(prompt.prompt_id for prompt in prompts),
+        n_tokens=len(prompts) * how["tokens_per_prompt"],
+    )
+
+
+def _scan(
     loaded: "LoadedModel",
     prompts: Sequence[Prompt],
     sites: Sequence[Site],
     take: Callable[[slice, npt.NDArray[np.float32]], None],
     *,
-    name: str,
     tokens_per_prompt: int,
     sampling: Sampling,
     seed: int,
@@ -96,66 +122,24 @@ def scan_prompts(
     from llm2bids.model.generate import generate_batch
     from llm2bids.model.hooks import new_values
 
-    if not prompts or tokens_per_prompt < 1:
-        raise UsageError(
-            f"{name}: {len(prompts)} prompts of {tokens_per_prompt} tokens; expected at least "
-            "one of each"
-        )
     first = first_step(keep_first)
-    ids = tuple(prompt.prompt_id for prompt in prompts)
-    tokens = prompt_tokens(loaded, prompts, n_tokens=tokens_per_prompt + first)
-    uniforms = token_uniforms(seed, range(len(prompts)), tokens_per_prompt + first)
-    n_units = sum(site.width for site in sites)
+    n_tokens = tokens_per_prompt + first
+    tokens = prompt_tokens(loaded, prompts, n_tokens=n_tokens)
+    uniforms = token_uniforms(seed, range(len(prompts)), n_tokens)
     size = min(batch_size or CALIBRATION_BATCH_SIZE, len(prompts))
+    n_units = sum(site.width for site in sites)
     buffer = new_values((size, tokens_per_prompt, n_units), loaded.device)
 
     def scan(part: slice, tell: OnToken) -> None:
         values = buffer[: part.stop - part.start]
         generate_batch(
-            loaded,
-            tokens[part],
-            sites,
-            values,
-            sampling=sampling,
-            uniforms=uniforms[part],
-            first_step=first,
-            on_step=tell,
-        )
-        check_finite(values, sites, ids[part], first)
+            loaded, tokens[part], sites, values, sampling=sampling, uniforms=uniforms[part],
+            first_step=first, on_step=tell,
+        )  # fmt: skip
+        check_finite(values, sites, [prompt.prompt_id for prompt in prompts[part]], first)
         take(part, values)
 
     in_batches(len(prompts), scan, batch_size=size, on_token=on_token)
-
-
-@dataclass(frozen=True, kw_only=True, eq=False)
-class LocalizerScan:
-    """Mean responses to prompts that no run shows."""
-
-    means: npt.NDArray[np.float32]  # (n_prompts, n_units), in the model's own scale
-    conditions: tuple[str, ...]
-    prompt_ids: tuple[str, ...]
-    n_tokens: int
-
-
-def scan_localizer(
-    loaded: "LoadedModel",
-    prompts: Sequence[Prompt],
-    sites: Sequence[Site],
-    **how: Unpack[RestScan],
-) -> LocalizerScan:
-    """Scan the model and keep the mean response to each prompt."""
-    means = np.empty((len(prompts), sum(site.width for site in sites)), dtype=np.float32)
-
-    def average(part: slice, values: npt.NDArray[np.float32]) -> None:
-        np.mean(values, axis=1, out=means[part])
-
-    scan_prompts(loaded, prompts, sites, average, name="localizer", **how)
-    return LocalizerScan(
-        means=means,
-        conditions=tuple(prompt.condition for prompt in prompts),
-        prompt_ids=tuple(prompt.prompt_id for prompt in prompts),
-        n_tokens=len(prompts) * how["tokens_per_prompt"],
-    )
 
 
 class Moments:
@@ -195,8 +179,6 @@ class Moments:
 
     def mean_sd(self) -> tuple[npt.NDArray[np.float32], npt.NDArray[np.float32]]:
         """Give mean and sd (n_units,): sd exactly 0 where a column shows nothing but rounding."""
-        if not self.count:
-            raise RecordingError("calibration: no values; expected at least one token")
         sd = np.sqrt(self._squares / self.count)
         sd[sd <= ROUNDING * np.abs(self._mean)] = 0
         return self._mean.astype(np.float32), sd.astype(np.float32)

@@ -1,24 +1,24 @@
 """The draw of a scan: every run of every participant, before a model is loaded."""
 
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 from llm2bids.exceptions import UsageError
-from llm2bids.paradigm.design import RunDesign, draw_runs, paradigm_hash
-from llm2bids.paradigm.load import load_paradigm
-from llm2bids.paradigm.partition import (
+from llm2bids.paradigm.design import (
+    RunDesign,
     check_participants,
     draw_calibration,
     draw_localizer,
+    draw_runs,
+    paradigm_hash,
 )
+from llm2bids.paradigm.load import load_paradigm
 from llm2bids.paradigm.prompts import load_banks
 from llm2bids.paradigm.table import LARGEST
 from llm2bids.paradigm.task import Paradigm, Prompt
 from llm2bids.recording.events import repetition_time
-
-MOST_PARTICIPANTS = 100_000
-"""Most participants of a dataset: more is a slip."""
 
 LARGEST_SEED = 2**63 - 1
 """Largest seed: what JSON readers and tables of other languages still hold."""
@@ -53,31 +53,22 @@ def draw_scan(
     excluded: Collection[str] = (),
 ) -> Scan:
     """Draw the runs of all participants."""
-    numbers = {
-        "prompts_per_block": prompts_per_block,
-        "tokens_per_prompt": tokens_per_prompt,
-        "localizer_prompts": localizer_prompts,
-    }
-    _check_range("n_participants", n_participants, 1, MOST_PARTICIPANTS, flag="--participants")
+    _check_range("n_participants", n_participants, 1, 100_000, flag="--participants")  # not a slip
     _check_range("seed", seed, 0, LARGEST_SEED)
-    loaded = _with_numbers(load_paradigm(paradigm), numbers)
+    loaded = _with_numbers(
+        load_paradigm(paradigm),
+        prompts_per_block=prompts_per_block,
+        tokens_per_prompt=tokens_per_prompt,
+        localizer_prompts=localizer_prompts,
+    )
     banks = load_banks(loaded, without=excluded)
     if not allow_shared_prompts:
         check_participants(loaded, banks, n_participants)
-    shuffled: dict[str, tuple[Prompt, ...]] = {}
-    designs = tuple(
-        design
-        for participant in range(1, n_participants + 1)
-        for design in draw_runs(
-            loaded,
-            banks,
-            participant=participant,
-            seed=seed,
-            allow_shared_prompts=allow_shared_prompts,
-            task_labels=task_labels,
-            shuffled=shuffled,
-        )
+    drawn = (
+        draw_runs(loaded, banks, participant=number, seed=seed, task_labels=task_labels)
+        for number in range(1, n_participants + 1)
     )
+    designs = tuple(design for runs in drawn for design in runs)
     return Scan(
         paradigm=loaded,
         paradigm_sha256=paradigm_hash(loaded, banks),
@@ -91,26 +82,18 @@ def draw_scan(
     )
 
 
-def _with_numbers(paradigm: Paradigm, numbers: Mapping[str, int | None]) -> Paradigm:
+def _with_numbers(paradigm: Paradigm, **numbers: int | None) -> Paradigm:
     """Put the numbers that were asked for in place of a paradigm's own, and say so in its text."""
-    for name, value in numbers.items():
+    changed = {name: number for name, number in numbers.items() if number is not None}
+    for name, value in changed.items():
         _check_range(name, value, 0 if name == "localizer_prompts" else 1, LARGEST)
-    return replace(
-        paradigm,
-        prompts_per_block=numbers["prompts_per_block"] or paradigm.prompts_per_block,
-        tokens_per_prompt=numbers["tokens_per_prompt"] or paradigm.tokens_per_prompt,
-        localizer_prompts=numbers["localizer_prompts"] or 0,
-        source=_changes(numbers) + paradigm.source,
-    )
+    listed = ", ".join(f"{name} = {number}" for name, number in changed.items())
+    said = f"# recorded with {listed} in place of what follows\n" if changed else ""
+    kept: dict[str, Any] = {"localizer_prompts": 0, **changed}
+    return replace(paradigm, source=said + paradigm.source, **kept)
 
 
-def _check_range(name: str, value: int | None, least: int, most: int, *, flag: str = "") -> None:
-    if value is not None and not least <= value <= most:
+def _check_range(name: str, value: int, least: int, most: int, *, flag: str = "") -> None:
+    if not least <= value <= most:
         flag = flag or "--" + name.replace("_", "-")
         raise UsageError(f"{name} ({flag}) is {value}; expected {least} to {most:,}")
-
-
-def _changes(numbers: Mapping[str, int | None]) -> str:
-    """Say in the kept paradigm file which of its numbers were replaced."""
-    changed = [f"{name} = {number}" for name, number in numbers.items() if number is not None]
-    return f"# recorded with {', '.join(changed)} in place of what follows\n" if changed else ""

@@ -11,18 +11,8 @@ from scipy.fft import dct
 from llm2bids.exceptions import UsageError
 from llm2bids.paradigm.design import RunDesign
 
-LONGEST_RUN = 100.0
-"""An off/on/off run lasts less than this, seconds: nilearn's and SPM's default high-pass filter
-(period 128 s) then leaves the block's signal."""
-
-LONGEST_PERIOD = 64.0
-"""In a longer design one off and one on block together last less than this, seconds."""
-
 HIGH_PASS = 0.01
 """Hz of nilearn's default cosine drifts; SPM's and FitLins' 1/128 Hz are nearly the same."""
-
-LEAST_KEPT = 0.5
-"""Share of a task's on-off signal that such a filter has to leave."""
 
 LONGEST_T_R = 0.5
 """The largest repetition time that is chosen, seconds."""
@@ -65,14 +55,9 @@ def repetition_time(designs: Iterable[RunDesign]) -> float:
     ...     seed=1)])
     0.25
     """
-    limits = [_longest(design) for design in designs]
-    if not limits:
-        raise UsageError("repetition time: no runs to choose it for; expected at least one")
-    t_r = LONGEST_T_R
-    for n_volumes, seconds in limits:
-        exponent = math.ceil(math.log2(seconds / n_volumes)) - 1  # strictly below the limit
-        t_r = min(t_r, 2.0**exponent)
-    return t_r
+    shares = (seconds / n_volumes for n_volumes, seconds in map(_longest, designs))
+    # strictly below each limit
+    return min(LONGEST_T_R, *(2.0 ** (math.ceil(math.log2(share)) - 1) for share in shares))
 
 
 def kept_by_high_pass(design: RunDesign, t_r: float) -> float:
@@ -106,7 +91,7 @@ def high_pass_warning(designs: Sequence[RunDesign], t_r: float) -> str | None:
     kept, design = min(
         ((kept_by_high_pass(design, t_r), design) for design in designs), key=lambda pair: pair[0]
     )
-    if kept >= LEAST_KEPT:
+    if kept >= 0.5:
         return None
     return (
         f"repetition time (--tr) {t_r:g} s: the default high-pass filter of nilearn, SPM and "
@@ -119,28 +104,13 @@ def high_pass_warning(designs: Sequence[RunDesign], t_r: float) -> str | None:
 
 def _longest(design: RunDesign) -> tuple[int, float]:
     """Volumes of the stretch that limits the repetition time, and its limit in seconds."""
-    if not design.trials:
-        raise UsageError(f"repetition time: the run of task {design.task} has no trials")
-    blocks = _on_off(design)
+    runs = groupby(design.trials, key=lambda trial: trial.trial_type)
+    blocks = [(kind is not None, len(list(trials))) for kind, trials in runs]
     if sum(on for on, _ in blocks) <= 1:
-        return design.n_volumes, LONGEST_RUN
-    periods = []
-    before = 0
-    for on, n_volumes in blocks:
-        if on:
-            periods.append(before + n_volumes)
-        before = 0 if on else n_volumes
-    return max(periods), LONGEST_PERIOD
-
-
-def _on_off(design: RunDesign) -> Sequence[tuple[bool, int]]:
-    """Stretches of on or off: whether on, and the number of volumes."""
-
-    def stretch(index: int) -> tuple[bool, str | None]:
-        kind = design.trials[index].trial_type
-        return kind is not None, kind
-
-    return [
-        (key[0], len(list(group)) * design.tokens_per_prompt)
-        for key, group in groupby(range(len(design.trials)), key=stretch)
-    ]
+        # default high-pass filters (period 128 s) then leave the block's signal
+        return design.n_volumes, 100.0
+    periods, off = [], 0
+    for on, n_trials in blocks:
+        periods += [off + n_trials] if on else []
+        off = 0 if on else n_trials
+    return max(periods) * design.tokens_per_prompt, 64.0

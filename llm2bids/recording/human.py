@@ -8,7 +8,7 @@ from typing import Any
 
 import nibabel as nib
 
-from llm2bids.exceptions import RecordingError, UsageError
+from llm2bids.exceptions import RecordingError, UsageError, first_line
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -28,12 +28,8 @@ def human_runs(
     root: Path, task: str, *, participant_labels: Sequence[str] = ()
 ) -> tuple[HumanRun, ...]:
     """List the runs of a task."""
-    layout = _layout(root)
-    tasks = layout.get_tasks()
-    if task not in tasks:
-        raise UsageError(f"--task {task}: {root} has the tasks {', '.join(tasks) or 'none'}")
-    wanted: dict[str, Any] = {"suffix": "bold", "extension": [".nii.gz", ".nii"], "task": task}
-    images = layout.get(**wanted, **_subjects(layout, root, participant_labels))
+    layout, wanted = _query(root, [task], participant_labels)
+    images = layout.get(suffix="bold", extension=[".nii.gz", ".nii"], **wanted)
     if not images:
         raise RecordingError(f"{root}: no series (_bold.nii.gz) of task {task}")
     return tuple(_run(layout, image) for image in images)
@@ -41,29 +37,27 @@ def human_runs(
 
 def event_files(
     root: Path, tasks: Sequence[str], participant_labels: Sequence[str]
-) -> list[tuple[Path, dict[str, str]]]:
-    """List the events of a dataset with the entities of their names."""
-    layout = _layout(root)
-    known = layout.get_tasks()
-    if unknown := [task for task in tasks if task not in known]:
-        raise UsageError(f"--task {unknown[0]}: {root} has the tasks {', '.join(known) or 'none'}")
-    chosen: dict[str, Any] = {"task": list(tasks)} if tasks else {}
-    chosen |= _subjects(layout, root, participant_labels)
-    files = layout.get(suffix="events", extension=".tsv", **chosen)
+) -> dict[Path, dict[str, Any]]:
+    """List the events of a dataset, each with the label, participant_label and run of its story."""
+    layout, wanted = _query(root, tasks, participant_labels)
+    files = layout.get(suffix="events", extension=".tsv", **wanted)
     if not files:
         raise RecordingError(f"{root}: no events (_events.tsv) in it; expected words with onsets")
-    listed = [
-        (Path(file.path), {name: str(value) for name, value in file.get_entities().items()})
-        for file in files
-    ]
-    runs = [tuple(e.get(key) for key in ("subject", "task", "run")) for _, e in listed]
-    if len(set(runs)) < len(runs):
-        twice = next(run for run in runs if runs.count(run) > 1)
-        raise RecordingError(
-            f"{root}: sub-{twice[0]} has task {twice[1]} in several sessions; give one session's "
-            "events as a folder of its own"
-        )
-    return listed
+    runs: dict[Path, dict[str, Any]] = {}
+    for file in files:
+        entities = file.get_entities()
+        run = {
+            "participant_label": str(entities.get("subject", "01")),
+            "label": str(entities["task"]),
+            "run": int(entities["run"]) if "run" in entities else None,
+        }
+        if run in runs.values():
+            raise RecordingError(
+                f"{root}: sub-{run['participant_label']} has task {run['label']} in several "
+                "sessions; give one session's events as a folder of its own"
+            )
+        runs[Path(file.path)] = run
+    return runs
 
 
 def one_clock(runs: Sequence[HumanRun], root: Path, task: str) -> HumanRun:
@@ -81,6 +75,23 @@ def one_clock(runs: Sequence[HumanRun], root: Path, task: str) -> HumanRun:
     return runs[0]
 
 
+def _query(
+    root: Path, tasks: Sequence[str], participant_labels: Sequence[str]
+) -> tuple[Any, dict[str, Any]]:
+    """Index a dataset, and make the filter of its files; what it does not have is refused."""
+    layout = _layout(root)
+    labels = [label.removeprefix("sub-") for label in participant_labels]
+    known, people = layout.get_tasks(), layout.get_subjects()
+    if unknown := [task for task in tasks if task not in known]:
+        raise UsageError(f"--task {unknown[0]}: {root} has the tasks {', '.join(known) or 'none'}")
+    if unknown := [label for label in labels if label not in people]:
+        raise UsageError(
+            f"--participant-label {', '.join(unknown)}: {root} has {', '.join(people) or 'none'}"
+        )
+    wanted = {"task": list(tasks), "subject": labels}
+    return layout, {entity: values for entity, values in wanted.items() if values}
+
+
 @cache
 def _layout(root: Path) -> Any:
     from bids import BIDSLayout
@@ -90,16 +101,6 @@ def _layout(root: Path) -> Any:
     return BIDSLayout(root, validate=False, derivatives=False)
 
 
-def _subjects(layout: Any, root: Path, participant_labels: Sequence[str]) -> dict[str, Any]:
-    labels = [label.removeprefix("sub-") for label in participant_labels]
-    known = layout.get_subjects()
-    if unknown := [label for label in labels if label not in known]:
-        raise UsageError(
-            f"--participant-label {', '.join(unknown)}: {root} has {', '.join(known) or 'none'}"
-        )
-    return {"subject": labels} if labels else {}
-
-
 def _run(layout: Any, image: Any) -> HumanRun:
     path = Path(image.path)
     metadata = image.get_metadata()
@@ -107,7 +108,7 @@ def _run(layout: Any, image: Any) -> HumanRun:
         shape = nib.load(path).shape
     except Exception as error:  # an empty placeholder, a pointer to data elsewhere
         raise RecordingError(
-            f"{path}: not a readable image ({str(error).splitlines()[0]}); expected the series, "
+            f"{path}: not a readable image ({first_line(error)}); expected the series, "
             "whose header says its number of volumes: fetch it (datalad get)"
         ) from None
     t_r = metadata.get("RepetitionTime")

@@ -23,7 +23,6 @@ NAMES = ("langloc", "md", IMPORTED)
 104:1177) where brainscore-language is installed."""
 
 N_RUNS = 2
-N_SUMS = 96
 WORD_SECONDS, PAUSE_SECONDS = 0.45, 0.6
 
 _ORIGINAL = re.compile(r"langloc_fmri_run(\d)_stim_set(\d)\.csv")
@@ -51,7 +50,7 @@ def _sums(seed: int) -> list[tuple[str, str, str]]:
     """Make easy and hard sums, both of numbers of three digits: hundreds, and with carries."""
     rng = derive_generator(seed, "localizer", "md", "sums")
     items = []
-    for index in range(1, N_SUMS + 1):
+    for index in range(1, 97):
         while True:
             first, second = (int(number) for number in rng.integers(101, 500, 2))
             carries = first % 10 + second % 10 > 9 and first // 10 % 10 + second // 10 % 10 > 9

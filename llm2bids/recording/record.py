@@ -1,15 +1,16 @@
-"""Recording a run: prompts in, values of every unit at every generated token out."""
+"""Recording runs: prompts in, values of every unit at every generated (or given) token out."""
 
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, TypedDict, Unpack
 
 import numpy as np
 import numpy.typing as npt
 import pandas as pd
 
-from llm2bids.exceptions import UsageError
+from llm2bids.exceptions import RecordingError
+from llm2bids.model.tokenizer import decode, encode
 from llm2bids.model.units import Site
 from llm2bids.paradigm.design import RunDesign
 from llm2bids.recording.batches import (
@@ -30,7 +31,7 @@ from llm2bids.recording.tokens import (
 )
 
 if TYPE_CHECKING:
-    from llm2bids.model.choose import ChosenTokens
+    from llm2bids.model.generate import ChosenTokens
     from llm2bids.model.load import LoadedModel
 
 
@@ -54,97 +55,188 @@ class Recording:
     start_time: float = 0.0  # from a volume's onset to the time that it stands for, seconds
 
 
+REPLAY_BATCH_SIZE = 8
+"""Given texts in a batch, where the caller names none: all logits of all positions are computed."""
+
+Work = Callable[[slice, npt.NDArray[np.float32], OnToken], "ChosenTokens"]
+"""What gives the answers of some prompts and writes their values."""
+
+
+class How(TypedDict, total=False):
+    """How runs are recorded."""
+
+    keep_first: bool  # the first generated token gives a volume, too
+    batch_size: int | None
+    # told how many volumes were added; a negative number takes back those of a batch that is tried
+    # again in halves
+    on_token: OnToken | None
+    # (n_volumes of all runs, n_units): the values of recordings that are done with, which saves a
+    # tenth of a run: fresh memory takes the system time
+    out: npt.NDArray[np.float32] | None
+
+
 def record_run(
-    loaded: "LoadedModel",
-    design: RunDesign,
-    sites: Sequence[Site],
-    **how: Any,
+    loaded: "LoadedModel", design: RunDesign, sites: Sequence[Site], **how: Unpack[How]
 ) -> Recording:
-    """Let the model answer the prompts of a run; `how` are keywords of `record_runs`."""
+    """Let the model answer the prompts of a run."""
     (recording,) = record_runs(loaded, [design], sites, **how)
     return recording
 
 
 def record_runs(
+    loaded: "LoadedModel", designs: Sequence[RunDesign], sites: Sequence[Site], **how: Unpack[How]
+) -> list[Recording]:
+    """Record several runs of a participant and a paradigm, whose prompts run together.
+
+    Tokens depend on the designs' seeds alone, and on `batch_size` only where rounding tips a draw.
+    Values are parts of one array.
+    """
+    from llm2bids.model.generate import generate_batch
+
+    first, carry = first_step(how.get("keep_first", False)), designs[0].context == "carry"
+    n_tokens = designs[0].tokens_per_prompt + first
+    prompts = [trial.prompt for design in designs for trial in design.trials]
+    contexts = [] if carry else prompt_tokens(loaded, prompts, n_tokens=n_tokens)
+    uniforms = np.concatenate(
+        [token_uniforms(design.seed, range(len(design.trials)), n_tokens) for design in designs]
+    )
+    said: list[int] = []  # at the trial before, where one context is carried
+
+    def generate(part: slice, values: npt.NDArray[np.float32], tell: OnToken) -> "ChosenTokens":
+        if carry:
+            contexts.append(carried_tokens(loaded, designs[0], contexts, said, n_tokens=n_tokens))
+        answers = generate_batch(
+            loaded, contexts[part], sites, values, sampling=designs[0].sampling,
+            uniforms=uniforms[part], first_step=first, on_step=tell,
+        )  # fmt: skip
+        said[:] = answers.token_ids[-1].tolist()
+        return answers
+
+    if carry:
+        how["batch_size"] = 1
+    return _recorded(loaded, designs, sites, "record", generate, contexts, **how)
+
+
+def replay_run(
+    loaded: "LoadedModel",
+    design: RunDesign,
+    sites: Sequence[Site],
+    answers: Sequence[str] | Sequence[Sequence[int]],
+    **how: Unpack[How],
+) -> Recording:
+    """Record a run whose answers are given, as text or token ids, in one forward pass a batch.
+
+    On the tokens of :func:`record_run` it equals that recording.
+    """
+    from llm2bids.model.generate import read_batch
+
+    first, n_volumes = first_step(how.get("keep_first", False)), design.tokens_per_prompt
+    n_tokens = n_volumes + first
+    given = _answer_tokens(loaded, design, answers, n_tokens=n_tokens)
+    contexts: list[list[int]] = []
+    if design.context == "carry":
+        for said in [[], *given[:-1]]:
+            contexts.append(carried_tokens(loaded, design, contexts, said, n_tokens=n_tokens))
+    else:
+        prompts = [trial.prompt for trial in design.trials]
+        contexts = prompt_tokens(loaded, prompts, n_tokens=n_tokens)
+
+    def read(part: slice, values: npt.NDArray[np.float32], tell: OnToken) -> "ChosenTokens":
+        texts, said = contexts[part], given[part]
+        answers = read_batch(loaded, texts, said, sites, values, first_step=first)
+        tell(len(texts) * n_volumes)
+        return answers
+
+    how["batch_size"] = how.get("batch_size") or REPLAY_BATCH_SIZE
+    (recording,) = _recorded(loaded, [design], sites, "replay", read, contexts, **how)
+    return recording
+
+
+def _recorded(
     loaded: "LoadedModel",
     designs: Sequence[RunDesign],
     sites: Sequence[Site],
+    method: str,
+    work: Work,
+    contexts: Sequence[Sequence[int]],
     *,
     keep_first: bool = False,
     batch_size: int | None = None,
     on_token: OnToken | None = None,
     out: npt.NDArray[np.float32] | None = None,
 ) -> list[Recording]:
-    """Record several runs of a participant, whose prompts run together.
-
-    Tokens depend on the designs' seeds alone, and on `batch_size` only where rounding tips a draw.
-    `on_token` is told how many volumes were added; a negative number takes back those of a batch
-    that is tried again in halves. Values are parts of one array; giving that of recordings that are
-    done with as `out` (n_volumes of all runs, n_units) saves a tenth of a run: fresh memory takes
-    the system time.
-    """
-    from llm2bids.model.choose import ChosenTokens
+    """Work through the prompts of some runs in batches, and part what came of it by run."""
+    from llm2bids.model.generate import ChosenTokens
     from llm2bids.model.hooks import new_values
 
-    _check_alike(designs)
-    n_volumes, first = designs[0].tokens_per_prompt, first_step(keep_first)
-    prompts = [trial.prompt for design in designs for trial in design.trials]
-    shape = (len(prompts), n_volumes, sum(site.width for site in sites))
-    values = new_values(shape, loaded.device) if out is None else shaped(out, shape)
+    first = first_step(keep_first)
+    ids = [trial.prompt.prompt_id for design in designs for trial in design.trials]
+    shape = (len(ids), designs[0].tokens_per_prompt, sum(site.width for site in sites))
+    values = new_values(shape, loaded.device) if out is None else out.reshape(shape)
     began = time.perf_counter()
-    size, parts, lengths = _generate(
-        loaded, designs, sites, values, first=first, batch_size=batch_size, on_token=on_token
-    )
+    size, parts = in_batches(
+        len(ids), lambda part, tell: work(part, values[part], tell),
+        batch_size=batch_size, on_token=on_token,
+    )  # fmt: skip
     seconds = time.perf_counter() - began
-    check_finite(values, sites, [prompt.prompt_id for prompt in prompts], first)
-    answers = ChosenTokens.joined(parts)
-    recordings = []
-    start = 0
+    check_finite(values, sites, ids, first)
+    joined = ChosenTokens.joined(parts)
+    recordings, start = [], 0
     for design in designs:
         part = slice(start, start + len(design.trials))
         start = part.stop
-        share = len(design.trials) / len(prompts)
-        recordings.append(
-            make_recording(
-                loaded, design, sites, values[part], answers[part], lengths[part],
-                method="record", first=first, batch_size=size, seconds=share * seconds,
-            )
+        answers = joined[part]
+        texts = decode(loaded, answers.token_ids.ravel())
+        made = provenance(
+            loaded, method=method, seed=design.seed, keep_first=keep_first, batch_size=size,
+            n_tokens=answers.token_ids.size, seconds=seconds * len(design.trials) / len(ids),
         )  # fmt: skip
+        recordings.append(
+            Recording(
+                design=design,
+                sites=tuple(sites),
+                values=values[part].reshape(design.n_volumes, shape[2]),
+                tokens=token_table(design, answers, texts, list(map(len, contexts[part])), first),
+                provenance=made,
+            )
+        )
     return recordings
 
 
-def make_recording(
+def _answer_tokens(
     loaded: "LoadedModel",
     design: RunDesign,
-    sites: Sequence[Site],
-    values: npt.NDArray[np.float32],
-    answers: "ChosenTokens",
-    lengths: Sequence[int],
+    answers: Sequence[str] | Sequence[Sequence[int]],
     *,
-    method: str,
-    first: int,
-    batch_size: int,
-    seconds: float,
-) -> Recording:
-    """Put together what a model gave for one run."""
-    from llm2bids.model.text import decode
-
-    texts = decode(loaded, answers.token_ids.ravel())
-    return Recording(
-        design=design,
-        sites=tuple(sites),
-        values=values.reshape(design.n_volumes, values.shape[2]),
-        tokens=token_table(design, answers, texts, lengths, first),
-        provenance=provenance(
-            loaded,
-            method=method,
-            seed=design.seed,
-            keep_first=first == 0,
-            batch_size=batch_size,
-            n_tokens=answers.token_ids.size,
-            seconds=seconds,
-        ),
-    )
+    n_tokens: int,
+) -> list[list[int]]:
+    """Turn the given answers into token ids, all of one length."""
+    if len(answers) != len(design.trials):
+        raise RecordingError(
+            f"transcript of task {design.task}: {len(answers)} answers for "
+            f"{len(design.trials)} trials; expected one for each"
+        )
+    n_vocabulary = loaded.model.get_input_embeddings().num_embeddings
+    given = []
+    for index, (trial, answer) in enumerate(zip(design.trials, answers, strict=True)):
+        if isinstance(answer, str):
+            tokens = encode(loaded, answer, special=False) if answer else []
+        else:
+            tokens = list(map(int, answer))
+        what = f"answer to prompt {trial.prompt.prompt_id} (trial {index})"
+        if len(tokens) < n_tokens:
+            raise RecordingError(
+                f"{what}: {len(tokens)} tokens; expected at least {n_tokens} for "
+                f"{design.tokens_per_prompt} volumes: give a longer answer or take fewer tokens "
+                "per prompt"
+            )
+        if unknown := [token for token in tokens if not 0 <= token < n_vocabulary]:
+            raise RecordingError(
+                f"{what}: token id {unknown[0]}; expected 0 to {n_vocabulary - 1}, the vocabulary "
+                f"of {loaded.name}"
+            )
+        given.append(tokens[:n_tokens])
+    return given
 
 
 def group_runs(
@@ -177,71 +269,3 @@ def group_runs(
 def _who(design: RunDesign) -> tuple[str, str | None]:
     """Name the participant and the session of a run."""
     return design.participant_label, design.session
-
-
-def _generate(
-    loaded: "LoadedModel",
-    designs: Sequence[RunDesign],
-    sites: Sequence[Site],
-    values: npt.NDArray[np.float32],
-    *,
-    first: int,
-    batch_size: int | None,
-    on_token: OnToken | None,
-) -> tuple[int, "list[ChosenTokens]", list[int]]:
-    """Generate all answers; return the batches' size, what each gave, and the prompts' lengths."""
-    from llm2bids.model.generate import generate_batch
-
-    n_tokens = values.shape[1] + first
-    carry = designs[0].context == "carry"
-    prompts = [trial.prompt for design in designs for trial in design.trials]
-    contexts = [] if carry else prompt_tokens(loaded, prompts, n_tokens=n_tokens)
-    uniforms = np.concatenate(
-        [token_uniforms(design.seed, range(len(design.trials)), n_tokens) for design in designs]
-    )
-    answers: list[ChosenTokens] = []
-
-    def generate(part: slice, tell: OnToken) -> "ChosenTokens":
-        if carry:
-            said = [*contexts[-1], *answers[-1].token_ids[0].tolist()] if contexts else []
-            contexts[part.start :] = [
-                carried_tokens(loaded, designs[0], part.start, said, n_tokens=n_tokens)
-            ]
-        answers.append(
-            generate_batch(
-                loaded,
-                contexts[part],
-                sites,
-                values[part],
-                sampling=designs[0].sampling,
-                uniforms=uniforms[part],
-                first_step=first,
-                on_step=tell,
-            )
-        )
-        return answers[-1]
-
-    size, _ = in_batches(
-        len(values), generate, batch_size=1 if carry else batch_size, on_token=on_token
-    )
-    return size, answers, [len(context) for context in contexts]
-
-
-def _check_alike(designs: Sequence[RunDesign]) -> None:
-    kinds = {(design.tokens_per_prompt, design.sampling, design.context) for design in designs}
-    if len(kinds) != 1 or (len(designs) > 1 and designs[0].context == "carry"):
-        raise UsageError(
-            f"{len(designs)} runs: expected runs of one paradigm that do not carry their context; "
-            "record each by itself"
-        )
-
-
-def shaped(out: npt.NDArray[np.float32], shape: tuple[int, int, int]) -> npt.NDArray[np.float32]:
-    """View the caller's array as (n_prompts, n_volumes, n_units)."""
-    expected = (shape[0] * shape[1], shape[2])
-    if out.dtype != np.float32 or out.shape != expected or not out.flags.c_contiguous:
-        raise UsageError(
-            f"out: {out.dtype} array of shape {out.shape}; expected a contiguous float32 array of "
-            f"shape {expected}"
-        )
-    return out.reshape(shape)

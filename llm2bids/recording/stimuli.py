@@ -4,13 +4,14 @@ import csv
 import io
 import logging
 import re
-from collections.abc import Sequence
+import unicodedata
+from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any, TypeVar
 
 import pandas as pd
 
 from llm2bids.exceptions import RecordingError, UsageError
-from llm2bids.recording.labels import label_contradictions
 from llm2bids.recording.story import Story, check_story
 from llm2bids.store.tables import to_numbers
 
@@ -32,7 +33,6 @@ _ALIGNED = ("word", "lowercase", "onset", "offset")
 """Columns of the aligned transcripts of OpenNeuro's Narratives (Gentle's), which have no header."""
 
 _TABLES = (".tsv", ".csv", ".txt")
-_TIERS = ("word", "words")
 _NO_WORDS = {"sp", "sil", "spn", "br", "lg", "ls", "ns", "cg", "ig", "sentence_start",
              "sentence_end", "eps", "silence"}  # fmt: skip
 """Labels of silence and noise in forced alignments (Penn's, MFA's, Huth's), without brackets."""
@@ -50,25 +50,19 @@ def read_stimuli(
     """Read the stories of a file, a folder of files or a BIDS dataset."""
     if not path.exists():
         raise RecordingError(f"{path}: no such file or folder; expected words with onsets")
-    if path.is_dir() and (path / "dataset_description.json").exists():
+    files: Mapping[Path, dict[str, Any]]
+    if (path / "dataset_description.json").exists():
         from llm2bids.recording.human import event_files
 
-        stories = [
-            story
-            for file, entities in event_files(path, tasks, participant_labels)
-            for story in _read_table(file, word_column, select, entities)
-        ]
-        if not stories:
-            raise RecordingError(f"{path}: no words in its events; name the column (--word-column)")
-        _warn_of_labels(path, stories)
-        return stories
-    files = _files(path) if path.is_dir() else [path]
-    stories = []
-    for file in files:
+        files = event_files(path, tasks, participant_labels)
+    else:
+        files = {file: _of_name(file.name) for file in (_files(path) if path.is_dir() else [path])}
+    stories: list[Story] = []
+    for file, run in files.items():
         if file.suffix.lower() == ".textgrid":
-            stories.append(_read_textgrid(file, tier))
+            stories.append(_read_textgrid(file, run, tier))
         elif file.suffix.lower() in _TABLES:
-            stories += _read_table(file, word_column, select, None)
+            stories += _read_table(file, run, word_column, select)
         else:
             raise RecordingError(
                 f"{file}: expected a table (.tsv, .csv), a Praat TextGrid (.TextGrid), or the "
@@ -122,7 +116,7 @@ def read_text(path: Path) -> str:
 
 
 def _read_table(
-    path: Path, word_column: str | None, select: str | None, entities: dict[str, str] | None
+    path: Path, run: dict[str, Any], word_column: str | None, select: str | None
 ) -> list[Story]:
     table = _cells(path)
     if select is not None:
@@ -131,36 +125,32 @@ def _read_table(
     if "kind" in columns and (table[columns["kind"]] == "Word").any():  # neuralset's events
         table = table[table[columns["kind"]] == "Word"]
     texts = table[columns["word"]].str.strip()
-    spoken = ~texts.isin(["", "n/a"])
-    table, texts = table[spoken], texts[spoken]
-    words = pd.DataFrame({"onset": _seconds(table, columns["onset"], path)})
-    if "duration" in columns:
-        words["duration"] = _seconds(table, columns["duration"], path)
-    else:
-        words["duration"] = _seconds(table, columns["end"], path) - words["onset"]
-    words["word"] = texts
-    kinds = table[columns["trial_type"]] if "trial_type" in columns else "word"
-    words["trial_type"] = kinds
-    words["sentence"] = table[columns["sentence"]] if "sentence" in columns else pd.NA
-    run, label, participant = _of_name(path.name)
-    if entities is not None:
-        label, participant = entities["task"], entities.get("subject", "01")
-        run = int(entities["run"]) if "run" in entities else None
-    if not len(words):
+    table = table[~texts.isin(["", "n/a"])]
+    if not len(table):
         raise RecordingError(f"{path}: no word in it; expected words with onsets")
-    keys = table[columns["story"]] if "story" in columns else pd.Series(label, index=words.index)
-    groups = words.groupby(keys, sort=False)
-    stories = [
-        Story(
-            label=_label(str(key)) if "story" in columns else label,
-            words=rows.reset_index(drop=True),
-            source=f"{path}: story {key!s}" if "story" in columns else str(path),
-            participant_label=participant,
-            run=run,
+    onset = _seconds(table, columns["onset"], path)
+    length = _seconds(table, columns.get("duration", columns.get("end", "")), path)
+    words = pd.DataFrame(
+        {
+            "onset": onset,
+            "duration": length if "duration" in columns else length - onset,
+            "word": texts[table.index],
+            "trial_type": table[columns["trial_type"]] if "trial_type" in columns else "word",
+            "sentence": table[columns["sentence"]] if "sentence" in columns else pd.NA,
+        }
+    )
+    if "story" not in columns:
+        return [check_story(Story(words=words.reset_index(drop=True), source=str(path), **run))]
+    return [
+        check_story(
+            Story(
+                words=rows.reset_index(drop=True),
+                source=f"{path}: story {key!s}",
+                **{**run, "label": _label(str(key))},
+            )
         )
-        for key, rows in groups
+        for key, rows in words.groupby(table[columns["story"]], sort=False)
     ]
-    return [check_story(story) for story in stories]
 
 
 def _cells(path: Path) -> pd.DataFrame:
@@ -169,7 +159,9 @@ def _cells(path: Path) -> pd.DataFrame:
     comma = path.suffix.lower() == ".csv" or (path.suffix == ".txt" and "\t" not in text)
     try:
         table = _texts(text, comma)
-        if len(table.columns) == len(_ALIGNED) and not _known(table) & {"onset", "word"}:
+        known = {*_NAMES["onset"], *_NAMES["word"]}
+        named = {str(name).strip().lower() for name in table}
+        if len(table.columns) == len(_ALIGNED) and not named & known:
             table = _texts(text, comma, names=list(_ALIGNED))
     except (ValueError, csv.Error) as error:
         raise RecordingError(f"{path}: not a readable table ({error}); expected words") from None
@@ -186,11 +178,6 @@ def _texts(text: str, comma: bool, names: list[str] | None = None) -> pd.DataFra
         header="infer" if names is None else None,
         names=names,
     )
-
-
-def _known(table: pd.DataFrame) -> set[str]:
-    lower = {str(name).strip().lower() for name in table}
-    return {kind for kind, names in _NAMES.items() if lower & set(names)}
 
 
 def _columns(table: pd.DataFrame, path: Path, word_column: str | None) -> dict[str, str]:
@@ -229,7 +216,7 @@ def _seconds(table: pd.DataFrame, name: str, path: Path) -> "pd.Series[float]":
     return numbers
 
 
-def _read_textgrid(path: Path, tier: str | None) -> Story:
+def _read_textgrid(path: Path, run: dict[str, Any], tier: str | None) -> Story:
     try:
         from praatio import textgrid
     except ImportError:
@@ -244,7 +231,9 @@ def _read_textgrid(path: Path, tier: str | None) -> Story:
             f"{path}: not a readable TextGrid ({type(error).__name__}: {error})"
         ) from None
     names = list(grid.tierNames)
-    wanted = [name for name in names if (name == tier if tier else name.lower() in _TIERS)]
+    wanted = [
+        name for name in names if (name == tier if tier else name.lower() in ("word", "words"))
+    ]
     if len(wanted) != 1 or not isinstance(grid.getTier(wanted[0]), textgrid.IntervalTier):
         raise RecordingError(
             f"{path}: {'no' if not wanted else 'no single'} interval tier {tier or 'word'}; its "
@@ -256,30 +245,27 @@ def _read_textgrid(path: Path, tier: str | None) -> Story:
         if label.strip() and label.strip().strip("{}<>[]()").lower() not in _NO_WORDS
     ]
     words = pd.DataFrame(rows, columns=["onset", "duration", "word"])
-    run, label, participant = _of_name(path.name)
-    return check_story(
-        Story(
-            label=label,
-            words=words.assign(trial_type="word", sentence=None),
-            source=str(path),
-            participant_label=participant,
-            run=run,
-        )
-    )
+    words = words.assign(trial_type="word", sentence=None)
+    return check_story(Story(words=words, source=str(path), **run))
 
 
-def _of_name(name: str) -> tuple[int | None, str, str]:
-    """Read run, task and participant from a file's name: BIDS entities, or all of it is the task.
+def _of_name(name: str) -> dict[str, Any]:
+    """Read the run of a story from a file's name: BIDS entities, or all of it is the task.
 
     Examples
     --------
-    >>> _of_name("sub-02_task-pieman_run-1_events.tsv"), _of_name("under the_sea.TextGrid")
-    ((1, 'pieman', '02'), (None, 'underTheSea', '01'))
+    >>> _of_name("sub-02_task-pieman_run-1_events.tsv")
+    {'participant_label': '02', 'label': 'pieman', 'run': 1}
+    >>> _of_name("under the_sea.TextGrid")
+    {'participant_label': '01', 'label': 'underTheSea', 'run': None}
     """
     entities = dict(re.findall(r"(sub|task|run)-([A-Za-z0-9]+)", name))
-    label = entities.get("task") or _label(name.rpartition(".")[0])
     run = entities.get("run", "")
-    return int(run) if run.isdigit() else None, label, entities.get("sub", "01")
+    return {
+        "participant_label": entities.get("sub", "01"),
+        "label": entities.get("task") or _label(name.rpartition(".")[0]),
+        "run": int(run) if run.isdigit() else None,
+    }
 
 
 def _label(name: str) -> str:
@@ -307,3 +293,58 @@ def _asked(table: pd.DataFrame, path: Path, select: str) -> pd.DataFrame:
             f"--select {select}: cannot be asked of {path} ({error}); its columns are "
             f"{', '.join(map(str, table))}"
         ) from None
+
+
+Item = TypeVar("Item")
+
+
+def label_contradictions(words: pd.DataFrame) -> list[str]:
+    """Say which trial types (n_words,) have strings that they cannot mean, a line each."""
+    shown = words["word"].str.casefold().groupby(words["trial_type"], sort=False)
+    strings = {str(label): list(dict.fromkeys(texts)) for label, texts in shown}
+    spoken = {label: set(re.findall(r"[^\W\d_]+", label.casefold())) for label in strings}
+    own = {label: spoken[label].difference(*_others(spoken, label)) for label in strings}
+
+    def is_named(text: str, label: str) -> bool:
+        """Tell whether a string is a name with a number that stands for a label: scram_29."""
+        stem = re.fullmatch(r"([^\W\d_]{4,})[_-]?\d+", text)
+        return stem is not None and any(word.startswith(stem[1]) for word in own[label])
+
+    lines = []
+    for label, texts in strings.items():
+        consonants = "consonant" in label.casefold()
+        # vowels may be missing where the label speaks of letters or nonsense
+        letters = re.search(r"consonant|letter|string|non-?sense|random|abbrev", label.casefold())
+        elsewhere = any(is_named(t, label) for theirs in _others(strings, label) for t in theirs)
+        unnamed = [text for text in texts if not is_named(text, label)]
+        against = {
+            "are named after another": [
+                text for text in unnamed if any(is_named(text, o) for o in strings if o != label)
+            ],
+            "have vowels or digits": [
+                text for text in texts if consonants and (_has_vowel(text) or not text.isalpha())
+            ],
+            "have no vowel": [
+                text for text in texts if not letters and _is_word(text) and not _has_vowel(text)
+            ],
+            "are not named as those of other labels are": unnamed if elsewhere else [],
+        }
+        for wrong, faulty in against.items():
+            if len(texts) >= 4 and len(faulty) > len(texts) / 2:  # of fewer nothing is said
+                examples = ", ".join(faulty[:3])
+                lines.append(f"{label}: {len(faulty)} of {len(texts)} {wrong} ({examples})")
+                break
+    return lines
+
+
+def _others(by_label: Mapping[str, Item], label: str) -> list[Item]:
+    return [item for other, item in by_label.items() if other != label]
+
+
+def _is_word(text: str) -> bool:
+    return len(text) > 2 and text.isascii() and text.isalpha()
+
+
+def _has_vowel(text: str) -> bool:
+    plain = unicodedata.normalize("NFD", text)
+    return any(sign in "aeiouyæœøı" for sign in plain)

@@ -2,7 +2,7 @@
 
 import re
 import unicodedata
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import pandas as pd
@@ -36,24 +36,9 @@ class Story:
         """Seconds at which the last word has ended."""
         return float((self.words["onset"] + self.words["duration"]).max())
 
-    @property
-    def trial_types(self) -> tuple[str, ...]:
-        """Trial types in order of appearance."""
-        return tuple(dict.fromkeys(self.words["trial_type"]))
-
     def shifted(self, seconds: float) -> "Story":
         """Begin later."""
-        return self.with_words(self.words.assign(onset=self.words["onset"] + seconds))
-
-    def with_words(self, words: pd.DataFrame) -> "Story":
-        """Take other words."""
-        return Story(
-            label=self.label,
-            words=words,
-            source=self.source,
-            participant_label=self.participant_label,
-            run=self.run,
-        )
+        return replace(self, words=self.words.assign(onset=self.words["onset"] + seconds))
 
 
 def check_story(story: Story) -> Story:
@@ -66,35 +51,28 @@ def check_story(story: Story) -> Story:
         raise RecordingError(f"{name}: no word has an onset; expected seconds")
     onset = timed["onset"].to_numpy(dtype=float)
     end = onset + timed["duration"].to_numpy(dtype=float)
-
-    def refuse(row: int, problem: str) -> RecordingError:
-        number = int(timed.index[row]) + 1
-        return RecordingError(f"{name}: word {number} ({timed['word'].iloc[row]!r}) {problem}")
-
-    wrong = np.flatnonzero(~(np.isfinite(onset) & np.isfinite(end) & (onset >= 0)))
-    if wrong.size:
-        raise refuse(wrong[0], f"begins at {onset[wrong[0]]:g} s; expected seconds from 0")
-    wrong = np.flatnonzero(end < onset)
-    if wrong.size:
-        raise refuse(
-            wrong[0], f"ends before it begins ({onset[wrong[0]]:g} to {end[wrong[0]]:g} s)"
-        )
-    wrong = np.flatnonzero(np.diff(onset) < 0)
-    if wrong.size:
-        row = int(wrong[0]) + 1
-        raise refuse(
-            row,
-            f"begins at {onset[row]:g} s, before the word before it ({onset[row - 1]:g} s); "
-            "expected words in the order in which they are heard, one speaker a file",
-        )
-    wrong = np.flatnonzero(onset[1:] < end[:-1] - OVERLAP)
-    if wrong.size:
-        row = int(wrong[0]) + 1
-        raise refuse(
-            row,
-            f"begins at {onset[row]:g} s, while the word before it lasts until {end[row - 1]:g} s; "
-            "expected words that do not overlap, one speaker a file",
-        )
+    faults = {
+        "begins at {onset:g} s; expected seconds from 0": (
+            ~(np.isfinite(onset) & np.isfinite(end) & (onset >= 0))
+        ),
+        "ends before it begins ({onset:g} to {end:g} s)": end < onset,
+        "begins at {onset:g} s, before the word before it ({onset_before:g} s); expected words in "
+        "the order in which they are heard, one speaker a file": (
+            np.append(False, onset[1:] < onset[:-1])
+        ),
+        "begins at {onset:g} s, while the word before it lasts until {end_before:g} s; expected "
+        "words that do not overlap, one speaker a file": (
+            np.append(False, onset[1:] < end[:-1] - OVERLAP)
+        ),
+    }
+    for problem, wrong in faults.items():
+        if wrong.any():
+            row = int(wrong.argmax())
+            times = {"onset": onset[row], "end": end[row]}
+            before = {"onset_before": onset[row - 1], "end_before": end[row - 1]}
+            number, word = int(timed.index[row]) + 1, timed["word"].iloc[row]
+            said = problem.format(**times, **before)
+            raise RecordingError(f"{name}: word {number} ({word!r}) {said}")
     return story
 
 
@@ -119,13 +97,11 @@ def join_words(words: "pd.Series[str]") -> tuple[str, list[tuple[int, int]]]:
 
 
 def _is_joined(before: str, word: str) -> bool:
-    if _CLITIC.fullmatch(word):
-        return True
-    if all(unicodedata.category(sign) in ("Po", "Pe", "Pf") for sign in word) and word not in "&@#":
-        return True
-    if before in "([{“‘«¿¡":
-        return True
-    return _has_no_blanks(before) and _has_no_blanks(word[0])
+    signs = {unicodedata.category(sign) for sign in word}
+    is_punctuation = signs <= {"Po", "Pe", "Pf"} and word not in "&@#"
+    opens = before in "([{“‘«¿¡"
+    without_blanks = _has_no_blanks(before) and _has_no_blanks(word[0])
+    return bool(_CLITIC.fullmatch(word)) or is_punctuation or opens or without_blanks
 
 
 def _has_no_blanks(sign: str) -> bool:

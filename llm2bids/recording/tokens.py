@@ -1,21 +1,23 @@
 """The tokens of a run: what the model is given at each trial, and the table of what it gave."""
 
 import platform
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from functools import cache
-from importlib.metadata import PackageNotFoundError, version
+from importlib.metadata import version
 from typing import TYPE_CHECKING
 
 import numpy as np
 import numpy.typing as npt
 import pandas as pd
 
+from llm2bids import __version__
 from llm2bids.exceptions import RecordingError
+from llm2bids.model.tokenizer import encode
 from llm2bids.paradigm.design import RunDesign
 from llm2bids.paradigm.task import Prompt
 
 if TYPE_CHECKING:
-    from llm2bids.model.choose import ChosenTokens
+    from llm2bids.model.generate import ChosenTokens
     from llm2bids.model.load import LoadedModel
 
 SEPARATOR = "\n\n"
@@ -46,8 +48,6 @@ def prompt_tokens(
     loaded: "LoadedModel", prompts: Sequence[Prompt], *, n_tokens: int
 ) -> list[list[int]]:
     """Tokenize prompts, each a context of its own, and check their length."""
-    from llm2bids.model.text import encode
-
     tokens = []
     for prompt in prompts:
         try:
@@ -59,14 +59,19 @@ def prompt_tokens(
 
 
 def carried_tokens(
-    loaded: "LoadedModel", design: RunDesign, trial: int, context: Sequence[int], *, n_tokens: int
+    loaded: "LoadedModel",
+    design: RunDesign,
+    contexts: Sequence[Sequence[int]],
+    said: Sequence[int],
+    *,
+    n_tokens: int,
 ) -> list[int]:
-    """Tokenize a prompt that follows what was said before it."""
-    from llm2bids.model.text import encode
-
+    """Tokenize the next trial's prompt, after the `contexts` and what was `said` in the last."""
+    trial = len(contexts)
     prompt = design.trials[trial].prompt
-    if context:
-        tokens = [*context, *encode(loaded, SEPARATOR + prompt.text, special=False)]
+    if contexts:
+        follows = encode(loaded, SEPARATOR + prompt.text, special=False)
+        tokens = [*contexts[-1], *said, *follows]
     else:
         tokens = encode(loaded, prompt.text)
     _check_prompt(loaded, f"{prompt.prompt_id} (trial {trial}, carried)", tokens, n_tokens)
@@ -167,15 +172,8 @@ def provenance(
     }
 
 
-def versions() -> dict[str, str | None]:
-    """List the versions that values depend on."""
-    packages = ("llm2bids", "torch", "transformers", "numpy")
-    return {**{name: _version(name) for name in packages}, "python": platform.python_version()}
-
-
 @cache
-def _version(name: str) -> str | None:
-    try:
-        return version(name)
-    except PackageNotFoundError:
-        return None
+def versions() -> Mapping[str, str]:
+    """List the versions that values depend on."""
+    libraries = {name: version(name) for name in ("torch", "transformers", "numpy")}
+    return {"llm2bids": __version__, **libraries, "python": platform.python_version()}

@@ -389,7 +389,7 @@ def _short(design: RunDesign, n_units: int) -> RunDesign:
 
 def simulate_recording(space: Space, design: RunDesign) -> Recording:
     """Make up the recording of a run."""
-    from llm2bids.model.choose import ChosenTokens
+    from llm2bids.model.generate import ChosenTokens
 
     rng = np.random.default_rng(design.seed)
     n_trials, n_volumes = len(design.trials), design.tokens_per_prompt

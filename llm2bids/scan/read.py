@@ -14,9 +14,8 @@ from llm2bids.dataset.read import Dataset, open_dataset
 from llm2bids.dataset.write import DatasetWriter
 from llm2bids.exceptions import RecordingError, UsageError
 from llm2bids.options import stored_settings, takes_options
-from llm2bids.paradigm.design import RunDesign
+from llm2bids.paradigm.design import RunDesign, draw_calibration
 from llm2bids.paradigm.load import load_paradigm
-from llm2bids.paradigm.partition import draw_calibration
 from llm2bids.paradigm.prompts import load_banks
 from llm2bids.paradigm.task import Paradigm, Task
 from llm2bids.recording.draw import LARGEST_SEED, Scan
@@ -24,7 +23,6 @@ from llm2bids.recording.human import HumanRun, human_runs, one_clock
 from llm2bids.recording.localizers import NAMES, is_langloc, localizer_stories, read_langloc
 from llm2bids.recording.read import (
     CONDITION,
-    Reading,
     check_reading,
     read_story,
     story_design,
@@ -33,7 +31,7 @@ from llm2bids.recording.read import (
 from llm2bids.recording.record import Recording
 from llm2bids.recording.stimuli import read_stimuli, selected_onset
 from llm2bids.recording.story import Story
-from llm2bids.recording.timing import LOBES
+from llm2bids.recording.timing import LOBES, Reading
 from llm2bids.scan.arrangement import choose_arrangement
 from llm2bids.scan.prepare import Prepared, load
 from llm2bids.scan.reading import ReadOptions, make_reading

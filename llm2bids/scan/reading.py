@@ -8,7 +8,7 @@ from pathlib import Path
 
 from llm2bids.exceptions import UsageError
 from llm2bids.options import chosen, option, shared
-from llm2bids.recording.read import Reading
+from llm2bids.recording.timing import Reading
 from llm2bids.scan.options import ScanOptions, read_seconds
 
 

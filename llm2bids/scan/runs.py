@@ -18,8 +18,7 @@ from llm2bids.paradigm.task import Prompt
 from llm2bids.recording.batches import OnToken
 from llm2bids.recording.calibration import calibrate
 from llm2bids.recording.draw import Scan
-from llm2bids.recording.record import Recording, group_runs, record_runs
-from llm2bids.recording.replay import replay_run
+from llm2bids.recording.record import Recording, group_runs, record_runs, replay_run
 from llm2bids.scan.arrangement import arranged_space
 from llm2bids.scan.prepare import Prepared
 from llm2bids.scan.sessions import Take, taking_sessions

@@ -30,11 +30,11 @@ sys.path.insert(0, str(ROOT))
 os.environ.setdefault("TQDM_DISABLE", "1")
 
 from llm2bids.exceptions import Llm2bidsError
+from llm2bids.model.checkpoint import random_model
 from llm2bids.model.exactness import exact_sites
 from llm2bids.model.generate import read_batch
 from llm2bids.model.hooks import new_values
 from llm2bids.model.load import load_model
-from llm2bids.model.random_weights import random_model
 from llm2bids.model.sites import select_sites
 from llm2bids.recording.draw import draw_scan
 from llm2bids.recording.record import record_run

@@ -24,8 +24,8 @@ from measure import arguments, report
 from transformers import LlamaConfig
 
 from llm2bids.dataset.write import DatasetWriter
+from llm2bids.model.checkpoint import random_model
 from llm2bids.model.load import load_model
-from llm2bids.model.random_weights import random_model
 from llm2bids.model.sites import find_sites
 from llm2bids.model.units import Site
 from llm2bids.recording.calibration import Calibration

@@ -22,15 +22,14 @@ from measure import arguments, report, spent
 from transformers import GenerationConfig, LlamaConfig
 
 from llm2bids.dataset.write import DatasetWriter
+from llm2bids.model.checkpoint import random_model
 from llm2bids.model.load import load_model
-from llm2bids.model.random_weights import random_model
 from llm2bids.model.sites import find_sites, select_sites
 from llm2bids.model.weights import weight_norms
 from llm2bids.recording.batches import RunBuffers
 from llm2bids.recording.calibration import calibrate
 from llm2bids.recording.draw import draw_scan
-from llm2bids.recording.record import record_run
-from llm2bids.recording.replay import replay_run
+from llm2bids.recording.record import record_run, replay_run
 from llm2bids.recording.tokens import prompt_tokens
 from llm2bids.scan.runs import progress_bar, write_missing
 from llm2bids.space.arrange import build_space

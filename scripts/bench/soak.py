@@ -33,7 +33,7 @@ import numpy as np
 from llm2bids import open_dataset
 from llm2bids.dataset.check import check_dataset
 from llm2bids.inference.analyze import analyze_group, analyze_participants
-from llm2bids.paradigm.partition import participant_label
+from llm2bids.paradigm.design import participant_label
 from llm2bids.scan.record import record
 
 ROOT = Path(__file__).parents[2]

@@ -16,7 +16,7 @@ from llm2bids.intervention.export import (
     shira_mask_fn,
 )
 from llm2bids.model.load import load_model
-from llm2bids.model.text import encode
+from llm2bids.model.tokenizer import encode
 from tests.tiny_models import TEXTS
 
 pytestmark = [  # of peft

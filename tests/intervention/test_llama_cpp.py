@@ -14,7 +14,7 @@ from llm2bids.intervention.export import export_control_vector
 from llm2bids.model.embedded import find_gguf
 from llm2bids.model.load import load_model
 from llm2bids.model.sites import find_sites
-from llm2bids.model.text import encode
+from llm2bids.model.tokenizer import encode
 from tests.brought import bring
 
 TEXT = "The committee met on Tuesday to discuss the weather and"

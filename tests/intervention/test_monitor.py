@@ -12,7 +12,7 @@ from llm2bids.inference.effects import read_effects
 from llm2bids.inference.inputs import open_inputs
 from llm2bids.intervention.monitor import MonitorOptions, _Monitor, monitor
 from llm2bids.intervention.subject import SubjectOptions, open_topics
-from llm2bids.model.text import encode
+from llm2bids.model.tokenizer import encode
 from tests.plain import plain_values
 
 QUICK = {

@@ -21,7 +21,7 @@ from llm2bids.intervention.steer_study import (
 )
 from llm2bids.intervention.subject import Subject
 from llm2bids.model.edit import load_edit
-from llm2bids.model.text import encode
+from llm2bids.model.tokenizer import encode
 
 QUICK = {
     "n_prompts": 6, "n_defining": 5, "n_tokens": 4, "n_controls": 1, "layers": (1,),

@@ -9,11 +9,10 @@ import torch
 from llm2bids.exceptions import InterventionError
 from llm2bids.model.edit import Edit, SiteEdit, grouped, load_edit
 from llm2bids.model.edit_hooks import applied, editable_sites
-from llm2bids.model.likelihood import mean_activation, text_nll
+from llm2bids.model.read import mean_activation, text_nll
 from llm2bids.model.sites import find_sites
 from llm2bids.model.units import Site
-from llm2bids.recording.record import record_run
-from llm2bids.recording.replay import replay_run
+from llm2bids.recording.record import record_run, replay_run
 from tests.synthetic import make_design
 
 

@@ -12,8 +12,7 @@ from llm2bids.exceptions import ModelError, RecordingError
 from llm2bids.model.exactness import exact_sites
 from llm2bids.model.load import load_model
 from llm2bids.model.sites import find_layers, find_sites, select_sites
-from llm2bids.recording.record import record_run
-from llm2bids.recording.replay import replay_run
+from llm2bids.recording.record import record_run, replay_run
 from tests.plain import site_errors
 from tests.synthetic import PROMPTS, make_design
 from tests.tiny_models import save_architecture, tiny_config

@@ -11,12 +11,12 @@ from torch import nn
 from llm2bids.exceptions import ModelError
 from llm2bids.model import generate
 from llm2bids.model.hooks import (
-    PositionReader,
     StepReader,
     by_token,
     first_tensor,
     hooked,
     new_values,
+    position_reader,
     required_tensor,
 )
 from llm2bids.model.sites import find_sites
@@ -94,8 +94,8 @@ def test_chosen_positions(toy):
     texts = torch.arange(3 * 5 * 6.0).reshape(3, 5, 6) / 50
     positions = np.array([[0, 1], [3, 4], [2, 3]])
     values = np.empty((3, 2, 22), dtype=np.float32)
-    reader = PositionReader(SITES, values, positions, device="cpu")
-    with hooked(toy, SITES, reader.hook), torch.no_grad():
+    reader = position_reader(SITES, values, positions, device="cpu")
+    with hooked(toy, SITES, reader), torch.no_grad():
         toy(texts)
     whole = expected(toy, texts)
     for prompt, chosen in enumerate(positions):

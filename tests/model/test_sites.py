@@ -8,9 +8,8 @@ import torch
 from torch import nn
 
 from llm2bids.exceptions import ModelError
-from llm2bids.model.heads import split_heads
 from llm2bids.model.sites import SiteTable, find_layers, find_sites, select_sites
-from llm2bids.model.units import Site
+from llm2bids.model.units import Site, split_heads
 from llm2bids.model.weights import weight_norms
 
 

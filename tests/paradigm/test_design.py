@@ -1,15 +1,31 @@
 import dataclasses
+from collections import Counter
+from itertools import pairwise
 
+import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from llm2bids.exceptions import ParadigmError, UsageError
-from llm2bids.paradigm.design import draw_runs, paradigm_hash, shared_prompts
+from llm2bids.paradigm.design import (
+    check_participants,
+    count_participants,
+    count_prompts,
+    draw_calibration,
+    draw_runs,
+    latin_square,
+    order_blocks,
+    paradigm_hash,
+    participant_label,
+    permute_bank,
+    prompts_per_participant,
+    shared_prompts,
+    slice_banks,
+)
 from llm2bids.paradigm.load import load_paradigm, shipped_paradigms
-from llm2bids.paradigm.partition import count_participants, draw_calibration, participant_label
 from llm2bids.paradigm.prompts import load_banks
-from llm2bids.paradigm.task import Prompt, Task
+from llm2bids.paradigm.task import Paradigm, Prompt, Task
 
 TWO_CONDITIONS = (Task(label="pets", conditions=(("feline", "cats"), ("canine", "dogs"))),)
 
@@ -59,7 +75,7 @@ def test_no_prompt_of_a_shipped_paradigm_is_shown_twice(name):
     assert len(shown) == len(set(shown))
     assert shared_prompts(designs) == ([], [])
     with pytest.raises(ParadigmError, match=rf"serves {n_participants} participants"):
-        draw_runs(paradigm, banks, participant=n_participants + 1, seed=3)
+        check_participants(paradigm, banks, n_participants + 1)
 
 
 def test_null_runs_show_off_prompts_as_on_prompts():
@@ -84,7 +100,6 @@ def test_a_draw_is_the_same_again(seed, participant):
     options = {"participant": participant, "seed": seed}
     runs = draw_runs(paradigm, banks, **options)
     assert runs == draw_runs(paradigm, banks, **options)
-    assert runs == draw_runs(paradigm, banks, allow_shared_prompts=True, **options)
     one = draw_runs(paradigm, banks, task_labels=["pathology"], **options)
     assert one == tuple(run for run in runs if run.task == "pathology")
 
@@ -152,25 +167,15 @@ def test_the_calibration_is_drawn_from_the_baseline(make_paradigm, banks):
 def test_a_bank_too_small_for_the_participants_says_how_many_it_serves(make_paradigm, banks):
     assert min(count_participants(make_paradigm(), banks).values()) == 4
     with pytest.raises(ParadigmError) as error:
-        draw_runs(make_paradigm(), banks, participant=5, seed=0)
+        check_participants(make_paradigm(), banks, 5)
     message = str(error.value)
     assert message.startswith("bank 'dogs': serves 4 participants of paradigm 'small', found 5: ")
     assert "3 prompts for each participant make 15, and 13 are there" in message
     assert "--allow-shared-prompts" in message
 
 
-def test_only_the_banks_of_the_drawn_tasks_count(make_paradigm, banks):
-    draw_runs(make_paradigm(), banks, participant=5, seed=0, task_labels=["cats"])
-    with pytest.raises(
-        ParadigmError,
-        match=r"bank 'off': serves 5 participants.*12 prompts for "
-        r"each participant and 7 for the calibration make 79, and 69 are there",
-    ):
-        draw_runs(make_paradigm(), banks, participant=6, seed=0, task_labels=["cats"])
-
-
 def test_shared_prompts_wrap_round_and_are_recorded(make_paradigm, banks):
-    designs = draw_all(make_paradigm(), banks, 6, seed=0, allow_shared_prompts=True)
+    designs = draw_all(make_paradigm(), banks, 6, seed=0)
     between, within = shared_prompts(designs)
     assert within == []
     dogs = [name for name in between if name.startswith("dogs")]
@@ -188,8 +193,8 @@ def test_with_a_very_small_bank_off_prompts_come_back_in_another_task_only(
     banks |= {"off": make_bank("off", 7 + 6)}
     assert min(count_participants(make_paradigm(), banks).values()) == 0
     with pytest.raises(ParadigmError, match=r"bank 'off': serves 0 participants"):
-        draw_runs(make_paradigm(), banks, participant=1, seed=0)
-    designs = draw_runs(make_paradigm(), banks, participant=1, seed=0, allow_shared_prompts=True)
+        check_participants(make_paradigm(), banks, 1)
+    designs = draw_runs(make_paradigm(), banks, participant=1, seed=0)
     for design in designs:
         assert len(set(prompt_ids([design]))) == len(design.trials)
     assert len(shared_prompts(designs)[1]) == 6
@@ -200,7 +205,7 @@ def test_a_bank_too_small_for_a_single_run_is_refused_even_if_shared(
 ):
     banks |= {"off": make_bank("off", 12)}
     with pytest.raises(ParadigmError) as error:
-        draw_runs(make_paradigm(), banks, participant=1, seed=0, allow_shared_prompts=True)
+        draw_runs(make_paradigm(), banks, participant=1, seed=0)
     message = str(error.value)
     assert message.startswith("bank 'off': found 12 prompts, expected 13 or more: ")
     assert "needs 6 for a single run and 7 for the calibration" in message
@@ -211,7 +216,6 @@ def test_a_bank_too_small_for_a_single_run_is_refused_even_if_shared(
 @pytest.mark.parametrize(
     ("options", "problem"),
     [
-        ({"participant": 0, "seed": 0}, "participant: found 0, expected 1 or more"),
         ({"participant": 1, "seed": -1}, "seed: found -1"),
         (
             {"participant": 1, "seed": 0, "task_labels": ["cat"]},
@@ -225,16 +229,8 @@ def test_wrong_arguments_are_refused(make_paradigm, banks, options, problem):
     assert problem in str(error.value)
 
 
-def test_a_bank_that_was_not_read_is_named(make_paradigm, banks):
-    del banks["dogs"]
-    with pytest.raises(ParadigmError, match=r"banks: found cats, off, expected 'dogs'"):
-        draw_runs(make_paradigm(), banks, participant=1, seed=0, allow_shared_prompts=True)
-
-
 def test_labels_sort_in_the_order_of_participants():
     assert [participant_label(number) for number in (1, 12, 99, 100)] == ["01", "12", "99", "100"]
-    with pytest.raises(UsageError, match="participant: found 0"):
-        participant_label(0)
 
 
 def test_the_hash_follows_what_is_shown(make_paradigm, make_bank, banks):
@@ -249,3 +245,100 @@ def test_the_hash_follows_what_is_shown(make_paradigm, make_bank, banks):
     first, *rest = banks["cats"]
     edited = banks | {"cats": (dataclasses.replace(first, text="Anew."), *rest)}
     assert paradigm_hash(make_paradigm(), edited) != reference
+
+
+@given(
+    order=st.sampled_from(["multi_task", "interleaved"]),
+    n_tasks=st.integers(1, 4),
+    n_runs=st.integers(1, 3),
+    prompts_per_block=st.integers(1, 5),
+)
+def test_slices_of_a_bank_follow_one_another(order, n_tasks, n_runs, prompts_per_block):
+    paradigm = Paradigm(
+        name="any",
+        description="",
+        order=order,
+        tasks=tuple(
+            Task(
+                label=f"t{n}",
+                conditions=((f"a{n}", "shared"), (f"b{n}", f"bank{n}"), (f"c{n}", "off")),
+            )
+            for n in range(n_tasks)
+        ),
+        baseline="off",
+        prompts_per_block=prompts_per_block,
+        tokens_per_prompt=2,
+        n_runs=n_runs,
+    )
+    ends: dict[str, int] = {}
+    for part in slice_banks(paradigm):
+        assert part.start == ends.get(part.condition, 0)
+        ends[part.condition] = part.start + part.n_prompts
+    assert ends == prompts_per_participant(paradigm)
+    assert ends["shared"] == n_tasks * n_runs * prompts_per_block
+
+
+def test_the_parts_of_a_bank_are_the_bank(make_paradigm, make_bank):
+    banks = {"off": make_bank("off", 23)}
+    shown, calibration = permute_bank(make_paradigm(), banks["off"], "off", 0)
+    assert (len(shown), len(calibration)) == (16, 7)
+    assert set(shown + calibration) == set(banks["off"])
+    assert shown + calibration != banks["off"]
+
+
+def test_a_missing_bank_serves_nobody(make_paradigm, make_bank):
+    banks = {"cats": make_bank("cats", 8), "off": make_bank("off", 3)}
+    assert count_participants(make_paradigm(), banks) == {"off": 0, "cats": 2, "dogs": 0}
+
+
+def test_participants_are_checked_for_the_whole_dataset(make_paradigm, make_bank):
+    sizes = {"cats": 8, "dogs": 9, "off": 43}
+    banks = {condition: make_bank(condition, n) for condition, n in sizes.items()}
+    check_participants(make_paradigm(), banks, 2)
+    with pytest.raises(ParadigmError, match=r"bank 'cats': serves 2 participants .* found 3"):
+        check_participants(make_paradigm(), banks, 3)
+
+
+@pytest.mark.parametrize(("n_conditions", "n_rows"), [(1, 1), (2, 2), (3, 6), (6, 6), (7, 14)])
+def test_a_square_balances_places_and_neighbours(n_conditions, n_rows):
+    square = latin_square(n_conditions)
+    assert square.shape == (n_rows, n_conditions)
+    for place in square.T:
+        assert set(Counter(place.tolist()).values()) == {n_rows // n_conditions}
+    followers = Counter(pair for row in square.tolist() for pair in pairwise(row))
+    assert len(followers) == n_conditions * (n_conditions - 1)
+    assert len(set(followers.values())) <= 1
+
+
+@given(
+    order=st.sampled_from(["off_on_off", "multi_task", "interleaved"]),
+    n_types=st.integers(1, 5),
+    prompts_per_block=st.integers(1, 9),
+)
+def test_off_and_on_alternate_and_mirror(order, n_types, prompts_per_block):
+    trial_types = [f"t{number}" for number in range(n_types)]
+    blocks = order_blocks(order, trial_types, prompts_per_block)
+    is_on = [trial_type is not None for trial_type, _ in blocks]
+    assert is_on == [number % 2 == 1 for number in range(len(blocks))]
+    counts = count_prompts(blocks)
+    assert {counts[name] for name in trial_types} == {prompts_per_block}
+    series = np.repeat(is_on, [n_prompts for _, n_prompts in blocks])
+    assert (series == series[::-1]).all()
+
+
+def test_blocks_of_each_order():
+    assert order_blocks("off_on_off", ["a"], 4) == ((None, 4), ("a", 4), (None, 4))
+    assert order_blocks("multi_task", ["a", "b"], 4) == (
+        (None, 4),
+        ("a", 4),
+        (None, 4),
+        ("b", 4),
+        (None, 4),
+    )
+    assert order_blocks("interleaved", ["a"], 2) == (
+        (None, 1),
+        ("a", 1),
+        (None, 1),
+        ("a", 1),
+        (None, 1),
+    )

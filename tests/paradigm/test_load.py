@@ -4,8 +4,8 @@ from pathlib import Path
 import pytest
 
 from llm2bids.exceptions import ParadigmError
+from llm2bids.paradigm.design import count_participants
 from llm2bids.paradigm.load import _KEYS, load_paradigm, shipped_paradigms
-from llm2bids.paradigm.partition import count_participants
 from llm2bids.paradigm.prompts import load_banks
 from llm2bids.paradigm.task import Sampling, Task
 

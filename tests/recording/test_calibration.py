@@ -6,7 +6,6 @@ from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 
-from llm2bids.exceptions import RecordingError, UsageError
 from llm2bids.model.sites import find_sites
 from llm2bids.paradigm.task import Sampling
 from llm2bids.recording.calibration import Calibration, Moments, calibrate
@@ -67,10 +66,3 @@ def test_more_units_than_one_chunk():
     moments = Moments(40001)
     moments.add(rows)
     np.testing.assert_allclose(moments.mean_sd()[1], rows.std(axis=0), rtol=1e-4)
-
-
-def test_nothing_to_calibrate_on(tiny_loaded):
-    with pytest.raises(UsageError, match="calibration: 0 prompts of 5 tokens"):
-        calibrate(tiny_loaded("llama"), [], (), tokens_per_prompt=5, sampling=Sampling(), seed=1)
-    with pytest.raises(RecordingError, match="no values"):
-        Moments(1).mean_sd()

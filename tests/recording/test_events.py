@@ -69,13 +69,6 @@ def test_the_longest_run_decides(design_of):
     assert repetition_time([short, long]) == repetition_time([long, short]) == 0.25
 
 
-def test_no_runs(design_of):
-    with pytest.raises(UsageError, match="no runs"):
-        repetition_time([])
-    with pytest.raises(UsageError, match="no trials"):
-        repetition_time([design_of([])])
-
-
 @pytest.mark.parametrize(("t_r", "on"), [(0.3, (1,)), (2.0, (1,)), (4.0, (1, 3)), (0.7, (1, 3))])
 def test_what_a_high_pass_filter_leaves_is_what_nilearns_drifts_leave(t_r, on, design_of):
     design = design_of(["x"] * 45, tokens_per_prompt=3, on=on, per_block=9)

@@ -9,9 +9,9 @@ import torch
 
 from llm2bids.exceptions import RecordingError, UsageError
 from llm2bids.model.sites import find_sites
-from llm2bids.recording.read import Reading, check_reading, read_story, tokenize
+from llm2bids.recording.read import check_reading, read_story, tokenize
 from llm2bids.recording.story import Story, join_words
-from llm2bids.recording.timing import volume_weights
+from llm2bids.recording.timing import Reading
 
 WORDS = [
     "The",
@@ -100,8 +100,7 @@ def test_values_are_those_of_a_plain_pass_resampled(loaded, sites, mean, story):
     values, bits = plain(loaded, sites, token_ids)
     ends = last_tokens(loaded, WORDS)
     of_words = values[1:][ends]  # row 0 is the lead-in
-    times = np.array(ONSETS) + 0.15
-    weights = volume_weights(times, 11, t_r=1.5, start_time=0.75, resampling="lanczos").toarray()
+    weights = READING.weights(story.words).toarray()
     close(recording.values, mean + weights @ (of_words - mean))
     starts = np.append(0, ends[:-1] + 1)
     events = recording.events
@@ -180,9 +179,9 @@ def test_windows_read_each_word_in_its_context(size, stride, tiny_loaded, story)
     recording = read_story(loaded, story, reading, sites, mean=mean, seed=1)
     text = tokenize(loaded, story, reading)
     covered = np.concatenate([np.arange(w.first, w.end) for w in text.windows])
-    assert covered.tolist() == list(range(len(text.token_ids)))  # each token once
-    first = {*text.first.tolist(), len(text.token_ids)}
-    longest = int((text.last - text.first).max()) + 1
+    assert covered.tolist() == list(range(len(text.trial)))  # each token once
+    first = {*text.tokens.first.tolist(), len(text.trial)}
+    longest = int((text.tokens.last - text.tokens.first).max()) + 1
     for window in text.windows:
         assert {window.start, window.first, window.end} <= first  # no word is cut
         assert window.end - window.start <= max(size, longest)
@@ -194,7 +193,7 @@ def test_windows_read_each_word_in_its_context(size, stride, tiny_loaded, story)
         if np.isnan(ONSETS[word]):
             continue
         window = next(w for w in text.windows if w.first <= end < w.end)
-        fed = text.token_ids[window.start : end + 1].tolist()
+        fed = text.tokens.token_ids[window.start : end + 1].tolist()
         close(recording.values[row], plain(loaded, sites, fed)[0][-1])
         row += 1
 
@@ -237,8 +236,7 @@ def test_confounds_lie_on_the_clock_of_the_values(tiny_loaded, story):
     recording = read_story(
         loaded, story, READING, sites, mean=np.zeros(n_units, dtype=np.float32), seed=1
     )
-    times = np.array(ONSETS) + 0.15
-    weights = volume_weights(times, 11, t_r=1.5, start_time=0.75, resampling="lanczos")
+    weights = READING.weights(story.words)
     np.testing.assert_allclose(
         recording.confounds["word_rate"], weights @ np.ones(12) / 1.5, atol=1e-6
     )
@@ -288,7 +286,7 @@ def test_clocks_that_do_not_fit(changes, message, story):
 
 def test_a_story_longer_than_the_context(tiny_loaded, story):
     loaded = tiny_loaded("llama")
-    long = story.with_words(pd.concat([story.words] * 9, ignore_index=True))
+    long = replace(story, words=pd.concat([story.words] * 9, ignore_index=True))
     with pytest.raises(RecordingError, match=r"rome.tsv: \d+ tokens exceed the context of .*128"):
         tokenize(loaded, long, READING)
     assert tokenize(loaded, long, replace(READING, context=63)).windows

@@ -5,8 +5,7 @@ import pytest
 
 from llm2bids.exceptions import RecordingError
 from llm2bids.model.sites import find_sites
-from llm2bids.recording.record import record_run
-from llm2bids.recording.replay import replay_run
+from llm2bids.recording.record import record_run, replay_run
 
 
 def answers_of(recording):

@@ -2,6 +2,7 @@
 
 import json
 import logging
+from dataclasses import replace
 
 import nibabel as nib
 import numpy as np
@@ -13,7 +14,6 @@ from llm2bids.cli.main import main
 from llm2bids.dataset.check import check_dataset
 from llm2bids.dataset.hrf import convolve
 from llm2bids.exceptions import DatasetError, RecordingError, UsageError
-from llm2bids.recording.timing import volume_weights
 from llm2bids.scan.read import read
 
 TEXT = (
@@ -88,7 +88,7 @@ def test_a_story_has_no_labels_of_prompts(dataset):
 
 def test_values_come_back_within_half_a_step(dataset, tiny_loaded):
     """The last word of the story has three volumes of its own behind it."""
-    from tests.recording.test_read import plain
+    from tests.recording.test_read import READING, plain
 
     loaded, run = tiny_loaded("llama"), dataset.runs[1]
     of_tokens = plain(loaded, dataset.space.sites, loaded.tokenizer(TEXT).input_ids)[0][1:]
@@ -99,10 +99,7 @@ def test_values_come_back_within_half_a_step(dataset, tiny_loaded):
     ]
     of_words = of_tokens[np.array(ends) - 1]
     values = dataset.values(run)
-    weights = volume_weights(
-        (table["onset"] + 0.15).to_numpy(), len(values), t_r=1.5, start_time=0.75,
-        resampling="lanczos",
-    )  # fmt: skip
+    weights = replace(READING, n_volumes=len(values)).weights(table)
     mean, scale = dataset.calibration.mean, dataset.calibration.scale
     expected = mean + weights @ (of_words - mean)
     step = scale / dataset.sidecar(run)["CountsPerSD"]

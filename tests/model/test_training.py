@@ -5,12 +5,19 @@ import pytest
 import torch
 
 from llm2bids.exceptions import InterventionError
-from llm2bids.model.finetune import lora_size, row_size, trained_lora, trained_rows
-from llm2bids.model.gradients import first_order_gains, layer_weights, mean_nll
-from llm2bids.model.likelihood import text_nll
-from llm2bids.model.neurons import mlp_neurons, neuron_masks, parameter_names
+from llm2bids.model.read import text_nll
 from llm2bids.model.sites import find_layers, find_sites
-from llm2bids.model.text import encode
+from llm2bids.model.tokenizer import encode
+from llm2bids.model.training import (
+    first_order_gains,
+    layer_weights,
+    lora_size,
+    mean_nll,
+    row_size,
+    trained_lora,
+    trained_rows,
+)
+from llm2bids.model.weights import mlp_neurons, neuron_masks, parameter_names
 from tests.tiny_models import TEXTS
 
 ACTIVATIONS = {
@@ -24,7 +31,7 @@ ACTIVATIONS = {
 
 def neurons_of(loaded, architecture):
     sites = [s for s in find_sites(loaded).sites if s.role == ACTIVATIONS[architecture]]
-    return mlp_neurons(loaded, sites)
+    return mlp_neurons(loaded.model, sites)
 
 
 def chosen_of(layers, *units):
@@ -37,7 +44,7 @@ def test_without_its_weights_a_neuron_is_silent(tiny_loaded, architecture):
     layers = neurons_of(loaded, architecture)
     # three matrices, or two and a bias
     assert [len(layer.parts) for layer in layers] == [3, 3, 3]
-    masks = neuron_masks(loaded, layers, chosen_of(layers, 5))
+    masks = neuron_masks(loaded.model, layers, chosen_of(layers, 5))
     parameters = dict(loaded.model.named_parameters())
     kept = {name: parameters[name].clone() for name in masks}
     seen = {}
@@ -70,7 +77,7 @@ def test_units_that_are_no_neurons_are_refused(tiny_loaded):
     loaded = tiny_loaded("llama")
     sites = [s for s in find_sites(loaded).sites if s.role == "self_attn.q_proj"]
     with pytest.raises(InterventionError, match=r"no neurons of an MLP; expected the sites of"):
-        mlp_neurons(loaded, sites)
+        mlp_neurons(loaded.model, sites)
 
 
 def test_mean_nll_is_that_of_the_texts_one_by_one(tiny_loaded):
@@ -90,7 +97,7 @@ def test_first_order_gain_is_what_a_small_step_gains(tiny_loaded):
     unit, step = 17, 1e-3
     with torch.enable_grad():
         parameters = dict(loaded.model.named_parameters())
-        masks = neuron_masks(loaded, layers, chosen_of(layers, unit))
+        masks = neuron_masks(loaded.model, layers, chosen_of(layers, unit))
         for name in masks:
             parameters[name].requires_grad_(True)
         sum(mean_nll(loaded, [text]) for text in texts[:3]).backward()
@@ -131,7 +138,7 @@ def test_trained_rows_are_those_of_masked_gradients(tiny_loaded, architecture):
     for nll, again in zip(before, text_nll(loaded, texts), strict=True):
         np.testing.assert_array_equal(nll, again)
 
-    masks = neuron_masks(loaded, layers, chosen)
+    masks = neuron_masks(loaded.model, layers, chosen)
     parameters = {n: p for n, p in loaded.model.named_parameters() if n in masks}
     kept = {name: parameter.detach().clone() for name, parameter in parameters.items()}
     try:

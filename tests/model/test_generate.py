@@ -6,7 +6,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from llm2bids.model.choose import draw, information, truncate
+from llm2bids.model.generate import draw, information, truncate
 
 WEIGHTS = torch.tensor([[0.0, 1.0, 3.0, 0.0, 4.0, 0.0]])
 
