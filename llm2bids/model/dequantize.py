@@ -152,7 +152,7 @@ def _is_whole(folder: Path) -> bool:
 def _differs(path: Path, known: dict[str, Any]) -> bool:
     stat = path.stat()
     touched = stat.st_mtime_ns != known["mtime_ns"]
-    return stat.st_size != known["size"] or (touched and sha256_of(path) != known["sha256"])
+    return bool(stat.st_size != known["size"] or (touched and sha256_of(path) != known["sha256"]))
 
 
 def _make(folder: Path, gguf: Path, dtype: str) -> None:

@@ -251,10 +251,11 @@ def _low_rank(
 def row_size(layers: Sequence[NeuronLayer], loaded: LoadedModel) -> int:
     """Count the parameters of one neuron; the smallest where layers differ."""
     shapes = {name: parameter.shape for name, parameter in loaded.model.named_parameters()}
-    return min(
+    sizes = (
         sum(shapes[p.parameter].numel() // shapes[p.parameter][p.axis] for p in layer.parts)
         for layer in layers
     )
+    return int(min(sizes))
 
 
 def lora_size(loaded: LoadedModel, weights: Sequence[str]) -> int:

@@ -58,7 +58,8 @@ def _unit_norms(module: nn.Module, weight: Tensor, width: int) -> Tensor | None:
     columns = isinstance(module, nn.Embedding) or is_transposed(module)
     for axis in (0, 1) if columns else (1, 0):
         if weight.shape[1 - axis] == width:
-            return torch.linalg.vector_norm(weight, dim=axis, dtype=torch.float32)
+            norms: Tensor = torch.linalg.vector_norm(weight, dim=axis, dtype=torch.float32)
+            return norms
     return None
 
 

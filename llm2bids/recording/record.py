@@ -218,11 +218,12 @@ def _answer_tokens(
         )
     n_vocabulary = loaded.model.get_input_embeddings().num_embeddings
     given = []
-    for index, (trial, answer) in enumerate(zip(design.trials, answers, strict=True)):
+    for index, trial in enumerate(design.trials):
+        answer = answers[index]
         if isinstance(answer, str):
             tokens = encode(loaded, answer, special=False) if answer else []
         else:
-            tokens = list(map(int, answer))
+            tokens = [int(token) for token in answer]
         what = f"answer to prompt {trial.prompt.prompt_id} (trial {index})"
         if len(tokens) < n_tokens:
             raise RecordingError(

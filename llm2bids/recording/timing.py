@@ -40,9 +40,9 @@ class Reading:
     def on_images(self, words: pd.DataFrame) -> pd.DataFrame:
         """Put words on the clock of the images: onset, duration, volume (-1 where it has none)."""
         if not self.per_word:
-            volume = np.floor(np.nan_to_num(self.times(words), nan=-1.0) / self.t_r + 1e-9)
-            inside = (volume >= 0) & (volume < self.n_volumes)
-            return words.assign(volume=np.where(inside, volume, -1).astype(np.int64))
+            within = np.floor(np.nan_to_num(self.times(words), nan=-1.0) / self.t_r + 1e-9)
+            inside = (within >= 0) & (within < self.n_volumes)
+            return words.assign(volume=np.where(inside, within, -1).astype(np.int64))
         timed = words["onset"].notna()
         volume = (timed.cumsum() - 1).where(timed, -1)
         return words.assign(
