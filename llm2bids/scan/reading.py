@@ -19,11 +19,7 @@ def _seconds(text: str) -> float | None:
 
 def _context(text: str) -> str | int:
     """Read ``--context``: story, sentence, or tokens."""
-    if text in ("story", "sentence"):
-        return text
-    if not text.isdecimal() or not int(text):
-        raise UsageError(f"--context {text}: expected story, sentence, or a number of tokens")
-    return int(text)
+    return int(text) if text.isdecimal() else text
 
 
 _clock = partial(option, group="clock")
