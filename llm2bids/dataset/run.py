@@ -1,7 +1,7 @@
 """One run on its way into a dataset: checked against it, then made, raw and derived."""
 
 from collections.abc import Mapping
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import PurePosixPath
 from typing import Any
 
@@ -63,7 +63,7 @@ def writing_threads() -> int:
 
 def stage_run(stage: Staging, dataset: Dataset, recording: Recording, *, t_r: float) -> None:
     """Stage all files of a run, raw and derived, and its participant's where they are new."""
-    design = recording.design
+    design, fields = recording.design, dataset.fields
     names = dataset.names(design)
     task = next(task for task in dataset.paradigm.tasks if task.label == design.task)
     events = recording.events
@@ -74,110 +74,100 @@ def stage_run(stage: Staging, dataset: Dataset, recording: Recording, *, t_r: fl
         task = replace(task, conditions=tuple((kind, "story") for kind in kinds))
     write_table(stage.path(names.events), events)
     stage.path(names.stim).write_bytes(stim_series(recording.tokens, design.n_volumes))
-    write_task_files(stage, task, t_r=t_r, fields=dataset.fields)
-    inherited = task_bold_json(task.label, task.conditions, dataset.fields)
-    _stage_images(stage, dataset, recording, inherited, t_r=t_r)
-    _stage_tables(stage, names, recording, t_r=t_r)
+    write_task_files(stage, task, t_r=t_r, fields=fields)
+    run = _StagedRun(stage, dataset, recording, names, t_r)
+    run.images(task_bold_json(task.label, task.conditions, fields))
+    run.tables()
     stage_participant(stage, dataset, design.participant_label)
 
 
-def _stage_images(
-    stage: Staging,
-    dataset: Dataset,
-    recording: Recording,
-    inherited: Mapping[str, Any],
-    *,
-    t_r: float,
-) -> None:
-    """Stage a run's series, raw and derived, the mask of the units, and the mean over time."""
-    space, names = dataset.space, dataset.names(recording.design)
-    encoder = _write_series(stage, names.bold, dataset, recording, recording.values, t_r=t_r)
-    stage.json(names.bold_json, bold_json(dataset, recording, encoder, t_r=t_r))
-    stage.path(names.preproc, merged=True)  # the raw series by another name: gone with it
-    stage.link(names.preproc, stage.path(names.bold))
-    series: dict[PurePosixPath, tuple[str, Mapping[str, Any]]] = {
-        names.preproc: ("itself: nothing was filtered, moved or smoothed.", {})
-    }
-    if response := dataset.settings.get("hrf_series"):
-        values = convolve(recording.values, t_r, response, baseline=dataset.calibration.mean)
-        clipped = _write_series(stage, names.hrf, dataset, recording, values, t_r=t_r).clipped
-        said = {"HaemodynamicResponse": response, "NumberOfClippedValues": clipped}
-        series[names.hrf] = ("convolved in time with a haemodynamic response.", said)
-    source = {"Sources": [uri(names.bold)]}
-    common: dict[str, Any] = {
-        "RepetitionTime": t_r,
-        "StartTime": recording.start_time,
-        "SkullStripped": True,
-        **source,
-        **inherited,
-    }
-    for file, (what, entries) in series.items():
-        text = f"The raw series {what}"
-        metadata = image_json(space, text, fingerprint=dataset.fingerprint, **common, **entries)
-        stage.json(sidecar(file), metadata)
-    task = {"TaskName": recording.design.task}
-    grey = template_file(space.label, "mask", label="GM")
-    mask = {"Type": "Brain", **task, "Sources": [uri(grey)]}
-    _link_image(stage, dataset, names.mask, grey, "Voxels with a unit.", **mask)
-    write_image(
-        stage,
-        names.boldref,
-        np.rint(np.clip(encoder.mean(), -32768, 32767)).astype(np.int16).T,
-        space,
-        "Mean of the series over time.",
-        fingerprint=dataset.fingerprint,
-        window=bold_window(dataset.calibration),
-        **{"SkullStripped": True, **task, **source},
-    )
+@dataclass(frozen=True)
+class _StagedRun:
+    """A run on its way to the disk."""
 
+    stage: Staging
+    dataset: Dataset
+    recording: Recording
+    names: RunNames
+    t_r: float
 
-def _write_series(
-    stage: Staging,
-    file: PurePosixPath,
-    dataset: Dataset,
-    recording: Recording,
-    values: npt.NDArray[np.float32],
-    *,
-    t_r: float,
-) -> SeriesEncoder:
-    """Write a series of values (n_volumes, n_units)."""
-    space, calibration, design = dataset.space, dataset.calibration, recording.design
-    dtype = dataset.settings["volume_dtype"]
-    header = image_header(
-        space,
-        fingerprint=dataset.fingerprint,
-        dtype=dtype,
-        n_volumes=design.n_volumes,
-        t_r=t_r,
-        window=bold_window(calibration),
-    )
-    n_jobs = writing_threads()
-    encoder = SeriesEncoder(values, space, calibration, seed=design.seed, dtype=dtype)
-    with volume_writer(stage.path(file), header, n_jobs=n_jobs) as writer:
-        for volumes in encoder.blocks(n_jobs=n_jobs):
-            writer.write(volumes.T)
-    stage.hashed(file, writer.sha256())
-    return encoder
+    def images(self, inherited: Mapping[str, Any]) -> None:
+        """Stage the series, raw and derived, the mask of the units, and the mean over time."""
+        stage, dataset, recording, names = self.stage, self.dataset, self.recording, self.names
+        encoder = self._write_series(names.bold, recording.values)
+        stage.json(names.bold_json, bold_json(dataset, recording, encoder, t_r=self.t_r))
+        stage.path(names.preproc, merged=True)  # the raw series by another name: gone with it
+        stage.link(names.preproc, stage.path(names.bold))
+        task, source = {"TaskName": recording.design.task}, {"Sources": [uri(names.bold)]}
+        common: dict[str, Any] = {"RepetitionTime": self.t_r, "StartTime": recording.start_time}
+        common |= {"SkullStripped": True, **source, **inherited}
+        self._derived_json(names.preproc, "itself: nothing was filtered, moved or smoothed", common)
+        if response := dataset.settings.get("hrf_series"):
+            baseline = dataset.calibration.mean
+            values = convolve(recording.values, self.t_r, response, baseline=baseline)
+            clipped = self._write_series(names.hrf, values).clipped
+            common |= {"HaemodynamicResponse": response, "NumberOfClippedValues": clipped}
+            self._derived_json(names.hrf, "convolved in time with a haemodynamic response", common)
+        grey = template_file(dataset.space.label, "mask", label="GM")
+        mask = {"Type": "Brain", **task, "Sources": [uri(grey)]}
+        _link_image(stage, dataset, names.mask, grey, "Voxels with a unit.", **mask)
+        write_image(
+            stage,
+            names.boldref,
+            np.rint(np.clip(encoder.mean(), -32768, 32767)).astype(np.int16).T,
+            dataset.space,
+            "Mean of the series over time.",
+            fingerprint=dataset.fingerprint,
+            window=bold_window(dataset.calibration),
+            **{"SkullStripped": True, **task, **source},
+        )
 
+    def _derived_json(self, file: PurePosixPath, what: str, entries: Mapping[str, Any]) -> None:
+        """Stage the sidecar of a series of the derivative."""
+        space, fingerprint = self.dataset.space, self.dataset.fingerprint
+        metadata = image_json(space, f"The raw series {what}.", fingerprint=fingerprint, **entries)
+        self.stage.json(sidecar(file), metadata)
 
-def _stage_tables(stage: Staging, names: RunNames, recording: Recording, *, t_r: float) -> None:
-    """Stage a run's confounds and transcript."""
-    per_prompt = recording.design.tokens_per_prompt
-    task = {"TaskName": recording.design.task}
-    if recording.confounds is None:
-        kind, what = "", "generated token"
-        confounds = confounds_table(recording.tokens, tokens_per_prompt=per_prompt)
-    else:
-        kind, what = "story_", "token that was read"
-        confounds = independent_columns(recording.confounds)
-    write_table(stage.path(names.confounds), confounds)
-    known = fill_json(f"derivative/{kind}confounds.json", {"centre": centre_name(per_prompt)})
-    columns = {name: known[name] for name in map(str, confounds)}
-    metadata = {"Description": "Confounds of the run.", **task, **columns}
-    stage.json(sidecar(names.confounds), metadata)
-    write_transcript(stage.path(names.transcript), transcript_table(recording.tokens, t_r=t_r))
-    tokens = fill_json(f"derivative/{kind}tokens.json", {})
-    stage.json(sidecar(names.transcript), {"Description": f"Every {what}.", **task, **tokens})
+    def _write_series(self, file: PurePosixPath, values: npt.NDArray[np.float32]) -> SeriesEncoder:
+        """Write a series of values (n_volumes, n_units)."""
+        space, calibration = self.dataset.space, self.dataset.calibration
+        design, dtype = self.recording.design, self.dataset.settings["volume_dtype"]
+        header = image_header(
+            space,
+            fingerprint=self.dataset.fingerprint,
+            dtype=dtype,
+            n_volumes=design.n_volumes,
+            t_r=self.t_r,
+            window=bold_window(calibration),
+        )
+        n_jobs = writing_threads()
+        encoder = SeriesEncoder(values, space, calibration, seed=design.seed, dtype=dtype)
+        with volume_writer(self.stage.path(file), header, n_jobs=n_jobs) as writer:
+            for volumes in encoder.blocks(n_jobs=n_jobs):
+                writer.write(volumes.T)
+        self.stage.hashed(file, writer.sha256())
+        return encoder
+
+    def tables(self) -> None:
+        """Stage confounds and transcript."""
+        stage, recording, names = self.stage, self.recording, self.names
+        per_prompt = recording.design.tokens_per_prompt
+        task = {"TaskName": recording.design.task}
+        if recording.confounds is None:
+            kind, what = "", "generated token"
+            confounds = confounds_table(recording.tokens, tokens_per_prompt=per_prompt)
+        else:
+            kind, what = "story_", "token that was read"
+            confounds = independent_columns(recording.confounds)
+        write_table(stage.path(names.confounds), confounds)
+        known = fill_json(f"derivative/{kind}confounds.json", {"centre": centre_name(per_prompt)})
+        columns = {name: known[name] for name in map(str, confounds)}
+        metadata = {"Description": "Confounds of the run.", **task, **columns}
+        stage.json(sidecar(names.confounds), metadata)
+        table = transcript_table(recording.tokens, t_r=self.t_r)
+        write_transcript(stage.path(names.transcript), table)
+        tokens = fill_json(f"derivative/{kind}tokens.json", {})
+        stage.json(sidecar(names.transcript), {"Description": f"Every {what}.", **task, **tokens})
 
 
 def stage_participant(stage: Staging, dataset: Dataset, label: str) -> None:

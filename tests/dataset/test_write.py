@@ -397,7 +397,7 @@ def test_a_full_disk_during_the_run(changed, synthetic, monkeypatch):
         raise OSError(errno.ENOSPC, "No space left on device")
 
     before = all_files(changed)
-    monkeypatch.setattr(run_module, "_stage_tables", full)
+    monkeypatch.setattr(run_module, "stage_participant", full)
     recording = synthetic.make_recording(synthetic.make_design(3))
     with (
         DatasetWriter.open(changed) as writer,
