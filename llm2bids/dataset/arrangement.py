@@ -22,7 +22,7 @@ from llm2bids.space.smoothness import Stability, split_half_stability
 from llm2bids.space.space import Space
 from llm2bids.store.commit import Staging
 from llm2bids.store.json import read_json, to_json
-from llm2bids.store.tables import read_table, to_numbers, write_table
+from llm2bids.store.tables import read_table, whole_numbers, write_table
 
 LOCALIZER_PROMPTS = 16
 """Prompts of each task that are set aside for the localizer, where nobody says how many."""
@@ -211,14 +211,7 @@ def check_arrangement(root: Path, space: Space) -> None:
 
 def _absolute(table: pd.DataFrame, space: Space, path: Path) -> npt.NDArray[np.int64]:
     """Count the cells of a table from the first unit of the space."""
-    cells = to_numbers(table["cell"]).to_numpy(dtype=np.float64, na_value=-1)
-    wrong = np.flatnonzero(~((cells >= 0) & (cells < space.n_units) & (cells == np.rint(cells))))
-    if wrong.size:
-        raise DatasetError(
-            f"{path}: cell in row {wrong[0] + 1} is {table['cell'].iloc[wrong[0]]!r}; expected a "
-            "whole number, below the width of its module"
-        )
-    return np.asarray(cells.astype(np.int64) + _starts(space))
+    return whole_numbers(table, "cell", where=path) + _starts(space)
 
 
 def _starts(space: Space) -> npt.NDArray[np.int64]:

@@ -14,7 +14,7 @@ from llm2bids.dataset.layout import list_bolds, parse_path, sidecar
 from llm2bids.dataset.settings import read_sidecar
 from llm2bids.exceptions import DatasetError
 from llm2bids.store.files import inside
-from llm2bids.store.tables import read_table, to_numbers
+from llm2bids.store.tables import checked_columns, read_table, to_numbers
 
 log = logging.getLogger(__name__)
 
@@ -38,12 +38,7 @@ def read_participants(root: Path) -> pd.DataFrame:
         return _typed(pd.DataFrame(columns=list(COLUMNS)))
     header = read_table(path, n_rows=0).columns
     table = read_table(path, text=("participant_id", *header.difference(list(COLUMNS))))
-    missing = [name for name in COLUMNS if name not in table]
-    if missing:
-        raise DatasetError(
-            f"{path}: columns {', '.join(missing)} are missing; expected {', '.join(COLUMNS)}. "
-            "Restore the file"
-        )
+    checked_columns(table, path, (), text=COLUMNS)
     for participant in table["participant_id"]:
         if not re.fullmatch(r"sub-[A-Za-z0-9]+", str(participant)):
             raise DatasetError(

@@ -47,20 +47,14 @@ def write_transcript(path: Path, table: pd.DataFrame) -> None:
 def read_transcript(path: Path) -> pd.DataFrame:
     """Read a transcript back."""
     table = read_table(path, text=("token", "prompt_id"))
-    missing = [name for name in COLUMNS if name not in table]
-    if missing:
-        raise DatasetError(
-            f"{path}: columns {', '.join(missing)} are missing; expected {', '.join(COLUMNS)}. "
-            "Record the run again"
-        )
+    numbers = [name for name in COLUMNS if name not in (*_TEXTS, *_OPTIONAL)]
+    checked_columns(table, path, (*numbers, *_OPTIONAL), text=_TEXTS, missing=_OPTIONAL)
     try:
         table["token"] = [json.loads(f'"{token}"') for token in table["token"]]
     except ValueError as error:
         raise DatasetError(
             f"{path}: a token is not text escaped as in JSON ({error}); record the run again"
         ) from None
-    numbers = [name for name in COLUMNS if name not in (*_TEXTS, *_OPTIONAL)]
-    checked_columns(table, path, (*numbers, *_OPTIONAL), text=_TEXTS, missing=_OPTIONAL)
     whole = table[["volume", "trial", "block", "position", "token_id"]]
     if not ((whole.isna() | ((whole == whole.round()) & (whole.abs() < 2**53))).all(axis=None)):
         raise DatasetError(
