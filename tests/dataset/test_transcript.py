@@ -47,8 +47,8 @@ def test_tokens_table_tokens(tmp_path_factory, tokens, surprisal):
 def test_damaged_transcripts_are_named(tmp_path):
     path = tmp_path / "a.tsv"
     write_table(path, pd.DataFrame({"onset": [1]}))
-    with pytest.raises(DatasetError, match=r"columns duration, .* are missing"):
+    with pytest.raises(DatasetError, match=r"columns trial, .* are missing"):
         read_transcript(path)
-    write_table(path, pd.DataFrame({name: ['bad"'] for name in COLUMNS}))
+    write_table(path, pd.DataFrame({name: ['bad"' if name == "token" else 1] for name in COLUMNS}))
     with pytest.raises(DatasetError, match="not text escaped as in JSON"):
         read_transcript(path)
