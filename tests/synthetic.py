@@ -21,6 +21,7 @@ from llm2bids.paradigm.task import Context, Paradigm, Prompt, Sampling, Task
 from llm2bids.recording.calibration import COUNTS_PER_SD, Calibration
 from llm2bids.recording.record import Recording
 from llm2bids.space.arrange import build_space
+from llm2bids.space.image import SeriesEncoder
 from llm2bids.space.space import Space
 
 PROMPTS = (
@@ -359,3 +360,10 @@ def contents(path: Path) -> dict[str, str]:
         for file in sorted(path.rglob("*"))
         if file.is_file() and not {".llm2bids", "logs"} & set(file.relative_to(path).parts)
     }
+
+
+def encode(values, space, calibration, *, seed, dtype="int16"):
+    """Turn values (n_tokens, n_units) into volumes (n_tokens, n_z, n_y, n_x) in one piece."""
+    encoder = SeriesEncoder(values, space, calibration, seed=seed, dtype=dtype)
+    (volumes,) = encoder.blocks(len(values))
+    return volumes, encoder

@@ -175,24 +175,10 @@ class SeriesEncoder:
         return clipped, sums, white
 
 
-def encode(
-    values: npt.NDArray[np.floating[Any]],
-    space: Space,
-    calibration: Calibration,
-    *,
-    seed: Seed,
-    dtype: VolumeDtype = "int16",
-) -> tuple[npt.NDArray[Any], SeriesEncoder]:
-    """Turn values (n_tokens, n_units) into volumes (n_tokens, n_z, n_y, n_x) in one piece."""
-    encoder = SeriesEncoder(values, space, calibration, seed=seed, dtype=dtype)
-    (volumes,) = encoder.blocks(len(values))
-    return volumes, encoder
-
-
 def decode(
     data: Any, space: Space, calibration: Calibration, *, name: str | None = None
 ) -> Float32:
-    """Turn counts (image, path or array) back into values (n_volumes, n_units): `encode`'s inverse.
+    """Turn counts (image, path or array) back into values (n_volumes, n_units).
 
     From int16 within half a step, from float32 within float rounding; not clipped values, nor
     constant units, which carry the dither.

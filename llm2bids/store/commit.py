@@ -14,7 +14,7 @@ from filelock import FileLock, Timeout
 from llm2bids.exceptions import DatasetError
 from llm2bids.store.checksums import is_edited, list_file, read_list, sha256_of, updated_lists
 from llm2bids.store.files import inside
-from llm2bids.store.json import is_kept, read_json, to_json, with_own_keys
+from llm2bids.store.json import read_json, to_json, with_own_keys
 
 HIDDEN = PurePosixPath(".llm2bids")
 """Hidden folder of the dataset: the lock, and files that are being made."""
@@ -68,8 +68,9 @@ class Staging:
         old: Mapping[str, Any] = {}
         with suppress(DatasetError):  # what cannot be read has no keys to keep
             old = read_json(inside(self.root, path))
-        self.path(file, merged=is_kept(content, old))
-        self.text(file, to_json(with_own_keys(content, old)))
+        merged = with_own_keys(content, old)
+        self.path(file, merged=merged == old)
+        self.text(file, to_json(merged))
 
     def link(self, file: PurePosixPath, source: Path) -> None:
         """Stage a hard link, or a copy where links cannot be."""
@@ -88,10 +89,6 @@ class Staging:
     def remove(self, file: PurePosixPath) -> None:
         """Let a file of the dataset go with the commit; nothing happens if it is not there."""
         self._removed.append(file)
-
-    def files(self) -> tuple[PurePosixPath, ...]:
-        """List all staged files, in the order of staging."""
-        return tuple(self._staged)
 
     def commit(self, *, last: Collection[PurePosixPath] = ()) -> None:
         """Put all staged files in place, and their checksums in the lists."""

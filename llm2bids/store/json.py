@@ -33,11 +33,6 @@ def to_json(value: Mapping[str, Any]) -> str:
     return json.dumps(value, indent=2, ensure_ascii=False, allow_nan=False) + "\n"
 
 
-def is_kept(new: Mapping[str, Any], old: Mapping[str, Any]) -> bool:
-    """Tell whether `old` says all that `new` says, at any depth; it may say more."""
-    return with_own_keys(new, old) == old
-
-
 def with_own_keys(new: Mapping[str, Any], old: Mapping[str, Any]) -> dict[str, Any]:
     """Give the entries of `new`, and those of `old` that `new` has not, in the order of `old`."""
     merged = {key: _merged(new[key], value) if key in new else value for key, value in old.items()}

@@ -28,7 +28,7 @@ from llm2bids.recording.draw import draw_scan
 from llm2bids.recording.record import record_run
 from llm2bids.space.arrange import build_space
 from llm2bids.space.header import image_header
-from llm2bids.space.image import encode
+from llm2bids.space.image import SeriesEncoder
 from llm2bids.store.gzip import COMPRESSION_LEVEL
 
 
@@ -43,7 +43,8 @@ def recorded_volumes(n_volumes):
         sites, label="Bench", model_name=loaded.name, weights_sha256=loaded.weights_sha256
     )
     values = record_run(loaded, scan.designs[0], sites).values[:n_volumes]
-    return space, encode(values, space, calibration, seed=1)[0]
+    (volumes,) = SeriesEncoder(values, space, calibration, seed=1).blocks(len(values))
+    return space, volumes
 
 
 def write_ours(path, header, volumes, n_jobs):

@@ -13,8 +13,8 @@ from llm2bids.recording.calibration import Calibration
 from llm2bids.report.flatmap import plot_flatmap
 from llm2bids.space.arrange import build_space
 from llm2bids.space.header import image_header
-from llm2bids.space.image import encode
 from llm2bids.space.stat_map import LOCATE_COLUMNS, summarize, unit_values, units_at
+from tests.synthetic import encode
 
 
 @pytest.fixture(scope="module")

@@ -279,7 +279,8 @@ def test_units_that_are_constant_or_never_active_are_counted_and_finite(
 def test_values_beyond_int16_are_clipped_counted_and_whole_in_float32(tiny_loaded, tmp_path):
     from llm2bids.recording.calibration import Calibration
     from llm2bids.space.arrange import build_space
-    from llm2bids.space.image import decode, encode
+    from llm2bids.space.image import decode
+    from tests.synthetic import encode
 
     loaded = tiny_loaded("llama")
     sites = select_sites(find_sites(loaded), ["residual"])

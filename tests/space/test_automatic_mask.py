@@ -10,7 +10,7 @@ from nilearn.masking import compute_background_mask, compute_epi_mask
 from llm2bids.model.units import Site
 from llm2bids.recording.calibration import Calibration
 from llm2bids.space.arrange import build_space
-from llm2bids.space.image import encode
+from tests.synthetic import encode
 
 
 def residual(n_layers, width):

@@ -8,7 +8,8 @@ from llm2bids.exceptions import SpaceError
 from llm2bids.model.units import Site
 from llm2bids.recording.calibration import COUNTS_PER_SD, Calibration
 from llm2bids.space.arrange import build_space
-from llm2bids.space.image import BASELINE, DITHER, SeriesEncoder, constant_units, decode, encode
+from llm2bids.space.image import BASELINE, DITHER, SeriesEncoder, constant_units, decode
+from tests.synthetic import encode
 
 
 def test_counts_are_sds_from_the_mean(space, calibration):

@@ -13,8 +13,8 @@ from scipy import ndimage
 from llm2bids.model.units import Site
 from llm2bids.recording.calibration import Calibration
 from llm2bids.space.arrange import build_space
-from llm2bids.space.image import encode
 from llm2bids.space.stat_map import unit_values, white_correlation
+from tests.synthetic import encode
 
 pytestmark = pytest.mark.filterwarnings("ignore:.*Generation of a mask")
 

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 import llm2bids
 from llm2bids.exceptions import DatasetError
 from llm2bids.store.files import data_files, inside, walk_files
-from llm2bids.store.json import is_kept, read_json, to_json, with_own_keys
+from llm2bids.store.json import read_json, to_json, with_own_keys
 
 PACKAGE = Path(llm2bids.__file__).parent
 LISTS_OTHERWISE = {
@@ -75,7 +75,7 @@ objects = st.recursive(
 @given(new=objects, old=objects)
 def test_own_keys_are_added_and_ours_are_ours(new, old):
     merged = with_own_keys(new, old)
-    assert is_kept(new, merged)
+    assert with_own_keys(new, merged) == merged
     assert [key for key in merged if key in old] == list(old)
     assert merged.keys() == new.keys() | old.keys()
     assert all(merged[key] == old[key] for key in old.keys() - new.keys())
