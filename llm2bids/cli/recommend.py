@@ -26,12 +26,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add(group, "--variance-components", text, type=Path, metavar="JSON")
 
 
-def describe_designs(
-    args: argparse.Namespace, *, n_units: int, max_prompts: int | None, off_per_on: float = 2.0
-) -> str:
+def describe_designs(args: argparse.Namespace, *, n_units: int, max_prompts: int | None) -> str:
     """Give the cheapest designs in a few lines, and where the variances come from.
 
-    `max_prompts`: on prompts of the smallest bank; `off_per_on`: off prompts for each of them.
+    `max_prompts`: on prompts of the smallest bank.
     """
     from llm2bids.inference.power import recommend_designs, unit_alpha
 
@@ -43,7 +41,6 @@ def describe_designs(
         power=args.power,
         alpha=alpha,
         max_prompts=max_prompts,
-        off_per_on=off_per_on,
     )
     wanted = (
         f"d {args.effect_size:g} at power {args.power:g}, {args.correction} {args.alpha:g} "

@@ -22,19 +22,18 @@ def convolve(
     t_r: float,
     hrf_model: HrfModel,
     *,
-    baseline: npt.NDArray[np.float32] | None = None,
+    baseline: npt.NDArray[np.float32],
 ) -> npt.NDArray[np.float32]:
-    """Convolve values (n_tokens, n_units) along time; baseline (n_units,) or their mean."""
+    """Convolve values (n_tokens, n_units) along time; baseline (n_units,)."""
     # Glover 1999, NeuroImage 9:416, and SPM's difference of gamma functions, as in nilearn
     if hrf_model not in get_args(HrfModel):
         raise DatasetError(f"hrf_model {hrf_model!r} is not known; use 'spm', 'glover' or None")
     kernel = _response_to_one_volume(t_r, hrf_model)
-    level = values.mean(axis=0) if baseline is None else baseline
     convolved = np.empty_like(values)
     for start in range(0, values.shape[1], _UNITS_AT_A_TIME):
         part = slice(start, start + _UNITS_AT_A_TIME)
-        deviation = values[:, part] - level[part]
-        convolved[:, part] = oaconvolve(deviation, kernel, axes=0)[: len(values)] + level[part]
+        deviation = values[:, part] - baseline[part]
+        convolved[:, part] = oaconvolve(deviation, kernel, axes=0)[: len(values)] + baseline[part]
     return convolved
 
 

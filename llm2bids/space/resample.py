@@ -19,7 +19,6 @@ def resample(
     target: Space,
     *,
     calibration: Calibration | None = None,
-    name: str | None = None,
 ) -> nib.Nifti1Image:
     """Move an image from one arrangement or grid of a model's units to another: exact for units.
 
@@ -28,7 +27,7 @@ def resample(
     their order, again from the first one where it is larger. Data type and scale stay, so nothing
     is rounded. With the fingerprint of the target, if it had the source's.
     """
-    image = open_image(img, source, name=name)
+    image = open_image(img, source)
     _check_spaces(source, target)
     plain = source.fingerprint()
     scaled = plain if calibration is None else source.fingerprint(calibration)

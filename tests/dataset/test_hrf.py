@@ -22,10 +22,12 @@ def test_a_block_becomes_the_regressor_that_nilearn_expects(hrf_model):
 
 def test_a_constant_stays():
     values = np.full((50, 20000), 7, dtype=np.float32)
-    np.testing.assert_allclose(convolve(values, 0.5, "glover"), values, rtol=1e-5)
+    np.testing.assert_allclose(
+        convolve(values, 0.5, "glover", baseline=values[0]), values, rtol=1e-5
+    )
 
 
 def test_arguments():
     values = np.zeros((4, 2), dtype=np.float32)
     with pytest.raises(DatasetError, match="'fir' is not known; use 'spm', 'glover' or None"):
-        convolve(values, 1.0, "fir")
+        convolve(values, 1.0, "fir", baseline=values[0])
