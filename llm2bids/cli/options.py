@@ -3,6 +3,7 @@
 import argparse
 import inspect
 from collections.abc import Callable, Sequence
+from operator import methodcaller
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -95,9 +96,10 @@ def described(
     *kinds: type,
     positionals: Callable[[argparse.ArgumentParser], None],
     more: Sequence[Callable[[argparse.ArgumentParser], None]] = (),
+    show: Callable[[Any], str] = methodcaller("describe"),
     then: Callable[[argparse.Namespace, Any], None] | None = None,
 ) -> tuple[Callable[[argparse.ArgumentParser], None], Callable[[argparse.Namespace], int]]:
-    """Make `add_arguments` and `run` of a command that prints what a verb's result describes."""
+    """Make `add_arguments` and `run` of a command that prints what a verb gives."""
 
     def add_arguments(parser: argparse.ArgumentParser) -> None:
         positionals(parser)
@@ -109,7 +111,7 @@ def described(
         import llm2bids
 
         result = call(getattr(llm2bids, verb), args, **read(args, *kinds))
-        print(result.describe())
+        print(show(result))
         if then is not None:
             then(args, result)
         return 0

@@ -8,11 +8,11 @@ not computed are left out, with the command that makes them.
 import argparse
 from pathlib import Path
 
-from llm2bids.cli.options import add, call
+from llm2bids.cli import options
+from llm2bids.cli.options import add
 
 
-def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """Add what the command takes."""
+def _arguments(parser: argparse.ArgumentParser) -> None:
     text = "what `llm2bids demo` or `llm2bids analyze` wrote, or a dataset"
     parser.add_argument("out_dir", type=Path, metavar="OUT_DIR", help=text)
     text = "the dataset (default: OUT_DIR, OUT_DIR/dataset, or what the analysis links to)"
@@ -21,12 +21,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add(parser, "--analysis", text, dest="analysis_dir", type=Path, metavar="DIR")
     add(parser, "-o, --output", "the page (OUT_DIR/report.html)", type=Path, metavar="FILE")
     text = "write a page for NiiVue of each task's group map too, which the page links to"
-    parser.add_argument("--niivue", action="store_true", help=text)
+    options.flag(parser, "--niivue", text)
 
 
-def run(args: argparse.Namespace) -> int:
-    """Write the page and say where it is."""
-    from llm2bids.report.page import write_report
-
-    print(call(write_report, args))
-    return 0
+add_arguments, run = options.described("write_report", positionals=_arguments, show=str)
