@@ -44,24 +44,18 @@ class ScanOptions:
     n_participants: int = _scan(8, "--participants", "number of participants in the end")
     model: str | Path = _model(
         "embedded",
-        "--model",
+        "--model NAME_OR_PATH",
         "hub name (facebook/galactica-125m), local folder, GGUF file, or 'embedded' "
         "(SmolLM2-135M-Instruct)",
-        metavar="NAME_OR_PATH",
     )
     revision: str | None = _model(
-        None,
-        "--revision",
-        "branch, tag or commit of a hub model",
-        shown="its main branch",
-        metavar="REV",
+        None, "--revision REV", "branch, tag or commit of a hub model", shown="its main branch"
     )
     adapter: str | Path | None = _model(
         None,
-        "--adapter",
+        "--adapter PATH",
         "folder of an adapter (LoRA and its kin) that is merged into the model's weights; "
         "needs peft: pip install 'llm2bids[adapters]'",
-        metavar="PATH",
     )
     chat_template: bool = _model(
         False,
@@ -70,27 +64,24 @@ class ScanOptions:
     )
     system: str | None = _model(
         None,
-        "--system",
+        "--system TEXT",
         "with --chat-template: what the system says first",
         shown="what the template says",
-        metavar="TEXT",
     )
     sites: "Sequence[str]" = _model(
         ("all",),
-        "--sites",
+        "--sites PATTERN",
         "modules to record: all, residual, attention, mlp, a pattern on module names "
         "(model.layers.*.mlp.down_proj), or ! and any of these; repeatable, or with commas",
         shown="all",
         action="append",
-        metavar="PATTERN",
     )
     device: str = _model("auto", "--device", "auto, cpu, cuda, cuda:1, mps")
     device_map: str | Path | None = _model(
         None,
-        "--device-map",
+        "--device-map MAP",
         "spread a large model's modules over devices, in place of --device: auto (GPUs, memory, "
         "disk), balanced, sequential, or a JSON file of modules and devices, as accelerate takes",
-        metavar="MAP",
     )
     dtype: str = _model(
         "auto", "--dtype", "auto (as stored; float32 of GGUF files), float32, float16 or bfloat16"
@@ -116,17 +107,15 @@ class ScanOptions:
     )
     paradigm: str | Path = _scan(
         "off_on_off",
-        "--paradigm",
+        "--paradigm NAME_OR_FILE",
         "off_on_off, multi_task, interleaved, null, or a TOML file",
-        metavar="NAME_OR_FILE",
     )
     task_labels: "Sequence[str] | None" = _scan(
         None,
-        "--task",
+        "--task LABEL",
         "record only this task of the paradigm; repeatable",
         shown="all",
         action="append",
-        metavar="LABEL",
     )
     prompts_per_block: int | None = _scan(
         None, "--prompts-per-block", "in place of the paradigm's number", shown="the paradigm's"
@@ -140,21 +129,19 @@ class ScanOptions:
     seed: int = _scan(0, "--seed", "one seed for everything, 0 or more", stored=True, type=int)
     random_weights: int | None = _scan(
         None,
-        "--random-weights",
+        "--random-weights SEED",
         "the same architecture with weights drawn at random, by this seed: the control dataset "
         "of `analyze --control-dataset`; name, sidecars, hash and space say so",
         shown="off; without a number 0",
         nargs="?",
         const=0,
-        metavar="SEED",
     )
     t_r: float | None = _scan(
         None,
-        "--tr",
+        "--tr SECONDS",
         "RepetitionTime in seconds, above 0; auto is a power of two",
         shown="auto",
         parse=read_seconds,
-        metavar="SECONDS",
     )
     batch_size: int | None = _scan(
         None,
@@ -195,11 +182,10 @@ class ScanOptions:
     )
     arrangement: str | Path = _volumes(
         "index",
-        "--arrangement",
+        "--arrangement ORDER",
         "units in a panel: index (native order), functional (similar responses side by side, "
         "learned on prompts that no run shows), random, or as in another dataset (its "
         "folder, or its tpl-*_arrangement.tsv.gz)",
-        metavar="ORDER",
     )
     localizer_prompts: int | None = _volumes(
         None,
@@ -209,22 +195,20 @@ class ScanOptions:
         shown="16",
     )
     space_label: str | None = _volumes(
-        None, "--space-label", "letters and digits", shown="from the model's name", metavar="LABEL"
+        None, "--space-label LABEL", "letters and digits", shown="from the model's name"
     )
     edit: "str | Path | None" = _model(
         None,
-        "--edit",
+        "--edit FILE",
         "edit file (of `lesion`, `steer` or llm2bids.make_edit): every participant is scanned "
         "twice, as ses-intact and as ses-<its label>, on the same prompts with the same seeds; "
         "prompts that defined the edit are not shown",
-        metavar="FILE",
     )
     authors: "Sequence[str]" = _volumes(
         (),
-        "--author",
+        "--author NAME",
         "author of a new dataset, as in 'Ada Lovelace'; repeatable",
         action="append",
-        metavar="NAME",
     )
 
     def choose_chat(self, paradigm: "Paradigm") -> "Chat | None":

@@ -41,59 +41,51 @@ class ReadOptions:
     )
     like: str | Path | None = _clock(
         None,
-        "--like",
+        "--like BIDS_DIR",
         "human BIDS dataset whose runs of --task give RepetitionTime and number of volumes",
-        metavar="BIDS_DIR",
     )
     per_word: bool = _clock(
         False, "--per-word", "one volume a word, for EEG, MEG and reading times", stored=True
     )
     task_labels: Sequence[str] | None = _clock(
         None,
-        "--task",
+        "--task LABEL",
         "read only this story (task of the human dataset); repeatable",
         shown="all",
         action="append",
-        metavar="LABEL",
     )
     participant_labels: Sequence[str] | None = _clock(
         None,
-        "--participant-label",
+        "--participant-label LABEL",
         "read for the runs of these participants of the human dataset, each by itself; repeatable",
         shown="all of a BIDS dataset's words; one reading for runs of one clock",
         action="append",
-        metavar="LABEL",
     )
     word_column: str | None = _words(
-        None, "--word-column", "column of the words", shown="word, or text", metavar="NAME"
+        None, "--word-column NAME", "column of the words", shown="word, or text"
     )
     select: str | None = _words(
         None,
-        "--select",
+        "--select QUERY",
         "rows of the stimuli to read, as pandas asks: 'trial_type==\"Words\"'; where --like "
         "names another dataset, the one event of its runs with which the story begins",
         shown="all; the run's first volume",
-        metavar="QUERY",
     )
-    tier: str | None = _words(
-        None, "--tier", "interval tier of a TextGrid", shown="word", metavar="NAME"
-    )
+    tier: str | None = _words(None, "--tier NAME", "interval tier of a TextGrid", shown="word")
     context: str | int = _reading(
         "story",
-        "--context",
+        "--context story|sentence|N",
         "what the model has before it at a word: the story, the sentence, or at most N tokens",
         shown="story",
         stored=True,
         parse=_context,
-        metavar="story|sentence|N",
     )
     stride: int | None = _reading(
         None,
-        "--stride",
+        "--stride TOKENS",
         "tokens by which a window moves on; 1 gives every token N tokens of context",
         shown="half the window",
         stored=True,
-        metavar="TOKENS",
     )
     pool: str = _reading(
         "last",
