@@ -73,16 +73,6 @@ Templates = dict[frozenset[tuple[PurePosixPath, str]], tuple[Space, Calibration]
 """Templates that were read, by the checksums of their files: shards of a scan share one."""
 
 
-def _read_template(root: Path, label: str, known: Templates) -> tuple[Space, Calibration]:
-    """Read a template whose files were found to be as their checksums say, or take a known one."""
-    key = frozenset(resume.sources(root).items())
-    if not key:
-        return read_template(root, label)
-    if key not in known:
-        known[key] = read_template(root, label)
-    return known[key]
-
-
 class DatasetWriter:
     """A dataset that runs are added to, by one process at a time."""
 
@@ -199,7 +189,11 @@ class DatasetWriter:
             resume.check_unchanged(root, overwrite=overwrite)
             changed = resume.changed_runs(root, label) if overwrite else set()
             resume.mend_participants(root, stored, overwrite=overwrite)
-            space, calibration = _read_template(root, label, {} if known is None else known)
+            templates = {} if known is None else known
+            key = frozenset(resume.sources(root).items())
+            if key not in templates:  # their files were found to be as their checksums say
+                templates[key] = read_template(root, label)
+            space, calibration = templates[key]
             dataset = Dataset(path=root, space=space, calibration=calibration, settings=stored)
             _ = dataset.paradigm  # refused now, if it is damaged
             held.pop_all()
