@@ -1,7 +1,7 @@
 """Checking a dataset: every file is the one that was written, and they fit one another."""
 
 import sys
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from pathlib import Path, PurePosixPath
 
 from tqdm.auto import tqdm
@@ -16,11 +16,9 @@ from llm2bids.exceptions import Llm2bidsError, UsageError
 from llm2bids.store.checksums import (
     FOLDER,
     has_manifest,
-    list_file,
-    list_text,
-    read_lists,
     read_manifest,
     sha256_of,
+    updated_lists,
 )
 from llm2bids.store.commit import HIDDEN, DatasetLock, read_journal, recover, replace_text
 from llm2bids.store.files import data_files, inside, walk_files
@@ -103,42 +101,28 @@ def accept(bids_dir: str | Path, paths: Sequence[str]) -> tuple[PurePosixPath, .
     read_settings(root)
     with DatasetLock(root):
         recover(root)
-        lists = read_lists(root)
-        changed = []
-        for file in _chosen(root, paths, lists):
-            entries = lists.setdefault(list_file(file), {})
-            old = entries.pop(file, None)
-            if (root / file).is_file():
-                entries[file] = sha256_of(inside(root, root / file))
-            if entries.get(file) != old:
-                changed.append(file)
-        for name in sorted({list_file(file) for file in changed}):
-            replace_text(root / name, list_text(lists[name]))
-    return tuple(changed)
+        known = read_manifest(root)
+        chosen = sorted({file for path in paths for file in _meant(root, path, known)})
+        there = [file for file in chosen if (root / file).is_file()]
+        digests = {file: sha256_of(inside(root, root / file)) for file in there}
+        gone = set(chosen) - digests.keys()
+        for name, text in updated_lists(root, digests, removed=gone).items():
+            replace_text(root / name, text)
+    return tuple(file for file in chosen if digests.get(file) != known.get(file))
 
 
-def _chosen(
-    root: Path, paths: Sequence[str], lists: dict[PurePosixPath, dict[PurePosixPath, str]]
-) -> list[PurePosixPath]:
-    """List the files that are meant, there or in the lists."""
-    listed = {file for entries in lists.values() for file in entries}
-    chosen: set[PurePosixPath] = set()
-    for text in paths:
-        path = inside(root, root / text)
-        wanted = PurePosixPath(path.relative_to(root).as_posix())
-        there = {
-            PurePosixPath(file.relative_to(root).as_posix())
-            for file in ([path] if path.is_file() else walk_files(path))
-            if file.is_file()
-        }
-        matching = there | {file for file in listed if file.is_relative_to(wanted)}
-        matching = {
-            p for p in matching if not p.is_relative_to(FOLDER) and not p.is_relative_to(HIDDEN)
-        }
-        if not matching:
-            raise UsageError(
-                f"--accept {text}: no such file in {root} or its checksums; give a path relative "
-                "to the dataset"
-            )
-        chosen |= matching
-    return sorted(chosen)
+def _meant(root: Path, text: str, known: Collection[PurePosixPath]) -> set[PurePosixPath]:
+    """List the files that a path means, there or in the lists."""
+    path = inside(root, root / text)
+    wanted = PurePosixPath(path.relative_to(root).as_posix())
+    files = [path] if path.is_file() else walk_files(path)
+    there = {PurePosixPath(file.relative_to(root).as_posix()) for file in files if file.is_file()}
+    listed = {file for file in known if file.is_relative_to(wanted)}
+    ours = (FOLDER, HIDDEN)
+    meant = {p for p in there | listed if not any(p.is_relative_to(folder) for folder in ours)}
+    if not meant:
+        raise UsageError(
+            f"--accept {text}: no such file in {root} or its checksums; give a path relative "
+            "to the dataset"
+        )
+    return meant

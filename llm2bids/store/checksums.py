@@ -51,17 +51,12 @@ def read_list(path: Path) -> dict[PurePosixPath, str]:
     return digests
 
 
-def read_lists(root: Path) -> dict[PurePosixPath, dict[PurePosixPath, str]]:
-    """Read all lists of a dataset, by name."""
-    paths = data_files(root / FOLDER, "*.sha256")
-    return {FOLDER / path.name: read_list(inside(root, path)) for path in paths}
-
-
 def read_manifest(root: Path) -> dict[PurePosixPath, str]:
     """Read the checksums of all files of a dataset."""
-    return {
-        file: digest for entries in read_lists(root).values() for file, digest in entries.items()
-    }
+    known: dict[PurePosixPath, str] = {}
+    for path in data_files(root / FOLDER, "*.sha256"):
+        known |= read_list(inside(root, path))
+    return known
 
 
 def list_text(entries: Mapping[PurePosixPath, str]) -> str:
