@@ -79,7 +79,7 @@ def build_path(entities: Entities) -> PurePosixPath:
 
 
 def parse_path(path: PurePosixPath | str) -> Entities:
-    """Read the entities of a path relative to the dataset."""
+    """Read the entities of a path relative to the dataset, raw or in the derivative."""
     entities = entities_of(PurePosixPath(path))
     if entities is None:
         raise DatasetError(
@@ -91,6 +91,8 @@ def parse_path(path: PurePosixPath | str) -> Entities:
 
 def entities_of(path: PurePosixPath) -> Entities | None:
     """Read the entities of a path; None where its name is not ours."""
+    if path.is_relative_to(DERIVATIVE):
+        path = path.relative_to(DERIVATIVE)
     stem, dot, extension = path.name.partition(".")
     *pairs, suffix = stem.split("_")
     labels: dict[str, Any] = {}

@@ -77,9 +77,9 @@ def refuse_missing_content(root: Path) -> None:
 
 def check_unchanged(root: Path, *, overwrite: bool) -> None:
     """Refuse to go on where files were changed that the next runs are made from, or replace."""
-    known = read_list(root / list_file(PARTICIPANTS))
+    known = sources(root)
     for file in known:
-        if _is_source(file) and is_edited(root, file, known):
+        if is_edited(root, file, known):
             refuse_missing(root / file, doing=_NOT_HERE)
             raise DatasetError(
                 f"{root / file}: changed after llm2bids wrote it (its sha256 is not the one in "
@@ -182,15 +182,14 @@ def remove_leftovers(root: Path, *, overwrite: bool = False) -> None:
 
 
 def sources(root: Path) -> dict[PurePosixPath, str]:
-    """List what runs are made from, with the checksums that it was written with."""
+    """List what runs are made from (template, settings, paradigm), with its checksums."""
     known = read_list(root / list_file(PARTICIPANTS))
-    return {file: digest for file, digest in known.items() if _is_source(file)}
-
-
-def _is_source(file: PurePosixPath) -> bool:
-    """Tell whether runs are made from a file: the template, the settings, the paradigm."""
-    template = file.is_relative_to(DERIVATIVE) and file.parts[2].startswith("tpl-")
-    return template or file in (SETTINGS, PARADIGM)
+    template = f"{DERIVATIVE}/tpl-"
+    return {
+        file: digest
+        for file, digest in known.items()
+        if str(file).startswith(template) or file in (SETTINGS, PARADIGM)
+    }
 
 
 def _tasks(root: Path) -> set[str]:
@@ -206,9 +205,8 @@ def _leftovers(root: Path) -> list[PurePosixPath]:
     leftovers = []
     for base in (root, root / DERIVATIVE):
         for path in [*data_files(base, "sub-*/*/*"), *data_files(base, "sub-*/ses-*/*/*")]:
-            name = PurePosixPath(path.relative_to(base).as_posix())
             file = PurePosixPath(path.relative_to(root).as_posix())
-            entities, run = entities_of(name), run_of(name)
+            entities, run = entities_of(file), run_of(file)
             if entities is None or entities.sub is None:
                 continue
             space = entities.space or "none"

@@ -11,7 +11,6 @@ from contextlib import contextmanager
 from pathlib import Path, PurePosixPath
 
 from llm2bids.dataset.layout import (
-    DERIVATIVE,
     RunNames,
     list_bolds,
     parse_path,
@@ -100,7 +99,7 @@ def run_files(shard: Path, bold: PurePosixPath) -> dict[PurePosixPath, str]:
     """List the files of a run with their checksums, the raw series last."""
     known = read_list(shard / list_file(bold))
     run = run_of(bold)
-    files = {file: digest for file, digest in known.items() if _run_of_any(file) == run}
+    files = {file: digest for file, digest in known.items() if run_of(file) == run}
     digest = files.pop(bold, None)
     absent = [file for file in files if not (shard / file).is_file()]
     if digest is None or absent:
@@ -147,10 +146,3 @@ def refuse_changed(shard: Path, files: Mapping[PurePosixPath, str]) -> None:
                 f"{list_file(file)}); it was changed, or damaged on its way. Copy it again, or "
                 "remove the shard and record the participant again"
             )
-
-
-def _run_of_any(file: PurePosixPath) -> object:
-    """Tell the run of a file, raw or derived."""
-    if file.is_relative_to(DERIVATIVE):
-        file = file.relative_to(DERIVATIVE)
-    return run_of(file)
