@@ -105,15 +105,15 @@ def write_task_files(stage: Staging, task: Task, *, t_r: float, fields: Mapping[
         stage.json(file, content, once=True)
 
 
-def write_all_tasks_model(stage: Staging, tasks: Sequence[Task], fields: Mapping[str, Any]) -> bool:
+def write_all_tasks_model(stage: Staging, tasks: Sequence[Task], fields: Mapping[str, Any]) -> None:
     """Stage the BIDS Stats Model of these tasks, if they have two conditions or more together."""
     # of recorded tasks only: pybids and FitLins refuse a model that names a task without runs
     if fields["edit"] and tasks:
         _write_model(stage, SESSIONS_MODEL, _tasks_model("sessions", tasks, fields)[0])
     if len({name for task in tasks for name, _ in task.conditions}) < 2:
-        return False
-    _write_model(stage, ALL_TASKS_MODEL, all_tasks_model(tasks, fields))
-    return True
+        stage.remove(ALL_TASKS_MODEL)
+    else:
+        _write_model(stage, ALL_TASKS_MODEL, all_tasks_model(tasks, fields))
 
 
 def _write_model(stage: Staging, file: PurePosixPath, model: dict[str, Any]) -> None:

@@ -13,7 +13,6 @@ import numpy.typing as npt
 from llm2bids.dataset import resume
 from llm2bids.dataset import shard as shards
 from llm2bids.dataset.first_files import (
-    ALL_TASKS_MODEL,
     EXACTNESS,
     write_all_tasks_model,
     write_static_files,
@@ -278,8 +277,7 @@ class DatasetWriter:
         tasks = [task for task in self.dataset.paradigm.tasks if task.label in self._tasks]
         with self._placing("writing participants.tsv", last=(PARTICIPANTS,)) as stage:
             resume.stage_participants(stage, table)
-            if not write_all_tasks_model(stage, tasks, self.dataset.fields):
-                stage.remove(ALL_TASKS_MODEL)
+            write_all_tasks_model(stage, tasks, self.dataset.fields)
         self._n_counted[participant_label] = len(mine)
 
     @contextmanager
