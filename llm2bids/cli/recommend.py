@@ -36,11 +36,7 @@ def describe_designs(args: argparse.Namespace, *, n_units: int, max_prompts: int
     components = _components(args.variance_components)
     alpha = unit_alpha(args.alpha, args.correction, n_units=n_units, power=args.power)
     designs = recommend_designs(
-        components,
-        args.effect_size,
-        power=args.power,
-        alpha=alpha,
-        max_prompts=max_prompts,
+        components, args.effect_size, power=args.power, alpha=alpha, max_prompts=max_prompts
     )
     wanted = (
         f"d {args.effect_size:g} at power {args.power:g}, {args.correction} {args.alpha:g} "

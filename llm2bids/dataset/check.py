@@ -13,13 +13,7 @@ from llm2bids.dataset.read import open_dataset
 from llm2bids.dataset.settings import read_settings
 from llm2bids.dataset.volumes import damage
 from llm2bids.exceptions import Llm2bidsError, UsageError
-from llm2bids.store.checksums import (
-    FOLDER,
-    has_manifest,
-    read_manifest,
-    sha256_of,
-    updated_lists,
-)
+from llm2bids.store.checksums import FOLDER, has_manifest, read_manifest, sha256_of, updated_lists
 from llm2bids.store.commit import HIDDEN, DatasetLock, read_journal, recover, replace_text
 from llm2bids.store.files import data_files, inside, walk_files
 

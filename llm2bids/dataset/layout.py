@@ -234,13 +234,7 @@ def run_names(run: RunKey, space: str, *, extension: str = IMAGE) -> RunNames:
     """Name the files of a run; `extension` is the series'."""
     sub, ses, task, number = run
     raw = Entities(
-        sub=sub,
-        ses=ses,
-        task=task,
-        run=number,
-        datatype="func",
-        suffix="bold",
-        extension=extension,
+        sub=sub, ses=ses, task=task, run=number, datatype="func", suffix="bold", extension=extension
     )
     return RunNames(raw, space)
 
@@ -259,12 +253,7 @@ def task_files(task: str) -> tuple[PurePosixPath, ...]:
 
 
 def template_file(
-    space: str,
-    suffix: str,
-    *,
-    extension: str = IMAGE,
-    datatype: str | None = "anat",
-    **labels: str,
+    space: str, suffix: str, *, extension: str = IMAGE, datatype: str | None = "anat", **labels: str
 ) -> PurePosixPath:
     """Place a file of the template; `labels` are its further entities."""
     file: dict[str, Any] = {"tpl": space, "datatype": datatype, "extension": extension, **labels}

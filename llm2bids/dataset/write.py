@@ -12,11 +12,7 @@ import numpy.typing as npt
 
 from llm2bids.dataset import resume
 from llm2bids.dataset import shard as shards
-from llm2bids.dataset.first_files import (
-    EXACTNESS,
-    write_all_tasks_model,
-    write_static_files,
-)
+from llm2bids.dataset.first_files import EXACTNESS, write_all_tasks_model, write_static_files
 from llm2bids.dataset.layout import check_label, edit_file, list_bolds, parse_path
 from llm2bids.dataset.participants import (
     PARTICIPANTS,

@@ -75,11 +75,7 @@ class _Packing:
 
 
 def build_space(
-    sites: Sequence[Site],
-    *,
-    label: str,
-    model_name: str,
-    weights_sha256: str,
+    sites: Sequence[Site], *, label: str, model_name: str, weights_sha256: str
 ) -> Space:
     """Give every unit of the sites a voxel, in index arrangement (native order in each panel).
 

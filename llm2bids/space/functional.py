@@ -47,12 +47,7 @@ class LearnedOrder:
 
 
 def learn_cells(
-    space: Space,
-    responses: Floats,
-    conditions: Sequence[str],
-    *,
-    baseline: str,
-    n_jobs: int = 1,
+    space: Space, responses: Floats, conditions: Sequence[str], *, baseline: str, n_jobs: int = 1
 ) -> LearnedOrder:
     """Place units by responses (n_prompts, n_units): alike side by side, within panel or head.
 

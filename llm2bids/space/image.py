@@ -69,10 +69,7 @@ def _size(drawn: npt.NDArray[np.uint8]) -> npt.NDArray[np.uint8]:
 
 
 def constant_units(
-    values: npt.NDArray[np.floating[Any]],
-    calibration: Calibration,
-    *,
-    dtype: VolumeDtype = "int16",
+    values: npt.NDArray[np.floating[Any]], calibration: Calibration, *, dtype: VolumeDtype = "int16"
 ) -> npt.NDArray[np.bool_]:
     """Find units (n_units,) whose stored counts do not vary in values (n_tokens, n_units)."""
     if len(values) < 2:

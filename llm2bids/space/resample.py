@@ -14,11 +14,7 @@ from llm2bids.space.space import OUTSIDE, WHITE, Space
 
 
 def resample(
-    img: Any,
-    source: Space,
-    target: Space,
-    *,
-    calibration: Calibration | None = None,
+    img: Any, source: Space, target: Space, *, calibration: Calibration | None = None
 ) -> nib.Nifti1Image:
     """Move an image from one arrangement or grid of a model's units to another: exact for units.
 
