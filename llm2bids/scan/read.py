@@ -3,6 +3,7 @@
 import hashlib
 import json
 import math
+import tomllib
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, replace
 from pathlib import Path
@@ -11,9 +12,10 @@ from typing import Any
 import numpy as np
 
 from llm2bids.dataset.read import Dataset, open_dataset
+from llm2bids.dataset.sidecar import fill_text
 from llm2bids.dataset.write import DatasetWriter
 from llm2bids.exceptions import RecordingError, UsageError
-from llm2bids.options import stored_settings, takes_options
+from llm2bids.options import chosen, stored_settings, takes_options
 from llm2bids.paradigm.design import RunDesign, draw_calibration
 from llm2bids.paradigm.load import load_paradigm
 from llm2bids.paradigm.prompts import load_banks
@@ -149,27 +151,18 @@ def _prepare(bids_dir: Path, asked: ReadOptions, stories: Sequence[Clocked]) -> 
 def _paradigm(resting: Paradigm, stories: Sequence[Story]) -> Paradigm:
     """Make the paradigm that a dataset of stories keeps: its runs, and the rest that calibrates."""
     labels = list(dict.fromkeys(story.label for story in stories))
-    description = "Words are read at their onsets; volumes lie on a scan's clock."
-    lines = [
-        f'description = "{description}"',
-        'order = "story"',
-        f'baseline = "{resting.baseline}"  # bank of the calibration scan',
-        "prompts_per_block = 1",
-        f"tokens_per_prompt = {resting.tokens_per_prompt}  # of the calibration scan",
-        f"calibration_prompts = {resting.calibration_prompts}",
-        "",
-        "[tasks]",
-        *(f'{label} = {{ word = "{CONDITION}" }}' for label in labels),
-    ]
+    tasks = "\n".join(f'{label} = {{ word = "{CONDITION}" }}' for label in labels)
+    known = chosen(resting, "baseline", "tokens_per_prompt", "calibration_prompts")
+    source = fill_text("raw/story_paradigm.toml", {**known, "tasks": tasks})
     return replace(
         resting,
         name="story",
-        description=description,
+        description=tomllib.loads(source)["description"],
         order="story",
         tasks=tuple(Task(label=label, conditions=(("word", CONDITION),)) for label in labels),
         prompts_per_block=1,
         banks=(),
-        source="\n".join(lines) + "\n",
+        source=source,
     )
 
 
