@@ -41,6 +41,7 @@ _GROUP = (Selection, GroupOptions, Processors)
 _FINDINGS = (Selection, FindingsOptions, Memory)
 _MODEL = (StatsModelOptions, Processors, Memory)
 
+# Levels of the command line, and of a Stats Model's nodes.
 _MODEL_LEVELS = {
     "run": "run",
     "session": "session",
@@ -48,7 +49,6 @@ _MODEL_LEVELS = {
     "group": "dataset",
     "dataset": "dataset",
 }
-"""Levels of the command line, and of a Stats Model's nodes."""
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:

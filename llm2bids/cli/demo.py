@@ -27,8 +27,7 @@ DESIGN: dict[str, Any] = {
     "seed": 0,
 }
 
-LEAST_PARTICIPANTS = 3
-"""With fewer there is no network that a held-out participant could test."""
+LEAST_PARTICIPANTS = 3  # with fewer there is no network that a held-out participant could test
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:

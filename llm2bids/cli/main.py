@@ -21,13 +21,13 @@ from llm2bids.exceptions import Llm2bidsError
 
 log = logging.getLogger("llm2bids")
 
+# Names of the commands; each is a module of this folder with `add_arguments` and `run`.
 COMMANDS = (
     *("demo", "plan", "record", "replay", "merge", "read", "sites", "validate", "check"),
     *("analyze", "null", "report", "locate", "resample", "flatmap", "view", "features"),
     *("localize", "compare"),
     *("edit", "lesion", "steer", "targets", "monitor"),
 )
-"""Names of the commands; each is a module of this folder with `add_arguments` and `run`."""
 
 INTERRUPTED = 130
 

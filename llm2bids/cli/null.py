@@ -16,11 +16,11 @@ from llm2bids.cli.options import add
 from llm2bids.exceptions import UsageError
 from llm2bids.scan.options import ScanOptions
 
+# Options of a scan, which a dataset has decided already.
 RECORDING = (
     *("paradigm", "prompts_per_block", "tokens_per_prompt", "sites", "revision"),
     *("device", "dtype", "batch_size", "trust_remote_code"),
 )
-"""Options of a scan, which a dataset has decided already."""
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:

@@ -24,15 +24,14 @@ from llm2bids.store.commit import Staging
 from llm2bids.store.json import read_json, to_json
 from llm2bids.store.tables import read_table, whole_numbers, write_table
 
+# Prompts of each task that are set aside for the localizer, where nobody says how many.
 LOCALIZER_PROMPTS = 16
-"""Prompts of each task that are set aside for the localizer, where nobody says how many."""
 
 
+# What a table's cells are arranged in: blocks of voxels; tables of earlier versions do not say.
 PANELS = "blocks"
-"""What a table's cells are arranged in: blocks of voxels; tables of earlier versions do not say."""
 
-MOST_NAMED = 10
-"""Constant units that are named in the log; all are counted."""
+MOST_NAMED = 10  # constant units that are named in the log; all are counted
 
 log = logging.getLogger(__name__)
 

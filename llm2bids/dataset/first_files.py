@@ -20,17 +20,16 @@ from llm2bids.paradigm.task import Paradigm, Prompt, Task
 from llm2bids.store.commit import Staging
 from llm2bids.store.json import read_json, to_json
 
-_T1W = PurePosixPath("T1w.json")
-"""Place of the sidecar of all anatomies."""
+_T1W = PurePosixPath("T1w.json")  # place of the sidecar of all anatomies
 
+# Place of what was compared with a plain forward pass before the scan.
 EXACTNESS = PurePosixPath("code/exactness.json")
-"""Place of what was compared with a plain forward pass before the scan."""
 
+# Place of the model of an edit against the intact model.
 SESSIONS_MODEL = PurePosixPath("code/models/sessions_smdl.json")
-"""Place of the model of an edit against the intact model."""
 
+# Place of the BIDS Stats Model of all tasks.
 ALL_TASKS_MODEL = PurePosixPath("code/models/all_smdl.json")
-"""Place of the BIDS Stats Model of all tasks."""
 
 
 def write_static_files(

@@ -8,13 +8,11 @@ from scipy.signal import oaconvolve
 
 from llm2bids.exceptions import DatasetError
 
-HrfModel = Literal["spm", "glover"]
-"""Names of responses, as nilearn spells them."""
+HrfModel = Literal["spm", "glover"]  # names of responses, as nilearn spells them
 
 _UNITS_AT_A_TIME = 16384
 
-_LENGTH = 36.0
-"""Seconds after which a response of 32 s has died away."""
+_LENGTH = 36.0  # seconds after which a response of 32 s has died away
 
 
 def convolve(

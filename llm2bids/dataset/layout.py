@@ -10,11 +10,10 @@ from llm2bids.exceptions import DatasetError
 from llm2bids.paradigm.design import RunDesign
 from llm2bids.store.files import data_files, inside
 
-DERIVATIVE = PurePosixPath("derivatives/llm2bids")
-"""Place of the derivative."""
+DERIVATIVE = PurePosixPath("derivatives/llm2bids")  # place of the derivative
 
+# Session of the model as it is, where a dataset has sessions: the others are of edited models.
 INTACT = "intact"
-"""Session of the model as it is, where a dataset has sessions: the others are of edited models."""
 
 _ORDER = ("sub", "tpl", "ses", "task", "run", "space", "atlas", "label", "desc", "stat")
 
@@ -111,11 +110,9 @@ def entities_of(path: PurePosixPath) -> Entities | None:
     return entities if ours else None
 
 
-RunKey = tuple[str, str | None, str, int | None]
-"""Participant label, session, task and run index."""
+RunKey = tuple[str, str | None, str, int | None]  # participant label, session, task and run index
 
-IMAGE = ".nii.gz"
-"""Extension of all images but the series, which may be without compression."""
+IMAGE = ".nii.gz"  # extension of all images but the series, which may be without compression
 
 
 def _place(

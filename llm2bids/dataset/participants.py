@@ -20,13 +20,13 @@ log = logging.getLogger(__name__)
 
 PARTICIPANTS = PurePosixPath("participants.tsv")
 
+# Our columns, which ``participants.json`` describes; others are their owner's, and stay.
 COLUMNS = ("participant_id", "model", "seed", "n_runs", "n_prompts", "n_volumes")
-"""Our columns, which ``participants.json`` describes; others are their owner's, and stay."""
 
 _COUNTS = ("n_runs", "n_prompts", "n_volumes")
 
+# Entries of a series' sidecar that rounding depends on, with the versions of these packages.
 _KEYS = ("Processor", "NumberOfThreads", "ComputeDataType", "Device")
-"""Entries of a series' sidecar that rounding depends on, with the versions of these packages."""
 
 _PACKAGES = ("torch", "transformers", "numpy")
 

@@ -45,8 +45,8 @@ from llm2bids.space.image import SeriesEncoder
 from llm2bids.store.commit import Staging
 from llm2bids.store.tables import write_table
 
+# Threads that encode and compress: more wait for what one does (sum, hash, file).
 _MOST_THREADS = 16
-"""Threads that encode and compress: more wait for what one does (sum, hash, file)."""
 
 
 def run_name(design: RunDesign) -> str:

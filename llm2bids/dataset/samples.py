@@ -15,11 +15,10 @@ if TYPE_CHECKING:
     from llm2bids.dataset.layout import Run
     from llm2bids.dataset.read import Dataset
 
+# What a sample is: a volume, or a prompt (the mean of its volumes).
 By = Literal["volume", "prompt"]
-"""What a sample is: a volume, or a prompt (the mean of its volumes)."""
 
-OFF = "off"
-"""Label of what belongs to no trial type."""
+OFF = "off"  # label of what belongs to no trial type
 
 
 def run_labels(dataset: "Dataset", run: "Run", by: By) -> pd.DataFrame:

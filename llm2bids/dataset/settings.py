@@ -12,29 +12,27 @@ from llm2bids.paradigm.task import Paradigm
 from llm2bids.store.files import inside
 from llm2bids.store.json import read_json
 
+# Place of the settings; a folder with this file is a dataset of ours.
 SETTINGS = PurePosixPath("code/llm2bids_settings.json")
-"""Place of the settings; a folder with this file is a dataset of ours."""
 
 
+# Entries of a series' sidecar that are whole numbers.
 COUNTS = {
     *("NumberOfVolumes", "NumberOfUnits", "NumberOfPrompts", "VolumesPerPrompt", "NumberOfSites"),
     *("NumberOfClippedValues", "NumberOfConstantUnits", "CountsPerSD"),
     "NumberOfThreads",
 }
-"""Entries of a series' sidecar that are whole numbers."""
 
-_OBJECTS = {"Sampling", "Versions"}
-"""Entries of a series' sidecar that are objects."""
+_OBJECTS = {"Sampling", "Versions"}  # entries of a series' sidecar that are objects
 
-LONGEST_T_R = 1e6
-"""Seconds; a longer repetition time is no number that was meant."""
+LONGEST_T_R = 1e6  # seconds; a longer repetition time is no number that was meant
 
+# Place of the paradigm: what is shown, with the numbers that the settings have.
 PARADIGM = PurePosixPath("code/paradigm.toml")
-"""Place of the paradigm: what is shown, with the numbers that the settings have."""
 
-_FIELDS = "code/llm2bids_fields.json"
-"""Place of the space's label in datasets of earlier versions."""
+_FIELDS = "code/llm2bids_fields.json"  # place of the space's label in datasets of earlier versions
 
+# Settings that writing needs, with what is taken where they are not given.
 _DEFAULTS: Mapping[str, Any] = {
     "volume_dtype": "int16",
     "compress": True,
@@ -45,7 +43,6 @@ _DEFAULTS: Mapping[str, Any] = {
     "revision": None,
     "allow_shared_prompts": False,
 }
-"""Settings that writing needs, with what is taken where they are not given."""
 
 
 def is_dataset(path: Path) -> bool:

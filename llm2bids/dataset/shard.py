@@ -27,11 +27,10 @@ from llm2bids.store.checksums import is_edited, list_file, read_list
 from llm2bids.store.commit import HIDDEN, DatasetLock, Staging, clear_staging, recover, staging
 from llm2bids.store.json import read_json
 
-SHARDS = HIDDEN / "shards"
-"""Folder of the shards, one for each participant."""
+SHARDS = HIDDEN / "shards"  # folder of the shards, one for each participant
 
+# How long to wait for a process that ends: it finishes the step and the file that it is at.
 _SECONDS = 60.0
-"""How long to wait for a process that ends: it finishes the step and the file that it is at."""
 
 
 def shard_root(root: Path, participant_label: str) -> Path:

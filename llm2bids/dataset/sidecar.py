@@ -21,16 +21,15 @@ from llm2bids.space.space import Space
 if TYPE_CHECKING:
     from llm2bids.dataset.read import Dataset
 
+# Entries of a recording's provenance that sidecars leave out: what differs from call to call, so
+# that the same seed gives the same bytes; and what a setting says.
 _LEFT_OUT = ("seconds", "tokens_per_second", "keep_first")
-"""Entries of a recording's provenance that sidecars leave out: what differs from call to call, so
-that the same seed gives the same bytes; and what a setting says."""
 
-_PARADIGM = ("paradigm", "paradigm_sha256")
-"""Settings that name what was shown."""
+_PARADIGM = ("paradigm", "paradigm_sha256")  # settings that name what was shown
 
 _MODEL = ("model", "revision", "weights_sha256", "random_weights", "adapter", "quantization")
+# Settings that name what was recorded, and how.
 _HOW = ("chat_template", "system", "dtype", "device", "seed")
-"""Settings that name what was recorded, and how."""
 
 _INTENSITY = (
     "* (value - mean) / sd, with mean and sd of each unit over the calibration (template folder: "

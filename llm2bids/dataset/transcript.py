@@ -12,8 +12,8 @@ from llm2bids.store.tables import checked_columns, read_table, write_table
 
 _TIMES = ("onset", "duration", "trial_type", "volume")
 _WHAT = ("trial", "block", "prompt_id", "position", "token_id", "token")
+# Columns of the transcript, in order.
 COLUMNS = (*_TIMES, *_WHAT, "surprisal", "entropy", "prompt_tokens")
-"""Columns of the transcript, in order."""
 
 _TEXTS = ("trial_type", "prompt_id", "token")
 _OPTIONAL = ("onset", "duration", "volume")

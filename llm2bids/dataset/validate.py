@@ -15,8 +15,7 @@ from llm2bids.dataset.sidecar import fill_json
 from llm2bids.exceptions import DatasetError
 from llm2bids.store.json import to_json
 
-PROGRAM = "bids-validator-deno"
-"""Name of the program; `pip install bids-validator-deno` brings it."""
+PROGRAM = "bids-validator-deno"  # name of the program; `pip install bids-validator-deno` brings it
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -25,20 +25,18 @@ from llm2bids.store.commit import Staging
 from llm2bids.store.gzip import BLOCK, GzipStream
 from llm2bids.store.json import to_json
 
+# How much of the estimate has to be free before a run is written. Runs of SmolLM2 weigh 0.995 to
+# 1.005 of it, but values that spread wider than in the calibration deflate worse.
 MARGIN = 1.5
-"""How much of the estimate has to be free before a run is written. Runs of SmolLM2 weigh 0.995 to
-1.005 of it, but values that spread wider than in the calibration deflate worse."""
 
+# Volumes that are encoded and deflated; one in spaces of more than `_MOST_UNITS` units.
 _SIMULATED = 4
-"""Volumes that are encoded and deflated; one in spaces of more than `_MOST_UNITS` units."""
 
 _MOST_UNITS = 4_000_000
 
-_RUN_BYTES = 9_000
-"""Bytes of the sidecars, events and checksums of a run."""
+_RUN_BYTES = 9_000  # bytes of the sidecars, events and checksums of a run
 
-_ROW_BYTES = 150
-"""Bytes that a volume adds to tables: transcript, confounds, stimulus series."""
+_ROW_BYTES = 150  # bytes that a volume adds to tables: transcript, confounds, stimulus series
 
 
 @contextmanager

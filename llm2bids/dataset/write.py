@@ -57,15 +57,14 @@ from llm2bids.store.commit import (
 from llm2bids.store.files import refuse_missing
 from llm2bids.store.json import to_json
 
+# Bytes allowed for each unit in the template: its row in tables, its voxels in maps.
 _TEMPLATE_BYTES_PER_UNIT = 40
-"""Bytes allowed for each unit in the template: its row in tables, its voxels in maps."""
 
-_SMALL_FILES = 2_000_000
-"""Bytes allowed for the rest of the template."""
+_SMALL_FILES = 2_000_000  # bytes allowed for the rest of the template
 
 
+# Templates that were read, by the checksums of their files: shards of a scan share one.
 Templates = dict[frozenset[tuple[PurePosixPath, str]], tuple[Space, Calibration]]
-"""Templates that were read, by the checksums of their files: shards of a scan share one."""
 
 
 class DatasetWriter:

@@ -27,11 +27,10 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 
+# Units from which on panels are arranged in several processes; fewer are done in one sooner.
 _PARALLEL_FROM = 50_000
-"""Units from which on panels are arranged in several processes; fewer are done in one sooner."""
 
-_MOST_PROCESSES = 4
-"""Processes that arrange panels."""
+_MOST_PROCESSES = 4  # processes that arrange panels
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)

@@ -18,14 +18,14 @@ from llm2bids.space.space import Space
 
 log = logging.getLogger(__name__)
 
+# Memory of a process that has torch and transformers loaded and no model.
 PROCESS_BYTES = 480_000_000
-"""Memory of a process that has torch and transformers loaded and no model."""
 
+# Memory for each unit while the template's tables are made, and for what stays of the space.
 _BYTES_PER_UNIT = 700
-"""Memory for each unit while the template's tables are made, and for what stays of the space."""
 
+# Values (volumes x units) up to which one process is done before others have started.
 _SOONER_ALONE = 400_000_000
-"""Values (volumes x units) up to which one process is done before others have started."""
 
 
 def largest_batch(groups: Sequence[Sequence[RunDesign]], options: ScanOptions) -> int:

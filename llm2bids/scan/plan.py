@@ -31,23 +31,19 @@ if TYPE_CHECKING:
     from llm2bids.model.outline import Outline, Pace
     from llm2bids.model.tokenizer import Chat
 
+# Tokens that a chat template puts around a prompt, about, with a short system text of its own.
 _TEMPLATE_TOKENS = 32
-"""Tokens that a chat template puts around a prompt, about, with a short system text of its own."""
 
-_CHARACTERS_PER_TOKEN = 4.6
-"""Of the shipped prompts with the embedded model's tokenizer."""
+_CHARACTERS_PER_TOKEN = 4.6  # of the shipped prompts with the embedded model's tokenizer
 
-_START_SECONDS = 6.0
-"""Importing torch and transformers, and finding the sites."""
+_START_SECONDS = 6.0  # importing torch and transformers, and finding the sites
 
-_LOADED_PER_SECOND = 1e9
-"""Bytes of weights that are read in a second."""
+_LOADED_PER_SECOND = 1e9  # bytes of weights that are read in a second
 
+# Values that are simulated at most: a few seconds of encoding and compressing.
 _VALUES = 48_000_000
-"""Values that are simulated at most: a few seconds of encoding and compressing."""
 
-_LONGER = 4
-"""How many times as long the last simulated run is."""
+_LONGER = 4  # how many times as long the last simulated run is
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -28,12 +28,12 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 
+# What is said wherever participants share prompts.
 SHARED_PROMPTS = (
     "participants share prompts: their errors are shared too, and group results are inflated "
     "(measured family-wise error at a nominal 0.05: 0.66 where 8 participants draw 8 prompts each "
     "from a bank of 16, 0.32 from 24, 0.09 from 64; 0.04 with disjoint prompts)"
 )
-"""What is said wherever participants share prompts."""
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)

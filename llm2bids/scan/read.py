@@ -39,8 +39,7 @@ from llm2bids.scan.prepare import Prepared, load
 from llm2bids.scan.reading import ReadOptions, make_reading
 from llm2bids.scan.runs import open_writer, write_runs
 
-Clocked = tuple[Story, Reading]
-"""A story and the clock that it is read on."""
+Clocked = tuple[Story, Reading]  # a story and the clock that it is read on
 
 
 @takes_options(ReadOptions)

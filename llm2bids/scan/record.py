@@ -219,8 +219,7 @@ def _n_workers(prepared: Prepared, writer: DatasetWriter, missing: Sequence[RunD
     return choose_workers(options, missing, device=device, n_units=n_units, worker_bytes=n_bytes)
 
 
-_prepared: dict[str, Prepared] = {}
-"""What a worker loaded for the participant before."""
+_prepared: dict[str, Prepared] = {}  # what a worker loaded for the participant before
 
 
 def _prepare_once(task: _Task) -> Prepared:

@@ -19,8 +19,7 @@ from llm2bids.store.json import to_json
 if TYPE_CHECKING:
     from llm2bids.model.load import LoadedModel
 
-Take = Callable[[Sequence[RunDesign], OnToken], list[Recording]]
-"""What records a group of runs."""
+Take = Callable[[Sequence[RunDesign], OnToken], list[Recording]]  # what records a group of runs
 
 
 def with_sessions(scan: Scan, edit: Edit) -> Scan:

@@ -20,14 +20,11 @@ from llm2bids.scan.prepare import Prepared
 from llm2bids.scan.runs import Bar, missing_volumes, scan_groups, scanner, write_missing
 from llm2bids.store.commit import HIDDEN, replace_text
 
-_EXPECTED = SHARDS / "expected.json"
-"""Runs of a scan that was prepared: what a merge has to find."""
+_EXPECTED = SHARDS / "expected.json"  # runs of a scan that was prepared: what a merge has to find
 
-_PROGRESS = HIDDEN / "progress"
-"""In a shard: how many volumes are recorded."""
+_PROGRESS = HIDDEN / "progress"  # in a shard: how many volumes are recorded
 
-_SECONDS_BETWEEN = 0.2
-"""How often a worker says how far it is, and looks whether it is to stop."""
+_SECONDS_BETWEEN = 0.2  # how often a worker says how far it is, and looks whether it is to stop
 
 
 def record_shard(

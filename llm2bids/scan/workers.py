@@ -24,32 +24,28 @@ _Result = TypeVar("_Result")
 
 _SIGNALS = {signal.SIGINT, signal.SIGTERM}
 
-_PATIENCE = 60.0
-"""Seconds that tasks have to come to an end when they were told to stop."""
+_PATIENCE = 60.0  # seconds that tasks have to come to an end when they were told to stop
 
-_IDLE = 20.0
-"""Seconds without a task after which a local worker ends."""
+_IDLE = 20.0  # seconds without a task after which a local worker ends
 
-_LOOK_EVERY = 0.2
-"""Seconds between two looks at the tasks."""
+_LOOK_EVERY = 0.2  # seconds between two looks at the tasks
 
+# What begins a task in another process: takes a function and its arguments, gives its future.
 Submit = Callable[..., Any]
-"""What begins a task in another process: takes a function and its arguments, gives its future."""
 
-LOCAL = "local"
-"""What names dask workers on this machine, in place of a file."""
+LOCAL = "local"  # what names dask workers on this machine, in place of a file
 
+# Queues that dask-jobqueue knows.
 _CLASSES = {
     name.lower(): f"{name}Cluster"
     for name in ("HTCondor", "LSF", "Moab", "OAR", "PBS", "SGE", "SLURM")
 }
-"""Queues that dask-jobqueue knows."""
 
+# Resource that a worker has once: one task at a time, however many threads it has.
 _TASKS = {"llm2bids": 1}
-"""Resource that a worker has once: one task at a time, however many threads it has."""
 
+# How often a task begins again that failed as nothing of ours fails; a killed worker is dask's.
 _RETRIES = 2
-"""How often a task begins again that failed as nothing of ours fails; a killed worker is dask's."""
 
 
 @contextmanager

@@ -16,35 +16,31 @@ from llm2bids.space.definition import Layout
 from llm2bids.space.panels import Box, mean_ratio, packings, panel_voxels, shelve, site_tiles
 from llm2bids.space.space import GREY, OUTSIDE, WHITE, Space
 
-VOXEL_SIZE = 2.0
-"""Edge of a voxel in millimetres, as in the usual brain templates."""
+VOXEL_SIZE = 2.0  # edge of a voxel in millimetres, as in the usual brain templates
 
+# Slices of a slab that are tried. Usual widths and heads divide by 4.
 _THICKNESS = (4, 1, 2, 3, 6, 8)
-"""Slices of a slab that are tried. Usual widths and heads divide by 4."""
 
+# Share of voxels by which the first thickness may be the larger one, and be taken.
 _PREFERENCE = 1.02
-"""Share of voxels by which the first thickness may be the larger one, and be taken."""
 
-_LONGEST = 2.5
-"""Longest over shortest side of a grid, where it can be packed so."""
+_LONGEST = 2.5  # longest over shortest side of a grid, where it can be packed so
 
+# Share of voxels that panels may cost which laid flat are as square as others are long.
 _SQUARENESS = 0.05
-"""Share of voxels that panels may cost which laid flat are as square as others are long."""
 
+# Units a voxel from which on a layer has a slab for itself. Narrower ones stand side by side.
 _FAIR_SHARE = 0.28
-"""Units a voxel from which on a layer has a slab for itself. Narrower ones stand side by side."""
 
-_MOST_TOGETHER = 4
-"""Layers in a slab, at most."""
+_MOST_TOGETHER = 4  # layers in a slab, at most
 
-_WHITE_MARGIN = 2
-"""Least white voxels around all units: an opening by 2 must not reach a unit."""
+_WHITE_MARGIN = 2  # least white voxels around all units: an opening by 2 must not reach a unit
 
+# Least background voxels around the brain: a closing by 2 must not be cut off at the border.
 _OUTSIDE_MARGIN = 2
-"""Least background voxels around the brain: a closing by 2 must not be cut off at the border."""
 
+# Share of the grid that is background: automatic masks look for it between 20 % and 85 %.
 OUTSIDE_SHARE = (0.22, 0.68)
-"""Share of the grid that is background: automatic masks look for it between 20 % and 85 %."""
 
 _AFTER = re.compile(r"lm_head|embed_out|head|project_out|final|ln_f\b|norm_f\b")
 _BEFORE = re.compile(r"emb|wte|wpe|project_in")

@@ -14,16 +14,16 @@ from llm2bids.model.units import Site
 from llm2bids.space.space import Space
 from llm2bids.store.json import to_json
 
+# Colours of roles, in order of their first appearance; told apart on white and on black.
 PALETTE = (
     *("#4E79A7", "#F28E2B", "#59A14F", "#E15759", "#76B7B2"),
     *("#EDC948", "#B07AA1", "#FF9DA7", "#9C755F", "#2F6B4F"),
     *("#8CD17D", "#D37295", "#86BCB6", "#B6992D", "#A0CBE8"),
     *("#D4A6C8", "#D7B5A6", "#5B5EA6", "#FFBE7D", "#499894"),
 )
-"""Colours of roles, in order of their first appearance; told apart on white and on black."""
 
+# Columns of an atlas' lookup table; the first three are those of BIDS ``_dseg.tsv``.
 ATLAS_COLUMNS = ("index", "name", "color", "layer", "module", "role", "head")
-"""Columns of an atlas' lookup table; the first three are those of BIDS ``_dseg.tsv``."""
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)

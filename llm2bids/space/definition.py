@@ -13,11 +13,11 @@ from llm2bids.exceptions import SpaceError
 from llm2bids.model.units import Site
 from llm2bids.store.tables import whole_numbers
 
+# Arrangements that a space can have: native order, by responses, shuffled within each panel.
 ARRANGEMENTS = ("index", "functional", "random")
-"""Arrangements that a space can have: native order, by responses, shuffled within each panel."""
 
+# Most voxels for each unit, beside a million: metadata that claim more are refused unread.
 _MOST_VOXELS = 1000
-"""Most voxels for each unit, beside a million: metadata that claim more are refused unread."""
 
 _NEEDED = ("label", "shape", "affine", "brain_box", "arrangement", "model_name", "weights_sha256")
 
@@ -107,8 +107,8 @@ def read_grid(
     return (n_x, n_y, n_z), box, affine
 
 
+# Columns of the unit table, in order.
 COLUMNS = ("address", "module", "layer", "role", "head", "unit", "i", "j", "k", "x", "y", "z")
-"""Columns of the unit table, in order."""
 
 
 def unit_table(

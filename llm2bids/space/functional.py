@@ -14,25 +14,23 @@ from llm2bids.space.arrange import rearrange
 from llm2bids.space.definition import Layout
 from llm2bids.space.space import Space
 
+# Name of the method in settings and layouts; datasets of older versions have ``ward`` or ``tsne``
+# too, and stay readable.
 METHOD: Final = "components"
-"""Name of the method in settings and layouts; datasets of older versions have ``ward`` or ``tsne``
-too, and stay readable."""
 
+# Prompts that a localizer must have. From fewer, chance likeness decides the order.
 FEWEST_PROMPTS: Final = 16
-"""Prompts that a localizer must have. From fewer, chance likeness decides the order."""
 
+# Conditions besides the baseline from which on contrasts are what units are compared by.
 _FEWEST_TASKS: Final = 2
-"""Conditions besides the baseline from which on contrasts are what units are compared by."""
 
-_WIDEST: Final = 262_144
-"""Units of the widest panel: up to here a panel takes seconds."""
+_WIDEST: Final = 262_144  # units of the widest panel: up to here a panel takes seconds
 
+# Rounds of swaps, fewer for fewer units. In each, every cell of one colour of a chessboard is
+# offered one swap.
 _ROUNDS: Final = 200
-"""Rounds of swaps, fewer for fewer units. In each, every cell of one colour of a chessboard is
-offered one swap."""
 
-_REACH: Final = 8
-"""Cells on a side of the cubes within which swaps are offered."""
+_REACH: Final = 8  # cells on a side of the cubes within which swaps are offered
 
 Cells = npt.NDArray[np.int32]
 Floats = npt.NDArray[np.float32]

@@ -28,21 +28,21 @@ from llm2bids.store.files import missing_content
 if TYPE_CHECKING:
     from llm2bids.space.space import Space
 
+# What is raised where a file is damaged or no image; MemoryError where it claims a size.
 _UNREADABLE = (
     *(ImageFileError, HeaderDataError, HeaderTypeError, OrientationError, np.linalg.LinAlgError),
     *(OSError, EOFError, ValueError, OverflowError, MemoryError, zlib.error),
     cast(type[Exception], IsalError),
 )
-"""What is raised where a file is damaged or no image; MemoryError where it claims a size."""
 
+# Millimetres by which the affine of an image may differ (headers hold float32).
 _AFFINE_TOLERANCE = 1e-3
-"""Millimetres by which the affine of an image may differ (headers hold float32)."""
 
+# Millimetres by which qform and sform may differ (quaternions are rounded).
 _FORMS_TOLERANCE = 1e-2
-"""Millimetres by which qform and sform may differ (quaternions are rounded)."""
 
+# Endings of files that are read from start to end, without nibabel holding all of them.
 _STREAMED = (".nii", ".gz", ".img", ".mgz", ".mgh")
-"""Endings of files that are read from start to end, without nibabel holding all of them."""
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)

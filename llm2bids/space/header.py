@@ -10,15 +10,13 @@ from llm2bids.recording.calibration import Calibration
 from llm2bids.space.image import BASELINE
 from llm2bids.space.space import Space
 
+# Code of qform and sform: scanner coordinates. Ours are those of no human template, and codes for
+# templates make viewers draw coordinates and labels of the human brain.
 XFORM_CODE: Final = 1
-"""Code of qform and sform: scanner coordinates. Ours are those of no human template, and codes
-for templates make viewers draw coordinates and labels of the human brain."""
 
-_MASK_WINDOW: Final = (0.0, 1.0)
-"""Values from black to white of a mask."""
+_MASK_WINDOW: Final = (0.0, 1.0)  # values from black to white of a mask
 
-FINGERPRINT_DIGITS: Final = 16
-"""Hexadecimal digits of the fingerprint that a header has room for."""
+FINGERPRINT_DIGITS: Final = 16  # hexadecimal digits of the fingerprint that a header has room for
 
 _LABEL_LENGTH = 79 - len("llm2bids  ") - FINGERPRINT_DIGITS
 _DESCRIPTION = re.compile(r"llm2bids ([0-9A-Za-z]+) ([0-9a-f]{16})")

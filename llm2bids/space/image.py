@@ -17,15 +17,14 @@ from llm2bids.exceptions import SpaceError
 from llm2bids.recording.calibration import Calibration
 from llm2bids.space.space import Space, VolumeDtype
 
-BASELINE = 10000
-"""Count of a unit at its calibration mean, and of white matter."""
+BASELINE = 10000  # count of a unit at its calibration mean, and of white matter
 
+# Largest size of the dither, in counts. Steps of one size would leave so few values for a run's
+# effect that a few participants in 100,000 agree by chance, and their t is huge.
 DITHER = 3
-"""Largest size of the dither, in counts. Steps of one size would leave so few values for a run's
-effect that a few participants in 100,000 agree by chance, and their t is huge."""
 
+# What the dither adds; a power of two of them, so that a byte draws evenly.
 _STEPS = np.array([-DITHER, -DITHER + 1, DITHER - 1, DITHER], dtype=np.int8)
-"""What the dither adds; a power of two of them, so that a byte draws evenly."""
 
 Seed = int | Sequence[int]
 Steps = npt.NDArray[np.int8]

@@ -13,20 +13,16 @@ import numpy.typing as npt
 
 from llm2bids.model.units import Site
 
-GAP = 1
-"""White voxels between two panels of a slab."""
+GAP = 1  # white voxels between two panels of a slab
 
-_SHELVES = (1, 2, 3, 4, 6)
-"""Rows of panels that are tried."""
+_SHELVES = (1, 2, 3, 4, 6)  # rows of panels that are tried
 
+# Sides of a slab that are tried, beside that of a square.
 _SIDES = tuple(np.linspace(0.7, 1.4, 11).tolist())
-"""Sides of a slab that are tried, beside that of a square."""
 
-Box = tuple[int, int]
-"""Columns and rows of a rectangle, in voxels."""
+Box = tuple[int, int]  # columns and rows of a rectangle, in voxels
 
-Block = tuple[int, int, int]
-"""Columns, rows and slices of a block, in voxels."""
+Block = tuple[int, int, int]  # columns, rows and slices of a block, in voxels
 
 
 @dataclass(frozen=True)

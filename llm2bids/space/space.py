@@ -17,11 +17,11 @@ from llm2bids.recording.calibration import EARLIER_COUNTS_PER_SD, Calibration
 from llm2bids.space.definition import Layout, read_grid, read_layout, sites_from_table, unit_table
 from llm2bids.space.grid import open_image
 
+# Values of the tissue map: background, voxels without a unit, voxels with a unit.
 OUTSIDE, WHITE, GREY = 0, 1, 2
-"""Values of the tissue map: background, voxels without a unit, voxels with a unit."""
 
+# How volumes are stored: calibrated counts rounded to whole numbers, or not rounded.
 VolumeDtype = Literal["int16", "float32"]
-"""How volumes are stored: calibrated counts rounded to whole numbers, or not rounded."""
 
 BoolArray = npt.NDArray[np.bool_]
 

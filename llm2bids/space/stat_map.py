@@ -15,20 +15,20 @@ from llm2bids.space.grid import GridImage, open_image
 from llm2bids.space.header import fingerprint_differs, read_fingerprint
 from llm2bids.space.space import Space
 
+# Columns of the table that `locate` returns.
 LOCATE_COLUMNS = (
     *("address", "module", "layer", "role", "head", "unit"),
     *("x", "y", "z", "value"),
 )
-"""Columns of the table that `locate` returns."""
 
+# Correlation of white voxels with the units beside them from which on a map counts as a mixture.
+# White matter carries a dither of its own, so its z values, effects and variances have nothing to
+# do with their neighbours: at most 0.02 in maps of nilearn (8,000 to 250,000 voxels a direction),
+# 0.13 after smoothing by one voxel, 0.05 to 1 after linear interpolation, 0.18 of TFCE.
 _MIXED = 0.05
-"""Correlation of white voxels with the units beside them from which on a map counts as a mixture.
-White matter carries a dither of its own, so its z values, effects and variances have nothing to do
-with their neighbours: at most 0.02 in maps of nilearn (8,000 to 250,000 voxels a direction), 0.13
-after smoothing by one voxel, 0.05 to 1 after linear interpolation, 0.18 of TFCE."""
 
+# The same correlation in standard errors: small spaces have few white voxels beside units.
 _MIXED_T = 5.0
-"""The same correlation in standard errors: small spaces have few white voxels beside units."""
 
 _LOG = logging.getLogger(__name__)
 

@@ -12,8 +12,8 @@ from pathlib import Path, PurePosixPath
 from llm2bids.exceptions import DatasetError
 from llm2bids.store.files import data_files, inside
 
+# Folder of the lists. BIDS leaves what is in ``code/`` to the dataset.
 FOLDER = PurePosixPath("code/checksums")
-"""Folder of the lists. BIDS leaves what is in ``code/`` to the dataset."""
 
 _LINE = re.compile(r"([0-9a-f]{64})  (.+)")
 

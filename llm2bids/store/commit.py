@@ -16,14 +16,13 @@ from llm2bids.store.checksums import is_edited, list_file, read_list, sha256_of,
 from llm2bids.store.files import inside
 from llm2bids.store.json import read_json, to_json, with_own_keys
 
+# Hidden folder of the dataset: the lock, and files that are being made.
 HIDDEN = PurePosixPath(".llm2bids")
-"""Hidden folder of the dataset: the lock, and files that are being made."""
 
-_STAGED = HIDDEN / "staging"
-"""Where files are made."""
+_STAGED = HIDDEN / "staging"  # where files are made
 
+# What is being renamed and removed; there only while that is done.
 JOURNAL = HIDDEN / "commit.json"
-"""What is being renamed and removed; there only while that is done."""
 
 _LOCK = HIDDEN / "lock"
 

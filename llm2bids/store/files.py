@@ -6,14 +6,13 @@ from pathlib import Path
 
 from llm2bids.exceptions import DatasetError
 
+# Where git-annex keeps the content of its links, in the dataset's repository or one around it.
 _ANNEX = (".git", "annex", "objects")
-"""Where git-annex keeps the content of its links, in the dataset's repository or one around it."""
 
 _ANNEX_POINTER = b"/annex/objects/"
 _LFS = b"version https://git-lfs.github.com/spec/"
 
-_MOST_BYTES = 4096
-"""Larger files are no pointers, and need not be opened."""
+_MOST_BYTES = 4096  # larger files are no pointers, and need not be opened
 
 
 def data_files(folder: Path, pattern: str) -> list[Path]:

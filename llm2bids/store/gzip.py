@@ -6,22 +6,21 @@ from typing import Any
 
 from isal import isal_zlib
 
+# Level of isal's deflate, 0 to 3: volumes are 0.2 % larger than at 2, and half as large again at
+# 0 in a tenth less time; at 3 they are larger and take thrice the time.
 COMPRESSION_LEVEL = 1
-"""Level of isal's deflate, 0 to 3: volumes are 0.2 % larger than at 2, and half as large again at 0
-in a tenth less time; at 3 they are larger and take thrice the time."""
 
+# How far back deflate looks, as a power of two: in a tenth less time than with the whole 15 it
+# finds the same rows of white matter, in files 0.4 % smaller.
 _WINDOW_BITS = 12
-"""How far back deflate looks, as a power of two: in a tenth less time than with the whole 15 it
-finds the same rows of white matter, in files 0.4 % smaller."""
 
+# Of 9: less memory takes up to a tenth more time, for the same bytes within 0.02 %.
 _MEMORY_LEVEL = 9
-"""Of 9: less memory takes up to a tenth more time, for the same bytes within 0.02 %."""
 
-BLOCK = 1 << 20
-"""Bytes that are deflated by themselves: shorter blocks give larger files."""
+BLOCK = 1 << 20  # bytes that are deflated by themselves: shorter blocks give larger files
 
+# Of a gzip member (RFC 1952): deflate, neither name nor time nor system.
 _HEADER = bytes([0x1F, 0x8B, 8, 0, 0, 0, 0, 0, 0, 255])
-"""Of a gzip member (RFC 1952): deflate, neither name nor time nor system."""
 
 
 class GzipStream:
