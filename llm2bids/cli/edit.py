@@ -63,7 +63,7 @@ def run(args: argparse.Namespace) -> int:
     """Make the edit, or read it, and bake it where that is asked for."""
     from llm2bids.dataset.read import open_dataset
     from llm2bids.intervention.edit import make_edit
-    from llm2bids.intervention.subject import open_subject
+    from llm2bids.intervention.subject import load_recorded
     from llm2bids.model.edit import load_edit
 
     named = args.stat_img, args.network, args.atlas
@@ -81,7 +81,8 @@ def run(args: argparse.Namespace) -> int:
     if args.export_model is not None:
         from llm2bids.model.bake import bake
 
-        subject = open_subject(args.bids_dir, model=args.model, device=args.device)
-        difference = bake(subject.loaded, edit, args.export_model)
+        dataset = open_dataset(args.bids_dir)
+        loaded, _ = load_recorded(dataset, model=args.model, device=args.device)
+        difference = bake(loaded, edit, args.export_model)
         print(f"{args.export_model}: logits within {difference:.1g} of the edited model's")
     return 0

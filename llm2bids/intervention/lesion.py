@@ -13,7 +13,7 @@ from typing import Any
 from llm2bids.exceptions import UsageError
 from llm2bids.intervention.lesion_study import METHODS, LesionMethod, Study
 from llm2bids.intervention.results import InterventionResult
-from llm2bids.intervention.subject import SubjectOptions, TopicOptions, open_topics
+from llm2bids.intervention.subject import SubjectOptions, TopicOptions, open_subject
 from llm2bids.options import check_least, option, shared, split_options, takes_options
 
 
@@ -109,7 +109,7 @@ def lesion(
         left that no run, calibration or map has seen.
     """
     of_subject, asked = split_options(options, SubjectOptions, LesionOptions)
-    study = Study(subject=open_topics(bids_dir, analysis_dir, of_subject), options=asked)
+    study = Study(subject=open_subject(bids_dir, analysis_dir, of_subject), options=asked)
     result = study.run(progress=progress)
     result.save(Path(analysis_dir))
     return result

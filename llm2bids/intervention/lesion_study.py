@@ -19,7 +19,7 @@ from llm2bids.intervention.answers import Answered, measure, text_sets
 from llm2bids.intervention.edit import Method, identity, method_values
 from llm2bids.intervention.lesion_tables import OFF, Measured, lesion_result
 from llm2bids.intervention.results import InterventionResult
-from llm2bids.intervention.subject import Topics
+from llm2bids.intervention.subject import Subject
 from llm2bids.intervention.units import site_mask
 from llm2bids.model.edit import Edit, check_weights, grouped, load_edit
 from llm2bids.space.space import Space
@@ -55,7 +55,7 @@ Job = tuple[str, list[Measured], Edit | None, TextSets, "LoadedModel"]
 class Study:
     """All that lesions of a model are made from."""
 
-    subject: Topics
+    subject: Subject
     options: "LesionOptions"
 
     @cached_property
@@ -260,7 +260,7 @@ class Study:
 
     @cached_property
     def related(self) -> dict[str, tuple[str, ...]]:
-        """Topics whose networks share many units, by topic."""
+        """Subject whose networks share many units, by topic."""
         return related_topics({t: self.networks[t, self.main_dose] for t in self.subject.banks})
 
     def _n_texts(self, n_sets: int) -> int:

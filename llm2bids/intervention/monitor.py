@@ -17,7 +17,7 @@ from llm2bids.inference.rates import roc_area
 from llm2bids.inference.statmap import write_json
 from llm2bids.intervention.answers import TextClassifier, answer
 from llm2bids.intervention.results import InterventionResult
-from llm2bids.intervention.subject import SubjectOptions, TopicOptions, Topics, open_topics
+from llm2bids.intervention.subject import Subject, SubjectOptions, TopicOptions, open_subject
 from llm2bids.intervention.units import choose_units
 from llm2bids.model.units import Site
 from llm2bids.options import check_least, option, shared, split_options, takes_options
@@ -101,7 +101,7 @@ def monitor(
         If an argument, the dataset or its model is not usable, or too few prompts are held out.
     """
     of_subject, chosen = split_options(options, SubjectOptions, MonitorOptions)
-    study = _Monitor(subject=open_topics(bids_dir, analysis_dir, of_subject), options=chosen)
+    study = _Monitor(subject=open_subject(bids_dir, analysis_dir, of_subject), options=chosen)
     result = study.run(progress=progress)
     result.save(Path(analysis_dir))
     study.write_series(Path(analysis_dir), progress=progress)
@@ -137,12 +137,12 @@ Shown = Mapping[str, Sequence[Prompt]]
 class _Monitor:
     """Networks, and the prompts that they are tried on."""
 
-    subject: Topics
+    subject: Subject
     options: MonitorOptions
 
     @cached_property
     def labels(self) -> tuple[str, ...]:
-        """Topics that are monitored."""
+        """Subject that are monitored."""
         return self.subject.choose(self.options.task_labels)
 
     @cached_property

@@ -12,7 +12,7 @@ from llm2bids.exceptions import UsageError
 from llm2bids.intervention.answers import LEAST_TEXTS
 from llm2bids.intervention.results import InterventionResult
 from llm2bids.intervention.steer_study import DirectionKind, Scene, TopicStudy
-from llm2bids.intervention.subject import SubjectOptions, TopicOptions, open_topics
+from llm2bids.intervention.subject import SubjectOptions, TopicOptions, open_subject
 from llm2bids.options import check_least, option, shared, split_options, takes_options
 
 NOTES = (
@@ -112,7 +112,7 @@ def steer(
         strength leaves no numbers.
     """
     of_subject, of_steering = split_options(options, SubjectOptions, SteerOptions)
-    scene = Scene(open_topics(bids_dir, analysis_dir, of_subject), of_steering)
+    scene = Scene(open_subject(bids_dir, analysis_dir, of_subject), of_steering)
     with tqdm(total=scene.n_steps, desc="steer", disable=not progress) as bar:
         scene.learn(bar)
         parts = [TopicStudy(scene, name, bar).run() for name in scene.tasks]

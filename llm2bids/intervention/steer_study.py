@@ -23,7 +23,7 @@ from llm2bids.intervention.answers import (
     text_means,
 )
 from llm2bids.intervention.edit import vector_edit
-from llm2bids.intervention.subject import Subject, Topics
+from llm2bids.intervention.subject import Subject
 from llm2bids.model.edit import Edit
 from llm2bids.model.units import Site
 from llm2bids.network.similarity import gram_matrix, weighted_correlation
@@ -82,7 +82,7 @@ def at_norm(vector: npt.NDArray[np.floating], norm: float) -> Floats:
 class Scene:
     """What all topics share: layers and prompts, and what prompts of each bank are answered."""
 
-    def __init__(self, subject: Topics, options: "SteerOptions") -> None:
+    def __init__(self, subject: Subject, options: "SteerOptions") -> None:
         # refuses first what costs least to find: topics, maps, sites, prompts
         self.subject, self.options = subject, options
         self.tasks = subject.choose(options.task_labels)

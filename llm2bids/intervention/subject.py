@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 import numpy.typing as npt
 
-from llm2bids.dataset.read import Dataset, open_dataset
+from llm2bids.dataset.read import Dataset
 from llm2bids.exceptions import InterventionError, ModelError, UsageError
 from llm2bids.inference.effects import Effects, read_effects
 from llm2bids.inference.inputs import open_inputs
@@ -66,12 +66,16 @@ class TopicOptions:
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class Subject:
-    """A dataset, its model, and the seed that prompts are drawn with."""
+    """A dataset, its model, its effects by topic, and the seed that prompts are drawn with.
+
+    Topics are the tasks of the analysis that have a bank of prompts, by their trial types.
+    """
 
     dataset: Dataset
+    effects: Effects
     loaded: "LoadedModel"
-    seed: int
     source: str  # what the model was loaded by
+    seed: int
 
     @cached_property
     def shown(self) -> frozenset[str]:
@@ -124,19 +128,6 @@ class Subject:
         """Tokenize prompts, each a context of its own."""
         return prompt_tokens(self.loaded, prompts, n_tokens=n_tokens)
 
-
-def _prompts(table: "pd.DataFrame") -> tuple[Prompt, ...]:
-    names = ["prompt_id", "condition", "topic", "text"]
-    rows = table[names].astype(str).to_numpy()
-    return tuple(Prompt(**dict(zip(names, row, strict=True))) for row in rows)
-
-
-@dataclass(frozen=True, kw_only=True, eq=False)
-class Topics(Subject):
-    """A subject with the tasks of an analysis that have a bank of prompts, by their trial types."""
-
-    effects: Effects
-
     @cached_property
     def banks(self) -> dict[str, str]:
         """Bank of each topic."""
@@ -166,22 +157,32 @@ class Topics(Subject):
         return values
 
 
-def open_topics(bids_dir: str | Path, analysis_dir: str | Path, options: SubjectOptions) -> Topics:
-    """Read the effect maps of an analysis of a dataset, and load the dataset's model."""
-    effects = read_effects(open_inputs(Path(bids_dir)), Path(analysis_dir)).complete()
-    subject = open_subject(bids_dir, model=options.model, device=options.device, seed=options.seed)
-    return Topics(**vars(subject), effects=effects)
+def _prompts(table: "pd.DataFrame") -> tuple[Prompt, ...]:
+    names = ["prompt_id", "condition", "topic", "text"]
+    rows = table[names].astype(str).to_numpy()
+    return tuple(Prompt(**dict(zip(names, row, strict=True))) for row in rows)
 
 
 def open_subject(
-    bids_dir: str | Path, *, model: str | None = None, device: str = "auto", seed: int = 0
+    bids_dir: str | Path, analysis_dir: str | Path, options: SubjectOptions
 ) -> Subject:
-    """Open a dataset and load the model that it was recorded from; other weights are refused."""
+    """Read the effect maps of an analysis of a dataset, and load the dataset's model."""
+    inputs = open_inputs(Path(bids_dir))
+    effects = read_effects(inputs, Path(analysis_dir)).complete()
+    loaded, source = load_recorded(inputs.dataset, model=options.model, device=options.device)
+    return Subject(
+        dataset=inputs.dataset, effects=effects, loaded=loaded, source=source, seed=options.seed
+    )
+
+
+def load_recorded(
+    dataset: Dataset, *, model: str | None = None, device: str = "auto"
+) -> "tuple[LoadedModel, str]":
+    """Load the model that a dataset was recorded from, and say by what; refuse other weights."""
     from llm2bids.model.load import load_model
     from llm2bids.model.tokenizer import Chat, with_chat
 
-    dataset = open_dataset(bids_dir)
-    settings = dataset.settings
+    bids_dir, settings = dataset.path, dataset.settings
     name = str(settings["model"])
     source = model or _source(dataset)
     seeded = settings.get("random_weights")
@@ -215,7 +216,7 @@ def open_subject(
     loaded = replace(loaded, batching=settings.get("batching", "padded"))
     if "chat_template" in settings:
         loaded = with_chat(loaded, Chat(system=settings.get("system")))
-    return Subject(dataset=dataset, loaded=loaded, seed=seed, source=source)
+    return loaded, source
 
 
 def _source(dataset: Dataset) -> str:

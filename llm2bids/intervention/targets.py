@@ -19,8 +19,7 @@ from llm2bids.intervention.subject import (
     Subject,
     SubjectOptions,
     TopicOptions,
-    Topics,
-    open_topics,
+    open_subject,
 )
 from llm2bids.intervention.trial import Texts, Trial, TrialOptions
 from llm2bids.intervention.units import Sign, default_sites, site_mask
@@ -123,7 +122,7 @@ def targets(
     of_subject, chosen, of_trial = split_options(
         options, SubjectOptions, TargetsOptions, TrialOptions
     )
-    subject = open_topics(bids_dir, analysis_dir, of_subject)
+    subject = open_subject(bids_dir, analysis_dir, of_subject)
     result = _Targets(subject=subject, options=chosen, trial=of_trial).run(progress=progress)
     result.save(Path(analysis_dir))
     return result
@@ -133,7 +132,7 @@ def targets(
 class _Targets:
     """Choices of neurons, and what gradients say of them."""
 
-    subject: Topics
+    subject: Subject
     options: TargetsOptions
     trial: TrialOptions
 

@@ -222,7 +222,7 @@ def test_no_default_without_an_mlp(tiny_loaded):
 
 def subject_of(dataset, seed=1):
     """The prompts of a dataset, without its model."""
-    return Subject(dataset=dataset, loaded=None, seed=seed, source="")
+    return Subject(dataset=dataset, effects=None, loaded=None, seed=seed, source="")
 
 
 def test_held_out_prompts_were_seen_by_nothing(scanned):

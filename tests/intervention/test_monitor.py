@@ -11,7 +11,7 @@ from llm2bids.exceptions import InterventionError, UsageError
 from llm2bids.inference.effects import read_effects
 from llm2bids.inference.inputs import open_inputs
 from llm2bids.intervention.monitor import MonitorOptions, _Monitor, monitor
-from llm2bids.intervention.subject import SubjectOptions, open_topics
+from llm2bids.intervention.subject import SubjectOptions, open_subject
 from llm2bids.model.tokenizer import encode
 from tests.plain import plain_values
 
@@ -58,7 +58,7 @@ def test_every_run_has_a_time_series_of_mean_z(result, scanned, analysed, units)
 def test_scores_of_a_prompt_are_those_of_a_plain_forward_pass(
     scanned, analysed, model, units, tiny_loaded
 ):
-    topics = open_topics(scanned.path, analysed, SubjectOptions(model=model, device="cpu", seed=2))
+    topics = open_subject(scanned.path, analysed, SubjectOptions(model=model, device="cpu", seed=2))
     study = _Monitor(
         subject=topics,
         options=MonitorOptions(task_labels=("pathology",), top_percent=5.0, n_tokens=4),

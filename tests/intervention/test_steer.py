@@ -89,7 +89,7 @@ def test_texts_are_those_of_a_vector_added_by_hand(result, scanned, tiny_loaded,
 def test_the_direction_is_the_difference_of_whole_texts(result, scanned, tiny_loaded, analysed):
     loaded = tiny_loaded("llama")
     (part,) = load_edit(analysed / "group/steer/pathology_edit.json").parts
-    subject = Subject(dataset=scanned, loaded=loaded, seed=3, source="")
+    subject = Subject(dataset=scanned, effects=None, loaded=loaded, seed=3, source="")
     means = {}
     for bank in ("pathology", subject.baseline):
         texts = []
