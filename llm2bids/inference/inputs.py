@@ -129,11 +129,9 @@ def _chosen_labels(
     return labels
 
 
-def open_inputs(
-    bids_dir: Path, selection: ParticipantSelection = _EVERYTHING, *, use: Source | None = None
-) -> Inputs:
+def open_inputs(bids_dir: Path, *, use: Source | None = None) -> Inputs:
     """Open a recorded dataset for statistics; of one with sessions, that of the intact model."""
-    return open_sessions(bids_dir, selection, use=use)[0]
+    return open_sessions(bids_dir, use=use)[0]
 
 
 def open_sessions(

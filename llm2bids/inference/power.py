@@ -15,7 +15,7 @@ Judd (2014), Journal of Experimental Psychology: General 143.
 
 import importlib.resources
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 from itertools import product
 from typing import Any, Literal
@@ -160,9 +160,6 @@ def recommend_designs(
     *,
     power: float = 0.8,
     alpha: float = 0.05,
-    n_participants: Sequence[int] = tuple(range(8, 65)),
-    n_prompts: Sequence[int] = (4, 6, 8, 10, 12, 14, 16, 20, 24, 32),
-    n_tokens: Sequence[int] = (1, 2, 4, 8, 12, 16, 24),
     max_prompts: int | None = None,
     off_per_on: float = 2.0,
 ) -> tuple[Design, ...]:
@@ -172,8 +169,8 @@ def recommend_designs(
     if not 0 < power < 1:
         raise UsageError(f"power: found {power:g}; expected a number between 0 and 1")
     best: dict[int, Design] = {}
-    for tokens, prompts in product(n_tokens, n_prompts):
-        counts = np.array(sorted(n_participants))
+    for tokens, prompts in product((1, 2, 4, 8, 12, 16, 24), (4, 6, 8, 10, 12, 14, 16, 20, 24, 32)):
+        counts = np.arange(8, 65)
         if max_prompts is not None:
             counts = counts[counts * prompts <= max_prompts]
         if not counts.size:

@@ -25,6 +25,7 @@ FloatType = TypeVar("FloatType", np.float32, np.float64)
 Grid = npt.NDArray[np.float32]
 
 _MOST_PEAKS = 4
+_CHUNK = 128  # permutations in memory
 
 ROUNDING = 1e-6
 """Standard deviation over mean below which effects are equal but for rounding."""
@@ -143,7 +144,6 @@ def pooled_test(
     *,
     n_perm: int = 1000,
     random_state: int | None = 0,
-    chunk: int = 128,
 ) -> PooledTest:
     """Compare on and off prompts over all participants, permuting labels within participant.
 
@@ -166,8 +166,8 @@ def pooled_test(
     rng = np.random.default_rng(random_state)
     max_r: Floats = np.zeros(n_perm)
     exceed = np.zeros(observed.size, dtype=np.int64)
-    for start in range(0, n_perm, chunk):
-        n = min(chunk, n_perm - start)
+    for start in range(0, n_perm, _CHUNK):
+        n = min(_CHUNK, n_perm - start)
         shuffled = np.stack([_shuffled(design, participants, rng) for _ in range(n)])
         null = np.abs((shuffled / weight).astype(np.float32) @ centred)
         max_r[start : start + n] = null.max(axis=1)
