@@ -260,7 +260,7 @@ class Study:
 
     @cached_property
     def related(self) -> dict[str, tuple[str, ...]]:
-        """Subject whose networks share many units, by topic."""
+        """Topics whose networks share many units, by topic."""
         return related_topics({t: self.networks[t, self.main_dose] for t in self.subject.banks})
 
     def _n_texts(self, n_sets: int) -> int:

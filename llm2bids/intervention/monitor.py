@@ -142,7 +142,7 @@ class _Monitor:
 
     @cached_property
     def labels(self) -> tuple[str, ...]:
-        """Subject that are monitored."""
+        """Topics that are monitored."""
         return self.subject.choose(self.options.task_labels)
 
     @cached_property
