@@ -1,6 +1,6 @@
 """Monitor: the activity of a network at each token, and what it tells apart."""
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from itertools import product
@@ -33,8 +33,13 @@ NOTES = (
     "counted on held-out ones.",
 )
 
-POSITIONS = ("prompt mean", "last prompt token", "first answer token", "answer mean")
-"""Where a score is taken; an answer's first token is scored when it has been read."""
+POSITIONS: dict[str, Callable[[int], slice]] = {
+    "prompt mean": lambda n: slice(n),
+    "last prompt token": lambda n: slice(n - 1, n),
+    "first answer token": lambda n: slice(n, n + 1),
+    "answer mean": lambda n: slice(n, None),
+}
+"""Where a score is taken, by the tokens of the prompt; an answer's first token when it is read."""
 
 READ = (2, 4, 6, 8, 14)
 """Tokens of reading after which detections are counted."""
@@ -118,14 +123,7 @@ class _Read:
 
     def at(self, position: str, values: npt.NDArray[Any]) -> npt.NDArray[Any]:
         """Take values (n_tokens - 1, ...) at a position, or their mean over several."""
-        n = self.n_prompt
-        parts = {
-            "prompt mean": values[:n],
-            "last prompt token": values[n - 1 : n],
-            "first answer token": values[n : n + 1],
-            "answer mean": values[n:],
-        }
-        return np.asarray(parts[position].mean(axis=0))
+        return np.asarray(values[POSITIONS[position](self.n_prompt)].mean(axis=0))
 
 
 Reads = Mapping[str, list[_Read]]
