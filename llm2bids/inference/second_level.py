@@ -79,21 +79,13 @@ def check_size(n_participants: int, *, what: str) -> None:
 
 
 def permutation_test(
-    effects: npt.NDArray[np.floating[Any]],
-    *,
-    mask_img: nib.Nifti1Image,
-    n_perm: int = 10000,
-    two_sided_test: bool = True,
-    threshold: float | None = None,
-    tfce: bool = False,
-    n_jobs: int = 1,
-    random_state: int = 0,
+    effects: npt.NDArray[np.floating[Any]], *, mask_img: nib.Nifti1Image, **options: Any
 ) -> dict[str, nib.Nifti1Image]:
     """Test the mean of effects (n_participants, n_voxels) with sign flips, with nilearn.
 
     Voxels are in nilearn's order of the mask. Of the flips of n participants ``2 ** (n - 1)``
-    differ. nilearn's maps: ``logp_max_t`` is always there, `threshold` (a p value) adds cluster
-    size and mass, `tfce` its own.
+    differ. `options` and maps are nilearn's: ``logp_max_t`` is always there, `threshold` (a p
+    value) adds cluster size and mass, `tfce` its own.
     """
     check_size(len(effects), what="group level")
     with warnings.catch_warnings():
@@ -103,12 +95,7 @@ def permutation_test(
             design_matrix=pd.DataFrame({"intercept": np.ones(len(effects))}),
             second_level_contrast="intercept",
             mask=mask_img,
-            n_perm=n_perm,
-            two_sided_test=two_sided_test,
-            threshold=threshold,
-            tfce=tfce,
-            n_jobs=n_jobs,
-            random_state=random_state,
+            **{"two_sided_test": True, "random_state": 0, **options},
         )
     return dict(outputs) if isinstance(outputs, dict) else {"logp_max_t": outputs}
 
@@ -326,14 +313,8 @@ def _peaks(
     return peaks[kept] - 1
 
 
-def true_discoveries(
-    z_img: nib.Nifti1Image,
-    *,
-    mask_img: nib.Nifti1Image,
-    threshold: float | list[float] = 3.0,
-    alpha: float = 0.05,
-) -> nib.Nifti1Image:
+def true_discoveries(z_img: nib.Nifti1Image, **options: Any) -> nib.Nifti1Image:
     """Bound the share of truly active units of each cluster, with nilearn (one-sided)."""
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", r"\s*From nilearn version", FutureWarning)
-        return cluster_level_inference(z_img, mask_img=mask_img, threshold=threshold, alpha=alpha)
+        return cluster_level_inference(z_img, **options)
