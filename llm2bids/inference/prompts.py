@@ -7,12 +7,10 @@ shuffled labels take these weights with the design matrix of the full fit.
 
 import sys
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
-from itertools import compress
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -35,27 +33,18 @@ Labels = npt.NDArray[np.str_]
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
-class PromptRun:
-    """What one run showed: its design matrix has one row for each prompt, in presentation order."""
-
-    participant: str
-    task: str
-    name: str
-    trial_types: tuple[str, ...]
-    prompt_ids: tuple[str, ...]
-    design: pd.DataFrame
-
-
-@dataclass(frozen=True, kw_only=True, eq=False)
 class Prompts:
     """One image per prompt (the mean of its tokens), float32 (n_prompts, n_units), run after run.
 
-    `mask` says which units of the space they are, as in `Effects`; `conditions` and `options` are
-    those of the effects that are made of them.
+    `shown` has a row for each of them: ``participant``, ``task``, ``run`` (unique in the dataset),
+    ``trial_type`` (``""`` for off) and ``prompt_id``; `designs` the design matrix of each run, a
+    row for each of its prompts. `mask` says which units of the space they are, as in `Effects`;
+    `conditions` and `options` are those of the effects that are made of them.
     """
 
     values: Floats32
-    runs: tuple[PromptRun, ...]
+    shown: pd.DataFrame
+    designs: Mapping[str, pd.DataFrame]
     conditions: tuple[Condition, ...]
     mask: npt.NDArray[np.bool_]
     options: AnalysisOptions
@@ -73,54 +62,47 @@ class Prompts:
     @cached_property
     def participants(self) -> Labels:
         """Label of each prompt's participant, shape (n_prompts,)."""
-        return self._each([run.participant for run in self.runs])
+        return self.shown["participant"].to_numpy(dtype=np.str_)
 
     @cached_property
     def run_names(self) -> Labels:
-        """Name of each prompt's run, unique in the dataset, shape (n_prompts,)."""
-        return self._each([run.name for run in self.runs])
+        """Name of each prompt's run, shape (n_prompts,)."""
+        return self.shown["run"].to_numpy(dtype=np.str_)
 
     @cached_property
     def trial_types(self) -> Labels:
         """Trial type of each prompt, ``""`` for off, shape (n_prompts,)."""
-        return np.array([kind for run in self.runs for kind in run.trial_types], dtype=np.str_)
+        return self.shown["trial_type"].to_numpy(dtype=np.str_)
 
     @cached_property
     def prompt_ids(self) -> Labels:
         """Identifier of each prompt, shape (n_prompts,)."""
-        return np.array([name for run in self.runs for name in run.prompt_ids], dtype=np.str_)
+        return self.shown["prompt_id"].to_numpy(dtype=np.str_)
 
     @property
     def people(self) -> tuple[str, ...]:
         """Labels of the participants, each once."""
-        return _people(self.runs)
+        return _people(self.shown)
 
-    def provenance(self, rows: npt.NDArray[Any] | slice = slice(None)) -> Provenance:
+    def provenance(self, rows: npt.NDArray[np.bool_] | slice = slice(None)) -> Provenance:
         """Say which data some prompts, or all of them, come from."""
-        return Provenance.of(
-            participants=self.participants[rows],
-            runs=self.run_names[rows],
-            prompts=self.prompt_ids[rows],
-        )
+        return _provenance(self.shown[rows])
 
     def take(self, rows: npt.NDArray[np.bool_]) -> "Prompts":
         """Take some prompts, shape (n_prompts,); runs without any go."""
-        kept = np.split(rows, np.cumsum([len(run.prompt_ids) for run in self.runs])[:-1])
-        runs = tuple(
-            replace(
-                run,
-                trial_types=tuple(compress(run.trial_types, chosen)),
-                prompt_ids=tuple(compress(run.prompt_ids, chosen)),
-                design=run.design[chosen],
-            )
-            for run, chosen in zip(self.runs, kept, strict=True)
-            if chosen.any()
-        )
-        return replace(self, values=self.values[rows], runs=runs)
+        shown = self.shown[rows].reset_index(drop=True)
+        left = shown["run"].unique()
+        designs = {name: self.designs[name][rows[self.run_names == name]] for name in left}
+        return replace(self, values=self.values[rows], shown=shown, designs=designs)
 
-    def _each(self, names: Sequence[str]) -> Labels:
-        counts = [len(run.prompt_ids) for run in self.runs]
-        return np.repeat(np.array(names, dtype=np.str_), counts)
+    def weights(
+        self,
+        rows: npt.NDArray[np.bool_] | None = None,
+        *,
+        labels: npt.NDArray[np.intp] | None = None,
+    ) -> Floats32:
+        """Weigh some prompts, or prompts with others' labels, in each effect."""
+        return _weights(self.shown, self.designs, self.conditions, rows, labels)
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -142,15 +124,14 @@ def effects_of(
     labels: npt.NDArray[np.intp] | None = None,
 ) -> Effects:
     """Fit the effects of some prompts (`rows`), or of prompts with others' labels (`labels`)."""
-    weights = effect_weights(prompts.runs, prompts.conditions, rows, labels=labels)
-    return _effects(prompts, combine(prompts.values, weights))
+    return _effects(prompts, combine(prompts.values, prompts.weights(rows, labels=labels)))
 
 
-def effect_weights(
-    runs: Sequence[PromptRun],
+def _weights(
+    shown: pd.DataFrame,
+    designs: Mapping[str, pd.DataFrame],
     conditions: Sequence[Condition],
     rows: npt.NDArray[np.bool_] | None = None,
-    *,
     labels: npt.NDArray[np.intp] | None = None,
 ) -> Floats32:
     """Weigh the prompts of runs in each effect, shape (n_participants, n_conditions, n_prompts).
@@ -158,25 +139,25 @@ def effect_weights(
     `labels`: each prompt takes the trial type of another one of its run, shape (n_prompts,), and
     keeps its own confounds.
     """
-    people = _people(runs)
-    weights = np.zeros((len(people), len(conditions), sum(len(run.prompt_ids) for run in runs)))
+    people, of_run = _people(shown), shown.groupby("run").indices
+    weights = np.zeros((len(people), len(conditions), len(shown)))
     n_runs = np.zeros(weights.shape[:2])
-    stop = 0
-    for run in runs:
-        start, stop = stop, stop + len(run.prompt_ids)
-        columns = [i for i, condition in enumerate(conditions) if condition.task == run.task]
+    for name, table in designs.items():
+        mine = of_run[name]
+        first = shown.iloc[mine[0]]
+        columns = [i for i, condition in enumerate(conditions) if condition.task == first["task"]]
         if not columns:
             continue
-        kept = np.arange(start, stop) if rows is None else start + np.flatnonzero(rows[start:stop])
-        design = run.design.to_numpy(dtype=np.float64)
+        kept = np.arange(mine.size) if rows is None else np.flatnonzero(rows[mine])
+        design = table.to_numpy(dtype=np.float64)
         if labels is not None:
-            kinds = [column in run.trial_types for column in run.design]
-            design[:, kinds] = design[labels[start:stop] - start][:, kinds]
-        inverse = _inverse(design[kept - start], run)
-        person = people.index(run.participant)
+            kinds = table.columns.isin(shown["trial_type"].iloc[mine])
+            design[:, kinds] = design[labels[mine] - mine[0]][:, kinds]
+        inverse = _inverse(design[kept], name, table.columns)
+        person = people.index(first["participant"])
         for column in columns:
-            vector = contrast_vector(conditions[column].expression, run.design)
-            weights[person, column, kept] = vector @ inverse
+            vector = contrast_vector(conditions[column].expression, table)
+            weights[person, column, mine[kept]] = vector @ inverse
             n_runs[person, column] += 1
     if not n_runs.all():
         row, column = np.argwhere(n_runs == 0)[0]
@@ -248,16 +229,17 @@ def read_prompts(
             "leave the participant or the task out, or record the dataset again to add it"
         )
     loaded = [inputs.load(run) for runs in chosen.values() for run in runs]
-    runs = [_shown(run, run_design(run, options)) for run in loaded]
-    conditions = _trial_types(runs) if conditions is None else tuple(conditions)
-    steps, omitted = _first_token_weights(loaded, options, conditions) if first_tokens else ({}, {})
-    n_prompts, n_units = sum(len(run.prompt_ids) for run in runs), int(inputs.units.sum())
+    shown = pd.concat([_shown(run) for run in loaded], ignore_index=True)
+    designs = {run.run.name: run_design(run, options) for run in loaded}
+    conditions = _trial_types(shown) if conditions is None else tuple(conditions)
+    steps, omitted = _first_token_weights(loaded, options, shown, conditions, first_tokens)
+    n_prompts, n_units = len(shown), int(inputs.units.sum())
     if mem_gb is None or 4 * n_prompts * n_units <= mem_gb * 1e9:
         values: Floats32 = np.empty((n_prompts, n_units), dtype=np.float32)
     else:
         values = mapped_values(n_prompts, n_units, work_dir or Path(tempfile.gettempdir()))
     early = {n: np.zeros((*weights.shape[:2], n_units), np.float32) for n, weights in steps.items()}
-    people, stop = _people(runs), 0
+    people, stop = _people(shown), 0
     for run in tqdm(loaded, desc="prompts", file=sys.stderr, disable=not progress):
         whole, *firsts = prompt_series(
             run, smoothing_fwhm=options.smoothing_fwhm, n_tokens=(None, *steps)
@@ -269,7 +251,8 @@ def read_prompts(
             early[n][person] += combine(images.astype(np.float32), steps[n][person, :, rows])
     prompts = Prompts(
         values=values,
-        runs=tuple(runs),
+        shown=shown,
+        designs=designs,
         conditions=conditions,
         mask=inputs.units,
         options=options,
@@ -282,33 +265,32 @@ def read_prompts(
 
 
 def _first_token_weights(
-    loaded: Sequence[RunData], options: AnalysisOptions, conditions: Sequence[Condition]
+    loaded: Sequence[RunData],
+    options: AnalysisOptions,
+    shown: pd.DataFrame,
+    conditions: Sequence[Condition],
+    asked: bool,
 ) -> tuple[dict[int, Floats32], dict[int, str]]:
     """Weigh the prompts by how many of their first tokens are taken, or say why they are not."""
     weights: dict[int, Floats32] = {}
     omitted: dict[int, str] = {}
-    for n in powers_below(int(min(run.trials["n_volumes"].min() for run in loaded))):
+    fewest = int(min(run.trials["n_volumes"].min() for run in loaded))
+    for n in powers_below(fewest) if asked else ():
         try:
-            runs = [_shown(run, run_design(run, options, n_tokens=n)) for run in loaded]
+            designs = {run.run.name: run_design(run, options, n_tokens=n) for run in loaded}
         except InferenceError as error:
             omitted[n] = str(error)
         else:
-            weights[n] = effect_weights(runs, conditions)
+            weights[n] = _weights(shown, designs, conditions)
     return weights, omitted
 
 
 def _effects(prompts: Prompts, values: Floats32) -> Effects:
     """Say of effects (n_participants, n_conditions, n_units) what prompts they are of."""
-    of_task = {
-        task: np.isin(prompts.run_names, [run.name for run in prompts.runs if run.task == task])
-        for task in {condition.task for condition in prompts.conditions}
-    }
+    by_task = prompts.shown.groupby(["participant", "task"])
+    made = {key: _provenance(rows) for key, rows in by_task}
     made_from = [
-        [
-            prompts.provenance((prompts.participants == who) & of_task[condition.task])
-            for condition in prompts.conditions
-        ]
-        for who in prompts.people
+        [made[who, condition.task] for condition in prompts.conditions] for who in prompts.people
     ]
     return Effects(
         values=values,
@@ -320,34 +302,38 @@ def _effects(prompts: Prompts, values: Floats32) -> Effects:
     )
 
 
-def _people(runs: Sequence[PromptRun]) -> tuple[str, ...]:
-    """List the participants of runs, each once."""
-    return tuple(dict.fromkeys(run.participant for run in runs))
+def _provenance(shown: pd.DataFrame) -> Provenance:
+    return Provenance.of(
+        participants=shown["participant"], runs=shown["run"], prompts=shown["prompt_id"]
+    )
 
 
-def _inverse(design: npt.NDArray[np.float64], run: PromptRun) -> npt.NDArray[np.float64]:
+def _people(shown: pd.DataFrame) -> tuple[str, ...]:
+    """List the participants, each once."""
+    return tuple(dict.fromkeys(shown["participant"].tolist()))
+
+
+def _inverse(
+    design: npt.NDArray[np.float64], name: str, columns: "pd.Index[str]"
+) -> npt.NDArray[np.float64]:
     """Give the pseudo-inverse (n_columns, n_prompts) of a design that determines its parameters."""
     if np.linalg.matrix_rank(design) < design.shape[1]:
         raise InferenceError(
-            f"effects: {len(design)} prompts of {run.name} do not determine the model "
-            f"({', '.join(map(str, run.design))}); expected prompts of every kind, and more of "
+            f"effects: {len(design)} prompts of {name} do not determine the model "
+            f"({', '.join(map(str, columns))}); expected prompts of every kind, and more of "
             "them than confounds"
         )
     return np.asarray(np.linalg.pinv(design), dtype=np.float64)
 
 
-def _shown(run: RunData, design: pd.DataFrame) -> PromptRun:
-    return PromptRun(
-        participant=run.run.participant_label,
-        task=run.run.task,
-        name=run.run.name,
-        trial_types=tuple(run.trials["trial_type"]),
-        prompt_ids=tuple(run.trials["prompt_id"]),
-        design=design,
-    )
+def _shown(data: RunData) -> pd.DataFrame:
+    run = data.run
+    who = {"participant": run.participant_label, "task": run.task, "run": run.name}
+    return data.trials[["trial_type", "prompt_id"]].assign(**who)
 
 
-def _trial_types(runs: Sequence[PromptRun]) -> tuple[Condition, ...]:
+def _trial_types(shown: pd.DataFrame) -> tuple[Condition, ...]:
     """List each task's trial types as conditions."""
-    kinds = {(run.task, kind) for run in runs for kind in run.trial_types if kind != OFF}
-    return tuple(Condition(task=task, label=kind, expression=kind) for task, kind in sorted(kinds))
+    on = shown[shown["trial_type"] != OFF]
+    kinds = sorted(set(zip(on["task"], on["trial_type"], strict=True)))
+    return tuple(Condition(task=task, label=kind, expression=kind) for task, kind in kinds)

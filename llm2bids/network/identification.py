@@ -16,7 +16,7 @@ from scipy import stats
 
 from llm2bids.exceptions import InferenceError
 from llm2bids.inference.effects import Effects
-from llm2bids.inference.prompts import OFF, Prompts, effect_weights
+from llm2bids.inference.prompts import OFF, Prompts
 from llm2bids.inference.provenance import Provenance, circularity_note, require_disjoint
 from llm2bids.inference.rates import binomial_interval, percentile_interval
 from llm2bids.network.options import FindingsOptions
@@ -270,7 +270,7 @@ def prompt_curve(
             draws = []
             for _ in range(options.n_draws):
                 kept = _draw_prompts(prompts, count, rng)
-                weights = effect_weights(prompts.runs, prompts.conditions, kept)
+                weights = prompts.weights(kept)
                 flat = weights.reshape(n_tests, -1)
                 draws.append(accuracy_of(gram_scores(flat @ gram @ flat.T, n_tasks)))
             points[count] = draws

@@ -16,7 +16,7 @@ import pandas as pd
 
 from llm2bids.exceptions import NetworkError
 from llm2bids.inference.effects import Effects, condition_names
-from llm2bids.inference.prompts import Prompts, combine, effect_weights
+from llm2bids.inference.prompts import Prompts, combine
 from llm2bids.inference.provenance import Provenance, require_apart
 from llm2bids.network.options import FindingsOptions
 from llm2bids.network.similarity import (
@@ -212,7 +212,7 @@ def split_prompts(prompts: Prompts, options: FindingsOptions, *, n_splits: int =
     for split in range(n_splits):
         half = _halve_prompts(prompts, rng)
         first, second = (
-            combine(prompts.values, effect_weights(prompts.runs, prompts.conditions, rows))
+            combine(prompts.values, prompts.weights(rows))
             for rows in (half, ~half)
         )
         for index, kept in enumerate(groups):

@@ -43,7 +43,7 @@ def test_images_are_the_means_of_the_values(twice, inputs):
     truth = expected(twice, 3)
     wanted = [truth[name] for name in prompts.prompt_ids]
     np.testing.assert_allclose(prompts.values, wanted, atol=2e-3)
-    assert prompts.runs[0].name == "sub-01_task-cocoa_run-1"
+    assert prompts.run_names[0] == "sub-01_task-cocoa_run-1"
     assert set(prompts.trial_types.tolist()) == {"", "tea", "cocoa", "milk"}
 
 
@@ -54,14 +54,16 @@ def test_first_tokens_have_their_own_effects(twice, inputs):
     prompts = samples.prompts
     for n_tokens, found in samples.first_tokens.items():
         truth = expected(twice, n_tokens)
+        runs = prompts.shown.groupby(["participant", "task", "run"])
         for row, who in enumerate(found.participants):
             for column, condition in enumerate(found.conditions):
                 differences = []
-                for run in prompts.runs:
-                    if (run.participant, run.task) == (who, condition.task):
-                        values = np.array([truth[name] for name in run.prompt_ids])
-                        on = np.array(run.trial_types) == condition.label
-                        differences.append(values[on].mean(axis=0) - values[~on].mean(axis=0))
+                for key, run in runs:
+                    if key[:2] != (who, condition.task):
+                        continue
+                    values = np.array([truth[name] for name in run["prompt_id"]])
+                    on = (run["trial_type"] == condition.label).to_numpy()
+                    differences.append(values[on].mean(axis=0) - values[~on].mean(axis=0))
                 np.testing.assert_allclose(
                     found.values[row, column], np.mean(differences, axis=0), atol=2e-3
                 )
@@ -95,10 +97,10 @@ def test_a_part_of_the_prompts_is_nilearns_fit_of_these(inputs):
     rows = np.arange(24) % 3 != 1
     part = effects_of(prompts, rows).values[0, 0]
     effects = []
-    for index, run in enumerate(prompts.runs):
+    for index, design in enumerate(prompts.designs.values()):
         mine = rows[12 * index : 12 * (index + 1)]
         values = prompts.values[12 * index : 12 * (index + 1)][mine].astype(np.float64)
-        _, results = run_glm(values, run.design[mine].to_numpy(), noise_model="ols")
+        _, results = run_glm(values, design[mine].to_numpy(), noise_model="ols")
         (result,) = results.values()
         effects.append(result.Tcontrast(np.array([1.0, 0, 0])).effect)
     np.testing.assert_allclose(part, np.mean(effects, axis=0).ravel(), atol=1e-5)

@@ -3,12 +3,13 @@
 from collections.abc import Callable
 
 import numpy as np
+import pandas as pd
 import pytest
 
 from llm2bids.inference.design import prompt_design
 from llm2bids.inference.effects import Condition
 from llm2bids.inference.options import AnalysisOptions
-from llm2bids.inference.prompts import PromptRun, Prompts
+from llm2bids.inference.prompts import Prompts
 
 
 def _simulate(
@@ -55,26 +56,19 @@ def _simulate(
 
 def _prompts(values, participants, tasks, trial_types, prompt_ids, *, runs=None):
     """Put prompts' images (n_prompts, n_units) into runs, one for each participant and task."""
-    keys = list(zip(participants, tasks, runs or [None] * len(tasks), strict=True))
-    shown = []
-    for key in dict.fromkeys(keys):
-        rows = [row for row, other in enumerate(keys) if other == key]
-        kinds = tuple(trial_types[row] for row in rows)
-        name = f"sub-{key[0]}_task-{key[1]}" + (f"_run-{key[2]}" if key[2] else "")
-        shown.append(
-            PromptRun(
-                participant=key[0],
-                task=key[1],
-                name=name,
-                trial_types=kinds,
-                prompt_ids=tuple(prompt_ids[row] for row in rows),
-                design=prompt_design(kinds),
-            )
-        )
+    names = [
+        f"sub-{who}_task-{task}" + (f"_run-{run}" if run else "")
+        for who, task, run in zip(participants, tasks, runs or [None] * len(tasks), strict=True)
+    ]
+    columns = {"participant": participants, "task": tasks, "run": names}
+    columns |= {"trial_type": trial_types, "prompt_id": prompt_ids}
+    shown = pd.DataFrame({name: list(column) for name, column in columns.items()})
+    by_run = shown.groupby("run", sort=False)["trial_type"]
     pairs = zip(tasks, trial_types, strict=True)
     return Prompts(
         values=values,
-        runs=tuple(shown),
+        shown=shown,
+        designs={name: prompt_design(kinds.tolist()) for name, kinds in by_run},
         conditions=tuple(
             Condition(task=task, label=kind, expression=kind)
             for task, kind in dict.fromkeys(pair for pair in pairs if pair[1])

@@ -44,15 +44,15 @@ def test_tasks_of_one_run_share_its_baseline(make_prompts):
 def test_shuffled_labels_leave_confounds_with_their_prompts(simulate, patterns):
     means = simulate(patterns[:2], n_participants=2)
     rng = np.random.default_rng(4)
-    runs = tuple(
-        dataclasses.replace(run, design=run.design.assign(length=rng.normal(size=len(run.design))))
-        for run in means.runs
-    )
-    confounded = dataclasses.replace(means, runs=runs)
+    designs = {
+        name: design.assign(length=rng.normal(size=len(design)))
+        for name, design in means.designs.items()
+    }
+    confounded = dataclasses.replace(means, designs=designs)
     order = np.arange(len(means.values))
     order[:10] = rng.permutation(10)
     shuffled = effects_of(confounded, labels=order).values[0, 0]
-    design = runs[0].design.to_numpy().copy()
+    design = next(iter(designs.values())).to_numpy().copy()
     design[:, 0] = design[order[:10], 0]
     expected = np.linalg.lstsq(design, means.values[:10], rcond=None)[0][0]
     np.testing.assert_allclose(shuffled, expected, atol=1e-5)

@@ -169,11 +169,11 @@ def test_a_leak_makes_the_curve_good(simulate):
 def test_fewer_prompts_than_the_model_needs_are_left_out_with_the_reason(simulate, patterns):
     means = simulate(patterns, n_on=4, n_off=4)
     rng = np.random.default_rng(1)
-    runs = tuple(
-        dataclasses.replace(run, design=run.design.assign(length=rng.normal(size=len(run.design))))
-        for run in means.runs
-    )
-    confounded = dataclasses.replace(means, runs=runs)
+    designs = {
+        name: design.assign(length=rng.normal(size=len(design)))
+        for name, design in means.designs.items()
+    }
+    confounded = dataclasses.replace(means, designs=designs)
     omitted = {}
     curve = curve_of(confounded, n_tokens=3, n_prompts=[1, 4], n_draws=2, omitted=omitted)
     assert curve.n_prompts == (4,)
