@@ -8,7 +8,7 @@ shuffled labels take these weights with the design matrix of the full fit.
 import sys
 import tempfile
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 
@@ -87,13 +87,6 @@ class Prompts:
     def provenance(self, rows: npt.NDArray[np.bool_] | slice = slice(None)) -> Provenance:
         """Say which data some prompts, or all of them, come from."""
         return _provenance(self.shown[rows])
-
-    def take(self, rows: npt.NDArray[np.bool_]) -> "Prompts":
-        """Take some prompts, shape (n_prompts,); runs without any go."""
-        shown = self.shown[rows].reset_index(drop=True)
-        left = shown["run"].unique()
-        designs = {name: self.designs[name][rows[self.run_names == name]] for name in left}
-        return replace(self, values=self.values[rows], shown=shown, designs=designs)
 
     def weights(
         self,

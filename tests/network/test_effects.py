@@ -75,8 +75,10 @@ def test_bad_prompts_are_named(simulate, patterns):
     with pytest.raises(InferenceError, match=r"prompt on-taskA-01-3 of sub-01: values that are"):
         Prompts(**{**fields, "values": broken})
     rows = means.run_names != "sub-02_task-taskB"
+    designs = {name: means.designs[name] for name in np.unique(means.run_names[rows])}
+    part = {"values": means.values[rows], "shown": means.shown[rows], "designs": designs}
     with pytest.raises(InferenceError, match="sub-02 has no prompt of task taskB"):
-        effects_of(means.take(rows))
+        effects_of(Prompts(**{**fields, **part}))
     rows = rows | (means.trial_types != OFF)
     with pytest.raises(InferenceError, match="4 prompts of sub-02_task-taskB do not determine"):
         effects_of(means, rows)
