@@ -31,9 +31,6 @@ CLUSTER_P = 0.01
 FLIPS = 250
 """Random sign flips; eight participants have 128 distinct ones in a two-sided test."""
 
-_ON_Z = ("bonferroni", "fdr")
-"""Corrections of z maps."""
-
 WITHIN_PROMPT = ("position", "first_token")
 """Confounds that are the same in every prompt: models of prompts have no use for them."""
 
@@ -220,10 +217,11 @@ def _count_z(z: npt.NDArray[np.floating[Any]]) -> list[Count]:
     (Count(kind='unit', nominal=0.001, hits=1, n_tests=4), 1)
     """
     above = thresholds(z, alpha=FAMILY_ALPHA)
-    beyond = [int((np.abs(z) >= stats.norm.isf(level / 2)).sum()) for level in LEVELS]
+    limits = {level: stats.norm.isf(level / 2) for level in LEVELS}
+    found = {kind: int(above[kind]["n_units"] != 0) for kind in ("bonferroni", "fdr")}
     return [
-        *(Count("unit", level, n, z.size) for level, n in zip(LEVELS, beyond, strict=True)),
-        *(Count(kind, FAMILY_ALPHA, int(above[kind]["n_units"] != 0)) for kind in _ON_Z),
+        *(Count("unit", x, int((np.abs(z) >= z_x).sum()), z.size) for x, z_x in limits.items()),
+        *(Count(kind, FAMILY_ALPHA, n) for kind, n in found.items()),
     ]
 
 
