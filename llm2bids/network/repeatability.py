@@ -211,10 +211,7 @@ def split_prompts(prompts: Prompts, options: FindingsOptions, *, n_splits: int =
     compared = np.empty((len(groups), 2, n_splits, n_tasks))
     for split in range(n_splits):
         half = _halve_prompts(prompts, rng)
-        first, second = (
-            combine(prompts.values, prompts.weights(rows))
-            for rows in (half, ~half)
-        )
+        first, second = (combine(prompts.values, prompts.weights(rows)) for rows in (half, ~half))
         for index, kept in enumerate(groups):
             means = _mean_of(first, kept), _mean_of(second, kept)
             compared[index, :, split] = _compare(*means, options.share)
