@@ -26,11 +26,11 @@ from llm2bids.store.commit import replace_text
 from llm2bids.store.files import data_files
 from llm2bids.store.json import to_json
 
+# The model that a folder holds results of.
 MODEL_COPY = "model_smdl.json"
-"""The model that a folder holds results of."""
 
+# Memory of a block of voxels where nothing is said: larger ones are hardly faster.
 _MEM_GB = 0.1
-"""Memory of a block of voxels where nothing is said: larger ones are hardly faster."""
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -14,6 +14,7 @@ from llm2bids.inference.design import volume_trials
 from llm2bids.space.grid import GridImage, open_image
 from llm2bids.store.files import data_files
 
+# Column of each strategy.
 STRATEGIES = {
     "position": "prompt_position",
     "first_token": "first_token",
@@ -22,10 +23,9 @@ STRATEGIES = {
     "entropy": "entropy",
     "global_signal": "global_signal",
 }
-"""Column of each strategy."""
 
+# The strategy that makes a sample mask: volumes of the prompt's own pass are left out.
 _PREFILL = "prefill"
-"""The strategy that makes a sample mask: volumes of the prompt's own pass are left out."""
 
 _SOURCE = {"prompt_position": "position", "first_token": "position"}
 

@@ -12,8 +12,8 @@ from nilearn.glm.first_level import make_first_level_design_matrix
 from llm2bids.exceptions import InferenceError
 from llm2bids.inference.options import AnalysisOptions, Source
 
+# Columns of a transcript that the trial structure is read from.
 _NEEDED = ("volume", "trial", "block", "trial_type", "prompt_id")
-"""Columns of a transcript that the trial structure is read from."""
 
 _WORDS = (("-", "Minus"), ("+", "Plus"), ("*", "Times"), ("/", "Over"), (".", "Point"))
 

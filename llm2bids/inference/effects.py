@@ -27,8 +27,8 @@ from llm2bids.store.json import read_json
 
 Floats32 = npt.NDArray[np.float32]
 
+# A map, the model that made it, and the units of its space that it has.
 _Modelled = tuple[Path, AnalysisOptions, npt.NDArray[np.bool_]]
-"""A map, the model that made it, and the units of its space that it has."""
 
 _AGAIN = "run the participant level again"
 

@@ -20,18 +20,20 @@ from llm2bids.exceptions import InferenceError
 from llm2bids.inference.design import contrast_vector
 
 Floats = npt.NDArray[np.float64]
+
+# Index of a block of voxels -> its values in each run, (n_observations, n_block).
 ReadBlock = Callable[[int], Sequence[npt.NDArray[np.floating[Any]]]]
-"""Index of a block of voxels -> its values in each run, (n_observations, n_block)."""
 
+# A contrast: an expression over a design's columns, weights (n_columns,) for t, (q, n) for F.
 Weights = str | npt.NDArray[np.float64]
-"""A contrast: an expression over a design's columns, weights (n_columns,) for t, (q, n) for F."""
 
+# Maps of each t contrast, in nilearn's names.
 STATS = ("effect", "variance", "t", "z")
-"""Maps of each t contrast, in nilearn's names."""
 
+# Maps of each F contrast; nilearn's effect of one is whitened, and no effect to go on with.
 F_STATS = ("F", "z", "p")
-"""Maps of each F contrast; nilearn's effect of one is whitened, and no effect to go on with."""
 
+# What every map of a token-level model says about its error rate.
 TOKEN_CAUTION = (
     "Tokens of one prompt are not independent: with tokens as observations, null data exceed "
     "nominal 0.05 / 0.01 / 0.001 in 0.21 / 0.11 / 0.045 of units (ordinary least squares), in "
@@ -39,7 +41,6 @@ TOKEN_CAUTION = (
     "over 60 runs of SmolLM2-135M with 8 prompts of 12 tokens per block. These maps do not "
     "generalise over prompts; the unit of analysis 'prompt' keeps the nominal rates."
 )
-"""What every map of a token-level model says about its error rate."""
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)

@@ -33,8 +33,8 @@ from llm2bids.inference.statmap import MapWriter, grid_of, map_entries
 from llm2bids.space.grid import open_image
 from llm2bids.store.tables import write_table
 
+# End of the label of a contrast against the other tasks.
 OTHERS = "VsOthers"
-"""End of the label of a contrast against the other tasks."""
 
 
 _DESCRIPTIONS = {
@@ -51,13 +51,13 @@ GENERALISATION = (
     "generalises to new prompts and sampling of this checkpoint, not to other models."
 )
 
+# What a group map says when its participants share prompts.
 SHARED_PROMPTS = (
     "{count} of {total} prompts were shown to several participants, whose errors are then shared "
     "too. Measured inflation with 8 participants who draw 8 prompts each from a common bank of 16: "
     "nominal 0.05 / 0.01 / 0.001 become 0.19 / 0.07 / 0.014, and 66 to 84 % of null groups have a "
     "detection after correction (same off prompts only: 0.137 / 0.043 / 0.007, 34 to 47 %)."
 )
-"""What a group map says when its participants share prompts."""
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -25,14 +25,14 @@ from llm2bids.space.grid import open_image
 
 SHAM = "sham"
 
+# Cluster-forming p value; 0.001 forms hardly any cluster on a panel of noise.
 CLUSTER_P = 0.01
-"""Cluster-forming p value; 0.001 forms hardly any cluster on a panel of noise."""
 
+# Random sign flips; eight participants have 128 distinct ones in a two-sided test.
 FLIPS = 250
-"""Random sign flips; eight participants have 128 distinct ones in a two-sided test."""
 
+# Confounds that are the same in every prompt: models of prompts have no use for them.
 WITHIN_PROMPT = ("position", "first_token")
-"""Confounds that are the same in every prompt: models of prompts have no use for them."""
 
 
 class Pipeline(NamedTuple):
@@ -48,6 +48,7 @@ class Pipeline(NamedTuple):
 
 _TOKEN = "--unit-of-analysis token"
 
+# All pipelines, in the order of tables.
 PIPELINES = (
     Pipeline("token_ols", "tokens, OLS", "run", f"{_TOKEN} --noise-model ols",
              model={"unit_of_analysis": "token", "noise_model": "ols"}),
@@ -66,7 +67,6 @@ PIPELINES = (
     Pipeline("clusters", "participants, sign flips, clusters", "group",
              "--n-perm N --threshold P"),
 )  # fmt: skip
-"""All pipelines, in the order of tables."""
 
 
 class Count(NamedTuple):
@@ -82,8 +82,8 @@ class Count(NamedTuple):
     n_tests: int = 1
 
 
+# By the pipeline's key.
 Counts = Mapping[str, Sequence[Count]]
-"""By the pipeline's key."""
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)

@@ -14,6 +14,7 @@ from llm2bids.store.tables import aligned, write_table
 
 JSON_NAME = "calibration.json"
 
+# Corrections, for readers.
 NAMES = {
     "bonferroni": "Bonferroni",
     "fdr": "FDR",
@@ -21,8 +22,8 @@ NAMES = {
     "cluster_size": "cluster size",
     "cluster_mass": "cluster mass",
 }
-"""Corrections, for readers."""
 
+# Colour, mark, and rows above the middle of a pipeline's row, by kind and nominal rate.
 _STYLES = {
     ("unit", 0.05): ("#1f6fb4", "o", 0.22),
     ("unit", 0.01): ("#c2571a", "o", 0),
@@ -33,7 +34,6 @@ _STYLES = {
     ("cluster_size", 0.05): ("#333333", "^", 0.13),
     ("cluster_mass", 0.05): ("#333333", "v", -0.13),
 }
-"""Colour, mark, and rows above the middle of a pipeline's row, by kind and nominal rate."""
 
 
 def write_measurement(out_dir: Path, measured: NullMeasurement) -> list[Path]:

@@ -10,8 +10,9 @@ from llm2bids.exceptions import InferenceError, UsageError
 from llm2bids.options import none_or_name, option, shared
 
 UnitOfAnalysis = Literal["prompt", "token"]
+
+# The table that says what was shown, where the two differ.
 Source = Literal["transcript", "events"]
-"""The table that says what was shown, where the two differ."""
 
 HeightControl = Literal["fpr", "fdr", "bonferroni"]
 HEIGHT_CONTROLS: tuple[HeightControl, ...] = get_args(HeightControl)

@@ -19,20 +19,20 @@ from llm2bids.inference.runs import RunData, TaskFit, fit_task
 from llm2bids.inference.statmap import MapWriter, map_entries, map_path, write_json
 from llm2bids.store.tables import write_table
 
+# What a prompt-level map with an autoregressive noise model says about its error rate.
 _PROMPT_AR_CAUTION = (
     "With few prompts an autoregressive noise model is liberal: null data exceed nominal "
     "0.05 / 0.01 / 0.001 in 0.076 / 0.022 / 0.004 of units (AR(1) on prompt means), and 53 to 60 % "
     "of null runs have a detection after correction; noise_model 'ols' keeps the nominal rates."
 )
-"""What a prompt-level map with an autoregressive noise model says about its error rate."""
 
+# Units of each map: an effect of 1 is one standard deviation of the unit at rest.
 UNITS = {
     "effect": "calibration standard deviations",
     "variance": "squared calibration standard deviations",
     "t": "arbitrary",
     "z": "arbitrary",
 }
-"""Units of each map: an effect of 1 is one standard deviation of the unit at rest."""
 
 
 def caution(options: AnalysisOptions) -> str | None:
@@ -42,8 +42,8 @@ def caution(options: AnalysisOptions) -> str | None:
     return None if options.noise == "ols" else _PROMPT_AR_CAUTION
 
 
+# Participant and task, the files that were written, and why not more.
 Fit = tuple[tuple[str, str], list[Path], str | None]
-"""Participant and task, the files that were written, and why not more."""
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -26,8 +26,8 @@ from llm2bids.inference.provenance import Provenance
 from llm2bids.inference.runs import RunData, prompt_series, run_design
 from llm2bids.recording.batches import mapped_values
 
+# Trial type of the off prompts.
 OFF = ""
-"""Trial type of the off prompts."""
 
 Labels = npt.NDArray[np.str_]
 

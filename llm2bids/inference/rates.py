@@ -12,17 +12,17 @@ from llm2bids.exceptions import InferenceError
 
 Verdict = Literal["inside", "inflated", "conservative", "undecided"]
 
+# Nominal rates at which single units are counted.
 LEVELS = (0.05, 0.01, 0.001)
-"""Nominal rates at which single units are counted."""
 
+# Where the rate of single units has to lie for a pipeline to be inside.
 BANDS = {0.05: (0.04, 0.06), 0.01: (0.007, 0.013), 0.001: (0.0005, 0.0015)}
-"""Where the rate of single units has to lie for a pipeline to be inside."""
 
+# Nominal rate of runs or groups with any detection.
 FAMILY_ALPHA = 0.05
-"""Nominal rate of runs or groups with any detection."""
 
+# Runs or groups below which a share of them with a detection gets no verdict but 'inflated'.
 FAMILY_MINIMUM = 60
-"""Runs or groups below which a share of them with a detection gets no verdict but 'inflated'."""
 
 N_BOOTSTRAP = 2000
 _N_BOOT_ROC = 1000

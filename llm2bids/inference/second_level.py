@@ -27,8 +27,8 @@ Grid = npt.NDArray[np.float32]
 _MOST_PEAKS = 4
 _CHUNK = 128  # permutations in memory
 
+# Standard deviation over mean below which effects are equal but for rounding.
 ROUNDING = 1e-6
-"""Standard deviation over mean below which effects are equal but for rounding."""
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)

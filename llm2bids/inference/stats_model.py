@@ -11,18 +11,17 @@ from typing import Any
 
 from llm2bids.exceptions import UsageError
 
+# Levels of nodes, from the runs up.
 LEVELS = ("run", "session", "subject", "dataset")
-"""Levels of nodes, from the runs up."""
 
+# Instructions of pybids-transforms-v1 that pybids computes rightly.
+#
+# Of the others Group cannot be called (its argument is Name), Replace loses capitals (Tea is
+# tea), ToDense and Resample ring at the edges of blocks.
 TRANSFORMATIONS = (
     *("And", "Assign", "Convolve", "Copy", "Delete", "Demean", "Factor", "Filter", "Lag", "Not"),
     *("Or", "Orthogonalize", "Product", "Rename", "Scale", "Select", "Split", "Sum", "Threshold"),
 )
-"""Instructions of pybids-transforms-v1 that pybids computes rightly.
-
-Of the others Group cannot be called (its argument is Name), Replace loses capitals (Tea is tea),
-ToDense and Resample ring at the edges of blocks.
-"""
 
 _HRF = [
     f"{shape}{derivatives}"

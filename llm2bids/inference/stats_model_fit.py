@@ -47,8 +47,8 @@ _DESCRIPTIONS = {
 }
 
 
+# By label of the contrast and statistic, (n_voxels,).
 Maps = dict[tuple[str, str], npt.NDArray[np.float32]]
-"""By label of the contrast and statistic, (n_voxels,)."""
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)

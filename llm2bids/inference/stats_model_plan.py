@@ -27,11 +27,11 @@ from llm2bids.inference.stats_model import LEVELS, StatsModel, contrast_weights
 log = logging.getLogger(__name__)
 
 SERIES = {"suffix": "bold", "desc": "preproc", "extension": [".nii", ".nii.gz"]}
+# pybids' names of the entities that a map's name has, in the order of BIDS.
 ENTITIES = {
     "subject": "sub", "session": "ses", "task": "task", "acquisition": "acq",
     "reconstruction": "rec", "run": "run", "echo": "echo", "space": "space",
 }  # fmt: skip
-"""pybids' names of the entities that a map's name has, in the order of BIDS."""
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -99,11 +99,11 @@ def _alphanumeric(name: str) -> str:
     return first + "".join(word.title() for word in rest)
 
 
+# What pybids raises where a model or a table does not fit.
 REFUSALS = (
     *(ValueError, KeyError, TypeError, AttributeError, IndexError, AssertionError),
     NotImplementedError,
 )
-"""What pybids raises where a model or a table does not fit."""
 
 
 @contextmanager

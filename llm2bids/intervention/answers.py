@@ -23,14 +23,14 @@ if TYPE_CHECKING:
 
 Floats = npt.NDArray[np.float64]
 
+# Text whose likelihood is measured: the prompts as given, and the intact model's own answers.
 MEASURES = ("given", "answers")
-"""Text whose likelihood is measured: the prompts as given, and the intact model's own answers."""
 
+# Texts of a class from which word counts learn anything.
 LEAST_TEXTS = 4
-"""Texts of a class from which word counts learn anything."""
 
+# Texts in a batch of which every unit is kept.
 _REPLAYED = 4
-"""Texts in a batch of which every unit is kept."""
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)

@@ -24,8 +24,8 @@ Floats = npt.NDArray[np.float32]
 
 _NOTHING = Provenance()
 
+# Off-topic tokens whose values a resampling edit holds.
 RESAMPLED_ROWS = 64
-"""Off-topic tokens whose values a resampling edit holds."""
 
 
 def make_edit(

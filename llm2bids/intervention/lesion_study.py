@@ -33,22 +33,22 @@ if TYPE_CHECKING:
 log = logging.getLogger(__name__)
 
 LesionMethod = Literal["mean", "resample", "zero"]
+# What units of a lesion are set to.
 METHODS: tuple[LesionMethod, ...] = get_args(LesionMethod)
-"""What units of a lesion are set to."""
 
+# Dice coefficient of two networks at the main dose from which on topics count as related.
 RELATED = 1 / 3
-"""Dice coefficient of two networks at the main dose from which on topics count as related."""
 
+# Units of like activation, among which one is drawn for each unit of the network.
 _NEAREST = 20
-"""Units of like activation, among which one is drawn for each unit of the network."""
 
 Units = npt.NDArray[np.intp]
 
+# Held-out prompts with the intact model's answers, by topic or `OFF`.
 TextSets = Mapping[str, Answered]
-"""Held-out prompts with the intact model's answers, by topic or `OFF`."""
 
+# What is measured: in words, the lesions that it is of, the edit, texts and model.
 Job = tuple[str, list[Measured], Edit | None, TextSets, "LoadedModel"]
-"""What is measured: in words, the lesions that it is of, the edit, texts and model."""
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)

@@ -16,28 +16,28 @@ from llm2bids.intervention.results import InterventionResult
 from llm2bids.model.edit import Edit
 from llm2bids.paradigm.seed import derive_generator
 
+# Label of the off prompts among the texts.
 OFF = "off"
-"""Label of the off prompts among the texts."""
 
+# Loss of other text, as a share of the own topic's, from which on a lesion is not selective.
 TOLERATED = 1 / 3
-"""Loss of other text, as a share of the own topic's, from which on a lesion is not selective."""
 
 ALPHA = 0.05
 
 N_BOOT = 2000
 
+# What a lesion shows and what not.
 SHOWS = (
     "A lesion shows which text needs these units as they are. It does not show that the topic is "
     "stored in them, nor that no other units could do the same; related topics share their loss."
 )
-"""What a lesion shows and what not."""
 
 Floats = npt.NDArray[np.float64]
+# By text set, the NLL of each prompt, (n_prompts, 2) as `MEASURES`.
 Nll = Mapping[str, Floats]
-"""By text set, the NLL of each prompt, (n_prompts, 2) as `MEASURES`."""
 
+# By topic, those whose networks share many units.
 Related = Mapping[str, tuple[str, ...]]
-"""By topic, those whose networks share many units."""
 
 _SHOWN = (
     *("network", "dose", "measure", "own", "own_low", "own_high", "related", "unrelated", OFF),

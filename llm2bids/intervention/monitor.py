@@ -33,21 +33,21 @@ NOTES = (
     "counted on held-out ones.",
 )
 
+# Where a score is taken, by the tokens of the prompt; an answer's first token when it is read.
 POSITIONS: dict[str, Callable[[int], slice]] = {
     "prompt mean": lambda n: slice(n),
     "last prompt token": lambda n: slice(n - 1, n),
     "first answer token": lambda n: slice(n, n + 1),
     "answer mean": lambda n: slice(n, None),
 }
-"""Where a score is taken, by the tokens of the prompt; an answer's first token when it is read."""
 
+# Tokens of reading after which detections are counted.
 READ = (2, 4, 6, 8, 14)
-"""Tokens of reading after which detections are counted."""
 
 FALSE_POSITIVES = 0.05
 
+# Layer of the linear probe, as a share of the depth.
 PROBE_DEPTH = 0.87
-"""Layer of the linear probe, as a share of the depth."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -126,9 +126,9 @@ class _Read:
         return np.asarray(values[POSITIONS[position](self.n_prompt)].mean(axis=0))
 
 
+# By topic, or ``off``.
 Reads = Mapping[str, list[_Read]]
 Shown = Mapping[str, Sequence[Prompt]]
-"""By topic, or ``off``."""
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)

@@ -15,6 +15,7 @@ from llm2bids.intervention.steer_study import DirectionKind, Scene, TopicStudy
 from llm2bids.intervention.subject import SubjectOptions, TopicOptions, open_subject
 from llm2bids.options import check_least, option, shared, split_options, takes_options
 
+# What stands beside the table.
 NOTES = (
     "A hit rate and key words score loops ('party party ...') as success: NLL under the intact "
     "model and distinct-2 stand beside every hit rate.",
@@ -23,7 +24,6 @@ NOTES = (
     "itself would be identified.",
     "Scaling the units of a network induces no topic: they are silent off topic.",
 )
-"""What stands beside the table."""
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -36,15 +36,15 @@ log = logging.getLogger(__name__)
 
 Floats = npt.NDArray[np.float32]
 
+# Difference of the means of on and off texts; the map; own mean less that of other topics.
 DirectionKind = Literal["means", "effect", "vs-others"]
-"""Difference of the means of on and off texts; the map; own mean less that of other topics."""
 
+# Layers that are searched, as shares of the model's depth.
 DEPTHS = (0.4, 0.5)
-"""Layers that are searched, as shares of the model's depth."""
 
 
+# Mean residual streams of prompts with answers after one layer, (n_prompts, width), by bank.
 Responses = Mapping[str, Floats]
-"""Mean residual streams of prompts with answers after one layer, (n_prompts, width), by bank."""
 
 
 def mean_difference(responses: Responses, bank: str, baseline: str) -> Floats:

@@ -29,11 +29,11 @@ from llm2bids.space.stat_map import select_units, units_at
 Floats = npt.NDArray[np.float64]
 Marks = npt.NDArray[np.bool_]
 
+# Texts of a set: half to train on, half to test on.
 LEAST_TEXTS = 8
-"""Texts of a set: half to train on, half to test on."""
 
+# Share of all units whose number in a module's output is the module's share of the network.
 NETWORK_PERCENT = 5.0
-"""Share of all units whose number in a module's output is the module's share of the network."""
 
 NOTES = (
     "Units of this network respond to the task. What is learned in them carries over to other text "

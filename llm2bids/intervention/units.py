@@ -23,11 +23,11 @@ from llm2bids.store.json import read_json
 
 Sign = Literal["both", "positive", "negative"]
 
+# Percent of the units of the chosen sites that an edit takes, where nothing is said.
 DEFAULT_TOP = 1.0
-"""Percent of the units of the chosen sites that an edit takes, where nothing is said."""
 
+# Names of the module whose output, gated or not, is what the down projection is given.
 _ACTIVATIONS = ("act_fn", "activation_fn", "act", "activation", "act_func", "activation_func")
-"""Names of the module whose output, gated or not, is what the down projection is given."""
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
