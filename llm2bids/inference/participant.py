@@ -17,6 +17,7 @@ from llm2bids.inference.options import AnalysisOptions, Memory, ParticipantSelec
 from llm2bids.inference.provenance import Provenance
 from llm2bids.inference.runs import RunData, TaskFit, fit_task
 from llm2bids.inference.statmap import MapWriter, map_entries, map_path, write_json
+from llm2bids.store.files import data_files
 from llm2bids.store.tables import write_table
 
 # What a prompt-level map with an autoregressive noise model says about its error rate.
@@ -84,7 +85,7 @@ class Analysis:
     def fit(self, inputs: Inputs, key: tuple[str, str], runs: Sequence[Run]) -> Fit:
         """Fit and write one participant and task; give the reason where that is not possible."""
         stale = self.out_dir / map_path("*", sub=key[0], ses=inputs.session, task=key[1])
-        for path in stale.parent.glob(stale.name):  # what an earlier call wrote
+        for path in data_files(stale.parent, stale.name):  # what an earlier call wrote
             path.unlink()
         try:
             if not runs:
