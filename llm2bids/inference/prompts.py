@@ -136,7 +136,7 @@ def _weights(
     weights = np.zeros((len(people), len(conditions), len(shown)))
     n_runs = np.zeros(weights.shape[:2])
     for name, table in designs.items():
-        mine = of_run[name]
+        mine = np.asarray(of_run[name])
         first = shown.iloc[mine[0]]
         columns = [i for i, condition in enumerate(conditions) if condition.task == first["task"]]
         if not columns:
