@@ -49,42 +49,38 @@ class FeatureOptions:
     )
     sites: Sequence[str] = option(
         ("all",),
-        "--sites",
+        "--sites PATTERN",
         "modules: all, residual, attention, mlp, a pattern on module names, or ! and any of these; "
         "repeatable, or with commas",
         group="features",
         shown="all",
         action="append",
-        metavar="PATTERN",
     )
     task: str | None = option(
-        None, "--task", "only this task (story)", group="features", shown="all", metavar="LABEL"
+        None, "--task LABEL", "only this task (story)", group="features", shown="all"
     )
     participant_label: Sequence[str] | None = option(
         None,
-        "--participant-label",
+        "--participant-label LABEL",
         "only this participant; repeatable",
         group="features",
         shown="all",
         action="append",
-        metavar="LABEL",
     )
     delays: Sequence[int] = option(
         (),
-        "--delays",
+        "--delays N,N",
         "put delayed copies side by side, in volumes: 1,2,3,4",
         group="features",
         shown="none",
         parse=_numbers,
-        metavar="N,N",
     )
     pca: int | None = option(
         None,
-        "--pca",
+        "--pca K",
         "principal components of each module, of all runs together",
         group="features",
         shown="none",
-        metavar="K",
     )
 
 

@@ -39,21 +39,24 @@ class LocalizerOptions:
     """Which contrast, and how many units."""
 
     task: str | None = option(
-        None, "--task", "story of the localizer", group="localizer", shown="the only one",
-        metavar="LABEL",
-    )  # fmt: skip
+        None, "--task LABEL", "story of the localizer", group="localizer", shown="the only one"
+    )
     contrast: str | None = option(
-        None, "--contrast", "trial types, as S-N: units that answer more to the first",
-        group="localizer", shown="S-N (langloc), H-E (md)", metavar="A-B",
-    )  # fmt: skip
+        None,
+        "--contrast A-B",
+        "trial types, as S-N: units that answer more to the first",
+        group="localizer",
+        shown="S-N (langloc), H-E (md)",
+    )
     top_percent: float = option(
-        1.0, "--top-percent", "share of the units that make the network", group="localizer",
-        metavar="PERCENT",
-    )  # fmt: skip
+        1.0, "--top-percent PERCENT", "share of the units that make the network", group="localizer"
+    )
     skip_words: int = option(
-        1, "--skip-words", "words at the beginning of a trial that do not count: little stands "
-        "before them", group="localizer",
-    )  # fmt: skip
+        1,
+        "--skip-words",
+        "words at the beginning of a trial that do not count: little stands before them",
+        group="localizer",
+    )
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)

@@ -61,17 +61,16 @@ class CompareOptions:
     task: str | None = shared(FeatureOptions, "task", text="only this task", group="comparison")
     sessions: tuple[str, str] | None = option(
         None,
-        "--sessions",
+        "--sessions A,B",
         "session of A and of B, of datasets that have some: intact,LABEL",
         group="comparison",
         shown="none",
         parse=_two,
-        metavar="A,B",
     )
     n_permutations: int = option(
         1000, "--n-permutations", "permutations of the items", group="comparison"
     )
-    seed: int = option(0, "--seed", "of the permutations", group="comparison", metavar="SEED")
+    seed: int = option(0, "--seed SEED", "of the permutations", group="comparison")
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)

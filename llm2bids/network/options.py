@@ -26,17 +26,15 @@ class FindingsOptions:
 
     top_percent: float = option(
         5.0,
-        "--top-percent",
+        "--top-percent P",
         "share of the units in a network, those with the largest effects",
         group=_FINDINGS,
-        metavar="P",
     )
     min_cohens_d: float | None = option(
         None,
-        "--min-cohens-d",
+        "--min-cohens-d D",
         "networks of units above this absolute d that survive --alpha, in place of --top-percent",
         group=_FINDINGS,
-        metavar="D",
     )
     controls: Sequence[ControlName] = option(
         (),
@@ -49,13 +47,12 @@ class FindingsOptions:
     )
     control_datasets: Sequence[Path | str] = option(
         (),
-        "--control-dataset",
+        "--control-dataset BIDS_DIR",
         "measure the same on another dataset with these tasks, e.g. one of `record "
         "--random-weights`; repeatable",
         group=_FINDINGS,
         action="append",
         type=Path,
-        metavar="BIDS_DIR",
     )
     n_control_draws: int = option(20, "--n-control-draws", "of each --control", group=_FINDINGS)
     alpha: float = shared(GroupOptions, "alpha")
