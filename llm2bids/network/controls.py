@@ -13,12 +13,7 @@ from llm2bids.inference.effects import Effects
 from llm2bids.inference.prompts import Prompts, effects_of
 from llm2bids.inference.rates import percentile_interval
 from llm2bids.inference.second_level import group_statistics
-from llm2bids.network.identification import (
-    accuracy_of,
-    check_left_out,
-    gram_scores,
-    network_scores,
-)
+from llm2bids.network.identification import accuracy_of, check_left_out, gram_scores, network_scores
 from llm2bids.network.options import ControlName, FindingsOptions
 from llm2bids.network.overlap import permuted_dice
 from llm2bids.network.repeatability import N_SPLITS, half_splits, split_maps

@@ -12,13 +12,7 @@ import numpy.typing as npt
 from llm2bids.dataset.locate import space_of
 from llm2bids.exceptions import UsageError
 from llm2bids.report.draw.color import Theme, flat_limit, register_colormaps
-from llm2bids.report.draw.flat_figure import (
-    PALETTES,
-    ColorScale,
-    FlatMap,
-    flat_figure,
-    shown_units,
-)
+from llm2bids.report.draw.flat_figure import PALETTES, ColorScale, FlatMap, flat_figure, shown_units
 from llm2bids.report.section import counted
 from llm2bids.space.stat_map import unit_values
 
