@@ -34,7 +34,7 @@ class Pair:
     conditions: tuple[str, ...]
     a: Float32  # (n_layers_a, n_pairs)
     b: Float32  # (n_layers_b, n_pairs)
-    rdms: "RDMs"  # of B's participant, the same items in the same order
+    dissimilarities: Float64  # of B's participant, (n_layers_b, n_pairs)
 
 
 def find_pairs(a: Side, b: Side, kind: str) -> list[Pair]:
@@ -73,33 +73,25 @@ def find_pairs(a: Side, b: Side, kind: str) -> list[Pair]:
 
 
 def _pair(who: str, alike: Sequence["RDMs"], rdms: "RDMs", items: tuple[str, ...]) -> Pair:
-    chosen = [_restricted(other, items) for other in (*alike, rdms)]
-    ranks = [rankdata(other.dissimilarities, axis=1) for other in chosen]
-    conditions = [tuple(map(str, other.pattern_descriptors["condition"])) for other in chosen]
+    chosen, conditions = zip(*(_restricted(other, items) for other in (*alike, rdms)), strict=True)
+    ranks = [rankdata(dissimilarities, axis=1) for dissimilarities in chosen]
     return Pair(
         participant=who,
         items=items,
         conditions=next((named for named in conditions if any(named)), conditions[0]),
         a=_standardised(np.mean(ranks[:-1], axis=0)),
         b=_standardised(ranks[-1]),
-        rdms=chosen[-1],
+        dissimilarities=chosen[-1],
     )
 
 
-def _restricted(rdms: "RDMs", items: Sequence[str]) -> "RDMs":
-    """Take some items, in their order."""
-    from rsatoolbox.rdm import RDMs
-
+def _restricted(rdms: "RDMs", items: Sequence[str]) -> tuple[Float64, tuple[str, ...]]:
+    """Take the dissimilarities, (n_layers, n_pairs), and conditions of some items, as ordered."""
     place = {item: index for index, item in enumerate(items_of(rdms))}
     order = np.array([place[item] for item in items])
+    first, second = order[np.array(np.triu_indices(order.size, 1))]
     named = rdms.pattern_descriptors["condition"]
-    return RDMs(
-        rdms.get_matrices()[:, order][:, :, order],
-        rdm_descriptors={"layer": list(rdms.rdm_descriptors["layer"])},
-        pattern_descriptors={
-            "item": list(items), "condition": [str(named[index]) for index in order],
-        },
-    )  # fmt: skip
+    return rdms.get_matrices()[:, first, second], tuple(str(named[index]) for index in order)
 
 
 def _standardised(values: Float64) -> Float32:
@@ -159,11 +151,5 @@ def ceilings(pairs: Sequence[Pair], n_layers: int) -> Float64:
 
     if len(pairs) < 2 or len({pair.items for pair in pairs}) > 1:
         return np.full((n_layers, 2), np.nan)
-    return np.array(
-        [
-            boot_noise_ceiling(
-                RDMs(np.stack([pair.rdms.dissimilarities[index] for pair in pairs])), "spearman"
-            )
-            for index in range(n_layers)
-        ]
-    )
+    layers = np.stack([pair.dissimilarities for pair in pairs], axis=1)
+    return np.array([boot_noise_ceiling(RDMs(layer), "spearman") for layer in layers])

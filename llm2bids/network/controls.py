@@ -114,9 +114,9 @@ def random_units(
     effects: Effects, options: FindingsOptions, *, n_units: int, n_draws: int = 100
 ) -> Control:
     """Identify with a few units, drawn at random from those that the maps have."""
-    n_all, n_tasks = effects.values.shape[2], len(effects.tasks)
-    maps, rng = effects.values.reshape(-1, n_all), np.random.default_rng(options.seed)
-    some = (maps[:, rng.choice(n_all, n_units, replace=False)] for _ in range(n_draws))
+    maps, rng = effects.values, np.random.default_rng(options.seed)
+    _, n_tasks, n_all = maps.shape
+    some = (maps[..., rng.choice(n_all, n_units, replace=False)] for _ in range(n_draws))
     return _identified(
         f"{n_units} random units",
         f"identification with {n_units} of {n_all:,} units, drawn at random",
@@ -127,8 +127,8 @@ def random_units(
 
 def shuffled_labels(effects: Effects, options: FindingsOptions) -> Control:
     """Identify with each participant's task labels shuffled."""
-    n_participants, n_tasks, n_all = effects.values.shape
-    gram = gram_matrix(effects.values.reshape(-1, n_all))
+    n_participants, n_tasks, _ = effects.values.shape
+    gram = gram_matrix(effects.values)
     rng = np.random.default_rng(options.seed)
     plain = np.tile(np.arange(n_tasks), (n_participants, 1))
     shuffled = (rng.permuted(plain, axis=1) for _ in range(options.n_perm))
@@ -147,8 +147,8 @@ def _identified(name: str, what: str, scores: Floats, draws: Sequence[float]) ->
 
 def measure_maps(effects: Maps, options: FindingsOptions) -> Measured:
     """Measure what controls are compared on, of maps (n_participants, n_tasks, n_units)."""
-    n_participants, n_tasks, n_units = effects.shape
-    gram = gram_matrix(effects.reshape(-1, n_units))
+    n_participants, n_tasks, _ = effects.shape
+    gram = gram_matrix(effects)
     rows, columns = np.triu_indices(n_participants, k=1)
     same = np.einsum("ptqt->tpq", correlations(gram, n_tasks))[:, rows, columns]
     group = effects.mean(axis=0)

@@ -249,26 +249,24 @@ def _effects(inputs: Inputs, out_dir: Path, chosen: Mapping[tuple[str, str], obj
         participant_label=list(dict.fromkeys(label for label, _ in chosen)),
         task=list(dict.fromkeys(name for _, name in chosen)),
     ).complete()
-    order = [task.label for task in inputs.dataset.paradigm.tasks]
-    ranks = [
-        order.index(condition.task) if condition.task in order else len(order)
-        for condition in effects.conditions
-    ]
+    tasks = [task.label for task in inputs.dataset.paradigm.tasks]
+    rank = {task: number for number, task in enumerate(tasks)}
+    ranks = [rank.get(condition.task, len(tasks)) for condition in effects.conditions]
     return effects.take(conditions=np.argsort(ranks, kind="stable").tolist())
 
 
 def _sizes(inputs: Inputs, effects: Effects) -> tuple[int, int, int]:
     """Count on prompts per trial type, off prompts, and volumes per prompt, of the smallest run."""
     tasks = {condition.task for condition in effects.conditions}
-    on, off, volumes = [], [], []
+    sizes = []
     for run in inputs.runs:
         if run.task in tasks and run.participant_label in effects.participants:
             trials = inputs.load(run).trials
             counts = trials["trial_type"].value_counts()
-            off.append(int(counts.get(OFF, 0)))
-            on.append(int(counts.drop(OFF, errors="ignore").min()))
-            volumes.append(int(trials["n_volumes"].min()))
-    return min(on), min(off), min(volumes)
+            n_on = counts.drop(OFF, errors="ignore").min()
+            sizes.append((n_on, counts.get(OFF, 0), trials["n_volumes"].min()))
+    n_on, n_off, n_volumes = np.min(sizes, axis=0).tolist()
+    return n_on, n_off, n_volumes
 
 
 def _control_dataset(

@@ -165,8 +165,8 @@ class AccuracyCurve:
 
 def identify_left_out(effects: Effects, options: FindingsOptions) -> Identification:
     """Identify the tasks of each participant with templates of the others."""
-    n_participants, n_tasks, n_units = effects.values.shape
-    gram = gram_matrix(effects.values.reshape(-1, n_units))
+    n_participants, n_tasks, _ = effects.values.shape
+    gram = gram_matrix(effects.values)
     scores = gram_scores(gram, n_tasks)
     true = np.tile(np.arange(n_tasks), n_participants)
     with_mean = gram_scores(gram, n_tasks, centre=False).argmax(axis=1)

@@ -83,7 +83,7 @@ def measure_overlap(effects: Effects, options: FindingsOptions, sites: npt.NDArr
     rng = np.random.default_rng(options.seed)
     networks = top_units(effects.values.mean(axis=0), options.share)
     common = dice_matrix(networks)
-    gram = gram_matrix(effects.values.reshape(-1, n_units))
+    gram = gram_matrix(effects.values)
     r, r_error = _correlate(gram, n_participants)
     r_boot, dice_boot = _bootstrap(effects, gram, options, rng)
     within = permuted_dice(networks, sites, options.n_perm, rng)

@@ -139,9 +139,9 @@ def _by_task(part: SingleRun | SplitHalf, *measures: str) -> pd.DataFrame:
 
 def compare_single_maps(effects: Effects, options: FindingsOptions) -> SingleRun:
     """Correlate the single maps of different participants."""
-    n_participants, n_tasks, n_units = effects.values.shape
+    n_participants, n_tasks, _ = effects.values.shape
     shared = _require_apart(effects, "correlation between participants", options)
-    every = correlations(gram_matrix(effects.values.reshape(-1, n_units)), n_tasks)
+    every = correlations(gram_matrix(effects.values), n_tasks)
     rows, columns = np.triu_indices(n_participants, k=1)
     pairs = np.einsum("ptqt->tpq", every)[:, rows, columns]
     mean_r = fisher_mean(pairs, axis=1)
@@ -258,8 +258,7 @@ def half_splits(n: int, n_splits: int, *, seed: int = 0) -> Bools:
             drawn[tuple(half.tolist())] = None
         chosen = list(drawn)
     splits = np.zeros((len(chosen), n), dtype=bool)
-    for row, members in zip(splits, chosen, strict=True):
-        row[list(members)] = True
+    np.put_along_axis(splits, np.array(chosen), True, axis=1)
     return splits
 
 

@@ -24,12 +24,14 @@ def gram_matrix(maps: Maps, *, centre_maps: bool = False) -> Floats:
     All correlations between weighted sums of the maps follow from this matrix (see
     `weighted_correlation`), so resampling participants or prompts never touches the units again.
 
-    Shapes: maps (n_maps, n_units); gives (n_maps, n_maps).
+    Shapes: maps (n_maps, n_units), or (n_participants, n_tasks, n_units) for their maps one after
+    another; gives (n_maps, n_maps).
 
     >>> gram_matrix(np.array([[1.0, 2.0, 3.0], [0.0, 0.0, 3.0]]))
     array([[2., 3.],
            [3., 6.]])
     """
+    maps = maps.reshape(-1, maps.shape[-1])
     means = maps.mean(axis=1, dtype=np.float64).astype(maps.dtype)[:, np.newaxis]
     gram = np.zeros((len(maps), len(maps)))
     for start in range(0, maps.shape[1], CHUNK):
