@@ -26,7 +26,7 @@ from llm2bids.network.similarity import (
     dice_of_counts,
     fisher_z,
     gram_matrix,
-    jackknife_error,
+    jackknife_interval,
     student_interval,
     top_units,
     weighted_correlation,
@@ -84,12 +84,12 @@ def measure_overlap(effects: Effects, options: FindingsOptions, sites: npt.NDArr
     networks = top_units(effects.values.mean(axis=0), options.share)
     common = dice_matrix(networks)
     gram = gram_matrix(effects.values)
-    r, r_error = _correlate(gram, n_participants)
+    r, r_without = _correlate(gram, n_participants)
     r_boot, dice_boot = _bootstrap(effects, gram, options, rng)
     within = permuted_dice(networks, sites, options.n_perm, rng)
     dof = n_participants - 1
     dice_error = np.sqrt(n_participants / dof) * angle(dice_boot).std(axis=0, ddof=1)
-    r_low, r_high = student_interval(r, r_error, dof, FISHER)
+    r_low, r_high = jackknife_interval(r, r_without, FISHER)
     dice_low, dice_high = student_interval(common, dice_error, dof, ARCSINE)
     return Overlap(
         tasks=effects.tasks,
@@ -145,12 +145,12 @@ def shared_between_tasks(effects: Effects) -> tuple[str, ...]:
 
 
 def _correlate(gram: Floats, n_participants: int) -> tuple[Floats, Floats]:
-    """Correlate the group maps; give r, and its jackknifed standard error on Fisher's z scale."""
+    """Correlate the group maps; give r, and Fisher's z without one participant each."""
     n_tasks = len(gram) // n_participants
     kept = np.vstack([np.ones(n_participants), 1 - np.eye(n_participants)])
     weights = _group_weights(kept / kept.sum(axis=1, keepdims=True), n_tasks)
     r = weighted_correlation(gram, weights, weights)
-    return r[0], jackknife_error(fisher_z(r[1:]))
+    return r[0], fisher_z(r[1:])
 
 
 def _group_weights(participants: Floats, n_tasks: int) -> Floats:

@@ -31,8 +31,7 @@ from llm2bids.network.similarity import (
     fisher_z,
     gram_matrix,
     intraclass_correlation,
-    jackknife_error,
-    student_interval,
+    jackknife_interval,
     top_units,
 )
 
@@ -149,7 +148,7 @@ def compare_single_maps(effects: Effects, options: FindingsOptions) -> SingleRun
         fisher_z(pairs)[:, (rows != who) & (columns != who)].mean(axis=1)
         for who in range(n_participants)
     ]
-    low, high = student_interval(mean_r, jackknife_error(without), n_participants - 1, FISHER)
+    low, high = jackknife_interval(mean_r, without, FISHER)
     other_people = ~np.eye(n_participants, dtype=bool)[:, :, np.newaxis]
     other_tasks = ~np.eye(n_tasks, dtype=bool)
     other_tasks_r = [
@@ -294,13 +293,11 @@ def _split_half(
 ) -> SplitHalf:
     """Average r and Dice over splits: of everybody first, then lacking one participant each."""
     (r, common), *without = compared
-    n_participants = len(without)
-    dof = n_participants - 1
-    r_error = jackknife_error([fisher_z(part).mean(axis=0) for part, _ in without])
-    dice_error = jackknife_error([angle(part).mean(axis=0) for _, part in without])
     mean_r, mean_dice = fisher_mean(r, axis=0), common.mean(axis=0)
-    r_low, r_high = student_interval(mean_r, r_error, dof, FISHER)
-    dice_low, dice_high = student_interval(mean_dice, dice_error, dof, ARCSINE)
+    r_without = [fisher_z(part).mean(axis=0) for part, _ in without]
+    dice_without = [angle(part).mean(axis=0) for _, part in without]
+    r_low, r_high = jackknife_interval(mean_r, r_without, FISHER)
+    dice_low, dice_high = jackknife_interval(mean_dice, dice_without, ARCSINE)
     return SplitHalf(
         over=over,
         tasks=tasks,
@@ -313,7 +310,7 @@ def _split_half(
         dice_low=dice_low,
         dice_high=dice_high,
         share=options.share,
-        n_participants=n_participants,
+        n_participants=len(without),
         shared=shared,
     )
 

@@ -168,10 +168,12 @@ def student_interval(
     return back(middle - reach), back(middle + reach)
 
 
-def jackknife_error(without: npt.ArrayLike) -> Floats:
-    """Give the standard error of estimates by leaving out one participant at a time.
+def jackknife_interval(
+    estimate: Floats, without: npt.ArrayLike, scale: Scale
+) -> tuple[Floats, Floats]:
+    """Give the 95 % interval around an estimate, from those that lack one participant each.
 
-    Shapes: without (n_participants, ...); gives (...).
+    Shapes: estimate (...); without (n_participants, ...), on the scale.
 
     References
     ----------
@@ -179,17 +181,18 @@ def jackknife_error(without: npt.ArrayLike) -> Floats:
 
     Examples
     --------
-    The standard error of a mean:
+    The interval of a mean:
 
     >>> data = np.array([1.0, 2.0, 6.0])
-    >>> float(jackknife_error((9 - data) / 2).round(6))
-    1.527525
-    >>> float((data.std(ddof=1) / np.sqrt(3)).round(6))
-    1.527525
+    >>> low, high = jackknife_interval(data.mean(), (9 - data) / 2, (np.asarray, np.asarray))
+    >>> error = data.std(ddof=1) / np.sqrt(3)
+    >>> bool(np.isclose(high - low, 2 * stats.t.ppf(0.975, 2) * error))
+    True
     """
     values = np.asarray(without)
     n = len(values)
-    return np.asarray(np.sqrt((n - 1) / n * ((values - values.mean(axis=0)) ** 2).sum(axis=0)))
+    error = np.sqrt((n - 1) / n * ((values - values.mean(axis=0)) ** 2).sum(axis=0))
+    return student_interval(estimate, error, n - 1, scale)
 
 
 def intraclass_correlation(ratings: Maps) -> Floats:
