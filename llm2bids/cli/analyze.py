@@ -127,14 +127,11 @@ def _refuse_other_road(args: argparse.Namespace) -> None:
     ours, model = (*_PARTICIPANT, *_GROUP, *_FINDINGS), _MODEL
     road, other = (model, ours) if with_model else (ours, model)
     known = {argument.flag for argument in arguments(*road).values()}
-    first = {  # of options of one flag, the first is the command's
-        argument.flag: (name, argument.settings["default"])
-        for kind in reversed(other)
-        for name, argument in arguments(kind).items()
+    given = [  # of options of one flag, the first is the command's
+        argument.flag.split()[0]
+        for name, argument in arguments(*other).items()
         if argument.flag not in known
-    }
-    given = [
-        flag.split()[0] for flag, (name, default) in first.items() if getattr(args, name) != default
+        and getattr(args, name, argument.settings["default"]) != argument.settings["default"]
     ]
     if with_model:
         given += ["--no-findings"] if args.no_findings else []
