@@ -5,14 +5,14 @@ import json
 
 import pytest
 
-from llm2bids.cli.recommend import add_arguments, describe_designs
+from llm2bids.cli.plan import add_recommendation, describe_designs
 from llm2bids.exceptions import DatasetError
 from llm2bids.inference.power import design_power, recommend_designs, shipped_components, unit_alpha
 
 
 def options(*argv):
     parser = argparse.ArgumentParser()
-    add_arguments(parser)
+    add_recommendation(parser)
     return parser.parse_args([*map(str, argv)])
 
 

@@ -2,7 +2,7 @@ import numpy as np
 import pytest
 from nilearn.glm.first_level import compute_regressor
 
-from llm2bids.dataset.hrf import convolve
+from llm2bids.dataset.run import convolve
 from llm2bids.exceptions import DatasetError
 
 

@@ -12,7 +12,7 @@ import pytest
 import llm2bids
 from llm2bids.cli.main import main
 from llm2bids.dataset.check import check_dataset
-from llm2bids.dataset.hrf import convolve
+from llm2bids.dataset.run import convolve
 from llm2bids.exceptions import DatasetError, RecordingError, UsageError
 from llm2bids.scan.read import read
 
