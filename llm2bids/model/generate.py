@@ -8,7 +8,8 @@ text does not depend on how it is split into batches.
 
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass, fields
+from dataclasses import dataclass
+from typing import NamedTuple
 
 import numpy as np
 import numpy.typing as npt
@@ -30,8 +31,7 @@ from llm2bids.paradigm.task import Sampling
 LOG2 = float(np.log(2.0))
 
 
-@dataclass(frozen=True, kw_only=True, eq=False)
-class ChosenTokens:
+class ChosenTokens(NamedTuple):
     """Tokens that a batch of prompts gave."""
 
     token_ids: npt.NDArray[np.int64]  # each (n_prompts, n_tokens)
@@ -42,18 +42,11 @@ class ChosenTokens:
     @classmethod
     def joined(cls, parts: "Sequence[ChosenTokens]") -> "ChosenTokens":
         """Join the answers of consecutive batches."""
-        return cls(
-            **{
-                field.name: np.concatenate([getattr(part, field.name) for part in parts])
-                for field in fields(cls)
-            }
-        )
+        return cls(*map(np.concatenate, zip(*parts, strict=True)))
 
-    def __getitem__(self, prompts: "slice | npt.NDArray[np.int64]") -> "ChosenTokens":
+    def of(self, prompts: "slice | npt.NDArray[np.int64]") -> "ChosenTokens":
         """Take the answers of some prompts."""
-        return ChosenTokens(
-            **{field.name: getattr(self, field.name)[prompts] for field in fields(self)}
-        )
+        return ChosenTokens(*(values[prompts] for values in self))
 
 
 @dataclass(eq=False)
@@ -244,7 +237,7 @@ def _in_groups(
         part = new_values((len(rows), *values.shape[1:]), loaded.device)
         parts.append(work(rows, part))
         values[rows] = part
-    return ChosenTokens.joined(parts)[np.argsort(np.concatenate(groups))]
+    return ChosenTokens.joined(parts).of(np.argsort(np.concatenate(groups)))
 
 
 def together(

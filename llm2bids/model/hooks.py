@@ -161,11 +161,10 @@ class StepReader:
         self.deferred = torch.device(device).type != "cpu" if deferred is None else deferred
         self._device = device  # where the outputs of a model on several are joined
         self._values = torch.from_numpy(values)
-        self._n_prompts = values.shape[0]
-        self._widths = [site.width for site in self.sites]
+        self._n_prompts = len(values)
         self._reading = False
         self._targets: Sequence[Tensor] = ()
-        self._held: list[Tensor | None] = [None] * len(self.sites)
+        self._held: dict[int, Tensor] = {}
         self._originals: dict[int, tuple[Tensor, int]] = {}
         self._at_once: set[int] | None = None
 
@@ -173,7 +172,8 @@ class StepReader:
         """Begin a forward pass."""
         self._reading = step is not None
         if step is not None and not self.deferred:
-            self._targets = torch.split(self._values[:, step : step + 1], self._widths, dim=2)
+            widths = [site.width for site in self.sites]
+            self._targets = torch.split(self._values[:, step : step + 1], widths, dim=2)
 
     def close(self, step: int) -> None:
         """End a forward pass that was read: on another device than the CPU, send it off."""
@@ -181,17 +181,14 @@ class StepReader:
         if not self.deferred or not self.sites:
             return
         if self._at_once is None:
-            self._at_once = {
-                index
-                for index, (tensor, version) in self._originals.items()
-                if tensor._version != version
-            }
+            originals = self._originals.items()
+            self._at_once = {index for index, (kept, at) in originals if kept._version != at}
             self._originals.clear()
-        held = [tensor for tensor in self._held if tensor is not None]
-        joined = torch.cat([tensor.to(self._device) for tensor in held], dim=1).float()
+        held = [self._held[index].to(self._device) for index in sorted(self._held)]
+        joined = torch.cat(held, dim=1).float()
         for prompt in range(self._n_prompts):
             self._values[prompt, step].copy_(joined[prompt], non_blocking=True)
-        self._held = [None] * len(self.sites)
+        self._held.clear()
 
     def wait(self) -> None:
         """Wait until all values have arrived."""

@@ -4,6 +4,7 @@ Of long texts values go straight into volumes, and logits come in chunks.
 """
 
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass
 from typing import Any
 
@@ -73,11 +74,12 @@ def read_windows(
         rows = len(lead_in) + torch.from_numpy(columns - window.start).to(loaded.device) - 1
         with forward_errors(loaded), torch.no_grad():
             with hooked(loaded.model, sites, hooks):
-                logits = _forward(loaded, fed, head)
+                _, hidden = _with_short_head(loaded, fed, head)
             for start in range(0, len(columns), CHUNK):
                 part = slice(start, start + CHUNK)
-                given = logits(rows[part]).float()
-                log_p = torch.log_softmax(given, dim=-1)
+                given = hidden[0, rows[part]]
+                logits = given if head is None else head(given)
+                log_p = torch.log_softmax(logits.float(), dim=-1)
                 bits = information(log_p[None], targets[part][None])
                 surprisal[columns[part]], entropy[columns[part]] = (
                     each[0].double().cpu().numpy() for each in bits
@@ -106,29 +108,23 @@ def _adding_hooks(
     return position_hooks(sites, positions[None], add, device=device)
 
 
-def _forward(
+def _with_short_head(
     loaded: LoadedModel, fed: Sequence[int], head: nn.Module | None
-) -> Callable[[Tensor], Tensor]:
-    """Read a text; give the function that makes the logits of positions (n_positions,)."""
-    token_ids = torch.tensor([list(fed)], device=loaded.device)
-    if head is None:
-        logits = loaded.model(input_ids=token_ids, use_cache=False).logits[0]
-        return lambda positions: logits[positions]
-    _, hidden = _with_short_head(loaded, token_ids, head)
-    return lambda positions: head(hidden[0, positions])
+) -> tuple[Any, Tensor]:
+    """Run the model, with a head on the last position only; give its output and the head's input.
 
-
-def _with_short_head(loaded: LoadedModel, token_ids: Tensor, head: nn.Module) -> tuple[Any, Tensor]:
-    """Run the model with logits of the last position only; give its output and the head's input."""
+    Without a head, all logits are given for its input.
+    """
     held: list[Tensor] = []
 
     def shorten(module: nn.Module, args: tuple[Any, ...]) -> tuple[Any, ...]:
         held.append(args[0])
         return (args[0][:, -1:], *args[1:])
 
-    with head.register_forward_pre_hook(shorten):
+    token_ids = torch.tensor([list(fed)], device=loaded.device)
+    with nullcontext() if head is None else head.register_forward_pre_hook(shorten):
         output = loaded.model(input_ids=token_ids, use_cache=False)
-    return output, held[0]
+    return output, held[0] if head is not None else output.logits
 
 
 def _plain_head(loaded: LoadedModel, fed: Sequence[int], sites: Sequence[Site]) -> nn.Module | None:
@@ -137,10 +133,9 @@ def _plain_head(loaded: LoadedModel, fed: Sequence[int], sites: Sequence[Site]) 
     names = {site.name for site in sites}
     if head is None or any(loaded.model.get_submodule(name) is head for name in names):
         return None
-    token_ids = torch.tensor([list(fed)], device=loaded.device)
     with forward_errors(loaded), torch.no_grad():
         try:
-            output, hidden = _with_short_head(loaded, token_ids, head)
+            output, hidden = _with_short_head(loaded, fed, head)
         except (IndexError, TypeError):  # called in another way, or not at all
             return None
         same = torch.equal(output.logits[0, -1:].float(), head(hidden[:, -1:])[0].float())
@@ -172,8 +167,16 @@ def text_nll(
             nll = -log_p.gather(2, token_ids[:, 1:, None])[..., 0].double().cpu().numpy()
         for row, values in zip(rows, nll, strict=True):
             nats[row] = values[: len(texts[row]) - 1]
-            name = f"text {row + 1}" if names is None else names[row]
-            _check_finite(loaded, texts[row], nats[row], name)
+            wrong = np.flatnonzero(~np.isfinite(nats[row])) + 1
+            if wrong.size:  # the edited model gives no number
+                (token,) = decode(loaded, np.array([texts[row][wrong[0]]], dtype=np.int64))
+                name = f"text {row + 1}" if names is None else names[row]
+                raise InterventionError(
+                    f"{name}: the likelihood of token {wrong[0]} ({token!r}) is "
+                    f"{nats[row][wrong[0] - 1]} ({wrong.size} of {nats[row].size} tokens); "
+                    "expected finite numbers: lower the strength of the edit, change fewer units, "
+                    "or load the model with --dtype float32"
+                )
         if on_text is not None:
             on_text(len(rows))
     return [nats[row] for row in range(len(texts))]
@@ -231,19 +234,3 @@ def _batches(
         for rows in together(loaded, texts, by_length)
         for start in range(0, len(rows), batch_size)
     ]
-
-
-def _check_finite(
-    loaded: LoadedModel, text: Sequence[int], nll: npt.NDArray[np.float64], name: str
-) -> None:
-    """Stop where the edited model gives no number, naming the token."""
-    wrong = np.flatnonzero(~np.isfinite(nll))
-    if not wrong.size:
-        return
-    position = int(wrong[0]) + 1
-    (token,) = decode(loaded, np.array([text[position]], dtype=np.int64))
-    raise InterventionError(
-        f"{name}: the likelihood of token {position} ({token!r}) is {nll[wrong[0]]} "
-        f"({wrong.size} of {nll.size} tokens); expected finite numbers: lower the strength of the "
-        "edit, change fewer units, or load the model with --dtype float32"
-    )

@@ -185,7 +185,7 @@ def _recorded(
     for design in designs:
         part = slice(start, start + len(design.trials))
         start = part.stop
-        answers = joined[part]
+        answers = joined.of(part)
         texts = decode(loaded, answers.token_ids.ravel())
         made = provenance(
             loaded, method=method, seed=design.seed, keep_first=keep_first, batch_size=size,
