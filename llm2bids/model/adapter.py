@@ -14,8 +14,8 @@ from llm2bids.exceptions import ModelError
 from llm2bids.model.cache import weights_sha256
 from llm2bids.store.files import missing_content
 
+# File that makes a folder an adapter.
 CONFIG = "adapter_config.json"
-"""File that makes a folder an adapter."""
 
 _WEIGHTS = "adapter_model.safetensors"
 

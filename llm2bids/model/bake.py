@@ -17,8 +17,8 @@ from llm2bids.model.probe import plain_tokens
 from llm2bids.model.sites import RESIDUAL
 from llm2bids.model.weights import is_transposed
 
+# Largest difference of logits between the baked model and the edited one, in float32.
 TOLERANCE = 1e-5
-"""Largest difference of logits between the baked model and the edited one, in float32."""
 
 
 def bake(loaded: LoadedModel, edit: Edit, folder: str | Path) -> float:

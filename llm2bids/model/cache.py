@@ -13,8 +13,8 @@ from filelock import FileLock
 from llm2bids.store.checksums import sha256_of
 from llm2bids.store.commit import replace_text
 
+# Seconds after which a file's times show that it was written again: its clock is coarse.
 _SETTLED = 2.0
-"""Seconds after which a file's times show that it was written again: its clock is coarse."""
 
 
 def cache_folder() -> Path:

@@ -17,8 +17,8 @@ from llm2bids.exceptions import ModelError, UsageError
 from llm2bids.model.adapter import merge_adapter
 from llm2bids.model.place import Place
 
+# Largest seed of random weights.
 LARGEST_SEED = 2**32 - 1
-"""Largest seed of random weights."""
 
 
 def load_weights(
@@ -234,6 +234,7 @@ def _refusal(source: str, what: str) -> str:
     )
 
 
+# Method -> the package on PyPI that reads it.
 _PACKAGES = {
     "aqlm": "aqlm",
     "auto-round": "auto-round",
@@ -249,7 +250,6 @@ _PACKAGES = {
     "torchao": "torchao",
     "vptq": "vptq",
 }
-"""Method -> the package on PyPI that reads it."""
 
 
 def quantization_of(config: Any) -> str | None:

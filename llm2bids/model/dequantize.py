@@ -32,9 +32,11 @@ _RECORD = "complete.json"
 
 _TYPES = "gguf_types.json"
 
+# Raised where the same file would become other weights or another configuration.
 _FORMAT = 2
-"""Raised where the same file would become other weights or another configuration."""
 
+# Entries of a GGUF header that transformers reads of few architectures or of none, and what its
+# configurations call them.
 _NAMES = {
     "attention.key_length": ("head_dim",),
     "attention.layer_norm_epsilon": ("layer_norm_epsilon", "layer_norm_eps", "norm_eps"),
@@ -50,9 +52,8 @@ _NAMES = {
     "residual_scale": ("residual_multiplier",),
     "use_parallel_residual": ("use_parallel_residual",),
 }
-"""Entries of a GGUF header that transformers reads of few architectures or of none, and what its
-configurations call them."""
 
+# Entries that need no name in the configuration.
 _HANDLED = (
     # these show in the shapes of the tensors, or change no value
     "block_count",
@@ -72,18 +73,17 @@ _HANDLED = (
     "rope.scaling.original_context_length",
     "rope.scaling.type",
 )
-"""Entries that need no name in the configuration."""
 
+# Entries that change nothing where they are 1.
 _ONES = (
     "attention.causal",
     "expert_gating_func",  # 1 is softmax, as transformers has it where it reads no other
     "rope.scale_linear",
     "rope.scaling.attn_factor",
 )
-"""Entries that change nothing where they are 1."""
 
+# Layers of the models of 27 billion, which scale queries by their width and not by a head's.
 _DEEP = {"gemma2": 46, "gemma3": 62}
-"""Layers of the models of 27 billion, which scale queries by their width and not by a head's."""
 
 
 def dequantized_folder(

@@ -15,8 +15,8 @@ from llm2bids.exceptions import UsageError
 if TYPE_CHECKING:
     from llm2bids.model.load import LoadedModel
 
+# Ways in which accelerate spreads modules over the devices that are there.
 _MAPS = ("auto", "balanced", "balanced_low_0", "sequential")
-"""Ways in which accelerate spreads modules over the devices that are there."""
 
 
 def check_device(device: str) -> torch.device:

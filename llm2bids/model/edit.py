@@ -21,6 +21,7 @@ _VERSION = 1
 
 _LEVELS = ("participants", "runs", "prompts")
 
+# What the file calls the fields of an edit.
 _FIELDS = {
     "Kind": "kind",
     "Method": "method",
@@ -33,7 +34,6 @@ _FIELDS = {
     "Source": "source",
     "Criterion": "criterion",
 }
-"""What the file calls the fields of an edit."""
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)

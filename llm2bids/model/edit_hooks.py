@@ -19,8 +19,8 @@ from llm2bids.model.probe import CACHES, given_tokens
 from llm2bids.model.sites import SiteTable, find_sites
 from llm2bids.model.units import Site
 
+# Sites by model: looking for them runs the model.
 _tables: "WeakKeyDictionary[LoadedModel, SiteTable]" = WeakKeyDictionary()
-"""Sites by model: looking for them runs the model."""
 
 
 @contextmanager

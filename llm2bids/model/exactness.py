@@ -28,23 +28,22 @@ from llm2bids.paradigm.task import Sampling
 
 logger = logging.getLogger(__name__)
 
+# Tokens that each prompt generates: one by prefill, the others by decode steps.
 N_TOKENS = 4
-"""Tokens that each prompt generates: one by prefill, the others by decode steps."""
 
+# Largest differences that count as rounding: share of a site's largest value, and bit.
+#
+# Measured with SmolLM2-135M: 1e-5 and 3e-5 bit, 0.01 and 0.03 bit, 0.05 and 0.3 bit; with a tiny
+# Qwen3-Next, whose steps are summed in another order than its prompts, 2e-4 in float32. Values that
+# padding contaminates, or that stand in another prompt's place, are off by 0.1 to 2.
 TOLERANCES = {"float32": (5e-3, 0.02), "float16": (3e-2, 0.3), "bfloat16": (0.2, 2.0)}
-"""Largest differences that count as rounding: share of a site's largest value, and bit.
 
-Measured with SmolLM2-135M: 1e-5 and 3e-5 bit, 0.01 and 0.03 bit, 0.05 and 0.3 bit; with a tiny
-Qwen3-Next, whose steps are summed in another order than its prompts, 2e-4 in float32. Values that
-padding contaminates, or that stand in another prompt's place, are off by 0.1 to 2.
-"""
-
+# What the ways of batching are called.
 WORDS: Mapping[Batching, str] = {
     "padded": "prompts of any length in one batch, padded on the left",
     "equal": "only prompts of one length in one batch",
     "single": "prompts one by one",
 }
-"""What the ways of batching are called."""
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -46,7 +46,8 @@ class ChosenTokens(NamedTuple):
 
     def of(self, prompts: "slice | npt.NDArray[np.int64]") -> "ChosenTokens":
         """Take the answers of some prompts."""
-        return ChosenTokens(*(values[prompts] for values in self))
+        token_ids, surprisal, entropy = self
+        return ChosenTokens(token_ids[prompts], surprisal[prompts], entropy[prompts])
 
 
 @dataclass(eq=False)

@@ -18,8 +18,8 @@ from llm2bids.model.load import LoadedModel
 from llm2bids.model.routers import PROBABILITIES, all_tensors
 from llm2bids.model.units import Site, SiteError
 
+# A forward hook; what it returns other than None replaces the module's output.
 Hook = Callable[[nn.Module, Any, Any], Any]
-"""A forward hook; what it returns other than None replaces the module's output."""
 
 
 @contextmanager

@@ -26,18 +26,18 @@ from llm2bids.model.place import EMBEDDED, OFFER, WAY_ROUND, Place, checkpoint_f
 from llm2bids.model.tokenizer import Chat, load_tokenizer, neutral_generation
 from llm2bids.model.units import first_number
 
+# Names of the floating point types that a model may run in.
 DTYPES = {
     "float32": torch.float32,
     "float16": torch.float16,
     "bfloat16": torch.bfloat16,
 }
-"""Names of the floating point types that a model may run in."""
 
+# Which prompts may run together: of any length, of one length, or none.
 Batching = Literal["padded", "equal", "single"]
-"""Which prompts may run together: of any length, of one length, or none."""
 
+# `LoadedModel.max_length` of a model that states no longest context (e.g. Mamba).
 NO_LIMIT = 2**31 - 1
-"""`LoadedModel.max_length` of a model that states no longest context (e.g. Mamba)."""
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)

@@ -92,11 +92,11 @@ def outline(
     )
 
 
+# Bytes of weights up to which the whole model is timed.
 _WHOLE = 1_000_000_000
-"""Bytes of weights up to which the whole model is timed."""
 
+# Numbers of layers that are timed of a larger model; time is linear in the layers.
 _SHALLOW = (1, 3)
-"""Numbers of layers that are timed of a larger model; time is linear in the layers."""
 
 _STEPS = 4
 

@@ -19,17 +19,17 @@ from llm2bids.model.dequantize import (
 )
 from llm2bids.store.files import missing_content
 
+# Name under which the model that comes with llm2bids is asked for.
 EMBEDDED = "embedded"
-"""Name under which the model that comes with llm2bids is asked for."""
 
+# What a message offers where a model cannot be had.
 OFFER = "`--model embedded` needs no network"
-"""What a message offers where a model cannot be had."""
 
+# Why a pickle is refused, and what to do.
 WAY_ROUND = (
     "which can run code when opened; expected *.safetensors: load it once with transformers where "
     "you trust it, and `model.save_pretrained(folder)` writes them"
 )
-"""Why a pickle is refused, and what to do."""
 
 
 @dataclass(frozen=True, kw_only=True)

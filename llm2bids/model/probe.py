@@ -16,11 +16,11 @@ from llm2bids.model.hooks import first_tensor, forward_errors, hooked
 from llm2bids.model.load import LoadedModel
 from llm2bids.model.units import Site
 
+# Size of the probe: tokens of each prompt, forward passes (prefill and decode steps).
 N_TOKENS, N_STEPS = 5, 3
-"""Size of the probe: tokens of each prompt, forward passes (prefill and decode steps)."""
 
+# Names under which models return what the next step goes on from (transformers renamed it).
 CACHES = ("cache", "past_key_values", "cache_params")
-"""Names under which models return what the next step goes on from (transformers renamed it)."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -32,8 +32,8 @@ class Call:
     constant: bool  # all values are the same
 
 
+# Calls of one module by forward pass.
 Calls = dict[int, list[Call | None]]
-"""Calls of one module by forward pass."""
 
 
 @dataclass(frozen=True, kw_only=True)

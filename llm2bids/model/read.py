@@ -28,8 +28,8 @@ from llm2bids.model.load import LoadedModel
 from llm2bids.model.tokenizer import decode
 from llm2bids.model.units import Site
 
+# Positions whose logits are there at a time.
 CHUNK = 256
-"""Positions whose logits are there at a time."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -142,8 +142,8 @@ def _plain_head(loaded: LoadedModel, fed: Sequence[int], sites: Sequence[Site]) 
     return head if same and hidden.shape[1] == len(fed) else None
 
 
+# Texts in a batch, where the caller names none: all logits of all positions are computed.
 BATCH_SIZE = 16
-"""Texts in a batch, where the caller names none: all logits of all positions are computed."""
 
 
 def text_nll(

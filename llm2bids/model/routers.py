@@ -16,12 +16,12 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 from llm2bids.model.units import Scores
 
+# Functions of scores (..., n_experts), by the names that configurations give them.
 PROBABILITIES: Mapping[str, Callable[[Tensor], Tensor]] = {
     "softmax": lambda scores: scores.float().softmax(dim=-1),
     "sigmoid": lambda scores: scores.float().sigmoid(),
     "sqrtsoftplus": lambda scores: nn.functional.softplus(scores.float()).sqrt(),
 }
-"""Functions of scores (..., n_experts), by the names that configurations give them."""
 
 _OPERATIONS = {
     torch.ops.aten._softmax.default: "softmax",
@@ -29,11 +29,11 @@ _OPERATIONS = {
     torch.ops.aten.softplus.default: "sqrtsoftplus",
 }
 
+# Events between a function and the router whose scores it takes, at most.
 _NEAR = 8
-"""Events between a function and the router whose scores it takes, at most."""
 
+# A function with its input, or a router with what it returned.
 _Event = tuple[str, list[Tensor]]
-"""A function with its input, or a router with what it returned."""
 
 
 def find_routers(model: nn.Module) -> dict[str, nn.Module]:

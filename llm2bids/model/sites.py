@@ -32,8 +32,8 @@ from llm2bids.model.probe import (
 from llm2bids.model.routers import find_routers, find_scores
 from llm2bids.model.units import Site, split_heads
 
+# Role of a decoder layer's own output.
 RESIDUAL = "residual"
-"""Role of a decoder layer's own output."""
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -76,8 +76,8 @@ def neutral_generation(model: Any, tokenizer: Any) -> None:
     )
 
 
+# Templates that tell the model the date tell it this one: a prompt is the same on every day.
 _DATE = datetime.datetime(2024, 7, 26)
-"""Templates that tell the model the date tell it this one: a prompt is the same on every day."""
 
 _DATED = re.compile(r"strftime_now\(\s*(['\"])(.*?)\1\s*\)")
 

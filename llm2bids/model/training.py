@@ -31,8 +31,8 @@ from llm2bids.model.weights import (
 Floats = npt.NDArray[np.float64]
 Texts = Sequence[Sequence[int]]
 
+# A module, the hook that adds to its output, and the parameters of what is added.
 _Added = tuple[nn.Module, Hook, list[nn.Parameter]]
-"""A module, the hook that adds to its output, and the parameters of what is added."""
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)

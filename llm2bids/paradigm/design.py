@@ -17,11 +17,11 @@ from llm2bids.paradigm.seed import derive_generator, derive_seed
 from llm2bids.paradigm.table import suggest
 from llm2bids.paradigm.task import Context, Order, Paradigm, Prompt, Sampling, Task
 
+# The prompts of each condition, as :func:`llm2bids.paradigm.prompts.load_banks` gives them.
 Banks = Mapping[str, tuple[Prompt, ...]]
-"""The prompts of each condition, as :func:`llm2bids.paradigm.prompts.load_banks` gives them."""
 
+# ``(trial_type, n_prompts)``; the trial type of an off block is None.
 _Block = tuple[str | None, int]
-"""``(trial_type, n_prompts)``; the trial type of an off block is None."""
 
 
 def latin_square(n_conditions: int) -> npt.NDArray[np.int64]:

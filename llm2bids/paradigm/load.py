@@ -12,11 +12,11 @@ from llm2bids.paradigm.prompts import BANKS_FOLDER
 from llm2bids.paradigm.table import Table, read_text, suggest
 from llm2bids.paradigm.task import Context, Order, Paradigm, Sampling, Task
 
+# Folder of the shipped paradigms, one file ``<name>.toml`` each.
 PARADIGMS_FOLDER = Path(__file__).parent / "paradigms"
-"""Folder of the shipped paradigms, one file ``<name>.toml`` each."""
 
+# Most runs of a task for each participant.
 MOST_RUNS = 1000
-"""Most runs of a task for each participant."""
 
 _KEYS = [
     field.name

@@ -10,11 +10,11 @@ from llm2bids.exceptions import ParadigmError
 from llm2bids.paradigm.table import LABEL, read_text
 from llm2bids.paradigm.task import Paradigm, Prompt
 
+# Folder of the shipped banks, one file ``<condition>.tsv`` each.
 BANKS_FOLDER = Path(__file__).parent / "banks"
-"""Folder of the shipped banks, one file ``<condition>.tsv`` each."""
 
+# Columns that a bank must have; others may stand beside them and are left aside.
 COLUMNS = ("prompt_id", "condition", "topic", "text")
-"""Columns that a bank must have; others may stand beside them and are left aside."""
 
 _BANK = f"a prompt bank (tab-separated values with the columns {', '.join(COLUMNS)})"
 

@@ -10,11 +10,11 @@ from typing import Any
 
 from llm2bids.exceptions import ParadigmError
 
+# What BIDS allows in a label: letters and digits.
 LABEL = re.compile(r"[A-Za-z0-9]+")
-"""What BIDS allows in a label: letters and digits."""
 
+# Largest integer that a paradigm may have, unless its key says otherwise: more is a slip.
 LARGEST = 1_000_000
-"""Largest integer that a paradigm may have, unless its key says otherwise: more is a slip."""
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -3,11 +3,11 @@
 from dataclasses import dataclass
 from typing import Literal
 
+# Order of blocks in a run; a story is read from its first word to its last.
 Order = Literal["off_on_off", "multi_task", "interleaved", "story"]
-"""Order of blocks in a run; a story is read from its first word to its last."""
 
+# Whether each prompt starts a context of its own or one running context is kept.
 Context = Literal["fresh", "carry"]
-"""Whether each prompt starts a context of its own or one running context is kept."""
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -19,12 +19,12 @@ logger = logging.getLogger(__name__)
 Result = TypeVar("Result")
 OnToken = Callable[[int], Any]
 
+# Prompts in a batch, where the caller names none: two runs of 24 take a fifth less processor time
+# together than alone, and more runs gain nothing further in float32.
 DEFAULT_BATCH_SIZE = 64
-"""Prompts in a batch, where the caller names none: two runs of 24 take a fifth less processor time
-together than alone, and more runs gain nothing further in float32."""
 
+# Bytes of the values of a batch of runs that are held in memory; more lie in a scratch file.
 LARGEST = 1 << 30
-"""Bytes of the values of a batch of runs that are held in memory; more lie in a scratch file."""
 
 
 def check_batch_size(batch_size: int | None) -> None:

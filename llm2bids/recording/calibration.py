@@ -15,18 +15,18 @@ from llm2bids.recording.tokens import first_step, prompt_tokens, token_uniforms
 if TYPE_CHECKING:
     from llm2bids.model.load import LoadedModel
 
+# Prompts in a batch, where the caller names none: one batch of values is kept at a time.
 CALIBRATION_BATCH_SIZE = 16
-"""Prompts in a batch, where the caller names none: one batch of values is kept at a time."""
 
+# A unit whose sd is below this share of its mean only shows rounding: it did not vary.
 ROUNDING = 1e-6
-"""A unit whose sd is below this share of its mean only shows rounding: it did not vary."""
 
+# Counts of a volume for one standard deviation, in datasets that are begun: a step of 0.01 sd, and
+# units 15 sd below their mean stay in automatic masks. A dataset says its own.
 COUNTS_PER_SD = 100
-"""Counts of a volume for one standard deviation, in datasets that are begun: a step of 0.01 sd, and
-units 15 sd below their mean stay in automatic masks. A dataset says its own."""
 
+# Gain of datasets that do not say their own, as those of earlier versions.
 EARLIER_COUNTS_PER_SD = 500
-"""Gain of datasets that do not say their own, as those of earlier versions."""
 
 _CHUNK = 16384
 

@@ -20,8 +20,8 @@ from llm2bids.paradigm.table import LARGEST
 from llm2bids.paradigm.task import Paradigm, Prompt
 from llm2bids.recording.events import repetition_time
 
+# Largest seed: what JSON readers and tables of other languages still hold.
 LARGEST_SEED = 2**63 - 1
-"""Largest seed: what JSON readers and tables of other languages still hold."""
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -11,11 +11,11 @@ from scipy.fft import dct
 from llm2bids.exceptions import UsageError
 from llm2bids.paradigm.design import RunDesign
 
+# Hz of nilearn's default cosine drifts; SPM's and FitLins' 1/128 Hz are nearly the same.
 HIGH_PASS = 0.01
-"""Hz of nilearn's default cosine drifts; SPM's and FitLins' 1/128 Hz are nearly the same."""
 
+# The largest repetition time that is chosen, seconds.
 LONGEST_T_R = 0.5
-"""The largest repetition time that is chosen, seconds."""
 
 
 def events_table(design: RunDesign, t_r: float) -> pd.DataFrame:

@@ -12,15 +12,15 @@ from llm2bids.paradigm.seed import derive_generator
 from llm2bids.recording.stimuli import read_text
 from llm2bids.recording.story import Story, check_story
 
+# 96 sentences of 12 words, in capitals, and 96 lists of nonwords. Each nonword stands for a word,
+# the same wherever the word comes back, with as many tokens of SmolLM2's (and GPT-2's kind of)
+# tokenizer; the lists are in random order and have as many tokens as their sentences.
 LANGLOC = Path(__file__).parents[1] / "paradigm/localizers/langloc.tsv"
-"""96 sentences of 12 words, in capitals, and 96 lists of nonwords. Each nonword stands for a word,
-the same wherever the word comes back, with as many tokens of SmolLM2's (and GPT-2's kind of)
-tokenizer; the lists are in random order and have as many tokens as their sentences."""
 
 IMPORTED = "brainscore-language"
+# Localizers by name: our own, and the original one (Fedorenko et al. 2010, J Neurophysiol 104:1177)
+# where brainscore-language is installed.
 NAMES = ("langloc", "md", IMPORTED)
-"""Localizers by name: our own, and the original one (Fedorenko et al. 2010, J Neurophysiol
-104:1177) where brainscore-language is installed."""
 
 N_RUNS = 2
 WORD_SECONDS, PAUSE_SECONDS = 0.45, 0.6

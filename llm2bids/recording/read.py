@@ -27,8 +27,8 @@ if TYPE_CHECKING:
     from llm2bids.model.load import LoadedModel
     from llm2bids.model.read import Window
 
+# Bank of the texts that are read.
 CONDITION = "story"
-"""Bank of the texts that are read."""
 
 
 def contexts(story: Story, reading: Reading) -> list[slice]:

@@ -55,11 +55,11 @@ class Recording:
     start_time: float = 0.0  # from a volume's onset to the time that it stands for, seconds
 
 
+# Given texts in a batch, where the caller names none: all logits of all positions are computed.
 REPLAY_BATCH_SIZE = 8
-"""Given texts in a batch, where the caller names none: all logits of all positions are computed."""
 
+# What gives the answers of some prompts and writes their values.
 Work = Callable[[slice, npt.NDArray[np.float32], OnToken], "ChosenTokens"]
-"""What gives the answers of some prompts and writes their values."""
 
 
 class How(TypedDict, total=False):

@@ -17,6 +17,7 @@ from llm2bids.store.tables import to_numbers
 
 log = logging.getLogger(__name__)
 
+# Names of columns: BIDS', those of the Hasson lab, litcoder's, and neuralset's.
 _NAMES = {
     "onset": ("onset", "start", "start_time", "begin", "tmin", "word_onset"),
     "duration": ("duration", "dur"),
@@ -27,15 +28,14 @@ _NAMES = {
     "trial_type": ("trial_type",),
     "kind": ("type",),
 }
-"""Names of columns: BIDS', those of the Hasson lab, litcoder's, and neuralset's."""
 
+# Columns of the aligned transcripts of OpenNeuro's Narratives (Gentle's), which have no header.
 _ALIGNED = ("word", "lowercase", "onset", "offset")
-"""Columns of the aligned transcripts of OpenNeuro's Narratives (Gentle's), which have no header."""
 
 _TABLES = (".tsv", ".csv", ".txt")
+# Labels of silence and noise in forced alignments (Penn's, MFA's, Huth's), without brackets.
 _NO_WORDS = {"sp", "sil", "spn", "br", "lg", "ls", "ns", "cg", "ig", "sentence_start",
              "sentence_end", "eps", "silence"}  # fmt: skip
-"""Labels of silence and noise in forced alignments (Penn's, MFA's, Huth's), without brackets."""
 
 
 def read_stimuli(

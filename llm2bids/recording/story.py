@@ -9,12 +9,12 @@ import pandas as pd
 
 from llm2bids.exceptions import RecordingError
 
+# Columns of a story's words. Onset and duration (seconds) may be missing: such a word is read, and
+# stands at no time. A sentence is a number that its words share, or missing.
 COLUMNS = ("onset", "duration", "word", "trial_type", "sentence")
-"""Columns of a story's words. Onset and duration (seconds) may be missing: such a word is read, and
-stands at no time. A sentence is a number that its words share, or missing."""
 
+# Seconds by which a word may begin before the one before it has ended: what rounding leaves.
 OVERLAP = 0.01
-"""Seconds by which a word may begin before the one before it has ended: what rounding leaves."""
 
 _CLITIC = re.compile(r"(['’](s|t|d|m|ll|re|ve)|n['’]t)", re.IGNORECASE)
 _SENTENCE_END = re.compile(r"[.!?。！？؟۔।…]['\"”’»)\]]*$")

@@ -8,8 +8,8 @@ import numpy.typing as npt
 import pandas as pd
 from scipy.sparse import csr_array
 
+# Lobes of the Lanczos kernel on either side, as in the Huth lab's code.
 LOBES = 3
-"""Lobes of the Lanczos kernel on either side, as in the Huth lab's code."""
 
 Pool = Literal["last", "mean", "sum"]
 At = Literal["word", "before"]

@@ -20,8 +20,8 @@ if TYPE_CHECKING:
     from llm2bids.model.generate import ChosenTokens
     from llm2bids.model.load import LoadedModel
 
+# What parts a prompt from the answer before it, where one context is carried through the run.
 SEPARATOR = "\n\n"
-"""What parts a prompt from the answer before it, where one context is carried through the run."""
 
 
 def first_step(keep_first: bool) -> int:
