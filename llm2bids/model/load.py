@@ -27,11 +27,7 @@ from llm2bids.model.tokenizer import Chat, load_tokenizer, neutral_generation
 from llm2bids.model.units import first_number
 
 # Names of the floating point types that a model may run in.
-DTYPES = {
-    "float32": torch.float32,
-    "float16": torch.float16,
-    "bfloat16": torch.bfloat16,
-}
+DTYPES = {"float32": torch.float32, "float16": torch.float16, "bfloat16": torch.bfloat16}
 
 # Which prompts may run together: of any length, of one length, or none.
 Batching = Literal["padded", "equal", "single"]

@@ -21,14 +21,7 @@ from torch import nn
 from llm2bids.exceptions import ModelError, first_line
 from llm2bids.model.hooks import forward_errors, raising_module
 from llm2bids.model.load import LoadedModel
-from llm2bids.model.probe import (
-    N_TOKENS,
-    Calls,
-    Probe,
-    outline_model,
-    plain_tokens,
-    probe_model,
-)
+from llm2bids.model.probe import N_TOKENS, Calls, Probe, outline_model, plain_tokens, probe_model
 from llm2bids.model.routers import find_routers, find_scores
 from llm2bids.model.units import Site, split_heads
 

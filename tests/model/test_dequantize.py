@@ -308,11 +308,7 @@ def header(path, architecture, **entries):
         ),
         ("gemma3", {"attention__key_length": 20}, {"query_pre_attn_scalar": 20}),
         # the model of 27 billion: 48 / 4
-        (
-            "gemma3",
-            {"attention__key_length": 20, "block_count": 62},
-            {"query_pre_attn_scalar": 12},
-        ),
+        ("gemma3", {"attention__key_length": 20, "block_count": 62}, {"query_pre_attn_scalar": 12}),
         (
             "gemma3",
             {"rope__freq_base": 1e6, "rope__scaling__type": "linear", "rope__scaling__factor": 8.0},

@@ -363,10 +363,7 @@ def test_code_that_comes_with_the_weights_does_not_run(folder):
     path = folder / "config.json"
     config = json.loads(path.read_text())
     config["model_type"] = "unheard_of"
-    config["auto_map"] = {
-        "AutoConfig": "own.OwnConfig",
-        "AutoModelForCausalLM": "own.OwnModel",
-    }
+    config["auto_map"] = {"AutoConfig": "own.OwnConfig", "AutoModelForCausalLM": "own.OwnModel"}
     path.write_text(json.dumps(config))
     (folder / "own.py").write_text("raise SystemExit('ran')\n")
     with pytest.raises(ModelError, match="--trust-remote-code"):

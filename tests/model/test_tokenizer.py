@@ -72,10 +72,7 @@ def test_a_prompt_is_the_same_on_every_day(tiny_model_dir, tmp_path):
     ("template", "says"),
     [
         ("{{ messages[-1].content }}", "leaves out what the system says .'Be kind.'.*--system"),
-        (
-            "{{ raise_exception('no system here') }}",
-            "no system here; expected .* after",
-        ),
+        ("{{ raise_exception('no system here') }}", "no system here; expected .* after"),
         ("<s>", "leaves out what the"),
         ("{% for %}", "chat template: .*expected"),
     ],

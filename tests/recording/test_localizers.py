@@ -5,12 +5,7 @@ import pandas as pd
 import pytest
 
 from llm2bids.exceptions import RecordingError, UsageError
-from llm2bids.recording.localizers import (
-    LANGLOC,
-    is_langloc,
-    localizer_stories,
-    read_langloc,
-)
+from llm2bids.recording.localizers import LANGLOC, is_langloc, localizer_stories, read_langloc
 from tests.brought import bring
 
 
