@@ -67,6 +67,8 @@ def parse_address(address: str) -> tuple[str, int]:
     return match[1], int(match[2])
 
 
+# Heads are told from what names and sizes mean: a width that happens to be a multiple of the head
+# size is no head. Where a configuration does not say how an output is laid out, it has no heads.
 _QUERY = {"q_proj", "q_b_proj", "q_norm", "q_layernorm", "q_ln", "q_lin", "query", "wq"}
 _SHARED = {
     *("k_proj", "k_norm", "k_layernorm", "k_ln", "k_lin", "key", "wk"),
