@@ -299,7 +299,7 @@ Item = TypeVar("Item")
 
 
 def label_contradictions(words: pd.DataFrame) -> list[str]:
-    """Say which trial types have strings that they cannot mean (OpenNeuro ds000107), a line each."""
+    """Say which trial types have strings that they cannot mean, as in OpenNeuro ds000107."""
     shown = words["word"].str.casefold().groupby(words["trial_type"], sort=False)
     strings = {str(label): list(dict.fromkeys(texts)) for label, texts in shown}
     spoken = {label: set(re.findall(r"[^\W\d_]+", label.casefold())) for label in strings}
