@@ -314,10 +314,11 @@ def test_hooks_are_gone_after_a_run_and_after_an_error(llama, sites, design_of):
     def stop(n_volumes):
         raise KeyboardInterrupt
 
+    before = [tuple(module._forward_hooks) for module in llama.model.modules()]
     record_run(llama, design_of(), sites)
     with pytest.raises(KeyboardInterrupt):
         record_run(llama, design_of(), sites, on_token=stop)
-    assert not any(module._forward_hooks for module in llama.model.modules())
+    assert [tuple(module._forward_hooks) for module in llama.model.modules()] == before
 
 
 def test_memory_error_halves_the_batch(llama, sites, design_of, monkeypatch):
