@@ -1,7 +1,8 @@
 """How generation is best run: prompts in a batch, threads, static cache, ``torch.compile``.
 
 Prompts of the shipped paradigm (12 volumes each, all sites of the embedded model) are recorded in
-batches of 1 (four prompts only), 24 (a run) and 96 (four runs).
+batches of 1 (four prompts only), 24 (a run), 48 (two runs, the default) and 96 (four runs), in one
+thread, as a worker does it.
 Then bare ``model.generate`` of one run is timed with half of the threads, with a static cache, and
 compiled; each beside plain ``generate``, in the same process and in alternation.
 
@@ -30,7 +31,7 @@ def recorded(loaded, scan, sites, rounds):
     """Tokens per second of recording by batch size, and milliseconds of processor time a token."""
     first = scan.designs[0]
     alone = replace(first, trials=first.trials[:ALONE])
-    parts = {1: [alone], 24: scan.designs[:1], 96: scan.designs[:4]}
+    parts = {1: [alone], 24: scan.designs[:1], 48: scan.designs[:2], 96: scan.designs[:4]}
     per_prompt = scan.paradigm.tokens_per_prompt + 1
     width = sum(site.width for site in sites)
     outs = {
@@ -103,12 +104,18 @@ def main():
     loaded = load_model()
     sites = select_sites(find_sites(loaded), ["all"])
     scan = draw_scan(n_participants=1)
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
     rates = recorded(loaded, scan, sites, args.rounds)
+    torch.set_num_threads(threads)
     report(
         {
             "record_by_batch": rates,
-            "batch_96_over_24": rates["96"]["tokens_per_second"] / rates["24"]["tokens_per_second"],
-            "batch_24_over_1": rates["24"]["tokens_per_second"] / rates["1"]["tokens_per_second"],
+            **{
+                f"batch_{more}_over_{few}": rates[more]["tokens_per_second"]
+                / rates[few]["tokens_per_second"]
+                for few, more in (("1", "24"), ("24", "48"), ("24", "96"))
+            },
             "generate": generated(loaded, scan, args.rounds),
         },
         args.output,

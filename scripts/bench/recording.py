@@ -13,7 +13,6 @@ are ratios within one process: machines are noisy.
 
 import statistics
 import tempfile
-from dataclasses import replace
 from functools import partial
 from pathlib import Path
 
@@ -110,30 +109,14 @@ def to_disk(loaded, scan, designs, sites, ways):
     return taken
 
 
-def wider(loaded, scan):
-    """Time a scan beside bare generation on a wider model with random weights."""
+def save_wide_model(folder):
+    """Save random weights of the wide shape, with the embedded model's tokenizer."""
+    loaded = load_model()
     config = LlamaConfig(vocab_size=len(loaded.tokenizer), tie_word_embeddings=True, **WIDE)
-    model = random_model(config, seed=0, dtype=loaded.model.dtype).to(loaded.device).eval()
-    model.requires_grad_(False)
+    model = random_model(config, seed=0, dtype=loaded.model.dtype)
     model.generation_config = loaded.model.generation_config
-    loaded = replace(loaded, model=model, random_weights=0)
-    sites = select_sites(find_sites(loaded), ["all"])
-    n_tokens = scan.paradigm.tokens_per_prompt + 1
-    designs = scan.designs[:4]
-    bare(loaded, designs[0], n_tokens)
-    before = spent(lambda: bare(loaded, designs[0], n_tokens))
-    ((one, used),) = to_disk(loaded, scan, designs, sites, {"record": True})["record"]
-    after = spent(lambda: bare(loaded, designs[1], n_tokens))
-    generate = [(a + b) / 2 for a, b in zip(before, after, strict=True)]
-    return {
-        "shape": WIDE,
-        "units": sum(site.width for site in sites),
-        "ratio_record": generate[0] / one,
-        "cpu_ms_per_volume": {
-            "generate": 1e3 * generate[1] / designs[0].n_volumes,
-            "record": 1e3 * used / designs[0].n_volumes,
-        },
-    }
+    model.save_pretrained(folder)
+    loaded.tokenizer.save_pretrained(folder)
 
 
 def main():
@@ -167,7 +150,6 @@ def main():
             "replay_over_record_run": median["record_run"] / median["replay_run"],
             "generate_then_replay_over_record_run": median["record_run"]
             / (median["generate"] + median["replay_run"]),
-            "wider": wider(loaded, scan),
             "rounds": args.rounds,
         },
         args.output,
