@@ -24,8 +24,8 @@ PROCESS_BYTES = 480_000_000
 # Memory for each unit while the template's tables are made, and for what stays of the space.
 _BYTES_PER_UNIT = 700
 
-# Values (volumes x units) up to which one process is done before others have started.
-_SOONER_ALONE = 400_000_000
+# Work (volumes x parameters) up to which one process is done before others have started.
+_SOONER_ALONE = 2e11
 
 
 def largest_batch(groups: Sequence[Sequence[RunDesign]], options: ScanOptions) -> int:
@@ -91,13 +91,13 @@ def choose_workers(
     designs: Sequence[RunDesign],
     *,
     device: str,
-    n_units: int,
+    n_parameters: int,
     worker_bytes: int,
 ) -> int:
     """Choose how many processes record the participants of these runs, and say why not more."""
     n_participants = len({design.participant_label for design in designs})
-    n_values = n_units * sum(design.n_volumes for design in designs)
-    if options.n_workers is None and n_values < _SOONER_ALONE:
+    work = n_parameters * sum(design.n_volumes for design in designs)
+    if options.n_workers is None and work < _SOONER_ALONE:
         return 1
     processors = max(int(cpu_count()) // options.n_threads, 1)
     n_workers = min(options.n_workers or processors, max(n_participants, 1))

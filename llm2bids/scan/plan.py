@@ -281,7 +281,7 @@ def plan(*, time: bool = True, **options: Any) -> Plan:
         asked,
         scan.designs,
         device=str(check_device(asked.device)),
-        n_units=space.n_units,
+        n_parameters=outline.n_parameters,
         worker_bytes=worker_bytes,
     )
     return Plan(

@@ -215,8 +215,13 @@ def _n_workers(prepared: Prepared, writer: DatasetWriter, missing: Sequence[RunD
     )
     if not shares_weights(loaded):
         n_bytes += int(loaded.model.get_memory_footprint())
-    device, n_units = loaded.device, space.n_units
-    return choose_workers(options, missing, device=device, n_units=n_units, worker_bytes=n_bytes)
+    return choose_workers(
+        options,
+        missing,
+        device=loaded.device,
+        n_parameters=sum(parameter.numel() for parameter in loaded.model.parameters()),
+        worker_bytes=n_bytes,
+    )
 
 
 _prepared: dict[str, Prepared] = {}  # what a worker loaded for the participant before

@@ -13,9 +13,13 @@ def designs():
     return draw_scan(n_participants=3).designs
 
 
-def choose(designs, *, device="cpu", n_units=254_592, worker_bytes=1, **options) -> int:
+def choose(designs, *, device="cpu", n_parameters=134_515_008, worker_bytes=1, **options) -> int:
     return choose_workers(
-        ScanOptions(**options), designs, device=device, n_units=n_units, worker_bytes=worker_bytes
+        ScanOptions(**options),
+        designs,
+        device=device,
+        n_parameters=n_parameters,
+        worker_bytes=worker_bytes,
     )
 
 
@@ -33,8 +37,8 @@ def test_the_processors_and_no_more_than_there_are_participants(designs):
 
 
 def test_a_short_scan_is_done_sooner_by_one(designs):
-    assert choose(designs, n_units=1000) == 1
-    assert choose(designs, n_units=1000, n_workers=2) == 2
+    assert choose(designs, n_parameters=100_000) == 1
+    assert choose(designs, n_parameters=100_000, n_workers=2) == 2
 
 
 def test_a_gpu_generates_for_one(designs, caplog):
