@@ -87,8 +87,8 @@ def _pair(who: str, alike: Sequence["RDMs"], rdms: "RDMs", items: tuple[str, ...
 
 def _restricted(rdms: "RDMs", items: Sequence[str]) -> tuple[Float64, tuple[str, ...]]:
     """Take the dissimilarities, (n_layers, n_pairs), and conditions of some items, as ordered."""
-    place = {item: index for index, item in enumerate(items_of(rdms))}
-    order = np.array([place[item] for item in items])
+    row_of = {item: index for index, item in enumerate(items_of(rdms))}
+    order = np.array([row_of[item] for item in items])
     first, second = order[np.array(np.triu_indices(order.size, 1))]
     named = rdms.pattern_descriptors["condition"]
     return rdms.get_matrices()[:, first, second], tuple(str(named[index]) for index in order)

@@ -196,8 +196,8 @@ def trial_means(
     words = words.assign(number=words.groupby("trial").cumcount())
     trials = words.drop_duplicates("trial")[["trial", "trial_type", "prompt_id"]]
     counted = (words["number"] >= skip).to_numpy()
-    place = trials["trial"].searchsorted(words["trial"])
-    total, n_words = group_sums(dataset, run, np.where(counted, place, -1), len(trials))
+    trial_of = trials["trial"].searchsorted(words["trial"])
+    total, n_words = group_sums(dataset, run, np.where(counted, trial_of, -1), len(trials))
     if not n_words.all():
         raise UsageError(
             f"--skip-words {skip}: trial {trials['prompt_id'].iloc[n_words.argmin()]} has no more "

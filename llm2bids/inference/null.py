@@ -117,16 +117,7 @@ def measure_null(
             for index, numbers in enumerate(groups)
         ],
     )  # fmt: skip
-    counts = pd.DataFrame(
-        [
-            (key, index, *count)
-            for level in ([run.counts for run in runs], of_groups)
-            for index, counted in enumerate(level)
-            for key, found in counted.items()
-            for count in found
-        ],
-        columns=["pipeline", "index", *Count._fields],
-    )
+    counts = _count_table([run.counts for run in runs], of_groups)
     n_replicates = len(set(replicates))
     widening = widening_of(n_groups, group_size, n_replicates)
     sizes = {
@@ -141,6 +132,18 @@ def measure_null(
         shares=shares[["pipeline", "index", "nominal", "share"]].reset_index(drop=True),
         metadata={**_design(inputs), "confounds": list(confounds), **sizes},
     )
+
+
+def _count_table(*levels: Sequence[Mapping[str, Sequence[Count]]]) -> pd.DataFrame:
+    """Make one table of what was counted in each run and each group."""
+    rows = [
+        (pipeline, index, *count)
+        for level in levels
+        for index, counted in enumerate(level)
+        for pipeline, counts in counted.items()
+        for count in counts
+    ]
+    return pd.DataFrame(rows, columns=["pipeline", "index", *Count._fields])
 
 
 def null_replicates(inputs: Inputs) -> list[str]:

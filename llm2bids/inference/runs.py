@@ -254,13 +254,13 @@ def prompt_means(
            [9., 9.]])]
     """
     counts = np.bincount(trials)
-    place = pd.Series(trials).groupby(trials).cumcount().to_numpy()  # of a volume in its trial
+    position = pd.Series(trials).groupby(trials).cumcount().to_numpy()  # of a volume in its trial
     ends = [counts if limit is None else np.minimum(counts, limit) for limit in n_tokens]
     means = [np.zeros((counts.size, n_units)) for _ in n_tokens]
     for start, values in blocks:
         for row, volume in enumerate(values, start):
             for mean, end in zip(means, ends, strict=True):
-                if place[row] < end[trials[row]]:
+                if position[row] < end[trials[row]]:
                     mean[trials[row]] += volume
     for mean, end in zip(means, ends, strict=True):
         mean /= end[:, np.newaxis]

@@ -94,17 +94,17 @@ def _check_words(path: Path, content: Any) -> None:
         )
 
 
-def _unknown(content: Any, known: Any, place: str = "") -> Iterator[str]:
+def _unknown(content: Any, known: Any, path: str = "") -> Iterator[str]:
     """Name the keys of a file that the specification's classes did not take."""
     if isinstance(content, dict) and isinstance(known, dict):
         for key, value in content.items():
             if key not in known:
-                yield f"{place}{key}"
+                yield f"{path}{key}"
             else:
-                yield from _unknown(value, known[key], f"{place}{key}.")
+                yield from _unknown(value, known[key], f"{path}{key}.")
     elif isinstance(content, list) and isinstance(known, list):
         for index, (value, taken) in enumerate(zip(content, known, strict=True)):
-            yield from _unknown(value, taken, f"{place}{index}.")
+            yield from _unknown(value, taken, f"{path}{index}.")
 
 
 def _graph_faults(content: Mapping[str, Any]) -> Iterator[str]:

@@ -222,7 +222,7 @@ def load_recorded(
 def _source(dataset: Dataset) -> str:
     """Say what a dataset's model was loaded by, as its series do: a folder, a file, a hub name."""
     from llm2bids.model.embedded import GGUF_SHA256
-    from llm2bids.model.place import EMBEDDED
+    from llm2bids.model.location import EMBEDDED
 
     if dataset.settings.get("weights_sha256") == GGUF_SHA256:
         return EMBEDDED

@@ -15,14 +15,14 @@ import torch
 
 from llm2bids.exceptions import ModelError, UsageError
 from llm2bids.model.adapter import merge_adapter
-from llm2bids.model.place import Place
+from llm2bids.model.location import Location
 
 # Largest seed of random weights.
 LARGEST_SEED = 2**32 - 1
 
 
 def load_weights(
-    place: Place, auto: Any, config: Any, *, dtype: torch.dtype | str, device: Any
+    location: Location, auto: Any, config: Any, *, dtype: torch.dtype | str, device: Any
 ) -> Any:
     """Load a model's weights onto a device, or by a device map, and merge an adapter into them."""
     from transformers.utils import logging
@@ -38,7 +38,7 @@ def load_weights(
     logging.set_verbosity_error()  # its report of what does not fit is one message of ours
     try:
         model, info = auto.from_pretrained(
-            place.path,
+            location.path,
             dtype=dtype,
             output_loading_info=True,
             use_safetensors=True,
@@ -47,34 +47,36 @@ def load_weights(
             # modules, which hides their outputs; it looks elsewhere, and the adapter is merged.
             adapter_kwargs={"subfolder": "no-adapter"},
             **keywords,
-            **place.keywords,
+            **location.keywords,
         )
     finally:
         logging.set_verbosity(verbosity)
-    _check_complete(place, model, info)
-    return language_model(model if place.adapter is None else merge_adapter(model, place.adapter))
+    _check_complete(location, model, info)
+    return language_model(
+        model if location.adapter is None else merge_adapter(model, location.adapter)
+    )
 
 
-def _check_complete(place: Place, model: Any, info: dict[str, Any]) -> None:
+def _check_complete(location: Location, model: Any, info: dict[str, Any]) -> None:
     """Refuse weights that are missing, and those that the model would leave out."""
     wrong = sorted(info["mismatched_keys"])
     if wrong:
         name, stored, made = wrong[0]
         raise ModelError(
-            f"model {place.source}: {len(wrong)} weights have other shapes in the checkpoint than "
-            f"config.json says (first {name}: {tuple(stored)}, not {tuple(made)}); expected the "
-            "config.json that was saved with the weights"
+            f"model {location.source}: {len(wrong)} weights have other shapes in the checkpoint "
+            f"than config.json says (first {name}: {tuple(stored)}, not {tuple(made)}); expected "
+            "the config.json that was saved with the weights"
         )
     missing = sorted(info["missing_keys"])
     if missing:
         raise ModelError(
-            f"model {place.source}: {len(missing)} weights are not in the checkpoint (first "
+            f"model {location.source}: {len(missing)} weights are not in the checkpoint (first "
             f"{missing[0]}) and would be random; expected all weights of {type(model).__name__}"
         )
     left_out = sorted(name for name in info["unexpected_keys"] if not _can_be_left_out(name, model))
     if left_out:
         raise ModelError(
-            f"model {place.source}: the checkpoint has {len(left_out)} weights that "
+            f"model {location.source}: the checkpoint has {len(left_out)} weights that "
             f"{type(model).__name__} does not take with this configuration ("
             f"{', '.join(left_out[:5])}{' ...' if len(left_out) > 5 else ''}); what would be "
             "recorded is another model: expected the config.json that was saved with the weights"

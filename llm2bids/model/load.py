@@ -22,7 +22,14 @@ from llm2bids.model.checkpoint import (
     state_sha256,
 )
 from llm2bids.model.device import check_device, main_device, read_device_map
-from llm2bids.model.place import EMBEDDED, OFFER, WAY_ROUND, Place, checkpoint_files, locate_model
+from llm2bids.model.location import (
+    EMBEDDED,
+    OFFER,
+    WAY_ROUND,
+    Location,
+    checkpoint_files,
+    locate_model,
+)
 from llm2bids.model.tokenizer import Chat, load_tokenizer, neutral_generation
 from llm2bids.model.units import first_number
 
@@ -100,11 +107,11 @@ def load_model(
     devices = None if device_map is None else read_device_map(device_map, device)
     if random_weights is not None:
         check_seed(random_weights)
-    place = locate_model(
+    location = locate_model(
         str(name_or_path), revision, trust_remote_code, dtype=dtype, adapter=adapter
     )
-    _check_together(place, revision, random_weights, device_map)
-    config, tokenizer, model = _load(place, chosen, devices or where, random_weights)
+    _check_together(location, revision, random_weights, device_map)
+    config, tokenizer, model = _load(location, chosen, devices or where, random_weights)
     model.eval().requires_grad_(False)
     # quantized weights, and those of a device map, are where they were loaded
     if quantization_of(model.config) is None and devices is None:
@@ -114,36 +121,36 @@ def load_model(
     return LoadedModel(
         model=model,
         tokenizer=tokenizer,
-        source=place.source,
+        source=location.source,
         dtype=str(model.dtype).removeprefix("torch."),
         device=str(main_device(model, where)),
         max_length=_max_length(model.config) - unused_positions,
         trust_remote_code=trust_remote_code,
         random_weights=random_weights,
-        adapter=f"{place.adapter.method} {place.adapter.name}" if place.adapter else None,
-        **_identity(place, model, config, random_weights),
+        adapter=f"{location.adapter.method} {location.adapter.name}" if location.adapter else None,
+        **_identity(location, model, config, random_weights),
     )
 
 
 def _load(
-    place: Place, dtype: torch.dtype | str, device: Any, random_weights: int | None
+    location: Location, dtype: torch.dtype | str, device: Any, random_weights: int | None
 ) -> tuple[Any, Any, Any]:
     """Load configuration, tokenizer and model."""
-    trust, config = bool(place.keywords["trust_remote_code"]), None
+    trust, config = bool(location.keywords["trust_remote_code"]), None
     collects = gc.isenabled()
     gc.disable()  # modules and a model are made, which stay: a sixth of the start
     try:
-        config = _load_config(place)
-        auto = auto_class(config, place.source, trust_remote_code=trust)
-        tokenizer = load_tokenizer(place)
+        config = _load_config(location)
+        auto = auto_class(config, location.source, trust_remote_code=trust)
+        tokenizer = load_tokenizer(location)
         if random_weights is None:
-            model = load_weights(place, auto, config, dtype=dtype, device=device)
+            model = load_weights(location, auto, config, dtype=dtype, device=device)
         else:
             model = random_model(config, seed=random_weights, dtype=dtype, trust_remote_code=trust)
     except ModelError:
         raise
     except Exception as error:  # readers of five formats raise what they like
-        raise _not_loaded(place, config, error) from error
+        raise _not_loaded(location, config, error) from error
     finally:
         if collects:
             gc.enable()
@@ -151,20 +158,23 @@ def _load(
 
 
 def _check_together(
-    place: Place, revision: str | None, random_weights: int | None, device_map: str | Path | None
+    location: Location,
+    revision: str | None,
+    random_weights: int | None,
+    device_map: str | Path | None,
 ) -> None:
     """Refuse options that exclude each other."""
-    if revision is not None and not place.is_on_hub:
+    if revision is not None and not location.is_on_hub:
         raise UsageError(
-            f"revision {revision!r}: {place.source} is not a hub model and has no revisions; leave "
-            "--revision out"
+            f"revision {revision!r}: {location.source} is not a hub model and has no revisions; "
+            "leave --revision out"
         )
-    if random_weights is not None and place.adapter is not None:
+    if random_weights is not None and location.adapter is not None:
         raise UsageError(
-            f"random weights and an adapter ({place.adapter.folder}): expected one of the two; the "
-            "base model's architecture is the adapted model's"
+            f"random weights and an adapter ({location.adapter.folder}): expected one of the two; "
+            "the base model's architecture is the adapted model's"
         )
-    other = "random weights" if random_weights is not None else place.adapter and "an adapter"
+    other = "random weights" if random_weights is not None else location.adapter and "an adapter"
     if device_map is not None and other:
         raise UsageError(
             f"device map {str(device_map)!r} and {other}, which need the whole model in memory; "
@@ -172,28 +182,30 @@ def _check_together(
         )
 
 
-def _identity(place: Place, model: Any, config: Any, random_weights: int | None) -> dict[str, Any]:
+def _identity(
+    location: Location, model: Any, config: Any, random_weights: int | None
+) -> dict[str, Any]:
     """Name and hash what was loaded; transformers forgets a quantization that it undid."""
     if random_weights is not None:
         return {
-            "name": f"{place.name} with random weights (seed {random_weights})",
-            "label": f"{place.label}Random{random_weights}",  # its calibration is another
+            "name": f"{location.name} with random weights (seed {random_weights})",
+            "label": f"{location.label}Random{random_weights}",  # its calibration is another
             "revision": getattr(config, "_commit_hash", None),
             "weights_sha256": state_sha256(model),
         }
-    sha256, commit = place.known_sha256, None
+    sha256, commit = location.known_sha256, None
     if sha256 is None:
-        files, commit = _weight_files(place)
+        files, commit = _weight_files(location)
         sha256 = weights_sha256(files)
     stored = quantization_of(config)
     if stored is not None and quantization_of(model.config) is None:
         stored += f", dequantized to {model.dtype}".replace("torch.", "")
     return {
-        "name": place.name,
-        "label": place.label,
+        "name": location.name,
+        "label": location.label,
         "revision": commit,
-        "weights_sha256": identity(sha256, place.adapter),
-        "quantization": stored or place.quantization,
+        "weights_sha256": identity(sha256, location.adapter),
+        "quantization": stored or location.quantization,
     }
 
 
@@ -206,14 +218,14 @@ def check_dtype(dtype: str) -> torch.dtype | str:
     return DTYPES[dtype]
 
 
-def _not_loaded(place: Place, config: Any, error: Exception) -> ModelError:
+def _not_loaded(location: Location, config: Any, error: Exception) -> ModelError:
     """Make one message, which says what to do, of what transformers raised.
 
     The configuration, where it could be read, says which package is missing.
     """
     if isinstance(error, torch.OutOfMemoryError):
         return ModelError(
-            f"model {place.source}: does not fit into the device's memory; "
+            f"model {location.source}: does not fit into the device's memory; "
             "use --dtype bfloat16, another --device, or a smaller model"
         )
     text = str(error)
@@ -228,28 +240,28 @@ def _not_loaded(place: Place, config: Any, error: Exception) -> ModelError:
         hint = f"the repository has its weights only as pickle, {WAY_ROUND}"
     elif package_of(error):
         hint = package_of(error)
-    elif place.is_on_hub:
+    elif location.is_on_hub:
         hint = (
             "the hub cannot be reached and the model is not in the local cache, or the name, "
             f"the revision or its safetensors do not exist; {OFFER}"
         )
     else:
         hint = "expected a causal language model that transformers reads"
-    return ModelError(f"model {place.source}: cannot be loaded ({reason}): {hint}")
+    return ModelError(f"model {location.source}: cannot be loaded ({reason}): {hint}")
 
 
-def _load_config(place: Place) -> Any:
+def _load_config(location: Location) -> Any:
     from transformers.utils import find_adapter_config_file
 
-    if place.is_on_hub and find_adapter_config_file(
-        place.path, revision=place.keywords["revision"]
+    if location.is_on_hub and find_adapter_config_file(
+        location.path, revision=location.keywords["revision"]
     ):
         raise ModelError(
-            f"model {place.source}: the repository holds an adapter; fetch it with `hf download "
-            f"{place.path} --local-dir FOLDER` and give the folder with --model, or with --adapter "
-            "beside its base model"
+            f"model {location.source}: the repository holds an adapter; fetch it with `hf download "
+            f"{location.path} --local-dir FOLDER` and give the folder with --model, or with "
+            "--adapter beside its base model"
         )
-    return place.read_config()
+    return location.read_config()
 
 
 def _max_length(config: Any) -> int:
@@ -257,16 +269,16 @@ def _max_length(config: Any) -> int:
     return max(first_number(config.get_text_config(), *names), 0) or NO_LIMIT
 
 
-def _weight_files(place: Place) -> tuple[tuple[Path, ...], str | None]:
+def _weight_files(location: Location) -> tuple[tuple[Path, ...], str | None]:
     """Locate the weight files; on the hub, the snapshot's commit too."""
-    if not place.is_on_hub:
-        return place.weights, None
+    if not location.is_on_hub:
+        return location.weights, None
     from huggingface_hub import snapshot_download
 
-    revision, wanted = place.keywords["revision"], ["*.safetensors", "*.json"]
+    revision, wanted = location.keywords["revision"], ["*.safetensors", "*.json"]
     folder = Path(
         snapshot_download(
-            place.path, revision=revision, local_files_only=True, allow_patterns=wanted
+            location.path, revision=revision, local_files_only=True, allow_patterns=wanted
         )
     )
     return checkpoint_files(folder), folder.name

@@ -16,7 +16,7 @@ from llm2bids.model.device import check_device
 from llm2bids.model.generate import generate_batch
 from llm2bids.model.hooks import new_values
 from llm2bids.model.load import DTYPES, NO_LIMIT, LoadedModel, check_dtype
-from llm2bids.model.place import EMBEDDED, OFFER, locate_model
+from llm2bids.model.location import EMBEDDED, OFFER, locate_model
 from llm2bids.model.sites import SiteTable, outline_sites
 from llm2bids.model.units import Site
 from llm2bids.paradigm.task import Sampling
@@ -54,21 +54,21 @@ def outline(
     needs no weights, and an adapter changes nothing.
     """
     chosen = check_dtype(dtype)
-    place = locate_model(
+    location = locate_model(
         str(name_or_path), revision, trust_remote_code, dtype=None, adapter=adapter
     )
     try:
-        config = place.read_config()
+        config = location.read_config()
     except (OSError, ValueError, KeyError) as error:
         raise ModelError(
-            f"model {place.source}: its configuration cannot be read ({first_line(error)}); "
+            f"model {location.source}: its configuration cannot be read ({first_line(error)}); "
             "expected a folder with config.json, a .gguf file, or the name of a hub model; "
             f"{OFFER}"
         ) from error
     how = {"attn_implementation": "eager"}  # the fast ones look at values of the mask
     try:
         with torch.device("meta"):
-            model = model_of(config, place.source, trust_remote_code=trust_remote_code, **how)
+            model = model_of(config, location.source, trust_remote_code=trust_remote_code, **how)
     except (ValueError, KeyError, AttributeError, ImportError) as error:
         raise ModelError(
             f"model {name_or_path}: no causal language model can be made of its configuration "
@@ -82,10 +82,10 @@ def outline(
     vars(model.config)["pad_token_id"] = None
     stored = getattr(config, "dtype", None) or torch.float32
     return Outline(
-        name=place.name,
-        label=place.label,
+        name=location.name,
+        label=location.label,
         config=config,
-        sites=outline_sites(model, place.name),
+        sites=outline_sites(model, location.name),
         dtype=str(stored if isinstance(chosen, str) else chosen).removeprefix("torch."),
         n_parameters=sum(parameter.numel() for parameter in model.parameters()),
         n_vocabulary=int(model.get_input_embeddings().num_embeddings),

@@ -16,28 +16,28 @@ from llm2bids.exceptions import ModelError, RecordingError, first_line
 
 if TYPE_CHECKING:
     from llm2bids.model.load import LoadedModel
-    from llm2bids.model.place import Place
+    from llm2bids.model.location import Location
 
 
-def load_tokenizer(place: "Place") -> Any:
+def load_tokenizer(location: "Location") -> Any:
     """Load a tokenizer that pads on the left; what has none, or an empty one, is refused."""
     from transformers import AutoTokenizer
 
     def unusable(reason: str) -> ModelError:
         return ModelError(
-            f"model {place.source}: {reason}; expected tokenizer.json beside the weights, as "
+            f"model {location.source}: {reason}; expected tokenizer.json beside the weights, as "
             "`tokenizer.save_pretrained(folder)` writes"
         )
 
-    folder = Path(place.path)
+    folder = Path(location.path)
     files = ("tokenizer*", "vocab*", "*.model", "merges.txt", "*.tiktoken")
-    if not place.is_on_hub and not any(any(folder.glob(name)) for name in files):
+    if not location.is_on_hub and not any(any(folder.glob(name)) for name in files):
         # some versions of transformers make one up that knows a few special tokens
         raise unusable("no usable tokenizer (no file of one)")
     try:
-        tokenizer = AutoTokenizer.from_pretrained(place.path, **place.keywords)
+        tokenizer = AutoTokenizer.from_pretrained(location.path, **location.keywords)
     except Exception as error:  # the tokenizers library raises plain exceptions
-        if place.is_on_hub:
+        if location.is_on_hub:
             raise
         raise unusable(f"no usable tokenizer ({first_line(error)})") from error
     if len(tokenizer) == 0 or not tokenizer("a b")["input_ids"]:

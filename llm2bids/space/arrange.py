@@ -217,9 +217,10 @@ def _packings(sites: Sequence[Site], together: int) -> Iterator[_Packing]:
         _, (boxes, corners, extent, _) = min(
             costs, key=lambda row: (row[0][0], row[0][1] * (1 + _SQUARENESS * row[1][3]))
         )
-        place = dict(zip(roles, zip(corners, boxes, strict=True), strict=True)) if roles else {}
+        placed = dict(zip(roles, zip(corners, boxes, strict=True), strict=True)) if roles else {}
         inner = [
-            _Slab({index: place[role] for role, index in slab.items()}, thickness) for slab in slabs
+            _Slab({index: placed[role] for role, index in slab.items()}, thickness)
+            for slab in slabs
         ]
         first, last = (_outer_slabs(sites, group, extent) for group in (before, after))
         yield _Packing([*first, *inner, *last], thickness, extent)

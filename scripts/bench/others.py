@@ -25,7 +25,7 @@ from measure import arguments, report
 
 from llm2bids.model.cache import cache_folder
 from llm2bids.model.load import load_model
-from llm2bids.model.place import EMBEDDED, locate_model
+from llm2bids.model.location import EMBEDDED, locate_model
 from llm2bids.model.sites import find_sites, select_sites
 from llm2bids.recording.draw import draw_scan
 from llm2bids.recording.tokens import prompt_tokens

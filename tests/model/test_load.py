@@ -13,7 +13,7 @@ from safetensors.torch import load_file, save_file
 from llm2bids.exceptions import ModelError, UsageError
 from llm2bids.model import cache
 from llm2bids.model.load import NO_LIMIT, load_model
-from llm2bids.model.place import model_label
+from llm2bids.model.location import model_label
 
 
 @pytest.fixture(autouse=True)

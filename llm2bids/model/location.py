@@ -33,7 +33,7 @@ WAY_ROUND = (
 
 
 @dataclass(frozen=True, kw_only=True)
-class Place:
+class Location:
     """Where a model is: the first argument and the keywords of ``from_pretrained``."""
 
     name: str
@@ -89,7 +89,7 @@ def locate_model(
     *,
     dtype: str | None = "auto",
     adapter: str | Path | None = None,
-) -> Place:
+) -> Location:
     """Decide what a name means; local paths are checked before anything is read.
 
     `dtype` is the type that a GGUF file is dequantized to; None, where only the configuration is
@@ -98,16 +98,16 @@ def locate_model(
     base, base_revision, chosen = _resolve_adapter(name, adapter)
     if chosen is not None and dtype is not None:
         check_peft(chosen)
-    place = _locate_base(base, base_revision or revision, trust_remote_code, dtype)
+    location = _locate_base(base, base_revision or revision, trust_remote_code, dtype)
     if chosen is None:
-        return place
+        return location
     if revision is not None and base != name:
         raise ModelError(
             f"{name}: an adapter, whose base model {base} has its revision in {CONFIG}; leave "
             "--revision out, or give the base model with --model and the adapter with --adapter"
         )
-    name, label = chosen.name_of(place.name), chosen.label_of(place.label)
-    return replace(place, name=name, label=label, adapter=chosen)
+    name, label = chosen.name_of(location.name), chosen.label_of(location.label)
+    return replace(location, name=name, label=label, adapter=chosen)
 
 
 def _resolve_adapter(
@@ -139,22 +139,24 @@ def _resolve_adapter(
 
 def _locate_base(
     name: str, revision: str | None, trust_remote_code: bool, dtype: str | None
-) -> Place:
+) -> Location:
     local: dict[str, Any] = {"local_files_only": True, "trust_remote_code": trust_remote_code}
     path = Path(name).expanduser()
     if name == EMBEDDED:
         source = f"{embedded.DISTRIBUTION} (GGUF Q4_1, dequantized to float32)"
         known, find = embedded.NAME, embedded.find_gguf
-        place = Place(name=known, label=embedded.LABEL, path="", source=source, keywords=local)
-        return _of_gguf(place, known, embedded.GGUF_SHA256, find, dtype)
+        location = Location(
+            name=known, label=embedded.LABEL, path="", source=source, keywords=local
+        )
+        return _of_gguf(location, known, embedded.GGUF_SHA256, find, dtype)
     if is_gguf(path):
         _check_gguf(path)
         label, source = model_label(name), str(path)
-        place = Place(name=path.name, label=label, path="", source=source, keywords=local)
-        return _of_gguf(place, path.stem, weights_sha256([path]), lambda: path, dtype)
+        location = Location(name=path.name, label=label, path="", source=source, keywords=local)
+        return _of_gguf(location, path.stem, weights_sha256([path]), lambda: path, dtype)
     if path.is_dir():
         whole = str(path.resolve())
-        return Place(
+        return Location(
             name=Path(whole).name,
             label=model_label(whole),
             path=str(path),
@@ -168,19 +170,19 @@ def _locate_base(
             f"a .gguf file, or a hub name such as facebook/galactica-125m; {OFFER}"
         )
     keywords = {"revision": revision or "main", "trust_remote_code": trust_remote_code}
-    return Place(name=name, label=model_label(name), path=name, source=name, keywords=keywords)
+    return Location(name=name, label=model_label(name), path=name, source=name, keywords=keywords)
 
 
 def _of_gguf(
-    place: Place, stem: str, sha256: str, find: Callable[[], Path], dtype: str | None
-) -> Place:
+    location: Location, stem: str, sha256: str, find: Callable[[], Path], dtype: str | None
+) -> Location:
     """Complete the place of a GGUF file, whose weights are kept dequantized in the cache."""
     if dtype is None:
         folder = cached_folder(stem, sha256)
-        return replace(place, path=str(folder or ""), find_gguf=None if folder else find)
+        return replace(location, path=str(folder or ""), find_gguf=None if folder else find)
     folder = dequantized_folder(stem, sha256, find, dtype=dtype)
     quantization = read_quantization(folder)
-    return replace(place, path=str(folder), known_sha256=sha256, quantization=quantization)
+    return replace(location, path=str(folder), known_sha256=sha256, quantization=quantization)
 
 
 def _check_gguf(path: Path) -> None:
