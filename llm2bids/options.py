@@ -92,6 +92,15 @@ def check_least(options: Any, least: Mapping[str, float]) -> None:
             raise UsageError(f"{flag} is {shown}; expected {bound:g} or more")
 
 
+def check_choices(options: Any) -> None:
+    """Refuse values that are not among the choices of their options."""
+    for name, argument in arguments(type(options)).items():
+        choices, given = argument.settings.get("choices"), getattr(options, name)
+        if choices and given is not None and given not in choices:
+            flag = argument.flag.split()[0]
+            raise UsageError(f"{name} ({flag}) is {given!r}; expected {', '.join(choices)}")
+
+
 def none_or_name(text: str) -> str | None:
     """Read a flag that takes a name or ``none``."""
     return None if text == "none" else text

@@ -106,7 +106,13 @@ def read_template(root: Path, label: str) -> tuple[Space, Calibration]:
 def _read_map(root: Path, space: Space, stat: str) -> npt.NDArray[np.float32]:
     path = root / _boldmap(space.label, stat)
     image = open_image(path, space, remedy="restore it, or record the dataset again")
-    return space.to_units(image.volume()).astype(np.float32)
+    values = space.to_units(image.volume()).astype(np.float32)
+    if not np.isfinite(values).all():
+        raise DatasetError(
+            f"{path}: {np.count_nonzero(~np.isfinite(values))} units have no finite {stat}; "
+            "restore it, or record the dataset again"
+        )
+    return values
 
 
 def _write_calibration(stage: Staging, space: Space, calibration: Calibration) -> None:

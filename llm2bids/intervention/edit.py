@@ -212,6 +212,8 @@ def _resting_rows(
     dataset: Dataset, units: npt.NDArray[np.intp], *, seed: int
 ) -> tuple[Floats, Provenance]:
     """Take values (n_rows, n_units) at off-topic tokens of runs, and say what these showed."""
+    if seed < 0:
+        raise UsageError(f"seed (--seed) is {seed}; expected 0 or more")
     rng = np.random.default_rng(seed)
     runs = rng.permutation(np.array(dataset.runs, dtype=object))
     each, rows, shown = -(-RESAMPLED_ROWS // max(min(len(runs), 8), 1)), [], []

@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from llm2bids.exceptions import UsageError
-from llm2bids.options import chosen, none_or_name, option, stored_settings
+from llm2bids.options import check_choices, chosen, none_or_name, option, stored_settings
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -210,6 +210,9 @@ class ScanOptions:
         "author of a new dataset, as in 'Ada Lovelace'; repeatable",
         action="append",
     )
+
+    def __post_init__(self) -> None:
+        check_choices(self)
 
     def choose_chat(self, paradigm: "Paradigm") -> "Chat | None":
         """Decide how prompts are shown: what is asked for goes before what the paradigm says."""

@@ -163,3 +163,14 @@ def test_a_space_label_cannot_lead_out(changed):
     path.write_text(json.dumps({**about, "space_label": "../../x"}))
     with pytest.raises(DatasetError, match="not allowed by BIDS"):
         open_dataset(changed)
+
+
+def test_a_calibration_that_is_not_finite_is_refused(written, tmp_path):
+    shutil.copytree(written, tmp_path / "copy")
+    (path,) = tmp_path.glob("copy/derivatives/llm2bids/tpl-*/func/*_stat-std_boldmap.nii.gz")
+    image = nib.load(path)
+    values = image.get_fdata(dtype=np.float32)
+    values[values > 0] = np.nan
+    nib.Nifti1Image(values, image.affine, image.header).to_filename(path)
+    with pytest.raises(DatasetError, match=f"{path.name}: .* units have no finite std"):
+        open_dataset(tmp_path / "copy")

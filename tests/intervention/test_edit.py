@@ -114,6 +114,8 @@ def test_resampled_values_were_there(scanned, values):
     assert {prompt.startswith("offtopic") for prompt in shown.prompts} == {True}
     edit = llm2bids.make_edit(scanned, stat_img=values, top_percent=5, method="resample", seed=3)
     assert edit.parts[0].values.shape[0] == len(rows)
+    with pytest.raises(UsageError, match=r"seed \(--seed\) is -1"):
+        llm2bids.make_edit(scanned, stat_img=values, top_percent=5, method="resample", seed=-1)
 
 
 def test_scaling_and_adding(scanned, values):

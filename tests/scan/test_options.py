@@ -25,6 +25,18 @@ def parsed(*words):
     return ScanOptions(**options.read(parser.parse_args(list(words)), ScanOptions))
 
 
+@pytest.mark.parametrize(
+    ("given", "said"),
+    [
+        ({"volume_dtype": "int8"}, r"volume_dtype \(--volume-dtype\) is 'int8'; expected int16"),
+        ({"hrf_model": "fir"}, r"hrf_model \(--hrf\) is 'fir'; expected none, spm, glover"),
+    ],
+)
+def test_what_is_no_choice_is_refused_from_python_too(given, said):
+    with pytest.raises(UsageError, match=said):
+        ScanOptions(**given)
+
+
 def test_without_a_word_the_command_line_has_the_defaults_of_the_verbs():
     assert parsed() == ScanOptions()
 
