@@ -95,10 +95,11 @@ def check_least(options: Any, least: Mapping[str, float]) -> None:
 def check_choices(options: Any) -> None:
     """Refuse values that are not among the choices of their options."""
     for name, argument in arguments(type(options)).items():
-        choices, given = argument.settings.get("choices"), getattr(options, name)
-        if choices and given is not None and given not in choices:
-            flag = argument.flag.split()[0]
-            raise UsageError(f"{name} ({flag}) is {given!r}; expected {', '.join(choices)}")
+        choices, given = argument.settings.get("choices", ()), getattr(options, name)
+        known = [argument.parse(choice) if argument.parse else choice for choice in choices]
+        if known and given is not None and given not in known:
+            flag, expected = argument.flag.split()[0], ", ".join(map(repr, known))
+            raise UsageError(f"{name} ({flag}) is {given!r}; expected {expected}")
 
 
 def none_or_name(text: str) -> str | None:

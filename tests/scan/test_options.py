@@ -28,8 +28,9 @@ def parsed(*words):
 @pytest.mark.parametrize(
     ("given", "said"),
     [
-        ({"volume_dtype": "int8"}, r"volume_dtype \(--volume-dtype\) is 'int8'; expected int16"),
-        ({"hrf_model": "fir"}, r"hrf_model \(--hrf\) is 'fir'; expected none, spm, glover"),
+        ({"volume_dtype": "int8"}, r"volume_dtype \(--volume-dtype\) is 'int8'; expected 'int16'"),
+        ({"hrf_model": "fir"}, r"hrf_model \(--hrf\) is 'fir'; expected None, 'spm', 'glover'"),
+        ({"hrf_model": "none"}, r"hrf_model \(--hrf\) is 'none'; expected None"),
     ],
 )
 def test_what_is_no_choice_is_refused_from_python_too(given, said):
