@@ -1,29 +1,23 @@
 """What a scan will take, from the model's configuration and the paradigm alone."""
 
 import math
-import tempfile
-import time
 from collections import Counter
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
-from pathlib import Path
+from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
-
-import numpy as np
 
 from llm2bids.dataset.run import writing_threads
 from llm2bids.dataset.volumes import RunSize, run_size
-from llm2bids.dataset.write import DatasetWriter
 from llm2bids.options import chosen, takes_options
 from llm2bids.paradigm.design import RunDesign
-from llm2bids.recording.calibration import Calibration
 from llm2bids.recording.draw import Scan
 from llm2bids.recording.events import high_pass_warning
-from llm2bids.recording.record import Recording, group_runs
-from llm2bids.recording.tokens import first_step, token_table
+from llm2bids.recording.record import group_runs
+from llm2bids.recording.tokens import first_step
 from llm2bids.scan.arrangement import choose_arrangement
 from llm2bids.scan.memory import PROCESS_BYTES, choose_workers, largest_batch, scan_bytes
 from llm2bids.scan.options import ScanOptions
+from llm2bids.scan.simulate import Writing, measure_writing
 from llm2bids.space.arrange import build_space
 from llm2bids.space.space import Space
 
@@ -39,21 +33,6 @@ _CHARACTERS_PER_TOKEN = 4.6  # of the shipped prompts with the embedded model's 
 _START_SECONDS = 6.0  # importing torch and transformers, and finding the sites
 
 _LOADED_PER_SECOND = 1e9  # bytes of weights that are read in a second
-
-# Values that are simulated at most: a few seconds of encoding and compressing.
-_VALUES = 48_000_000
-
-_LONGER = 4  # how many times as long the last simulated run is
-
-
-@dataclass(frozen=True, kw_only=True)
-class Writing:
-    """What writing a dataset takes."""
-
-    template_bytes: int  # that are there before the first run
-    template_seconds: float  # processor time
-    run_seconds: float
-    volume_seconds: float
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -338,65 +317,3 @@ def _duration(seconds: float) -> str:
         return f"{seconds:.0f} s"
     minutes = seconds / 60
     return f"{minutes:.0f} min" if minutes < 120 else f"{minutes / 60:.1f} h"
-
-
-def measure_writing(space: Space, scan: Scan, settings: Mapping[str, Any]) -> Writing:
-    """Write a template and two runs."""
-    design = _short(scan.designs[0], space.n_units)
-    longer = replace(design, run=2, tokens_per_prompt=_LONGER * design.tokens_per_prompt)
-    zeros = np.zeros(space.n_units, dtype=np.float32)
-    calibration = Calibration(
-        mean=zeros,
-        sd=zeros + 1,
-        prompt_ids=tuple(prompt.prompt_id for prompt in scan.calibration),
-        n_tokens=len(scan.calibration) * scan.paradigm.tokens_per_prompt,
-    )
-    norms = np.random.default_rng(0).standard_normal(space.n_units, dtype=np.float32) + 8
-    with tempfile.TemporaryDirectory(prefix="llm2bids-plan-") as folder:
-        root = Path(folder) / "dataset"
-        began = time.process_time()
-        with DatasetWriter.create(
-            root, space=space, calibration=calibration, paradigm=scan.paradigm, settings=settings,
-            weight_norms=norms,
-        ) as writer:  # fmt: skip
-            template_seconds = time.process_time() - began
-            template_bytes = sum(path.stat().st_size for path in root.rglob("*") if path.is_file())
-            recordings = [simulate_recording(space, run) for run in (design, longer)]
-            seconds = []
-            for recording in recordings:
-                began = time.process_time()
-                writer.write_run(recording, t_r=scan.t_r)
-                seconds.append(time.process_time() - began)
-    volume_seconds = max(seconds[1] - seconds[0], 0.0) / (longer.n_volumes - design.n_volumes)
-    return Writing(
-        template_bytes=template_bytes,
-        template_seconds=template_seconds,
-        run_seconds=max(seconds[0] - volume_seconds * design.n_volumes, 0.0),
-        volume_seconds=volume_seconds,
-    )
-
-
-def _short(design: RunDesign, n_units: int) -> RunDesign:
-    """Cut a design so that the simulated runs stay small."""
-    n_tokens = min(2, design.tokens_per_prompt)
-    n_trials = max(2, _VALUES // ((1 + _LONGER) * n_tokens * n_units))
-    return replace(design, run=1, trials=design.trials[:n_trials], tokens_per_prompt=n_tokens)
-
-
-def simulate_recording(space: Space, design: RunDesign) -> Recording:
-    """Make up the recording of a run."""
-    from llm2bids.model.generate import ChosenTokens
-
-    rng = np.random.default_rng(design.seed)
-    n_trials, n_volumes = len(design.trials), design.tokens_per_prompt
-    shape = n_trials, n_volumes + 1
-    answers = ChosenTokens(
-        token_ids=rng.integers(50_000, size=shape),
-        surprisal=rng.gamma(2.0, 2.0, size=shape),
-        entropy=rng.gamma(3.0, 1.0, size=shape),
-    )
-    words = [trial.prompt.text.split() or ["a"] for trial in design.trials]
-    texts = [f" {text[n % len(text)]}" for text in words for n in range(shape[1])]
-    tokens = token_table(design, answers, texts, [len(text) for text in words], first=1)
-    values = rng.standard_normal((n_trials * n_volumes, space.n_units), dtype=np.float32)
-    return Recording(design=design, sites=space.sites, values=values, tokens=tokens)

@@ -20,7 +20,7 @@ from llm2bids.dataset.write import DatasetWriter
 from llm2bids.model.units import Site
 from llm2bids.recording.calibration import Calibration
 from llm2bids.recording.draw import draw_scan
-from llm2bids.scan.plan import simulate_recording
+from llm2bids.scan.simulate import simulate_recording
 from llm2bids.space.arrange import build_space
 
 N_SITES = 100

@@ -31,7 +31,7 @@ from llm2bids.model.units import Site
 from llm2bids.recording.calibration import Calibration
 from llm2bids.recording.draw import draw_scan
 from llm2bids.recording.record import record_run
-from llm2bids.scan.plan import simulate_recording
+from llm2bids.scan.simulate import simulate_recording
 from llm2bids.space.arrange import build_space
 
 UNITS = (16_384, 65_536, 262_144, 1_048_576, 2_097_152)
