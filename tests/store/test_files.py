@@ -15,7 +15,7 @@ from llm2bids.store.json import read_json, to_json, with_own_keys
 PACKAGE = Path(llm2bids.__file__).parent
 LISTS_OTHERWISE = {
     *("store/files.py", "paradigm/load.py", "model/location.py", "model/tokenizer.py"),
-    *("model/dequantize.py", "model/bake.py", "scan/plan.py", "dataset/write.py"),
+    *("model/dequantize.py", "model/bake.py", "scan/simulate.py", "dataset/write.py"),
     *("dataset/resume.py", "dataset/shard.py", "inference/statmap.py"),
     *("recording/stimuli.py", "recording/localizers.py"),
 }
