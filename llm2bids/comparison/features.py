@@ -4,6 +4,7 @@ import importlib.util
 import zipfile
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -16,12 +17,14 @@ from llm2bids.dataset.layout import Run
 from llm2bids.dataset.read import Dataset, open_dataset
 from llm2bids.exceptions import UsageError
 from llm2bids.model.units import Site
-from llm2bids.options import option, split_options, takes_options
+from llm2bids.options import check_choices, check_least, option, split_options, takes_options
 from llm2bids.space.arrange import chosen_sites
 
 Float64 = npt.NDArray[np.float64]
 
 FORMATS = ("hdf5", "npz", "neuroid")
+
+_option = partial(option, group="features")
 
 
 def _numbers(text: str) -> tuple[int, ...]:
@@ -38,50 +41,56 @@ def _numbers(text: str) -> tuple[int, ...]:
 class FeatureOptions:
     """What is taken out of a dataset, and in which form."""
 
-    format: str = option(
+    format: str = _option(
         "hdf5",
         "--format",
         "hdf5: a file for each run, an array for each module (himalaya, voxelwise tutorials); npz: "
         "a file for each module, an array for each run (the dictionaries of the Huth lab and of "
         "litcoder); neuroid: a file for each run, as brain-score's NeuroidAssembly",
-        group="features",
         choices=FORMATS,
     )
-    sites: Sequence[str] = option(
+    sites: Sequence[str] = _option(
         ("all",),
         "--sites PATTERN",
         "modules: all, residual, attention, mlp, a pattern on module names, or ! and any of these; "
         "repeatable, or with commas",
-        group="features",
         shown="all",
         action="append",
     )
-    task: str | None = option(
-        None, "--task LABEL", "only this task (story)", group="features", shown="all"
-    )
-    participant_label: Sequence[str] | None = option(
+    task: str | None = _option(None, "--task LABEL", "only this task (story)", shown="all")
+    participant_label: Sequence[str] | None = _option(
         None,
         "--participant-label LABEL",
         "only this participant; repeatable",
-        group="features",
         shown="all",
         action="append",
     )
-    delays: Sequence[int] = option(
+    delays: Sequence[int] = _option(
         (),
         "--delays N,N",
         "put delayed copies side by side, in volumes: 1,2,3,4",
-        group="features",
         shown="none",
         parse=_numbers,
     )
-    pca: int | None = option(
+    pca: int | None = _option(
         None,
         "--pca K",
         "principal components of each module, of all runs together",
-        group="features",
         shown="none",
     )
+
+    def __post_init__(self) -> None:
+        check_choices(self)
+        if self.pca is not None:
+            check_least(self, {"pca": 1})
+        if self.format == "neuroid" and self.delays:
+            raise UsageError(
+                "--format neuroid: its neuroids are units; expected it without --delays"
+            )
+        if any(delay < 0 for delay in self.delays) or len(set(self.delays)) < len(self.delays):
+            raise UsageError(
+                f"--delays {','.join(map(str, self.delays))}: expected different numbers from 0"
+            )
 
 
 @takes_options(FeatureOptions)
@@ -114,8 +123,9 @@ def features(bids_dir: str | Path, out_dir: str | Path, **options: Any) -> tuple
     shape (n_volumes, 1)) and ``tr_times``, the time in seconds that each volume stands for.
     """
     (asked,) = split_options(options, FeatureOptions)
+    if asked.format == "hdf5" and importlib.util.find_spec("h5py") is None:
+        raise UsageError("--format hdf5 needs h5py: pip install 'llm2bids[features]'")
     dataset, out = open_dataset(bids_dir), Path(out_dir)
-    _check(asked)
     runs = dataset.select(participant_label=asked.participant_label, task=asked.task)
     sites = chosen_sites(dataset.space, asked.sites)
     components = _components(dataset, runs, sites, asked.pca) if asked.pca else {}
@@ -141,21 +151,6 @@ def features(bids_dir: str | Path, out_dir: str | Path, **options: Any) -> tuple
             files = [_write_neuroid(out / f"{run.name}.nc", dataset, run, layers, times)]
         written |= dict.fromkeys(files)
     return tuple(written)
-
-
-def _check(asked: FeatureOptions) -> None:
-    if asked.format not in FORMATS:
-        raise UsageError(f"format {asked.format!r}: expected one of {', '.join(FORMATS)}")
-    if asked.format == "hdf5" and importlib.util.find_spec("h5py") is None:
-        raise UsageError("--format hdf5 needs h5py: pip install 'llm2bids[features]'")
-    if asked.format == "neuroid" and asked.delays:
-        raise UsageError("--format neuroid: its neuroids are units; expected it without --delays")
-    if asked.pca is not None and asked.pca < 1:
-        raise UsageError(f"--pca {asked.pca}: expected 1 component or more")
-    if any(delay < 0 for delay in asked.delays) or len(set(asked.delays)) < len(asked.delays):
-        raise UsageError(
-            f"--delays {','.join(map(str, asked.delays))}: expected different numbers from 0"
-        )
 
 
 def site_values(dataset: Dataset, run: Run, sites: Sequence[Site]) -> dict[str, Float32]:

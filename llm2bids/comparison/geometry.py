@@ -60,8 +60,8 @@ def find_pairs(a: Side, b: Side, kind: str) -> list[Pair]:
     if few:
         _LOG.warning(
             "%s: participants %s share fewer than %d %s with %s, and are left out",
-            b.name, ", ".join(few), MIN_ITEMS, kind, a.name,
-        )  # fmt: skip
+            *(b.name, ", ".join(few), MIN_ITEMS, kind, a.name),
+        )
     sets = {pair.items for pair in pairs}
     if len(sets) > 1 and len(set().union(*sets)) < sum(map(len, sets)):
         _LOG.warning(

@@ -9,10 +9,10 @@ import numpy as np
 import numpy.typing as npt
 import pandas as pd
 
-from llm2bids.comparison.means import group_sums
+from llm2bids.comparison.means import group_sums, require_word_clock
 from llm2bids.dataset.layout import Run
 from llm2bids.dataset.read import Dataset, open_dataset
-from llm2bids.exceptions import DatasetError, UsageError
+from llm2bids.exceptions import UsageError
 from llm2bids.space.arrange import chosen_sites
 
 if TYPE_CHECKING:
@@ -87,22 +87,22 @@ def read_side(
     layers, units = _layers(dataset, sites)
     return Side(
         name=path.name,
-        layers=tuple(dict.fromkeys(layers)),
+        layers=tuple(dict.fromkeys(layers.tolist())),
         has_depth=True,
         participants={
-            label: _participant(dataset, mine, items, np.array(layers), units)
-            for label, mine in runs.items()
+            label: _participant(dataset, mine, items, layers, units) for label, mine in runs.items()
         },
     )
 
 
-def _layers(dataset: Dataset, sites: Sequence[str]) -> tuple[list[str], npt.NDArray[np.int64]]:
-    """List the chosen units and the layer of each, or its module outside the layers."""
-    everything, layers, units = np.arange(dataset.space.n_units), [], []
-    for site in chosen_sites(dataset.space, sites):
-        layers += [site.name if site.layer is None else str(site.layer)] * site.width
-        units.append(everything[dataset.space.site_slices[site.name]])
-    return layers, np.concatenate(units)
+def _layers(
+    dataset: Dataset, patterns: Sequence[str]
+) -> tuple[npt.NDArray[np.str_], npt.NDArray[np.int64]]:
+    """Give the layer of each chosen unit, or its module outside the layers; and their numbers."""
+    sites = chosen_sites(dataset.space, patterns)
+    layers = [site.name if site.layer is None else str(site.layer) for site in sites]
+    units = np.r_[tuple(dataset.space.site_slices[site.name] for site in sites)]
+    return np.repeat(layers, [site.width for site in sites]), units
 
 
 def _participant(
@@ -125,7 +125,8 @@ def _participant(
         count += counts
     total /= count[:, None].astype(np.float32)
     patterns = {
-        layer: total[:, layers == layer].astype(np.float64) for layer in dict.fromkeys(layers)
+        layer: total[:, layers == layer].astype(np.float64)
+        for layer in dict.fromkeys(layers.tolist())
     }
     for layer, part in patterns.items():
         if (part.std(axis=1) == 0).any():
@@ -139,11 +140,8 @@ def _participant(
 
 def _volumes(dataset: Dataset, run: Run, items: str) -> pd.DataFrame:
     """Say which item each volume shows, and its condition: a row for each volume."""
-    if dataset.paradigm.order == "story" and dataset.sidecar(run).get("Clock") is None:
-        raise DatasetError(
-            f"{dataset.path}: volumes lie on a scan's clock, several words in each; "
-            "expected one volume a word (llm2bids read --per-word)"
-        )
+    if dataset.paradigm.order == "story":
+        require_word_clock(dataset, run)
     rows = dataset.transcript(run).dropna(subset="volume").drop_duplicates("volume")
     n_volumes = dataset.open_series(run).n_volumes
     rows = rows.set_index(rows["volume"].astype(int)).reindex(range(n_volumes))
@@ -166,7 +164,7 @@ def _volumes(dataset: Dataset, run: Run, items: str) -> pd.DataFrame:
 
 def _read_file(path: Path) -> Side:
     """Read RDMs that rsatoolbox saved: a participant and a layer (or region) for each RDM."""
-    from rsatoolbox.rdm import RDMs, load_rdm
+    from rsatoolbox.rdm import load_rdm
 
     if not path.is_file():
         raise UsageError(f"{path}: no such file; expected RDMs that rsatoolbox saved, or a dataset")
@@ -200,9 +198,5 @@ def _read_file(path: Path) -> Side:
                 f"{path}: participant {label} has {who.count(label)} RDMs; expected one for each "
                 f"of {', '.join(layers)} (rdm descriptors 'participant', 'layer')"
             )
-        participants[label] = RDMs(
-            rdms.dissimilarities[rows],
-            rdm_descriptors={"layer": list(layers)},
-            pattern_descriptors=rdms.pattern_descriptors,
-        )
+        participants[label] = rdms[rows]
     return Side(name=path.stem, layers=layers, has_depth=False, participants=participants)

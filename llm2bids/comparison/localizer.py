@@ -4,7 +4,8 @@ import os
 import warnings
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
-from itertools import combinations
+from functools import partial
+from itertools import combinations, permutations
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +14,7 @@ import numpy.typing as npt
 import pandas as pd
 from scipy.stats import false_discovery_control, ttest_ind
 
-from llm2bids.comparison.means import group_sums
+from llm2bids.comparison.means import group_sums, require_word_clock
 from llm2bids.dataset.layout import Run
 from llm2bids.dataset.read import Dataset, open_dataset
 from llm2bids.exceptions import DatasetError, UsageError
@@ -33,29 +34,27 @@ N_FOLDS = 4
 Q = 0.05
 _UNITS = 1 << 14
 
+_option = partial(option, group="localizer")
+
 
 @dataclass(frozen=True, kw_only=True)
 class LocalizerOptions:
     """Which contrast, and how many units."""
 
-    task: str | None = option(
-        None, "--task LABEL", "story of the localizer", group="localizer", shown="the only one"
-    )
-    contrast: str | None = option(
+    task: str | None = _option(None, "--task LABEL", "story of the localizer", shown="the only one")
+    contrast: str | None = _option(
         None,
         "--contrast A-B",
         "trial types, as S-N: units that answer more to the first",
-        group="localizer",
         shown="S-N (langloc), H-E (md)",
     )
-    top_percent: float = option(
-        1.0, "--top-percent PERCENT", "share of the units that make the network", group="localizer"
+    top_percent: float = _option(
+        1.0, "--top-percent PERCENT", "share of the units that make the network"
     )
-    skip_words: int = option(
+    skip_words: int = _option(
         1,
         "--skip-words",
         "words at the beginning of a trial that do not count: little stands before them",
-        group="localizer",
     )
 
 
@@ -134,7 +133,7 @@ def localize(bids_dir: str | Path, out_dir: str | Path, **options: Any) -> Local
     halves = _parted(values, kinds, pair, (run_numbers if len(runs) > 1 else trial_numbers) % 2)
     folds = _parted(values, kinds, pair, trial_numbers % N_FOLDS)
     network, stat_img = _write(dataset, runs, out, label, contrast, t, asked)
-    found = false_discovery_control(np.nan_to_num(p, nan=1.0)) < Q
+    passes = false_discovery_control(np.nan_to_num(p, nan=1.0)) < Q
     shown = {f"{percent:g}": percent for percent in PERCENTS}
     there = np.isfinite(halves).all(axis=0)
     result = Localizer(
@@ -145,8 +144,8 @@ def localize(bids_dir: str | Path, out_dir: str | Path, **options: Any) -> Local
         dice={name: top_dice(halves, percent) for name, percent in shown.items()},
         fold_dice={name: top_dice(folds, percent) for name, percent in shown.items()},
         chance_dice={name: percent / 100 for name, percent in shown.items()},
-        percent_above=100 * float(np.mean(found & (t > 0))),
-        percent_below=100 * float(np.mean(found & (t < 0))),
+        percent_above=100 * float(np.mean(passes & (t > 0))),
+        percent_below=100 * float(np.mean(passes & (t < 0))),
         stat_img=stat_img,
         network=network,
     )
@@ -179,11 +178,7 @@ def _runs(dataset: Dataset, task: str | None) -> tuple[Sequence[Run], str]:
         raise UsageError(f"--task: expected one of {', '.join(dataset.tasks)}")
     runs = dataset.select(task=task or dataset.tasks[0])
     for run in runs:
-        if dataset.sidecar(run).get("Clock") is None:
-            raise DatasetError(
-                f"{dataset.path}: volumes lie on a scan's clock; expected one volume a word "
-                "(llm2bids read --per-word)"
-            )
+        require_word_clock(dataset, run)
     return runs, runs[0].task
 
 
@@ -209,15 +204,12 @@ def trial_means(
 
 def _contrast(asked: str | None, kinds: npt.NDArray[Any]) -> tuple[str, str]:
     """Choose two trial types: those asked for, those of a shipped localizer."""
-    known = sorted(set(kinds))
-    if asked is None:
-        for pair in (("S", "N"), ("H", "E")):
-            if set(pair) <= set(known):
-                return pair
-        raise UsageError(f"--contrast: expected two of {', '.join(known)}, as A-B")
-    pairs = [(a, b) for a in known for b in known if a != b and f"{a}-{b}" == asked]
-    if len(pairs) != 1:
-        raise UsageError(f"--contrast {asked}: expected two of {', '.join(known)}, as A-B")
+    known = sorted(set(kinds.tolist()))
+    wanted = ("S-N", "H-E") if asked is None else (asked,)
+    pairs = [pair for name in wanted for pair in permutations(known, 2) if "-".join(pair) == name]
+    if not pairs or (asked is not None and len(pairs) > 1):
+        given = f"--contrast {asked or ''}".rstrip()
+        raise UsageError(f"{given}: expected two of {', '.join(known)}, as A-B")
     return pairs[0]
 
 

@@ -7,6 +7,7 @@ import numpy.typing as npt
 
 from llm2bids.dataset.layout import Run
 from llm2bids.dataset.read import Dataset
+from llm2bids.exceptions import DatasetError
 from llm2bids.space.image import decode
 
 Float32 = npt.NDArray[np.float32]
@@ -14,10 +15,20 @@ Float32 = npt.NDArray[np.float32]
 
 def deviations(dataset: Dataset, run: Run) -> Iterator[tuple[int, Float32]]:
     """Read a run a few volumes at a time: first volume, (n_volumes, n_units) in sd of the rest."""
+    dataset.sidecar(run)  # refuses another gain
     image, calibration = dataset.open_series(run), dataset.calibration
     for start, block in image.blocks():
         values = decode(block.T, dataset.space, calibration, name=image.label)
         yield start, (values - calibration.mean) / calibration.scale
+
+
+def require_word_clock(dataset: Dataset, run: Run) -> None:
+    """Refuse a story whose volumes are not its words."""
+    if dataset.sidecar(run).get("Clock") is None:
+        raise DatasetError(
+            f"{dataset.path}: volumes lie on a scan's clock, several words in each; expected one "
+            "volume a word (llm2bids read --per-word)"
+        )
 
 
 def group_sums(

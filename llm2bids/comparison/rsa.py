@@ -3,6 +3,7 @@
 import importlib.util
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -13,10 +14,17 @@ from scipy.stats import t as student
 
 from llm2bids.comparison.features import FeatureOptions
 from llm2bids.comparison.geometry import ceilings, find_pairs, null_r, p_value
-from llm2bids.comparison.items import KINDS, Side, items_of, read_side
+from llm2bids.comparison.items import KINDS, Side, read_side
 from llm2bids.exceptions import UsageError
 from llm2bids.inference.statmap import write_json
-from llm2bids.options import option, shared, split_options, takes_options
+from llm2bids.options import (
+    check_choices,
+    check_least,
+    option,
+    shared,
+    split_options,
+    takes_options,
+)
 from llm2bids.store.tables import write_table
 
 if TYPE_CHECKING:
@@ -25,6 +33,8 @@ if TYPE_CHECKING:
 Float64 = npt.NDArray[np.float64]
 
 INK, BAND = "#1f77c4", "#b9b4a8"
+
+_option, _shared = (partial(make, group="comparison") for make in (option, shared))
 
 
 def _two(text: str) -> tuple[str, str] | None:
@@ -41,36 +51,35 @@ def _two(text: str) -> tuple[str, str] | None:
 class CompareOptions:
     """Which items and modules are compared, and how chance is told."""
 
-    items: str = option(
+    items: str = _option(
         "prompts",
         "--items",
         "prompts: the mean over each prompt's volumes; words: over each word's, of stories read "
         "one volume a word; conditions: over each trial type's, of 12 and more",
-        group="comparison",
         choices=KINDS,
     )
-    sites: Sequence[str] = shared(
+    sites: Sequence[str] = _shared(
         FeatureOptions,
         "sites",
         ("residual",),
         text="modules: residual, all, attention, mlp, a pattern on module names, or ! and any of "
         "these; those of one layer are taken together; repeatable, or with commas",
-        group="comparison",
         shown_default="residual",
     )
-    task: str | None = shared(FeatureOptions, "task", text="only this task", group="comparison")
-    sessions: tuple[str, str] | None = option(
+    task: str | None = _shared(FeatureOptions, "task", text="only this task")
+    sessions: tuple[str, str] | None = _option(
         None,
         "--sessions A,B",
         "session of A and of B, of datasets that have some: intact,LABEL",
-        group="comparison",
         shown="none",
         parse=_two,
     )
-    n_permutations: int = option(
-        1000, "--n-permutations", "permutations of the items", group="comparison"
-    )
-    seed: int = option(0, "--seed SEED", "of the permutations", group="comparison")
+    n_permutations: int = _option(1000, "--n-permutations", "permutations of the items")
+    seed: int = _option(0, "--seed SEED", "of the permutations")
+
+    def __post_init__(self) -> None:
+        check_choices(self)
+        check_least(self, {"n_permutations": 1, "seed": 0})
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -134,10 +143,10 @@ class Comparison:
         a, b = self.layers
         matrix = pd.DataFrame(self.matrix, columns=list(b))
         matrix.insert(0, "layer_a", list(a))
-        tables = {"compare": self.table, "matrix": matrix, "items": self.items}
+        # a text may hold tabs and line breaks
+        items = self.items.assign(item=self.items["item"].str.replace(r"\s+", " ", regex=True))
+        tables = {"compare": self.table, "matrix": matrix, "items": items}
         for name, table in tables.items():
-            if name == "items":  # a text may hold tabs and line breaks
-                table = table.assign(item=table["item"].str.replace(r"\s+", " ", regex=True))
             write_table(out / f"{name}.tsv", table)
         _draw(self, out / "compare.png")
         return (*(out / f"{name}.tsv" for name in tables), out / "compare.png")
@@ -179,7 +188,8 @@ def compare(
     participants of A who have most of the same items.
     """
     (asked,) = split_options(options, CompareOptions)
-    _check(asked)
+    if importlib.util.find_spec("rsatoolbox") is None:
+        raise UsageError("compare needs rsatoolbox: pip install 'llm2bids[compare]'")
     sessions = asked.sessions or (None, None)
     side_a, side_b = (
         read_side(
@@ -195,17 +205,6 @@ def compare(
         entries = {"a": str(Path(a).name), "b": str(Path(b).name), **asdict(asked)}
         write_json(Path(out_dir) / "compare.json", entries)
     return result
-
-
-def _check(asked: CompareOptions) -> None:
-    if importlib.util.find_spec("rsatoolbox") is None:
-        raise UsageError("compare needs rsatoolbox: pip install 'llm2bids[compare]'")
-    if asked.items not in KINDS:
-        raise UsageError(f"--items {asked.items}: expected one of {', '.join(KINDS)}")
-    if asked.n_permutations < 1:
-        raise UsageError(f"--n-permutations {asked.n_permutations}: expected 1 or more")
-    if asked.seed < 0:
-        raise UsageError(f"--seed {asked.seed}: expected 0 or more")
 
 
 def compare_sides(
@@ -271,20 +270,13 @@ def _interval(r: Float64) -> tuple[Float64, Float64]:
 
 def _item_table(a: Side, b: Side) -> pd.DataFrame:
     """List all items, their condition, and who has them."""
-    conditions = {
-        item: str(condition)
-        for side in (b, a)
+    items = pd.concat(
+        pd.DataFrame({name: rdms.pattern_descriptors[name] for name in ("item", "condition")})
+        for side in (a, b)
         for rdms in side.participants.values()
-        for item, condition in zip(
-            items_of(rdms), rdms.pattern_descriptors["condition"], strict=True
-        )
-    }
-    known = set(a.texts), set(b.texts)
-    rows = [
-        (item, conditions[item], item in known[0], item in known[1])
-        for item in dict.fromkeys((*a.texts, *b.texts))
-    ]
-    return pd.DataFrame(rows, columns=["item", "condition", "in_a", "in_b"])
+    )
+    table = items.astype(str).drop_duplicates("item", ignore_index=True)
+    return table.assign(in_a=table["item"].isin(a.texts), in_b=table["item"].isin(b.texts))
 
 
 def _draw(comparison: Comparison, path: Path) -> None:

@@ -188,12 +188,12 @@ class Findings:
         return (*files, *(folder / f"{name}.tsv" for name in tables), folder / "findings.json")
 
     @classmethod
-    def load(cls, out_dir: Path) -> "Findings | None":
+    def load(cls, out_dir: str | Path) -> "Findings | None":
         """Read the findings that `save` wrote.
 
         Parameters
         ----------
-        out_dir : Path
+        out_dir : str or Path
             The output folder.
 
         Returns
@@ -206,7 +206,7 @@ class Findings:
         NetworkError
             If they are damaged, or of another version.
         """
-        path = out_dir / FOLDER / "findings.json"
+        path = Path(out_dir) / FOLDER / "findings.json"
         if not path.exists():
             return None
         try:

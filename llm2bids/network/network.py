@@ -164,12 +164,12 @@ class Network:
         value = self.table[self.statistics[0]] if self.statistics else 1.0
         return summarize(self.table.assign(value=value), space)
 
-    def save(self, path: Path) -> tuple[Path, Path]:
+    def save(self, path: str | Path) -> tuple[Path, Path]:
         """Write table and description.
 
         Parameters
         ----------
-        path : Path
+        path : str or Path
             Name of the table, ending with ``.tsv``; the description lies beside it as ``.json``.
 
         Returns
@@ -182,6 +182,7 @@ class Network:
         NetworkError
             If the name does not end with ``.tsv``.
         """
+        path = Path(path)
         description = _description(path)
         path.parent.mkdir(parents=True, exist_ok=True)
         write_table(path, self.table)
@@ -235,12 +236,12 @@ def make_network(
     )
 
 
-def load_network(path: Path) -> Network:
+def load_network(path: str | Path) -> Network:
     """Read a network that `Network.save` wrote.
 
     Parameters
     ----------
-    path : Path
+    path : str or Path
         The table.
 
     Returns
@@ -253,6 +254,7 @@ def load_network(path: Path) -> Network:
     NetworkError
         If table or description are missing, damaged or incomplete.
     """
+    path = Path(path)
     description = _description(path)
     try:
         content = json.loads(description.read_text(encoding="utf-8"))
@@ -285,6 +287,7 @@ def load_network(path: Path) -> Network:
 
 
 def _description(path: Path) -> Path:
+    """Give the path of the JSON file beside a network's table."""
     if path.suffix != ".tsv":
         raise NetworkError(f"{path}: a network's table ends with .tsv; choose such a name")
     return path.with_suffix(".json")

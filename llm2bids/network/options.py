@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Literal, get_args
 
@@ -12,7 +13,7 @@ from llm2bids.options import option, shared
 ControlName = Literal["shuffled-labels", "shuffled-tasks", "random-networks"]
 CONTROLS: tuple[ControlName, ...] = get_args(ControlName)
 
-_FINDINGS = "findings (group level)"
+_option = partial(option, group="findings (group level)")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -24,37 +25,33 @@ class FindingsOptions:
     draws of the curve.
     """
 
-    top_percent: float = option(
+    top_percent: float = _option(
         5.0,
         "--top-percent P",
         "share of the units in a network, those with the largest effects",
-        group=_FINDINGS,
     )
-    min_cohens_d: float | None = option(
+    min_cohens_d: float | None = _option(
         None,
         "--min-cohens-d D",
         "networks of units above this absolute d that survive --alpha, in place of --top-percent",
-        group=_FINDINGS,
     )
-    controls: Sequence[ControlName] = option(
+    controls: Sequence[ControlName] = _option(
         (),
         "--control",
         "measure the findings under a control too: on and off labels of the prompts of each run "
         "shuffled, task labels of each participant's maps shuffled, random units of the same sites "
         "in place of the networks; repeatable",
-        group=_FINDINGS,
         action="append",
     )
-    control_datasets: Sequence[Path | str] = option(
+    control_datasets: Sequence[Path | str] = _option(
         (),
         "--control-dataset BIDS_DIR",
         "measure the same on another dataset with these tasks, e.g. one of `record "
         "--random-weights`; repeatable",
-        group=_FINDINGS,
         action="append",
         type=Path,
     )
-    n_control_draws: int = option(20, "--n-control-draws", "of each --control", group=_FINDINGS)
+    n_control_draws: int = _option(20, "--n-control-draws", "of each --control")
     alpha: float = shared(GroupOptions, "alpha")
     seed: int = shared(GroupOptions, "random_state")
     allow_circular: bool = shared(Selection, "allow_circular")

@@ -4,11 +4,13 @@ import importlib.metadata
 from pathlib import Path
 from typing import Any
 
+from markupsafe import Markup
+
 from llm2bids import __version__
 from llm2bids.dataset.layout import DERIVATIVE
 from llm2bids.inference.analyze_model import MODEL_COPY
 from llm2bids.report.design import about_design
-from llm2bids.report.section import Section, listed, read_asset, render, write_text
+from llm2bids.report.section import listed, read_asset, render, write_text
 from llm2bids.report.sources import Sources, find_sources, read_object, sidecar
 from llm2bids.store.commit import replace_text
 from llm2bids.store.files import data_files
@@ -17,15 +19,14 @@ from llm2bids.store.json import read_json
 _PAPER = "paper.bib"  # the paper whose method this is
 
 
-def methods_section(sources: Sources) -> Section:
+def methods_body(sources: Sources) -> Markup:
     """Write a paragraph that says what was done and with which versions, and references."""
-    body = render(
+    return render(
         "methods.html",
         text=f"{_recording_text(sources)} {_analysis_text(sources)}",
         bibtex=read_asset(_PAPER).rstrip(),
         software=_software(sources),
     )
-    return Section("methods", "Methods, ready to paste", body)
 
 
 def cite_dataset(bids_dir: Path) -> None:
@@ -55,8 +56,8 @@ def cite_model(out_dir: Path) -> None:
 def _write(folder: Path, methods: str, versions: list[tuple[str, str]]) -> None:
     logs = folder / "logs"  # fMRIPrep's name
     packages = "\n".join(f"- {purpose}: {text}" for purpose, text in versions)
-    said = read_asset("citation.md").format(methods=methods, software=packages)
-    replace_text(logs / "CITATION.md", said)
+    text = read_asset("citation.md").format(methods=methods, software=packages)
+    replace_text(logs / "CITATION.md", text)
     replace_text(logs / "CITATION.bib", f"{read_asset(_PAPER)}\n{read_asset('tools.bib')}")
 
 

@@ -12,7 +12,7 @@ from markupsafe import Markup
 from llm2bids.dataset.layout import Run
 from llm2bids.report.draw.color import diverging_indices, diverging_palette
 from llm2bids.report.draw.svg import palette_png
-from llm2bids.report.section import Section, listed, missing, render
+from llm2bids.report.section import listed, missing, render
 from llm2bids.report.sources import Sources, sidecar
 from llm2bids.store.tables import checked_columns, read_table
 
@@ -21,18 +21,17 @@ N_EXAMPLES = 2  # prompts of each condition that are shown with their answers
 MOST_DESIGNS, MOST_BLOCKS = 12, 40
 
 
-def design_section(sources: Sources) -> Section:
+def design_body(sources: Sources) -> Markup:
     """Show the timeline of the first participant's runs, and examples of prompts and answers."""
     runs = sources.first_runs()
     tables = {run.name: _prompt_table(sources.dataset.token_table(run)) for run in runs}
-    body = render(
+    return render(
         "design.html",
         metadata=about_design(sources),
         participants=sources.participants,
         timeline=_timeline(sources, runs, tables, t_r=sources.dataset.t_r(runs[0])),
         examples=_examples(sources, tables),
     )
-    return Section("design", "Design", body)
 
 
 def about_design(sources: Sources) -> dict[str, Any]:
@@ -81,18 +80,16 @@ def _timeline(
     )
 
 
-def designs_section(sources: Sources) -> Section:
+def designs_body(sources: Sources) -> Markup:
     """Show the design matrices of the first participant who has any, and the model's parameters."""
-    title = "Design matrix"
     paths = sources.files("sub-*/**/func/*_design.tsv")
     if not paths:
         what = "There is no first level yet: no design matrices and no participants' maps."
-        body = missing(what, sources.command("participant"))
-        return Section("designs", title, body)
+        return missing(what, sources.command("participant"))
     participants = list(dict.fromkeys(path.name.partition("_")[0] for path in paths))
     shown = [path for path in paths if path.name.startswith(f"{participants[0]}_")]
     metadata = sidecar(shown[0])
-    body = render(
+    return render(
         "designs.html",
         figures=[_matrix_drawing(sources, path) for path in shown[:MOST_DESIGNS]],
         participant=participants[0],
@@ -101,7 +98,6 @@ def designs_section(sources: Sources) -> Section:
         parameters=metadata.get("ModelParameters", {}),
         quantiles=_residual_checks(sources),
     )
-    return Section("designs", title, body)
 
 
 def _matrix_drawing(sources: Sources, path: Path) -> tuple[Markup, float]:

@@ -2,9 +2,9 @@
 
 import math
 import re
-from dataclasses import dataclass, field
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
@@ -12,8 +12,9 @@ import numpy.typing as npt
 from llm2bids.dataset.layout import INTACT
 from llm2bids.report.draw.color import LEVELS, full_color
 from llm2bids.report.draw.mosaic import pack_layout, quantise
+from llm2bids.report.flatmap import UNITS
 from llm2bids.report.section import counted, encoded, number
-from llm2bids.report.sources import CONTROLS, STATS, GroupMap, Sources, sidecar
+from llm2bids.report.sources import CONTROLS, GroupMap, Sources, sidecar
 
 MOST_BYTES = 7_500_000  # of the group's maps on the page
 MOST_PARTICIPANT_BYTES = 4_000_000  # of the participants' maps
@@ -21,40 +22,58 @@ MOST_PARTICIPANT_BYTES = 4_000_000  # of the participants' maps
 _INNER = (0.15, 0.35, 0.6)  # of full colour: levels of a participant's map, before they grow
 
 
-@dataclass
-class _Room:
-    """Maps that are packed so far, and those for which there was no room."""
+class _Packed(NamedTuple):
+    """A map as the page's script reads it, and what else has its values, in other words."""
 
-    most: int
-    entries: list[dict[str, Any]] = field(default_factory=list)
-    left_out: list[str] = field(default_factory=list)
-    used: int = 0
-
-    def add(self, entry: dict[str, Any], name: str) -> bool:
-        size = len(entry["data"])
-        if self.entries and self.used + size > self.most:
-            self.left_out.append(name)
-            return False
-        self.used += size
-        self.entries.append(entry)
-        return True
+    name: str
+    entry: dict[str, Any]
+    variants: Sequence[dict[str, Any]] = ()  # what differs from `entry`
 
 
 def explorer_data(sources: Sources) -> tuple[dict[str, Any], list[str]]:
     """Pack the layout and as many maps as the page may hold; name those that did not fit."""
-    first = sources.condition_maps or sources.maps
-    group, people = _Room(most=MOST_BYTES), _Room(most=MOST_PARTICIPANT_BYTES)
-    for group_map in dict.fromkeys((*first, *sources.maps)):
-        name = f"{group_map.contrast} ({STATS['effect']})"
-        group.add(_group_entry(sources, group_map, "effect"), name)
-        _add_z(sources, group_map, group)
-    for label in sorted({_participant(path) for path in _participant_maps(sources)}):
-        for group_map in first:
-            for path in _participant_maps(sources, label, group_map):
-                name = f"{group_map.contrast} (sub-{label})"
-                people.add(_participant_entry(sources, group_map, path), name)
-    data = {**pack_layout(sources.dataset.space), "maps": [*group.entries, *people.entries]}
-    return data, [*group.left_out, *people.left_out]
+    entries: list[dict[str, Any]] = []
+    left_out = [
+        *_fit(_group_maps(sources), MOST_BYTES, entries),
+        *_fit(_participant_maps(sources), MOST_PARTICIPANT_BYTES, entries),
+    ]
+    return {**pack_layout(sources.dataset.space), "maps": entries}, left_out
+
+
+def _fit(maps: Iterable[_Packed], most: int, entries: list[dict[str, Any]]) -> Iterator[str]:
+    """Append maps with their variants while there is room; name those that are left out."""
+    used = 0
+    for name, entry, variants in maps:
+        size = len(entry["data"])
+        if used and used + size > most:
+            yield name
+            continue
+        used += size
+        shared = {key: value for key, value in entry.items() if key != "data"}
+        shared["like"] = len(entries)
+        entries += [entry, *(shared | variant for variant in variants)]
+
+
+def _group_maps(sources: Sources) -> Iterator[_Packed]:
+    """Pack effect and z of each contrast, those against the off prompts first."""
+    for group_map in dict.fromkeys((*sources.condition_maps, *sources.maps)):
+        for stat in ("effect", "z"):
+            if group_map.other(stat).exists():
+                entry = _group_entry(sources, group_map, stat)
+                variants = _variants(sources, group_map, entry) if stat == "z" else ()
+                yield _Packed(f"{group_map.contrast} ({UNITS[stat]})", entry, variants)
+
+
+def _participant_maps(sources: Sources) -> Iterator[_Packed]:
+    """Pack the participants' effects, of the intact model."""
+    for label in sources.participants:
+        for group_map in sources.condition_maps or sources.maps:
+            task, contrast = group_map.task or "*", group_map.contrast
+            name = f"*task-{task}_*contrast-{contrast}_stat-effect_statmap.nii.gz"
+            for path in sources.files(f"sub-{label}/**/{name}"):
+                if "_ses-" not in path.name or f"_ses-{INTACT}_" in path.name:
+                    entry = _participant_entry(sources, group_map, path, f"sub-{label}")
+                    yield _Packed(f"{contrast} (sub-{label})", entry)
 
 
 def _entry(
@@ -83,7 +102,7 @@ def _group_entry(sources: Sources, group_map: GroupMap, stat: str) -> dict[str, 
         path,
         steps,
         stat=stat,
-        unit=STATS[stat],
+        unit=UNITS[stat],
         limit=limit,
         show=full_color(values),
         level="Every unit is shown, whatever its p.",
@@ -91,37 +110,29 @@ def _group_entry(sources: Sources, group_map: GroupMap, stat: str) -> dict[str, 
     )
 
 
-def _add_z(sources: Sources, group_map: GroupMap, room: _Room) -> None:
-    """Pack z, and again for each correction, which share its values and have units that pass."""
-    if not group_map.other("z").exists():
-        return
-    whole = _group_entry(sources, group_map, "z")
-    number_of_z = len(room.entries)
-    if not room.add(whole, f"{group_map.contrast} ({STATS['z']})"):
-        return
-    z = np.nan_to_num(sources.unit_map(group_map.other("z")))
-    shared = {key: value for key, value in whole.items() if key != "data"} | {"like": number_of_z}
+def _variants(sources: Sources, group_map: GroupMap, whole: dict[str, Any]) -> list[dict[str, Any]]:
+    """Say what differs from z for each correction, which has units that pass, and for Cohen's d."""
+    z, variants = np.nan_to_num(sources.unit_map(group_map.other("z"))), []
     metadata = sidecar(group_map.other("z"))
     for control, threshold in metadata.get("TwoSidedThresholds", {}).items():
         if control != "fpr":
             cut = threshold.get("z")
             passes = np.zeros(len(z), dtype=bool) if cut is None else np.abs(z) >= cut
-            room.entries.append(shared | _passing(passes, control, metadata | {"Threshold": cut}))
+            variants.append(_passing(passes, control, metadata | {"Threshold": cut}))
     for path in sources.files(f"group/{group_map.prefix}_stat-z_desc-*_statmap.nii.gz"):
         control, about_cut = path.name.partition("_desc-")[2].partition("_")[0], sidecar(path)
         if int(about_cut.get("ClusterThreshold", 0)) > 1:
             passes = np.nan_to_num(sources.unit_map(path)) != 0
             file = {"file": sources.link(path)}
-            room.entries.append(shared | _passing(passes, control, about_cut) | file)
-    if group_map.is_against_off and group_map.other("cohensd").exists():
-        d = np.nan_to_num(sources.unit_map(group_map.other("cohensd")))
+            variants.append(_passing(passes, control, about_cut) | file)
+    effect_size = group_map.other("cohensd")
+    if group_map.is_against_off and effect_size.exists():
+        d = np.nan_to_num(sources.unit_map(effect_size))
         levels = _levels(z, d, whole["limit"])
         if levels is not None:
-            room.entries.append(
-                shared
-                | {"stat": "cohensd", "unit": STATS["cohensd"], "levels": levels, "rough": True}
-                | {"show": full_color(d), "file": sources.link(group_map.other("cohensd"))}
-            )
+            known = {"stat": "cohensd", "unit": UNITS["cohensd"], "levels": levels, "rough": True}
+            variants.append(known | {"show": full_color(d), "file": sources.link(effect_size)})
+    return variants
 
 
 def _passing(
@@ -152,29 +163,14 @@ def _levels(
     return [round(float(level), 4) for level in np.interp(steps, sizes, values)]
 
 
-def _participant_maps(
-    sources: Sources, label: str = "*", group_map: GroupMap | None = None
-) -> list[Path]:
-    """List effect maps of participants at the first level, of all runs, or of one contrast."""
-    name = "*_stat-effect_statmap.nii.gz"
-    if group_map is not None:
-        name = f"*task-{group_map.task or '*'}_*contrast-{group_map.contrast}{name[1:]}"
-    found = sources.files(f"sub-{label}/**/{name}")
-    return [path for path in found if "_ses-" not in path.name or f"_ses-{INTACT}_" in path.name]
-
-
-def _participant(path: Path) -> str:
-    match = re.match(r"sub-([^_]+)_", path.name)
-    return match[1] if match else ""
-
-
-def _participant_entry(sources: Sources, group_map: GroupMap, path: Path) -> dict[str, Any]:
+def _participant_entry(
+    sources: Sources, group_map: GroupMap, path: Path, subject: str
+) -> dict[str, Any]:
     """Pack a participant's map coarsely: it stands beside the group's to be compared by eye."""
     values = sources.unit_map(path)
     show = full_color(values)
     steps, levels = coarsely(values, show)
     run = re.search(r"_run-(\d+)", path.name)
-    subject = f"sub-{_participant(path)}"
     return _entry(
         sources,
         group_map,

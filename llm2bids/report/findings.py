@@ -11,17 +11,19 @@ from llm2bids.exceptions import NetworkError
 from llm2bids.inference.null_results import JSON_NAME, NAMES
 from llm2bids.inference.rates import LEVELS, Rate
 from llm2bids.network.controls import P_VALUE
-from llm2bids.network.findings import NOTE, Findings
+from llm2bids.network.findings import NOTE
 from llm2bids.network.identification import AccuracyCurve
 from llm2bids.network.stored import from_plain
 from llm2bids.report.draw.chart import Line, interval_chart, line_chart
-from llm2bids.report.section import Section, heat_table, interval, listed, missing, number, render
+from llm2bids.report.section import heat_table, interval, listed, missing, number, render
 from llm2bids.report.sources import Sources, read_object
 
 # Controls of identification, which come first: random units, and shuffled labels
 N_IDENTIFICATION = 2
 
 MEASURES = {"correlation": "Correlation of the group effect maps", "dice": "Dice of the networks"}
+
+_FEW = "was not computed: it takes two tasks and three participants who did every one."
 
 # What is said where no calibration was run
 _NOT_CALIBRATED = (
@@ -30,49 +32,25 @@ _NOT_CALIBRATED = (
 )
 
 
-def findings_sections(sources: Sources) -> list[Section]:
-    """Show overlap, repeatability, identification, controls and false positives."""
-    findings, command = sources.findings, sources.command("group")
-    few = "was not computed: it takes two tasks and three participants who did every one."
-    no_identification = f"Identification of tasks {few}"
-    no_control = (
-        "No control was measured: the same analysis with shuffled labels, random networks, and "
-        "on a recording of the model with random weights (record --random-weights)."
-    )
-    with_controls = (
-        f"{command} --control shuffled-labels --control random-networks "
-        "--control-dataset RANDOM_WEIGHTS_DIR"
-    )
-    sections = []
-    for name, title, show, what, making in (
-        ("overlap", "Overlap", _overlap, f"Overlap {few}", command),
-        ("repeatability", "Repeatability", _repeatability, f"Repeatability {few}", command),
-        ("identification", "Identification", _identification, no_identification, command),
-        ("controls", "Real beside control", _controls, no_control, with_controls),
-    ):
-        body = None if findings is None else show(sources, findings)
-        sections.append(Section(name, title, body or missing(what, making)))
-    unknown = missing(_NOT_CALIBRATED, _calibration_command(sources))
-    body = _calibration(sources) or unknown
-    return [*sections, Section("calibration", "False positives", body)]
-
-
-def summary_section(sources: Sources) -> Section | None:
-    """Put the findings in short, with doubts; None where nothing was computed."""
+def summary_body(sources: Sources) -> Markup:
+    """Put the findings in short, with doubts; empty where nothing was computed."""
     findings = sources.findings
     if findings is None:
-        return None
+        return Markup()
     table = findings.table()
     table = table[table["finding"] != "networks"]  # they have their section
     table["again"] = table["finding"] == table["finding"].shift()
     omitted: dict[str, list[str]] = {}
     for part, reason in findings.omitted.items():
         omitted.setdefault(reason, []).append(part.replace("_", " "))
-    body = render("summary.html", rows=table.to_dict("records"), findings=findings, omitted=omitted)
-    return Section("findings", "In short", body)
+    return render("summary.html", rows=table.to_dict("records"), findings=findings, omitted=omitted)
 
 
-def _overlap(sources: Sources, findings: Findings) -> Markup:
+def overlap_body(sources: Sources) -> Markup:
+    """Show correlation and Dice of all pairs of tasks."""
+    findings = sources.findings
+    if findings is None:
+        return missing(f"Overlap {_FEW}", sources.command("group"))
     overlap = findings.overlap
     tasks = [task for task in sources.tasks if task in findings.tasks]
     order = [overlap.tasks.index(task) for task in tasks]
@@ -97,8 +75,11 @@ def _overlap(sources: Sources, findings: Findings) -> Markup:
     return render("overlap.html", tables=tables, pairs=rows, bounds=_bounds, overlap=overlap)
 
 
-def _repeatability(sources: Sources, findings: Findings) -> Markup:
-    part = findings.repeatability
+def repeatability_body(sources: Sources) -> Markup:
+    """Show how much maps of the halves of the data, and single maps, are alike."""
+    if sources.findings is None:
+        return missing(f"Repeatability {_FEW}", sources.command("group"))
+    part = sources.findings.repeatability
     compared = {
         "Split halves of the participants": part.participants,
         "Split halves of the prompts": part.prompts,
@@ -125,7 +106,11 @@ def _estimates(sources: Sources, table: pd.DataFrame, measure: str, alt: str) ->
     return interval_chart(rows, x_label=measure, alt=f"{alt}: {', '.join(values)}.")
 
 
-def _identification(sources: Sources, findings: Findings) -> Markup:
+def identification_body(sources: Sources) -> Markup:
+    """Show which task was identified, with fewer prompts and tokens too, and its controls."""
+    findings = sources.findings
+    if findings is None:
+        return missing(f"Identification of tasks {_FEW}", sources.command("group"))
     counts = findings.identification.confusion
     confusion = heat_table(
         counts,
@@ -153,10 +138,17 @@ def _identification(sources: Sources, findings: Findings) -> Markup:
     )
 
 
-def _controls(sources: Sources, findings: Findings) -> Markup | None:
-    controls = findings.controls[N_IDENTIFICATION:]
+def controls_body(sources: Sources) -> Markup:
+    """Show what the data and each control give, side by side."""
+    findings = sources.findings
+    controls = () if findings is None else findings.controls[N_IDENTIFICATION:]
     if not controls:
-        return None
+        return missing(
+            "No control was measured: the same analysis with shuffled labels, random networks, and "
+            "on a recording of the model with random weights (record --random-weights).",
+            f"{sources.command('group')} --control shuffled-labels --control random-networks "
+            "--control-dataset RANDOM_WEIGHTS_DIR",
+        )
     texts = {measure.measure: measure.text for control in controls for measure in control.measures}
     cells = [{measure.measure: measure for measure in control.measures} for control in controls]
     rows = [(text, [cell.get(measure) for cell in cells]) for measure, text in texts.items()]
@@ -192,11 +184,11 @@ def _calibration_command(sources: Sources) -> str:
     return f"llm2bids null {name} {sources.analysis_dir.name}"
 
 
-def _calibration(sources: Sources) -> Markup | None:
-    """Show the measured rates of every pipeline with their verdicts, where any were measured."""
+def calibration_body(sources: Sources) -> Markup:
+    """Show the measured rates of every pipeline with their verdicts."""
     measured = _measured(sources)
     if measured is None:
-        return None
+        return missing(_NOT_CALIBRATED, _calibration_command(sources))
     rows, metadata, differing = measured
     return render(
         "calibration.html", rows=rows, levels=LEVELS, metadata=metadata, differing=differing

@@ -108,7 +108,7 @@ def plot_flatmap(
         cmap=cmap,
         vmax=vmax,
         symmetric_cbar=symmetric_cbar,
-        label=_stat_label(stat_img) if cbar_label is None else cbar_label,
+        label=stat_label(stat_img) if cbar_label is None else cbar_label,
         theme=theme,
     )
     figure = flat_figure(maps, scale, title=title or "", note=_note(maps, threshold), theme=theme)
@@ -228,7 +228,7 @@ def _maps(images: list[Any], spaces: list[Any], labels: Sequence[str] | None) ->
     return maps
 
 
-def _stat_label(stat_img: Any) -> str:
+def stat_label(stat_img: Any) -> str:
     """Tell from the ``stat`` entity of a file's name what its values are; empty without one."""
     first = next(iter(_listed(stat_img)), None)
     path = first if isinstance(first, str | Path) else getattr(first, "get_filename", str)()

@@ -29,19 +29,13 @@ def intervention_sections(sources: Sources) -> list[Section]:
     """Show what lesions, steering, targets and monitor wrote; say what makes those not done."""
     sections, notes = [], []
     where = f"{sources.dataset.path.name} {sources.analysis_dir.name}"
-    for name, title, show, question, more in (
-        ("lesion", "Lesions", _lesions, "Does the model need a network's units for its topic?", ""),
-        ("steer", "Steering", _steering, "Can it be steered towards or away from a topic?", ""),
-        ("targets", "Targets", _targets, "Which weights should be trained for a topic?",
-         " --task LABEL"),
-        ("monitor", "Monitor", _monitor,
-         "What does a network's activity tell apart, token by token?", ""),
-    ):  # fmt: skip
+    for name, (title, show, question) in _COMMANDS.items():
         results = () if sources.analysis is None else load_results(sources.analysis, name)
         if results:
             body = Markup("").join(show(sources, result) for result in results)
             sections.append(Section(name, title, body))
         else:
+            more = " --task LABEL" if name == "targets" else ""
             notes.append(missing(question, f"llm2bids {name} {where}{more}"))
     if notes:
         body = Markup("").join(notes)
@@ -243,3 +237,12 @@ def _shown(caption: str, table: pd.DataFrame) -> dict[str, Any]:
     """Take what a template shows of a table."""
     columns = [str(name).replace("_", " ") for name in table.columns]
     return {"caption": caption, "columns": columns, "rows": table.to_numpy(object).tolist()}
+
+
+# Commands, and of each the title of its section, what fills it, and what the command answers
+_COMMANDS = {
+    "lesion": ("Lesions", _lesions, "Does the model need a network's units for its topic?"),
+    "steer": ("Steering", _steering, "Can it be steered towards or away from a topic?"),
+    "targets": ("Targets", _targets, "Which weights should be trained for a topic?"),
+    "monitor": ("Monitor", _monitor, "What does a network's activity tell apart, token by token?"),
+}

@@ -18,7 +18,7 @@ from llm2bids.space.space import Space
 from llm2bids.store.json import read_json
 
 
-def stories_section(sources: Sources) -> Section:
+def stories_body(sources: Sources) -> Markup:
     """List the stories that were read, with their clock and how they were read."""
     dataset = sources.dataset
     rows = []
@@ -26,7 +26,7 @@ def stories_section(sources: Sources) -> Section:
         metadata, events = dataset.sidecar(run), dataset.events(run)
         surprisal = pd.to_numeric(events["surprisal"], errors="coerce").mean()
         rows.append((run.name, metadata, float(surprisal)))
-    return Section("stories", "What was read", render("stories.html", rows=rows))
+    return render("stories.html", rows=rows)
 
 
 def localizer_sections(sources: Sources) -> list[Section]:
@@ -36,8 +36,8 @@ def localizer_sections(sources: Sources) -> list[Section]:
     sections = [_localizer_section(sources, r) for r in results if r.get("space") == space]
     shown = {section.name for section in sections}
     for task in sources.dataset.tasks if sources.dataset.paradigm.order == "story" else ():
-        kinds = {kind for run in sources.dataset.select(task=task)[:1]
-                 for kind in sources.dataset.events(run)["trial_type"]}  # fmt: skip
+        (first, *_) = sources.dataset.select(task=task)
+        kinds = set(sources.dataset.events(first)["trial_type"])
         if len(kinds) > 1 and f"localizer-{task}" not in shown:
             command = f"llm2bids localize {sources.dataset.path.name} OUT --task {task}"
             body = missing(f"{task} has trials of several kinds.", command)

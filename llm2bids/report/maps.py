@@ -16,7 +16,7 @@ from llm2bids.report.draw.color import diverging_indices, full_color
 from llm2bids.report.draw.mosaic import mosaic_figure
 from llm2bids.report.explorer import explorer_data
 from llm2bids.report.findings import null_rates
-from llm2bids.report.section import Section, listed, missing, number, render, script_json
+from llm2bids.report.section import listed, missing, number, render, script_json
 from llm2bids.report.sources import CONTROLS, GroupMap, Sources, read_object, sidecar
 from llm2bids.space.space import Space
 from llm2bids.space.stat_map import units_at
@@ -27,13 +27,12 @@ MOST_MOSAICS = 12
 N_UNITS, N_CLUSTERS = 12, 10  # rows of the tables of strongest units and clusters
 
 
-def maps_section(sources: Sources) -> Section:
+def maps_body(sources: Sources) -> Markup:
     """Show a map to explore, and a mosaic for each contrast against the off prompts."""
-    title, maps = "Contrasts and statistical maps", sources.maps
+    maps = sources.maps
     if not maps:
         levels = ("group",) if sources.analysis is not None else ("participant", "group")
-        body = missing("There are no group maps yet.", *map(sources.command, levels))
-        return Section("maps", title, body)
+        return missing("There are no group maps yet.", *map(sources.command, levels))
     data, left_out = explorer_data(sources)
     mosaics = []
     for group_map in (sources.condition_maps or maps)[:MOST_MOSAICS]:
@@ -41,7 +40,7 @@ def maps_section(sources: Sources) -> Section:
         limit = full_color(values)
         drawing = _mosaic(sources.dataset.space, group_map, values, limit)
         mosaics.append((group_map, sources.color(group_map.title, group_map.task), limit, drawing))
-    body = render(
+    return render(
         "maps.html",
         data=script_json(data),
         mosaics=mosaics,
@@ -54,7 +53,6 @@ def maps_section(sources: Sources) -> Section:
         null_rates=null_rates(sources),
         exactness=read_object(sources.dataset.path / EXACTNESS),
     )
-    return Section("maps", title, body)
 
 
 # Files of a contrast, and what the table of contrasts calls them
@@ -73,8 +71,8 @@ def _contrast_row(sources: Sources, group_map: GroupMap) -> dict[str, Any]:
     """Describe a contrast with its weights and the addresses of its images."""
     files = []
     for pattern in _KINDS:
-        found = sources.files(f"group/{group_map.prefix}_{pattern}_statmap.nii.gz")
-        files.append([(path.name, sources.link(path)) for path in found])
+        paths = sources.files(f"group/{group_map.prefix}_{pattern}_statmap.nii.gz")
+        files.append([(path.name, sources.link(path)) for path in paths])
     names: dict[float, list[str]] = {}
     for name, weight in group_map.metadata.get("ContrastWeights", {}).items():
         names.setdefault(float(weight), []).append(str(name).rpartition(":")[2])
@@ -91,20 +89,18 @@ def _contrast_row(sources: Sources, group_map: GroupMap) -> dict[str, Any]:
     }
 
 
-def strongest_section(sources: Sources) -> Section:
+def strongest_body(sources: Sources) -> Markup:
     """List strongest units and clusters of each contrast against the off prompts."""
-    title, maps = "Cluster table and strongest units", sources.maps
+    maps = sources.maps
     if not maps:
-        body = missing("Tables come with the group maps.", sources.command("group"))
-        return Section("strongest", title, body)
-    body = render(
+        return missing("Tables come with the group maps.", sources.command("group"))
+    return render(
         "strongest.html",
         contrasts=[strongest(sources, group_map) for group_map in sources.condition_maps or maps],
         controls=CONTROLS,
         metadata=maps[0].metadata,
         arrangement=sources.dataset.space.arrangement,
     )
-    return Section("strongest", title, body)
 
 
 def strongest(sources: Sources, group_map: GroupMap) -> dict[str, Any]:
@@ -120,7 +116,7 @@ def strongest(sources: Sources, group_map: GroupMap) -> dict[str, Any]:
     return {
         "title": group_map.title,
         "color": sources.color(group_map.title, group_map.task),
-        "units": _rows(_strongest_units(sources, group_map)),
+        "units": _rows(sources.network(group_map).table.head(N_UNITS)),
         "thresholds": metadata.get("TwoSidedThresholds", {}),  # of z by height control
         "alpha": float(metadata.get("Alpha", np.nan)),  # of the thresholds
         "control": control,  # height control of the clusters; empty without clusters
@@ -129,20 +125,6 @@ def strongest(sources: Sources, group_map: GroupMap) -> dict[str, Any]:
         "clusters": _rows(peaks.head(N_CLUSTERS)),
         "n_clusters": n_clusters,
     }
-
-
-def _strongest_units(sources: Sources, group_map: GroupMap) -> pd.DataFrame:
-    """Take the first rows of the contrast's network, or of the map where none was written."""
-    written = sources.networks.get(group_map.contrast)
-    if written is not None:
-        return written.network.table.head(N_UNITS)
-    effect = np.nan_to_num(sources.unit_map(group_map.path))
-    top = np.argsort(-np.abs(effect), kind="stable")[:N_UNITS]
-    table = units_at(sources.dataset.space, top).assign(effect=effect[top])
-    for stat in ("cohensd", "t"):
-        if group_map.other(stat).exists():
-            table[stat] = sources.unit_map(group_map.other(stat))[top]
-    return table
 
 
 def _whole_clusters(path: Path) -> pd.DataFrame:

@@ -7,19 +7,19 @@ import numpy.typing as npt
 import pandas as pd
 from markupsafe import Markup
 
-from llm2bids.network.similarity import top_units
+from llm2bids.network.task_networks import TaskNetwork
 from llm2bids.report.draw.color import flat_limit
 from llm2bids.report.draw.flat_figure import flat_drawing
 from llm2bids.report.layers import Depth, depth_of
-from llm2bids.report.section import Section, missing, render
-from llm2bids.report.sources import GroupMap, Sources
+from llm2bids.report.section import missing, render
+from llm2bids.report.sources import SHARE, GroupMap, Sources
 from llm2bids.space.space import Space
 
-SHARE = 0.05  # share of the units that make a network where the group level wrote none
 MOST_MAPS = 12  # flat maps on a page: each takes a few bytes for a unit of its network
 MOST_ROLES = 24
 
 _OUTER = "outside layers"
+_NO_MAPS = "Networks come with the group maps."
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -29,7 +29,6 @@ class _GroupNetwork:
     title: str
     color: str
     values: npt.NDArray[np.float64]  # (n_units,), effects of its units, NaN elsewhere
-    share: pd.DataFrame  # of the units there, roles by levels of depth; NaN without units
 
     @property
     def n_units(self) -> int:
@@ -46,75 +45,67 @@ class _GroupNetwork:
         """Absolute effect of full colour on the flat map."""
         return flat_limit(self.values)
 
-    @property
-    def peak(self) -> tuple[str, str, float]:
-        """Role and level where most of the units belong to it, and their share."""
-        share = self.share.to_numpy()
-        row, column = map(int, np.unravel_index(np.nanargmax(share), share.shape))
-        level = _level_name(str(self.share.columns[column]))
-        return str(self.share.index[row]), level, float(share[row, column])
 
-
-def networks_sections(sources: Sources) -> list[Section]:
-    """Show the network of each contrast against the off prompts: flat maps, and profiles."""
-    titles = {"flatmaps": "Networks on the flat map", "networks": "Networks by layer and role"}
-    shown = sources.condition_maps
-    if not shown:
-        body = missing("Networks come with the group maps.", sources.command("group"))
-        return [Section(name, title, body) for name, title in titles.items()]
-    space = sources.dataset.space
-    depth = depth_of(space)
-    networks = [group_network(sources, group_map, depth) for group_map in shown]
-    written = [
-        sources.networks[group_map.contrast]
-        for group_map in shown
-        if group_map.contrast in sources.networks
-    ]
-    limit = max(float(np.nanmax(network.share)) for network in networks)
-    steps = (0, SHARE, 0.15, 0.3, limit)
-    flat_maps = render(
+def flat_maps_body(sources: Sources) -> Markup:
+    """Draw the network of each contrast against the off prompts on the flat map."""
+    space, networks = sources.dataset.space, _networks(sources)
+    if not networks:
+        return missing(_NO_MAPS, sources.command("group"))
+    return render(
         "flatmaps.html",
         networks=[
             (network, *network_drawing(space, network, f"flat-{number}"))
             for number, network in enumerate(networks[:MOST_MAPS])
         ],
         left_out=[network.title for network in networks[MOST_MAPS:]],
-        written=written,
+        written=_written(sources),
         share=SHARE,
         has_stream=any(site.role == "residual" for site in space.sites),
         arrangement=space.arrangement,
     )
-    profiles = render(
+
+
+def profiles_body(sources: Sources) -> Markup:
+    """Draw which share of each role's units is in the network of each contrast, by layer."""
+    space, networks = sources.dataset.space, _networks(sources)
+    if not networks:
+        return missing(_NO_MAPS, sources.command("group"))
+    depth = depth_of(space)
+    shares = [_site_shares(space, depth, ~np.isnan(network.values)) for network in networks]
+    limit = max(float(np.nanmax(share)) for share in shares)
+    steps = (0, SHARE, 0.15, 0.3, limit)
+    return render(
         "profiles.html",
-        profiles=[(network, _profile_drawing(network, depth, limit)) for network in networks],
+        profiles=[
+            (network, _peak(share), _profile_drawing(network, share, depth, limit))
+            for network, share in zip(networks, shares, strict=True)
+        ],
         share=SHARE,
-        written=written,
-        n_units=round(SHARE * space.n_units),
+        written=_written(sources),
+        n_units=networks[0].n_units,
         key=[(share, opacity(share, limit)) for share in steps if share <= limit],
     )
-    bodies = (flat_maps, profiles)
-    return [Section(*section, body) for section, body in zip(titles.items(), bodies, strict=True)]
 
 
-def group_network(sources: Sources, group_map: GroupMap, depth: Depth) -> _GroupNetwork:
-    """Take a contrast's network from the table that the group level wrote.
+def _networks(sources: Sources) -> list[_GroupNetwork]:
+    return [group_network(sources, group_map) for group_map in sources.condition_maps]
 
-    Without a table it is the `SHARE` of all units with the largest absolute group effect.
-    """
-    space = sources.dataset.space
+
+def _written(sources: Sources) -> list[TaskNetwork]:
+    """List the networks that the group level wrote, of the contrasts that are shown."""
+    contrasts = [group_map.contrast for group_map in sources.condition_maps]
+    return [sources.networks[name] for name in contrasts if name in sources.networks]
+
+
+def group_network(sources: Sources, group_map: GroupMap) -> _GroupNetwork:
+    """Put the effects of a contrast's network at its units."""
+    space, network = sources.dataset.space, sources.network(group_map)
     values = np.full(space.n_units, np.nan)
-    written = sources.networks.get(group_map.contrast)
-    if written is None:
-        effect = np.nan_to_num(sources.unit_map(group_map.path))
-        units = np.flatnonzero(top_units(effect, max(SHARE, 1 / space.n_units)))
-        values[units] = effect[units]
-    else:
-        values[written.network.units(space)] = written.network.table["effect"]
+    values[network.units(space)] = network.table["effect"]
     return _GroupNetwork(
         title=group_map.title,
         color=sources.color(group_map.title, group_map.task),
         values=values,
-        share=_site_shares(space, depth, ~np.isnan(values)),
     )
 
 
@@ -157,11 +148,13 @@ def opacity(share: float, limit: float) -> float:
     return float(0.04 + 0.96 * min(share / (limit or 1), 1.0) ** 0.65)
 
 
-def _profile_drawing(network: _GroupNetwork, depth: Depth, limit: float) -> Markup:
+def _profile_drawing(
+    network: _GroupNetwork, shares: pd.DataFrame, depth: Depth, limit: float
+) -> Markup:
     """Draw roles as rows and layers as columns; each cell says its share in a tool tip."""
-    role, level, share = network.peak
+    role, level, largest = _peak(shares)
     levels = [_level_name(label) for label in depth.labels]
-    rows = [(role, zip(levels, row, strict=True)) for role, row in network.share.iterrows()]
+    rows = [(role, zip(levels, row, strict=True)) for role, row in shares.iterrows()]
     return render(
         "profile.svg",
         rows=rows,
@@ -170,8 +163,15 @@ def _profile_drawing(network: _GroupNetwork, depth: Depth, limit: float) -> Mark
         color=network.color,
         strength=lambda share: opacity(share, limit),
         alt=f"Share of each site that is in the network of {network.title}, by layer and role; "
-        f"largest in {role}, {level}: {share:.0%}.",
+        f"largest in {role}, {level}: {largest:.0%}.",
     )
+
+
+def _peak(shares: pd.DataFrame) -> tuple[str, str, float]:
+    """Find the role and level where most of the units belong to a network, and their share."""
+    row, column = map(int, np.unravel_index(np.nanargmax(shares), shares.shape))
+    level = _level_name(str(shares.columns[column]))
+    return str(shares.index[row]), level, float(np.nanmax(shares))
 
 
 def _level_name(label: str) -> str:

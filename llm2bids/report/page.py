@@ -3,24 +3,27 @@
 from dataclasses import replace
 from pathlib import Path
 
-from markupsafe import Markup
-
-from llm2bids import __version__
 from llm2bids.exceptions import UsageError
-from llm2bids.report.citation import methods_section
-from llm2bids.report.design import design_section, designs_section
-from llm2bids.report.findings import findings_sections, summary_section
+from llm2bids.report.citation import methods_body
+from llm2bids.report.design import design_body, designs_body
+from llm2bids.report.findings import (
+    calibration_body,
+    controls_body,
+    identification_body,
+    overlap_body,
+    repeatability_body,
+    summary_body,
+)
 from llm2bids.report.interventions import intervention_sections
-from llm2bids.report.localizer import localizer_sections, stories_section
-from llm2bids.report.maps import maps_section, strongest_section
-from llm2bids.report.networks import networks_sections
-from llm2bids.report.quality import quality_section
-from llm2bids.report.recorded import coverage_section, recorded_section
-from llm2bids.report.section import Section, page_script, read_asset, render, script_hash
-from llm2bids.report.smoothness import smoothness_section
+from llm2bids.report.localizer import localizer_sections, stories_body
+from llm2bids.report.maps import maps_body, strongest_body
+from llm2bids.report.networks import flat_maps_body, profiles_body
+from llm2bids.report.quality import quality_body
+from llm2bids.report.recorded import coverage_body, recorded_body
+from llm2bids.report.section import Section, page_script, write_page
+from llm2bids.report.smoothness import smoothness_body
 from llm2bids.report.sources import REPORT_NAME, Sources, find_sources
 from llm2bids.report.view import view
-from llm2bids.store.commit import replace_text
 
 SCRIPTS = ("copy.js", "map.js", "explore.js")  # scripts of the page, in the order in which they run
 
@@ -80,8 +83,14 @@ def write_report(
     sources = replace(sources, page_dir=path.parent)
     if niivue:
         sources = replace(sources, views=_write_views(sources, path))
-    text = _build_page(sources, progress=progress)
-    replace_text(path, text)
+    write_page(
+        path,
+        "page.html",
+        scripts=[page_script(*SCRIPTS)],
+        title=f"{sources.dataset.settings.get('model')}, scanned",
+        sources=sources,
+        sections=_sections(sources, progress=progress),
+    )
     return path
 
 
@@ -97,45 +106,34 @@ def _write_views(sources: Sources, page: Path) -> dict[str, Path]:
     return views
 
 
-def _build_page(sources: Sources, *, progress: bool = True) -> str:
-    """Put the page together; its security policy allows this script alone, and no address."""
+def _sections(sources: Sources, *, progress: bool) -> list[Section]:
+    """Write the sections of stories, or of prompts that were answered."""
     if sources.dataset.paradigm.order == "story":  # nothing was answered: no tasks, no effects
-        sections = [stories_section(sources), *localizer_sections(sources)]
-    else:
-        sections = _scan_sections(sources, progress=progress)
-    script = page_script(*SCRIPTS)
-    return str(
-        render(
-            "page.html",
-            title=f"{sources.dataset.settings.get('model')}, scanned",
-            sources=sources,
-            sections=sections,
-            style=Markup(read_asset("style.css")),
-            script=Markup(script),
-            script_hash=script_hash(script),
-            version=__version__,
-        )
-    )
-
-
-def _scan_sections(sources: Sources, *, progress: bool) -> list[Section]:
-    """Put the sections of prompts that were answered together."""
-    short = summary_section(sources)
-    flat_maps, profiles = networks_sections(sources)
-    return [
-        *([] if short is None else [short]),
-        design_section(sources),
-        recorded_section(sources),
-        quality_section(sources, progress=progress),
-        designs_section(sources),
-        coverage_section(sources),
-        maps_section(sources),
-        strongest_section(sources),
-        flat_maps,
-        smoothness_section(sources),
-        profiles,
-        *findings_sections(sources),
+        stories = Section("stories", "What was read", stories_body(sources))
+        return [stories, *localizer_sections(sources)]
+    sections = [
+        Section("findings", "In short", summary_body(sources)),
+        Section("design", "Design", design_body(sources)),
+        Section("recorded", "What was recorded", recorded_body(sources)),
+        Section(
+            "quality",
+            "Quality: runs, carpet plots, confounds",
+            quality_body(sources, progress=progress),
+        ),
+        Section("designs", "Design matrix", designs_body(sources)),
+        Section("coverage", "Mask and coverage", coverage_body(sources)),
+        Section("maps", "Contrasts and statistical maps", maps_body(sources)),
+        Section("strongest", "Cluster table and strongest units", strongest_body(sources)),
+        Section("flatmaps", "Networks on the flat map", flat_maps_body(sources)),
+        Section("smoothness", "Do neighbours respond alike?", smoothness_body(sources)),
+        Section("networks", "Networks by layer and role", profiles_body(sources)),
+        Section("overlap", "Overlap", overlap_body(sources)),
+        Section("repeatability", "Repeatability", repeatability_body(sources)),
+        Section("identification", "Identification", identification_body(sources)),
+        Section("controls", "Real beside control", controls_body(sources)),
+        Section("calibration", "False positives", calibration_body(sources)),
         *localizer_sections(sources),
         *intervention_sections(sources),
-        methods_section(sources),
+        Section("methods", "Methods, ready to paste", methods_body(sources)),
     ]
+    return [section for section in sections if section.body]

@@ -11,12 +11,14 @@ import pandas as pd
 from markupsafe import Markup
 from tqdm import tqdm
 
+from llm2bids.comparison.means import deviations
 from llm2bids.dataset.layout import Run
+from llm2bids.recording.calibration import Moments
 from llm2bids.report.draw.chart import Line, line_chart
 from llm2bids.report.draw.color import diverging_indices, diverging_palette
 from llm2bids.report.draw.svg import palette_png
 from llm2bids.report.layers import Depth, depth_of
-from llm2bids.report.section import Section, heat_table, render
+from llm2bids.report.section import heat_table, render
 from llm2bids.report.sources import Sources
 from llm2bids.space.image import BASELINE
 
@@ -25,7 +27,6 @@ MOST_RUNS, MOST_CARPETS = 12, 6
 
 N_ROWS, LIMIT = 300, 2.5  # units in a carpet, about, and standard deviations of full colour
 OUTLIER = 5.0  # robust standard deviations from the median
-_BLOCK = 32_768  # units that are summed up at once
 
 Floats = npt.NDArray[np.float64]
 
@@ -43,7 +44,7 @@ class _RunQuality:
     carpet: Markup = field(repr=False)
 
 
-def quality_section(sources: Sources, *, progress: bool = True) -> Section:
+def quality_body(sources: Sources, *, progress: bool = True) -> Markup:
     """Show clipped values, carpet plots, signal-to-noise, and what the first token does."""
     dataset, depth = sources.dataset, depth_of(sources.dataset.space)
     chosen = _spread_runs(sources)
@@ -52,7 +53,7 @@ def quality_section(sources: Sources, *, progress: bool = True) -> Section:
     tokens = pd.concat([dataset.transcript(run) for run in dataset.runs], ignore_index=True)
     tokens["is_on"] = _kinds(tokens) != ""
     positions = pd.concat([run_quality.positions for run_quality in read])
-    body = render(
+    return render(
         "quality.html",
         sources=sources,
         rows=_run_rows(sources, read),
@@ -69,7 +70,6 @@ def quality_section(sources: Sources, *, progress: bool = True) -> Section:
         ),
         at_rest=BASELINE / dataset.calibration.counts_per_sd,
     )
-    return Section("quality", "Quality: runs, carpet plots, confounds", body)
 
 
 def _kinds(tokens: pd.DataFrame) -> "pd.Series[str]":
@@ -91,35 +91,28 @@ def _spread_runs(sources: Sources) -> list[Run]:
 
 def _run_quality(sources: Sources, run: Run, depth: Depth) -> _RunQuality:
     """Read the volumes of a run and sum them up, by level and by position in the answer."""
-    dataset = sources.dataset
-    values = dataset.values(run)
-    calibration = dataset.calibration
-    values -= calibration.mean
-    values /= calibration.scale
-    n_volumes, n_units = values.shape
-    mean, sd = np.empty(n_units), np.empty(n_units)
-    squares = np.zeros(n_volumes)
-    for start in range(0, n_units, _BLOCK):
-        block = slice(start, start + _BLOCK)
-        mean[block] = values[:, block].mean(axis=0, dtype=np.float64)
-        sd[block] = values[:, block].std(axis=0, dtype=np.float64)
-        squares += np.square(np.clip(values[:, block], -10, 10)).sum(axis=1, dtype=np.float64)
-    level = BASELINE + calibration.counts_per_sd * mean
-    tsnr = np.full(n_units, np.nan)
-    np.divide(level, calibration.counts_per_sd * sd, out=tsnr, where=sd > 0)
+    dataset, units = sources.dataset, _carpet_units(depth)
+    moments, sizes, carpet = Moments(dataset.space.n_units), [], []
+    for _, values in deviations(dataset, run):
+        moments.add(values)
+        sizes.append(np.square(np.clip(values, -10, 10)).mean(axis=1, dtype=np.float64))
+        carpet.append(values[:, units])
+    mean, sd = moments.mean_sd()
+    gain = dataset.calibration.counts_per_sd
+    tsnr = np.full(len(sd), np.nan)
+    np.divide(BASELINE + gain * mean, gain * sd, out=tsnr, where=sd > 0)
     by_level = pd.DataFrame({"tsnr": tsnr, "spread": sd}).groupby(depth.of_unit).median()
-    rms = np.sqrt(squares / n_units)
+    rms = np.sqrt(np.concatenate(sizes))
     tokens = dataset.transcript(run).dropna(subset=["volume"])
     positions = tokens[["position"]].assign(
         is_on=_kinds(tokens) != "", rms=rms[tokens["volume"].to_numpy(dtype=np.intp)]
     )
-    units = _carpet_units(depth)
     return _RunQuality(
         run=run,
         by_level=by_level,
         positions=positions,
         n_outliers=int(outliers(rms).sum()),
-        carpet=_carpet_drawing(sources, run, values[:, units], depth, units),
+        carpet=_carpet_drawing(sources, run, np.concatenate(carpet), depth, units),
     )
 
 

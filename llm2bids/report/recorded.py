@@ -4,13 +4,14 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
+from markupsafe import Markup
 
 from llm2bids.dataset.first_files import EXACTNESS
 from llm2bids.dataset.layout import template_file
 from llm2bids.report.draw.color import LEVELS
 from llm2bids.report.draw.mosaic import mosaic_figure
 from llm2bids.report.layers import roles_of
-from llm2bids.report.section import Section, render
+from llm2bids.report.section import render
 from llm2bids.report.sources import Sources, read_object
 from llm2bids.space.atlas import role_colors
 from llm2bids.space.grid import open_image
@@ -19,14 +20,14 @@ from llm2bids.space.space import Space
 _OUTSIDE = 0  # index of the palette's colour of units outside the mask
 
 
-def recorded_section(sources: Sources) -> Section:
+def recorded_body(sources: Sources) -> Markup:
     """Describe model, space and recording, and list the sites by role."""
     dataset = sources.dataset
     metadata = dataset.sidecar(sources.first_runs()[0])
     lowest, highest = (
         (bound - metadata["Baseline"]) / metadata["CountsPerSD"] for bound in (-32768, 32767)
     )
-    body = render(
+    return render(
         "recorded.html",
         sources=sources,
         metadata=metadata,
@@ -35,7 +36,6 @@ def recorded_section(sources: Sources) -> Section:
         highest=highest,
         exactness=read_object(dataset.path / EXACTNESS),
     )
-    return Section("recorded", "What was recorded", body)
 
 
 def _role_table(space: Space) -> list[dict[str, Any]]:
@@ -60,7 +60,7 @@ def _role_table(space: Space) -> list[dict[str, Any]]:
     return rows
 
 
-def coverage_section(sources: Sources) -> Section:
+def coverage_body(sources: Sources) -> Markup:
     """Show the mask of the analysis over the anatomy, and count its units by role."""
     space = sources.dataset.space
     path = sources.dataset.path / template_file(space.label, "T1w")
@@ -79,7 +79,7 @@ def coverage_section(sources: Sources) -> Section:
         for role in roles_of(space)
         if not inside[roles == role].all()
     ]
-    body = render(
+    return render(
         "coverage.html",
         picture=mosaic_figure(space, indices.astype(np.uint8), palette=_palette(), alt=alt),
         n_inside=n_inside,
@@ -89,7 +89,6 @@ def coverage_section(sources: Sources) -> Section:
         analysis=sources.analysis,
         files=[(file.name, sources.link(file)) for file in (path, units, brain)],
     )
-    return Section("coverage", "Mask and coverage", body)
 
 
 def _shade(anatomy: npt.NDArray[np.floating]) -> npt.NDArray[np.float64]:

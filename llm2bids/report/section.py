@@ -9,12 +9,16 @@ import math
 import re
 from collections.abc import Sequence
 from functools import cache
+from pathlib import Path
 from typing import Any, NamedTuple
 
 import jinja2
 import numpy as np
 import pandas as pd
 from markupsafe import Markup
+
+from llm2bids import __version__
+from llm2bids.store.commit import replace_text
 
 
 class Section(NamedTuple):
@@ -63,9 +67,26 @@ def page_script(*names: str) -> str:
     return "\n".join(['(async () => {\n"use strict";', *parts, "})();"])
 
 
-def script_hash(script: str) -> str:
-    """Give the source under which a page's security policy allows a script."""
-    return f"sha256-{base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()}"
+def write_page(
+    path: Path,
+    template: str,
+    *,
+    scripts: Sequence[str],
+    styles: Sequence[str] = ("style.css",),
+    **context: Any,
+) -> None:
+    """Fill and write a page; its security policy allows these scripts alone, and no address."""
+    digests = [hashlib.sha256(script.encode()).digest() for script in scripts]
+    hashes = " ".join(f"'sha256-{base64.b64encode(digest).decode()}'" for digest in digests)
+    text = render(
+        template,
+        scripts=[Markup(script) for script in scripts],
+        hashes=Markup(hashes),
+        style=Markup("".join(map(read_asset, styles))),
+        version=__version__,
+        **context,
+    )
+    replace_text(path, text)
 
 
 def script_json(data: object) -> Markup:

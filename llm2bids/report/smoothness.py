@@ -10,7 +10,7 @@ from markupsafe import Markup
 from llm2bids.dataset.arrangement import read_stability
 from llm2bids.dataset.read import Dataset
 from llm2bids.report.layers import roles_of
-from llm2bids.report.section import Section, heat_table, missing, render
+from llm2bids.report.section import heat_table, missing, render
 from llm2bids.report.sources import Sources
 from llm2bids.space.arrange import index_space
 from llm2bids.space.functional import random_space
@@ -22,13 +22,11 @@ FULL_COLOR = 0.5  # value of full colour in both tables
 LEAST_DIFFERENCE = 0.02  # of Moran's I from 0 and from random order: neighbours are alike
 
 
-def smoothness_section(sources: Sources) -> Section:
+def smoothness_body(sources: Sources) -> Markup:
     """Show how smooth the group maps are in this order of units, in native and in random order."""
-    title = "Do neighbours respond alike?"
     stability = stability_part(sources.dataset)
     if not sources.condition_maps:
-        body = missing("It takes the group maps.", sources.command("group")) + stability
-        return Section("smoothness", title, body)
+        return missing("It takes the group maps.", sources.command("group")) + stability
     maps = [sources.unit_map(group_map.path) for group_map in sources.condition_maps]
     values = np.stack(maps).astype(np.float64)
     orders = space_orders(sources.dataset.space)
@@ -55,7 +53,7 @@ def smoothness_section(sources: Sources) -> Section:
         median=median,
         is_smooth=median[own] - max(median["random"], 0.0) > LEAST_DIFFERENCE,
     )
-    return Section("smoothness", title, body + stability)
+    return body + stability
 
 
 def stability_part(dataset: Dataset) -> Markup:

@@ -16,18 +16,19 @@ from llm2bids.dataset.layout import INTACT, Run
 from llm2bids.dataset.read import Dataset, open_dataset
 from llm2bids.dataset.settings import is_dataset
 from llm2bids.exceptions import UsageError
+from llm2bids.inference.provenance import Provenance
 from llm2bids.inference.statmap import is_analysis
 from llm2bids.network.findings import Findings
+from llm2bids.network.network import Network, make_network
 from llm2bids.network.task_networks import TaskNetwork
 from llm2bids.report.draw.color import task_color
-from llm2bids.space.stat_map import unit_values
+from llm2bids.space.stat_map import select_units, unit_values
 from llm2bids.store.files import data_files
 from llm2bids.store.json import read_json
 
-REPORT_NAME = "report.html"  # file name of the page in the folder that it is made from
+SHARE = 0.05  # share of the units that make a network where the group level wrote none
 
-# Statistics that can be explored, and what they are called
-STATS = {"effect": "effect (rest sd)", "z": "z", "cohensd": "Cohen's d"}
+REPORT_NAME = "report.html"  # file name of the page in the folder that it is made from
 
 # Height controls as the page calls them
 CONTROLS = {"fpr": "uncorrected", "fdr": "FDR", "bonferroni": "Bonferroni"}
@@ -203,6 +204,22 @@ class Sources:
         """The networks against the off prompts that the group level wrote, by label."""
         networks = () if self.findings is None else self.findings.networks
         return {network.label: network for network in networks if network.against == "off"}
+
+    def network(self, group_map: GroupMap) -> Network:
+        """Give the network of a contrast that the group level wrote, or the strongest `SHARE`."""
+        if group_map.contrast in self.networks:
+            return self.networks[group_map.contrast].network
+        stats = [stat for stat in ("effect", "cohensd", "t") if group_map.other(stat).exists()]
+        maps = {stat: self.unit_map(group_map.other(stat)).astype(float) for stat in stats}
+        units = select_units(maps["effect"], top_percent=100 * SHARE)
+        return make_network(
+            self.dataset.space,
+            units,
+            {stat: values[units] for stat, values in maps.items()},
+            label=group_map.contrast,
+            provenance=Provenance(),
+            criterion=f"top {100 * SHARE:g} % |effect|",
+        )
 
     def values(self, image: Path) -> npt.NDArray[np.float64]:
         """Read any map of the dataset's units: (n_units,)."""

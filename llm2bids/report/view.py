@@ -6,28 +6,18 @@ from typing import Any
 import nibabel as nib
 import numpy as np
 import numpy.typing as npt
-from markupsafe import Markup
 
-from llm2bids import __version__
 from llm2bids.dataset.layout import template_file
 from llm2bids.dataset.locate import space_of
 from llm2bids.dataset.read import Dataset, open_dataset
 from llm2bids.report.draw.color import full_color, map_colors
 from llm2bids.report.draw.mosaic import pack_sites
-from llm2bids.report.flatmap import UNITS
-from llm2bids.report.section import (
-    encoded,
-    page_script,
-    read_asset,
-    render,
-    script_hash,
-    script_json,
-)
+from llm2bids.report.flatmap import stat_label
+from llm2bids.report.section import encoded, page_script, read_asset, script_json, write_page
 from llm2bids.space.atlas import role_colors
 from llm2bids.space.grid import open_image
 from llm2bids.space.space import Space
 from llm2bids.space.stat_map import unit_values
-from llm2bids.store.commit import replace_text
 
 _DARKEST = 40  # colours of an arm that are left out: on the anatomy they would be black
 SHARE = 5.0  # per cent of the units that are shown at first, where a map has values in most units
@@ -77,22 +67,19 @@ def view(
     space, fingerprints = space_of(opened)
     values = unit_values(stat_img, space, fingerprint=fingerprints).astype(np.float32)
     name = Path(stat_img).name if isinstance(stat_img, str | Path) else ""
-    unit = UNITS.get(name.partition("_stat-")[2].partition("_")[0], "")
-    niivue, script = read_asset("niivue.umd.js", "niivue"), page_script("view.js")
-    text = render(
+    unit = stat_label(stat_img)
+    path = Path(output_file)
+    write_page(
+        path,
         "view.html",
+        scripts=[read_asset("niivue.umd.js", "niivue"), page_script("view.js")],
+        styles=("style.css", "view.css"),
         title=title or name.removesuffix(".gz").removesuffix(".nii") or "Statistical map",
         model=space.model_name,
         unit=unit,
         data=script_json(_data(space, values, _anatomy(opened, space), vmax=vmax, unit=unit)),
-        niivue=Markup(niivue),
-        script=Markup(script),
-        hashes=Markup(" ").join(Markup(f"'{script_hash(part)}'") for part in (niivue, script)),
-        style=Markup(read_asset("style.css") + read_asset("view.css")),
-        version=__version__,
     )
-    replace_text(Path(output_file), str(text))
-    return Path(output_file)
+    return path
 
 
 def _anatomy(dataset: Any, space: Space) -> npt.NDArray[np.float32]:

@@ -121,11 +121,11 @@ def test_a_recorded_dataset_has_features_too(synthetic, written, tmp_path):
 @pytest.mark.parametrize(
     ("options", "error", "message"),
     [
-        ({"format": "pickle"}, UsageError, "expected one of hdf5, npz, neuroid"),
+        ({"format": "pickle"}, UsageError, "is 'pickle'; expected 'hdf5', 'npz', 'neuroid'"),
         ({"sites": ["xyz"]}, ModelError, "'xyz'"),
         ({"task": "c"}, DatasetError, "no run of task c; there are a, b"),
         ({"pca": 99}, UsageError, r"--pca 99: expected at most \d+, the units of the smallest"),
-        ({"pca": 0}, UsageError, "expected 1 component or more"),
+        ({"pca": 0}, UsageError, "--pca is 0; expected 1 or more"),
         ({"delays": [-1]}, UsageError, "expected different numbers from 0"),
         ({"delays": [1], "format": "neuroid"}, UsageError, "without --delays"),
     ],

@@ -274,7 +274,11 @@ def test_sessions_are_compared_by_name(recorded, tmp_path):
 def test_what_is_refused(models, tmp_path):
     a, b = (dataset.path for dataset in models)
     for options, error, message in (
-        ({"items": "letters"}, UsageError, "expected one of prompts, words, conditions"),
+        (
+            {"items": "letters"},
+            UsageError,
+            "is 'letters'; expected 'prompts', 'words', 'conditions'",
+        ),
         ({"items": "words"}, UsageError, "has volumes of prompts"),
         ({"sites": ["xyz"]}, ModelError, "'xyz'"),
         ({"task": "x"}, DatasetError, "no run of task x; there are archeology, pathology"),

@@ -19,7 +19,7 @@ from llm2bids.exceptions import DatasetError, Llm2bidsError, SpaceError
 from llm2bids.inference.analyze import analyze_participants
 from llm2bids.inference.inputs import open_inputs
 from llm2bids.report.draw.flat_layout import flat_layout
-from llm2bids.report.draw.pages import flat_pages
+from llm2bids.report.draw.mosaic import flat_pages
 from llm2bids.space.arrange import cells_of, index_space, rearrange
 from llm2bids.space.definition import Layout
 from llm2bids.space.functional import random_cells

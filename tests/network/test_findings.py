@@ -214,7 +214,7 @@ def test_findings_are_read_as_they_were_written(simulate, patterns, space, tmp_p
 
 
 def test_findings_that_cannot_be_read_say_so(found, space, tmp_path):
-    assert Findings.load(tmp_path) is None
+    assert Findings.load(str(tmp_path)) is None
     found.save(tmp_path, space)
     path = tmp_path / FOLDER / "findings.json"
     content = json.loads(path.read_text())

@@ -121,7 +121,8 @@ def test_the_summary_is_of_the_first_statistic(space, tea):
 
 def test_save_and_load(space, tea, tmp_path):
     table, description = tea.save(tmp_path / "new" / "tea.tsv")
-    again = load_network(table)
+    assert tea.save(str(table)) == (table, description)
+    again = load_network(str(table))
     pd.testing.assert_frame_equal(again.table, tea.table)
     for name in ("label", "space_label", "fingerprint", "provenance", "criterion"):
         assert getattr(again, name) == getattr(tea, name)

@@ -11,10 +11,10 @@ import pytest
 
 from llm2bids.dataset.read import open_dataset
 from llm2bids.report.explorer import coarsely, explorer_data
-from llm2bids.report.maps import maps_section
+from llm2bids.report.maps import maps_body
 from llm2bids.report.page import write_report
-from llm2bids.report.quality import confound_correlations, quality_section
-from llm2bids.report.recorded import coverage_section
+from llm2bids.report.quality import confound_correlations, quality_body
+from llm2bids.report.recorded import coverage_body
 from llm2bids.report.sources import find_sources, sidecar
 from llm2bids.store.tables import read_table
 
@@ -132,7 +132,7 @@ def test_the_page_says_which_units_pass_and_what_participants_have(browser, page
 
 
 def test_runs_have_their_numbers_and_files(sources):
-    body = str(quality_section(sources, progress=False).body)
+    body = str(quality_body(sources, progress=False))
     run = sources.dataset.runs[0]
     row = re.search(rf"</span>{run.name}</th>(.*?)</tr>", body, re.S)[1]
     surprisal = sources.dataset.transcript(run)["surprisal"].mean()
@@ -148,7 +148,7 @@ def test_a_run_with_unusual_answers_is_marked(scanned, tmp_path):
     table = read_table(path)
     table["surprisal"] += 40
     table.to_csv(path, sep="\t", index=False, na_rep="n/a")
-    body = str(quality_section(find_sources(tmp_path), progress=False).body)
+    body = str(quality_body(find_sources(tmp_path), progress=False))
     marked = re.findall(r"</span>([^<]*)</th><td[^>]*>[^<]*</td><td[^>]*><strong>", body)
     assert marked == ["sub-02_task-cats"]
 
@@ -166,7 +166,7 @@ def test_confounds_are_correlated_within_runs(sources):
 
 
 def test_contrasts_have_weights_and_every_file(sources):
-    body = str(maps_section(sources).body)
+    body = str(maps_body(sources))
     row = re.search(r"</span>cats</th>(.*?)</tr>", body, re.S)[1]
     assert "+1.00 cats" in row
     links = re.findall(r'href="([^"]+)"', row)
@@ -184,12 +184,12 @@ def test_a_page_elsewhere_names_no_folders_of_this_machine(scanned, tmp_path):
 
 def test_coverage_counts_units_outside_the_mask(masked, sources):
     analysis, inside = masked
-    body = str(coverage_section(find_sources(analysis)).body)
+    body = str(coverage_body(find_sources(analysis)))
     space = sources.dataset.space
     assert f"{inside.sum():,} of {space.n_units:,} units" in body
     roles = np.repeat([site.role for site in space.sites], [site.width for site in space.sites])
     n_queries = int((roles == "self_attn.q_proj").sum())
     assert f"{n_queries:,} of {n_queries:,} in <code>self_attn.q_proj</code>" in body
     assert "<code>mlp" not in body
-    whole = str(coverage_section(sources).body)
+    whole = str(coverage_body(sources))
     assert f"Every one of {space.n_units:,} units is in the mask" in whole

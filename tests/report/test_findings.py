@@ -15,10 +15,16 @@ from llm2bids.inference.analyze import analyze_group
 from llm2bids.network.controls import P_VALUE
 from llm2bids.network.dataset_findings import dataset_findings
 from llm2bids.network.findings import FOLDER
-from llm2bids.report.findings import findings_sections, summary_section
-from llm2bids.report.layers import depth_of
-from llm2bids.report.maps import strongest, strongest_section
-from llm2bids.report.networks import group_network, networks_sections
+from llm2bids.report.findings import (
+    calibration_body,
+    controls_body,
+    identification_body,
+    overlap_body,
+    repeatability_body,
+    summary_body,
+)
+from llm2bids.report.maps import strongest, strongest_body
+from llm2bids.report.networks import flat_maps_body, group_network
 from llm2bids.report.page import write_report
 from llm2bids.report.section import interval, number
 from llm2bids.report.sources import find_sources
@@ -55,7 +61,13 @@ def measured(sources):
 
 @pytest.fixture(scope="module")
 def bodies(sources):
-    return {one.name: str(one.body) for one in findings_sections(sources)}
+    return {
+        "overlap": str(overlap_body(sources)),
+        "repeatability": str(repeatability_body(sources)),
+        "identification": str(identification_body(sources)),
+        "controls": str(controls_body(sources)),
+        "calibration": str(calibration_body(sources)),
+    }
 
 
 @pytest.fixture
@@ -72,7 +84,7 @@ def with_findings(found):
 
 def values_of(sources, one):
     """Effects of the units of a contrast's network, NaN elsewhere."""
-    return group_network(sources, one, depth_of(sources.dataset.space)).values
+    return group_network(sources, one).values
 
 
 def plain(text):
@@ -110,10 +122,9 @@ def test_what_was_not_measured_is_not_shown_and_said_with_its_reason(measured, w
         by_tokens=None,
         omitted={"halves of the prompts": "too <few>", "by_tokens": "too <few>"},
     )
-    bodies = {one.name: str(one.body) for one in findings_sections(sources)}
-    assert bodies["repeatability"].count("<svg") == 3
-    assert bodies["identification"].count("<svg") == 1
-    text = plain(str(summary_section(sources).body))
+    assert repeatability_body(sources).count("<svg") == 3
+    assert identification_body(sources).count("<svg") == 1
+    text = plain(str(summary_body(sources)))
     assert "Not measured: halves of the prompts and by tokens. too <few>" in text
 
 
@@ -154,7 +165,7 @@ def test_a_control_of_one_draw_has_no_interval_and_names_are_escaped(measured, w
     single = replace(one, low=np.nan, high=np.nan, p_value=np.nan, n_draws=1, value=0.4375)
     other = replace(control, name="tiny <b>", measures=(single,))
     sources = with_findings(controls=(*measured.controls, other))
-    body = next(str(one.body) for one in findings_sections(sources) if one.name == "controls")
+    body = str(controls_body(sources))
     assert f"{number(one.real)} | 0.44 single".removesuffix(" single") in plain(body)
     assert "tiny <b>" not in body
     assert "nan" not in body
@@ -162,7 +173,7 @@ def test_a_control_of_one_draw_has_no_interval_and_names_are_escaped(measured, w
 
 def test_without_controls_the_page_says_how_to_measure_them(measured, with_findings):
     sources = with_findings(controls=measured.controls[:2])
-    body = next(str(one.body) for one in findings_sections(sources) if one.name == "controls")
+    body = str(controls_body(sources))
     assert "No control was measured" in body
     assert "--control shuffled-labels" in body
 
@@ -197,7 +208,7 @@ def calibrated(found, tmp_path):
 
 
 def test_measured_error_rates_are_shown(calibrated):
-    body = str(findings_sections(calibrated())[-1].body)
+    body = str(calibration_body(calibrated()))
     said = plain(body)
     for words in ("prompt <ols> (default)", "0.047 [0.042 to 0.053]", "FDR 3 of 60", "inside",
                   "60 runs of off prompts", "200 groups of 8", "8,000 units"):  # fmt: skip
@@ -209,7 +220,7 @@ def test_measured_error_rates_are_shown(calibrated):
 def test_rates_of_another_model_or_design_say_so(calibrated):
     sources = calibrated()
     settings = sources.dataset.settings
-    said = plain(str(findings_sections(sources)[-1].body))
+    said = plain(str(calibration_body(sources)))
     assert f"measured with the model <b>cat</b> instead of {settings['model']}" in said
     assert f"8 prompts per block instead of {settings['prompts_per_block']}" in said
     about = {
@@ -218,18 +229,18 @@ def test_rates_of_another_model_or_design_say_so(calibrated):
         "prompts_on": settings["prompts_per_block"],
         "tokens_per_prompt": settings["tokens_per_prompt"],
     }  # fmt: skip
-    assert "instead of" not in plain(str(findings_sections(calibrated(about=about))[-1].body))
+    assert "instead of" not in plain(str(calibration_body(calibrated(about=about))))
 
 
 def test_a_damaged_calibration_is_named(calibrated):
     sources = calibrated(rates=[{"pipeline": "x"}])
     with pytest.raises(NetworkError, match=r"calibration\.json: is not what llm2bids writes"):
-        findings_sections(sources)
+        calibration_body(sources)
 
 
 def test_the_summary_says_doubts_model_and_numbers_escaped(measured, with_findings):
     sources = with_findings(cautions=("few <b>participants</b>",))
-    body = str(summary_section(sources).body)
+    body = str(summary_body(sources))
     assert "few &lt;b&gt;participants&lt;/b&gt;" in body
     text = plain(body)
     assert "units (top" not in text  # networks have a section of their own
@@ -249,7 +260,7 @@ def test_profiles_take_the_network_that_was_written(sources, scanned):
     assert np.count_nonzero(~np.isnan(values)) == int(np.ceil(n_units / 10))
     without = find_sources(scanned)
     assert without.findings is None
-    assert np.count_nonzero(~np.isnan(values_of(without, one))) == round(n_units / 20)
+    assert np.count_nonzero(~np.isnan(values_of(without, one))) == int(np.ceil(n_units / 20))
 
 
 def test_signs_and_values_come_from_the_network_and_not_from_the_group_map(found, tmp_path):
@@ -289,7 +300,7 @@ def test_counts_say_level_correction_and_cluster_size(found, tmp_path):
         path.write_text(json.dumps({**json.loads(path.read_text()), **changes}))
     table = next(one.path.parent.glob(f"*contrast-{one.contrast}_desc-fdr_clusters.tsv"))
     table.write_text("Cluster ID\tX\tY\tZ\tPeak Stat\tCluster Size (mm3)\n")
-    said = plain(str(strongest_section(sources).body))
+    said = plain(str(strongest_body(sources)))
     assert "p < 0.01, uncorrected p < 0.01, FDR p < 0.01, Bonferroni" in said
     assert "clusters, FDR, ≥ 12 units cats 2,000 1,532 – 0" in said
     assert (
@@ -321,10 +332,10 @@ def test_each_pair_of_tasks_has_its_tip_in_both_halves_of_the_matrix(sources, me
 
 def test_without_findings_each_section_says_so(scanned):
     sources = find_sources(scanned)
-    assert summary_section(sources) is None
-    *sections, controls, _ = findings_sections(sources)
-    assert all("was not computed" in one.body for one in sections)
-    assert "No control was measured" in controls.body
+    assert not summary_body(sources)
+    for body in (overlap_body, repeatability_body, identification_body):
+        assert "was not computed" in body(sources)
+    assert "No control was measured" in controls_body(sources)
 
 
 def test_damaged_findings_are_named(found, tmp_path):
@@ -344,14 +355,14 @@ def test_the_page_of_a_masked_analysis_counts_what_its_table_counts(masked, tmp_
     findings = dataset_findings(dataset.path, out, top_percent=20.0, progress=False)
     findings.save(out, dataset.space)
     sources = find_sources(out, bids_dir=dataset.path)
-    body = plain(str(networks_sections(sources)[0].body))
+    body = plain(str(flat_maps_body(sources)))
     for one in sources.maps[:2]:
         table = sources.networks[one.contrast].network.table
         units = sources.networks[one.contrast].network.units(dataset.space)
         assert inside[units].all()
         rise = np.count_nonzero(table["effect"] > 0)
         assert f"{one.title} {len(table):,} units, {rise:,} rise" in body
-    text = plain(str(summary_section(sources).body))
+    text = plain(str(summary_body(sources)))
     assert f"{np.count_nonzero(inside):,} of {len(inside):,} units" in text
 
 

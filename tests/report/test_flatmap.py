@@ -18,8 +18,7 @@ from llm2bids.report.draw.color import colormap
 from llm2bids.report.draw.flat_figure import PALETTES, bar_ticks
 from llm2bids.report.draw.flat_layout import flat_layout
 from llm2bids.report.flatmap import color_scale, plot_flatmap
-from llm2bids.report.layers import depth_of
-from llm2bids.report.networks import group_network, network_drawing, networks_sections
+from llm2bids.report.networks import flat_maps_body, group_network, network_drawing
 from llm2bids.report.sources import find_sources
 from llm2bids.space.header import image_header
 
@@ -240,12 +239,12 @@ def pictures(body):
 def test_the_page_shows_each_network_in_the_colours_of_both_pages(scanned):
     sources = find_sources(scanned)
     maps = [one for one in sources.maps if one.is_against_off]
-    body = str(networks_sections(sources)[0].body)
+    body = str(flat_maps_body(sources))
     assert [theme for theme, _ in pictures(body)] == ["light", "dark"] * len(maps)
     assert body.count('role="img" aria-label="Flat map of the network of ') == len(maps) == 2
     space = sources.dataset.space
     for number, one in enumerate(maps):
-        network = group_network(sources, one, depth_of(space))
+        network = group_network(sources, one)
         for theme, picture in pictures(body)[2 * number : 2 * number + 2]:
             assert np.count_nonzero(picture[..., 3]) == network.n_units
             layout = next(
@@ -266,7 +265,7 @@ def test_the_page_shows_each_network_in_the_colours_of_both_pages(scanned):
 def test_a_network_without_units_is_an_empty_map(scanned):
     sources = find_sources(scanned)
     space = sources.dataset.space
-    one = group_network(sources, sources.maps[0], depth_of(space))
+    one = group_network(sources, sources.maps[0])
     body = str(network_drawing(space, replace(one, values=np.full(space.n_units, np.nan)))[0])
     assert "0 units, 0 of them rise" in body
     assert not any(picture[..., 3].any() for _, picture in pictures(body))

@@ -7,8 +7,7 @@ import pytest
 
 from llm2bids.dataset.read import open_dataset
 from llm2bids.report.draw.color import full_color
-from llm2bids.report.draw.mosaic import quantise
-from llm2bids.report.draw.pages import flat_pages
+from llm2bids.report.draw.mosaic import flat_pages, quantise
 from llm2bids.report.page import write_report
 from llm2bids.report.sources import find_sources
 

@@ -12,7 +12,7 @@ import pytest
 from llm2bids.cli.main import main
 from llm2bids.dataset.read import open_dataset
 from llm2bids.exceptions import UsageError
-from llm2bids.report.draw.pages import flat_pages
+from llm2bids.report.draw.mosaic import flat_pages
 from llm2bids.report.page import write_report
 from llm2bids.report.sources import find_sources
 

@@ -10,7 +10,7 @@ from llm2bids.dataset.arrangement import read_stability
 from llm2bids.dataset.read import open_dataset
 from llm2bids.report.smoothness import (
     moran_table,
-    smoothness_section,
+    smoothness_body,
     space_orders,
     stability_part,
 )
@@ -59,7 +59,7 @@ def test_the_page_tells_what_halves_of_the_localizer_agree_on(
 
 def test_the_section_shows_both_orders(scanned):
     sources = find_sources(scanned)
-    body = str(smoothness_section(sources).body)
+    body = str(smoothness_body(sources))
     assert "index order" in body and "random order" in body
     assert "They do not: Moran's I" in body
     assert "--arrangement functional" in body

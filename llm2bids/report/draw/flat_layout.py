@@ -13,8 +13,8 @@ import numpy as np
 import numpy.typing as npt
 
 from llm2bids.model.units import Site
-from llm2bids.report.draw.pages import Places, laid_flat
 from llm2bids.report.layers import depth_of
+from llm2bids.space.panels import Box, columns_across
 from llm2bids.space.space import Space
 
 COLUMN_GAP = 3  # units between the panels of two layers
@@ -26,6 +26,8 @@ GROUP_GAP = 13  # units between two groups of rows, and around the residual stre
 END_GAP = 12  # units between the layers and what lies before and after them
 
 RESIDUAL = "residual"
+
+Places = npt.NDArray[np.int64]  # column and row of each unit, (n_units, 2), from the top left
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -195,3 +197,35 @@ def _rows(patches: Sequence[_Patch], least_pitch: int) -> tuple[tuple[Row, ...],
             shown = "" if role not in named else role
             rows.append(Row(role=shown, group=part, top=top, height=height))
     return tuple(rows), len(first) if middle else -1
+
+
+def laid_flat(space: Space, site: Site) -> Places:
+    """Lay a site's block of voxels flat: voxels of a column become neighbours, heads stay whole.
+
+    Whatever the layout of the space: what lies in one slice keeps its rows and columns.
+    """
+    voxels = space.voxels[space.site_slices[site.name]].astype(np.int64)
+    heads = voxels.reshape(-1, site.head_size or site.width, 3)
+    corners = heads.min(axis=1)
+    inside = _flat((heads - corners[:, np.newaxis]).reshape(-1, 3), (1, 1))
+    box = inside.max(axis=0) + 1
+    grid = np.stack([np.unique(axis, return_inverse=True)[1] for axis in corners.T], axis=1)
+    tiles = _flat(grid, (int(box[0]), int(box[1])))
+    return np.asarray(np.repeat(tiles * box, heads.shape[1], axis=0) + inside)
+
+
+def _flat(cells: npt.NDArray[np.int64], size: Box) -> Places:
+    """Give cells (n, 3) of a block, each of a size, a column and row: neighbours lie together.
+
+    A column of voxels becomes a tile, and every other tile is turned over: what touches across
+    its edge then lies in one slice.
+    """
+    columns, rows, depth = (cells.max(axis=0) + 1).tolist()
+    across = columns_across((columns * size[0], rows * size[1], depth))
+    down = depth // across
+    x, y, level = cells.T
+    row, column = np.divmod(level, across)
+    column = np.where((row + columns - 1 - x) % 2, across - 1 - column, column)
+    # counted from the last row, which may lack its deeper voxels
+    row = np.where((rows - 1 - y) % 2, down - 1 - row, row)
+    return np.stack([x * across + column, y * down + row], axis=1)

@@ -1,8 +1,14 @@
-"""Maps of all layers: as a picture, and packed with the layout of a space for the page's script."""
+"""Maps of all layers, a page a layer: as a picture, and packed for the page's script.
+
+A page has the layer's panels, laid flat, beside one another; modules outside the layers have pages
+of their own.
+"""
 
 import base64
 import math
-from dataclasses import astuple
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import astuple, dataclass
 from typing import Any
 
 import numpy as np
@@ -10,12 +16,98 @@ import numpy.typing as npt
 from markupsafe import Markup
 
 from llm2bids.report.draw.color import LEVELS, diverging_palette
-from llm2bids.report.draw.pages import flat_pages
+from llm2bids.report.draw.flat_layout import Places, laid_flat
 from llm2bids.report.draw.svg import palette_png
+from llm2bids.report.layers import depth_of
 from llm2bids.report.section import render
+from llm2bids.space.panels import GAP, Box, shelve
 from llm2bids.space.space import Space
 
 _GAP, _LABEL = 7, 28
+_LONGEST = 1.5  # longer over shorter side of a page, where panels can be packed so
+
+
+@dataclass(frozen=True)
+class Piece:
+    """A panel, or a part of one that is larger than a page."""
+
+    site: int
+    page: int
+    left: int
+    top: int
+    width: int
+    height: int
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Pages:
+    """One page a layer, from input to output, and those of modules outside the layers."""
+
+    width: int
+    height: int
+    labels: tuple[str, ...]
+    pieces: tuple[Piece, ...]
+    page: npt.NDArray[np.int64]  # (n_units,)
+    at: Places  # on the page
+
+
+def flat_pages(space: Space) -> Pages:
+    """Lay all panels of a space on pages; a role has the same place on the page of every layer."""
+    flat = [laid_flat(space, site) for site in space.sites]
+    boxes = [(int(places[:, 0].max()) + 1, int(places[:, 1].max()) + 1) for places in flat]
+    roles: dict[tuple[str, int], list[int]] = {}
+    role_of: dict[int, tuple[str, int]] = {}
+    seen: Counter[tuple[int, str]] = Counter()
+    for index, site in enumerate(space.sites):
+        if site.layer is not None:
+            role_of[index] = site.role, seen[site.layer, site.role]
+            seen[site.layer, site.role] += 1
+            roles.setdefault(role_of[index], []).append(index)
+    widest = [
+        (max(boxes[i][0] for i in role), max(boxes[i][1] for i in role)) for role in roles.values()
+    ]
+    corners, (width, height) = _pack(widest or boxes)
+    corner = dict(zip(roles, corners, strict=False))  # without layers corners are of the boxes
+    levels = depth_of(space).of_site
+    labels: list[str] = []
+    pieces: list[Piece] = []
+    page = np.empty(space.n_units, dtype=np.int64)
+    at = np.empty((space.n_units, 2), dtype=np.int64)
+    for index in np.argsort(levels, kind="stable").tolist():
+        site, units = space.sites[index], space.site_slices[space.sites[index].name]
+        if site.layer is not None:
+            label = f"layer {site.layer}"
+            if not labels or labels[-1] != label:
+                labels.append(label)
+            left, top = corner[role_of[index]]
+            page[units], at[units] = len(labels) - 1, flat[index] + [left, top]
+            pieces.append(Piece(index, len(labels) - 1, left, top, *boxes[index]))
+            continue
+        across = -(-boxes[index][0] // width)
+        part = flat[index] // [width, height] @ [1, across]
+        page[units], at[units] = part + len(labels), flat[index] % [width, height]
+        for number in range(int(part.max()) + 1):
+            size = at[units][part == number].max(axis=0) + 1
+            pieces.append(Piece(index, len(labels), 0, 0, *size.tolist()))
+            labels.append(site.name.rpartition(".")[2])
+    return Pages(
+        width=width, height=height, labels=tuple(labels), pieces=tuple(pieces), page=page, at=at
+    )
+
+
+def _pack(boxes: Sequence[Box]) -> tuple[list[tuple[int, int]], Box]:
+    """Place rectangles in a nearly square page that wastes little."""
+    side = math.sqrt(sum((columns + GAP) * (rows + GAP) for columns, rows in boxes))
+    widest = max(columns for columns, _ in boxes)
+    widths = range(widest, max(widest, round(1.5 * side)) + 1)
+
+    def cost(packing: tuple[list[tuple[int, int]], Box]) -> tuple[float, float]:
+        columns, rows = packing[1]
+        ratio = max(columns, rows) / min(columns, rows)
+        area = columns * rows * (1.0 if columns >= rows else 1.1)  # rather wide than high
+        return (0 if ratio <= _LONGEST else ratio), area
+
+    return min((shelve(boxes, width) for width in widths), key=cost)
 
 
 def quantise(values: npt.NDArray[np.floating[Any]]) -> tuple[npt.NDArray[np.int8], float]:

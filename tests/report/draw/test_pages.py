@@ -5,8 +5,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from llm2bids.model.units import Site
-from llm2bids.report.draw.mosaic import pack_layout
-from llm2bids.report.draw.pages import flat_pages, laid_flat
+from llm2bids.report.draw.flat_layout import laid_flat
+from llm2bids.report.draw.mosaic import flat_pages, pack_layout
 from llm2bids.space.arrange import build_space
 
 
