@@ -22,7 +22,6 @@ from estimate_components import estimate_components
 from matplotlib import pyplot as plt
 
 from llm2bids.dataset.settings import read_settings
-from llm2bids.inference.design import volume_trials
 from llm2bids.inference.inputs import Inputs, open_inputs
 from llm2bids.inference.power import (
     VarianceComponents,
@@ -101,7 +100,7 @@ def read_volumes(inputs: Inputs) -> TokenValues:
     parts, labels = [], []
     for run in inputs.runs:
         data = inputs.load(run)
-        trials = volume_trials(data.transcript, data.n_volumes)
+        trials = data.rows["trial"].to_numpy()
         counts = set(np.bincount(trials).tolist())
         if len(counts) > 1 or (parts and parts[0].shape[1] not in counts):
             raise SystemExit(f"{run.name}: prompts of {counts} volumes; expected one number")

@@ -1,6 +1,6 @@
 """Confounds by strategy, in the style of ``nilearn.interfaces.fmriprep.load_confounds``."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, Literal, overload
 
@@ -10,7 +10,7 @@ import pandas as pd
 
 from llm2bids.dataset.transcript import independent_columns, read_transcript
 from llm2bids.exceptions import InferenceError
-from llm2bids.inference.design import volume_trials
+from llm2bids.inference.design import volume_rows
 from llm2bids.space.grid import GridImage, open_image
 from llm2bids.store.files import data_files
 
@@ -26,8 +26,6 @@ STRATEGIES = {
 
 # The strategy that makes a sample mask: volumes of the prompt's own pass are left out.
 _PREFILL = "prefill"
-
-_SOURCE = {"prompt_position": "position", "first_token": "position"}
 
 Result = tuple[pd.DataFrame, npt.NDArray[np.int64] | None]
 Results = tuple[list[pd.DataFrame], list[npt.NDArray[np.int64] | None]]
@@ -123,38 +121,30 @@ def _strategy_columns(strategy: Sequence[str]) -> list[str]:
     return list(dict.fromkeys(STRATEGIES[name] for name in strategy if name != _PREFILL))
 
 
-def token_confounds(
-    transcript: pd.DataFrame, n_volumes: int, columns: Sequence[str]
+def confound_table(
+    rows: pd.DataFrame, columns: Sequence[str], signal: Callable[[], npt.NDArray[np.float64]]
 ) -> pd.DataFrame:
-    """Make confounds of a run from its transcript, (n_volumes, n_columns).
+    """Make confounds of a run's volumes from their rows of the transcript, (n_volumes, n_columns).
 
-    >>> rows = pd.DataFrame({"volume": [0, 1, 2, 3], "trial": [0, 0, 1, 1], "block": 0,
-    ...     "trial_type": "a", "prompt_id": ["p", "p", "q", "q"], "position": [1, 2, 1, 2],
-    ...     "prompt_tokens": [5, 5, 8, 8]})
-    >>> token_confounds(rows, 4, ["first_token", "prompt_tokens"])
+    `signal` gives the global signal where that is asked for.
+
+    >>> rows = pd.DataFrame({"trial": [0, 0, 1], "position": [1, 2, 1], "prompt_tokens": [5, 5, 8]})
+    >>> confound_table(rows, ["first_token", "prompt_tokens"], lambda: np.zeros(3))
        first_token  prompt_tokens
     0          1.0            5.0
     1          0.0            5.0
     2          1.0            8.0
-    3          0.0            8.0
     """
-    volume_trials(transcript, n_volumes)
-    needed = [_SOURCE.get(column, column) for column in columns]
-    missing = [column for column in dict.fromkeys(needed) if column not in transcript]
-    if missing:
-        raise InferenceError(
-            f"transcript: no column {', '.join(missing)}; found {', '.join(transcript.columns)}; "
-            "record the dataset again with this version, or choose other confounds"
-        )
-    rows = transcript[transcript["volume"].notna()].sort_values("volume", ignore_index=True)
     table = pd.DataFrame(index=rows.index)
-    for column, source in zip(columns, needed, strict=True):
-        values = pd.to_numeric(rows[source], errors="coerce").astype(np.float64)
-        if column == "first_token":
-            first = values.groupby(rows["trial"]).transform("min")
-            values = (values == first).astype(np.float64)
-        table[column] = values.fillna(values.mean())
-    return table
+    for column in columns:
+        if column == "global_signal":
+            table[column] = signal()
+        elif column == "first_token":
+            first = rows.groupby("trial")["position"].transform("min")
+            table[column] = rows["position"] == first
+        else:
+            table[column] = rows["position" if column == "prompt_position" else column]
+    return table.astype(np.float64)
 
 
 def global_signal(
@@ -169,28 +159,24 @@ def _load(
     image: Path, columns: Sequence[str], prefill: bool, by_prompt: bool, demean: bool
 ) -> Result:
     folder, name = _derived_files(image)
-    transcript = read_transcript(folder / f"{name}_desc-transcript_tokens.tsv")
     series = open_image(image)
-    n_volumes = series.n_volumes
-    trials = volume_trials(transcript, n_volumes)
-    from_transcript = [column for column in columns if column != "global_signal"]
-    table = token_confounds(transcript, n_volumes, from_transcript)
-    if "global_signal" in columns:
+    transcript = read_transcript(folder / f"{name}_desc-transcript_tokens.tsv")
+    rows = volume_rows(transcript, series.n_volumes)
+
+    def signal() -> npt.NDArray[np.float64]:
         mask = open_image(_brain_mask(folder, name), series)
-        table["global_signal"] = global_signal(series, np.argwhere(mask.volume() > 0))
-    table = table[list(columns)]
-    kept = np.arange(n_volumes)
-    if prefill:
-        position = token_confounds(transcript, n_volumes, ["prompt_position"])
-        kept = np.flatnonzero(position["prompt_position"].to_numpy() > 0)
+        return global_signal(series, np.argwhere(mask.volume() > 0))
+
+    table = confound_table(rows, columns, signal)
+    kept = np.flatnonzero(rows["position"] > 0) if prefill else np.arange(len(rows))
     inside = table.iloc[kept]
     if by_prompt:
-        inside = inside.groupby(trials[kept]).mean().reset_index(drop=True)
+        inside = inside.groupby(rows["trial"]).mean().reset_index(drop=True)
     names = list(independent_columns(inside).columns)
     mean = inside[names].mean() if demean else 0.0
     if by_prompt:
         return inside[names] - mean, None
-    return table[names] - mean, None if kept.size == n_volumes else kept
+    return table[names] - mean, None if kept.size == len(rows) else kept
 
 
 def _derived_files(image: Path) -> tuple[Path, str]:

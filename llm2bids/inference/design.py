@@ -12,78 +12,65 @@ from nilearn.glm.first_level import make_first_level_design_matrix
 from llm2bids.exceptions import InferenceError
 from llm2bids.inference.options import AnalysisOptions, Source
 
-# Columns of a transcript that the trial structure is read from.
-_NEEDED = ("volume", "trial", "block", "trial_type", "prompt_id")
-
 _WORDS = (("-", "Minus"), ("+", "Plus"), ("*", "Times"), ("/", "Over"), (".", "Point"))
 
 
-def volume_trials(transcript: pd.DataFrame, n_volumes: int) -> npt.NDArray[np.int64]:
-    """Say for every volume which trial it belongs to, (n_volumes,).
+def volume_rows(transcript: pd.DataFrame, n_volumes: int) -> pd.DataFrame:
+    """Take a transcript's row of each volume, trials numbered from 0, the trial type of off "".
 
-    >>> rows = pd.DataFrame({"volume": [0, 1, 2], "trial": [4, 4, 7], "block": 0,
-    ...                      "trial_type": ["a", "a", None], "prompt_id": ["p", "p", "q"]})
-    >>> volume_trials(rows, 3)
-    array([0, 0, 1])
+    >>> rows = pd.DataFrame({"volume": [None, 1, 0], "trial": [4, 7, 4],
+    ...                      "trial_type": ["a", None, "a"]})
+    >>> volume_rows(rows, 2).to_numpy().tolist()
+    [[0, 0, 'a'], [1, 1, '']]
     """
-    missing = [column for column in _NEEDED if column not in transcript.columns]
-    if missing:
+    rows = transcript[transcript["volume"].notna()].sort_values("volume", ignore_index=True)
+    if not np.array_equal(rows["volume"].to_numpy(dtype=np.int64), np.arange(n_volumes)):
         raise InferenceError(
-            f"transcript: no column {', '.join(missing)}; found {', '.join(transcript.columns)}; "
-            f"expected {', '.join(_NEEDED)}; record the dataset again with this version"
-        )
-    rows = transcript[transcript["volume"].notna()]
-    volumes = rows["volume"].to_numpy(dtype=np.int64)
-    if not np.array_equal(np.sort(volumes), np.arange(n_volumes)):
-        raise InferenceError(
-            f"transcript: lists {volumes.size} volumes, the image has {n_volumes}; expected every "
+            f"transcript: lists {len(rows)} volumes, the image has {n_volumes}; expected every "
             "volume of the image once; the run is incomplete, record it again"
         )
-    return np.asarray(pd.factorize(rows["trial"], sort=True)[0][np.argsort(volumes)])
+    kinds = rows["trial_type"].astype("object").fillna("").replace("n/a", "").astype(str)
+    trials = pd.factorize(rows["trial"], sort=True)[0]
+    return rows.assign(volume=np.arange(n_volumes), trial=trials, trial_type=kinds)
 
 
-def trial_table(transcript: pd.DataFrame, n_volumes: int) -> pd.DataFrame:
-    """List the trials of a run in the order of presentation.
+def trial_table(rows: pd.DataFrame) -> pd.DataFrame:
+    """List the trials of a run in the order of presentation, from its rows of volumes.
 
-    >>> rows = pd.DataFrame({"volume": [0, 1, 2], "trial": [4, 4, 7], "block": [0, 0, 1],
-    ...                      "trial_type": ["a", "a", "n/a"], "prompt_id": ["p", "p", "q"]})
-    >>> trial_table(rows, 3)
-      prompt_id trial_type  block  n_volumes
-    0         p          a      0          2
-    1         q                 1          1
+    >>> trial_table(pd.DataFrame({"volume": [0, 1, 2], "trial": [0, 0, 1],
+    ...                           "trial_type": ["a", "a", ""], "prompt_id": ["p", "p", "q"]}))
+      prompt_id trial_type  n_volumes
+    0         p          a          2
+    1         q                     1
     """
-    trials = volume_trials(transcript, n_volumes)
-    rows = transcript[transcript["volume"].notna()]
-    first = rows.drop_duplicates("trial").sort_values("trial", ignore_index=True)
-    return pd.DataFrame(
-        {
-            "prompt_id": first["prompt_id"].astype(str),
-            "trial_type": _shown_types(first),
-            "block": first["block"].astype(int),
-            "n_volumes": np.bincount(trials, minlength=len(first)),
-        }
+    return (
+        rows.groupby("trial")
+        .agg(
+            prompt_id=("prompt_id", "first"),
+            trial_type=("trial_type", "first"),
+            n_volumes=("volume", "size"),
+        )
+        .reset_index(drop=True)
     )
 
 
 def same_conditions(
-    transcript: pd.DataFrame, events: pd.DataFrame, *, t_r: float, use: Source | None, name: str
+    rows: pd.DataFrame, events: pd.DataFrame, *, t_r: float, use: Source | None, name: str
 ) -> tuple[pd.DataFrame, pd.DataFrame]:
-    """Make transcript and events say the same of every volume, or refuse them.
+    """Make the rows of volumes and the events say the same of every volume, or refuse them.
 
     Statistics of prompts read the transcript, those of volumes the events: without this, events
     that somebody edited would count for some of them only. `use` decides which table is right.
     """
-    volumes = transcript["volume"].dropna().to_numpy(dtype=np.int64)
-    shown = transcript[transcript["volume"].notna()].assign(volume=volumes).sort_values("volume")
-    recorded = _shown_types(shown).to_numpy(dtype=object)
-    kinds, fault = _conditions_of_volumes(events, len(shown), t_r)
+    recorded = rows["trial_type"].to_numpy(dtype=object)
+    kinds, fault = _conditions_of_volumes(events, len(rows), t_r)
     different = np.flatnonzero(kinds != recorded)
     if not fault and not different.size:
-        return transcript, events
+        return rows, events
     volume = int(different[0]) if different.size else 0
     problem = fault or (
         f"volume {volume} ({volume * t_r:g} s) is {kinds[volume] or 'off'!r} in events.tsv and "
-        f"{recorded[volume] or 'off'!r} in the transcript ({different.size} of {len(shown)} "
+        f"{recorded[volume] or 'off'!r} in the transcript ({different.size} of {len(rows)} "
         "volumes differ)"
     )
     if use is None:
@@ -92,25 +79,17 @@ def same_conditions(
             "`--use transcript` or `--use events` (in Python use='events'), or restore the file"
         )
     if use == "transcript":
-        return transcript, _events_of(shown.assign(trial_type=recorded), t_r)
+        return rows, _events_of(rows, t_r)
     if fault:
         raise InferenceError(f"{name}: {fault}; mend events.tsv, or `--use transcript`")
-    mixed = pd.Series(kinds).groupby(shown["trial"].to_numpy()).nunique()
-    if (mixed > 1).any():
-        trial = mixed.index[mixed > 1][0]
-        prompt = shown["prompt_id"][shown["trial"] == trial].iloc[0]
+    mixed = pd.Series(kinds).groupby(rows["trial"]).nunique() > 1
+    if mixed.any():
+        prompt = rows["prompt_id"][rows["trial"] == mixed.idxmax()].iloc[0]
         raise InferenceError(
             f"{name}: events.tsv changes the condition in the middle of prompt {prompt}; expected "
             "one condition for all volumes of a prompt"
         )
-    by_trial = dict(zip(shown["trial"], kinds, strict=True))
-    relabelled = transcript["trial"].map(by_trial).replace("", pd.NA).astype("string")
-    return transcript.assign(trial_type=relabelled), events
-
-
-def _shown_types(rows: pd.DataFrame) -> "pd.Series[str]":
-    """Give the trial type of rows of a transcript, "" where they are off."""
-    return rows["trial_type"].astype("object").fillna("").replace("n/a", "").astype(str)
+    return rows.assign(trial_type=kinds), events
 
 
 def _conditions_of_volumes(
@@ -134,19 +113,17 @@ def _conditions_of_volumes(
     return kinds, faults[0] if faults else ""
 
 
-def _events_of(shown: pd.DataFrame, t_r: float) -> pd.DataFrame:
-    """Tabulate the on prompts of a transcript's volumes as events in seconds."""
-    trials = shown.groupby("trial", sort=False).agg(
-        first=("volume", "min"), n_volumes=("volume", "size"), trial_type=("trial_type", "first")
-    )
-    on = trials[trials["trial_type"] != ""].reset_index(drop=True)
-    return pd.DataFrame(
+def _events_of(rows: pd.DataFrame, t_r: float) -> pd.DataFrame:
+    """Tabulate the on prompts of a run as events in seconds."""
+    trials = trial_table(rows)
+    events = pd.DataFrame(
         {
-            "onset": on["first"] * t_r,
-            "duration": on["n_volumes"] * t_r,
-            "trial_type": on["trial_type"].astype(object),
+            "onset": rows.groupby("trial")["volume"].min() * t_r,
+            "duration": trials["n_volumes"] * t_r,
+            "trial_type": trials["trial_type"].astype(object),
         }
     )
+    return events[trials["trial_type"] != ""].reset_index(drop=True)
 
 
 def prompt_design(

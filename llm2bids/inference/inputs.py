@@ -13,7 +13,7 @@ from llm2bids.dataset.bids_filter import filtered_runs, read_bids_filter
 from llm2bids.dataset.layout import Run
 from llm2bids.dataset.read import RECORD_AGAIN, Dataset, open_dataset
 from llm2bids.exceptions import InferenceError, UsageError
-from llm2bids.inference.design import same_conditions
+from llm2bids.inference.design import same_conditions, volume_rows
 from llm2bids.inference.options import ParticipantSelection, Source
 from llm2bids.inference.runs import RunData
 from llm2bids.space.grid import open_image
@@ -76,19 +76,15 @@ class Inputs:
                 f"{self.fingerprint[:16]}; record the run again"
             )
         t_r = self.dataset.t_r(run)
-        transcript, events = same_conditions(
-            self.dataset.transcript(run),
-            self.dataset.events(run),
-            t_r=t_r,
-            use=self.use,
-            name=str(run.events),
-        )
+        rows = volume_rows(self.dataset.transcript(run), series.n_volumes)
+        events, name = self.dataset.events(run), str(run.events)
+        rows, events = same_conditions(rows, events, t_r=t_r, use=self.use, name=name)
         return RunData(
             run=run,
             series=series,
             voxels=self.voxels,
             t_r=t_r,
-            transcript=transcript,
+            rows=rows,
             events=events,
             counts_per_sd=self.dataset.calibration.counts_per_sd,
             confounds=self.dataset.confounds(run) if run.confounds.exists() else None,

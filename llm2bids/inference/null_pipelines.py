@@ -138,13 +138,9 @@ def count_run(
 
 def _sham(run: RunData) -> RunData:
     """Give all on prompts of a run one trial type: the sham block against the rest."""
-    shown = run.transcript["trial_type"]
-    sham = shown.astype("string").where(shown.isna() | shown.isin(["", "n/a"]), SHAM)
-    return replace(
-        run,
-        transcript=run.transcript.assign(trial_type=sham),
-        events=run.events.assign(trial_type=SHAM),
-    )
+    sham = run.rows["trial_type"].where(run.rows["trial_type"] == "", SHAM)
+    rows, events = run.rows.assign(trial_type=sham), run.events.assign(trial_type=SHAM)
+    return replace(run, rows=rows, events=events)
 
 
 def count_group(

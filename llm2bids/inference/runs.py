@@ -19,7 +19,7 @@ from nilearn.image import smooth_img
 
 from llm2bids.dataset.layout import Run
 from llm2bids.exceptions import InferenceError
-from llm2bids.inference.confounds import STRATEGIES, global_signal, token_confounds
+from llm2bids.inference.confounds import STRATEGIES, confound_table, global_signal
 from llm2bids.inference.design import (
     chosen_confounds,
     has_contrast,
@@ -27,7 +27,6 @@ from llm2bids.inference.design import (
     prompt_design,
     token_design,
     trial_table,
-    volume_trials,
 )
 from llm2bids.inference.first_level import FirstLevelFit, fit_first_level
 from llm2bids.inference.options import AnalysisOptions
@@ -53,7 +52,7 @@ class RunData:
     series: GridImage
     voxels: npt.NDArray[np.int32]  # (n_units, 3), of the units to model
     t_r: float  # repetition time in seconds
-    transcript: pd.DataFrame
+    rows: pd.DataFrame  # of the transcript, one for each volume, as `volume_rows` gives them
     events: pd.DataFrame
     counts_per_sd: int  # gain of the dataset
     confounds: pd.DataFrame | None = None  # covariates, one row for each volume
@@ -66,7 +65,7 @@ class RunData:
     @cached_property
     def trials(self) -> pd.DataFrame:
         """Trials in the order of presentation, as `trial_table` gives them."""
-        return trial_table(self.transcript, self.n_volumes)
+        return trial_table(self.rows)
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -86,7 +85,7 @@ def prompt_series(
     One array for each of `n_tokens`, over the first so many volumes of a prompt, or all (None).
     The image is read once; prompt images are smoothed, which is the same as smoothing the volumes.
     """
-    trials = volume_trials(run.transcript, run.n_volumes)
+    trials = run.rows["trial"].to_numpy()
     if smoothing_fwhm is None:
         blocks = unit_volumes(run.series, run.voxels)
         means = prompt_means(blocks, trials, len(run.voxels), n_tokens=n_tokens)
@@ -116,10 +115,9 @@ def run_design(
     if options.unit_of_analysis == "token":
         return token_design(run.events, run.n_volumes, run.t_r, options, confounds)
     if confounds is not None:
-        trials = volume_trials(run.transcript, run.n_volumes)
+        trials = run.rows["trial"]
         if n_tokens is not None:
-            early = pd.Series(trials).groupby(trials).cumcount().to_numpy() < n_tokens
-            confounds, trials = confounds[early], trials[early]
+            confounds = confounds[trials.groupby(trials).cumcount() < n_tokens]
         means = confounds.groupby(trials).mean()
         still = [str(name) for name in means if means[name].std() < 1e-4 * confounds[name].std()]
         if still:
@@ -132,16 +130,12 @@ def run_design(
 
 
 def _covariates(run: RunData, names: Sequence[str]) -> pd.DataFrame:
-    """Take strategies of `load_confounds`, or columns of the confounds table or the transcript."""
+    """Take columns of the confounds table, or strategies of `load_confounds`."""
     table = pd.DataFrame() if run.confounds is None else run.confounds.reset_index(drop=True)
     wanted = list(dict.fromkeys(STRATEGIES.get(name, name) for name in names))
     made = [name for name in wanted if name in STRATEGIES.values() and name not in table]
-    if "global_signal" in made:
-        table = table.assign(global_signal=global_signal(run.series, run.voxels))
-        made.remove("global_signal")
-    if made:
-        table = pd.concat([table, token_confounds(run.transcript, run.n_volumes, made)], axis=1)
-    return chosen_confounds(table, wanted)
+    added = confound_table(run.rows, made, lambda: global_signal(run.series, run.voxels))
+    return chosen_confounds(pd.concat([table, added], axis=1), wanted)
 
 
 def _task_contrasts(runs: Sequence[RunData], options: AnalysisOptions) -> dict[str, str]:

@@ -17,7 +17,7 @@ from llm2bids.inference.design import (
     same_conditions,
     token_design,
     trial_table,
-    volume_trials,
+    volume_rows,
 )
 from llm2bids.inference.options import AnalysisOptions
 
@@ -68,17 +68,16 @@ def test_confounds_are_checked_by_name_and_content():
 
 
 def test_trials_of_a_run(run):
-    table = trial_table(run.transcript, 45)
+    rows = volume_rows(run.transcript, 45)
+    table = trial_table(rows)
     assert table["trial_type"].tolist() == ["", "", "", *["tea"] * 4, "", ""]
     assert table["prompt_id"].tolist() == [f"p{trial}" for trial in range(9)]
-    assert volume_trials(run.transcript, 45).tolist() == np.repeat(np.arange(9), 5).tolist()
+    assert rows["trial"].tolist() == np.repeat(np.arange(9), 5).tolist()
 
 
 def test_a_transcript_that_does_not_fit_the_image_is_refused(run):
     with pytest.raises(InferenceError, match="lists 45 volumes, the image has 44"):
-        volume_trials(run.transcript, 44)
-    with pytest.raises(InferenceError, match="no column trial_type, prompt_id"):
-        volume_trials(run.transcript[["volume", "trial", "block"]], 45)
+        volume_rows(run.transcript, 44)
 
 
 @pytest.mark.parametrize("expression", ["cocoa", "tea -", "tea - tea", "1", "import os", "tea = 2"])
@@ -100,7 +99,7 @@ T_R, TOKENS = 0.5, 3
 KINDS = ("", "", "tea", "tea", "cocoa", "", "")
 
 
-def transcript():
+def rows_of_volumes():
     rows = [
         {"trial": trial, "position": position, "prompt_id": f"p{trial}",
          "trial_type": kind or pd.NA,
@@ -108,7 +107,11 @@ def transcript():
         for trial, kind in enumerate(KINDS)
         for position in range(TOKENS + 1)
     ]  # fmt: skip
-    return pd.DataFrame(rows).astype({"volume": "Int64", "trial_type": "string"})
+    transcript = pd.DataFrame(rows).astype({"volume": "Int64", "trial_type": "string"})
+    return volume_rows(transcript, TOKENS * len(KINDS))
+
+
+ROWS = rows_of_volumes()
 
 
 def events(*rows):
@@ -120,12 +123,12 @@ EDITED = ((3.0, 1.5, "tea"), (4.5, 3.0, "cocoa"))
 
 
 def same(table, use=None):
-    return same_conditions(transcript(), table, t_r=T_R, use=use, name="run")
+    return same_conditions(ROWS, table, t_r=T_R, use=use, name="run")
 
 
 def test_blocks_in_place_of_prompts_say_the_same():
     shown, told = same(events(*BLOCKS))
-    pd.testing.assert_frame_equal(shown, transcript())
+    assert shown is ROWS
     assert len(told) == 2
 
 
@@ -145,7 +148,7 @@ def test_tables_that_differ_are_refused(rows, message):
     with pytest.raises(InferenceError, match=message):
         same(events(*rows))
     shown, told = same(events(*rows), use="transcript")
-    pd.testing.assert_frame_equal(shown, transcript())
+    assert shown is ROWS
     assert told.to_dict("list") == {
         "onset": [3.0, 4.5, 6.0],
         "duration": [1.5, 1.5, 1.5],
@@ -155,7 +158,7 @@ def test_tables_that_differ_are_refused(rows, message):
 
 def test_events_decide_for_the_transcript_too():
     shown, told = same(events(*EDITED), use="events")
-    first = shown.drop_duplicates("trial")["trial_type"].fillna("")
+    first = shown.drop_duplicates("trial")["trial_type"]
     assert first.tolist() == ["", "", "tea", "cocoa", "cocoa", "", ""]
     pd.testing.assert_frame_equal(told, events(*EDITED))
 

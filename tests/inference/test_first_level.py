@@ -8,7 +8,7 @@ from nilearn.image import get_data, new_img_like
 from scipy import stats
 
 from llm2bids.exceptions import InferenceError
-from llm2bids.inference.design import prompt_design, token_design, trial_table, volume_trials
+from llm2bids.inference.design import prompt_design, token_design, trial_table, volume_rows
 from llm2bids.inference.first_level import fit_first_level
 from llm2bids.inference.options import AnalysisOptions, check_noise_model
 from llm2bids.inference.runs import block_edges, prompt_means, transposed, unit_volumes
@@ -19,7 +19,7 @@ OUTPUTS = {"effect": "effect_size", "variance": "effect_variance", "t": "stat", 
 
 def prompt_series(run):
     n_voxels = int(run.mask.sum())
-    trials = volume_trials(run.transcript, run.counts.shape[3])
+    trials = volume_rows(run.transcript, run.counts.shape[3])["trial"].to_numpy()
     return prompt_means(
         unit_volumes(open_image(run.path), run.voxels, n_volumes=7), trials, n_voxels
     )[0]
@@ -27,7 +27,7 @@ def prompt_series(run):
 
 def fit_prompts(run, *, n_blocks=1):
     series = (prompt_series(run) - 10000) / 100
-    table = trial_table(run.transcript, run.counts.shape[3])
+    table = trial_table(volume_rows(run.transcript, run.counts.shape[3]))
     edges = np.linspace(0, series.shape[1], n_blocks + 1).astype(int)
     return (
         series,
