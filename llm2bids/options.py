@@ -81,8 +81,9 @@ def chosen(options: Any, *names: str) -> dict[str, Any]:
     return {name: getattr(options, name) for name in names}
 
 
-def check_least(options: Any, least: Mapping[str, float]) -> None:
-    """Refuse options below their least values, those that are no numbers, and empty lists."""
+def check_values(options: Any, least: Mapping[str, float]) -> None:
+    """Refuse options that are none of their choices, below their least values, or no numbers."""
+    check_choices(options)
     for name, bound in least.items():
         given = getattr(options, name)
         values = given if isinstance(given, Sequence) else (given,)

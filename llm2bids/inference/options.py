@@ -3,11 +3,12 @@
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any, Literal, get_args
 
 from llm2bids.exceptions import InferenceError, UsageError
-from llm2bids.options import none_or_name, option, shared
+from llm2bids.options import check_choices, none_or_name, option, shared
 
 UnitOfAnalysis = Literal["prompt", "token"]
 
@@ -19,32 +20,11 @@ HEIGHT_CONTROLS: tuple[HeightControl, ...] = get_args(HeightControl)
 
 _TOKEN = "with --unit-of-analysis token"
 
-
-def _general(default: Any, flag: str, text: str, **more: Any) -> Any:
-    """Make an option of what is analysed, and by which machine."""
-    return option(default, flag, text, group="selection and machine", **more)
-
-
-def _labels(flag: str, text: str) -> Any:
-    """Make an option of which labels are analysed."""
-    return _general(None, f"{flag} LABEL", text, shown="all", nargs="+")
-
-
-def _first_level(default: Any, flag: str, text: str, **more: Any) -> Any:
-    """Make an option of the participant level."""
-    group = "participant level (nilearn's FirstLevelModel)"
-    return option(default, flag, text, group=group, **more)
-
-
-def _group_level(default: Any, flag: str, text: str, **more: Any) -> Any:
-    """Make an option of the group level."""
-    group = "group level (nilearn's SecondLevelModel)"
-    return option(default, flag, text, group=group, **more)
-
-
-def _of_model(default: Any, flag: str, text: str, **more: Any) -> Any:
-    """Make an option of a BIDS Stats Model."""
-    return option(default, flag, text, group="a BIDS Stats Model in place of ours", **more)
+_general = partial(option, group="selection and machine")
+_labels = partial(_general, None, shown="all", nargs="+")
+_first_level = partial(option, group="participant level (nilearn's FirstLevelModel)")
+_group_level = partial(option, group="group level (nilearn's SecondLevelModel)")
+_of_model = partial(option, group="a BIDS Stats Model in place of ours")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -52,9 +32,9 @@ class Selection:
     """What is analysed."""
 
     participant_label: Sequence[str] | None = _labels(
-        "--participant-label --participant_label", "only these, with or without sub-"
+        "--participant-label --participant_label LABEL", "only these, with or without sub-"
     )
-    task: Sequence[str] | None = _labels("--task", "only these tasks, with or without task-")
+    task: Sequence[str] | None = _labels("--task LABEL", "only these tasks, with or without task-")
     allow_circular: bool = _general(
         False,
         "--allow-circular",
@@ -72,7 +52,7 @@ class ParticipantSelection(Selection):
         None, "--mask IMG", "model only these voxels", shown="all units", type=Path
     )
     session_label: Sequence[str] | None = _labels(
-        "--session-label --session_label", "only these sessions, with or without ses-"
+        "--session-label --session_label LABEL", "only these sessions, with or without ses-"
     )
     bids_filter_file: Path | str | None = _general(
         None,
@@ -298,13 +278,9 @@ class GroupOptions:
     random_state: int = _group_level(0, "--random-state SEED", "of permutations and draws")
 
     def __post_init__(self) -> None:
+        check_choices(self)
         if not 0 < self.alpha < 1:
             raise UsageError(f"alpha: found {self.alpha}, expected between 0 and 1")
-        if self.height_control not in HEIGHT_CONTROLS:
-            raise UsageError(
-                f"height_control: found {self.height_control!r}, expected one of "
-                f"{', '.join(HEIGHT_CONTROLS)}"
-            )
         if self.threshold is not None and not 0 < self.threshold < 1:
             raise UsageError(
                 f"threshold: found {self.threshold}, expected a p value between 0 and 1 "

@@ -11,10 +11,10 @@ from pathlib import Path
 from typing import Any
 
 from llm2bids.exceptions import UsageError
-from llm2bids.intervention.lesion_study import METHODS, LesionMethod, Study
+from llm2bids.intervention.lesion_study import LesionMethod, Study
 from llm2bids.intervention.results import InterventionResult
 from llm2bids.intervention.subject import SubjectOptions, TopicOptions, open_subject
-from llm2bids.options import check_least, option, shared, split_options, takes_options
+from llm2bids.options import check_values, option, shared, split_options, takes_options
 
 
 def _doses(text: str) -> tuple[float, ...]:
@@ -66,11 +66,7 @@ class LesionOptions:
 
     def __post_init__(self) -> None:
         least = {"n_prompts": 4, "n_answer_tokens": 1, "n_draws": 0, "n_shuffled": 0, "doses": 1e-6}
-        check_least(self, least)
-        if self.method not in METHODS:
-            raise UsageError(
-                f"method (--method) {self.method!r} is unknown; expected {', '.join(METHODS)}"
-            )
+        check_values(self, least)
         if self.edit_files and len(self.task_labels) != 1:
             raise UsageError(
                 f"--edit with {len(self.task_labels)} tasks (--task); expected one: the topic that "

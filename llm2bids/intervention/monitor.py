@@ -20,7 +20,7 @@ from llm2bids.intervention.results import InterventionResult
 from llm2bids.intervention.subject import Subject, SubjectOptions, TopicOptions, open_subject
 from llm2bids.intervention.units import choose_units
 from llm2bids.model.units import Site
-from llm2bids.options import check_least, option, shared, split_options, takes_options
+from llm2bids.options import check_values, option, shared, split_options, takes_options
 from llm2bids.paradigm.task import Prompt
 from llm2bids.store.tables import write_table
 
@@ -69,7 +69,7 @@ class MonitorOptions:
     n_tokens: int = shared(TopicOptions, "n_tokens")
 
     def __post_init__(self) -> None:
-        check_least(self, {"n_prompts": 4, "n_defining": 4, "n_tokens": 2})
+        check_values(self, {"n_prompts": 4, "n_defining": 4, "n_tokens": 2})
         if self.stat_img is not None and len(self.task_labels) != 1:
             raise UsageError(
                 f"--map with {len(self.task_labels)} tasks (--task); expected one: its topic"

@@ -13,7 +13,7 @@ from llm2bids.intervention.answers import LEAST_TEXTS
 from llm2bids.intervention.results import InterventionResult
 from llm2bids.intervention.steer_study import DirectionKind, Scene, TopicStudy
 from llm2bids.intervention.subject import SubjectOptions, TopicOptions, open_subject
-from llm2bids.options import check_least, option, shared, split_options, takes_options
+from llm2bids.options import check_values, option, shared, split_options, takes_options
 
 # What stands beside the table.
 NOTES = (
@@ -75,9 +75,9 @@ class SteerOptions:
 
     def __post_init__(self) -> None:
         least = {"n_prompts": 4, "n_defining": LEAST_TEXTS, "n_tokens": 2, "n_controls": 0}
-        check_least(self, {**least, "strengths": 1e-3, "max_cost": 0})
+        check_values(self, {**least, "strengths": 1e-3, "max_cost": 0})
         if self.min_distinct is not None:
-            check_least(self, {"min_distinct": 0})
+            check_values(self, {"min_distinct": 0})
         if "{topic}" not in self.ask:
             raise UsageError(f"--ask {self.ask!r}: expected {{topic}} in it, for the task's label")
 

@@ -4,7 +4,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import Any, get_args
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -23,7 +23,7 @@ from llm2bids.intervention.subject import (
 )
 from llm2bids.intervention.trial import Texts, Trial, TrialOptions
 from llm2bids.intervention.units import Sign, default_sites, site_mask
-from llm2bids.options import check_least, option, shared, split_options, takes_options
+from llm2bids.options import check_values, option, shared, split_options, takes_options
 from llm2bids.space.stat_map import select_units, units_at
 
 Floats = npt.NDArray[np.float64]
@@ -81,9 +81,7 @@ class TargetsOptions:
     )  # fmt: skip
 
     def __post_init__(self) -> None:
-        check_least(self, {"n_draws": 1, "n_texts": LEAST_TEXTS, "n_other": 2})
-        if self.sign not in get_args(Sign):
-            raise UsageError(f"--sign {self.sign}: expected {', '.join(get_args(Sign))}")
+        check_values(self, {"n_draws": 1, "n_texts": LEAST_TEXTS, "n_other": 2})
         if not 0 < self.top_percent < 100:
             raise UsageError(
                 f"--top {self.top_percent:g}: expected a percentage above 0 and below 100"

@@ -15,7 +15,7 @@ from tqdm.auto import tqdm
 
 from llm2bids.exceptions import InterventionError
 from llm2bids.inference.rates import mean_interval, percentile_interval
-from llm2bids.options import check_least, option
+from llm2bids.options import check_values, option
 
 if TYPE_CHECKING:
     from llm2bids.model.load import LoadedModel
@@ -43,7 +43,7 @@ class TrialOptions:
     )  # fmt: skip
 
     def __post_init__(self) -> None:
-        check_least(self, {"n_steps": 1, "n_batch": 1, "n_seeds": 1, "learning_rates": 1e-9})
+        check_values(self, {"n_steps": 1, "n_batch": 1, "n_seeds": 1, "learning_rates": 1e-9})
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)

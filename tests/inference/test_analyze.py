@@ -428,7 +428,7 @@ def test_options_that_do_not_fit(options, message):
     ("options", "message"),
     [
         ({"alpha": 0}, "between 0 and 1"),
-        ({"height_control": "tukey"}, "expected one of fpr, fdr, bonferroni"),
+        ({"height_control": "tukey"}, "expected 'fpr', 'fdr', 'bonferroni'"),
         ({"threshold": 3.1, "n_perm": 10}, "not a z value"),
         ({"n_perm": -1}, "0 or more"),
         ({"tfce": True}, "give n_perm"),

@@ -123,7 +123,7 @@ def test_files_give_the_tables_again(result, analysed):
         ({"n_texts": 500}, InterventionError, r"of the 174 prompts .* expected 500 to test"),
         ({"task": "tea"}, UsageError, r"--task tea: not in the analysis"),
         ({"top_percent": 0.0}, UsageError, r"--top 0: expected a percentage above 0"),
-        ({"sign": "up"}, UsageError, r"--sign up: expected both, positive, negative"),
+        ({"sign": "up"}, UsageError, r"--sign\) is 'up'; expected 'both', 'positive'"),
         (
             {"top_percent": 99.0},
             InterventionError,
