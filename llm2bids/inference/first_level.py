@@ -33,15 +33,6 @@ STATS = ("effect", "variance", "t", "z")
 # Maps of each F contrast; nilearn's effect of one is whitened, and no effect to go on with.
 F_STATS = ("F", "z", "p")
 
-# What every map of a token-level model says about its error rate.
-TOKEN_CAUTION = (
-    "Tokens of one prompt are not independent: with tokens as observations, null data exceed "
-    "nominal 0.05 / 0.01 / 0.001 in 0.21 / 0.11 / 0.045 of units (ordinary least squares), in "
-    "0.105 / 0.035 / 0.009 (AR(1)) and in 0.084 / 0.027 / 0.006 (AR(6)), measured by llm2bids null "
-    "over 60 runs of SmolLM2-135M with 8 prompts of 12 tokens per block. These maps do not "
-    "generalise over prompts; the unit of analysis 'prompt' keeps the nominal rates."
-)
-
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class FirstLevelFit:

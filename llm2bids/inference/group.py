@@ -3,6 +3,7 @@
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import chain
 from pathlib import Path
 from typing import Any, Literal
 
@@ -17,7 +18,7 @@ from llm2bids.inference.effects import Condition, Effects
 from llm2bids.inference.inputs import Inputs
 from llm2bids.inference.options import GroupOptions
 from llm2bids.inference.participant import caution
-from llm2bids.inference.runs import prompt_series
+from llm2bids.inference.prompts import OFF, read_prompts
 from llm2bids.inference.second_level import (
     PooledTest,
     check_size,
@@ -29,7 +30,7 @@ from llm2bids.inference.second_level import (
     thresholds,
     true_discoveries,
 )
-from llm2bids.inference.statmap import MapWriter, grid_of, map_entries
+from llm2bids.inference.statmap import MapWriter, grid_of, map_entries, sentence
 from llm2bids.space.grid import open_image
 from llm2bids.store.tables import write_table
 
@@ -45,19 +46,6 @@ _DESCRIPTIONS = {
     "pfdr": ("Two-sided p, adjusted by Benjamini and Hochberg over the units.", "arbitrary"),
     "cohensd": ("Cohen's d: mean over standard deviation of the effects.", "arbitrary"),
 }
-
-GENERALISATION = (
-    "Participants are draws of prompts and sampling seeds for one checkpoint: a group map "
-    "generalises to new prompts and sampling of this checkpoint, not to other models."
-)
-
-# What a group map says when its participants share prompts.
-SHARED_PROMPTS = (
-    "{count} of {total} prompts were shown to several participants, whose errors are then shared "
-    "too. Measured inflation with 8 participants who draw 8 prompts each from a common bank of 16: "
-    "nominal 0.05 / 0.01 / 0.001 become 0.19 / 0.07 / 0.014, and 66 to 84 % of null groups have a "
-    "detection after correction (same off prompts only: 0.137 / 0.043 / 0.007, 34 to 47 %)."
-)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -130,9 +118,8 @@ def group_contrasts(
 
 def shared_prompts(effects: Effects) -> int:
     """Count the prompts that several participants were shown: 0 where draws are disjoint."""
-    shown: Counter[str] = Counter()
-    for index in range(len(effects.participants)):
-        shown.update(effects.provenance_of([index]).prompts)
+    people = range(len(effects.participants))
+    shown = Counter(chain(*(effects.provenance_of([index]).prompts for index in people)))
     return sum(count > 1 for count in shown.values())
 
 
@@ -203,8 +190,8 @@ def analyze_contrast(
 def _metadata(contrast: GroupContrast, effects: Effects, inputs: Inputs) -> dict[str, object]:
     """Say what every sidecar of a group contrast says, from the effects that it takes."""
     made_from, n_shared = effects.provenance, shared_prompts(effects)
-    sentence = caution(effects.options)
-    shared = SHARED_PROMPTS.format(count=n_shared, total=len(made_from.prompts))
+    warning = caution(effects.options)
+    shared = sentence("shared_prompts", count=n_shared, total=len(made_from.prompts))
     return {
         "TaskLabel": contrast.task,
         "ContrastLabel": contrast.label,
@@ -214,10 +201,10 @@ def _metadata(contrast: GroupContrast, effects: Effects, inputs: Inputs) -> dict
         },
         "NumberOfParticipants": len(made_from.participants),
         "NumberOfUnits": int(effects.mask.sum()),
-        "Generalisation": GENERALISATION,
+        "Generalisation": sentence("generalisation"),
         "UnitOfAnalysis": effects.options.unit_of_analysis,
         "ModelParameters": effects.options.parameters(),
-        **({} if sentence is None else {"Caution": sentence}),
+        **({} if warning is None else {"Caution": warning}),
         **({"SharedPromptsCaution": shared} if n_shared else {}),
         **map_entries(inputs.space, inputs.fingerprint, made_from),
     }
@@ -241,23 +228,15 @@ def _pooled(
         )
     trial_types = {condition.task: condition.label for condition, _ in question.weights}
     is_against_off = question.against == "off"
-    series, labels, groups = [], [], []
-    chosen = inputs.choose(participant_label=effects.participants, task=sorted(trial_types))
-    for (label, name), runs in chosen.items():
-        for run in map(inputs.load, runs):
-            kinds = run.trials["trial_type"].to_numpy()
-            kept = kinds == trial_types[name]
-            if is_against_off:
-                kept |= kinds == ""
-            images = prompt_series(run, smoothing_fwhm=options.smoothing_fwhm)[0]
-            series.append(images[kept].astype(np.float32))
-            labels.append((kinds[kept] != "") & (name == question.task))
-            block = f"{label}-{run.run.run}" if is_against_off else label
-            groups.append(np.full(int(kept.sum()), block))
+    chosen = {"participant_label": effects.participants, "task": sorted(trial_types)}
+    prompts = read_prompts(inputs, options, **chosen).prompts
+    kinds, tasks = prompts.trial_types, prompts.shown["task"]
+    shown_on = kinds == tasks.map(trial_types).to_numpy(dtype=np.str_)
+    kept = shown_on | (is_against_off & (kinds == OFF))
     return pooled_test(
-        np.concatenate(series),
-        np.concatenate(labels),
-        np.concatenate(groups),
+        prompts.values[kept],
+        (shown_on & (tasks == question.task).to_numpy())[kept],
+        (prompts.run_names if is_against_off else prompts.participants)[kept],
         n_perm=how.pooled_n_perm,
         random_state=how.random_state,
     )

@@ -11,21 +11,14 @@ import pandas as pd
 
 from llm2bids.dataset.layout import Run, sidecar
 from llm2bids.exceptions import InferenceError, Llm2bidsError
-from llm2bids.inference.first_level import STATS, TOKEN_CAUTION
+from llm2bids.inference.first_level import STATS
 from llm2bids.inference.inputs import Inputs, open_sessions
 from llm2bids.inference.options import AnalysisOptions, Memory, ParticipantSelection
 from llm2bids.inference.provenance import Provenance
 from llm2bids.inference.runs import RunData, TaskFit, fit_task
-from llm2bids.inference.statmap import MapWriter, map_entries, map_path, write_json
+from llm2bids.inference.statmap import MapWriter, map_entries, map_path, sentence, write_json
 from llm2bids.store.files import data_files
 from llm2bids.store.tables import write_table
-
-# What a prompt-level map with an autoregressive noise model says about its error rate.
-_PROMPT_AR_CAUTION = (
-    "With few prompts an autoregressive noise model is liberal: null data exceed nominal "
-    "0.05 / 0.01 / 0.001 in 0.076 / 0.022 / 0.004 of units (AR(1) on prompt means), and 53 to 60 % "
-    "of null runs have a detection after correction; noise_model 'ols' keeps the nominal rates."
-)
 
 # Units of each map: an effect of 1 is one standard deviation of the unit at rest.
 UNITS = {
@@ -39,8 +32,8 @@ UNITS = {
 def caution(options: AnalysisOptions) -> str | None:
     """Say the measured inflation of a model that does not keep its nominal error rate."""
     if options.unit_of_analysis == "token":
-        return TOKEN_CAUTION
-    return None if options.noise == "ols" else _PROMPT_AR_CAUTION
+        return sentence("tokens")
+    return None if options.noise == "ols" else sentence("prompts_autoregressive")
 
 
 # Participant and task, the files that were written, and why not more.
@@ -104,11 +97,11 @@ class Analysis:
 
     def _write(self, inputs: Inputs, runs: Sequence[RunData], model: TaskFit) -> list[Path]:
         """Write the maps, mask and design matrices of one participant and task."""
-        run, fit, sentence = runs[0].run, model.fit, caution(self.options)
+        run, fit, warning = runs[0].run, model.fit, caution(self.options)
         derivative = inputs.dataset.derivative
         names = {"sub": run.participant_label, "ses": run.session, "task": run.task}
         metadata = {
-            **({} if sentence is None else {"Caution": sentence}),
+            **({} if warning is None else {"Caution": warning}),
             "Sources": [
                 f"bids:llm2bids:{data.run.preproc.relative_to(derivative).as_posix()}"
                 for data in runs

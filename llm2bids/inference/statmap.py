@@ -134,6 +134,16 @@ def grid_of(
     return grid
 
 
+def sentence(name: str, **numbers: int) -> str:
+    """Give what has to be said beside some results, with its numbers."""
+    return str(fill_json("analysis/cautions.json", {})[name]).format(**numbers)
+
+
+def notes_of(command: str) -> tuple[str, ...]:
+    """Give what has to be said beside all results of an intervention."""
+    return tuple(fill_json("analysis/cautions.json", {})[command])
+
+
 def write_json(path: Path, contents: Mapping[str, object]) -> None:
     """Write a sidecar, staged and renamed."""
     replace_text(path, to_json(contents))

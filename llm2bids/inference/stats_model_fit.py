@@ -19,7 +19,6 @@ from llm2bids.exceptions import InferenceError
 from llm2bids.inference.first_level import (
     F_STATS,
     STATS,
-    TOKEN_CAUTION,
     FirstLevelFit,
     ReadBlock,
     fit_first_level,
@@ -27,7 +26,7 @@ from llm2bids.inference.first_level import (
 )
 from llm2bids.inference.options import StatsModelOptions
 from llm2bids.inference.runs import block_edges, transposed, unit_volumes
-from llm2bids.inference.statmap import software, write_json
+from llm2bids.inference.statmap import sentence, software, write_json
 from llm2bids.inference.stats_model import StatsModel
 from llm2bids.inference.stats_model_plan import Estimate, ModelContrast
 from llm2bids.space.grid import GridImage, open_image
@@ -95,7 +94,7 @@ class Fit:
                 "Sources": [self._uri(estimate.series)],
                 "NoiseModel": self.options.noise,
                 "SmoothingFWHM": self.options.smoothing_fwhm or 0,
-                **({"Caution": TOKEN_CAUTION} if ours else {}),
+                **({"Caution": sentence("tokens")} if ours else {}),
             }
             rsquare = estimate.path("statmap.nii.gz", stat="rSquare")
             description = {"Description": "Share of variance that the design explains."}

@@ -11,6 +11,7 @@ import numpy.typing as npt
 import pandas as pd
 
 from llm2bids.dataset.sidecar import fill_json
+from llm2bids.inference.statmap import notes_of
 from llm2bids.intervention.answers import MEASURES
 from llm2bids.intervention.results import InterventionResult
 from llm2bids.model.edit import Edit
@@ -25,12 +26,6 @@ TOLERATED = 1 / 3
 ALPHA = 0.05
 
 N_BOOT = 2000
-
-# What a lesion shows and what not.
-SHOWS = (
-    "A lesion shows which text needs these units as they are. It does not show that the topic is "
-    "stored in them, nor that no other units could do the same; related topics share their loss."
-)
 
 Floats = npt.NDArray[np.float64]
 # By text set, the NLL of each prompt, (n_prompts, 2) as `MEASURES`.
@@ -115,7 +110,7 @@ def lesion_result(
             },
             "Columns": fill_json("analysis/lesion_columns.json", {}),
         },
-        notes=(*notes, SHOWS),
+        notes=(*notes, *notes_of("lesion")),
         edits={f"lesion_{label}_{dose:.3g}percent": edit for (label, dose), edit in edits.items()},
         columns=_SHOWN,
     )

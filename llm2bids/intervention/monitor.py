@@ -2,10 +2,10 @@
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cached_property, partial
 from itertools import product
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import numpy.typing as npt
@@ -14,7 +14,7 @@ from tqdm.auto import tqdm
 
 from llm2bids.exceptions import UsageError
 from llm2bids.inference.rates import roc_area
-from llm2bids.inference.statmap import write_json
+from llm2bids.inference.statmap import notes_of, write_json
 from llm2bids.intervention.answers import TextClassifier, answer
 from llm2bids.intervention.results import InterventionResult
 from llm2bids.intervention.subject import Subject, SubjectOptions, TopicOptions, open_subject
@@ -25,13 +25,6 @@ from llm2bids.paradigm.task import Prompt
 from llm2bids.store.tables import write_table
 
 Floats = npt.NDArray[np.float64]
-
-NOTES = (
-    "No safety gate: a score separates on from off, not a topic from a related one; word counts "
-    "of the prompt or a linear probe do that better.",
-    "Thresholds of the detection are those of prompts that runs showed; its false positives are "
-    "counted on held-out ones.",
-)
 
 # Where a score is taken, by the tokens of the prompt; an answer's first token when it is read.
 POSITIONS: dict[str, Callable[[int], slice]] = {
@@ -121,14 +114,25 @@ class _Read:
     stream: npt.NDArray[np.float32]  # (n_tokens - 1, width)
     n_prompt: int  # tokens of the prompt but its first
 
-    def at(self, position: str, values: npt.NDArray[Any]) -> npt.NDArray[Any]:
-        """Take values (n_tokens - 1, ...) at a position, or their mean over several."""
-        return np.asarray(values[POSITIONS[position](self.n_prompt)].mean(axis=0))
-
 
 # By topic, or ``off``.
 Reads = Mapping[str, list[_Read]]
 Shown = Mapping[str, Sequence[Prompt]]
+
+
+def _means(
+    reads: Reads, values: Literal["scores", "stream"], part: Callable[[int], slice]
+) -> dict[str, Floats]:
+    """Average the scores or streams of each prompt over a part of its tokens, (n_prompts, ...)."""
+    return {
+        label: np.stack([getattr(read, values)[part(read.n_prompt)].mean(axis=0) for read in own])
+        for label, own in reads.items()
+    }
+
+
+def _first(n_tokens: int, n_prompt: int) -> slice:
+    """Take the first tokens of a prompt, as many as it has."""
+    return slice(min(n_tokens, n_prompt))
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -226,7 +230,7 @@ class _Monitor:
                 "NumberOfPrompts": asked.n_prompts,
                 "ProbeSite": self.sites[-1].name,
             },
-            notes=NOTES, n_shown=2,
+            notes=notes_of("monitor"), n_shown=2,
         )  # fmt: skip
 
     def _scores(
@@ -237,20 +241,10 @@ class _Monitor:
         from sklearn.pipeline import make_pipeline
         from sklearn.preprocessing import StandardScaler
 
-        for position in POSITIONS:
-            scores = {
-                name: np.stack([read.at(position, read.scores) for read in reads])
-                for name, reads in tested.items()
-            }
-            yield "network", position, self.labels, scores
-        for position in POSITIONS:
-            x, unseen = (
-                {
-                    name: np.stack([read.at(position, read.stream) for read in reads])
-                    for name, reads in of_topics.items()
-                }
-                for of_topics in (learned, tested)
-            )
+        for position, part in POSITIONS.items():
+            yield "network", position, self.labels, _means(tested, "scores", part)
+        for position, part in POSITIONS.items():
+            x, unseen = (_means(reads, "stream", part) for reads in (learned, tested))
             y = [name for name, reads in learned.items() for _ in reads]
             probe = make_pipeline(StandardScaler(), LogisticRegression(C=0.01, max_iter=500))
             probe.fit(np.concatenate([*x.values()]), y)
@@ -284,13 +278,9 @@ class _Monitor:
         """Count detections after some tokens of reading, by the mean score so far."""
         rows = []
         for (column, label), n_read in product(enumerate(self.labels), READ):
+            read = partial(_first, n_read)
             known, unseen = (
-                {
-                    name: np.array(
-                        [r.scores[: min(n_read, r.n_prompt), column].mean() for r in of_topic]
-                    )
-                    for name, of_topic in reads.items()
-                }
+                {name: means[:, column] for name, means in _means(reads, "scores", read).items()}
                 for reads in (learned, tested)
             )
             detected = unseen.pop(label)

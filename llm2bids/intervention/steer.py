@@ -9,21 +9,12 @@ import pandas as pd
 from tqdm.auto import tqdm
 
 from llm2bids.exceptions import UsageError
+from llm2bids.inference.statmap import notes_of
 from llm2bids.intervention.answers import LEAST_TEXTS
 from llm2bids.intervention.results import InterventionResult
 from llm2bids.intervention.steer_study import DirectionKind, Scene, TopicStudy
 from llm2bids.intervention.subject import SubjectOptions, TopicOptions, open_subject
 from llm2bids.options import check_values, option, shared, split_options, takes_options
-
-# What stands beside the table.
-NOTES = (
-    "A hit rate and key words score loops ('party party ...') as success: NLL under the intact "
-    "model and distinct-2 stand beside every hit rate.",
-    "Most of the cost in fluency is that of any vector of this norm: see random and shuffled.",
-    "Texts are identified by replay in the intact model; in the edited model the added vector "
-    "itself would be identified.",
-    "Scaling the units of a network induces no topic: they are silent off topic.",
-)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -138,7 +129,7 @@ def steer(
             "ClassifierTests": classifier.n_tests,
             "Chance": 1 / len(classifier.classes),
         },
-        notes=NOTES,
+        notes=notes_of("steer"),
     )
     result.save(Path(analysis_dir))
     return result

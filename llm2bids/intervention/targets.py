@@ -14,6 +14,7 @@ from tqdm.auto import tqdm
 
 from llm2bids.exceptions import InterventionError, UsageError
 from llm2bids.inference.rates import mean_interval
+from llm2bids.inference.statmap import notes_of
 from llm2bids.intervention.results import InterventionResult
 from llm2bids.intervention.subject import (
     Subject,
@@ -34,15 +35,6 @@ LEAST_TEXTS = 8
 
 # Share of all units whose number in a module's output is the module's share of the network.
 NETWORK_PERCENT = 5.0
-
-NOTES = (
-    "Units of this network respond to the task. What is learned in them carries over to other text "
-    "less than what is learned in random units of the same layers; it is not where training helps "
-    "most: see fisher.",
-    "The share of a module in the network does not tell which modules to train (LoRA's "
-    "target_modules): see the rank correlation with the gain per parameter.",
-    "First order: one step of an optimiser that normalises gradients; a trial (--trial) trains.",
-)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -260,9 +252,13 @@ class _Targets:
             tables = {"choices": tables["choices"], **trained, **tables}
             metadata |= more
         return InterventionResult(
-            name="targets", stem=self.options.task, tables=tables, metadata=metadata, notes=NOTES,
+            name="targets",
+            stem=self.options.task,
+            tables=tables,
+            metadata=metadata,
+            notes=notes_of("targets"),
             n_shown=len(tables) - 2,
-        )  # fmt: skip
+        )
 
     def _choices(
         self, choices: Mapping[str, Marks], draws: Sequence[Marks], gains: Mapping[str, Floats]

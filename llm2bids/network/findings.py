@@ -17,9 +17,8 @@ import pandas as pd
 
 from llm2bids.dataset.sidecar import fill_text
 from llm2bids.exceptions import NetworkError
-from llm2bids.inference.group import GENERALISATION
 from llm2bids.inference.provenance import Provenance, circularity_note
-from llm2bids.inference.statmap import list_results, software, write_json
+from llm2bids.inference.statmap import list_results, sentence, software, write_json
 from llm2bids.network.controls import P_VALUE, Control
 from llm2bids.network.identification import TAKEN_OFF, AccuracyCurve, Identification
 from llm2bids.network.network import load_network
@@ -264,7 +263,7 @@ class Findings:
             "n_prompts": {"on": self.n_on, "off": self.n_off},
             "table": to_plain(self.table()),
             "warnings": to_plain(self.warnings),
-            "generalisation": GENERALISATION,
+            "generalisation": sentence("generalisation"),
             "software": software(),
         }
 

@@ -8,7 +8,7 @@ import pandas as pd
 from markupsafe import Markup
 
 from llm2bids.intervention.answers import MEASURES
-from llm2bids.intervention.lesion_tables import OFF, SHOWS
+from llm2bids.intervention.lesion_tables import OFF
 from llm2bids.intervention.results import InterventionResult, load_results
 from llm2bids.report.draw.chart import Line, line_chart
 from llm2bids.report.section import Section, heat_table, interval, missing, number, render
@@ -56,7 +56,7 @@ def _lesions(sources: Sources, result: InterventionResult) -> Markup:
         charts=charts,
         names=[(name, sources.color(name)) for name in _lesioned(result)],
         rows=result.tables["selectivity"].to_dict("records"),
-        shows=SHOWS,
+        shows=result.notes[-1],
         off=OFF,
     )
 

@@ -10,7 +10,7 @@ from llm2bids.cli.main import main
 from llm2bids.exceptions import InterventionError, UsageError
 from llm2bids.inference.effects import read_effects
 from llm2bids.inference.inputs import open_inputs
-from llm2bids.intervention.monitor import MonitorOptions, _Monitor, monitor
+from llm2bids.intervention.monitor import POSITIONS, MonitorOptions, _Monitor, monitor
 from llm2bids.intervention.subject import SubjectOptions, open_subject
 from llm2bids.model.tokenizer import encode
 from tests.plain import plain_values
@@ -71,8 +71,8 @@ def test_scores_of_a_prompt_are_those_of_a_plain_forward_pass(
         z = (values - scanned.calibration.mean[units]) / scanned.calibration.scale[units]
         assert read.n_prompt == len(ids) - 1 and len(read.scores) == len(ids) - 1 + 4
         np.testing.assert_allclose(read.scores[: len(ids) - 1, 0], z.mean(axis=1), atol=1e-4)
-        last = read.at("last prompt token", read.scores)
-        np.testing.assert_allclose(last, z[-1].mean(), atol=1e-4)
+        last = read.scores[POSITIONS["last prompt token"](read.n_prompt)]
+        np.testing.assert_allclose(last, [[z[-1].mean()]], atol=1e-4)
 
 
 def test_scores_stand_beside_a_probe_and_word_counts(result):
