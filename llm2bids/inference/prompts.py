@@ -8,9 +8,10 @@ shuffled labels take these weights with the design matrix of the full fit.
 import sys
 import tempfile
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -33,31 +34,20 @@ Labels = npt.NDArray[np.str_]
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
-class Prompts:
-    """One image per prompt (the mean of its tokens), float32 (n_prompts, n_units), run after run.
+class ShownPrompts:
+    """Prompts that runs showed, run after run, and the model that makes effects of their images.
 
     `shown` has a row for each of them: ``participant``, ``task``, ``run`` (unique in the dataset),
     ``trial_type`` (``""`` for off) and ``prompt_id``; `designs` the design matrix of each run, a
-    row for each of its prompts. `mask` says which units of the space they are, as in `Effects`;
+    row for each of its prompts. `mask` says which units of the space images have, as in `Effects`;
     `conditions` and `options` are those of the effects that are made of them.
     """
 
-    values: Floats32
     shown: pd.DataFrame
     designs: Mapping[str, pd.DataFrame]
     conditions: tuple[Condition, ...]
     mask: npt.NDArray[np.bool_]
     options: AnalysisOptions
-
-    def __post_init__(self) -> None:
-        finite = np.isfinite(self.values.sum(axis=1, dtype=np.float64))
-        if not finite.all():
-            row = int(np.argmin(finite))
-            raise InferenceError(
-                f"prompt {self.prompt_ids[row]} of sub-{self.participants[row]}: values that are "
-                "NaN or infinite; expected finite values in all units; mask these units or leave "
-                "the run out"
-            )
 
     @cached_property
     def participants(self) -> Labels:
@@ -82,10 +72,10 @@ class Prompts:
     @property
     def people(self) -> tuple[str, ...]:
         """Labels of the participants, each once."""
-        return _people(self.shown)
+        return tuple(dict.fromkeys(self.shown["participant"].tolist()))
 
-    def provenance(self, rows: npt.NDArray[np.bool_] | slice = slice(None)) -> Provenance:
-        """Say which data some prompts, or all of them, come from."""
+    def provenance(self, rows: npt.NDArray[np.bool_]) -> Provenance:
+        """Say which data some prompts come from."""
         return _provenance(self.shown[rows])
 
     def weights(
@@ -94,8 +84,69 @@ class Prompts:
         *,
         labels: npt.NDArray[np.intp] | None = None,
     ) -> Floats32:
-        """Weigh some prompts, or prompts with others' labels, in each effect."""
-        return _weights(self.shown, self.designs, self.conditions, rows, labels)
+        """Weigh all prompts or some in each effect, (n_participants, n_conditions, n_prompts).
+
+        `labels`: each prompt takes the trial type of another one of its run, shape (n_prompts,),
+        and keeps its own confounds.
+        """
+        people, of_run = self.people, self.shown.groupby("run").indices
+        weights = np.zeros((len(people), len(self.conditions), len(self.shown)))
+        n_runs = np.zeros(weights.shape[:2])
+        for name, table in self.designs.items():
+            mine = np.asarray(of_run[name])
+            first = self.shown.iloc[mine[0]]
+            kept = np.arange(mine.size) if rows is None else np.flatnonzero(rows[mine])
+            design = table.to_numpy(dtype=np.float64)
+            if labels is not None:
+                kinds = table.columns.isin(self.shown["trial_type"].iloc[mine])
+                design[:, kinds] = design[labels[mine] - mine[0]][:, kinds]
+            inverse = _inverse(design[kept], name, table.columns)
+            person = people.index(first["participant"])
+            for column, condition in enumerate(self.conditions):
+                if condition.task == first["task"]:
+                    vector = contrast_vector(condition.expression, table)
+                    weights[person, column, mine[kept]] = vector @ inverse
+                    n_runs[person, column] += 1
+        if not n_runs.all():
+            row, column = np.argwhere(n_runs == 0)[0]
+            raise InferenceError(
+                f"effects: sub-{people[row]} has no prompt of task {self.conditions[column].task}; "
+                "expected every participant in every task; leave the participant or the task out"
+            )
+        return np.asarray(weights / n_runs[..., np.newaxis], dtype=np.float32)
+
+    def effects(self, values: Floats32) -> Effects:
+        """Say of effects (n_participants, n_conditions, n_units) what prompts they are of."""
+        by_task = self.shown.groupby(["participant", "task"])
+        made = {key: _provenance(rows) for key, rows in by_task}
+        made_from = [
+            [made[who, condition.task] for condition in self.conditions] for who in self.people
+        ]
+        return Effects(
+            values=values,
+            participants=self.people,
+            conditions=self.conditions,
+            made_from=np.array(made_from),
+            mask=self.mask,
+            options=self.options,
+        )
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Prompts(ShownPrompts):
+    """Prompts with their images, the mean of each one's tokens: float32 (n_prompts, n_units)."""
+
+    values: Floats32
+
+    def __post_init__(self) -> None:
+        finite = np.isfinite(self.values.sum(axis=1, dtype=np.float64))
+        if not finite.all():
+            row = int(np.argmin(finite))
+            raise InferenceError(
+                f"prompt {self.prompt_ids[row]} of sub-{self.participants[row]}: values that are "
+                "NaN or infinite; expected finite values in all units; mask these units or leave "
+                "the run out"
+            )
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -117,48 +168,7 @@ def effects_of(
     labels: npt.NDArray[np.intp] | None = None,
 ) -> Effects:
     """Fit the effects of some prompts (`rows`), or of prompts with others' labels (`labels`)."""
-    return _effects(prompts, combine(prompts.values, prompts.weights(rows, labels=labels)))
-
-
-def _weights(
-    shown: pd.DataFrame,
-    designs: Mapping[str, pd.DataFrame],
-    conditions: Sequence[Condition],
-    rows: npt.NDArray[np.bool_] | None = None,
-    labels: npt.NDArray[np.intp] | None = None,
-) -> Floats32:
-    """Weigh the prompts of runs in each effect, shape (n_participants, n_conditions, n_prompts).
-
-    `labels`: each prompt takes the trial type of another one of its run, shape (n_prompts,), and
-    keeps its own confounds.
-    """
-    people, of_run = _people(shown), shown.groupby("run").indices
-    weights = np.zeros((len(people), len(conditions), len(shown)))
-    n_runs = np.zeros(weights.shape[:2])
-    for name, table in designs.items():
-        mine = np.asarray(of_run[name])
-        first = shown.iloc[mine[0]]
-        columns = [i for i, condition in enumerate(conditions) if condition.task == first["task"]]
-        if not columns:
-            continue
-        kept = np.arange(mine.size) if rows is None else np.flatnonzero(rows[mine])
-        design = table.to_numpy(dtype=np.float64)
-        if labels is not None:
-            kinds = table.columns.isin(shown["trial_type"].iloc[mine])
-            design[:, kinds] = design[labels[mine] - mine[0]][:, kinds]
-        inverse = _inverse(design[kept], name, table.columns)
-        person = people.index(first["participant"])
-        for column in columns:
-            vector = contrast_vector(conditions[column].expression, table)
-            weights[person, column, mine[kept]] = vector @ inverse
-            n_runs[person, column] += 1
-    if not n_runs.all():
-        row, column = np.argwhere(n_runs == 0)[0]
-        raise InferenceError(
-            f"effects: sub-{people[row]} has no prompt of task {conditions[column].task}; "
-            "expected every participant in every task; leave the participant or the task out"
-        )
-    return np.asarray(weights / n_runs[..., np.newaxis], dtype=np.float32)
+    return prompts.effects(combine(prompts.values, prompts.weights(rows, labels=labels)))
 
 
 def combine(values: Floats32, weights: Floats32) -> Floats32:
@@ -222,88 +232,59 @@ def read_prompts(
             "leave the participant or the task out, or record the dataset again to add it"
         )
     loaded = [inputs.load(run) for runs in chosen.values() for run in runs]
-    shown = pd.concat([_shown(run) for run in loaded], ignore_index=True)
-    designs = {run.run.name: run_design(run, options) for run in loaded}
-    conditions = _trial_types(shown) if conditions is None else tuple(conditions)
-    steps, omitted = _first_token_weights(loaded, options, shown, conditions, first_tokens)
-    n_prompts, n_units = len(shown), int(inputs.units.sum())
+    table = pd.concat([_shown(run) for run in loaded], ignore_index=True)
+    model: dict[str, Any] = {
+        "shown": table,
+        "designs": {run.run.name: run_design(run, options) for run in loaded},
+        "conditions": _trial_types(table) if conditions is None else tuple(conditions),
+        "mask": inputs.units,
+        "options": options,
+    }
+    shown = ShownPrompts(**model)
+    steps, omitted = _first_token_weights(loaded, shown) if first_tokens else ({}, {})
+    n_prompts, n_units = len(table), int(inputs.units.sum())
     if mem_gb is None or 4 * n_prompts * n_units <= mem_gb * 1e9:
         values: Floats32 = np.empty((n_prompts, n_units), dtype=np.float32)
     else:
         values = mapped_values(n_prompts, n_units, work_dir or Path(tempfile.gettempdir()))
     early = {n: np.zeros((*weights.shape[:2], n_units), np.float32) for n, weights in steps.items()}
-    people, stop = _people(shown), 0
+    stop = 0
     for run in tqdm(loaded, desc="prompts", file=sys.stderr, disable=not progress):
         whole, *firsts = prompt_series(
             run, smoothing_fwhm=options.smoothing_fwhm, n_tokens=(None, *steps)
         )
         rows = slice(stop, stop := stop + len(whole))
         values[rows] = whole
-        person = people.index(run.run.participant_label)
+        person = shown.people.index(run.run.participant_label)
         for n, images in zip(steps, firsts, strict=True):
             early[n][person] += combine(images.astype(np.float32), steps[n][person, :, rows])
-    prompts = Prompts(
-        values=values,
-        shown=shown,
-        designs=designs,
-        conditions=conditions,
-        mask=inputs.units,
-        options=options,
-    )
     return PromptSamples(
-        prompts=prompts,
-        first_tokens={n: _effects(prompts, effects) for n, effects in early.items()},
+        prompts=Prompts(values=values, **model),
+        first_tokens={n: shown.effects(effects) for n, effects in early.items()},
         omitted=omitted,
     )
 
 
 def _first_token_weights(
-    loaded: Sequence[RunData],
-    options: AnalysisOptions,
-    shown: pd.DataFrame,
-    conditions: Sequence[Condition],
-    asked: bool,
+    loaded: Sequence[RunData], shown: ShownPrompts
 ) -> tuple[dict[int, Floats32], dict[int, str]]:
     """Weigh the prompts by how many of their first tokens are taken, or say why they are not."""
     weights: dict[int, Floats32] = {}
     omitted: dict[int, str] = {}
-    fewest = int(min(run.trials["n_volumes"].min() for run in loaded))
-    for n in powers_below(fewest) if asked else ():
+    for n in powers_below(int(min(run.trials["n_volumes"].min() for run in loaded))):
         try:
-            designs = {run.run.name: run_design(run, options, n_tokens=n) for run in loaded}
+            designs = {run.run.name: run_design(run, shown.options, n_tokens=n) for run in loaded}
         except InferenceError as error:
             omitted[n] = str(error)
         else:
-            weights[n] = _weights(shown, designs, conditions)
+            weights[n] = replace(shown, designs=designs).weights()
     return weights, omitted
-
-
-def _effects(prompts: Prompts, values: Floats32) -> Effects:
-    """Say of effects (n_participants, n_conditions, n_units) what prompts they are of."""
-    by_task = prompts.shown.groupby(["participant", "task"])
-    made = {key: _provenance(rows) for key, rows in by_task}
-    made_from = [
-        [made[who, condition.task] for condition in prompts.conditions] for who in prompts.people
-    ]
-    return Effects(
-        values=values,
-        participants=prompts.people,
-        conditions=prompts.conditions,
-        made_from=np.array(made_from),
-        mask=prompts.mask,
-        options=prompts.options,
-    )
 
 
 def _provenance(shown: pd.DataFrame) -> Provenance:
     return Provenance.of(
         participants=shown["participant"], runs=shown["run"], prompts=shown["prompt_id"]
     )
-
-
-def _people(shown: pd.DataFrame) -> tuple[str, ...]:
-    """List the participants, each once."""
-    return tuple(dict.fromkeys(shown["participant"].tolist()))
 
 
 def _inverse(

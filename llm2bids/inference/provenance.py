@@ -86,9 +86,9 @@ class Provenance:
         named: frozenset[str] = getattr(self, level)
         return named
 
-    def overlap(self, other: "Provenance") -> "Provenance":
+    def overlap(self, other: "Provenance", levels: Collection[Level] = LEVELS) -> "Provenance":
         """Find the names that both hold."""
-        return Provenance(**{level: self.names(level) & other.names(level) for level in LEVELS})
+        return Provenance(**{level: self.names(level) & other.names(level) for level in levels})
 
     def __or__(self, other: "Provenance") -> "Provenance":
         return Provenance.union((self, other))
@@ -110,8 +110,7 @@ def require_disjoint(
     levels: Collection[Level] = LEVELS,
 ) -> Provenance:
     """Refuse to test something on data that defined it; give what is shared where it is allowed."""
-    common = defining.overlap(testing)
-    shared = Provenance(**{level: common.names(level) for level in levels})
+    shared = defining.overlap(testing, levels)
     if shared and not allow_circular:
         raise NetworkError(
             f"{what}: the data that define and the data that test share {shared}; expected none; "

@@ -165,7 +165,7 @@ def test_too_few_prompts_and_unknown_tasks(scanned, analysed, tiny_model_dir):
     ("options", "message"),
     [
         ({"n_prompts": 3}, "--n-prompts is 3; expected 4 or more"),
-        ({"method": "cut"}, "'cut' is unknown"),
+        ({"method": "cut"}, "'cut'; expected 'mean'"),
         ({"edit_files": ["x.json"]}, "0 tasks"),
     ],
 )

@@ -187,6 +187,7 @@ def test_the_map_is_brought_to_the_norm_of_the_means(scanned, analysed, model, r
         ({"strengths": ()}, UsageError, r"--strengths is empty"),
         ({"max_cost": np.nan}, UsageError, r"--max-cost is nan; expected 0 or more"),
         ({"ask": "Please."}, UsageError, r"--ask 'Please.': expected {topic}"),
+        ({"direction": "up"}, UsageError, r"--direction\) is 'up'; expected 'means'"),
     ],
 )  # fmt: skip
 def test_what_cannot_be_steered_is_refused(scanned, analysed, model, changes, error, message):
