@@ -7,6 +7,7 @@ negative log likelihood a token, beside random units that are matched by site an
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -27,42 +28,54 @@ def _doses(text: str) -> tuple[float, ...]:
     return doses
 
 
+_of_lesion = partial(option, group="lesion")
+_of_controls = partial(option, group="controls")
+
+
 @dataclass(frozen=True, kw_only=True)
 class LesionOptions:
     """What is lesioned, and how it is measured."""
 
     task_labels: Sequence[str] = shared(
-        TopicOptions, "task_labels", group="lesion",
+        TopicOptions,
+        "task_labels",
+        group="lesion",
         text="lesion only this task's network; repeatable (texts of all are measured)",
-    )  # fmt: skip
+    )
     sites: Sequence[str] | None = shared(TopicOptions, "sites", group="lesion")
-    doses: Sequence[float] = option(
-        (0.3, 1.0, 3.0), "--dose P,P", "percents of the units of these sites, those with the "
-        "largest effects", group="lesion", shown="0.3,1,3", parse=_doses,
-    )  # fmt: skip
-    method: LesionMethod = option(
-        "mean", "--method", "what units are set to: their calibration mean, values at off-topic "
-        "tokens (resample), or 0 (weaker where units rest away from it)", group="lesion",
-    )  # fmt: skip
-    edit_files: Sequence[str | Path] = option(
-        (), "--edit FILE", "lesion as this edit file says, in place of the networks; with one "
-        "--task, its own topic; repeatable", group="lesion", action="append",
-    )  # fmt: skip
+    doses: Sequence[float] = _of_lesion(
+        (0.3, 1.0, 3.0),
+        "--dose P,P",
+        "percents of the units of these sites, those with the largest effects",
+        shown="0.3,1,3",
+        parse=_doses,
+    )
+    method: LesionMethod = _of_lesion(
+        "mean",
+        "--method",
+        "what units are set to: their calibration mean, values at off-topic "
+        "tokens (resample), or 0 (weaker where units rest away from it)",
+    )
+    edit_files: Sequence[str | Path] = _of_lesion(
+        (),
+        "--edit FILE",
+        "lesion as this edit file says, in place of the networks; with one "
+        "--task, its own topic; repeatable",
+        action="append",
+    )
     n_prompts: int = shared(TopicOptions, "n_prompts", 12)
     n_answer_tokens: int = shared(
         TopicOptions, "n_tokens", 14, text="tokens of the intact model's answer to each"
     )
-    n_draws: int = option(
-        20, "--draws", "random draws beside each network; p is at least 1 / (1 + N)",
-        group="controls",
-    )  # fmt: skip
-    n_shuffled: int = option(
-        20, "--shuffled", "networks of shuffled tasks: what the tasks share", group="controls"
+    n_draws: int = _of_controls(
+        20, "--draws", "random draws beside each network; p is at least 1 / (1 + N)"
     )
-    random_weights: bool = option(
-        True, "--no-random-weights", "leave out the same lesions of the untrained architecture",
-        group="controls",
-    )  # fmt: skip
+    n_shuffled: int = _of_controls(
+        20, "--shuffled", "networks of shuffled tasks: what the tasks share"
+    )
+    random_weights: bool = _of_controls(
+        True, "--no-random-weights", "leave out the same lesions of the untrained architecture"
+    )
 
     def __post_init__(self) -> None:
         least = {"n_prompts": 4, "n_answer_tokens": 1, "n_draws": 0, "n_shuffled": 0, "doses": 1e-6}

@@ -49,14 +49,18 @@ class MonitorOptions:
 
     task_labels: Sequence[str] = shared(TopicOptions, "task_labels", group="monitor")
     stat_img: Path | None = shared(
-        TopicOptions, "stat_img", group="monitor",
+        TopicOptions,
+        "stat_img",
+        group="monitor",
         text="a map in place of the mean effect map, with one --task",
-    )  # fmt: skip
+    )
     sites: Sequence[str] | None = shared(TopicOptions, "sites", group="monitor")
     top_percent: float = option(
-        0.1, "--top P", "percent of the units of these sites, those with the largest positive "
-        "effects", group="monitor",
-    )  # fmt: skip
+        0.1,
+        "--top P",
+        "percent of the units of these sites, those with the largest positive effects",
+        group="monitor",
+    )
     n_prompts: int = shared(TopicOptions, "n_prompts")
     n_defining: int = shared(TopicOptions, "n_defining", 32)
     n_tokens: int = shared(TopicOptions, "n_tokens")

@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -16,53 +17,66 @@ from llm2bids.intervention.steer_study import DirectionKind, Scene, TopicStudy
 from llm2bids.intervention.subject import SubjectOptions, TopicOptions, open_subject
 from llm2bids.options import check_values, option, shared, split_options, takes_options
 
+_of_direction = partial(option, group="direction")
+_of_search = partial(option, group="search")
+_of_prompts = partial(option, group="prompts")
+
 
 @dataclass(frozen=True, kw_only=True)
 class SteerOptions:
     """How a model is steered, and on what that is tried."""
 
     task_labels: Sequence[str] = shared(TopicOptions, "task_labels", group="direction")
-    direction: DirectionKind | None = option(
-        None, "--direction", "difference of the means of on and off texts, prompt and answer "
+    direction: DirectionKind | None = _of_direction(
+        None,
+        "--direction",
+        "difference of the means of on and off texts, prompt and answer "
         "(means), the mean effect map (effect), or the own topic against the others (vs-others)",
-        group="direction",
         shown="means, with --minus vs-others",
-    )  # fmt: skip
-    minus: bool = option(
-        False, "--minus", "take the topic away, from answers to its own prompts", group="direction"
+    )
+    minus: bool = _of_direction(
+        False, "--minus", "take the topic away, from answers to its own prompts"
     )
     stat_img: Path | None = shared(
-        TopicOptions, "stat_img", group="direction",
+        TopicOptions,
+        "stat_img",
+        group="direction",
         text="a map in place of the mean effect map, with --direction effect",
-    )  # fmt: skip
-    layers: tuple[int, ...] = option(
-        (), "--layers", "layers that are searched", group="search",
-        shown="at 0.4 and 0.5 of the depth", nargs="+",
-    )  # fmt: skip
-    strengths: tuple[float, ...] = option(
-        (2.0, 3.0, 4.0), "--strengths", "multiples of the direction that are searched",
-        group="search", shown="2 3 4", nargs="+",
-    )  # fmt: skip
-    max_cost: float = option(
-        1.75, "--max-cost NATS", "the search takes no setting that costs more NLL than this, in "
-        "nats a token above no steering", group="search",
-    )  # fmt: skip
-    min_distinct: float | None = option(
-        None, "--min-distinct SHARE", "nor one whose distinct-2 is lower than this, or than that "
-        "of intact answers where they have less", group="search", shown="0.9, with --minus 0.7",
-    )  # fmt: skip
+    )
+    layers: tuple[int, ...] = _of_search(
+        (), "--layers", "layers that are searched", shown="at 0.4 and 0.5 of the depth", nargs="+"
+    )
+    strengths: tuple[float, ...] = _of_search(
+        (2.0, 3.0, 4.0),
+        "--strengths",
+        "multiples of the direction that are searched",
+        shown="2 3 4",
+        nargs="+",
+    )
+    max_cost: float = _of_search(
+        1.75,
+        "--max-cost NATS",
+        "the search takes no setting that costs more NLL than this, in "
+        "nats a token above no steering",
+    )
+    min_distinct: float | None = _of_search(
+        None,
+        "--min-distinct SHARE",
+        "nor one whose distinct-2 is lower than this, or than that "
+        "of intact answers where they have less",
+        shown="0.9, with --minus 0.7",
+    )
     n_prompts: int = shared(
         TopicOptions, "n_prompts", 24, text="held-out prompts, half to search on, half to report"
     )
     n_defining: int = shared(TopicOptions, "n_defining")
     n_tokens: int = shared(TopicOptions, "n_tokens")
-    n_controls: int = option(
-        2, "--n-controls", "random and shuffled directions of each kind", group="prompts"
+    n_controls: int = _of_prompts(2, "--n-controls", "random and shuffled directions of each kind")
+    ask: str = _of_prompts(
+        "Please talk about {topic}.",
+        "--ask TEXT",
+        "the rival: what a prompt says that asks for the topic ({topic} is the task's label)",
     )
-    ask: str = option(
-        "Please talk about {topic}.", "--ask TEXT", "the rival: what a prompt says that asks for "
-        "the topic ({topic} is the task's label)", group="prompts",
-    )  # fmt: skip
 
     def __post_init__(self) -> None:
         least = {"n_prompts": 4, "n_defining": LEAST_TEXTS, "n_tokens": 2, "n_controls": 0}

@@ -2,7 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from functools import cached_property
+from functools import cached_property, partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -24,44 +24,50 @@ if TYPE_CHECKING:
 
     from llm2bids.model.load import LoadedModel
 
+_of_model = partial(option, group="model")
+_of_prompts = partial(option, group="prompts")
+_of_topics = partial(option, group="topics")
+
 
 @dataclass(frozen=True, kw_only=True)
 class SubjectOptions:
     """Which model, and which prompts are drawn: for every intervention."""
 
-    model: str | None = option(
-        None, "--model NAME_OR_PATH", "the dataset's model, where its name does not lead to it",
-        group="model", shown="the dataset's",
-    )  # fmt: skip
-    device: str = option("auto", "--device", "auto, cpu, cuda, cuda:N or mps", group="model")
-    seed: int = option(
-        0, "--seed", "chooses the held-out prompts and the random controls", group="prompts"
+    model: str | None = _of_model(
+        None,
+        "--model NAME_OR_PATH",
+        "the dataset's model, where its name does not lead to it",
+        shown="the dataset's",
     )
+    device: str = _of_model("auto", "--device", "auto, cpu, cuda, cuda:N or mps")
+    seed: int = _of_prompts(0, "--seed", "chooses the held-out prompts and the random controls")
 
 
 @dataclass(frozen=True, kw_only=True)
 class TopicOptions:
     """What several interventions ask; each takes over those that it has."""
 
-    task_labels: Sequence[str] = option(
-        (), "--task LABEL", "only this topic; repeatable", group="topics", shown="all",
+    task_labels: Sequence[str] = _of_topics(
+        (), "--task LABEL", "only this topic; repeatable", shown="all", action="append"
+    )
+    stat_img: Path | None = _of_topics(None, "--map IMG", "a map in place of the mean effect map")
+    sites: Sequence[str] | None = _of_topics(
+        None,
+        "--sites PATTERN",
+        "sites whose units are taken, as for record",
+        shown="the MLPs' activations (act_fn), or what plays their part",
         action="append",
-    )  # fmt: skip
-    stat_img: Path | None = option(
-        None, "--map IMG", "a map in place of the mean effect map", group="topics"
     )
-    sites: Sequence[str] | None = option(
-        None, "--sites PATTERN", "sites whose units are taken, as for record", group="topics",
-        shown="the MLPs' activations (act_fn), or what plays their part", action="append",
-    )  # fmt: skip
-    n_prompts: int = option(
-        16, "--n-prompts --prompts", "held-out prompts of each topic and of none", group="prompts"
+    n_prompts: int = _of_prompts(
+        16, "--n-prompts --prompts", "held-out prompts of each topic and of none"
     )
-    n_defining: int = option(
-        64, "--n-defining", "prompts of each bank, shown in runs, that directions, classifiers and "
-        "probes learn from, and that set thresholds", group="prompts",
-    )  # fmt: skip
-    n_tokens: int = option(15, "--n-tokens --answer-tokens", "tokens of an answer", group="prompts")
+    n_defining: int = _of_prompts(
+        64,
+        "--n-defining",
+        "prompts of each bank, shown in runs, that directions, classifiers and "
+        "probes learn from, and that set thresholds",
+    )
+    n_tokens: int = _of_prompts(15, "--n-tokens --answer-tokens", "tokens of an answer")
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)

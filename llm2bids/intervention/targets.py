@@ -2,7 +2,7 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cached_property, partial
 from pathlib import Path
 from typing import Any
 
@@ -36,41 +36,43 @@ LEAST_TEXTS = 8
 # Share of all units whose number in a module's output is the module's share of the network.
 NETWORK_PERCENT = 5.0
 
+_of_targets = partial(option, group="targets")
+_of_text = partial(option, group="text")
+
 
 @dataclass(frozen=True, kw_only=True)
 class TargetsOptions:
     """What is chosen, and on which text that is measured."""
 
-    task: str = option(
-        "", "--task LABEL", "topic whose network and text are taken", group="targets",
-        required=True,
-    )  # fmt: skip
+    task: str = _of_targets(
+        "", "--task LABEL", "topic whose network and text are taken", required=True
+    )
     stat_img: Path | None = shared(TopicOptions, "stat_img", group="targets")
-    top_percent: float = option(
-        1.0, "--top P", "percent of the MLPs' neurons that are trained: the budget",
-        group="targets",
-    )  # fmt: skip
-    sign: Sign = option(
-        "positive", "--sign", "effects of the network's neurons; those with negative ones are "
-        "active on other text, which training them changes", group="targets",
-    )  # fmt: skip
-    n_draws: int = option(200, "--draws", "random choices in the same layers", group="targets")
-    texts: Path | None = option(
-        None, "--texts", "the topic's text set, a text a line, in place of held-out prompts",
-        group="text",
-    )  # fmt: skip
-    n_texts: int = option(
-        40, "--n-texts", "held-out prompts of the topic: one half to train on, one to test",
-        group="text",
-    )  # fmt: skip
-    n_other: int = option(
-        16, "--n-other", "held-out prompts of no topic, and of all other topics together",
-        group="text",
-    )  # fmt: skip
+    top_percent: float = _of_targets(
+        1.0, "--top P", "percent of the MLPs' neurons that are trained: the budget"
+    )
+    sign: Sign = _of_targets(
+        "positive",
+        "--sign",
+        "effects of the network's neurons; those with negative ones are "
+        "active on other text, which training them changes",
+    )
+    n_draws: int = _of_targets(200, "--draws", "random choices in the same layers")
+    texts: Path | None = _of_text(
+        None, "--texts", "the topic's text set, a text a line, in place of held-out prompts"
+    )
+    n_texts: int = _of_text(
+        40, "--n-texts", "held-out prompts of the topic: one half to train on, one to test"
+    )
+    n_other: int = _of_text(
+        16, "--n-other", "held-out prompts of no topic, and of all other topics together"
+    )
     trial: bool = option(
-        False, "--trial", "fine-tune each choice for a few steps too (takes many minutes)",
+        False,
+        "--trial",
+        "fine-tune each choice for a few steps too (takes many minutes)",
         group="trial",
-    )  # fmt: skip
+    )
 
     def __post_init__(self) -> None:
         check_values(self, {"n_draws": 1, "n_texts": LEAST_TEXTS, "n_other": 2})

@@ -4,7 +4,7 @@ from collections import defaultdict
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cached_property, partial
 from itertools import product
 from typing import TYPE_CHECKING, Any
 
@@ -27,20 +27,23 @@ Texts = list[list[int]]
 
 N_BOOT = 2000
 
+_of_trial = partial(option, group="trial")
+
 
 @dataclass(frozen=True, kw_only=True)
 class TrialOptions:
     """How choices are trained."""
 
-    n_steps: int = option(15, "--n-steps", "steps of Adam", group="trial")
-    n_batch: int = option(8, "--batch", "texts of a step", group="trial")
-    n_seeds: int = option(
-        3, "--n-seeds", "seeds of order, random rows and LoRA's start", group="trial"
+    n_steps: int = _of_trial(15, "--n-steps", "steps of Adam")
+    n_batch: int = _of_trial(8, "--batch", "texts of a step")
+    n_seeds: int = _of_trial(3, "--n-seeds", "seeds of order, random rows and LoRA's start")
+    learning_rates: tuple[float, ...] = _of_trial(
+        (1e-3, 3e-3),
+        "--learning-rates",
+        "tried by each method on the validation part",
+        shown="0.001 0.003 (all: a tenth)",
+        nargs="+",
     )
-    learning_rates: tuple[float, ...] = option(
-        (1e-3, 3e-3), "--learning-rates", "tried by each method on the validation part",
-        group="trial", shown="0.001 0.003 (all: a tenth)", nargs="+",
-    )  # fmt: skip
 
     def __post_init__(self) -> None:
         check_values(self, {"n_steps": 1, "n_batch": 1, "n_seeds": 1, "learning_rates": 1e-9})
