@@ -255,11 +255,11 @@ def _check_map(values: Floats32, name: str) -> None:
 
 
 def _condition(metadata: dict[str, object], path: Path) -> Condition:
-    names = ("TaskLabel", "ContrastLabel", "Contrast")
-    missing = [name for name in names if name not in metadata]
-    if missing:
-        raise InferenceError(f"{sidecar(path)}: no key {', '.join(missing)}; {_AGAIN}")
-    task, label, expression = (str(metadata[name]) for name in names)
+    try:
+        names = ("TaskLabel", "ContrastLabel", "Contrast")
+        task, label, expression = (str(metadata[name]) for name in names)
+    except KeyError as error:
+        raise InferenceError(f"{sidecar(path)}: no key {error.args[0]}; {_AGAIN}") from None
     return Condition(task=task, label=label, expression=expression)
 
 

@@ -1,8 +1,8 @@
 """Group: the questions to a group, their tests, and the maps, thresholds and clusters."""
 
 from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
 from itertools import chain
 from pathlib import Path
 from typing import Any, Literal
@@ -74,34 +74,27 @@ def group_contrasts(
     `contrasts` are expressions over trial types of any task, by label or alone; `change` says of
     what change all is asked, which the pooled test of prompts cannot take.
     """
-    questions: list[GroupContrast] = []
-
-    def ask(
-        label: str,
-        task: str | None,
-        description: str,
-        weights: Iterable[tuple[Condition, float]],
-        against: Literal["off", "others"] | None = None,
-    ) -> None:
+    questions = [
+        GroupContrast(
+            label=own.label,
+            task=own.task,
+            description=f"{own.label} (task {own.task}) against the off prompts.",
+            weights=((own, 1.0),),
+            against="off" if own.is_trial_type else None,
+        )
+        for own in effects.conditions
+    ]
+    simple = [condition for condition in effects.conditions if condition.is_trial_type]
+    for own in simple if len(simple) > 1 else ():
+        others = -1 / (len(simple) - 1)
         question = GroupContrast(
-            label=label,
-            task=task,
-            description=f"{description} {change}".rstrip(),
-            weights=tuple(weights),
-            against=None if change else against,
+            label=f"{own.label}{OTHERS}",
+            task=own.task,
+            description=f"{own.label} against the mean of the other tasks, within participant.",
+            weights=tuple((each, 1.0 if each is own else others) for each in simple),
+            against="others",
         )
         questions.append(question)
-
-    simple = [condition for condition in effects.conditions if condition.is_trial_type]
-    for own in effects.conditions:
-        description = f"{own.label} (task {own.task}) against the off prompts."
-        pooled: Literal["off"] | None = "off" if own.is_trial_type else None
-        ask(own.label, own.task, description, [(own, 1.0)], pooled)
-    for own in simple if len(simple) > 1 else ():
-        description = f"{own.label} against the mean of the other tasks, within participant."
-        others = -1 / (len(simple) - 1)
-        weights = [(condition, 1.0 if condition is own else others) for condition in simple]
-        ask(f"{own.label}{OTHERS}", own.task, description, weights, "others")
     names = [condition.label for condition in simple]
     for label, expression in named_contrasts(contrasts or [], []).items():
         shared = sorted({name for name in names if names.count(name) > 1})
@@ -111,9 +104,15 @@ def group_contrasts(
                 "expected trial types that belong to one task; choose tasks"
             )
         vector = contrast_vector(expression, pd.DataFrame(columns=names)).tolist()
-        asked = [(own, weight) for own, weight in zip(simple, vector, strict=True) if weight]
-        ask(label, None, f"{expression}, within participant.", asked)
-    return tuple(questions)
+        asked = tuple((own, weight) for own, weight in zip(simple, vector, strict=True) if weight)
+        text = f"{expression}, within participant."
+        questions.append(GroupContrast(label=label, task=None, description=text, weights=asked))
+    if not change:
+        return tuple(questions)
+    return tuple(
+        replace(question, description=f"{question.description} {change}", against=None)
+        for question in questions
+    )
 
 
 def shared_prompts(effects: Effects) -> int:

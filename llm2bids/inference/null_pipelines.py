@@ -214,10 +214,10 @@ def _count_z(z: npt.NDArray[np.floating[Any]]) -> list[Count]:
     """
     above = thresholds(z, alpha=FAMILY_ALPHA)
     limits = {level: stats.norm.isf(level / 2) for level in LEVELS}
-    found = {kind: int(above[kind]["n_units"] != 0) for kind in ("bonferroni", "fdr")}
+    detected = {kind: int(above[kind]["n_units"] != 0) for kind in ("bonferroni", "fdr")}
     return [
         *(Count("unit", x, int((np.abs(z) >= z_x).sum()), z.size) for x, z_x in limits.items()),
-        *(Count(kind, FAMILY_ALPHA, n) for kind, n in found.items()),
+        *(Count(kind, FAMILY_ALPHA, n) for kind, n in detected.items()),
     ]
 
 

@@ -74,16 +74,16 @@ def sentence(measured: NullMeasurement, pipeline: Pipeline) -> str:
     units = [rate for rate in rates if rate.kind == "unit"]
     families = [rate for rate in rates if rate.kind != "unit"]
     what = "null runs" if pipeline.level == "run" else "null groups"
-    said = [f"{pipeline.label}: {_judged(measured.verdict(pipeline.key), rates)}"]
+    clauses = [f"{pipeline.label}: {_judged(measured.verdict(pipeline.key), rates)}"]
     if units:
         nominal = " / ".join(f"{rate.nominal:g}" for rate in units)
         shares = " / ".join(f"{rate.measured:.2g}" for rate in units)
-        said.append(f"nominal {nominal} are {shares} of units")
-    said += [
+        clauses.append(f"nominal {nominal} are {shares} of units")
+    clauses += [
         f"{NAMES[rate.kind]} finds something in {rate.measured:.0%} of {rate.n} {what}"
         for rate in families
     ]
-    return "; ".join(said) + "."
+    return "; ".join(clauses) + "."
 
 
 def _judged(verdict: str, rates: list[Rate]) -> str:

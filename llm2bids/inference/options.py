@@ -232,7 +232,7 @@ class AnalysisOptions:
         kind = "one image per prompt" if self.unit_of_analysis == "prompt" else "every token"
         model = self.parameters()
         name = "high_pass" if "high_pass" in model else "drift_order"
-        said = {
+        parts = {
             "noise model": self.noise,
             "haemodynamic response": self.hrf_model,
             f"{model['drift_model']} drifts": name in model
@@ -241,7 +241,7 @@ class AnalysisOptions:
             "smoothing": self.smoothing_fwhm and f"{self.smoothing_fwhm:g} mm",
             "conditions of the": self.use,
         }
-        return ", ".join([kind, *(f"{what} {value}" for what, value in said.items() if value)])
+        return ", ".join([kind, *(f"{what} {value}" for what, value in parts.items() if value)])
 
 
 @dataclass(frozen=True, kw_only=True)

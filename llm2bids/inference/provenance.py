@@ -151,8 +151,8 @@ def circularity_note(shared: Provenance) -> str:
 
 def circularity_caution(space: Space, prompts: Iterable[str]) -> dict[str, object]:
     """Say in a map's sidecar that its units were arranged by prompts that it was made from."""
-    said = _shared_with_arrangement(space, prompts)
-    return {"CircularityCaution": f"CIRCULAR, no evidence: {said}"} if said else {}
+    message = _shared_with_arrangement(space, prompts)
+    return {"CircularityCaution": f"CIRCULAR, no evidence: {message}"} if message else {}
 
 
 def check_arrangement_prompts(
@@ -163,14 +163,14 @@ def check_arrangement_prompts(
     Units that chance made alike on these prompts would lie side by side, and their chance would
     look like a cluster.
     """
-    said = _shared_with_arrangement(inputs.space, prompts)
-    if said and not allow_circular:
+    message = _shared_with_arrangement(inputs.space, prompts)
+    if message and not allow_circular:
         raise InferenceError(
-            f"{inputs.bids_dir}: {said} Analyse other runs, record with an arrangement of other "
+            f"{inputs.bids_dir}: {message} Analyse other runs, record with an arrangement of other "
             "prompts, or go on with --allow-circular, which is not a result to report"
         )
-    if said:
-        log.warning("circular: %s", said)
+    if message:
+        log.warning("circular: %s", message)
 
 
 def _shared_with_arrangement(space: Space, prompts: Iterable[str]) -> str:

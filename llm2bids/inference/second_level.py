@@ -2,6 +2,7 @@
 
 import warnings
 from dataclasses import dataclass
+from operator import itemgetter
 from string import ascii_lowercase
 from typing import Any, TypeVar
 
@@ -270,7 +271,7 @@ def cluster(
         for label in np.flatnonzero(large).tolist():
             box = boxes[label - 1]
             clusters.append((int(sizes[label]), box, labels[box] == label))
-    clusters.sort(key=lambda found: -found[0])
+    clusters.sort(key=itemgetter(0), reverse=True)
     rows: list[tuple[str, float, float, float, float, int | str]] = []
     volume = abs(np.linalg.det(affine[:3, :3]))
     for number, (n_voxels, box, inside) in enumerate(clusters, start=1):

@@ -119,8 +119,8 @@ class MapWriter:
         """Write a map, of values (n_units,) or a grid; `more` metadata, further entities."""
         if values.ndim == 3:
             values = values[tuple(self.voxels.T)]
-        said = f"{description} {self.question}".rstrip()
-        metadata = {"Description": said, **self.metadata, **(more or {})}
+        full = f"{description} {self.question}".rstrip()
+        metadata = {"Description": full, **self.metadata, **(more or {})}
         path = self.path(f"{suffix}.nii.gz", **names)
         return write_map(path, values, self.voxels, self.space, metadata)
 

@@ -262,14 +262,14 @@ class Plan:
             if name != 1 and not any(f"_{item.info.name}".endswith(f"_{name}") for item in made)
         ]
         columns = dict.fromkeys(str(c) for estimate in estimates for c in estimate.design.columns)
-        said = (
+        message = (
             f"{self._at(node)}: contrast {', '.join(unmade) or '(any)'} has a "
             f"condition that no design has; the columns are {', '.join(columns)}"
         )
         if not made or (unmade and not self.drop_missing):
-            raise UsageError(f"{said}; --drop-missing leaves such contrasts out")
+            raise UsageError(f"{message}; --drop-missing leaves such contrasts out")
         if unmade:
-            log.warning("%s; it is left out", said)
+            log.warning("%s; it is left out", message)
         self.estimates += [estimate for estimate in estimates if estimate.contrasts]
         for edge in node.children:
             if LEVELS.index(edge.destination.level) <= LEVELS.index(self.level):

@@ -10,7 +10,6 @@ import numpy as np
 import numpy.typing as npt
 
 from llm2bids.exceptions import InterventionError
-from llm2bids.inference.rates import binomial_interval
 from llm2bids.intervention.edit import edited
 from llm2bids.model.edit import Edit
 from llm2bids.model.units import Site
@@ -44,8 +43,8 @@ class Answered:
 
     def whole_texts(self) -> list[list[int]]:
         """Give each prompt and its answer in tokens."""
-        said = self.token_ids.tolist()
-        return [[*context, *row] for context, row in zip(self.contexts, said, strict=True)]
+        answers = self.token_ids.tolist()
+        return [[*context, *row] for context, row in zip(self.contexts, answers, strict=True)]
 
 
 def answer(
@@ -116,8 +115,8 @@ def _read(
 
     def work(part: slice, tell: object) -> Floats:
         values = new_values((part.stop - part.start, n_tokens - 1, n_units), loaded.device)
-        said = answered.token_ids[part].tolist()
-        done = read_batch(loaded, answered.contexts[part], said, sites, values)
+        answers = answered.token_ids[part].tolist()
+        done = read_batch(loaded, answered.contexts[part], answers, sites, values)
         total[:] += values.sum(axis=(0, 1), dtype=np.float64)
         return np.asarray(done.surprisal.mean(axis=1) * np.log(2))
 
@@ -185,43 +184,24 @@ def _check_numbers(surprisal: Floats, prompts: Sequence[Prompt], edit: Edit | No
     )
 
 
-class TextClassifier:
-    """Word and character n-gram counts (TF-IDF) with logistic regression, and how good it is."""
+def text_classifier(texts: Sequence[str], labels: Sequence[str]) -> Any:
+    """Fit sklearn's logistic regression to counts of words and character n-grams (TF-IDF)."""
+    from sklearn.feature_extraction.text import TfidfVectorizer
+    from sklearn.linear_model import LogisticRegression
+    from sklearn.pipeline import make_pipeline, make_union
 
-    def __init__(self, texts: Sequence[str], labels: Sequence[str]) -> None:
-        from sklearn.feature_extraction.text import TfidfVectorizer
-        from sklearn.linear_model import LogisticRegression
-        from sklearn.pipeline import make_pipeline, make_union
-
-        names, counts = np.unique(labels, return_counts=True)
-        if len(names) < 2 or counts.min() < LEAST_TEXTS:
-            raise InterventionError(
-                f"text classifier: {len(names)} classes with at least {counts.min()} texts; "
-                f"expected two or more with {LEAST_TEXTS}: record more prompts or more tasks"
-            )
-        self.classes = tuple(map(str, names))
-        self.pipeline: Any = make_pipeline(
-            make_union(
-                TfidfVectorizer(sublinear_tf=True, stop_words="english"),
-                TfidfVectorizer(analyzer="char_wb", ngram_range=(3, 5), sublinear_tf=True),
-            ),
-            LogisticRegression(C=10.0, max_iter=1000, class_weight="balanced"),
+    names, counts = np.unique(labels, return_counts=True)
+    if len(names) < 2 or counts.min() < LEAST_TEXTS:
+        raise InterventionError(
+            f"text classifier: {len(names)} classes with at least {counts.min()} texts; "
+            f"expected two or more with {LEAST_TEXTS}: record more prompts or more tasks"
         )
-        self.pipeline.fit(texts, labels)
-
-    def test(self, texts: Sequence[str], labels: Sequence[str]) -> None:
-        """Measure the accuracy on texts that it has not learned from."""
-        hits = int((self.predict(texts) == np.asarray(labels)).sum())
-        self.n_tests, self.accuracy = len(texts), hits / len(texts)
-        self.low, self.high = binomial_interval(hits, len(texts))
-
-    def probabilities(self, texts: Sequence[str]) -> Floats:
-        """Give the probability of each class, (n_texts, n_classes)."""
-        return np.asarray(self.pipeline.predict_proba(list(texts)), dtype=np.float64)
-
-    def predict(self, texts: Sequence[str]) -> npt.NDArray[np.str_]:
-        """Give the most probable class of each text."""
-        return np.asarray(self.pipeline.predict(list(texts)))
+    counted = make_union(
+        TfidfVectorizer(sublinear_tf=True, stop_words="english"),
+        TfidfVectorizer(analyzer="char_wb", ngram_range=(3, 5), sublinear_tf=True),
+    )
+    regression = LogisticRegression(C=10.0, max_iter=1000, class_weight="balanced")
+    return make_pipeline(counted, regression).fit(texts, labels)
 
 
 def distinct_2(token_ids: npt.NDArray[np.int64]) -> Floats:

@@ -15,7 +15,7 @@ from tqdm.auto import tqdm
 from llm2bids.exceptions import UsageError
 from llm2bids.inference.rates import roc_area
 from llm2bids.inference.statmap import notes_of, write_json
-from llm2bids.intervention.answers import TextClassifier, answer
+from llm2bids.intervention.answers import answer, text_classifier
 from llm2bids.intervention.results import InterventionResult
 from llm2bids.intervention.subject import Subject, SubjectOptions, TopicOptions, open_subject
 from llm2bids.intervention.units import choose_units
@@ -255,12 +255,12 @@ class _Monitor:
             p = {name: probe.predict_proba(streams) for name, streams in unseen.items()}
             yield "linear probe", position, list(probe.classes_), p
         texts = [(prompt.text, name) for name, prompts in shown.items() for prompt in prompts]
-        words = TextClassifier(*zip(*texts, strict=True))
+        words = text_classifier(*zip(*texts, strict=True))
         p = {
-            name: words.probabilities([prompt.text for prompt in prompts])
+            name: words.predict_proba([prompt.text for prompt in prompts])
             for name, prompts in held_out.items()
         }
-        yield "word counts", "prompt", words.classes, p
+        yield "word counts", "prompt", list(words.classes_), p
 
     def _rows(
         self, score: str, position: str, classes: Sequence[str], scores: Mapping[str, Floats]

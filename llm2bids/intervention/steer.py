@@ -10,6 +10,7 @@ import pandas as pd
 from tqdm.auto import tqdm
 
 from llm2bids.exceptions import UsageError
+from llm2bids.inference.rates import binomial_interval
 from llm2bids.inference.statmap import notes_of
 from llm2bids.intervention.answers import LEAST_TEXTS
 from llm2bids.intervention.results import InterventionResult
@@ -121,7 +122,6 @@ def steer(
     with tqdm(total=scene.n_steps, desc="steer", disable=not progress) as bar:
         scene.learn(bar)
         parts = [TopicStudy(scene, name, bar).run() for name in scene.tasks]
-    classifier = scene.classifier
     result = InterventionResult(
         name="steer",
         stem="away" if of_steering.minus else "toward",
@@ -138,10 +138,10 @@ def steer(
             "Minus": of_steering.minus,
             "Seed": of_subject.seed,
             "NumberOfTokens": of_steering.n_tokens,
-            "ClassifierAccuracy": classifier.accuracy,
-            "ClassifierAccuracyInterval": [classifier.low, classifier.high],
-            "ClassifierTests": classifier.n_tests,
-            "Chance": 1 / len(classifier.classes),
+            "ClassifierAccuracy": scene.n_correct / scene.n_tests,
+            "ClassifierAccuracyInterval": list(binomial_interval(scene.n_correct, scene.n_tests)),
+            "ClassifierTests": scene.n_tests,
+            "Chance": 1 / len(scene.classifier.classes_),
         },
         notes=notes_of("steer"),
     )

@@ -15,11 +15,11 @@ from llm2bids.inference.provenance import Provenance
 from llm2bids.inference.rates import binomial_interval, mean_interval
 from llm2bids.intervention.answers import (
     Answered,
-    TextClassifier,
     answer,
     answer_nll,
     distinct_2,
     replayed_map,
+    text_classifier,
     text_means,
 )
 from llm2bids.intervention.edit import vector_edit
@@ -135,8 +135,10 @@ class Scene:
             unseen = answer(self.subject, self.held_out[bank][-half:], n_tokens=n_tokens)
             tests += [(text, bank) for text in unseen.texts]
             bar.update()
-        self.classifier = TextClassifier(*zip(*learned, strict=True))
-        self.classifier.test(*zip(*tests, strict=True))
+        self.classifier = text_classifier(*zip(*learned, strict=True))
+        self.n_tests = len(tests)
+        texts, banks = zip(*tests, strict=True)
+        self.n_correct = int((self.classifier.predict(texts) == np.array(banks)).sum())
 
     def direction(self, task: str, site: Site) -> Floats:
         """Give the direction of a topic after a layer, (width,)."""
@@ -161,7 +163,7 @@ class TopicStudy:
         self.bank = self.subject.banks[task]
         prompts, half = scene.held_out[scene.bank_tried(task)], scene.options.n_prompts // 2
         self.search_prompts, self.report_prompts = prompts[:half], prompts[-half:]
-        self.class_index = scene.classifier.classes.index(self.bank)
+        self.class_index = scene.classifier.classes_.tolist().index(self.bank)
 
     def run(self) -> dict[str, Any]:
         """Search, then report."""
@@ -183,7 +185,7 @@ class TopicStudy:
         )  # fmt: skip
 
     def _measure(self, answered: Answered) -> dict[str, Any]:
-        p = self.scene.classifier.probabilities(answered.texts)
+        p = self.scene.classifier.predict_proba(answered.texts)
         self.bar.update()
         return {
             "hit": p.argmax(axis=1) == self.class_index,

@@ -9,7 +9,7 @@ import torch
 
 from llm2bids.cli.main import main
 from llm2bids.exceptions import InterventionError, SpaceError, UsageError
-from llm2bids.intervention.answers import TextClassifier, distinct_2
+from llm2bids.intervention.answers import distinct_2, text_classifier
 from llm2bids.intervention.results import load_results
 from llm2bids.intervention.steer import steer
 from llm2bids.intervention.steer_study import (
@@ -117,6 +117,9 @@ def test_search_and_report_share_no_prompt_and_nothing_that_was_shown(result, sc
     reported = set(result.tables["texts"]["prompt_id"])
     assert len(reported) == 3 and not reported & shown
     assert table["distinct_2"].between(1 / 3, 1).all()
+    low, high = result.metadata["ClassifierAccuracyInterval"]
+    assert low <= result.metadata["ClassifierAccuracy"] <= high
+    assert result.metadata["ClassifierTests"] == 3 * len(scanned.prompts["condition"].unique())
 
 
 def test_no_more_variety_is_asked_than_intact_answers_have(scanned, analysed, model, result):
@@ -210,17 +213,15 @@ def test_another_model_than_the_datasets_is_refused(scanned, analysed, tiny_mode
         steer(scanned.path, analysed, model=str(tiny_model_dir("qwen3")), **QUICK)
 
 
-def test_the_classifier_knows_its_accuracy():
+def test_the_classifier_learns_from_few_texts():
     texts = ["tea in a cup", "green tea", "a pot of tea", "tea leaves", "black tea"]
     others = ["the law and the vote", "a vote", "the law", "parliament vote", "vote on laws"]
     labels = ["tea"] * 5 + ["law"] * 5
-    classifier = TextClassifier(texts + others, labels)
-    classifier.test(["tea", "a cup of tea", "the vote", "tea"], ["tea"] * 2 + ["law"] * 2)
-    assert (classifier.accuracy, classifier.n_tests) == (0.75, 4)
-    assert classifier.low < 0.75 < classifier.high
-    np.testing.assert_allclose(classifier.probabilities(texts).sum(axis=1), 1)
+    classifier = text_classifier(texts + others, labels)
+    unseen = ["tea", "a cup of tea", "the vote", "tea"]
+    assert classifier.predict(unseen).tolist() == ["tea", "tea", "law", "tea"]
     with pytest.raises(InterventionError, match="2 classes with at least 1 texts"):
-        TextClassifier(texts[:1] + others, labels[4:])
+        text_classifier(texts[:1] + others, labels[4:])
 
 
 def test_loops_have_few_distinct_pairs():
