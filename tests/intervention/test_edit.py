@@ -243,7 +243,7 @@ def test_held_out_prompts_were_seen_by_nothing(scanned):
         subject.held_out("pathology", 400, used)
 
 
-def test_the_command_makes_an_edit_and_bakes_it(scanned, tiny_model_dir, tmp_path, capsys):
+def test_the_command_makes_an_edit_and_bakes_it(scanned, model, tmp_path, capsys):
     from llm2bids.cli.main import main
     from llm2bids.model.load import load_model
 
@@ -251,7 +251,7 @@ def test_the_command_makes_an_edit_and_bakes_it(scanned, tiny_model_dir, tmp_pat
     nib.Nifti1Image(image, scanned.space.affine).to_filename(tmp_path / "map.nii.gz")
     command = ["edit", str(scanned.path), str(tmp_path / "e.json")]
     units = ["--map", str(tmp_path / "map.nii.gz"), "--top", "5%", "--method", "zero"]
-    bake = ["--export-model", str(tmp_path / "baked"), "--model", str(tiny_model_dir("llama"))]
+    bake = ["--export-model", str(tmp_path / "baked"), "--model", model]
     assert main([*command, *units, "--label", "late", "-q"]) == 0
     edit = llm2bids.load_edit(tmp_path / "e.json")
     assert "6 units of mlp.act_fn (top 5 % |value|" in capsys.readouterr().out

@@ -27,9 +27,9 @@ QUICK = {"n_prompts": 5, "n_answer_tokens": 3, "n_draws": 3, "n_shuffled": 2, "p
 
 
 @pytest.fixture(scope="module")
-def result(scanned, analysed, tiny_model_dir):
+def result(scanned, analysed, model):
     return lesion(
-        scanned.path, analysed, model=str(tiny_model_dir("llama")), device="cpu", seed=4,
+        scanned.path, analysed, model=model, device="cpu", seed=4,
         method="zero", doses=(5.0, 20.0), **QUICK,
     )  # fmt: skip
 
@@ -62,18 +62,14 @@ def _mean_nll(model, ids):
     return float(torch.nn.functional.cross_entropy(logits, given[0, 1:]))
 
 
-def test_a_network_is_the_largest_effects_of_the_activations(result, scanned, analysed):
-    effects = read_effects(open_inputs(scanned.path), analysed)
-    column = [condition.label for condition in effects.conditions].index("archeology")
-    mean = np.abs(effects.values[:, column].mean(axis=0))
-    space = scanned.space
-    inside = np.concatenate(
-        [np.r_[space.site_slices[s.name]] for s in space.sites if s.role == "mlp.act_fn"]
-    )
+def test_a_network_is_the_largest_effects_of_the_activations(
+    result, scanned, analysed, activations
+):
+    inside, effect = activations("archeology")
     edit = load_edit(analysed / "group/lesion/lesion_archeology_5percent_edit.json")
-    expected = inside[np.argsort(-mean[inside])[:6]]
-    assert set(edited_units(edit, space)) == set(expected)
-    assert edit.prompts == effects.provenance.prompts
+    expected = inside[np.argsort(-np.abs(effect))[:6]]
+    assert set(edited_units(edit, scanned.space)) == set(expected)
+    assert edit.prompts == read_effects(open_inputs(scanned.path), analysed).provenance.prompts
 
 
 def test_every_table_says_what_was_measured(result, scanned, analysed):
@@ -119,9 +115,9 @@ def test_every_table_says_what_was_measured(result, scanned, analysed):
     assert "own_low" in result.describe() and "n_units" not in result.describe()
 
 
-def test_the_same_seed_gives_the_same_figures(result, scanned, analysed, tiny_model_dir):
+def test_the_same_seed_gives_the_same_figures(result, scanned, analysed, model):
     again = lesion(
-        scanned.path, analysed, model=str(tiny_model_dir("llama")), device="cpu", seed=4,
+        scanned.path, analysed, model=model, device="cpu", seed=4,
         method="zero", doses=(5.0, 20.0), **QUICK,
     )  # fmt: skip
     assert again.tables["matrix"].equals(result.tables["matrix"]) and again.tables["draws"].equals(
@@ -129,13 +125,13 @@ def test_the_same_seed_gives_the_same_figures(result, scanned, analysed, tiny_mo
     )
 
 
-def test_an_edit_file_on_the_command_line(scanned, analysed, tiny_model_dir, tmp_path, capsys):
+def test_an_edit_file_on_the_command_line(scanned, analysed, model, tmp_path, capsys):
     import llm2bids
 
     values = np.random.default_rng(0).normal(size=scanned.space.n_units)
     edit = llm2bids.make_edit(scanned, stat_img=values, sites=["residual"], label="residual")
     given = edit.save(tmp_path / "edit.json")
-    command = ["lesion", str(scanned.path), str(analysed), "--model", str(tiny_model_dir("llama"))]
+    command = ["lesion", str(scanned.path), str(analysed), "--model", model]
     command += ["--prompts", "4", "--draws", "2", "--device", "cpu", "-q", "--edit", str(given)]
     assert main([*command, "--task", "archeology"]) == 0
     said = capsys.readouterr().out
@@ -150,8 +146,7 @@ def test_an_edit_file_on_the_command_line(scanned, analysed, tiny_model_dir, tmp
     assert "edit residual is for" in capsys.readouterr().err
 
 
-def test_too_few_prompts_and_unknown_tasks(scanned, analysed, tiny_model_dir):
-    model = str(tiny_model_dir("llama"))
+def test_too_few_prompts_and_unknown_tasks(scanned, analysed, model):
     more = QUICK | {"n_prompts": 400}
     with pytest.raises(InterventionError, match=r"\d+ of the \d+ prompts .* expected 400"):
         lesion(scanned.path, analysed, model=model, device="cpu", **more)

@@ -8,8 +8,6 @@ import pytest
 
 from llm2bids.cli.main import main
 from llm2bids.exceptions import InterventionError, UsageError
-from llm2bids.inference.effects import read_effects
-from llm2bids.inference.inputs import open_inputs
 from llm2bids.intervention.monitor import POSITIONS, MonitorOptions, _Monitor, monitor
 from llm2bids.intervention.subject import SubjectOptions, open_subject
 from llm2bids.model.tokenizer import encode
@@ -22,24 +20,15 @@ QUICK = {
 
 
 @pytest.fixture(scope="module")
-def model(tiny_model_dir):
-    return str(tiny_model_dir("llama"))
-
-
-@pytest.fixture(scope="module")
 def result(scanned, analysed, model):
     return monitor(scanned.path, analysed, model=model, **QUICK)
 
 
 @pytest.fixture(scope="module")
-def units(scanned, analysed):
+def units(activations):
     """The five per cent of activations with the largest effect of pathology."""
-    effects = read_effects(open_inputs(scanned.path), analysed).complete()
-    column = [c.label for c in effects.conditions].index("pathology")
-    mean = effects.values[:, column].mean(axis=0)
-    slices = [scanned.space.site_slices[f"model.layers.{n}.mlp.act_fn"] for n in range(3)]
-    inside = np.concatenate([np.arange(part.start, part.stop) for part in slices])
-    return inside[np.argsort(-mean[inside])[:6]]
+    inside, effect = activations("pathology")
+    return inside[np.argsort(-effect)[:6]]
 
 
 def test_every_run_has_a_time_series_of_mean_z(result, scanned, analysed, units):

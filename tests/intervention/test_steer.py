@@ -31,11 +31,6 @@ QUICK = {
 
 
 @pytest.fixture(scope="module")
-def model(tiny_model_dir):
-    return str(tiny_model_dir("llama"))
-
-
-@pytest.fixture(scope="module")
 def result(scanned, analysed, model):
     return steer(scanned.path, analysed, model=model, task_labels=("pathology",), **QUICK)
 

@@ -5,8 +5,6 @@ import pytest
 
 from llm2bids.cli.main import main
 from llm2bids.exceptions import InterventionError, UsageError
-from llm2bids.inference.effects import read_effects
-from llm2bids.inference.inputs import open_inputs
 from llm2bids.intervention.results import load_results
 from llm2bids.intervention.targets import targets
 from llm2bids.intervention.trial import _differences
@@ -19,11 +17,6 @@ QUICK = {
 
 
 @pytest.fixture(scope="module")
-def model(tiny_model_dir):
-    return str(tiny_model_dir("llama"))
-
-
-@pytest.fixture(scope="module")
 def result(scanned, analysed, model):
     return targets(
         scanned.path, analysed, model=model, trial=True, n_steps=3, n_batch=2, n_seeds=2,
@@ -31,14 +24,10 @@ def result(scanned, analysed, model):
     )  # fmt: skip
 
 
-def test_the_network_is_the_neurons_with_the_largest_effects(result, scanned, analysed):
+def test_the_network_is_the_neurons_with_the_largest_effects(result, activations):
     neurons = result.tables["neurons"]
     assert len(neurons) == 3 * 40 and neurons["network"].sum() == 12
-    effects = read_effects(open_inputs(scanned.path), analysed).complete()
-    column = [c.label for c in effects.conditions].index("pathology")
-    mean = effects.values[:, column].mean(axis=0)
-    slices = [scanned.space.site_slices[f"model.layers.{n}.mlp.act_fn"] for n in range(3)]
-    own = np.concatenate([mean[part] for part in slices])
+    _, own = activations("pathology")
     np.testing.assert_allclose(neurons["effect"], own, rtol=1e-5)
     # neurons that are less active in the topic are active elsewhere: none of them
     least = np.sort(own)[-12]
