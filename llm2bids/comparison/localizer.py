@@ -257,14 +257,10 @@ def _write(
 ) -> tuple[Path, Path]:
     """Write t map, network of the top units and its layers."""
     space = dataset.space
-    made_from = Provenance.of(
-        participants=[run.participant_label for run in runs],
-        runs=[run.name for run in runs],
-        prompts=pd.concat([dataset.transcript(run)["prompt_id"] for run in runs]),
-    )
+    made_from = Provenance.of_runs(dataset, runs)
     name = contrast.replace("-", "Vs")
     stat_img = out / f"task-{label}_space-{space.label}_contrast-{name}_stat-t_statmap.nii.gz"
-    entries = map_entries(space, dataset.fingerprint, made_from)
+    entries = map_entries(dataset, made_from)
     described = {"Description": f"Welch's t over trials: {contrast}.", **entries}
     write_map(stat_img, np.nan_to_num(t), space.voxels, space, described)
     chosen = select_units(t, top_percent=asked.top_percent, two_sided=False)

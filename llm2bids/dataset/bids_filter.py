@@ -1,7 +1,8 @@
 """Runs that a BIDS filter file chooses, by pybids, as fMRIPrep reads such a file."""
 
 import json
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -38,25 +39,28 @@ def read_bids_filter(path: Path) -> dict[str, Any]:
     return dict(content["bold"])
 
 
-def filtered_runs(dataset: Dataset, filters: Mapping[str, Any]) -> tuple[Run, ...]:
-    """Choose runs by pybids' filters; each value must be there, so that a misspelled one shows."""
+@contextmanager
+def pybids_layout(
+    bids_dir: Path, derivatives: Sequence[Path] = (), *, index_metadata: bool = True
+) -> Iterator[Any]:
+    """Index a dataset with pybids, and close its database, which pybids leaves open."""
     from bids.layout import BIDSLayout, BIDSLayoutIndexer  # half a second
 
-    layout = BIDSLayout(
-        dataset.path, indexer=BIDSLayoutIndexer(validate=False, index_metadata=False)
-    )
+    indexer = BIDSLayoutIndexer(validate=False, index_metadata=index_metadata)
+    layout = BIDSLayout(bids_dir, derivatives=list(derivatives), validate=False, indexer=indexer)
     try:
-        files = filtered_files(
-            layout,
-            filters,
-            dataset.path,
-            among={run.bold.name for run in dataset.runs},
-            suffix="bold",
-        )
-        names = {path.name for path in files}
-    finally:  # pybids leaves its database open
+        yield layout
+    finally:
         layout.session.close()
         layout.connection_manager.engine.dispose()
+
+
+def filtered_runs(dataset: Dataset, filters: Mapping[str, Any]) -> tuple[Run, ...]:
+    """Choose runs by pybids' filters; each value must be there, so that a misspelled one shows."""
+    among = {run.bold.name for run in dataset.runs}
+    with pybids_layout(dataset.path, index_metadata=False) as layout:
+        files = filtered_files(layout, filters, dataset.path, among=among, suffix="bold")
+    names = {path.name for path in files}
     return tuple(run for run in dataset.runs if run.bold.name in names)
 
 

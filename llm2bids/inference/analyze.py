@@ -25,7 +25,7 @@ from llm2bids.inference.options import (
     Selection,
 )
 from llm2bids.inference.participant import Analysis, Fit, caution
-from llm2bids.inference.provenance import check_arrangement_prompts
+from llm2bids.inference.provenance import Provenance, check_arrangement_prompts
 from llm2bids.inference.runs import in_parallel
 from llm2bids.inference.statmap import check_output, list_results, start_output
 from llm2bids.options import split_options, takes_options
@@ -115,10 +115,8 @@ def analyze_participants(
     chosen = analysis.choose()
     inputs = chosen[0][0]
     if inputs.space.layout is not None:
-        shown: set[str] = set()
-        for run in chain(*(runs for _, _, runs in chosen)):
-            shown.update(inputs.dataset.transcript(run)["prompt_id"].astype(str))
-        check_arrangement_prompts(inputs, shown, allow_circular=selection.allow_circular)
+        shown = Provenance.of_runs(inputs.dataset, chain(*(runs for _, _, runs in chosen)))
+        check_arrangement_prompts(inputs, shown.prompts, allow_circular=selection.allow_circular)
     start_output(analysis.out_dir, inputs.bids_dir, inputs.dataset.derivative)
     participants = list(dict.fromkeys(label for _, (label, _), _ in chosen))
     if selection.cluster is not None:

@@ -2,17 +2,17 @@
 
 import sys
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from itertools import chain
 from pathlib import Path
 from typing import Any
 
-from bids.layout import BIDSLayout, BIDSLayoutIndexer
+from bids.layout import BIDSLayout
 from joblib import delayed
 from tqdm import tqdm
 
-from llm2bids.dataset.bids_filter import filtered_files, read_bids_filter
+from llm2bids.dataset.bids_filter import filtered_files, pybids_layout, read_bids_filter
 from llm2bids.dataset.layout import DERIVATIVE
 from llm2bids.exceptions import UsageError
 from llm2bids.inference.options import Memory, Processors, StatsModelOptions
@@ -131,27 +131,19 @@ def analyze_model(
 
 @contextmanager
 def open_layout(bids_dir: Path, derivatives: Sequence[Path]) -> Iterator[BIDSLayout]:
-    """Index a dataset with pybids, and close its database at the end."""
+    """Index a dataset and its derivatives with pybids, or say why that is not possible."""
     for path in (bids_dir, *derivatives):
         if not (path / "dataset_description.json").is_file():
             raise UsageError(
                 f"{path}: has no dataset_description.json; expected a BIDS dataset"
                 + ("" if path == bids_dir else ", or name the derivative: --derivatives DIR")
             )
-    try:
-        layout = BIDSLayout(
-            bids_dir,
-            derivatives=list(derivatives),
-            validate=False,
-            indexer=BIDSLayoutIndexer(validate=False),
-        )
-    except REFUSALS as error:
-        raise UsageError(f"{bids_dir}: pybids cannot read it: {error}") from None
-    try:
+    with ExitStack() as stack:
+        try:
+            layout = stack.enter_context(pybids_layout(bids_dir, derivatives))
+        except REFUSALS as error:
+            raise UsageError(f"{bids_dir}: pybids cannot read it: {error}") from None
         yield layout
-    finally:
-        layout.session.close()
-        layout.connection_manager.engine.dispose()
 
 
 def _derivatives(bids_dir: Path, asked: StatsModelOptions) -> list[Path]:

@@ -264,11 +264,11 @@ def _condition(metadata: dict[str, object], path: Path) -> Condition:
 
 
 def _check_space(metadata: dict[str, object], inputs: Inputs, path: Path) -> None:
-    fingerprint = str(metadata.get("SpaceFingerprint"))
-    if fingerprint != inputs.fingerprint:
+    fingerprint, expected = str(metadata.get("SpaceFingerprint")), inputs.dataset.fingerprint
+    if fingerprint != expected:
         raise InferenceError(
             f"mixed spaces: {path} is of {metadata.get('SpaceLabel')} ({fingerprint[:12]}), "
-            f"{inputs.bids_dir} has {inputs.space.label} ({inputs.fingerprint[:12]}); expected one "
+            f"{inputs.bids_dir} has {inputs.space.label} ({expected[:12]}); expected one "
             "model, choice of sites and calibration; give the dataset that the maps were made from"
         )
 

@@ -205,7 +205,7 @@ def _metadata(contrast: GroupContrast, effects: Effects, inputs: Inputs) -> dict
         "ModelParameters": effects.options.parameters(),
         **({} if warning is None else {"Caution": warning}),
         **({"SharedPromptsCaution": shared} if n_shared else {}),
-        **map_entries(inputs.space, inputs.fingerprint, made_from),
+        **map_entries(inputs.dataset, made_from),
     }
 
 

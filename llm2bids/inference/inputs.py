@@ -27,13 +27,11 @@ _EVERYTHING = ParticipantSelection()
 class Inputs:
     """Runs of a dataset, and the units to model: bool (n_units,) in recording order.
 
-    `fingerprint` is the space's with its calibration; `participants` are all, also those without
-    a run; `use` is the table that is right where a run's events and transcript differ; `session` is
-    that of the runs, None where the dataset has no sessions.
+    `participants` are all, also those without a run; `use` is the table that is right where a run's
+    events and transcript differ; `session` is that of the runs, None where the dataset has none.
     """
 
     dataset: Dataset
-    fingerprint: str
     units: npt.NDArray[np.bool_]
     runs: tuple[Run, ...]
     participants: tuple[str, ...]
@@ -69,11 +67,11 @@ class Inputs:
     def load(self, run: Run) -> RunData:
         """Open a run."""
         series = open_image(run.preproc, self.space, remedy=RECORD_AGAIN)
-        other = fingerprint_differs(series.header, self.fingerprint)
+        other = fingerprint_differs(series.header, self.dataset.fingerprint)
         if other is not None:
             raise InferenceError(
                 f"{run.preproc}: mixed spaces: the image has the fingerprint {other}, the dataset "
-                f"{self.fingerprint[:16]}; record the run again"
+                f"{self.dataset.fingerprint[:16]}; record the run again"
             )
         t_r = self.dataset.t_r(run)
         rows = volume_rows(self.dataset.transcript(run), series.n_volumes)
@@ -163,7 +161,6 @@ def open_sessions(
     return tuple(
         Inputs(
             dataset=dataset,
-            fingerprint=dataset.fingerprint,
             units=units,
             runs=tuple(run for run in runs if run.session == session),
             participants=tuple(sorted(listed | {run.participant_label for run in runs})),

@@ -111,7 +111,7 @@ class Analysis:
             "ModelParameters": self.options.parameters(),
             "DegreesOfFreedom": fit.dof,
             "ConstantUnits": int(fit.constant.sum()),
-            **map_entries(inputs.space, inputs.fingerprint, task_provenance(runs)),
+            **map_entries(inputs.dataset, task_provenance(runs)),
         }
         writer = MapWriter(
             out_dir=self.out_dir,

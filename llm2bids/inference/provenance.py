@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, get_args
 
 from llm2bids.dataset.layout import Run
+from llm2bids.dataset.read import Dataset
 from llm2bids.exceptions import InferenceError, NetworkError
 from llm2bids.space.space import Space
 
@@ -57,6 +58,11 @@ class Provenance:
     def of_run(cls, run: Run, prompts: Iterable[str]) -> "Provenance":
         """Take a run and prompts that it shows."""
         return cls.of(participants=[run.participant_label], runs=[run.name], prompts=prompts)
+
+    @classmethod
+    def of_runs(cls, dataset: Dataset, runs: Iterable[Run]) -> "Provenance":
+        """Take runs of a dataset, with all prompts that they show."""
+        return cls.union(cls.of_run(run, dataset.transcript(run)["prompt_id"]) for run in runs)
 
     @classmethod
     def union(cls, parts: Iterable["Provenance"]) -> "Provenance":

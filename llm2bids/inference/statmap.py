@@ -21,6 +21,7 @@ from llm2bids import __version__
 from llm2bids.dataset.check import check_sums
 from llm2bids.dataset.check_files import Check
 from llm2bids.dataset.layout import sidecar
+from llm2bids.dataset.read import Dataset
 from llm2bids.dataset.sidecar import fill_json, fill_text
 from llm2bids.dataset.volumes import volume_writer
 from llm2bids.exceptions import DatasetError, InferenceError
@@ -50,14 +51,15 @@ def map_path(suffix: str, **entities: str | int | None) -> Path:
     return folder / "_".join([*parts, suffix])
 
 
-def map_entries(space: Space, fingerprint: str, made_from: Provenance) -> dict[str, object]:
+def map_entries(dataset: Dataset, made_from: Provenance) -> dict[str, object]:
     """Say what the sidecar of every map says: its space, its data, and which versions made it."""
+    space = dataset.space
     return {
         **circularity_caution(space, made_from.prompts),
         "SpatialReference": f"bids:llm2bids:tpl-{space.label}/anat/tpl-{space.label}_T1w.nii.gz",
         "Software": software(),
         "SpaceLabel": space.label,
-        "SpaceFingerprint": fingerprint,
+        "SpaceFingerprint": dataset.fingerprint,
         **made_from.sidecar(),
     }
 

@@ -13,6 +13,7 @@ from llm2bids.dataset.read import Dataset
 from llm2bids.exceptions import InterventionError, ModelError, UsageError
 from llm2bids.inference.effects import Effects, read_effects
 from llm2bids.inference.inputs import open_inputs
+from llm2bids.inference.provenance import Provenance
 from llm2bids.options import option
 from llm2bids.paradigm.seed import derive_generator
 from llm2bids.paradigm.task import Prompt
@@ -86,11 +87,10 @@ class Subject:
     @cached_property
     def shown(self) -> frozenset[str]:
         """Prompts that a run, the calibration or the localizer shows."""
-        layout = self.dataset.space.layout
-        in_runs = (self.dataset.transcript(run)["prompt_id"] for run in self.dataset.runs)
-        return frozenset(self.dataset.calibration.prompt_ids).union(
-            () if layout is None else layout.prompt_ids, *in_runs
-        )
+        dataset, layout = self.dataset, self.dataset.space.layout
+        in_runs = Provenance.of_runs(dataset, dataset.runs).prompts
+        localized = () if layout is None else layout.prompt_ids
+        return in_runs.union(dataset.calibration.prompt_ids, localized)
 
     @property
     def baseline(self) -> str:

@@ -110,9 +110,7 @@ def provenance_of(dataset: Dataset, stat_img: Any) -> Provenance:
         content = read_json(sidecar(Path(stat_img)))
         if any(level.capitalize() in content for level in LEVELS):
             return Provenance.read(content, sidecar(Path(stat_img)))
-    return Provenance.union(
-        Provenance.of_run(run, dataset.transcript(run)["prompt_id"]) for run in dataset.runs
-    )
+    return Provenance.of_runs(dataset, dataset.runs)
 
 
 def _units_of_map(
