@@ -17,7 +17,7 @@ from llm2bids.dataset.layout import Run
 from llm2bids.dataset.read import Dataset, open_dataset
 from llm2bids.exceptions import UsageError
 from llm2bids.model.units import Site
-from llm2bids.options import check_choices, check_least, option, split_options, takes_options
+from llm2bids.options import check_choices, check_values, option, split_options, takes_options
 from llm2bids.space.arrange import chosen_sites
 
 Float64 = npt.NDArray[np.float64]
@@ -82,7 +82,7 @@ class FeatureOptions:
     def __post_init__(self) -> None:
         check_choices(self)
         if self.pca is not None:
-            check_least(self, {"pca": 1})
+            check_values(self, {"pca": 1})
         if self.format == "neuroid" and self.delays:
             raise UsageError(
                 "--format neuroid: its neuroids are units; expected it without --delays"

@@ -19,7 +19,7 @@ from llm2bids.exceptions import UsageError
 from llm2bids.inference.statmap import write_json
 from llm2bids.options import (
     check_choices,
-    check_least,
+    check_values,
     option,
     shared,
     split_options,
@@ -79,7 +79,7 @@ class CompareOptions:
 
     def __post_init__(self) -> None:
         check_choices(self)
-        check_least(self, {"n_permutations": 1, "seed": 0})
+        check_values(self, {"n_permutations": 1, "seed": 0})
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)

@@ -227,8 +227,9 @@ def _pooled(
         )
     trial_types = {condition.task: condition.label for condition, _ in question.weights}
     is_against_off = question.against == "off"
-    chosen = {"participant_label": effects.participants, "task": sorted(trial_types)}
-    prompts = read_prompts(inputs, options, **chosen).prompts
+    prompts = read_prompts(
+        inputs, options, participant_label=effects.participants, task=sorted(trial_types)
+    ).prompts
     kinds, tasks = prompts.trial_types, prompts.shown["task"]
     shown_on = kinds == tasks.map(trial_types).to_numpy(dtype=np.str_)
     kept = shown_on | (is_against_off & (kinds == OFF))
