@@ -66,8 +66,7 @@ def answer(
         return done.token_ids
 
     with nullcontext() if edit is None else edited(loaded, edit):
-        _, parts = in_batches(len(prompts), work)
-    token_ids = np.concatenate(parts)
+        token_ids = np.concatenate([chosen for _, chosen in in_batches(len(prompts), work)])
     return Answered(
         prompts=tuple(prompts),
         contexts=tuple(map(tuple, given)),
@@ -121,8 +120,9 @@ def _read(
         return np.asarray(done.surprisal.mean(axis=1) * np.log(2))
 
     size = _REPLAYED if n_units else None
-    _, parts = in_batches(len(answered.prompts), work, batch_size=size)
-    return np.concatenate(parts), total / (len(answered.prompts) * (n_tokens - 1))
+    batches = in_batches(len(answered.prompts), work, batch_size=size)
+    nats = np.concatenate([nats for _, nats in batches])
+    return nats, total / (len(answered.prompts) * (n_tokens - 1))
 
 
 def text_sets(

@@ -4,7 +4,7 @@ import logging
 import mmap
 import os
 import tempfile
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -39,20 +39,14 @@ def in_batches(
     *,
     batch_size: int | None = None,
     on_token: OnToken | None = None,
-) -> tuple[int, list[Result]]:
+) -> Iterator[tuple[int, Result]]:
     """Work through prompts batch by batch, halving the batch when memory does not suffice.
 
-    `work` does a slice of the prompts and can be called again after a ``MemoryError``. Returns the
-    size of the batches at the end and what `work` returned for each.
-
-    Examples
-    --------
-    >>> in_batches(5, lambda part, tell: (part.start, part.stop), batch_size=2)
-    (2, [(0, 2), (2, 4), (4, 5)])
+    `work` does a slice of the prompts and can be called again after a ``MemoryError``. Yields the
+    size of the batches by then and what `work` returned.
     """
     check_batch_size(batch_size)
     size = min(batch_size or DEFAULT_BATCH_SIZE, max(n_prompts, 1))
-    results: list[Result] = []
     start = reported = 0
 
     def tell(volumes: int) -> None:
@@ -65,7 +59,7 @@ def in_batches(
         reported = 0
         part = slice(start, min(start + size, n_prompts))
         try:
-            results.append(work(part, tell))
+            result = work(part, tell)
         except MemoryError as error:
             if size == 1:
                 raise RecordingError(
@@ -76,8 +70,8 @@ def in_batches(
             size = max(1, (part.stop - part.start) // 2)
             logger.warning("memory does not suffice; going on with batches of %d prompts", size)
             continue
+        yield size, result
         start = part.stop
-    return size, results
 
 
 def check_finite(
@@ -109,13 +103,6 @@ class RunBuffers:
 
     Values beyond `LARGEST` lie in a file without a name in the dataset's folder: the system takes
     its pages back when memory is short, and the file is gone when the process is, whatever happens.
-
-    Examples
-    --------
-    >>> buffers = RunBuffers(Path(), "cpu")
-    >>> first, second, third = (buffers.take(3, 2) for _ in range(3))
-    >>> first.shape, np.shares_memory(first, second), np.shares_memory(first, third)
-    ((3, 2), False, True)
     """
 
     def __init__(self, folder: Path, device: str, *, largest: int = LARGEST) -> None:

@@ -1,8 +1,8 @@
 """Scans of prompts that no run shows: the calibration, and the localizer of an arrangement."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Required, TypedDict, Unpack
+from typing import TYPE_CHECKING
 
 import numpy as np
 import numpy.typing as npt
@@ -47,27 +47,25 @@ class Calibration:
         return np.where(self.sd > 0, self.sd, np.float32(1)).astype(np.float32)
 
 
-class RestScan(TypedDict, total=False):
+@dataclass(frozen=True, kw_only=True)
+class RestScan:
     """How prompts that belong to no run are scanned."""
 
-    tokens_per_prompt: Required[int]
-    sampling: Required[Sampling]
-    seed: Required[int]
-    batch_size: int | None
-    keep_first: bool
-    on_token: OnToken | None
+    tokens_per_prompt: int
+    sampling: Sampling
+    seed: int
+    batch_size: int | None = None
+    keep_first: bool = False
+    on_token: OnToken | None = None
 
 
 def calibrate(
-    loaded: "LoadedModel", prompts: Sequence[Prompt], sites: Sequence[Site], **how: Unpack[RestScan]
+    loaded: "LoadedModel", prompts: Sequence[Prompt], sites: Sequence[Site], how: RestScan
 ) -> Calibration:
     """Scan the model at rest: mean and sd of each unit, summed in float64 batch by batch."""
     moments = Moments(sum(site.width for site in sites))
-
-    def add(part: slice, values: npt.NDArray[np.float32]) -> None:
+    for _, values in _scan(loaded, prompts, sites, how):
         moments.add(values.reshape(-1, values.shape[-1]))
-
-    _scan(loaded, prompts, sites, add, **how)
     mean, sd = moments.mean_sd()
     ids = tuple(prompt.prompt_id for prompt in prompts)
     return Calibration(mean=mean, sd=sd, prompt_ids=ids, n_tokens=moments.count)
@@ -84,62 +82,50 @@ class LocalizerScan:
 
 
 def scan_localizer(
-    loaded: "LoadedModel", prompts: Sequence[Prompt], sites: Sequence[Site], **how: Unpack[RestScan]
+    loaded: "LoadedModel", prompts: Sequence[Prompt], sites: Sequence[Site], how: RestScan
 ) -> LocalizerScan:
     """Scan the model and keep the mean response to each prompt."""
     means = np.empty((len(prompts), sum(site.width for site in sites)), dtype=np.float32)
-
-    def average(part: slice, values: npt.NDArray[np.float32]) -> None:
+    for part, values in _scan(loaded, prompts, sites, how):
         np.mean(values, axis=1, out=means[part])
-
-    _scan(loaded, prompts, sites, average, **how)
     return LocalizerScan(
         means=means,
         conditions=tuple(prompt.condition for prompt in prompts),
         prompt_ids=tuple(prompt.prompt_id for prompt in prompts),
-        n_tokens=len(prompts) * how["tokens_per_prompt"],
+        n_tokens=len(prompts) * how.tokens_per_prompt,
     )
 
 
 def _scan(
-    loaded: "LoadedModel",
-    prompts: Sequence[Prompt],
-    sites: Sequence[Site],
-    take: Callable[[slice, npt.NDArray[np.float32]], None],
-    *,
-    tokens_per_prompt: int,
-    sampling: Sampling,
-    seed: int,
-    batch_size: int | None = None,
-    keep_first: bool = False,
-    on_token: OnToken | None = None,
-) -> None:
-    """Scan prompts that belong to no run, and hand over the values of one batch at a time.
+    loaded: "LoadedModel", prompts: Sequence[Prompt], sites: Sequence[Site], how: RestScan
+) -> Iterator[tuple[slice, npt.NDArray[np.float32]]]:
+    """Scan prompts that belong to no run, batch by batch.
 
-    `take` is given the batch's slice of the prompts and its values (n_prompts, tokens_per_prompt,
-    n_units), which the next batch overwrites.
+    Yields the batch's slice of the prompts and its values (n_prompts, tokens_per_prompt, n_units),
+    which the next batch overwrites.
     """
     from llm2bids.model.generate import generate_batch
     from llm2bids.model.hooks import new_values
 
-    first = first_step(keep_first)
-    n_tokens = tokens_per_prompt + first
+    first = first_step(how.keep_first)
+    n_tokens = how.tokens_per_prompt + first
     tokens = prompt_tokens(loaded, prompts, n_tokens=n_tokens)
-    uniforms = token_uniforms(seed, range(len(prompts)), n_tokens)
-    size = min(batch_size or CALIBRATION_BATCH_SIZE, len(prompts))
+    uniforms = token_uniforms(how.seed, range(len(prompts)), n_tokens)
+    size = min(how.batch_size or CALIBRATION_BATCH_SIZE, len(prompts))
     n_units = sum(site.width for site in sites)
-    buffer = new_values((size, tokens_per_prompt, n_units), loaded.device)
+    buffer = new_values((size, how.tokens_per_prompt, n_units), loaded.device)
 
-    def scan(part: slice, tell: OnToken) -> None:
+    def scan(part: slice, tell: OnToken) -> tuple[slice, npt.NDArray[np.float32]]:
         values = buffer[: part.stop - part.start]
         generate_batch(
-            loaded, tokens[part], sites, values, sampling=sampling, uniforms=uniforms[part],
+            loaded, tokens[part], sites, values, sampling=how.sampling, uniforms=uniforms[part],
             first_step=first, on_step=tell,
         )  # fmt: skip
         check_finite(values, sites, [prompt.prompt_id for prompt in prompts[part]], first)
-        take(part, values)
+        return part, values
 
-    in_batches(len(prompts), scan, batch_size=size, on_token=on_token)
+    for _, scanned in in_batches(len(prompts), scan, batch_size=size, on_token=how.on_token):
+        yield scanned
 
 
 class Moments:
@@ -147,14 +133,6 @@ class Moments:
 
     Batches are merged as by Chan, Golub & LeVeque (1983, The American Statistician 37:242), in
     float64.
-
-    Examples
-    --------
-    >>> moments = Moments(1)
-    >>> moments.add(np.array([[1.0], [3.0]], dtype=np.float32))
-    >>> moments.add(np.array([[5.0]], dtype=np.float32))
-    >>> [round(float(value[0]), 3) for value in moments.mean_sd()]
-    [3.0, 1.633]
     """
 
     def __init__(self, n_units: int) -> None:

@@ -100,16 +100,16 @@ def record_runs(
     uniforms = np.concatenate(
         [token_uniforms(design.seed, range(len(design.trials)), n_tokens) for design in designs]
     )
-    said: list[int] = []  # at the trial before, where one context is carried
+    answer: list[int] = []  # at the trial before, where one context is carried
 
     def generate(part: slice, values: npt.NDArray[np.float32], tell: OnToken) -> "ChosenTokens":
         if carry:
-            contexts.append(carried_tokens(loaded, designs[0], contexts, said, n_tokens=n_tokens))
+            contexts.append(carried_tokens(loaded, designs[0], contexts, answer, n_tokens=n_tokens))
         answers = generate_batch(
             loaded, contexts[part], sites, values, sampling=designs[0].sampling,
             uniforms=uniforms[part], first_step=first, on_step=tell,
         )  # fmt: skip
-        said[:] = answers.token_ids[-1].tolist()
+        answer[:] = answers.token_ids[-1].tolist()
         return answers
 
     if carry:
@@ -135,16 +135,15 @@ def replay_run(
     given = _answer_tokens(loaded, design, answers, n_tokens=n_tokens)
     contexts: list[list[int]] = []
     if design.context == "carry":
-        for said in [[], *given[:-1]]:
-            contexts.append(carried_tokens(loaded, design, contexts, said, n_tokens=n_tokens))
+        for answer in [[], *given[:-1]]:
+            contexts.append(carried_tokens(loaded, design, contexts, answer, n_tokens=n_tokens))
     else:
         prompts = [trial.prompt for trial in design.trials]
         contexts = prompt_tokens(loaded, prompts, n_tokens=n_tokens)
 
     def read(part: slice, values: npt.NDArray[np.float32], tell: OnToken) -> "ChosenTokens":
-        texts, said = contexts[part], given[part]
-        answers = read_batch(loaded, texts, said, sites, values, first_step=first)
-        tell(len(texts) * n_volumes)
+        answers = read_batch(loaded, contexts[part], given[part], sites, values, first_step=first)
+        tell(len(given[part]) * n_volumes)
         return answers
 
     how["batch_size"] = how.get("batch_size") or REPLAY_BATCH_SIZE
@@ -174,10 +173,11 @@ def _recorded(
     shape = (len(ids), designs[0].tokens_per_prompt, sum(site.width for site in sites))
     values = new_values(shape, loaded.device) if out is None else out.reshape(shape)
     began = time.perf_counter()
-    size, parts = in_batches(
+    batches = in_batches(
         len(ids), lambda part, tell: work(part, values[part], tell),
         batch_size=batch_size, on_token=on_token,
     )  # fmt: skip
+    sizes, parts = zip(*batches, strict=True)
     seconds = time.perf_counter() - began
     check_finite(values, sites, ids, first)
     joined = ChosenTokens.joined(parts)
@@ -188,7 +188,7 @@ def _recorded(
         answers = joined.of(part)
         texts = decode(loaded, answers.token_ids.ravel())
         made = provenance(
-            loaded, method=method, seed=design.seed, keep_first=keep_first, batch_size=size,
+            loaded, method=method, seed=design.seed, keep_first=keep_first, batch_size=sizes[-1],
             n_tokens=answers.token_ids.size, seconds=seconds * len(design.trials) / len(ids),
         )  # fmt: skip
         recordings.append(
@@ -216,7 +216,6 @@ def _answer_tokens(
             f"transcript of task {design.task}: {len(answers)} answers for "
             f"{len(design.trials)} trials; expected one for each"
         )
-    n_vocabulary = loaded.model.get_input_embeddings().num_embeddings
     given = []
     for index, trial in enumerate(design.trials):
         answer = answers[index]
@@ -231,10 +230,10 @@ def _answer_tokens(
                 f"{design.tokens_per_prompt} volumes: give a longer answer or take fewer tokens "
                 "per prompt"
             )
-        if unknown := [token for token in tokens if not 0 <= token < n_vocabulary]:
+        if unknown := [token for token in tokens if not 0 <= token < loaded.n_vocabulary]:
             raise RecordingError(
-                f"{what}: token id {unknown[0]}; expected 0 to {n_vocabulary - 1}, the vocabulary "
-                f"of {loaded.name}"
+                f"{what}: token id {unknown[0]}; expected 0 to {loaded.n_vocabulary - 1}, the "
+                f"vocabulary of {loaded.name}"
             )
         given.append(tokens[:n_tokens])
     return given

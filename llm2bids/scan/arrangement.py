@@ -113,7 +113,7 @@ def arranged_space(
     if choice.name == "index":
         return space, None
     how = prepared.rest_scan("localizer", on_token)
-    localizer = scan_localizer(prepared.loaded, scan.localizer, space.sites, **how)
+    localizer = scan_localizer(prepared.loaded, scan.localizer, space.sites, how)
     began = time.perf_counter()
     made, stability = learned_space(
         space,

@@ -53,14 +53,12 @@ class Prepared:
 
     def rest_scan(self, name: str, on_token: OnToken) -> RestScan:
         """Say how prompts that belong to no run are scanned, with seeds that `name` parts."""
-        return {
-            "tokens_per_prompt": self.scan.paradigm.tokens_per_prompt,
-            "sampling": self.scan.paradigm.sampling,
-            "seed": derive_seed(self.scan.seed, name),
-            "batch_size": self.options.batch_size,
-            "keep_first": self.options.keep_first,
-            "on_token": on_token,
-        }
+        return RestScan(
+            seed=derive_seed(self.scan.seed, name),
+            on_token=on_token,
+            **chosen(self.scan.paradigm, "tokens_per_prompt", "sampling"),
+            **chosen(self.options, "batch_size", "keep_first"),
+        )
 
     def with_answers(self, answers: GivenAnswers | None) -> "Prepared":
         """Take given answers, of which the settings have the hash."""

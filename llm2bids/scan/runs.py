@@ -56,7 +56,7 @@ def open_writer(
     n_tokens = scan.paradigm.tokens_per_prompt
     with progress_bar(len(scan.calibration) * n_tokens, "calibration", progress) as bar:
         how = prepared.rest_scan("calibration", bar.update)
-        calibration = calibrate(loaded, scan.calibration, prepared.sites, **how)
+        calibration = calibrate(loaded, scan.calibration, prepared.sites, how)
     space = build_space(
         prepared.sites,
         label=str(prepared.settings["space_label"]),

@@ -23,7 +23,7 @@ from llm2bids.dataset.run import writing_threads
 from llm2bids.dataset.volumes import volume_writer
 from llm2bids.model.load import load_model
 from llm2bids.model.sites import find_sites, select_sites
-from llm2bids.recording.calibration import calibrate
+from llm2bids.recording.calibration import RestScan, calibrate
 from llm2bids.recording.draw import draw_scan
 from llm2bids.recording.record import record_run
 from llm2bids.space.arrange import build_space
@@ -37,8 +37,8 @@ def recorded_volumes(n_volumes):
     loaded = load_model()
     sites = select_sites(find_sites(loaded), ["all"])
     scan = draw_scan(n_participants=1, prompts_per_block=-(-n_volumes // 36))
-    options = {"tokens_per_prompt": 12, "sampling": scan.paradigm.sampling, "seed": 1}
-    calibration = calibrate(loaded, scan.calibration[:8], sites, **options)
+    how = RestScan(tokens_per_prompt=12, sampling=scan.paradigm.sampling, seed=1)
+    calibration = calibrate(loaded, scan.calibration[:8], sites, how)
     space = build_space(
         sites, label="Bench", model_name=loaded.name, weights_sha256=loaded.weights_sha256
     )

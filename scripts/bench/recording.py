@@ -26,7 +26,7 @@ from llm2bids.model.load import load_model
 from llm2bids.model.sites import find_sites, select_sites
 from llm2bids.model.weights import weight_norms
 from llm2bids.recording.batches import RunBuffers
-from llm2bids.recording.calibration import calibrate
+from llm2bids.recording.calibration import RestScan, calibrate
 from llm2bids.recording.draw import draw_scan
 from llm2bids.recording.record import record_run, replay_run
 from llm2bids.recording.tokens import prompt_tokens
@@ -89,8 +89,8 @@ def in_memory(loaded, designs, sites, n_tokens):
 
 def to_disk(loaded, scan, designs, sites, ways):
     """Time whole scans for each run."""
-    options = {"tokens_per_prompt": 12, "sampling": scan.paradigm.sampling, "seed": 1}
-    calibration = calibrate(loaded, scan.calibration[:8], sites, **options)
+    how = RestScan(tokens_per_prompt=12, sampling=scan.paradigm.sampling, seed=1)
+    calibration = calibrate(loaded, scan.calibration[:8], sites, how)
     space = build_space(
         sites, label="Bench", model_name=loaded.name, weights_sha256=loaded.weights_sha256
     )

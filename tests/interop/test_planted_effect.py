@@ -12,7 +12,7 @@ from llm2bids.dataset.settings import is_dataset
 from llm2bids.dataset.write import DatasetWriter
 from llm2bids.model.sites import find_sites, select_sites
 from llm2bids.model.weights import weight_norms
-from llm2bids.recording.calibration import calibrate
+from llm2bids.recording.calibration import RestScan, calibrate
 from llm2bids.recording.draw import draw_scan
 from llm2bids.recording.record import record_run
 from llm2bids.space.arrange import build_space
@@ -36,14 +36,12 @@ def dataset(tiny_loaded, tmp_path_factory):
     loaded = tiny_loaded("llama")
     sites = select_sites(find_sites(loaded), ["all"])
     scan = draw_scan(n_participants=1, task_labels=[TASK])
-    calibration = calibrate(
-        loaded,
-        scan.calibration,
-        sites,
+    how = RestScan(
         tokens_per_prompt=scan.paradigm.tokens_per_prompt,
         sampling=scan.paradigm.sampling,
         seed=3,
     )
+    calibration = calibrate(loaded, scan.calibration, sites, how)
     space = build_space(
         sites, label="Tiny", model_name=loaded.name, weights_sha256=loaded.weights_sha256
     )

@@ -8,7 +8,7 @@ from hypothesis.extra.numpy import arrays
 
 from llm2bids.model.sites import find_sites
 from llm2bids.paradigm.task import Sampling
-from llm2bids.recording.calibration import Calibration, Moments, calibrate
+from llm2bids.recording.calibration import Calibration, Moments, RestScan, calibrate
 from llm2bids.recording.record import record_run
 
 
@@ -23,11 +23,13 @@ def test_equals_the_statistics_of_a_recording(batch_size, tiny_loaded, design_of
         loaded,
         prompts,
         sites,
-        tokens_per_prompt=5,
-        sampling=Sampling(),
-        seed=design.seed,
-        batch_size=batch_size,
-        on_token=seen.append,
+        RestScan(
+            tokens_per_prompt=5,
+            sampling=Sampling(),
+            seed=design.seed,
+            batch_size=batch_size,
+            on_token=seen.append,
+        ),
     )
     values = record_run(loaded, design, sites).values.astype(np.float64)
     np.testing.assert_allclose(calibration.mean, values.mean(axis=0), rtol=1e-4, atol=1e-5)
