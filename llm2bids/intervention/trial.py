@@ -110,7 +110,7 @@ class Trial:
 
     @contextmanager
     def _trained(self, method: str, texts: Texts, rate: float, seed: int) -> Iterator[None]:
-        from llm2bids.model.training import trained_lora, trained_rows
+        from llm2bids.model.training import added_lora, added_rows, trained
 
         rng = np.random.default_rng([seed, 0])
         n_needed = self.options.n_steps * self.options.n_batch
@@ -119,15 +119,12 @@ class Trial:
         )[:n_needed]
         batches = [[texts[row] for row in rows] for rows in np.split(order, self.options.n_steps)]
         if method == "lora":
-            trained = trained_lora(
-                self.loaded, self._weights, batches, rank=self._rank, learning_rate=rate, seed=seed
-            )
+            added = added_lora(self.loaded, self._weights, rank=self._rank, seed=seed)
         else:
             marks = self.draw(seed) if method == "random" else self.choices[method]
             stops = np.cumsum([layer.width for layer in self.layers])[:-1]
-            rows = np.split(marks, stops)
-            trained = trained_rows(self.loaded, self.layers, rows, batches, learning_rate=rate)
-        with trained:
+            added = added_rows(self.loaded, self.layers, np.split(marks, stops))
+        with trained(self.loaded, added, batches, learning_rate=rate):
             yield
 
     @cached_property

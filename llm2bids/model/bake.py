@@ -15,7 +15,7 @@ from llm2bids.model.edit_hooks import applied, editable_sites
 from llm2bids.model.load import LoadedModel
 from llm2bids.model.probe import plain_tokens
 from llm2bids.model.sites import RESIDUAL
-from llm2bids.model.weights import is_transposed
+from llm2bids.model.weights import is_projection, weight_rows
 
 # Largest difference of logits between the baked model and the edited one, in float32.
 TOLERANCE = 1e-5
@@ -87,7 +87,7 @@ def _bake_part(model: nn.Module, edit: Edit, part: SiteEdit) -> None:
     if part.values.ndim == 2:
         raise _CannotBakeError("its values change from token to token")
     module = model.get_submodule(part.site.name)
-    if _is_linear(module):
+    if is_projection(module):
         _bake_linear(edit, part, module)
     elif part.site.role == RESIDUAL:
         _bake_stream(edit, part, module)
@@ -100,7 +100,7 @@ def _bake_part(model: nn.Module, edit: Edit, part: SiteEdit) -> None:
 
 def _bake_linear(edit: Edit, part: SiteEdit, module: Any) -> None:
     units, values = _tensors(part, module)
-    rows, bias = _rows(module), module.bias
+    rows, bias = weight_rows(module), module.bias
     if edit.kind == "scale":
         rows[units] *= values[:, None]
         if bias is not None:
@@ -121,7 +121,7 @@ def _bake_stream(edit: Edit, part: SiteEdit, layer: nn.Module) -> None:
     writing = {
         name: module
         for name, module in layer.named_modules()
-        if _is_linear(module) and len(_rows(module)) == part.site.width
+        if is_projection(module) and len(weight_rows(module)) == part.site.width
     }
     name, last = list(writing.items())[-1] if writing else ("no module", None)
     if getattr(last, "bias", None) is None:
@@ -131,24 +131,26 @@ def _bake_stream(edit: Edit, part: SiteEdit, layer: nn.Module) -> None:
 
 def _bake_activation(edit: Edit, part: SiteEdit, activation: nn.Module, parent: nn.Module) -> None:
     """Set or scale an activation through the projections around it."""
-    linear = {name: child for name, child in parent.named_children() if _is_linear(child)}
-    into = {n: m for n, m in linear.items() if _rows(m).shape[0] == part.site.width}
-    after = [m for n, m in linear.items() if _rows(m).shape[1] == part.site.width and n not in into]
+    linear = {name: child for name, child in parent.named_children() if is_projection(child)}
+    shapes = {name: weight_rows(child).shape for name, child in linear.items()}
+    into = {name: linear[name] for name, (n, _) in shapes.items() if n == part.site.width}
+    after = [linear[m] for m, (_, n) in shapes.items() if n == part.site.width and m not in into]
     if len(after) != 1 or not into:
         raise _CannotBakeError("what its output goes into cannot be told from the modules")
     down: Any = after[0]
     units, values = _tensors(part, down)
+    rows = weight_rows(down)
     if edit.kind == "scale":
-        _rows(down)[:, units] *= values
+        rows[:, units] *= values
     elif not bool(values.any()):
         if edit.kind == "set":
-            _rows(down)[:, units] = 0
+            rows[:, units] = 0
     elif len(into) == 1:  # a constant that is projected is a bias
         if down.bias is None:
             raise _CannotBakeError("the projection after it has no bias for it")
-        down.bias += (_rows(down)[:, units] @ values) * edit.strength
+        down.bias += (rows[:, units] @ values) * edit.strength
         if edit.kind == "set":
-            _rows(down)[:, units] = 0
+            rows[:, units] = 0
     elif edit.kind == "set":
         _bake_gate(part, into, units, activation)
     else:
@@ -166,7 +168,7 @@ def _bake_gate(
         raise _CannotBakeError(
             "a constant other than 0 takes a bias of the gate, which this architecture has not"
         )
-    _rows(gates[0])[units] = 0
+    weight_rows(gates[0])[units] = 0
     gates[0].bias[units] = _inverse(part, activation).to(gates[0].bias)
 
 
@@ -194,15 +196,3 @@ def _inverse(part: SiteEdit, activation: nn.Module) -> Tensor:
 def _tensors(part: SiteEdit, module: Any) -> tuple[Tensor, Tensor]:
     units = torch.from_numpy(part.units).to(module.weight.device)
     return units, torch.from_numpy(part.values).to(module.weight)
-
-
-def _is_linear(module: nn.Module) -> bool:
-    weight = getattr(module, "weight", None)
-    is_known = isinstance(module, nn.Linear) or is_transposed(module)
-    return is_known and isinstance(weight, Tensor) and weight.dim() == 2
-
-
-def _rows(module: Any) -> Tensor:
-    """View a linear module's weight as (n_outputs, n_inputs)."""
-    weight: Tensor = module.weight
-    return weight.T if is_transposed(module) else weight

@@ -15,6 +15,7 @@ import numpy as np
 import numpy.typing as npt
 import torch
 from torch import Tensor
+from torch.nn.utils.rnn import pad_sequence
 
 from llm2bids.model.hooks import (
     StepReader,
@@ -205,16 +206,13 @@ def read_batch(
 
     def read(rows: list[int], part: npt.NDArray[np.float32]) -> ChosenTokens:
         chosen = np.array([answers[row] for row in rows], dtype=np.int64)
-        # padded on the right: earlier positions do not see it
         fed = [[*prompts[row], *answers[row][:-1]] for row in rows]
-        token_ids, mask = padded(fed, loaded, left=False)
         starts = np.array([len(prompts[row]) - 1 for row in rows], dtype=np.int64)
         positions = starts[:, None] + np.arange(chosen.shape[1])
         reader = position_reader(sites, part, positions[:, first_step:], device=loaded.device)
         with forward_errors(loaded), hooked(loaded.model, sites, reader), torch.no_grad():
-            others = {"attention_mask": mask} if masked else {}
-            output = loaded.model(input_ids=token_ids, use_cache=False, **others)
-            logits = output.logits[torch.arange(len(fed))[:, None], torch.from_numpy(positions)]
+            _, _, logits = text_logits(loaded, fed, masked=masked)
+            logits = logits[torch.arange(len(fed))[:, None], torch.from_numpy(positions)]
             log_p = torch.log_softmax(logits.float(), dim=-1)
             bits = information(log_p, torch.from_numpy(chosen).to(log_p.device))
             surprisal, entropy = (each.double().cpu().numpy() for each in bits)
@@ -251,24 +249,27 @@ def together(
     return list(groups.values())
 
 
-def text_logits(loaded: LoadedModel, token_ids: Tensor, mask: Tensor) -> Tensor:
-    """Read texts that may run together: logits (n_texts, n_tokens, n_vocabulary)."""
-    others = {} if loaded.batching == "single" else {"attention_mask": mask}
-    logits: Tensor = loaded.model(input_ids=token_ids, use_cache=False, **others).logits
-    return logits
+def text_logits(
+    loaded: LoadedModel, texts: Sequence[Sequence[int]], *, masked: bool | None = None
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Read texts that may run together: token ids, mask, logits (n_texts, n_tokens, n_vocabulary).
+
+    They are padded on the right: earlier positions do not see it. Texts that run one by one need
+    no mask.
+    """
+    token_ids, mask = padded(texts, loaded, left=False)
+    masked = loaded.batching != "single" if masked is None else masked
+    others = {"attention_mask": mask} if masked else {}
+    return token_ids, mask, loaded.model(input_ids=token_ids, use_cache=False, **others).logits
 
 
 def padded(
     texts: Sequence[Sequence[int]], loaded: LoadedModel, *, left: bool
 ) -> tuple[Tensor, Tensor]:
     """Fill up texts to one length: token ids and mask, each (n_texts, longest)."""
-    longest = max(map(len, texts))
-    n_known = loaded.model.get_input_embeddings().num_embeddings
-    filler = loaded.pad_token_id if loaded.pad_token_id < n_known else 0
-    padded = torch.full((len(texts), longest), filler, dtype=torch.long)
-    mask = torch.zeros_like(padded)
-    for row, text in enumerate(texts):
-        part = slice(longest - len(text), None) if left else slice(len(text))
-        padded[row, part] = torch.tensor(list(text))
-        mask[row, part] = 1
-    return padded.to(loaded.device), mask.to(loaded.device)
+    side = "left" if left else "right"
+    filler = loaded.pad_token_id if loaded.pad_token_id < loaded.n_vocabulary else 0
+    rows = [torch.tensor(list(text), dtype=torch.long) for text in texts]
+    token_ids = pad_sequence(rows, batch_first=True, padding_value=filler, padding_side=side)
+    mask = pad_sequence(list(map(torch.ones_like, rows)), batch_first=True, padding_side=side)
+    return token_ids.to(loaded.device), mask.to(loaded.device)

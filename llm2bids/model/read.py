@@ -15,7 +15,7 @@ from scipy.sparse import csc_array
 from torch import Tensor, nn
 
 from llm2bids.exceptions import InterventionError
-from llm2bids.model.generate import information, padded, text_logits, together
+from llm2bids.model.generate import information, text_logits, together
 from llm2bids.model.hooks import (
     Hook,
     forward_errors,
@@ -160,9 +160,8 @@ def text_nll(
     """
     nats: dict[int, npt.NDArray[np.float64]] = {}
     for rows in _batches(loaded, texts, batch_size or BATCH_SIZE):
-        token_ids, mask = padded([texts[row] for row in rows], loaded, left=False)
         with forward_errors(loaded), torch.no_grad():
-            logits = text_logits(loaded, token_ids, mask)
+            token_ids, _, logits = text_logits(loaded, [texts[row] for row in rows])
             log_p = torch.log_softmax(logits[:, :-1].float(), dim=-1)
             nll = -log_p.gather(2, token_ids[:, 1:, None])[..., 0].double().cpu().numpy()
         for row, values in zip(rows, nll, strict=True):
@@ -206,14 +205,13 @@ def text_values(
     """Read every unit at every token of texts: yields a text's number and (n_tokens, n_units)."""
     for rows in _batches(loaded, texts, BATCH_SIZE):
         batch = [texts[row] for row in rows]
-        token_ids, mask = padded(batch, loaded, left=False)
-        longest = token_ids.shape[1]
+        longest = max(map(len, batch))
         n_units = sum(site.width for site in sites)
         values = new_values((len(rows), longest, n_units), loaded.device)
         positions = np.tile(np.arange(longest), (len(rows), 1))
         reader = position_reader(sites, values, positions, device=loaded.device)
         with forward_errors(loaded), hooked(loaded.model, sites, reader), torch.no_grad():
-            text_logits(loaded, token_ids, mask)
+            text_logits(loaded, batch)
         for row, text, per_token in zip(rows, batch, values, strict=True):
             yield row, per_token[: len(text)]
 

@@ -7,7 +7,7 @@ weights.
 
 import math
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from contextlib import AbstractContextManager, ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from typing import Any
 
@@ -17,7 +17,7 @@ import torch
 from torch import Tensor, nn
 
 from llm2bids.exceptions import InterventionError
-from llm2bids.model.generate import padded, text_logits
+from llm2bids.model.generate import text_logits
 from llm2bids.model.hooks import Hook, forward_errors
 from llm2bids.model.load import LoadedModel
 from llm2bids.model.weights import (
@@ -25,14 +25,14 @@ from llm2bids.model.weights import (
     NeuronPart,
     neuron_sums,
     parameter_names,
-    projection_sizes,
+    weight_rows,
 )
 
 Floats = npt.NDArray[np.float64]
 Texts = Sequence[Sequence[int]]
 
 # A module, the hook that adds to its output, and the parameters of what is added.
-_Added = tuple[nn.Module, Hook, list[nn.Parameter]]
+Added = tuple[nn.Module, Hook, list[nn.Parameter]]
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -50,9 +50,7 @@ class Gains:
 @contextmanager
 def trainable(loaded: LoadedModel, names: Sequence[str]) -> Iterator[dict[str, nn.Parameter]]:
     """Let some parameters have gradients for the length of a ``with`` block."""
-    parameters = {
-        name: parameter for name, parameter in loaded.model.named_parameters() if name in set(names)
-    }
+    parameters = {name: loaded.model.get_parameter(name) for name in names}
     if loaded.quantization and not all(p.is_floating_point() for p in parameters.values()):
         raise InterventionError(
             f"model {loaded.name}: its weights are {loaded.quantization} and have no gradients; "
@@ -68,11 +66,10 @@ def trainable(loaded: LoadedModel, names: Sequence[str]) -> Iterator[dict[str, n
             parameter.grad = None
 
 
-def mean_nll(loaded: LoadedModel, texts: Sequence[Sequence[int]]) -> Tensor:
+def mean_nll(loaded: LoadedModel, texts: Texts) -> Tensor:
     """Give the NLL per token (nats) of texts, mean over texts, as a scalar with a gradient."""
-    token_ids, mask = padded(texts, loaded, left=False)
     with forward_errors(loaded):
-        logits = text_logits(loaded, token_ids, mask)
+        token_ids, mask, logits = text_logits(loaded, texts)
     targets = token_ids[:, 1:].masked_fill(mask[:, 1:] == 0, -100)
     nll = nn.functional.cross_entropy(
         logits[:, :-1].float().transpose(1, 2), targets, reduction="none"
@@ -94,8 +91,8 @@ def first_order_gains(
     loaded: LoadedModel,
     layers: Sequence[NeuronLayer],
     modules: Sequence[str],
-    training: Sequence[Sequence[int]],
-    testing: Mapping[str, Sequence[Sequence[int]]],
+    training: Texts,
+    testing: Mapping[str, Texts],
     *,
     on_text: Callable[[int], object] = lambda n: None,
 ) -> Gains:
@@ -148,37 +145,9 @@ def _gradients(
     }
 
 
-def trained_rows(
-    loaded: LoadedModel,
-    layers: Sequence[NeuronLayer],
-    chosen: Sequence[npt.NDArray[np.bool_]],
-    batches: Sequence[Texts],
-    *,
-    learning_rate: float,
-) -> AbstractContextManager[list[float]]:
-    """Train the weights of chosen neurons, (n_neurons,) of each layer, as `_trained`."""
-    return _trained(loaded, _rows(loaded, layers, chosen), batches, learning_rate)
-
-
-def trained_lora(
-    loaded: LoadedModel,
-    weights: Sequence[str],
-    batches: Sequence[Texts],
-    *,
-    rank: int,
-    learning_rate: float,
-    seed: int,
-) -> AbstractContextManager[list[float]]:
-    """Train a LoRA (Hu et al. 2021, arXiv:2106.09685) of some projections, as `_trained`.
-
-    The second matrix begins with zeros, the scale is 1, as with peft's ``lora_alpha = r``.
-    """
-    return _trained(loaded, _low_rank(loaded, weights, rank, seed), batches, learning_rate)
-
-
 @contextmanager
-def _trained(
-    loaded: LoadedModel, added: Iterable[_Added], batches: Sequence[Texts], learning_rate: float
+def trained(
+    loaded: LoadedModel, added: Iterable[Added], batches: Sequence[Texts], *, learning_rate: float
 ) -> Iterator[list[float]]:
     """Train with Adam, one step a batch, for the length of a block; gives the loss before each.
 
@@ -205,21 +174,22 @@ def _trained(
         yield losses
 
 
-def _rows(
+def added_rows(
     loaded: LoadedModel, layers: Sequence[NeuronLayer], chosen: Sequence[npt.NDArray[np.bool_]]
-) -> Iterator[_Added]:
+) -> Iterator[Added]:
+    """Make what is trained of the weights of chosen neurons, (n_neurons,) of each layer."""
     for layer, neurons in zip(layers, chosen, strict=True):
         for part in layer.parts if neurons.any() else ():
             name, _, kind = part.parameter.rpartition(".")
             module = loaded.model.get_submodule(name)
             index = torch.from_numpy(np.flatnonzero(neurons)).to(module.weight.device)
-            n_in, n_out = projection_sizes(module)
+            n_out, n_in = weight_rows(module).shape
             size = () if kind == "bias" else (n_out if part.is_output else n_in,)
             change = nn.Parameter(module.weight.new_zeros((len(index), *size)))
-            yield module, _added_rows(part, index, change), [change]
+            yield module, _row_hook(part, index, change), [change]
 
 
-def _added_rows(part: NeuronPart, index: Tensor, change: Tensor) -> Hook:
+def _row_hook(part: NeuronPart, index: Tensor, change: Tensor) -> Hook:
     """Make the hook that adds what was learned, (n_chosen, n_inputs or n_outputs)."""
 
     def add(module: nn.Module, args: Any, output: Any) -> Any:
@@ -231,13 +201,17 @@ def _added_rows(part: NeuronPart, index: Tensor, change: Tensor) -> Hook:
     return add
 
 
-def _low_rank(
-    loaded: LoadedModel, weights: Sequence[str], rank: int, seed: int
-) -> Iterator[_Added]:
+def added_lora(
+    loaded: LoadedModel, weights: Sequence[str], *, rank: int, seed: int
+) -> Iterator[Added]:
+    """Make a LoRA (Hu et al. 2021, arXiv:2106.09685) of some projections.
+
+    The second matrix begins with zeros, the scale is 1, as with peft's ``lora_alpha = r``.
+    """
     generator = torch.Generator().manual_seed(seed)
     for name in weights:
         module = loaded.model.get_submodule(name.removesuffix(".weight"))
-        n_in, n_out = projection_sizes(module)
+        n_out, n_in = weight_rows(module).shape
         first = (torch.rand(rank, n_in, generator=generator) * 2 - 1) / math.sqrt(n_in)
         down = nn.Parameter(first.to(module.weight))
         up = nn.Parameter(module.weight.new_zeros(n_out, rank))
@@ -250,15 +224,13 @@ def _low_rank(
 
 def row_size(layers: Sequence[NeuronLayer], loaded: LoadedModel) -> int:
     """Count the parameters of one neuron; the smallest where layers differ."""
-    shapes = {name: parameter.shape for name, parameter in loaded.model.named_parameters()}
-    sizes = (
-        sum(shapes[p.parameter].numel() // shapes[p.parameter][p.axis] for p in layer.parts)
+    get = loaded.model.get_parameter
+    return min(
+        sum(get(p.parameter).numel() // get(p.parameter).shape[p.axis] for p in layer.parts)
         for layer in layers
     )
-    return int(min(sizes))
 
 
 def lora_size(loaded: LoadedModel, weights: Sequence[str]) -> int:
     """Count the parameters of a LoRA of rank 1."""
-    modules = (loaded.model.get_submodule(name.removesuffix(".weight")) for name in weights)
-    return sum(sum(projection_sizes(module)) for module in modules)
+    return sum(sum(loaded.model.get_parameter(name).shape) for name in weights)

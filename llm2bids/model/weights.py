@@ -105,14 +105,14 @@ def mlp_neurons(model: nn.Module, sites: Sequence[Site]) -> tuple[NeuronLayer, .
 def _parts(model: nn.Module, parent: str, width: int) -> tuple[NeuronPart, ...]:
     """Find the projections into and out of `width` neurons among a module's children."""
     linear = [
-        (f"{parent}.{name}", child, *projection_sizes(child))
+        (f"{parent}.{name}", child, *weight_rows(child).shape)
         for name, child in model.get_submodule(parent).named_children()
-        if projection_sizes(child) != (0, 0)
+        if is_projection(child)
     ]
     # where an MLP is as wide as the stream, the last projection is the one out of it
-    outward = next((name for name, _, n_in, _ in reversed(linear) if n_in == width), None)
+    outward = next((name for name, _, _, n_in in reversed(linear) if n_in == width), None)
     parts = []
-    for name, child, n_in, n_out in linear:
+    for name, child, n_out, n_in in linear:
         axis = int(is_transposed(child))  # of the outputs
         if name == outward:
             parts.append(NeuronPart(parameter=f"{name}.weight", axis=1 - axis, is_output=True))
@@ -131,13 +131,16 @@ def is_transposed(module: nn.Module) -> bool:
     return type(module).__name__ == "Conv1D"
 
 
-def projection_sizes(module: nn.Module) -> tuple[int, int]:
-    """Give a projection's numbers of inputs and outputs; 0 and 0 for another module."""
+def is_projection(module: nn.Module) -> bool:
+    """Tell whether a module projects its input: by a matrix, with a bias or without."""
     weight = module._parameters.get("weight")
-    if weight is None or weight.dim() != 2 or not hasattr(module, "bias"):
-        return 0, 0
-    first, second = weight.shape
-    return (first, second) if is_transposed(module) else (second, first)
+    return weight is not None and weight.dim() == 2 and hasattr(module, "bias")
+
+
+def weight_rows(module: Any) -> Tensor:
+    """View a projection's weight as (n_outputs, n_inputs)."""
+    weight: Tensor = module.weight
+    return weight.T if is_transposed(module) else weight
 
 
 def neuron_sums(layer: NeuronLayer, values: "dict[str, Tensor]") -> Tensor:
@@ -169,11 +172,10 @@ def neuron_masks(
     model: nn.Module, layers: Sequence[NeuronLayer], chosen: Sequence[npt.NDArray[np.bool_]]
 ) -> dict[str, Tensor]:
     """Mark the entries of chosen neurons, (n_neurons,) for each layer, by parameter."""
-    parameters = dict(model.named_parameters())
     masks: dict[str, Tensor] = {}
     for layer, neurons in zip(layers, chosen, strict=True):
         for part in layer.parts if neurons.any() else ():
-            parameter = parameters[part.parameter]
+            parameter = model.get_parameter(part.parameter)
             mask = masks.setdefault(
                 part.parameter, torch.zeros_like(parameter, dtype=torch.bool, device="cpu")
             )

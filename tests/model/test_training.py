@@ -9,13 +9,14 @@ from llm2bids.model.read import text_nll
 from llm2bids.model.sites import find_layers, find_sites
 from llm2bids.model.tokenizer import encode
 from llm2bids.model.training import (
+    added_lora,
+    added_rows,
     first_order_gains,
     layer_weights,
     lora_size,
     mean_nll,
     row_size,
-    trained_lora,
-    trained_rows,
+    trained,
 )
 from llm2bids.model.weights import mlp_neurons, neuron_masks, parameter_names
 from tests.tiny_models import TEXTS
@@ -133,8 +134,9 @@ def test_trained_rows_are_those_of_masked_gradients(tiny_loaded, architecture):
     texts = [encode(loaded, text) for text in TEXTS]
     batches = [texts[:3], texts[3:5]]
     before = text_nll(loaded, texts)
-    with trained_rows(loaded, layers, chosen, batches, learning_rate=0.02) as losses:
-        trained = text_nll(loaded, texts)
+    added = added_rows(loaded, layers, chosen)
+    with trained(loaded, added, batches, learning_rate=0.02) as losses:
+        after = text_nll(loaded, texts)
     for nll, again in zip(before, text_nll(loaded, texts), strict=True):
         np.testing.assert_array_equal(nll, again)
 
@@ -153,7 +155,7 @@ def test_trained_rows_are_those_of_masked_gradients(tiny_loaded, architecture):
                 own.backward()
                 optimizer.step()
                 assert float(own.detach()) == pytest.approx(loss, abs=1e-4)
-        for mine, theirs in zip(trained, text_nll(loaded, texts), strict=True):
+        for mine, theirs in zip(after, text_nll(loaded, texts), strict=True):
             np.testing.assert_allclose(mine, theirs, atol=2e-3)
         for name, parameter in parameters.items():
             changed = parameter.detach() != kept[name]
@@ -179,7 +181,8 @@ def test_lora_is_trained_and_gone_afterwards(tiny_loaded):
 
     before = loss()
     batches = [texts[:2]] * 4
-    with trained_lora(loaded, names, batches, rank=2, learning_rate=0.02, seed=1) as losses:
+    added = added_lora(loaded, names, rank=2, seed=1)
+    with trained(loaded, added, batches, learning_rate=0.02) as losses:
         assert losses[0] == pytest.approx(before, abs=1e-6)  # the second factor begins with 0
         assert loss() < before - 0.1
     assert loss() == before
@@ -189,9 +192,9 @@ def test_training_that_gives_no_number_is_stopped(tiny_loaded):
     loaded = tiny_loaded("llama")
     layers = neurons_of(loaded, "llama")
     batches = [[encode(loaded, TEXTS[0])]] * 3
-    chosen = chosen_of(layers, 1)
+    added = added_rows(loaded, layers, chosen_of(layers, 1))
     with (
         pytest.raises(InterventionError, match=r"loss of step \d is (nan|inf).*learning rate"),
-        trained_rows(loaded, layers, chosen, batches, learning_rate=1e30),
+        trained(loaded, added, batches, learning_rate=1e30),
     ):
         pass
