@@ -2,7 +2,6 @@
 
 import hashlib
 import json
-import re
 import warnings
 from dataclasses import dataclass
 from pathlib import Path
@@ -33,14 +32,6 @@ class Adapter:
     def name(self) -> str:
         """Name of the folder."""
         return self.folder.resolve().name
-
-    def name_of(self, base: str) -> str:
-        """Name the adapted model of a base model's name."""
-        return f"{base} with adapter {self.name}"
-
-    def label_of(self, base: str) -> str:
-        """Label the space of the adapted model: its calibration is another than the base's."""
-        return base + re.sub(r"[^A-Za-z0-9]", "", self.name)
 
 
 def identity(base_sha256: str, adapter: Adapter | None) -> str:

@@ -215,8 +215,7 @@ def count_from_padding(model: Any) -> int:
 
         module.register_forward_pre_hook(shift, with_kwargs=True)
     if unused:  # a padding token within a text would not be counted: like an end, never chosen
-        ends = model.generation_config.eos_token_id or []
-        ends = ends if isinstance(ends, list) else [ends]
+        ends = model.generation_config.eos_token_id or ()
         model.generation_config.eos_token_id = sorted({*ends, unused - 1})
     return unused
 

@@ -125,7 +125,7 @@ def read_quantization(folder: Path) -> str:
 def gguf_config(path: Path) -> Any:
     """Read a GGUF file's configuration: from the cache, or from its header."""
     with _header_once(path) as header:
-        return _config(path, header())
+        return _config(path, header)
 
 
 def _folder(name: str, sha256: str, dtype: str) -> Path:
@@ -201,8 +201,7 @@ def dequantize(path: Path, folder: Path, dtype: str = "auto") -> None:
 
     where: dict[str, Any] = {"gguf_file": path.name, "local_files_only": True}
     kept = torch.float32 if dtype == "auto" else getattr(torch, dtype)
-    with _header_once(path) as read_header:
-        header = read_header()
+    with _header_once(path) as header:
         _check_space(path, folder, header, kept)
         config = _config(path, header)
         model, info = AutoModelForCausalLM.from_pretrained(
@@ -235,7 +234,7 @@ def dequantize(path: Path, folder: Path, dtype: str = "auto") -> None:
 
 
 @contextmanager
-def _header_once(path: Path) -> Iterator[Callable[[], Any]]:
+def _header_once(path: Path) -> Iterator[Any]:
     """Parse a header once for all who read it: a vocabulary of 262,144 takes twenty seconds."""
     import gguf
 
@@ -253,7 +252,7 @@ def _header_once(path: Path) -> Iterator[Callable[[], Any]]:
 
     gguf.GGUFReader = lambda name, *args, **keywords: read(str(name))
     try:
-        yield lambda: read(str(path))
+        yield read(str(path))
     finally:
         gguf.GGUFReader = reader
 

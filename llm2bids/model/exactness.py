@@ -51,12 +51,10 @@ class Exactness:
     """How far a model's recorded values are from those of a plain forward pass."""
 
     batching: Batching
-    n_sites: int
-    has_residual: bool
+    sites: tuple[Site, ...]
     errors: Mapping[str, float]  # by role: largest difference / the site's largest value
     bits: float  # largest difference of surprisal or entropy
     left_out: Mapping[str, str]  # modules that differ, and by how much
-    routers: Mapping[str, str]  # sites of probabilities, and the function that makes them
     refused: Mapping[Batching, str]  # ways of batching that change the model's values, and how
     lengths: tuple[tuple[int, ...], ...]
     dtype: str
@@ -72,7 +70,7 @@ class Exactness:
             ),
             "Batching": self.batching,
             "BatchingDescription": WORDS[self.batching],
-            "NumberOfSites": self.n_sites,
+            "NumberOfSites": len(self.sites),
             "LargestError": {role: float(f"{e:.3g}") for role, e in self.errors.items()},
             "LargestErrorBit": float(f"{self.bits:.3g}"),
             "Tolerance": _tolerance(self.dtype)[0],
@@ -80,7 +78,7 @@ class Exactness:
             "PromptLengths": [list(lengths) for lengths in self.lengths],
             "TokensPerPrompt": N_TOKENS,
             "LeftOut": self.left_out,
-            "RouterProbabilities": self.routers,
+            "RouterProbabilities": {s.name: s.scores.function for s in self.sites if s.scores},
             "RefusedBatching": self.refused,
             "dtype": self.dtype,
             "device": self.device,
@@ -90,11 +88,11 @@ class Exactness:
         """Say it in one line."""
         largest = max(self.errors.values(), default=0.0)
         text = (
-            f"{self.n_sites} sites and the logits are those of a plain forward pass (largest "
+            f"{len(self.sites)} sites and the logits are those of a plain forward pass (largest "
             f"difference {largest:.1g} of a site's largest value, {self.bits:.1g} bit); "
             f"{WORDS[self.batching]}"
         )
-        if not self.has_residual:
+        if not any(site.role == RESIDUAL for site in self.sites):
             text += "; its layers' own outputs, the residual stream, cannot be recorded"
         if self.left_out:
             text += f"; {len(self.left_out)} differ and are left out (--skipped names them)"
@@ -157,12 +155,10 @@ def _exact_sites(loaded: LoadedModel) -> tuple[LoadedModel, SiteTable, Exactness
     loaded = replace(loaded, shortest_prompt=_shortest_prompt(loaded, table))
     exactness = Exactness(
         batching=loaded.batching,
-        n_sites=len(kept.sites),
-        has_residual=any(site.role == RESIDUAL for site in kept.sites),
+        sites=kept.sites,
         errors=errors,
         bits=measured.bits,
         left_out=left_out,
-        routers={site.name: site.scores.function for site in kept.sites if site.scores},
         refused=refused,
         lengths=_rounds(loaded),
         dtype=loaded.dtype,
@@ -205,10 +201,10 @@ def _compare(
                 loaded, [prompt], [tokens[row]], sites, alone, first_step=0, masked=False
             )
             _widen(largest, sites, alone[0])
-            for said, values in ((answers, recorded), (read, replayed)):
+            for result, values in ((answers, recorded), (read, replayed)):
                 _widen(differences, sites, values[row] - alone[0])
                 for of in ("surprisal", "entropy"):
-                    difference = np.abs(getattr(said, of)[row] - getattr(plain, of)[0]).max()
+                    difference = np.abs(getattr(result, of)[row] - getattr(plain, of)[0]).max()
                     bits = float(np.maximum(bits, difference))  # keeps a NaN
     with np.errstate(invalid="ignore"):
         errors = differences / np.maximum(largest, np.finfo(np.float32).tiny)

@@ -95,14 +95,7 @@ def raising_module(model: nn.Module, error: BaseException) -> str:
 
 def first_tensor(output: Any) -> Tensor | None:
     """Take what counts as a module's output: itself, or the first tensor of a tuple or mapping."""
-    if isinstance(output, Tensor):
-        return output
-    parts = output.values() if hasattr(output, "values") else output
-    if isinstance(output, tuple | list) or hasattr(output, "values"):
-        for part in parts:
-            if isinstance(part, Tensor):
-                return part
-    return None
+    return next(iter(all_tensors(output)), None)
 
 
 def required_tensor(output: Any, site: Site) -> Tensor:

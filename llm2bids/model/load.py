@@ -73,6 +73,11 @@ class LoadedModel:
     shortest_prompt: int = 1  # tokens that a prompt needs at least
 
     @property
+    def n_vocabulary(self) -> int:
+        """Token ids that the model knows, from 0; its tokenizer may have more or fewer."""
+        return int(self.model.get_input_embeddings().num_embeddings)
+
+    @property
     def pad_token_id(self) -> int:
         """Token that fills up shorter prompts of a batch; never attended to."""
         return int(self.model.generation_config.pad_token_id)
@@ -80,10 +85,7 @@ class LoadedModel:
     @property
     def end_token_ids(self) -> tuple[int, ...]:
         """Tokens that end a text, suppressed while a prompt still owes volumes."""
-        ends = self.model.generation_config.eos_token_id
-        if ends is None:
-            return ()
-        return tuple(ends) if isinstance(ends, list) else (int(ends),)
+        return tuple(self.model.generation_config.eos_token_id or ())
 
 
 def load_model(

@@ -74,7 +74,12 @@ def model_label(name: str) -> str:
     if name == EMBEDDED:
         return embedded.LABEL
     last = Path(name).stem if is_gguf(name) else Path(name).name
-    return re.sub(r"[^A-Za-z0-9]", "", last) or "model"
+    return _letters(last) or "model"
+
+
+def _letters(name: str) -> str:
+    """Keep what BIDS allows in a label: letters and digits."""
+    return re.sub(r"[^A-Za-z0-9]", "", name)
 
 
 def is_gguf(name: str | Path) -> bool:
@@ -106,8 +111,12 @@ def locate_model(
             f"{name}: an adapter, whose base model {base} has its revision in {CONFIG}; leave "
             "--revision out, or give the base model with --model and the adapter with --adapter"
         )
-    name, label = chosen.name_of(location.name), chosen.label_of(location.label)
-    return replace(location, name=name, label=label, adapter=chosen)
+    return replace(
+        location,
+        name=f"{location.name} with adapter {chosen.name}",
+        label=location.label + _letters(chosen.name),  # its calibration is another
+        adapter=chosen,
+    )
 
 
 def _resolve_adapter(
@@ -144,16 +153,14 @@ def _locate_base(
     path = Path(name).expanduser()
     if name == EMBEDDED:
         source = f"{embedded.DISTRIBUTION} (GGUF Q4_1, dequantized to float32)"
-        known, find = embedded.NAME, embedded.find_gguf
-        location = Location(
-            name=known, label=embedded.LABEL, path="", source=source, keywords=local
-        )
-        return _of_gguf(location, known, embedded.GGUF_SHA256, find, dtype)
+        known = {"name": embedded.NAME, "label": embedded.LABEL, "source": source}
+        sha256, find = embedded.GGUF_SHA256, embedded.find_gguf
+        return _gguf_location(embedded.NAME, sha256, find, dtype, keywords=local, **known)
     if is_gguf(path):
         _check_gguf(path)
-        label, source = model_label(name), str(path)
-        location = Location(name=path.name, label=label, path="", source=source, keywords=local)
-        return _of_gguf(location, path.stem, weights_sha256([path]), lambda: path, dtype)
+        known = {"name": path.name, "label": model_label(name), "source": str(path)}
+        sha256 = weights_sha256([path])
+        return _gguf_location(path.stem, sha256, lambda: path, dtype, keywords=local, **known)
     if path.is_dir():
         whole = str(path.resolve())
         return Location(
@@ -173,16 +180,16 @@ def _locate_base(
     return Location(name=name, label=model_label(name), path=name, source=name, keywords=keywords)
 
 
-def _of_gguf(
-    location: Location, stem: str, sha256: str, find: Callable[[], Path], dtype: str | None
+def _gguf_location(
+    stem: str, sha256: str, find: Callable[[], Path], dtype: str | None, **known: Any
 ) -> Location:
-    """Complete the place of a GGUF file, whose weights are kept dequantized in the cache."""
+    """Locate a GGUF file's model, whose weights are kept dequantized in the cache."""
     if dtype is None:
         folder = cached_folder(stem, sha256)
-        return replace(location, path=str(folder or ""), find_gguf=None if folder else find)
+        return Location(path=str(folder or ""), find_gguf=None if folder else find, **known)
     folder = dequantized_folder(stem, sha256, find, dtype=dtype)
     quantization = read_quantization(folder)
-    return replace(location, path=str(folder), known_sha256=sha256, quantization=quantization)
+    return Location(path=str(folder), known_sha256=sha256, quantization=quantization, **known)
 
 
 def _check_gguf(path: Path) -> None:

@@ -156,7 +156,7 @@ def given_tokens(args: Any, kwargs: Mapping[str, Any]) -> Tensor:
 
 def plain_tokens(loaded: LoadedModel, n_prompts: int, n_tokens: int) -> Tensor:
     """Draw tokens (n_prompts, n_tokens): none special, no two prompts alike at any position."""
-    vocabulary = min(len(loaded.tokenizer), loaded.model.get_input_embeddings().num_embeddings)
+    vocabulary = min(len(loaded.tokenizer), loaded.n_vocabulary)
     special = {*loaded.tokenizer.all_special_ids, *loaded.end_token_ids, loaded.pad_token_id}
     plain = [token for token in range(vocabulary) if token not in special]
     drawn = np.random.default_rng(0).permutation(plain)

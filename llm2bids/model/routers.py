@@ -50,9 +50,12 @@ def find_routers(model: nn.Module) -> dict[str, nn.Module]:
 
 
 def all_tensors(output: Any) -> list[Tensor]:
-    """List the tensors that a module returned."""
-    parts = (output,) if isinstance(output, Tensor) else output
-    return [part for part in parts or () if isinstance(part, Tensor)]
+    """List the tensors that a module returned: one, or those of a tuple or mapping."""
+    if isinstance(output, Tensor):
+        return [output]
+    parts = list(output.values()) if hasattr(output, "values") else output
+    known = parts if isinstance(parts, tuple | list) else ()
+    return [part for part in known if isinstance(part, Tensor)]
 
 
 class _Watch(TorchDispatchMode):  # type: ignore[no-untyped-call]

@@ -212,10 +212,10 @@ def word_tokens(
             f"{name}: word {without[0] + 1} ({text[start:end]!r}) has no token in the vocabulary "
             f"of {loaded.name}; leave it out, or write it in signs that the model knows"
         )
-    n_known = loaded.model.get_input_embeddings().num_embeddings
-    if token_ids.max() >= n_known:
+    if token_ids.max() >= loaded.n_vocabulary:
         raise RecordingError(
-            f"{name}: token id {token_ids.max()}; {loaded.name} knows 0 to {n_known - 1}"
+            f"{name}: token id {token_ids.max()}; {loaded.name} knows 0 to "
+            f"{loaded.n_vocabulary - 1}"
         )
     return WordTokens(token_ids=token_ids, share=share)
 
@@ -229,9 +229,8 @@ def lead_in(loaded: "LoadedModel") -> list[int]:
     if before := beginning(loaded):
         return before
     tokenizer = loaded.tokenizer
-    n_known = loaded.model.get_input_embeddings().num_embeddings
     for token in (tokenizer.bos_token_id, tokenizer.eos_token_id):
-        if token is not None and token < n_known:
+        if token is not None and token < loaded.n_vocabulary:
             return [int(token)]
     return encode(loaded, "\n", special=False)
 

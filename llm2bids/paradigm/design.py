@@ -54,14 +54,6 @@ def order_blocks(
     return tuple(blocks)
 
 
-def count_prompts(blocks: Sequence[_Block]) -> "Counter[str | None]":
-    """Count the prompts of each trial type in a run."""
-    counts: Counter[str | None] = Counter()
-    for trial_type, n_prompts in blocks:
-        counts[trial_type] += n_prompts
-    return counts
-
-
 class Slice(NamedTuple):
     """The prompts of one trial type in one run, as a place in a participant's part of a bank."""
 
@@ -86,8 +78,11 @@ def slice_banks(paradigm: Paradigm) -> tuple[Slice, ...]:
         conditions: dict[str | None, str] = {None: paradigm.baseline, **dict(task.conditions)}
         trial_types = list(dict(task.conditions))
         blocks = order_blocks(paradigm.order, trial_types, paradigm.prompts_per_block)
+        counts: Counter[str | None] = Counter()
+        for kind, n_prompts in blocks:
+            counts[kind] += n_prompts
         for run in range(1, paradigm.n_runs + 1):
-            for kind, n_prompts in count_prompts(blocks).items():
+            for kind, n_prompts in counts.items():
                 bank = conditions[kind]
                 slices.append(Slice(bank, task.label, run, kind, used[bank], n_prompts))
                 used[bank] += n_prompts

@@ -42,7 +42,7 @@ class Table:
         """Read an integer."""
         expected = f"an integer of {minimum} or more"
         value = self._typed(key, default, int, expected)
-        if isinstance(value, bool) or value < minimum:
+        if value < minimum:
             raise self._found(key, value, expected)
         if value > maximum:
             raise self._found(key, value, f"an integer from {minimum} to {maximum}")
@@ -54,7 +54,7 @@ class Table:
         expected = f"a number above {above:g}{limit}"
         value = self._typed(key, default, int | float, expected)
         try:
-            number = math.nan if isinstance(value, bool) else float(value)
+            number = float(value)
         except OverflowError:  # TOML's integers have no limit in Python
             number = math.inf
         if not (math.isfinite(number) and above < number <= maximum):
@@ -92,7 +92,7 @@ class Table:
 
     def _typed(self, key: str, default: object, kind: Any, expected: str) -> Any:
         value = self._get(key, default, expected)
-        if not isinstance(value, kind):
+        if not isinstance(value, kind) or (isinstance(value, bool) and kind is not bool):
             raise self._found(key, value, expected)
         return value
 

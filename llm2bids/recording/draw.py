@@ -88,9 +88,9 @@ def _with_numbers(paradigm: Paradigm, **numbers: int | None) -> Paradigm:
     for name, value in changed.items():
         _check_range(name, value, 0 if name == "localizer_prompts" else 1, LARGEST)
     listed = ", ".join(f"{name} = {number}" for name, number in changed.items())
-    said = f"# recorded with {listed} in place of what follows\n" if changed else ""
+    note = f"# recorded with {listed} in place of what follows\n" if changed else ""
     kept: dict[str, Any] = {"localizer_prompts": 0, **changed}
-    return replace(paradigm, source=said + paradigm.source, **kept)
+    return replace(paradigm, source=note + paradigm.source, **kept)
 
 
 def _check_range(name: str, value: int, least: int, most: int, *, flag: str = "") -> None:

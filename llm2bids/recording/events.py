@@ -19,10 +19,7 @@ LONGEST_T_R = 0.5
 
 
 def events_table(design: RunDesign, t_r: float) -> pd.DataFrame:
-    """Tabulate the on prompts of a run: onset, duration (seconds), trial_type (BIDS 1.11).
-
-    Off prompts are the implicit baseline.
-    """
+    """Tabulate the on prompts of a run: onset, duration (seconds), trial_type (BIDS 1.11)."""
     if not t_r > 0:
         raise UsageError(f"repetition time {t_r}: expected more than 0 seconds")
     length = design.tokens_per_prompt * t_r
@@ -36,45 +33,17 @@ def events_table(design: RunDesign, t_r: float) -> pd.DataFrame:
 
 
 def repetition_time(designs: Iterable[RunDesign]) -> float:
-    """Choose the repetition time of a dataset.
-
-    The largest power of two of a second, at most 1/2, such that a run with one on block lasts less
-    than 100 s, and in a run with several one off and one on block together last less than 64 s:
-    slower, and the usual high-pass filters take the effect away; another value, and block edges
-    fall between volumes.
-
-    Examples
-    --------
-    >>> from llm2bids.paradigm.design import Trial
-    >>> from llm2bids.paradigm.task import Prompt, Sampling
-    >>> prompt = Prompt(prompt_id="a", condition="off", topic="", text="Tell me")
-    >>> trials = [Trial(prompt=prompt, trial_type=kind, block=block)
-    ...           for block, kind in enumerate([None, "pathology", None]) for _ in range(8)]
-    >>> repetition_time([RunDesign(participant_label="01", task="pathology", run=None,
-    ...     trials=tuple(trials), tokens_per_prompt=12, context="fresh", sampling=Sampling(),
-    ...     seed=1)])
-    0.25
-    """
+    """Choose the repetition time of a dataset: a power of two of a second, at most 1/2."""
+    # so large that a run with one on block lasts less than 100 s, and in a run with several one off
+    # and one on block together last less than 64 s: slower, and the usual high-pass filters take
+    # the effect away; another value, and block edges fall between volumes
     shares = (seconds / n_volumes for n_volumes, seconds in map(_longest, designs))
     # strictly below each limit
     return min(LONGEST_T_R, *(2.0 ** (math.ceil(math.log2(share)) - 1) for share in shares))
 
 
 def kept_by_high_pass(design: RunDesign, t_r: float) -> float:
-    """Give the share of the on-off signal's variance that default drifts leave, of the worst task.
-
-    Examples
-    --------
-    >>> from llm2bids.paradigm.design import Trial
-    >>> from llm2bids.paradigm.task import Prompt, Sampling
-    >>> prompt = Prompt(prompt_id="a", condition="off", topic="", text="Tell me")
-    >>> trials = tuple(Trial(prompt=prompt, trial_type=kind, block=block)
-    ...                for block, kind in enumerate([None, "pathology", None]) for _ in range(14))
-    >>> design = RunDesign(participant_label="01", task="pathology", run=None, trials=trials,
-    ...     tokens_per_prompt=2, context="fresh", sampling=Sampling(), seed=1)
-    >>> [round(kept_by_high_pass(design, t_r), 3) for t_r in (0.5, 2, 4)]
-    [1.0, 0.316, 0.144]
-    """
+    """Give the share of on-off variance that default drifts leave, of the worst task."""
     kinds = np.repeat([trial.trial_type or "" for trial in design.trials], design.tokens_per_prompt)
     n_drifts = math.floor(2 * len(kinds) * t_r * HIGH_PASS + 1e-9)
     kept = 1.0

@@ -5,9 +5,10 @@ import io
 import logging
 import re
 import unicodedata
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any
 
 import pandas as pd
 
@@ -295,32 +296,31 @@ def _asked(table: pd.DataFrame, path: Path, select: str) -> pd.DataFrame:
         ) from None
 
 
-Item = TypeVar("Item")
-
-
 def label_contradictions(words: pd.DataFrame) -> list[str]:
     """Say which trial types have strings that they cannot mean, as in OpenNeuro ds000107."""
     shown = words["word"].str.casefold().groupby(words["trial_type"], sort=False)
     strings = {str(label): list(dict.fromkeys(texts)) for label, texts in shown}
     spoken = {label: set(re.findall(r"[^\W\d_]+", label.casefold())) for label in strings}
-    own = {label: spoken[label].difference(*_others(spoken, label)) for label in strings}
+    n_labels = Counter(word for words in spoken.values() for word in words)
 
-    def is_named(text: str, label: str) -> bool:
-        """Tell whether a string is a name with a number that stands for a label: scram_29."""
+    def named_after(text: str) -> set[str]:
+        """List the labels that a name with a number can stand for: scram_29."""
         stem = re.fullmatch(r"([^\W\d_]{4,})[_-]?\d+", text)
-        return stem is not None and any(word.startswith(stem[1]) for word in own[label])
+        if stem is None:
+            return set()
+        own = {word for word, n in n_labels.items() if n == 1 and word.startswith(stem[1])}
+        return {label for label, words in spoken.items() if words & own}
 
+    names = {text: named_after(text) for texts in strings.values() for text in texts}
     lines = []
     for label, texts in strings.items():
         consonants = "consonant" in label.casefold()
         # vowels may be missing where the label speaks of letters or nonsense
         letters = re.search(r"consonant|letter|string|non-?sense|random|abbrev", label.casefold())
-        elsewhere = any(is_named(t, label) for theirs in _others(strings, label) for t in theirs)
-        unnamed = [text for text in texts if not is_named(text, label)]
+        unnamed = [text for text in texts if label not in names[text]]
+        elsewhere = any(label in names[t] for o in strings if o != label for t in strings[o])
         against = {
-            "are named after another": [
-                text for text in unnamed if any(is_named(text, o) for o in strings if o != label)
-            ],
+            "are named after another": [text for text in unnamed if names[text]],
             "have vowels or digits": [
                 text for text in texts if consonants and (_has_vowel(text) or not text.isalpha())
             ],
@@ -335,10 +335,6 @@ def label_contradictions(words: pd.DataFrame) -> list[str]:
                 lines.append(f"{label}: {len(faulty)} of {len(texts)} {wrong} ({examples})")
                 break
     return lines
-
-
-def _others(by_label: Mapping[str, Item], label: str) -> list[Item]:
-    return [item for other, item in by_label.items() if other != label]
 
 
 def _is_word(text: str) -> bool:

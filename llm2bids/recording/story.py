@@ -71,8 +71,8 @@ def check_story(story: Story) -> Story:
             times = {"onset": onset[row], "end": end[row]}
             before = {"onset_before": onset[row - 1], "end_before": end[row - 1]}
             number, word = int(timed.index[row]) + 1, timed["word"].iloc[row]
-            said = problem.format(**times, **before)
-            raise RecordingError(f"{name}: word {number} ({word!r}) {said}")
+            fault = problem.format(**times, **before)
+            raise RecordingError(f"{name}: word {number} ({word!r}) {fault}")
     return story
 
 

@@ -13,6 +13,7 @@ import pandas as pd
 from llm2bids import __version__
 from llm2bids.exceptions import RecordingError
 from llm2bids.model.tokenizer import encode
+from llm2bids.options import chosen
 from llm2bids.paradigm.design import RunDesign
 from llm2bids.paradigm.task import Prompt
 
@@ -30,16 +31,8 @@ def first_step(keep_first: bool) -> int:
 
 
 def token_uniforms(seed: int, trials: Sequence[int], n_tokens: int) -> npt.NDArray[np.float64]:
-    """Draw the random numbers that choose the tokens.
-
-    Each trial has a generator of its own, so a run's tokens do not depend on how it is split into
-    batches.
-
-    Examples
-    --------
-    >>> float(token_uniforms(1, [3], 2)[0, 1]) == float(token_uniforms(1, [0, 3], 2)[1, 1])
-    True
-    """
+    """Draw the random numbers that choose the tokens, (n_trials, n_tokens)."""
+    # a generator for each trial: tokens do not depend on how a run is split into batches
     draws = [np.random.default_rng([seed, trial]).random(n_tokens) for trial in trials]
     return np.stack(draws)
 
@@ -62,16 +55,16 @@ def carried_tokens(
     loaded: "LoadedModel",
     design: RunDesign,
     contexts: Sequence[Sequence[int]],
-    said: Sequence[int],
+    answer: Sequence[int],
     *,
     n_tokens: int,
 ) -> list[int]:
-    """Tokenize the next trial's prompt, after the `contexts` and what was `said` in the last."""
+    """Tokenize the next trial's prompt, after the `contexts` and the `answer` to the last."""
     trial = len(contexts)
     prompt = design.trials[trial].prompt
     if contexts:
         follows = encode(loaded, SEPARATOR + prompt.text, special=False)
-        tokens = [*contexts[-1], *said, *follows]
+        tokens = [*contexts[-1], *answer, *follows]
     else:
         tokens = encode(loaded, prompt.text)
     _check_prompt(loaded, f"{prompt.prompt_id} (trial {trial}, carried)", tokens, n_tokens)
@@ -80,7 +73,7 @@ def carried_tokens(
 
 def _check_prompt(loaded: "LoadedModel", what: str, tokens: Sequence[int], n_tokens: int) -> None:
     """Refuse a prompt that the model cannot take, with the tokens that it will generate."""
-    n_prompt, n_known = len(tokens), loaded.model.get_input_embeddings().num_embeddings
+    n_prompt, n_known = len(tokens), loaded.n_vocabulary
     if max(tokens) >= n_known:
         raise RecordingError(
             f"prompt {what}: token id {max(tokens)}; {loaded.name} knows 0 to {n_known - 1}: its "
@@ -149,16 +142,11 @@ def provenance(
     return {
         "method": method,
         "model": loaded.name,
-        "source": loaded.source,
-        "revision": loaded.revision,
-        "weights_sha256": loaded.weights_sha256,
-        "random_weights": loaded.random_weights,
-        "adapter": loaded.adapter,
-        "quantization": loaded.quantization,
+        **chosen(loaded, "source", "revision", "weights_sha256"),
+        **chosen(loaded, "random_weights", "adapter", "quantization"),
         "chat_template": chat.template_sha256(loaded.tokenizer) if chat else None,
         "system": chat.system if chat else None,
-        "dtype": loaded.dtype,
-        "device": loaded.device,
+        **chosen(loaded, "dtype", "device"),
         **host(loaded.device),
         "batch_size": batch_size,
         "prompt_batching": loaded.batching,

@@ -159,7 +159,7 @@ def test_nothing_is_left_out_of_a_right_model(tiny_loaded):
 def test_a_model_without_a_residual_stream_says_so(checked, caplog):
     with caplog.at_level("INFO", logger="llm2bids"):
         _, table, exactness = checked("hrm_text")
-    assert not exactness.has_residual
+    assert "residual" not in exactness.errors
     assert "the residual stream, cannot be recorded" in caplog.text
     with pytest.raises(ModelError, match=r"'residual' matches only modules that cannot .*called"):
         select_sites(table, ["residual"])

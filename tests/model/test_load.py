@@ -150,22 +150,19 @@ def test_dtype(folder, dtype):
     assert load_model(folder, dtype=dtype).dtype == dtype
 
 
-def test_unknown_dtype(folder):
-    with pytest.raises(UsageError, match="dtype 'int4' is unknown; expected auto, float32"):
-        load_model(folder, dtype="int4")
-
-
 @pytest.mark.parametrize(
-    ("device", "message"),
+    ("options", "message"),
     [
-        ("gpu", "device 'gpu' is unknown"),
-        ("meta", "is unknown"),
-        ("cuda:99", "not on this machine"),
+        ({"dtype": "int4"}, "dtype 'int4' is unknown; expected auto, float32"),
+        ({"device": "gpu"}, "device 'gpu' is unknown"),
+        ({"device": "meta"}, "is unknown"),
+        ({"device": "cuda:99"}, "not on this machine"),
+        ({"revision": "main"}, r"revision 'main': .* is not a hub model"),
     ],
 )
-def test_unknown_device(folder, device, message):
+def test_options_that_mean_nothing(folder, options, message):
     with pytest.raises(UsageError, match=message):
-        load_model(folder, device=device)
+        load_model(folder, **options)
 
 
 def test_a_checkpoints_own_generation_settings_do_not_apply(folder):
@@ -193,50 +190,42 @@ def test_no_such_folder(name):
         load_model(name)
 
 
-def test_no_such_gguf_file(tmp_path):
-    with pytest.raises(ModelError, match="no such GGUF file"):
-        load_model(tmp_path / "model.gguf")
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [(None, "no such GGUF file"), (b"GGUF" + bytes(64), r"model\.gguf: its header cannot be read")],
+)
+def test_no_gguf_file(tmp_path, content, message):
+    path = tmp_path / "model.gguf"
+    if content is not None:
+        path.write_bytes(content)
+    with pytest.raises(ModelError, match=message):
+        load_model(path)
 
 
-def test_damaged_gguf_file(tmp_path):
-    (tmp_path / "model.gguf").write_bytes(b"GGUF" + bytes(64))
-    with pytest.raises(ModelError, match=r"model\.gguf: its header cannot be read"):
-        load_model(tmp_path / "model.gguf")
-
-
-def test_folder_without_configuration(tmp_path):
-    with pytest.raises(ModelError, match=r"no config\.json in it"):
-        load_model(tmp_path)
-
-
-def test_folder_without_weights(folder):
-    (folder / "model.safetensors").unlink()
-    with pytest.raises(ModelError, match=r"no \*\.safetensors weights"):
+@pytest.mark.parametrize(
+    ("name", "content", "message"),
+    [
+        ("config.json", None, r"no config\.json in it"),
+        ("config.json", b"{", "cannot be loaded"),
+        ("model.safetensors", None, r"no \*\.safetensors weights"),
+        ("model.safetensors", bytes(1000), "cannot be loaded"),
+        ("tokenizer.json", b"{}", "no usable tokenizer"),
+        ("tokenizer*", None, r"tokenizer.*save_pretrained"),
+    ],
+)
+def test_a_file_that_is_missing_or_damaged(folder, name, content, message):
+    for path in folder.glob(name):
+        if content is None:
+            path.unlink()
+        else:
+            path.write_bytes(content)
+    with pytest.raises(ModelError, match=message):
         load_model(folder)
 
 
 def test_pickled_weights_are_refused(folder):
     (folder / "model.safetensors").rename(folder / "pytorch_model.bin")
     with pytest.raises(ModelError, match=r"pickle \(pytorch_model\.bin\).*save_pretrained"):
-        load_model(folder)
-
-
-def test_damaged_tokenizer(folder):
-    (folder / "tokenizer.json").write_text("{}")
-    with pytest.raises(ModelError, match="no usable tokenizer"):
-        load_model(folder)
-
-
-def test_damaged_configuration(folder):
-    (folder / "config.json").write_text("{")
-    with pytest.raises(ModelError, match="cannot be loaded"):
-        load_model(folder)
-
-
-def test_damaged_weights(folder):
-    path = folder / "model.safetensors"
-    path.write_bytes(path.read_bytes()[:1000])
-    with pytest.raises(ModelError, match="cannot be loaded"):
         load_model(folder)
 
 
@@ -289,13 +278,6 @@ def test_a_configuration_of_another_model(folder, changes, says, capfd):
     with pytest.raises(ModelError, match=says):
         load_model(folder)
     assert "LOAD REPORT" not in capfd.readouterr().err
-
-
-def test_no_tokenizer(folder):
-    for path in folder.glob("tokenizer*"):
-        path.unlink()
-    with pytest.raises(ModelError, match=r"tokenizer.*save_pretrained"):
-        load_model(folder)
 
 
 @pytest.mark.parametrize("name", ["bert", "t5", "base"])
@@ -392,8 +374,3 @@ def test_cache_folder(monkeypatch, tmp_path):
     monkeypatch.delenv("XDG_CACHE_HOME")
     monkeypatch.setenv("HOME", str(tmp_path / "home"))
     assert cache.cache_folder() == tmp_path / "home" / ".cache" / "llm2bids"
-
-
-def test_a_revision_is_for_hub_models(folder):
-    with pytest.raises(UsageError, match=r"revision 'main': .* is not a hub model"):
-        load_model(folder, revision="main")

@@ -274,54 +274,35 @@ def test_the_token_axis_is_not_part_of_a_sites_identity():
     assert kept == Site(name="a", layer=0, role="a", width=2, token_axis=0)
 
 
-def norms_of(loaded, table, name):
-    norms = weight_norms(loaded, table.sites)
-    start = 0
-    for site in table.sites:
-        if site.name == name:
-            return norms[start : start + site.width]
-        start += site.width
-    raise KeyError(name)
+def norms_of(loaded):
+    """The norms of each site, by name."""
+    sites = find_sites(loaded).sites
+    stops = np.cumsum([site.width for site in sites])[:-1]
+    parts = np.split(weight_norms(loaded, sites), stops)
+    return {site.name: part for site, part in zip(sites, parts, strict=True)}
 
 
-def test_weight_norms(tiny_loaded):
-    loaded = tiny_loaded("gpt2")
-    table = find_sites(loaded)
-    state = {name: tensor.numpy() for name, tensor in loaded.model.state_dict().items()}
-    layer = "transformer.h.1."
-    np.testing.assert_allclose(
-        norms_of(loaded, table, layer + "attn.c_attn"),
-        np.linalg.norm(state[layer + "attn.c_attn.weight"], axis=0),
-        rtol=1e-5,
-    )
-    np.testing.assert_allclose(
-        norms_of(loaded, table, "transformer.wte"),
-        np.linalg.norm(state["transformer.wte.weight"], axis=0),
-        rtol=1e-5,
-    )
-    np.testing.assert_allclose(
-        norms_of(loaded, table, layer + "ln_1"), np.abs(state[layer + "ln_1.weight"])
-    )
-    act = norms_of(loaded, table, layer + "mlp.act")
+@pytest.mark.parametrize(
+    ("architecture", "name", "expected"),
+    [
+        ("gpt2", "transformer.h.1.attn.c_attn", lambda w: np.linalg.norm(w, axis=0)),
+        ("gpt2", "transformer.wte", lambda w: np.linalg.norm(w, axis=0)),
+        ("gpt2", "transformer.h.1.ln_1", np.abs),
+        ("qwen3", "model.layers.2.mlp.down_proj", lambda w: np.linalg.norm(w, axis=1)),
+        ("qwen3", "model.layers.2.self_attn.q_norm", lambda w: np.tile(np.abs(w), 4)),
+    ],
+)
+def test_weight_norms(architecture, name, expected, tiny_loaded):
+    loaded = tiny_loaded(architecture)
+    weight = loaded.model.get_parameter(f"{name}.weight").detach().numpy()
+    np.testing.assert_allclose(norms_of(loaded)[name], expected(weight), rtol=1e-5)
+
+
+def test_weight_norms_of_what_has_no_weights_are_the_median(tiny_loaded):
+    norms = norms_of(tiny_loaded("gpt2"))
+    act = norms["transformer.h.1.mlp.act"]
     assert np.unique(act).size == 1
-    known = norms_of(loaded, table, layer + "ln_1")
-    assert known.min() < act[0]
-
-
-def test_weight_norms_of_linear_layers_and_head_norms(tiny_loaded):
-    loaded = tiny_loaded("qwen3")
-    table = find_sites(loaded)
-    state = {name: tensor.numpy() for name, tensor in loaded.model.state_dict().items()}
-    layer = "model.layers.2."
-    np.testing.assert_allclose(
-        norms_of(loaded, table, layer + "mlp.down_proj"),
-        np.linalg.norm(state[layer + "mlp.down_proj.weight"], axis=1),
-        rtol=1e-5,
-    )
-    np.testing.assert_allclose(
-        norms_of(loaded, table, layer + "self_attn.q_norm"),
-        np.tile(np.abs(state[layer + "self_attn.q_norm.weight"]), 4),
-    )
+    assert norms["transformer.h.1.ln_1"].min() < act[0]
 
 
 @pytest.mark.parametrize("architecture", ["llama", "opt", "mamba", "mixtral", "gemma"])
