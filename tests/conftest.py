@@ -64,6 +64,13 @@ def tiny_loaded(
 
 
 @pytest.fixture
+def own_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A cache folder that is not the user's, nor another test's."""
+    monkeypatch.setenv("LLM2BIDS_CACHE", str(tmp_path / "llm2bids-cache"))
+    return tmp_path / "llm2bids-cache"
+
+
+@pytest.fixture
 def peft(monkeypatch: pytest.MonkeyPatch) -> ModuleType:
     """The package of the extra ``adapters``, at the lock's version, for the tests that need it.
 

@@ -52,16 +52,14 @@ def answer(
 ) -> Answered:
     """Let the model, edited or not, answer prompts; stop where it gives no numbers."""
     from llm2bids.model.generate import generate_batch
-    from llm2bids.model.hooks import new_values
 
     loaded, given = subject.loaded, subject.tokens(prompts, n_tokens=n_tokens)
 
     def work(part: slice, tell: object) -> npt.NDArray[np.int64]:
-        shape = (part.stop - part.start, n_tokens)
-        done = generate_batch(
-            loaded, given[part], (), new_values((*shape, 0), loaded.device),
-            sampling=Sampling(do_sample=False), uniforms=np.zeros(shape), first_step=0,
-        )  # fmt: skip
+        uniforms, greedy = np.zeros((part.stop - part.start, n_tokens)), Sampling(do_sample=False)
+        done, _ = generate_batch(
+            loaded, given[part], (), sampling=greedy, uniforms=uniforms, first_step=0
+        )
         _check_numbers(done.surprisal, prompts[part], edit)
         return done.token_ids
 
@@ -107,15 +105,13 @@ def _read(
 ) -> tuple[Floats, Floats]:
     """Give the answers' NLL in nats, (n_prompts,), and the mean of the sites' units, (n_units,)."""
     from llm2bids.model.generate import read_batch
-    from llm2bids.model.hooks import new_values
 
     n_units, n_tokens = sum(site.width for site in sites), answered.token_ids.shape[1]
     total = np.zeros(n_units)
 
     def work(part: slice, tell: object) -> Floats:
-        values = new_values((part.stop - part.start, n_tokens - 1, n_units), loaded.device)
         answers = answered.token_ids[part].tolist()
-        done = read_batch(loaded, answered.contexts[part], answers, sites, values)
+        done, values = read_batch(loaded, answered.contexts[part], answers, sites)
         total[:] += values.sum(axis=(0, 1), dtype=np.float64)
         return np.asarray(done.surprisal.mean(axis=1) * np.log(2))
 

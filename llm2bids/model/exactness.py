@@ -18,7 +18,6 @@ import torch
 from llm2bids.exceptions import ModelError
 from llm2bids.model.device import describe_devices
 from llm2bids.model.generate import generate_batch, read_batch
-from llm2bids.model.hooks import new_values
 from llm2bids.model.load import Batching, LoadedModel
 from llm2bids.model.probe import plain_tokens
 from llm2bids.model.sites import RESIDUAL, SiteTable, find_sites
@@ -181,27 +180,22 @@ def _compare(
     loaded: LoadedModel, sites: Sequence[Site], rounds: tuple[tuple[int, ...], ...]
 ) -> _Measured:
     """Generate, read and read alone the same texts."""
-    n_units = sum(site.width for site in sites)
     largest, differences = np.zeros(len(sites)), np.zeros(len(sites))
     bits = 0.0
     for index, lengths in enumerate(rounds):
         prompts = _prompts(loaded, lengths)
-        shape = (len(prompts), N_TOKENS, n_units)
-        recorded, replayed, alone = (
-            new_values((n, *shape[1:]), loaded.device) for n in (len(prompts), len(prompts), 1)
+        uniforms = np.random.default_rng(index).random((len(prompts), N_TOKENS))
+        recorded = generate_batch(
+            loaded, prompts, sites, sampling=Sampling(), uniforms=uniforms, first_step=0
         )
-        uniforms = np.random.default_rng(index).random(shape[:2])
-        answers = generate_batch(
-            loaded, prompts, sites, recorded, sampling=Sampling(), uniforms=uniforms, first_step=0
-        )
-        tokens = answers.token_ids.tolist()
-        read = read_batch(loaded, prompts, tokens, sites, replayed, first_step=0)
+        tokens = recorded[0].token_ids.tolist()
+        replayed = read_batch(loaded, prompts, tokens, sites, first_step=0)
         for row, prompt in enumerate(prompts):
-            plain = read_batch(
-                loaded, [prompt], [tokens[row]], sites, alone, first_step=0, masked=False
+            plain, alone = read_batch(
+                loaded, [prompt], [tokens[row]], sites, first_step=0, masked=False
             )
             _widen(largest, sites, alone[0])
-            for result, values in ((answers, recorded), (read, replayed)):
+            for result, values in (recorded, replayed):
                 _widen(differences, sites, values[row] - alone[0])
                 for of in ("surprisal", "entropy"):
                     difference = np.abs(getattr(result, of)[row] - getattr(plain, of)[0]).max()
@@ -225,10 +219,8 @@ def _shortest_prompt(loaded: LoadedModel, table: SiteTable) -> int:
     if beginning(loaded):
         return 1  # no prompt is that short
     stream = replace(table, sites=tuple(s for s in table.sites if s.role == RESIDUAL))
-    generate_batch(  # leaves a state of as many prompts behind
-        loaded, _prompts(loaded, (2, 2, 2)), (), new_values((3, 1, 0), loaded.device),
-        sampling=Sampling(), uniforms=np.full((3, 2), 0.5),
-    )  # fmt: skip
+    uniforms = np.full((3, 2), 0.5)  # leaves a state of as many prompts behind:
+    generate_batch(loaded, _prompts(loaded, (2, 2, 2)), (), sampling=Sampling(), uniforms=uniforms)
     measured = _compare(loaded, (*stream.sites, *stream.head), ((1, 1, 1),))
     return 2 if _stream_differs(stream, measured, loaded.dtype) else 1
 
@@ -282,9 +274,8 @@ def _why_refused(loaded: LoadedModel, reason: str) -> str:
     (prompt,) = _prompts(loaded, (9,))
     entropy = []
     for n in (1, 5):
-        values = new_values((1, n, 0), loaded.device)
         text, more = [prompt[:4]], [prompt[4 : 4 + n]]
-        read = read_batch(loaded, text, more, (), values, first_step=0, masked=False)
+        read, _ = read_batch(loaded, text, more, (), first_step=0, masked=False)
         entropy.append(read.entropy[0, 0])
     if abs(entropy[0] - entropy[1]) > _tolerance(loaded.dtype)[1]:
         return (

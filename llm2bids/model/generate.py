@@ -31,6 +31,8 @@ from llm2bids.paradigm.task import Sampling
 
 LOG2 = float(np.log(2.0))
 
+Values = npt.NDArray[np.float32]
+
 
 class ChosenTokens(NamedTuple):
     """Tokens that a batch of prompts gave."""
@@ -149,23 +151,24 @@ def generate_batch(
     loaded: LoadedModel,
     prompts: Sequence[Sequence[int]],
     sites: Sequence[Site],
-    values: npt.NDArray[np.float32],
     *,
     sampling: Sampling,
     uniforms: npt.NDArray[np.float64],
     first_step: int = 1,
     on_step: Callable[[int], None] | None = None,
-) -> ChosenTokens:
+    out: Values | None = None,
+) -> tuple[ChosenTokens, Values]:
     """Generate answers as `uniforms` (n_prompts, n_tokens) choose them.
 
-    Row ``i`` of the second axis of `values` (n_prompts, n_steps, n_units) gets the outputs at the
-    position that produces token ``first_step + i``; `on_step` is told the prompts of each step.
+    Row ``i`` of the second axis of the values (n_prompts, n_steps, n_units), which are written to
+    `out` if there is one, has the outputs at the position that produces token ``first_step + i``;
+    `on_step` is told the prompts of each step.
     """
     from transformers import GenerationConfig, LogitsProcessorList
 
     config = GenerationConfig(max_new_tokens=uniforms.shape[1], do_sample=False)
 
-    def generate(rows: list[int], part: npt.NDArray[np.float32]) -> ChosenTokens:
+    def generate(rows: list[int], part: Values) -> ChosenTokens:
         token_ids, mask = padded([prompts[row] for row in rows], loaded, left=True)
         reader = StepReader(sites, part, device=loaded.device)
         chooser = Chooser(loaded, sampling, uniforms[rows], reader, first_step, on_step)
@@ -185,7 +188,8 @@ def generate_batch(
             reader.wait()
             return chooser.answers()
 
-    return _in_groups(loaded, prompts, values, generate)
+    shape = len(prompts), uniforms.shape[1] - first_step, sum(site.width for site in sites)
+    return _in_groups(loaded, prompts, shape, out, generate)
 
 
 def read_batch(
@@ -193,18 +197,18 @@ def read_batch(
     prompts: Sequence[Sequence[int]],
     answers: Sequence[Sequence[int]],
     sites: Sequence[Site],
-    values: npt.NDArray[np.float32],
     *,
     first_step: int = 1,
     masked: bool = True,
-) -> ChosenTokens:
+    out: Values | None = None,
+) -> tuple[ChosenTokens, Values]:
     """Read given answers, all of one length, in one forward pass (teacher forcing).
 
-    `values` (n_prompts, n_tokens - first_step, n_units) is written as by :func:`generate_batch`.
-    One text without a mask is a plain forward pass: the standard that the others are held to.
+    Values (n_prompts, n_tokens - first_step, n_units) are those of :func:`generate_batch`. One text
+    without a mask is a plain forward pass: the standard that the others are held to.
     """
 
-    def read(rows: list[int], part: npt.NDArray[np.float32]) -> ChosenTokens:
+    def read(rows: list[int], part: Values) -> ChosenTokens:
         chosen = np.array([answers[row] for row in rows], dtype=np.int64)
         fed = [[*prompts[row], *answers[row][:-1]] for row in rows]
         starts = np.array([len(prompts[row]) - 1 for row in rows], dtype=np.int64)
@@ -218,25 +222,28 @@ def read_batch(
             surprisal, entropy = (each.double().cpu().numpy() for each in bits)
         return ChosenTokens(token_ids=chosen, surprisal=surprisal, entropy=entropy)
 
-    return _in_groups(loaded, prompts, values, read)
+    shape = len(prompts), len(answers[0]) - first_step, sum(site.width for site in sites)
+    return _in_groups(loaded, prompts, shape, out, read)
 
 
 def _in_groups(
     loaded: LoadedModel,
     prompts: Sequence[Sequence[int]],
-    values: npt.NDArray[np.float32],
-    work: Callable[[list[int], npt.NDArray[np.float32]], ChosenTokens],
-) -> ChosenTokens:
+    shape: tuple[int, int, int],
+    out: Values | None,
+    work: Callable[[list[int], Values], ChosenTokens],
+) -> tuple[ChosenTokens, Values]:
     """Work on the prompts that may run together: all, those of one length, or one by one."""
+    values = new_values(shape, loaded.device) if out is None else out
     groups = together(loaded, prompts, range(len(prompts)))
     if len(groups) == 1:
-        return work(list(range(len(prompts))), values)
+        return work(list(range(len(prompts))), values), values
     parts = []
     for rows in groups:
-        part = new_values((len(rows), *values.shape[1:]), loaded.device)
+        part = new_values((len(rows), *shape[1:]), loaded.device)
         parts.append(work(rows, part))
         values[rows] = part
-    return ChosenTokens.joined(parts).of(np.argsort(np.concatenate(groups)))
+    return ChosenTokens.joined(parts).of(np.argsort(np.concatenate(groups))), values
 
 
 def together(

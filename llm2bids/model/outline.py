@@ -175,9 +175,8 @@ def _time_layers(
     def once(n_steps: int) -> float:
         uniforms = rng.random((n_prompts, n_steps + 1))
         began = time.perf_counter()
-        generate_batch(
-            loaded, prompts, kept, values[:, :n_steps], sampling=sampling, uniforms=uniforms
-        )
+        out = values[:, :n_steps]
+        generate_batch(loaded, prompts, kept, sampling=sampling, uniforms=uniforms, out=out)
         return time.perf_counter() - began
 
     once(1)  # what is set up once

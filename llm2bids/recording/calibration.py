@@ -118,8 +118,8 @@ def _scan(
     def scan(part: slice, tell: OnToken) -> tuple[slice, npt.NDArray[np.float32]]:
         values = buffer[: part.stop - part.start]
         generate_batch(
-            loaded, tokens[part], sites, values, sampling=how.sampling, uniforms=uniforms[part],
-            first_step=first, on_step=tell,
+            loaded, tokens[part], sites, sampling=how.sampling, uniforms=uniforms[part],
+            first_step=first, on_step=tell, out=values,
         )  # fmt: skip
         check_finite(values, sites, [prompt.prompt_id for prompt in prompts[part]], first)
         return part, values

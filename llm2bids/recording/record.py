@@ -105,9 +105,9 @@ def record_runs(
     def generate(part: slice, values: npt.NDArray[np.float32], tell: OnToken) -> "ChosenTokens":
         if carry:
             contexts.append(carried_tokens(loaded, designs[0], contexts, answer, n_tokens=n_tokens))
-        answers = generate_batch(
-            loaded, contexts[part], sites, values, sampling=designs[0].sampling,
-            uniforms=uniforms[part], first_step=first, on_step=tell,
+        answers, _ = generate_batch(
+            loaded, contexts[part], sites, sampling=designs[0].sampling,
+            uniforms=uniforms[part], first_step=first, on_step=tell, out=values,
         )  # fmt: skip
         answer[:] = answers.token_ids[-1].tolist()
         return answers
@@ -142,7 +142,9 @@ def replay_run(
         contexts = prompt_tokens(loaded, prompts, n_tokens=n_tokens)
 
     def read(part: slice, values: npt.NDArray[np.float32], tell: OnToken) -> "ChosenTokens":
-        answers = read_batch(loaded, contexts[part], given[part], sites, values, first_step=first)
+        answers, _ = read_batch(
+            loaded, contexts[part], given[part], sites, first_step=first, out=values
+        )
         tell(len(given[part]) * n_volumes)
         return answers
 

@@ -158,27 +158,21 @@ def _cells(path: Path) -> pd.DataFrame:
     """Read a table as texts."""
     text = read_text(path)
     comma = path.suffix.lower() == ".csv" or (path.suffix == ".txt" and "\t" not in text)
+    how: dict[str, Any] = {
+        "sep": "," if comma else "\t",
+        "quoting": csv.QUOTE_MINIMAL if comma else csv.QUOTE_NONE,  # BIDS tables have no quotes
+        "dtype": "str",
+        "keep_default_na": False,  # "null" and "NA" are words
+    }
     try:
-        table = _texts(text, comma)
+        table = pd.read_csv(io.StringIO(text), **how)
         known = {*_NAMES["onset"], *_NAMES["word"]}
         named = {str(name).strip().lower() for name in table}
         if len(table.columns) == len(_ALIGNED) and not named & known:
-            table = _texts(text, comma, names=list(_ALIGNED))
+            table = pd.read_csv(io.StringIO(text), header=None, names=list(_ALIGNED), **how)
     except (ValueError, csv.Error) as error:
         raise RecordingError(f"{path}: not a readable table ({error}); expected words") from None
     return table
-
-
-def _texts(text: str, comma: bool, names: list[str] | None = None) -> pd.DataFrame:
-    return pd.read_csv(
-        io.StringIO(text),
-        sep="," if comma else "\t",
-        quoting=csv.QUOTE_MINIMAL if comma else csv.QUOTE_NONE,  # BIDS tables have no quotes
-        dtype="str",
-        keep_default_na=False,  # "null" and "NA" are words
-        header="infer" if names is None else None,
-        names=names,
-    )
 
 
 def _columns(table: pd.DataFrame, path: Path, word_column: str | None) -> dict[str, str]:

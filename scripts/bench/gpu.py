@@ -104,7 +104,7 @@ def difference(device, designs, n_tokens):
             widths = [(site.role, site.width) for site in table.sites]
         n_units = sum(width for _, width in widths)
         out = new_values((len(prompts), n_tokens, n_units), loaded.device)
-        read_batch(loaded, prompts, answers, table.sites, out, first_step=0)
+        read_batch(loaded, prompts, answers, table.sites, first_step=0, out=out)
         values.append(np.array(out, copy=True).reshape(-1, n_units))
         del loaded
     errors, start = {}, 0

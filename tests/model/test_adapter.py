@@ -14,13 +14,10 @@ from llm2bids.model.outline import outline
 from llm2bids.model.sites import find_sites
 from tests.tiny_models import save_tiny_model
 
+pytestmark = pytest.mark.usefixtures("own_cache")
+
 SCALE = 6 / 2
 """lora_alpha / r"""
-
-
-@pytest.fixture(autouse=True)
-def own_cache(tmp_path, monkeypatch):
-    monkeypatch.setenv("LLM2BIDS_CACHE", str(tmp_path / "llm2bids-cache"))
 
 
 @pytest.fixture

@@ -52,8 +52,7 @@ def wrapper(kind):
 
 
 @pytest.mark.parametrize("kind", ["llava", "mistral3"])
-def test_a_wrappers_language_model_is_recorded_and_nothing_else(tmp_path, kind, monkeypatch):
-    monkeypatch.setenv("LLM2BIDS_CACHE", str(tmp_path / "cache"))
+def test_a_wrappers_language_model_is_recorded_and_nothing_else(tmp_path, kind, own_cache):
     config = wrapper(kind)
     folder = tmp_path / kind
     torch.manual_seed(3)

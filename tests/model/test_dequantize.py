@@ -17,6 +17,8 @@ from llm2bids.model.dequantize import cache_folder, dequantized_folder
 from llm2bids.model.load import load_model
 from llm2bids.model.outline import outline
 
+pytestmark = pytest.mark.usefixtures("own_cache")
+
 
 def folder_of(name="Model"):
     return dequantized_folder(name, "0123456789abcdef", lambda: Path("model.gguf"))
@@ -199,11 +201,6 @@ def write_gguf(path, model, *, tensors=(), fields=()):
     return path
 
 
-@pytest.fixture(autouse=True)
-def own_cache(tmp_path, monkeypatch):
-    monkeypatch.setenv("LLM2BIDS_CACHE", str(tmp_path / "cache"))
-
-
 def logits(model):
     tokens = torch.arange(3, 43)[None]
     with torch.no_grad():
@@ -264,11 +261,11 @@ def test_a_disk_without_space_is_named_before_anything_is_written(tmp_path, monk
         ({"fields": [("final_logit_softcapping", 30.0)]}, "final_logit_softcapping"),
     ],
 )
-def test_what_would_be_left_out_is_refused_by_name(tmp_path, extra, message):
+def test_what_would_be_left_out_is_refused_by_name(tmp_path, own_cache, extra, message):
     path = write_gguf(tmp_path / "m.gguf", llama(), **extra)
     with pytest.raises(ModelError, match=message):
         load_model(path)
-    assert not list((tmp_path / "cache").rglob("*.safetensors"))
+    assert not list(own_cache.rglob("*.safetensors"))
 
 
 def header(path, architecture, **entries):

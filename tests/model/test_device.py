@@ -16,10 +16,7 @@ from llm2bids.recording.record import record_run
 from tests.plain import site_errors
 from tests.synthetic import make_design
 
-
-@pytest.fixture(autouse=True)
-def own_cache(tmp_path, monkeypatch):
-    monkeypatch.setenv("LLM2BIDS_CACHE", str(tmp_path / "llm2bids-cache"))
+pytestmark = pytest.mark.usefixtures("own_cache")
 
 
 @pytest.mark.parametrize("architecture", ["llama", "opt", "mixtral"])

@@ -107,17 +107,14 @@ def test_reading_late_gives_the_same_bytes(architecture, tiny_loaded, monkeypatc
     """What a GPU does, on the CPU."""
     loaded = tiny_loaded(architecture)
     sites = find_sites(loaded).sites
-    n_units = sum(site.width for site in sites)
     results = []
     for deferred in (False, True):
         monkeypatch.setattr(generate, "StepReader", partial(StepReader, deferred=deferred))
         for first_step in (0, 1):
-            values = np.empty((2, 4 - first_step, n_units), dtype=np.float32)
-            generate.generate_batch(
+            _, values = generate.generate_batch(
                 loaded,
                 [[5, 6, 7], [8]],
                 sites,
-                values,
                 sampling=Sampling(),
                 uniforms=np.random.default_rng(0).random((2, 4)),
                 first_step=first_step,

@@ -15,10 +15,7 @@ from llm2bids.model import cache
 from llm2bids.model.load import NO_LIMIT, load_model
 from llm2bids.model.location import model_label
 
-
-@pytest.fixture(autouse=True)
-def own_cache(tmp_path, monkeypatch):
-    monkeypatch.setenv("LLM2BIDS_CACHE", str(tmp_path / "llm2bids-cache"))
+pytestmark = pytest.mark.usefixtures("own_cache")
 
 
 @pytest.fixture
@@ -80,9 +77,9 @@ def test_other_bytes_with_the_same_time_and_size_have_another_hash(folder, monke
     assert load_model(folder).weights_sha256 == cache.sha256_of(path) != in_place
 
 
-def test_a_file_that_was_just_written_is_not_remembered(folder, tmp_path):
+def test_a_file_that_was_just_written_is_not_remembered(folder, own_cache):
     load_model(folder)
-    assert not (tmp_path / "llm2bids-cache" / "weights_sha256.json").exists()
+    assert not (own_cache / "weights_sha256.json").exists()
 
 
 def test_only_files_that_are_loaded_count(folder):
@@ -135,9 +132,9 @@ def test_pointers_are_named(folder, name):
         load_model(folder)
 
 
-def test_spoiled_memory_of_hashes_is_ignored(folder, tmp_path):
-    (tmp_path / "llm2bids-cache").mkdir()
-    (tmp_path / "llm2bids-cache" / "weights_sha256.json").write_text("[")
+def test_spoiled_memory_of_hashes_is_ignored(folder, own_cache):
+    own_cache.mkdir()
+    (own_cache / "weights_sha256.json").write_text("[")
     assert len(load_model(folder).weights_sha256) == 64
 
 

@@ -1,9 +1,10 @@
 """Sites from a configuration alone are those that the model with weights has."""
 
 import json
-from pathlib import Path
+import shutil
 
 import pytest
+import transformers
 
 from llm2bids.exceptions import ModelError, UsageError
 from llm2bids.model.exactness import exact_sites
@@ -17,17 +18,15 @@ from tests.tiny_models import CONFIGS, save_architecture
 def test_sites_are_those_of_the_model(architecture, tiny_loaded, tiny_model_dir, tmp_path):
     folder = tmp_path / "model"
     folder.mkdir()
-    (folder / "config.json").write_bytes(
-        (tiny_model_dir(architecture) / "config.json").read_bytes()
-    )
-    found = outline(folder)
+    shutil.copy(tiny_model_dir(architecture) / "config.json", folder)
+    outlined = outline(folder)
     loaded = tiny_loaded(architecture)
     table = find_sites(loaded)
-    assert found.sites.sites == table.sites
-    assert [s.token_axis for s in found.sites.sites] == [s.token_axis for s in table.sites]
-    assert found.sites.head == table.head
-    assert found.n_parameters == sum(p.numel() for p in loaded.model.parameters())
-    assert found.dtype == loaded.dtype
+    assert outlined.sites.sites == table.sites
+    assert [s.token_axis for s in outlined.sites.sites] == [s.token_axis for s in table.sites]
+    assert outlined.sites.head == table.head
+    assert outlined.n_parameters == sum(p.numel() for p in loaded.model.parameters())
+    assert outlined.dtype == loaded.dtype
 
 
 @pytest.mark.filterwarnings("ignore")  # the libraries' own, of old architectures
@@ -59,18 +58,15 @@ def test_what_is_no_model_is_refused_by_name(tmp_path):
         outline(encoder)
 
 
-def test_embedded_model_without_its_cache(tmp_path: Path, monkeypatch):
-    pytest.importorskip("gguf")
-    monkeypatch.setenv("LLM2BIDS_CACHE", str(tmp_path))
+def test_embedded_model_without_its_cache(own_cache):
     found = outline("embedded")
     assert (found.sites.n_units, len(found.sites.sites)) == (254592, 332)
     assert found.n_parameters == 134515008
     assert found.dtype == "float32"
-    assert not any(tmp_path.rglob("*.safetensors"))
+    assert not any(own_cache.rglob("*.safetensors"))
 
 
 def test_configuration_that_checks_its_fields(tmp_path):
-    transformers = pytest.importorskip("transformers")
     config = transformers.ModernBertDecoderConfig(
         vocab_size=97,
         hidden_size=24,

@@ -20,6 +20,8 @@ from llm2bids.model.weights import weight_norms
 from tests.brought import runs_elsewhere
 from tests.tiny_models import save_architecture, save_tiny_model
 
+pytestmark = pytest.mark.usefixtures("own_cache")
+
 GPTQ = {"quant_method": "gptq", "bits": 4, "group_size": 128}
 AWQ = {"quant_method": "awq", "bits": 4, "group_size": 128}
 PACKED = {
@@ -34,11 +36,6 @@ TORCHAO = {
     "quant_type": {"default": {"_type": "Int8WeightOnlyConfig", "_data": {}}},
 }
 NF4 = {"quant_method": "bitsandbytes", "load_in_4bit": True, "bnb_4bit_quant_type": "nf4"}
-
-
-@pytest.fixture(autouse=True)
-def own_cache(tmp_path, monkeypatch):
-    monkeypatch.setenv("LLM2BIDS_CACHE", str(tmp_path / "llm2bids-cache"))
 
 
 @pytest.mark.parametrize(

@@ -12,21 +12,10 @@ from llm2bids.model.sites import find_sites
 from llm2bids.recording.read import check_reading, read_story, tokenize
 from llm2bids.recording.story import Story, join_words
 from llm2bids.recording.timing import Reading
+from tests.plain import plain_values
 
-WORDS = [
-    "The",
-    "senate",
-    "of",
-    "old",
-    "Rome",
-    "didn't",
-    "vote.",
-    "A",
-    "scan,",
-    "3,14",
-    "shows",
-    "x",
-]
+TEXT = "The senate of old Rome didn't vote. A scan, 3,14 shows x"
+WORDS = TEXT.split()
 ONSETS = [0.2, 0.7, 1.1, 1.5, np.nan, 2.6, 3.1, 9.0, 9.4, 9.9, 10.4, 11.0]
 READING = Reading(
     t_r=1.5, n_volumes=11, start_time=0.75, context="story", stride=None, pool="last", at="word",
@@ -53,32 +42,26 @@ def sites(loaded):
 
 
 @pytest.fixture
+def llama(tiny_loaded):
+    """A model, its sites, and zeros for their means."""
+    loaded = tiny_loaded("llama")
+    table = find_sites(loaded)
+    return loaded, table.sites, np.zeros(table.n_units, dtype=np.float32)
+
+
+@pytest.fixture
 def mean(sites):
     return np.random.default_rng(3).normal(size=sum(site.width for site in sites)).astype("float32")
 
 
 def plain(loaded, sites, token_ids):
-    """Values (n_tokens, n_units) and bits of a text after the lead-in, by plain hooks."""
-    held = {}
-
-    def keep(name):
-        def hook(module, args, output):
-            first = output[0] if isinstance(output, tuple) else output
-            held[name] = first.detach().reshape(len(token_ids) + 1, -1)
-
-        return hook
-
-    handles = [
-        loaded.model.get_submodule(site.name).register_forward_hook(keep(site.name))
-        for site in sites
-    ]
+    """Values (n_tokens + 1, n_units) and bits of a text after the lead-in, by plain hooks."""
+    fed = [0, *token_ids]
     with torch.no_grad():
-        logits = loaded.model(input_ids=torch.tensor([[0, *token_ids]]), use_cache=False).logits
-    for handle in handles:
-        handle.remove()
+        logits = loaded.model(input_ids=torch.tensor([fed]), use_cache=False).logits
     log_p = torch.log_softmax(logits[0], dim=-1) / np.log(2)
     bits = [-float(log_p[at, token]) for at, token in enumerate(token_ids)]
-    return np.concatenate([held[site.name].numpy() for site in sites], axis=1), np.array(bits)
+    return plain_values(loaded.model, fed, sites), np.array(bits)
 
 
 def close(values, expected):
@@ -136,10 +119,9 @@ def test_a_word_alone_is_the_kernel_at_its_time(loaded, sites, mean):
 
 @pytest.mark.parametrize("pool", ["last", "mean", "sum"])
 @pytest.mark.parametrize("at", ["word", "before"])
-def test_per_word(pool, at, tiny_loaded, story):
-    loaded = tiny_loaded("llama")
-    sites = find_sites(loaded).sites
-    mean = np.full(sum(site.width for site in sites), 0.25, dtype=np.float32)
+def test_per_word(pool, at, llama, story):
+    loaded, sites, mean = llama
+    mean = mean + 0.25
     reading = replace(
         READING, per_word=True, n_volumes=11, start_time=0.0, t_r=0.5, pool=pool, at=at
     )
@@ -169,10 +151,8 @@ def test_per_word(pool, at, tiny_loaded, story):
 
 
 @pytest.mark.parametrize(("size", "stride"), [(8, None), (8, 1), (8, 8), (5, 3)])
-def test_windows_read_each_word_in_its_context(size, stride, tiny_loaded, story):
-    loaded = tiny_loaded("llama")
-    sites = find_sites(loaded).sites
-    mean = np.zeros(sum(site.width for site in sites), dtype=np.float32)
+def test_windows_read_each_word_in_its_context(size, stride, llama, story):
+    loaded, sites, mean = llama
     reading = replace(
         READING, per_word=True, n_volumes=11, start_time=0.0, context=size, stride=stride
     )
@@ -198,10 +178,8 @@ def test_windows_read_each_word_in_its_context(size, stride, tiny_loaded, story)
         row += 1
 
 
-def test_sentences_are_contexts_of_their_own(tiny_loaded, story):
-    loaded = tiny_loaded("llama")
-    sites = find_sites(loaded).sites
-    mean = np.zeros(sum(site.width for site in sites), dtype=np.float32)
+def test_sentences_are_contexts_of_their_own(llama, story):
+    loaded, sites, mean = llama
     reading = replace(READING, per_word=True, n_volumes=11, start_time=0.0, context="sentence")
     recording = read_story(loaded, story, reading, sites, mean=mean, seed=1)
     assert [trial.prompt.text for trial in recording.design.trials] == [
@@ -213,10 +191,8 @@ def test_sentences_are_contexts_of_their_own(tiny_loaded, story):
     assert (recording.tokens.groupby("trial")["position"].min() == 0).all()
 
 
-def test_average_and_last_word_of_a_volume(tiny_loaded, story):
-    loaded = tiny_loaded("llama")
-    sites = find_sites(loaded).sites
-    mean = np.zeros(sum(site.width for site in sites), dtype=np.float32)
+def test_average_and_last_word_of_a_volume(llama, story):
+    loaded, sites, mean = llama
     values = plain(loaded, sites, loaded.tokenizer(join_words(story.words["word"])[0]).input_ids)[0]
     of_words = values[1:][last_tokens(loaded, WORDS)]
     average = read_story(
@@ -229,13 +205,9 @@ def test_average_and_last_word_of_a_volume(tiny_loaded, story):
     np.testing.assert_allclose(average.confounds["word_length"][0], (3 + 6 + 2) / 3)
 
 
-def test_confounds_lie_on_the_clock_of_the_values(tiny_loaded, story):
-    loaded = tiny_loaded("llama")
-    sites = find_sites(loaded).sites
-    n_units = sum(site.width for site in sites)
-    recording = read_story(
-        loaded, story, READING, sites, mean=np.zeros(n_units, dtype=np.float32), seed=1
-    )
+def test_confounds_lie_on_the_clock_of_the_values(llama, story):
+    loaded, sites, mean = llama
+    recording = read_story(loaded, story, READING, sites, mean=mean, seed=1)
     weights = READING.weights(story.words)
     np.testing.assert_allclose(
         recording.confounds["word_rate"], weights @ np.ones(12) / 1.5, atol=1e-6
