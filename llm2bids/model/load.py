@@ -142,7 +142,7 @@ def _load(
     collects = gc.isenabled()
     gc.disable()  # modules and a model are made, which stay: a sixth of the start
     try:
-        config = _load_config(location)
+        config = location.read_config()
         auto = auto_class(config, location.source, trust_remote_code=trust)
         tokenizer = load_tokenizer(location)
         if random_weights is None:
@@ -250,20 +250,6 @@ def _not_loaded(location: Location, config: Any, error: Exception) -> ModelError
     else:
         hint = "expected a causal language model that transformers reads"
     return ModelError(f"model {location.source}: cannot be loaded ({reason}): {hint}")
-
-
-def _load_config(location: Location) -> Any:
-    from transformers.utils import find_adapter_config_file
-
-    if location.is_on_hub and find_adapter_config_file(
-        location.path, revision=location.keywords["revision"]
-    ):
-        raise ModelError(
-            f"model {location.source}: the repository holds an adapter; fetch it with `hf download "
-            f"{location.path} --local-dir FOLDER` and give the folder with --model, or with "
-            "--adapter beside its base model"
-        )
-    return location.read_config()
 
 
 def _max_length(config: Any) -> int:

@@ -57,9 +57,18 @@ class Location:
     def read_config(self) -> Any:
         """Read the configuration."""
         from transformers import AutoConfig
+        from transformers.utils import find_adapter_config_file
 
         if self.find_gguf is not None:
             return gguf_config(self.find_gguf())
+        if self.is_on_hub and find_adapter_config_file(
+            self.path, revision=self.keywords["revision"]
+        ):
+            raise ModelError(
+                f"model {self.source}: the repository holds an adapter; fetch it with `hf download "
+                f"{self.path} --local-dir FOLDER` and give the folder with --model, or with "
+                "--adapter beside its base model"
+            )
         return AutoConfig.from_pretrained(self.path, **self.keywords)
 
 

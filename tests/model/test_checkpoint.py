@@ -1,8 +1,5 @@
 """Which class a configuration is loaded with."""
 
-from collections.abc import Callable
-from pathlib import Path
-
 import numpy as np
 import pytest
 import torch
@@ -14,50 +11,12 @@ from llm2bids.model.exactness import exact_sites
 from llm2bids.model.load import load_model
 from llm2bids.model.outline import outline
 from llm2bids.model.sites import find_sites
-from tests.tiny_models import save_tiny_tokenizer
-
-TEXT = {
-    "vocab_size": 331,
-    "hidden_size": 24,
-    "intermediate_size": 40,
-    "num_hidden_layers": 2,
-    "num_attention_heads": 4,
-    "num_key_value_heads": 2,
-    "bos_token_id": 0,
-    "eos_token_id": 2,
-    "pad_token_id": 1,
-}
-VISION = {
-    "hidden_size": 16,
-    "intermediate_size": 20,
-    "num_hidden_layers": 2,
-    "num_attention_heads": 2,
-    "image_size": 28,
-    "patch_size": 14,
-}
-
-
-def wrapper(kind):
-    if kind == "llava":
-        return transformers.LlavaConfig(
-            text_config=transformers.LlamaConfig(**TEXT),
-            vision_config=transformers.CLIPVisionConfig(**VISION),
-            image_token_index=320,
-        )
-    return transformers.Mistral3Config(
-        text_config=transformers.MistralConfig(**TEXT),
-        vision_config=transformers.PixtralVisionConfig(**VISION, head_dim=8),
-        image_token_index=320,
-    )
+from tests.tiny_models import save_architecture
 
 
 @pytest.mark.parametrize("kind", ["llava", "mistral3"])
 def test_a_wrappers_language_model_is_recorded_and_nothing_else(tmp_path, kind, own_cache):
-    config = wrapper(kind)
-    folder = tmp_path / kind
-    torch.manual_seed(3)
-    transformers.AutoModelForImageTextToText.from_config(config).save_pretrained(folder)
-    save_tiny_tokenizer(folder)
+    folder = save_architecture(kind, tmp_path / kind)
     _, table, exactness = exact_sites(load_model(folder))
     assert [site.name for site in table.sites if site.role == "residual"] == [
         f"model.language_model.layers.{layer}" for layer in range(2)
@@ -79,7 +38,7 @@ def test_a_model_that_reads_in_both_directions_is_no_causal_one(name):
 
 
 @pytest.mark.parametrize("architecture", ["llama", "gpt2", "mamba"])
-def test_a_seed_gives_its_weights(tiny_model_dir: Callable[[str], Path], architecture: str) -> None:
+def test_a_seed_gives_its_weights(tiny_model_dir, architecture):
     folder = tiny_model_dir(architecture)
     trained = load_model(folder)
     one, again, other = (load_model(folder, random_weights=seed) for seed in (3, 3, 4))
@@ -94,7 +53,7 @@ def test_a_seed_gives_its_weights(tiny_model_dir: Callable[[str], Path], archite
     assert one.tokenizer("a scan")["input_ids"] == trained.tokenizer("a scan")["input_ids"]
 
 
-def test_it_is_named_for_what_it_is(tiny_model_dir: Callable[[str], Path]) -> None:
+def test_it_is_named_for_what_it_is(tiny_model_dir):
     trained = load_model(tiny_model_dir("llama"))
     drawn = load_model(tiny_model_dir("llama"), random_weights=12)
     assert trained.random_weights is None
@@ -105,7 +64,7 @@ def test_it_is_named_for_what_it_is(tiny_model_dir: Callable[[str], Path]) -> No
     assert not any(weight.requires_grad for weight in drawn.model.parameters())
 
 
-def test_a_seed_means_the_same_in_every_type(tiny_model_dir: Callable[[str], Path]) -> None:
+def test_a_seed_means_the_same_in_every_type(tiny_model_dir):
     folder = tiny_model_dir("llama")
     full, half = (
         load_model(folder, random_weights=5, dtype=dtype) for dtype in ("float32", "bfloat16")
@@ -116,9 +75,7 @@ def test_a_seed_means_the_same_in_every_type(tiny_model_dir: Callable[[str], Pat
     assert full.weights_sha256 != half.weights_sha256
 
 
-def test_the_generator_of_torch_goes_on_as_if_nothing_happened(
-    tiny_model_dir: Callable[[str], Path],
-) -> None:
+def test_the_generator_of_torch_goes_on_as_if_nothing_happened(tiny_model_dir):
     torch.manual_seed(1)
     expected = torch.rand(3)
     torch.manual_seed(1)
@@ -126,7 +83,7 @@ def test_the_generator_of_torch_goes_on_as_if_nothing_happened(
     assert torch.equal(torch.rand(3), expected)
 
 
-def test_the_hash_sees_a_single_changed_weight(tiny_model_dir: Callable[[str], Path]) -> None:
+def test_the_hash_sees_a_single_changed_weight(tiny_model_dir):
     drawn = load_model(tiny_model_dir("llama"), random_weights=2)
     before = state_sha256(drawn.model)
     with torch.no_grad():
@@ -135,6 +92,6 @@ def test_the_hash_sees_a_single_changed_weight(tiny_model_dir: Callable[[str], P
 
 
 @pytest.mark.parametrize("seed", [-1, LARGEST_SEED + 1])
-def test_a_wrong_seed_is_refused(tiny_model_dir: Callable[[str], Path], seed: int) -> None:
+def test_a_wrong_seed_is_refused(tiny_model_dir, seed):
     with pytest.raises(UsageError, match=r"random weights: seed .*expected a whole number"):
         load_model(tiny_model_dir("llama"), random_weights=seed)

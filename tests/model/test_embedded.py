@@ -18,9 +18,10 @@ from llm2bids.model.dequantize import cached_folder
 from llm2bids.model.load import load_model
 from llm2bids.model.sites import find_sites, select_sites
 from llm2bids.model.weights import weight_norms
-from llm2bids.paradigm.design import RunDesign, Trial
-from llm2bids.paradigm.task import Prompt, Sampling
+from llm2bids.paradigm.task import Sampling
+from llm2bids.recording.record import record_run
 from llm2bids.store.checksums import sha256_of
+from tests.synthetic import make_design
 
 
 @pytest.fixture
@@ -131,27 +132,8 @@ def test_units(smollm2):
 
 @pytest.mark.slow
 def test_short_record(smollm2):
-    from llm2bids.recording.record import record_run
-
     texts = ("The capital of France is", "Once upon a time there was a king who", "2 + 2 =")
-    trials = tuple(
-        Trial(
-            prompt=Prompt(prompt_id=f"p{i}", condition="c", topic="", text=text),
-            trial_type=None,
-            block=0,
-        )
-        for i, text in enumerate(texts)
-    )
-    design = RunDesign(
-        participant_label="01",
-        task="rest",
-        run=None,
-        trials=trials,
-        tokens_per_prompt=4,
-        context="fresh",
-        sampling=Sampling(do_sample=False),
-        seed=1,
-    )
+    design = make_design(texts, tokens_per_prompt=4, sampling=Sampling(do_sample=False))
     recording = record_run(smollm2, design, find_sites(smollm2).sites)
     assert recording.values.shape == (12, 254_592)
     assert recording.tokens.token[0].strip() == "Paris"

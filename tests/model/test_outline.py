@@ -4,7 +4,6 @@ import json
 import shutil
 
 import pytest
-import transformers
 
 from llm2bids.exceptions import ModelError, UsageError
 from llm2bids.model.exactness import exact_sites
@@ -64,21 +63,3 @@ def test_embedded_model_without_its_cache(own_cache):
     assert found.n_parameters == 134515008
     assert found.dtype == "float32"
     assert not any(own_cache.rglob("*.safetensors"))
-
-
-def test_configuration_that_checks_its_fields(tmp_path):
-    config = transformers.ModernBertDecoderConfig(
-        vocab_size=97,
-        hidden_size=24,
-        intermediate_size=40,
-        num_hidden_layers=3,
-        num_attention_heads=4,
-        pad_token_id=1,
-        bos_token_id=2,
-        eos_token_id=3,
-        cls_token_id=4,
-        sep_token_id=5,
-    )
-    config.architectures = ["ModernBertDecoderForCausalLM"]
-    config.save_pretrained(tmp_path)
-    assert outline(tmp_path).sites.n_units > 0

@@ -8,6 +8,9 @@ import nibabel as nib
 import numpy as np
 import pandas as pd
 import pytest
+import tokenizers
+import tokenizers.processors
+from transformers import PreTrainedTokenizerFast
 
 from llm2bids import record, replay
 from llm2bids.exceptions import ModelError, RecordingError, UsageError
@@ -15,6 +18,8 @@ from llm2bids.model.load import load_model
 from llm2bids.model.tokenizer import Chat, encode, lead_in, with_chat, word_tokens
 from llm2bids.recording.story import join_words
 from tests.tiny_models import TEXTS
+
+pytestmark = pytest.mark.usefixtures("own_cache")
 
 TEMPLATE = (
     "{% for turn in messages %}<s>{{ turn.role }}: {{ turn.content }}</s>{% endfor %}"
@@ -29,11 +34,6 @@ OPTIONS = {
     "progress": False,
     "device": "cpu",
 }
-
-
-@pytest.fixture(autouse=True)
-def own_cache(tmp_path_factory, monkeypatch):
-    monkeypatch.setenv("LLM2BIDS_CACHE", str(tmp_path_factory.getbasetemp() / "llm2bids-cache"))
 
 
 def with_template(source, folder, template=TEMPLATE):
@@ -141,7 +141,7 @@ WORDS = {
 }
 
 
-def byte_level(tokenizers, words):
+def byte_level():
     tokenizer = tokenizers.Tokenizer(tokenizers.models.BPE())
     tokenizer.pre_tokenizer = tokenizers.pre_tokenizers.ByteLevel(add_prefix_space=False)
     trainer = tokenizers.trainers.BpeTrainer(
@@ -152,7 +152,7 @@ def byte_level(tokenizers, words):
     return tokenizer, trainer
 
 
-def sentence_piece(tokenizers, words):
+def sentence_piece():
     """As Llama 2's: blanks are signs, other signs fall back to bytes."""
     tokenizer = tokenizers.Tokenizer(tokenizers.models.BPE(byte_fallback=True, unk_token="<unk>"))
     tokenizer.pre_tokenizer = tokenizers.pre_tokenizers.Metaspace()
@@ -165,7 +165,7 @@ def sentence_piece(tokenizers, words):
     return tokenizer, trainer
 
 
-def word_piece(tokenizers, words):
+def word_piece():
     """As BERT's, without lowering: words are cut before, blanks are gone."""
     tokenizer = tokenizers.Tokenizer(tokenizers.models.WordPiece(unk_token="[UNK]"))
     tokenizer.normalizer = tokenizers.normalizers.NFC()
@@ -178,10 +178,7 @@ def word_piece(tokenizers, words):
 
 @pytest.fixture(params=[byte_level, sentence_piece, word_piece], ids=lambda make: make.__name__)
 def loaded(request, tiny_loaded):
-    import tokenizers
-    from transformers import PreTrainedTokenizerFast
-
-    tokenizer, trainer = request.param(tokenizers, WORDS)
+    tokenizer, trainer = request.param()
     tokenizer.train_from_iterator([*TEXTS, " ".join(WORDS["hyphens"])], trainer)
     fast = PreTrainedTokenizerFast(tokenizer_object=tokenizer, eos_token="</s>")
     return replace(tiny_loaded("llama"), tokenizer=fast)
@@ -205,9 +202,6 @@ def test_every_word_has_its_tokens(kind, loaded):
 
 
 def test_a_token_of_two_words_counts_by_its_signs(tiny_loaded):
-    import tokenizers
-    from transformers import PreTrainedTokenizerFast
-
     vocabulary = {"王子说": 0, "小": 1, "好": 2, "。": 3, "<unk>": 4}
     model = tokenizers.models.Unigram([(word, -1.0) for word in vocabulary], unk_id=4)
     fast = PreTrainedTokenizerFast(tokenizer_object=tokenizers.Tokenizer(model))
@@ -222,9 +216,6 @@ def test_a_token_of_two_words_counts_by_its_signs(tiny_loaded):
 
 
 def test_a_word_without_a_token_is_refused(tiny_loaded):
-    import tokenizers
-    from transformers import PreTrainedTokenizerFast
-
     made = tokenizers.Tokenizer(tokenizers.models.WordLevel({"a": 0}, unk_token="a"))
     made.normalizer = tokenizers.normalizers.Replace("\u200b", "")
     made.pre_tokenizer = tokenizers.pre_tokenizers.Whitespace()
@@ -236,19 +227,14 @@ def test_a_word_without_a_token_is_refused(tiny_loaded):
 
 def test_the_lead_in(tiny_loaded):
     """The tokenizer's own beginning, else a special token, else a line break."""
-    from tokenizers.processors import TemplateProcessing
-    from transformers import PreTrainedTokenizerFast
-
     loaded = tiny_loaded("llama")
     assert lead_in(loaded) == [0]  # <s>, which it has but does not add
     backend = loaded.tokenizer.backend_tokenizer
     without = PreTrainedTokenizerFast(tokenizer_object=backend)
     line = without("\n", add_special_tokens=False).input_ids
     assert lead_in(replace(loaded, tokenizer=without)) == line
-    from tokenizers import Tokenizer
-
-    copy = Tokenizer.from_str(backend.to_str())
-    copy.post_processor = TemplateProcessing(
+    copy = tokenizers.Tokenizer.from_str(backend.to_str())
+    copy.post_processor = tokenizers.processors.TemplateProcessing(
         single="</s> <s> $A </s>", special_tokens=[("<s>", 0), ("</s>", 2)]
     )
     adding = PreTrainedTokenizerFast(tokenizer_object=copy)

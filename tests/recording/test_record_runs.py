@@ -1,12 +1,9 @@
 """What is recorded is what the model computes on the finished text."""
 
-import shutil
-
 import numpy as np
 import pandas as pd
 import pytest
 import torch
-import transformers
 
 from llm2bids.exceptions import RecordingError, UsageError
 from llm2bids.model.exactness import exact_sites
@@ -17,7 +14,7 @@ from llm2bids.recording import batches
 from llm2bids.recording.batches import DEFAULT_BATCH_SIZE, LARGEST
 from llm2bids.recording.record import group_runs, record_run, record_runs
 from tests.plain import plain_values
-from tests.tiny_models import save_tiny_model
+from tests.tiny_models import save_architecture, save_tiny_model
 
 ARCHITECTURES = (
     "llama",
@@ -75,33 +72,13 @@ def test_values_equal_a_plain_forward_pass(architecture, keep_first, tiny_loaded
 
 
 @pytest.mark.slow
-def test_galactica_125m_shape(tmp_path, tiny_model_dir, monkeypatch, design_of):
+def test_galactica_125m_shape(tmp_path, own_cache, design_of):
     """The smallest Galactica with random weights.
 
     Taylor et al. 2022 (arXiv:2211.09085), section 3 and table 2: 12 layers, 768 wide, 12 heads,
     feed-forward 4 x 768, learned positions, context 2,048, vocabulary 50,000, GELU, no biases.
     """
-    config = transformers.OPTConfig(
-        vocab_size=50000,
-        hidden_size=768,
-        word_embed_proj_dim=768,
-        ffn_dim=3072,
-        num_hidden_layers=12,
-        num_attention_heads=12,
-        max_position_embeddings=2048,
-        activation_function="gelu",
-        enable_bias=False,
-        bos_token_id=0,
-        pad_token_id=1,
-        eos_token_id=2,
-    )
-    folder = tmp_path / "galactica-125m"
-    with torch.random.fork_rng():
-        torch.manual_seed(3)
-        transformers.AutoModelForCausalLM.from_config(config).save_pretrained(folder)
-    for name in ("tokenizer.json", "tokenizer_config.json"):
-        shutil.copy(tiny_model_dir("opt") / name, folder)
-    monkeypatch.setenv("LLM2BIDS_CACHE", str(tmp_path / "cache"))
+    folder = save_architecture("opt-galactica-125m", tmp_path / "galactica-125m")
     loaded = load_model(folder, device="cpu")
     sites = find_sites(loaded).sites
     per_layer = 8 * 768 + 2 * 3072  # two norms, q, k, v, out, fc2, residual; fc1, gelu
