@@ -225,10 +225,11 @@ def added_lora(
 def row_size(layers: Sequence[NeuronLayer], loaded: LoadedModel) -> int:
     """Count the parameters of one neuron; the smallest where layers differ."""
     get = loaded.model.get_parameter
-    return min(
+    sizes = (
         sum(get(p.parameter).numel() // get(p.parameter).shape[p.axis] for p in layer.parts)
         for layer in layers
     )
+    return int(min(sizes))
 
 
 def lora_size(loaded: LoadedModel, weights: Sequence[str]) -> int:

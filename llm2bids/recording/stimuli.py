@@ -165,7 +165,7 @@ def _cells(path: Path) -> pd.DataFrame:
         "keep_default_na": False,  # "null" and "NA" are words
     }
     try:
-        table = pd.read_csv(io.StringIO(text), **how)
+        table: pd.DataFrame = pd.read_csv(io.StringIO(text), **how)
         known = {*_NAMES["onset"], *_NAMES["word"]}
         named = {str(name).strip().lower() for name in table}
         if len(table.columns) == len(_ALIGNED) and not named & known:
