@@ -214,5 +214,5 @@ def _absolute(table: pd.DataFrame, space: Space, path: Path) -> npt.NDArray[np.i
 
 
 def _starts(space: Space) -> npt.NDArray[np.int64]:
-    starts = [space.site_slices[site.name].start for site in space.sites]
-    return np.repeat(starts, [site.width for site in space.sites])
+    starts = [units.start for units in space.site_slices.values()]
+    return np.array(starts)[space.site_of_unit]

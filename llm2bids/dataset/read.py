@@ -174,7 +174,7 @@ class Dataset:
 
     def open_series(self, run: Run) -> GridImage:
         """Open a run's series in the axes of the space; refuse one on another grid."""
-        return open_image(self._inside(run.bold), self.space, remedy=RECORD_AGAIN)
+        return open_image(run.bold, self.space, remedy=RECORD_AGAIN)
 
     def values(self, run: Run) -> npt.NDArray[np.float32]:
         """Read the values of a run in the model's own scale.
@@ -205,12 +205,12 @@ class Dataset:
 
     def events(self, run: Run) -> pd.DataFrame:
         """Read a run's events: ``onset`` and ``duration`` in seconds, ``trial_type``."""
-        table = read_table(self._inside(run.events), text=("trial_type",))
+        table = read_table(run.events, text=("trial_type",))
         return checked_columns(table, run.events, ("onset", "duration"), text=("trial_type",))
 
     def confounds(self, run: Run) -> pd.DataFrame:
         """Read a run's confounds, one row for each volume."""
-        return read_table(self._inside(run.confounds))
+        return read_table(run.confounds)
 
     def transcript(self, run: Run) -> pd.DataFrame:
         """Read every generated token of a run.
@@ -225,7 +225,7 @@ class Dataset:
         DataFrame
             Columns `llm2bids.dataset.transcript.COLUMNS`.
         """
-        return read_transcript(self._inside(run.transcript))
+        return read_transcript(run.transcript)
 
     def labels(self, run: Run, *, by: By = "volume") -> pd.DataFrame:
         """Label the volumes or the prompts of a run, for decoders.
@@ -291,7 +291,7 @@ class Dataset:
         DatasetError
             If it is missing, damaged or says another gain than the calibration.
         """
-        path = self._inside(self.path / run.names.bold_json)
+        path = inside(self.path, self.path / run.names.bold_json)
         metadata = read_sidecar(path)
         gain = self.calibration.counts_per_sd
         if metadata.get("CountsPerSD", gain) != gain:
@@ -311,7 +311,7 @@ class Dataset:
         files = data_files(self.path / "stimuli", "*.tsv")
         if not files:
             raise DatasetError(f"{self.path / 'stimuli'}: no prompts; restore the folder")
-        tables = [_read_prompts(self._inside(file)) for file in files]
+        tables = [_read_prompts(inside(self.path, file)) for file in files]
         return pd.concat(tables, ignore_index=True).drop_duplicates("prompt_id")
 
     def token_table(self, run: Run) -> pd.DataFrame:
@@ -348,9 +348,6 @@ class Dataset:
                 f"derivative: {self.derivative}",
             ]
         )
-
-    def _inside(self, path: Path) -> Path:
-        return inside(self.path, path)
 
 
 def _read_prompts(file: Path) -> pd.DataFrame:

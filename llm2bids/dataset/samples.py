@@ -4,7 +4,6 @@ from typing import TYPE_CHECKING, Literal
 
 import nibabel as nib
 import numpy as np
-import numpy.typing as npt
 import pandas as pd
 
 from llm2bids.exceptions import DatasetError, UsageError
@@ -56,7 +55,8 @@ def run_image(dataset: "Dataset", run: "Run", space: Space, by: By) -> nib.Nifti
     sample = np.arange(len(table)) if by == "volume" else pd.factorize(table["trial"])[0]
     dtype = series.header.get_data_dtype() if by == "volume" else np.dtype(np.float32)
     values = np.zeros((int(sample[-1]) + 1, space.n_units), dtype=np.float64)
-    voxels = dataset.space.voxels[_units(dataset.space, space)]
+    slices = dataset.space.site_slices
+    voxels = np.concatenate([dataset.space.voxels[slices[site.name]] for site in space.sites])
     for start, block in series.at(voxels):
         np.add.at(values, sample[start : start + len(block)], block)
     values /= np.bincount(sample)[:, np.newaxis]
@@ -75,9 +75,3 @@ def run_image(dataset: "Dataset", run: "Run", space: Space, by: By) -> nib.Nifti
 def _check_by(by: str) -> None:
     if by not in ("volume", "prompt"):
         raise UsageError(f"by is {by!r}; expected 'volume' or 'prompt'")
-
-
-def _units(whole: Space, part: Space) -> npt.NDArray[np.intp]:
-    """Say which units of a space a part of it has, (n_units of the part,)."""
-    slices = [whole.site_slices[site.name] for site in part.sites]
-    return np.concatenate([np.arange(units.start, units.stop) for units in slices])

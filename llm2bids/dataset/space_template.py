@@ -33,7 +33,6 @@ def write_template(
     stability: Stability | None = None,
 ) -> None:
     """Stage the files of the template; weight_norms (n_units,)."""
-    _check_norms(weight_norms, space)
     write_image(
         stage,
         template_file(space.label, "T1w"),
@@ -161,23 +160,14 @@ def _write_atlases(stage: Staging, space: Space, fields: Mapping[str, Any]) -> N
 
 def _anatomy(weight_norms: npt.NDArray[np.float32], space: Space) -> npt.NDArray[np.float32]:
     """Scale norms (n_units,) by role: as they are, viewers show all but a few as black."""
-    _, of_site = np.unique([site.role for site in space.sites], return_inverse=True)
-    role = np.repeat(of_site, [site.width for site in space.sites])
+    role = np.array([site.role for site in space.sites])[space.site_of_unit]
     shown = np.zeros(space.n_units, dtype=np.float32)
-    for number in range(of_site.max() + 1):
-        units = role == number
+    for name in {site.role for site in space.sites}:
+        units = role == name
         norms = weight_norms[units]
         top = np.percentile(norms, 98) or norms.max()
         shown[units] = np.clip(norms / (top or 1), 0, 1)  # a role without weights is 0
     return shown
-
-
-def _check_norms(weight_norms: npt.NDArray[np.float32], space: Space) -> None:
-    if weight_norms.shape != (space.n_units,) or not np.isfinite(weight_norms).all():
-        raise DatasetError(
-            f"weight_norms has shape {weight_norms.shape} or is not finite; expected "
-            f"({space.n_units},), one number for each unit"
-        )
 
 
 def _units(label: str) -> PurePosixPath:

@@ -137,21 +137,17 @@ def rearrange(space: Space, cells: npt.ArrayLike, *, arrangement: str, layout: L
     return replace(space, voxels=space.voxels[order], arrangement=arrangement, layout=layout)
 
 
-def blocks_of(space: Space) -> npt.NDArray[np.int32]:
-    """Give each unit the number of what is arranged by itself: a head, or a panel without heads."""
-    sizes = [
-        size
-        for site in space.sites
-        for size in [site.head_size or site.width] * (site.n_heads or 1)
-    ]
-    return np.repeat(np.arange(len(sizes), dtype=np.int32), sizes)
+def block_sizes(site: Site) -> list[int]:
+    """Give the units of each block that is arranged by itself: a head, or the panel without."""
+    return [site.head_size or site.width] * (site.n_heads or 1)
 
 
 def index_space(space: Space) -> Space:
     """Make the space of the same units in index arrangement, on the same grid."""
     # native order fills a block column by column, row by row, slice by slice: in the slabs of today
     # as in the slices of earlier versions, whose grids need nothing else of their own
-    native = np.lexsort((*space.voxels.T, blocks_of(space)))
+    sizes = [size for site in space.sites for size in block_sizes(site)]
+    native = np.lexsort((*space.voxels.T, np.repeat(np.arange(len(sizes)), sizes)))
     return replace(space, voxels=space.voxels[native], arrangement="index", layout=None)
 
 

@@ -37,9 +37,7 @@ class Atlas:
 def site_atlas(space: Space) -> Atlas:
     """Label the panel of every site, in recording order from 1."""
     regions: list[tuple[Site, int | None]] = [(site, None) for site in space.sites]
-    widths = [site.width for site in space.sites]
-    of_unit = np.repeat(np.arange(1, len(regions) + 1), widths)
-    return _atlas(space, regions, of_unit)
+    return _atlas(space, regions, space.site_of_unit + 1)
 
 
 def head_atlas(space: Space) -> Atlas:

@@ -1,8 +1,8 @@
 """A functional arrangement: units whose responses are alike lie side by side in their panel."""
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from typing import Final
+from typing import Any, Final
 
 import numpy as np
 import numpy.typing as npt
@@ -10,7 +10,7 @@ from joblib import Parallel, delayed
 
 from llm2bids.exceptions import SpaceError
 from llm2bids.model.units import Site
-from llm2bids.space.arrange import rearrange
+from llm2bids.space.arrange import block_sizes, rearrange
 from llm2bids.space.definition import Layout
 from llm2bids.space.space import Space
 
@@ -55,39 +55,26 @@ def learn_cells(
     residual stream has one order for all layers, learned from all: depth lines up, and a column of
     voxels is one coordinate of the stream.
     """
-    tasks = [
-        (first, size, [space.site_slices[site.name].start for site in group])
-        for group in _groups(space.sites)
-        for first, size in _blocks(group[0])
-    ]
+    blocks = _shared_blocks(space.sites)
     features, constant = _features(responses, np.asarray(conditions), baseline)
     place_block = delayed(_place_block)
-    placed = Parallel(n_jobs=n_jobs, max_nbytes=None)(
+    orders = Parallel(n_jobs=n_jobs, max_nbytes=None)(
         place_block(
-            np.concatenate([features[:, start + first : start + first + size] for start in starts]),
-            space.voxels[starts[0] + first : starts[0] + first + size],
-            np.all([constant[start + first : start + first + size] for start in starts], axis=0),
+            np.concatenate([features[:, units] for units in same]),
+            space.voxels[same[0]],
+            np.all([constant[units] for units in same], axis=0),
         )
-        for first, size, starts in tasks
+        for same in blocks
     )
-    cells = np.arange(space.n_units, dtype=np.int32)
-    for (first, size, starts), order in zip(tasks, placed, strict=True):
-        for start in starts:
-            cells[start + first : start + first + size] = start + first + order
-    return LearnedOrder(cells=cells, constant=constant)
+    return LearnedOrder(cells=_all_cells(blocks, orders), constant=constant)
 
 
 def random_cells(space: Space, *, seed: int) -> Cells:
     """Shuffle the units of each panel, and of each head: the control for what an order does."""
     rng = np.random.default_rng(seed)
-    cells = np.arange(space.n_units, dtype=np.int32)
-    for group in _groups(space.sites):
-        for first, size in _blocks(group[0]):
-            order = rng.permutation(size)
-            for site in group:
-                start = space.site_slices[site.name].start + first
-                cells[start : start + size] = start + order
-    return cells
+    blocks = _shared_blocks(space.sites)
+    sizes = (same[0].stop - same[0].start for same in blocks)
+    return _all_cells(blocks, map(rng.permutation, sizes))
 
 
 def random_space(space: Space, *, seed: int) -> Space:
@@ -99,7 +86,7 @@ def random_space(space: Space, *, seed: int) -> Space:
 def check_widths(sites: Sequence[Site]) -> None:
     """Refuse panels that are too wide, before a localizer is scanned."""
     for site in sites:
-        if max(size for _, size in _blocks(site)) > _WIDEST:
+        if max(block_sizes(site)) > _WIDEST:
             raise SpaceError(
                 f"site {site.name} has {site.width:,} units; a functional arrangement takes up to "
                 f"{_WIDEST:,} in a panel: leave the site out with --sites, or record in index "
@@ -107,20 +94,26 @@ def check_widths(sites: Sequence[Site]) -> None:
             )
 
 
-def _groups(sites: Sequence[Site]) -> list[list[Site]]:
-    """Sites that share one order: the residual stream of equal width, and each other site alone."""
-    groups: dict[object, list[Site]] = {}
+def _shared_blocks(sites: Sequence[Site]) -> list[list[slice]]:
+    """List the units of each block (a head, or a panel), of all sites that share one order.
+
+    The layers of the residual stream share theirs, each other site is alone.
+    """
+    blocks: dict[object, list[slice]] = {}
+    first = 0
     for site in sites:
-        stream = site.role == "residual"
-        groups.setdefault(("residual", site.width) if stream else site.name, []).append(site)
-    return list(groups.values())
+        name = ("residual", site.width) if site.role == "residual" else site.name
+        for number, size in enumerate(block_sizes(site)):
+            blocks.setdefault((name, number), []).append(slice(first, first + size))
+            first += size
+    return list(blocks.values())
 
 
-def _blocks(site: Site) -> list[tuple[int, int]]:
-    """First unit and number of units of what is arranged by itself: each head, or the panel."""
-    if site.n_heads is None or site.head_size is None:
-        return [(0, site.width)]
-    return [(head * site.head_size, site.head_size) for head in range(site.n_heads)]
+def _all_cells(blocks: Iterable[list[slice]], orders: Iterable[npt.NDArray[Any]]) -> Cells:
+    """Put the orders of blocks together to the cells of all units, (n_units,)."""
+    parts = [(units, order) for same, order in zip(blocks, orders, strict=True) for units in same]
+    parts.sort(key=lambda part: part[0].start)
+    return np.concatenate([units.start + order for units, order in parts], dtype=np.int32)
 
 
 def _features(

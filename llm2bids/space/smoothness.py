@@ -30,7 +30,7 @@ class Stability:
 
 def grid_pairs(space: Space, distance: int = 1) -> Pairs:
     """List pairs of units of a site that lie some voxels apart along an axis, twice (n_pairs,)."""
-    site = np.repeat(np.arange(len(space.sites)), [site.width for site in space.sites])
+    site = space.site_of_unit
     firsts, seconds = [], []
     for axis in range(3):
         moved = np.moveaxis(space.unit_of_voxel, axis, 0)
@@ -51,7 +51,7 @@ def morans_i(values: npt.ArrayLike, space: Space) -> npt.NDArray[np.float64]:
     are NaN are left out. NaN where a map is constant or a panel has no neighbours.
     """
     maps = np.atleast_2d(np.asarray(values, dtype=np.float64))
-    site = np.repeat(np.arange(len(space.sites)), [site.width for site in space.sites])
+    site = space.site_of_unit
     first, second = grid_pairs(space)
     moran = np.full((len(maps), len(space.sites)), np.nan)
     for row, values_of_map in enumerate(maps):

@@ -101,11 +101,14 @@ class Space:
         }
 
     @cached_property
+    def site_of_unit(self) -> npt.NDArray[np.intp]:
+        """Index in `sites` of each unit's site, shape (n_units,)."""
+        return np.repeat(np.arange(len(self.sites)), [site.width for site in self.sites])
+
+    @cached_property
     def file_index(self) -> npt.NDArray[np.intp]:
         """Index of each unit in a volume in file order (x fastest), shape (n_units,)."""
-        i, j, k = self.voxels.T.astype(np.intp)
-        n_x, n_y, _ = self.shape
-        return np.asarray(i + n_x * (j + n_y * k), dtype=np.intp)
+        return np.ravel_multi_index(tuple(self.voxels.T), self.shape, order="F")
 
     @cached_property
     def brain_box(self) -> tuple[slice, slice, slice]:
@@ -273,10 +276,7 @@ class Space:
             array, name = data, name or "array"
         else:
             image = open_image(data, self, name=name)
-            rows = [
-                np.take(block.reshape(len(block), -1), self.file_index, axis=-1)
-                for _, block in image.blocks()
-            ]
+            rows = [values for _, values in image.at(self.voxels)]
             return rows[0][0] if len(image.shape) == 3 else np.concatenate(rows)
         if array.ndim not in (3, 4) or array.shape[:3] != self.shape:
             raise SpaceError(

@@ -117,19 +117,22 @@ def summarize(table: pd.DataFrame, space: Space) -> pd.DataFrame:
     ``peak_address``.
     """
     keys = ["layer", "role"]
-    sites = pd.DataFrame({"layer": [site.layer for site in space.sites]}, dtype="Int64")
-    sites["role"] = pd.Series([site.role for site in space.sites], dtype="str")
-    sites["width"] = [site.width for site in space.sites]
-    sizes = sites.groupby(keys, sort=False, dropna=False)["width"].sum().reset_index()
+    sites = pd.DataFrame(
+        [(site.layer, site.role, site.width) for site in space.sites], columns=[*keys, "width"]
+    ).astype({"layer": "Int64", "role": "str"})
+    sizes = sites.groupby(keys, sort=False, dropna=False, as_index=False)["width"].sum()
     units = table.assign(positive=table["value"] > 0, size=table["value"].abs())
     units = units.reset_index(drop=True)
-    groups = units.groupby(keys, sort=False, dropna=False)
+    groups = units.groupby(keys, sort=False, dropna=False, as_index=False)
     summary = groups.agg(
-        n_units=("value", "size"), n_positive=("positive", "sum"), mean=("value", "mean")
-    ).reset_index()
-    peaks = units.loc[groups["size"].idxmax(), [*keys, "value", "address"]]
-    peaks = peaks.rename(columns={"value": "peak", "address": "peak_address"})
-    merged = sizes.merge(summary, on=keys).merge(peaks, on=keys)
+        n_units=("value", "size"),
+        n_positive=("positive", "sum"),
+        mean=("value", "mean"),
+        largest=("size", "idxmax"),
+    )
+    merged = sizes.merge(summary, on=keys)
+    peaks = units.loc[merged["largest"]].reset_index()
+    merged = merged.assign(peak=peaks["value"], peak_address=peaks["address"])
     merged["share"] = merged["n_units"] / merged["width"]
     columns = ["layer", "role", "n_units", "n_positive", "share", "mean", "peak", "peak_address"]
     types = {"role": "str", "n_units": "int64", "n_positive": "int64", "peak_address": "str"}
