@@ -37,13 +37,12 @@ class GivenAnswers:
 
 def read_answers(path: Path) -> GivenAnswers:
     """Read a table of answers."""
-    files = data_files(path, "derivatives/llm2bids/sub-*/**/func/*_desc-transcript_*.tsv")
-    if not path.is_dir():
-        files = [path]
-    elif not files:
-        raise DatasetError(f"{path}: no transcripts in this folder; expected a dataset of ours")
-    for file in files if path.is_dir() else ():
-        inside(path, file)
+    files = [path]
+    if path.is_dir():
+        transcripts = data_files(path, "derivatives/llm2bids/sub-*/**/func/*_desc-transcript_*.tsv")
+        files = [inside(path, file) for file in transcripts]
+        if not files:
+            raise DatasetError(f"{path}: no transcripts in this folder; expected a dataset of ours")
     by_prompt: dict[str, str | tuple[int, ...]] = {}
     digest = hashlib.sha256()
     for file in files:

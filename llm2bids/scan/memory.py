@@ -66,14 +66,15 @@ def scan_bytes(
 def available_bytes() -> int:
     """Count the memory that processes may still take: of the machine, or of this job's share."""
     free = int(psutil.virtual_memory().available)
-    for limit, used in (
-        ("/sys/fs/cgroup/memory.max", "/sys/fs/cgroup/memory.current"),
-        ("/sys/fs/cgroup/memory/memory.limit_in_bytes",
-         "/sys/fs/cgroup/memory/memory.usage_in_bytes"),
-    ):  # fmt: skip
+    for name, limit, used in (
+        ("/sys/fs/cgroup", "memory.max", "memory.current"),
+        ("/sys/fs/cgroup/memory", "memory.limit_in_bytes", "memory.usage_in_bytes"),
+    ):
+        folder = Path(name)
         with suppress(OSError, ValueError):  # "max": no limit
-            cached = _cached(Path(used).with_name("memory.stat"))
-            free = min(free, int(Path(limit).read_text()) - int(Path(used).read_text()) + cached)
+            cached = _cached(folder / "memory.stat")
+            taken = int((folder / used).read_text()) - cached
+            free = min(free, int((folder / limit).read_text()) - taken)
     return free
 
 
@@ -104,12 +105,11 @@ def choose_workers(
     if n_workers > 1 and device != "cpu":
         log.info("one worker: all would generate on %s", device)
         return 1
-    served = max(available_bytes() // max(worker_bytes, 1), 1)
+    free = available_bytes()
+    served = max(free // max(worker_bytes, 1), 1)
     if n_workers > served:
-        log.warning(
-            "%d worker%s in place of %d: one takes about %.1f GB, and %.1f GB of memory are free",
-            served, "s" if served > 1 else "", n_workers, worker_bytes / 1e9,
-            available_bytes() / 1e9,
-        )  # fmt: skip
+        text = "%d worker%s in place of %d: one takes about %.1f GB, and %.1f GB of memory are free"
+        plural = "s" if served > 1 else ""
+        log.warning(text, served, plural, n_workers, worker_bytes / 1e9, free / 1e9)
         return int(served)
     return n_workers

@@ -4,19 +4,19 @@ import math
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from llm2bids.dataset.run import writing_threads
 from llm2bids.dataset.volumes import RunSize, run_size
 from llm2bids.options import chosen, takes_options
-from llm2bids.paradigm.design import RunDesign
 from llm2bids.recording.draw import Scan
 from llm2bids.recording.events import high_pass_warning
 from llm2bids.recording.record import group_runs
 from llm2bids.recording.tokens import first_step
-from llm2bids.scan.arrangement import choose_arrangement
 from llm2bids.scan.memory import PROCESS_BYTES, choose_workers, largest_batch, scan_bytes
 from llm2bids.scan.options import ScanOptions
+from llm2bids.scan.prepare import choose_arrangement
 from llm2bids.scan.simulate import Writing, measure_writing
 from llm2bids.space.arrange import build_space
 from llm2bids.space.space import Space
@@ -39,16 +39,18 @@ _LOADED_PER_SECOND = 1e9  # bytes of weights that are read in a second
 class Plan:
     """What a scan will take."""
 
-    options: ScanOptions
     outline: "Outline"
     space: Space
     scan: Scan
     writing: Writing
     run_size: RunSize
     pace: "Pace | None"
-    groups: "Sequence[tuple[RunDesign, ...]]"  # runs that are recorded together
+    tokens_per_prompt: int  # that are generated
+    batch_size: int  # prompts of the largest batch
     n_workers: int  # that record participants at the same time
     worker_bytes: int  # memory of each, beside the weights where they are shared
+    memory_bytes: int  # of one process: it depends on the runs of a batch, not on their number
+    shard_memory_bytes: int  # of a process that records one shard, with the weights
 
     @property
     def n_participants(self) -> int:
@@ -68,24 +70,15 @@ class Plan:
         return sum(len(design.trials) for design in scan.designs), n_resting
 
     @property
-    def _tokens_per_prompt(self) -> int:
-        return self.scan.paradigm.tokens_per_prompt + first_step(self.options.keep_first)
-
-    @property
     def n_tokens(self) -> int:
         """Tokens that are generated: for runs, calibration and localizer."""
-        return self._tokens_per_prompt * sum(self._n_prompts)
+        return self.tokens_per_prompt * sum(self._n_prompts)
 
     @property
     def disk_bytes(self) -> int:
         """Bytes of the dataset; files of several names (hard links) once."""
         runs = sum(self.run_size.of(design.n_volumes) for design in self.scan.designs)
         return self.writing.template_bytes + runs
-
-    @property
-    def memory_bytes(self) -> int:
-        """Most memory of the process: it depends on the runs of a batch, not on their number."""
-        return self._memory(tables=True)
 
     @property
     def total_bytes(self) -> int:
@@ -105,16 +98,14 @@ class Plan:
         return max(sizes.values())
 
     @property
-    def shard_memory_bytes(self) -> int:
-        """Most memory of a process that records one shard, with the weights."""
-        return self._memory(tables=False)
+    def _n_each(self) -> int:
+        """Most participants that one worker records."""
+        return math.ceil(self.n_participants / self.n_workers)
 
     @property
     def generation_seconds(self) -> float | None:
         """Seconds of generation on this machine; None where it was not timed."""
-        if self.pace is None:
-            return None
-        return self._generation(math.ceil(self.n_participants / self.n_workers), before=True)
+        return None if self.pace is None else self._generation(self._n_each, before=True)
 
     @property
     def writing_seconds(self) -> float:
@@ -125,31 +116,19 @@ class Plan:
     @property
     def total_seconds(self) -> float | None:
         """Seconds from start to end on this machine, without a download."""
-        return self._seconds(math.ceil(self.n_participants / self.n_workers), before=True)
+        return self._seconds(self._n_each, before=True)
 
     @property
     def shard_seconds(self) -> float | None:
         """Seconds of one shard on a machine like this one: its runs, and the start."""
         return self._seconds(1, before=False)
 
-    def _memory(self, *, tables: bool) -> int:
-        n_vocabulary = self.outline.n_vocabulary
-        return self.outline.weight_bytes + scan_bytes(
-            self.space,
-            self.scan,
-            self.groups,
-            self.options,
-            n_vocabulary=n_vocabulary,
-            tables=tables,
-        )
-
     def _generation(self, n_participants: int, *, before: bool) -> float:
         """Time the generation of some participants, one after the other, and what precedes them."""
         assert self.pace is not None
         of_runs, resting = self._n_prompts
         n_prompts = of_runs * n_participants / self.n_participants + (resting if before else 0)
-        batch = largest_batch(self.groups, self.options)
-        return self.pace.seconds(self._tokens_per_prompt) * n_prompts / batch
+        return self.pace.seconds(self.tokens_per_prompt) * n_prompts / self.batch_size
 
     def _seconds(self, n_participants: int, *, before: bool) -> float | None:
         """Time a process that starts and records some participants, one after the other."""
@@ -248,14 +227,15 @@ def plan(*, time: bool = True, **options: Any) -> Plan:
         sites, label=settings["space_label"], model_name=outline.name, weights_sha256="0" * 64
     )
     groups = group_runs(scan.designs, batch_size=asked.batch_size, n_units=space.n_units)
-    n_prompts = largest_batch(groups, asked)
+    batch_size = largest_batch(groups, asked)
     with computing_threads(asked.device, asked.n_threads):  # as a worker computes
-        pace = _pace(outline, sites, scan, n_prompts, asked.device, chat) if time else None
-    shared = asked.dtype == "auto" and asked.adapter is None and asked.random_weights is None
-    worker_bytes = scan_bytes(
-        space, scan, groups, asked, n_vocabulary=outline.n_vocabulary, tables=False
+        pace = _pace(outline, sites, scan, batch_size, asked.device, chat) if time else None
+    process_bytes = partial(
+        scan_bytes, space, scan, groups, asked, n_vocabulary=outline.n_vocabulary
     )
-    worker_bytes += 0 if shared else outline.weight_bytes
+    shared = asked.dtype == "auto" and asked.adapter is None and asked.random_weights is None
+    shard_bytes = process_bytes(tables=False)
+    worker_bytes = shard_bytes + (0 if shared else outline.weight_bytes)
     n_workers = choose_workers(
         asked,
         scan.designs,
@@ -264,16 +244,18 @@ def plan(*, time: bool = True, **options: Any) -> Plan:
         worker_bytes=worker_bytes,
     )
     return Plan(
-        options=asked,
         outline=outline,
         space=space,
         scan=scan,
         writing=measure_writing(space, scan, settings),
         run_size=run_size(space, settings),
         pace=pace,
-        groups=groups,
+        tokens_per_prompt=scan.paradigm.tokens_per_prompt + first_step(asked.keep_first),
+        batch_size=batch_size,
         n_workers=n_workers,
         worker_bytes=worker_bytes,
+        memory_bytes=outline.weight_bytes + process_bytes(tables=True),
+        shard_memory_bytes=outline.weight_bytes + shard_bytes,
     )
 
 

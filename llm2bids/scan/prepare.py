@@ -2,12 +2,15 @@
 
 import logging
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from llm2bids.dataset.arrangement import LOCALIZER_PROMPTS, Given, read_given
+from llm2bids.dataset.settings import is_dataset, read_settings
 from llm2bids.dataset.write import DatasetWriter, Templates
+from llm2bids.exceptions import DatasetError, UsageError
 from llm2bids.options import chosen
 from llm2bids.paradigm.design import shared_prompts
 from llm2bids.paradigm.seed import derive_seed
@@ -17,9 +20,10 @@ from llm2bids.recording.draw import Scan
 from llm2bids.recording.events import high_pass_warning
 from llm2bids.recording.tokens import first_step, prompt_tokens
 from llm2bids.scan.answers import GivenAnswers
-from llm2bids.scan.arrangement import Choice, check_localizer, choose_arrangement, refuse_old_method
 from llm2bids.scan.options import ScanOptions
 from llm2bids.scan.sessions import check_sessions
+from llm2bids.space.definition import ARRANGEMENTS
+from llm2bids.space.functional import FEWEST_PROMPTS, METHOD, check_widths
 
 if TYPE_CHECKING:
     from llm2bids.model.exactness import Exactness
@@ -34,6 +38,74 @@ SHARED_PROMPTS = (
     "(measured family-wise error at a nominal 0.05: 0.66 where 8 participants draw 8 prompts each "
     "from a bank of 16, 0.32 from 24, 0.09 from 64; 0.04 with disjoint prompts)"
 )
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Choice:
+    """The arrangement that a scan is to have."""
+
+    name: str  # ``index``, ``functional`` or ``random``
+    localizer_prompts: int | None = None  # prompts of each task's bank in the localizer
+    given: Given | None = None
+
+    @property
+    def settings(self) -> dict[str, Any]:
+        """What must not change within a dataset; nothing in index arrangement, as of old."""
+        if self.name == "index":
+            return {}
+        entries: dict[str, Any] = {"arrangement": self.name}
+        if self.localizer_prompts is not None:
+            entries["localizer_prompts"] = self.localizer_prompts
+        if self.name == "functional":
+            entries["arrangement_method"] = METHOD
+        if self.given is not None:
+            entries["arrangement_sha256"] = self.given.sha256
+        return entries
+
+
+def choose_arrangement(options: ScanOptions) -> Choice:
+    """Read what was asked for."""
+    arrangement, localizer_prompts = options.arrangement, options.localizer_prompts
+    if arrangement != "functional" and localizer_prompts is not None:
+        raise UsageError(
+            f"localizer_prompts (--localizer-prompts) is {localizer_prompts} in {arrangement} "
+            "arrangement, which has no localizer; leave it out, or take --arrangement functional"
+        )
+    if arrangement == "functional":
+        number = LOCALIZER_PROMPTS if localizer_prompts is None else localizer_prompts
+        return Choice(name="functional", localizer_prompts=number)
+    if arrangement in ARRANGEMENTS:
+        return Choice(name=str(arrangement))
+    return Choice(name="given", given=read_given(Path(arrangement)))
+
+
+def refuse_old_method(bids_dir: Path) -> None:
+    """Refuse to record on in an order that older versions learned by another method."""
+    method = read_settings(bids_dir).get("arrangement_method") if is_dataset(bids_dir) else None
+    if method not in (None, METHOD):
+        raise DatasetError(
+            f"{bids_dir}: its functional arrangement was learned by {method}, which is no longer "
+            "offered; it can be read and analysed, but not recorded on: record a new dataset "
+            f"(--arrangement {bids_dir} takes the same order)"
+        )
+
+
+def check_localizer(choice: Choice, scan: Scan, sites: Sequence["Site"]) -> None:
+    """Refuse a localizer that cannot serve before anything is recorded."""
+    if choice.name != "functional":
+        return
+    n_prompts, n_tokens = len(scan.localizer), scan.paradigm.tokens_per_prompt
+    n_off = len(scan.calibration)
+    single = choice.localizer_prompts == 1
+    if n_prompts < FEWEST_PROMPTS or n_off < 2 or single:
+        raise UsageError(
+            f"localizer: {n_prompts} prompts, {n_off} of them off topic, make "
+            f"{n_prompts * n_tokens} tokens; a functional arrangement needs "
+            f"{FEWEST_PROMPTS * n_tokens} tokens or more ({FEWEST_PROMPTS} prompts of {n_tokens}), "
+            "with 2 or more off prompts and none or 2 of each task: raise calibration_prompts in "
+            "the paradigm or --localizer-prompts"
+        )
+    check_widths(sites)
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)

@@ -34,8 +34,7 @@ from llm2bids.recording.record import Recording
 from llm2bids.recording.stimuli import read_stimuli, selected_onset
 from llm2bids.recording.story import Story
 from llm2bids.recording.timing import LOBES, Reading
-from llm2bids.scan.arrangement import choose_arrangement
-from llm2bids.scan.prepare import Prepared, load
+from llm2bids.scan.prepare import Prepared, choose_arrangement, load
 from llm2bids.scan.reading import ReadOptions, make_reading
 from llm2bids.scan.runs import open_writer, write_runs
 

@@ -3,16 +3,16 @@
 import gc
 import logging
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from contextlib import suppress
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 from llm2bids.dataset.participants import warn_of_batch_effect
 from llm2bids.dataset.read import Dataset, open_dataset
 from llm2bids.dataset.write import DatasetWriter
-from llm2bids.exceptions import DatasetError, Llm2bidsError, UsageError
+from llm2bids.exceptions import Llm2bidsError, UsageError
 from llm2bids.options import takes_options
 from llm2bids.paradigm.design import RunDesign
 from llm2bids.scan.answers import GivenAnswers, read_answers
@@ -22,30 +22,20 @@ from llm2bids.scan.prepare import Prepared, prepare
 from llm2bids.scan.runs import (
     missing_volumes,
     open_writer,
-    progress_bar,
     say_done,
     scan_groups,
     scanner,
     write_runs,
 )
 from llm2bids.scan.shards import (
-    ShardBar,
+    Task,
     designs_of,
     expect_runs,
     labels_of,
+    record_by_workers,
     record_shard,
-    recorded_volumes,
-    stop_file,
 )
-from llm2bids.scan.workers import (
-    LOCAL,
-    Submit,
-    cluster_pool,
-    local_pool,
-    read_cluster,
-    run_tasks,
-    stopped_by_signals,
-)
+from llm2bids.scan.workers import LOCAL, cluster_pool, local_pool, read_cluster
 
 log = logging.getLogger(__name__)
 
@@ -113,7 +103,7 @@ def record(
         read_cluster(Path(cluster))  # refused before a model is loaded
     from llm2bids.model.device import computing_threads
 
-    task = _Task(bids_dir=bids_dir, options=scan_options, answers=answers, overwrite=overwrite)
+    task = Task(bids_dir=bids_dir, options=scan_options, answers=answers, overwrite=overwrite)
     with computing_threads(scan_options.device, scan_options.n_threads):
         if participant_label is None:
             _record(task, prepare_only=prepare_only, cluster=cluster, progress=progress)
@@ -153,18 +143,7 @@ def replay(bids_dir: str | Path, *, transcripts: str | Path, **options: Any) -> 
     return record(bids_dir, answers=read_answers(Path(transcripts)), **options)
 
 
-@dataclass(frozen=True, kw_only=True)
-class _Task:
-    """What is to be recorded: all that a worker needs to record any participant of a scan."""
-
-    bids_dir: Path
-    options: ScanOptions
-    answers: GivenAnswers | None
-    overwrite: bool
-    parent: int | None = None  # the process that waits for a worker on its own machine
-
-
-def _record(task: _Task, *, prepare_only: bool, cluster: str | Path | None, progress: bool) -> None:
+def _record(task: Task, *, prepare_only: bool, cluster: str | Path | None, progress: bool) -> None:
     """Record what is missing, here or by workers."""
     bids_dir, options = task.bids_dir, task.options
     prepared = prepare(bids_dir, options, task.answers)
@@ -196,7 +175,7 @@ def _record(task: _Task, *, prepare_only: bool, cluster: str | Path | None, prog
                 started = cluster_pool(cluster, options.n_workers or len(volumes))
             try:
                 with started as submit:
-                    _record_by(submit, writer, task, volumes, progress=progress)
+                    record_by_workers(submit, writer, task, volumes, progress=progress)
             except BaseException:
                 with suppress(Llm2bidsError, OSError):  # the first error is the one to tell
                     writer.take_shards()  # what workers finished is kept
@@ -224,107 +203,10 @@ def _n_workers(prepared: Prepared, writer: DatasetWriter, missing: Sequence[RunD
     )
 
 
-_prepared: dict[str, Prepared] = {}  # what a worker loaded for the participant before
-
-
-def _prepare_once(task: _Task) -> Prepared:
-    """Load the model once in a process that records several participants."""
-    key = repr((task.bids_dir, task.options))
-    if key not in _prepared:
-        _prepared.clear()
-        _prepared[key] = prepare(task.bids_dir, task.options, None)
-    return _prepared[key].with_answers(task.answers)
-
-
-def _work(task: _Task, label: str) -> tuple[str, BaseException | None]:
-    """Record a participant's shard, in a process of its own; say what kept it from its end."""
-    from llm2bids.model.device import computing_threads
-
-    options = task.options
-    os.environ["LOKY_MAX_CPU_COUNT"] = str(options.n_threads)  # who compresses asks it
-    stop = stop_file(task.bids_dir)
-
-    def stopped() -> bool:  # it was said, or the process that waits for this one is gone
-        return stop.exists() or (task.parent is not None and os.getppid() != task.parent)
-
-    try:
-        if stopped():
-            raise KeyboardInterrupt
-        with computing_threads(options.device, options.n_threads):
-            prepared = _prepare_once(task)
-            record_shard(
-                task.bids_dir,
-                prepared,
-                label,
-                overwrite=task.overwrite,
-                bar=lambda shard, n_whole, n_missing: ShardBar(shard, n_whole, stopped),
-            )
-    except (Llm2bidsError, OSError, KeyboardInterrupt) as error:
-        return label, error
-    return label, None
-
-
-def _record_by(
-    submit: Submit,
-    writer: DatasetWriter,
-    task: _Task,
-    volumes: Mapping[str, int],
-    *,
-    progress: bool,
-) -> None:
-    """Let workers record participants, of so many volumes each, and take in what they wrote."""
-    bids_dir, finished, failed = task.bids_dir, set[str](), dict[str, BaseException]()
-
-    with (
-        progress_bar(sum(volumes.values()), "recording", progress) as bar,
-        stopped_by_signals(stop_file(bids_dir)) as stopping,
-    ):
-
-        def look() -> None:
-            recorded = (
-                n if label in finished else min(recorded_volumes(bids_dir, label), n)
-                for label, n in volumes.items()
-            )
-            bar.update(max(sum(recorded) - bar.n, 0))
-
-        tasks = [(task, label) for label in volumes]
-        for label, error in run_tasks(submit, _work, tasks, stopping=stopping, look=look):
-            writer.take_shard(label)
-            if error is None:
-                finished.add(label)
-            elif not isinstance(error, KeyboardInterrupt):
-                failed[label] = error
-            look()
-    if stopping.is_set():
-        raise KeyboardInterrupt
-    _raise_failed(bids_dir, failed, len(volumes))
-
-
-def _raise_failed(bids_dir: Path, failed: Mapping[str, BaseException], n_participants: int) -> None:
-    """Raise what participants failed of: the one error, or each with its participants."""
-    errors = {str(error): error for error in failed.values()}
-    if len(errors) == 1:
-        (error,) = errors.values()
-        raise error
-    if errors:
-        lines = [f"  sub-{label}: {error}" for label, error in sorted(failed.items())]
-        first = (
-            f"{bids_dir}: {len(failed)} of {n_participants} participants were not recorded to "
-            "their end; finished runs are kept, call again to go on:"
-        )
-        raise DatasetError("\n".join([first, *lines]))
-
-
-def _record_shards(task: _Task, participant_label: Sequence[str], *, progress: bool) -> None:
+def _record_shards(task: Task, participant_label: Sequence[str], *, progress: bool) -> None:
     """Record participants by themselves, each into a shard."""
     bids_dir = task.bids_dir
     prepared = prepare(bids_dir, task.options, task.answers)
     for name in participant_label:
-        record_shard(
-            bids_dir,
-            prepared,
-            name,
-            overwrite=task.overwrite,
-            bar=lambda shard, n_whole, n_missing: progress_bar(n_missing, shard.name, progress),
-        )
+        record_shard(bids_dir, prepared, name, overwrite=task.overwrite, progress=progress)
     log.info("recorded; `llm2bids merge %s` takes participants in when all are there", bids_dir)

@@ -1,7 +1,9 @@
 """Runs on their way to the disk: a dataset that is opened or begun, and a group after the other."""
 
 import logging
+import os
 import sys
+import time
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
@@ -9,23 +11,32 @@ from typing import Any, Protocol
 
 from tqdm.auto import tqdm
 
+from llm2bids.dataset.arrangement import learned_space
 from llm2bids.dataset.settings import is_dataset
 from llm2bids.dataset.write import DatasetWriter
 from llm2bids.exceptions import UsageError
 from llm2bids.paradigm.design import RunDesign
 from llm2bids.paradigm.prompts import load_banks
+from llm2bids.paradigm.seed import derive_seed
 from llm2bids.paradigm.task import Prompt
 from llm2bids.recording.batches import OnToken
-from llm2bids.recording.calibration import calibrate
+from llm2bids.recording.calibration import calibrate, scan_localizer
 from llm2bids.recording.draw import Scan
 from llm2bids.recording.record import Recording, group_runs, record_runs, replay_run
-from llm2bids.scan.arrangement import arranged_space
 from llm2bids.scan.prepare import Prepared
 from llm2bids.scan.sessions import Take, taking_sessions
 from llm2bids.space.arrange import build_space
+from llm2bids.space.functional import random_space
+from llm2bids.space.smoothness import Stability
+from llm2bids.space.space import Space
 from llm2bids.store.json import read_json
 
 log = logging.getLogger(__name__)
+
+# Units from which on panels are arranged in several processes; fewer are done in one sooner.
+_PARALLEL_FROM = 50_000
+
+_MOST_PROCESSES = 4  # processes that arrange panels
 
 
 class Bar(Protocol):
@@ -64,7 +75,7 @@ def open_writer(
         weights_sha256=loaded.weights_sha256,
     )
     with progress_bar(len(scan.localizer) * n_tokens, "localizer", progress) as bar:
-        space, stability = arranged_space(space, prepared, bar.update)
+        space, stability = _arranged_space(space, prepared, bar.update)
     return DatasetWriter.create(
         bids_dir,
         space=space,
@@ -78,6 +89,30 @@ def open_writer(
         exactness=prepared.exactness.metadata(),
         edit=options.read_edit(),
     )
+
+
+def _arranged_space(
+    space: Space, prepared: Prepared, on_token: OnToken
+) -> tuple[Space, Stability | None]:
+    """Arrange the space of a new dataset."""
+    choice, scan = prepared.choice, prepared.scan
+    if choice.given is not None:
+        return choice.given.apply(space), choice.given.stability
+    if choice.name == "random":
+        return random_space(space, seed=derive_seed(scan.seed, "arrangement")), None
+    if choice.name == "index":
+        return space, None
+    how = prepared.rest_scan("localizer", on_token)
+    localizer = scan_localizer(prepared.loaded, scan.localizer, space.sites, how)
+    began = time.perf_counter()
+    made, stability = learned_space(
+        space,
+        localizer,
+        baseline=scan.paradigm.baseline,
+        n_jobs=min(os.cpu_count() or 1, _MOST_PROCESSES) if space.n_units > _PARALLEL_FROM else 1,
+    )
+    log.info("arranged %s units in %.1f s", f"{space.n_units:,}", time.perf_counter() - began)
+    return made, stability
 
 
 def _check_authors(bids_dir: Path, authors: Sequence[str]) -> None:

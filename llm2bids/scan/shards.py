@@ -1,10 +1,13 @@
 """A scan in pieces: each participant is a shard, which any process records and one takes in."""
 
 import json
+import os
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager, suppress
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from llm2bids.dataset.layout import list_bolds, run_key, run_of
 from llm2bids.dataset.participants import warn_of_batch_effect
@@ -13,11 +16,14 @@ from llm2bids.dataset.resume import changed_runs
 from llm2bids.dataset.settings import compare_settings, is_dataset
 from llm2bids.dataset.shard import SHARDS, begin_shard, list_shards, shard_root
 from llm2bids.dataset.write import DatasetWriter
-from llm2bids.exceptions import DatasetError, UsageError
+from llm2bids.exceptions import DatasetError, Llm2bidsError, UsageError
 from llm2bids.paradigm.design import RunDesign
 from llm2bids.recording.draw import Scan
-from llm2bids.scan.prepare import Prepared
-from llm2bids.scan.runs import Bar, missing_volumes, scan_groups, scanner, write_missing
+from llm2bids.scan.answers import GivenAnswers
+from llm2bids.scan.options import ScanOptions
+from llm2bids.scan.prepare import Prepared, prepare
+from llm2bids.scan.runs import missing_volumes, progress_bar, scan_groups, scanner, write_missing
+from llm2bids.scan.workers import Submit, run_tasks, stopped_by_signals
 from llm2bids.store.commit import HIDDEN, replace_text
 
 _EXPECTED = SHARDS / "expected.json"  # runs of a scan that was prepared: what a merge has to find
@@ -33,12 +39,10 @@ def record_shard(
     participant_label: str,
     *,
     overwrite: bool,
-    bar: Callable[[Path, int, int], AbstractContextManager[Bar]],
+    progress: bool = False,
+    stopped: Callable[[], bool] | None = None,
 ) -> None:
-    """Record what the dataset lacks of a participant into a shard.
-
-    `bar` is made of the shard, the volumes that it has, and those that are missing.
-    """
+    """Record what the dataset lacks of a participant into a shard, as a worker if `stopped`."""
     _check_prepared(bids_dir, prepared)
     participant_label = participant_label.removeprefix("sub-")
     designs = designs_of(prepared.scan, participant_label)
@@ -61,15 +65,110 @@ def record_shard(
             return run_key(design) in present or writer.has_run(design)
 
         whole = sum(design.n_volumes for design in designs if writer.has_run(design))
-        with bar(shard, whole, missing_volumes(groups, is_there)) as shown:
-            write_missing(
-                writer,
-                groups,
-                scanner(prepared),
-                t_r=prepared.scan.t_r,
-                bar=shown,
-                is_there=is_there,
+        missing, t_r = missing_volumes(groups, is_there), prepared.scan.t_r
+        with (
+            progress_bar(missing, shard.name, progress)
+            if stopped is None
+            else _WorkersBar(shard, whole, stopped)
+        ) as bar:
+            write_missing(writer, groups, scanner(prepared), t_r=t_r, bar=bar, is_there=is_there)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Task:
+    """What is to be recorded: all that a worker needs to record any participant of a scan."""
+
+    bids_dir: Path
+    options: ScanOptions
+    answers: GivenAnswers | None
+    overwrite: bool
+    parent: int | None = None  # the process that waits for a worker on its own machine
+
+
+_prepared: dict[str, Prepared] = {}  # what a worker loaded for the participant before
+
+
+def _prepare_once(task: Task) -> Prepared:
+    """Load the model once in a process that records several participants."""
+    key = repr((task.bids_dir, task.options))
+    if key not in _prepared:
+        _prepared.clear()
+        _prepared[key] = prepare(task.bids_dir, task.options, None)
+    return _prepared[key].with_answers(task.answers)
+
+
+def _work(task: Task, label: str) -> tuple[str, BaseException | None]:
+    """Record a participant's shard, in a process of its own; say what kept it from its end."""
+    from llm2bids.model.device import computing_threads
+
+    options = task.options
+    os.environ["LOKY_MAX_CPU_COUNT"] = str(options.n_threads)  # who compresses asks it
+    stop = _stop_file(task.bids_dir)
+
+    def stopped() -> bool:  # it was said, or the process that waits for this one is gone
+        return stop.exists() or (task.parent is not None and os.getppid() != task.parent)
+
+    try:
+        if stopped():
+            raise KeyboardInterrupt
+        with computing_threads(options.device, options.n_threads):
+            prepared = _prepare_once(task)
+            how: dict[str, Any] = {"overwrite": task.overwrite, "stopped": stopped}
+            record_shard(task.bids_dir, prepared, label, **how)
+    except (Llm2bidsError, OSError, KeyboardInterrupt) as error:
+        return label, error
+    return label, None
+
+
+def record_by_workers(
+    submit: Submit,
+    writer: DatasetWriter,
+    task: Task,
+    volumes: Mapping[str, int],
+    *,
+    progress: bool,
+) -> None:
+    """Let workers record participants, of so many volumes each, and take in what they wrote."""
+    bids_dir, finished, failed = task.bids_dir, set[str](), dict[str, BaseException]()
+
+    with (
+        progress_bar(sum(volumes.values()), "recording", progress) as bar,
+        stopped_by_signals(_stop_file(bids_dir)) as stopping,
+    ):
+
+        def look() -> None:
+            recorded = (
+                n if label in finished else min(_recorded_volumes(bids_dir, label), n)
+                for label, n in volumes.items()
             )
+            bar.update(max(sum(recorded) - bar.n, 0))
+
+        tasks = [(task, label) for label in volumes]
+        for label, error in run_tasks(submit, _work, tasks, stopping=stopping, look=look):
+            writer.take_shard(label)
+            if error is None:
+                finished.add(label)
+            elif not isinstance(error, KeyboardInterrupt):
+                failed[label] = error
+            look()
+    if stopping.is_set():
+        raise KeyboardInterrupt
+    _raise_failed(bids_dir, failed, len(volumes))
+
+
+def _raise_failed(bids_dir: Path, failed: Mapping[str, BaseException], n_participants: int) -> None:
+    """Raise what participants failed of: the one error, or each with its participants."""
+    errors = {str(error): error for error in failed.values()}
+    if len(errors) == 1:
+        (error,) = errors.values()
+        raise error
+    if errors:
+        lines = [f"  sub-{label}: {error}" for label, error in sorted(failed.items())]
+        first = (
+            f"{bids_dir}: {len(failed)} of {n_participants} participants were not recorded to "
+            "their end; finished runs are kept, call again to go on:"
+        )
+        raise DatasetError("\n".join([first, *lines]))
 
 
 def _check_prepared(bids_dir: Path, prepared: Prepared) -> None:
@@ -94,7 +193,7 @@ def designs_of(scan: Scan, participant_label: str) -> list[RunDesign]:
     return designs
 
 
-class ShardBar(AbstractContextManager["ShardBar"]):
+class _WorkersBar(AbstractContextManager["_WorkersBar"]):
     """What a worker tells of its progress: a number in a file of its shard, on any machine."""
 
     def __init__(self, shard: Path, n_volumes: int, stopped: Callable[[], bool]) -> None:
@@ -119,7 +218,7 @@ class ShardBar(AbstractContextManager["ShardBar"]):
         """Leave the number as it is."""
 
 
-def recorded_volumes(bids_dir: Path, participant_label: str) -> int:
+def _recorded_volumes(bids_dir: Path, participant_label: str) -> int:
     """Read how many volumes the worker of a participant has recorded."""
     try:
         return int((shard_root(bids_dir, participant_label) / _PROGRESS).read_text())
@@ -147,7 +246,7 @@ def expected_runs(bids_dir: Path) -> list[str]:
         ) from None
 
 
-def stop_file(bids_dir: Path) -> Path:
+def _stop_file(bids_dir: Path) -> Path:
     """Name the file whose presence tells the workers of a dataset to stop."""
     return bids_dir / SHARDS / "stop"
 

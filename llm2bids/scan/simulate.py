@@ -48,10 +48,9 @@ def measure_writing(space: Space, scan: Scan, settings: Mapping[str, Any]) -> Wr
     with tempfile.TemporaryDirectory(prefix="llm2bids-plan-") as folder:
         root = Path(folder) / "dataset"
         began = time.process_time()
-        with DatasetWriter.create(
-            root, space=space, calibration=calibration, paradigm=scan.paradigm, settings=settings,
-            weight_norms=norms,
-        ) as writer:  # fmt: skip
+        what: dict[str, Any] = {"space": space, "calibration": calibration, "settings": settings}
+        what |= {"paradigm": scan.paradigm, "weight_norms": norms}
+        with DatasetWriter.create(root, **what) as writer:
             template_seconds = time.process_time() - began
             template_bytes = sum(path.stat().st_size for path in root.rglob("*") if path.is_file())
             recordings = [simulate_recording(space, run) for run in (design, longer)]
