@@ -155,22 +155,14 @@ def takes_options(*kinds: type) -> Callable[[Verb], Verb]:
     """Spell the options out in the signature and the docstring of a verb that takes them."""
 
     def spell_out(verb: Verb) -> Verb:
-        signature = inspect.signature(verb)
-        keyword = inspect.Parameter.KEYWORD_ONLY
+        signature, taken = inspect.signature(verb), arguments(*kinds)
         own = [p for p in signature.parameters.values() if p.kind is not p.VAR_KEYWORD]
-        flat = {
-            item.name: inspect.Parameter(
-                item.name, kind=keyword, default=item.default, annotation=item.type
-            )
-            for kind in kinds
-            for item in fields(kind)
-            if "argument" in item.metadata
-        }
-        parameters = [*own, *flat.values()]
+        flat = {name: p for kind in kinds for name, p in inspect.signature(kind).parameters.items()}
+        parameters = [*own, *(flat[name] for name in taken)]
         verb.__signature__ = signature.replace(parameters=parameters)  # type: ignore[attr-defined]
         entries = "\n".join(
             f"{name}\n    {argument.text[0].upper()}{argument.text[1:]}."
-            for name, argument in arguments(*kinds).items()
+            for name, argument in taken.items()
         )
         # without its indentation, which Python 3.13 takes off and older ones leave
         text = inspect.cleandoc(verb.__doc__ or "")

@@ -144,7 +144,6 @@ def mend_participants(root: Path, settings: Mapping[str, Any], *, overwrite: boo
     if not table.equals(read_participants(root)):
         with staging(root, doing="writing participants.tsv", overwrite=True) as stage:
             stage_participants(stage, table)
-            stage.commit()
 
 
 def stage_participants(stage: Staging, table: pd.DataFrame) -> None:
@@ -173,7 +172,6 @@ def remove_leftovers(root: Path, *, overwrite: bool = False) -> None:
                 stage.remove(file)
             if len(kept) < len(table):
                 stage_participants(stage, kept)
-            stage.commit()
     for base in (root, root / DERIVATIVE):
         _remove_empty(base)
     if leftovers:

@@ -3,7 +3,7 @@
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import PurePosixPath
-from typing import Any, Literal, get_args
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -36,8 +36,7 @@ from llm2bids.dataset.transcript import (
     transcript_table,
     write_transcript,
 )
-from llm2bids.dataset.volumes import volume_writer, write_image
-from llm2bids.exceptions import DatasetError
+from llm2bids.dataset.volumes import write_image, write_volumes
 from llm2bids.paradigm.design import RunDesign
 from llm2bids.recording.events import events_table
 from llm2bids.recording.record import Recording
@@ -48,8 +47,6 @@ from llm2bids.store.tables import write_table
 
 # Threads that encode and compress: more wait for what one does (sum, hash, file).
 _MOST_THREADS = 16
-
-HrfModel = Literal["spm", "glover"]  # names of responses, as nilearn spells them
 
 _UNITS_AT_A_TIME = 16384
 
@@ -149,10 +146,9 @@ class _StagedRun:
         )
         n_jobs = writing_threads()
         encoder = SeriesEncoder(values, space, calibration, seed=design.seed, dtype=dtype)
-        with volume_writer(self.stage.path(file), header, n_jobs=n_jobs) as writer:
-            for volumes in encoder.blocks(n_jobs=n_jobs):
-                writer.write(volumes.T)
-        self.stage.hashed(file, writer.sha256())
+        blocks = (volumes.T for volumes in encoder.blocks(n_jobs=n_jobs))
+        digest = write_volumes(self.stage.path(file), header, blocks, n_jobs=n_jobs)
+        self.stage.hashed(file, digest)
         return encoder
 
     def tables(self) -> None:
@@ -225,14 +221,12 @@ def _link_image(
 def convolve(
     values: npt.NDArray[np.float32],
     t_r: float,
-    hrf_model: HrfModel,
+    hrf_model: str,
     *,
     baseline: npt.NDArray[np.float32],
 ) -> npt.NDArray[np.float32]:
     """Convolve values (n_tokens, n_units) along time; baseline (n_units,)."""
     # Glover 1999, NeuroImage 9:416, and SPM's difference of gamma functions, as in nilearn
-    if hrf_model not in get_args(HrfModel):
-        raise DatasetError(f"hrf_model {hrf_model!r} is not known; use 'spm', 'glover' or None")
     kernel = _response_to_one_volume(t_r, hrf_model)
     convolved = np.empty_like(values)
     for start in range(0, values.shape[1], _UNITS_AT_A_TIME):
@@ -242,7 +236,7 @@ def convolve(
     return convolved
 
 
-def _response_to_one_volume(t_r: float, hrf_model: HrfModel) -> npt.NDArray[np.float32]:
+def _response_to_one_volume(t_r: float, hrf_model: str) -> npt.NDArray[np.float32]:
     """Sample the response to activity of one volume where nilearn samples its regressors."""
     from nilearn.glm.first_level import compute_regressor  # takes seconds, and few need it
 

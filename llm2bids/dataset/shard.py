@@ -57,10 +57,9 @@ def begin_shard(root: Path, participant_label: str) -> Path:
                 shutil.rmtree(path) if path.is_dir() else path.unlink()
         (shard / HIDDEN / "commit.json").unlink(missing_ok=True)
         clear_staging(shard)
-        with staging(shard, doing="beginning a shard") as stage:
+        with staging(shard, doing="beginning a shard", last=(SETTINGS,)) as stage:
             for file, digest in made_from.items():
                 stage.take(file, root / file, digest)
-            stage.commit(last=(SETTINGS,))
     return shard
 
 

@@ -190,12 +190,7 @@ def template_folder() -> Traversable:
 
 def fill_text(name: str, fields: Mapping[str, object]) -> str:
     """Read a text file of the template and fill in its blanks."""
-    try:
-        return Template((template_folder() / name).read_text(encoding="utf-8")).substitute(fields)
-    except KeyError as error:
-        raise DatasetError(
-            f"bids_template/{name} needs a value for {error.args[0]!r}; give it among the fields"
-        ) from None
+    return Template((template_folder() / name).read_text(encoding="utf-8")).substitute(fields)
 
 
 def fill_json(name: str, fields: Mapping[str, object], **entries: Any) -> dict[str, Any]:

@@ -77,12 +77,9 @@ class Validation:
         """
         lines = []
         for name, n_files in self.n_files:
-            mine = [issue for issue in self.issues if issue.dataset == name]
-            n_errors = sum(issue.severity == "error" for issue in mine)
-            lines.append(
-                f"{self.path} ({name}): {n_files} files, {n_errors} errors, "
-                f"{len(mine) - n_errors} warnings"
-            )
+            n = Counter(issue.severity for issue in self.issues if issue.dataset == name)
+            counted = f"{n['error']} errors, {n['warning']} warnings"
+            lines.append(f"{self.path} ({name}): {n_files} files, {counted}")
         for (name, severity, code), number in sorted(self.counts().items()):
             example = next(
                 issue.file for issue in self.issues if (issue.dataset, issue.code) == (name, code)

@@ -3,8 +3,8 @@
 import hashlib
 import math
 import zlib
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import ExitStack, closing, contextmanager
+from collections.abc import Callable, Iterable, Mapping
+from contextlib import ExitStack, closing
 from dataclasses import dataclass
 from io import BytesIO
 from pathlib import Path, PurePosixPath
@@ -39,14 +39,15 @@ _RUN_BYTES = 9_000  # bytes of the sidecars, events and checksums of a run
 _ROW_BYTES = 150  # bytes that a volume adds to tables: transcript, confounds, stimulus series
 
 
-@contextmanager
-def volume_writer(path: Path, header: Any, *, n_jobs: int = 1) -> Iterator["VolumeWriter"]:
-    """Write an image, which is there when all its volumes are, and not before."""
-    # the same volumes give the same bytes, whatever the blocks in which they come and the threads
-    if not path.name.endswith((".nii.gz", ".nii")):
-        raise DatasetError(f"{path}: an image's name ends with .nii.gz or .nii")
+def write_volumes(
+    path: Path, header: Any, blocks: Iterable[npt.NDArray[Any]], *, n_jobs: int = 1
+) -> str:
+    """Write an image of blocks (n_x, n_y, n_z) or (n_x, n_y, n_z, n); give the file's sha256."""
+    # there when all its volumes are, and not before; the same volumes give the same bytes, whatever
+    # the blocks in which they come and the threads; a block in Fortran order is not copied
     temporary = path.with_name(f".{path.name}.part")
-    size = math.prod(header.get_data_shape()) * header.get_data_dtype().itemsize
+    dtype, n_bytes = header.get_data_dtype(), 0
+    size = math.prod(header.get_data_shape()) * dtype.itemsize
     sha256 = hashlib.sha256()
     try:
         with temporary.open("wb") as file, ExitStack() as stack:
@@ -55,40 +56,25 @@ def volume_writer(path: Path, header: Any, *, n_jobs: int = 1) -> Iterator["Volu
                 sha256.update(data)
                 file.write(data)
 
+            append: Callable[[memoryview], None] = write
             if path.name.endswith(".gz"):
-                stream = stack.enter_context(closing(GzipStream(write, n_jobs=n_jobs)))
-                writer = VolumeWriter(header, stream.write, sha256.hexdigest)
-            else:
-                writer = VolumeWriter(header, write, sha256.hexdigest)
-            yield writer
-            if writer.n_bytes != size:
+                append = stack.enter_context(closing(GzipStream(write, n_jobs=n_jobs))).write
+            # header, then four zero bytes: no extensions; data begin at byte 352
+            append(memoryview(header.binaryblock + b"\0\0\0\0"))
+            for block in blocks:
+                data = np.ascontiguousarray(block.T, dtype=dtype).reshape(-1).view(np.uint8).data
+                append(data)
+                n_bytes += len(data)
+            if n_bytes != size:
                 raise DatasetError(
-                    f"{path}: volumes of {writer.n_bytes} bytes were written, the header says "
-                    f"{size}; nothing was kept"
+                    f"{path}: volumes of {n_bytes} bytes were written, the header says {size}; "
+                    "nothing was kept"
                 )
         temporary.replace(path)
     except BaseException:
         temporary.unlink(missing_ok=True)
         raise
-
-
-class VolumeWriter:
-    """Append volumes (n_x, n_y, n_z) or (n_x, n_y, n_z, n); in Fortran order without a copy."""
-
-    def __init__(
-        self, header: Any, write: Callable[[memoryview], None], sha256: Callable[[], str]
-    ) -> None:
-        self._write, self._dtype = write, header.get_data_dtype()
-        self.sha256 = sha256  # of the file, 64 hexadecimal digits, once it has been written
-        self.n_bytes = 0
-        # header, then four zero bytes: no extensions; data begin at byte 352
-        write(memoryview(header.binaryblock + b"\0\0\0\0"))
-
-    def write(self, block: npt.NDArray[Any]) -> None:
-        """Append volumes."""
-        data = np.ascontiguousarray(block.T, dtype=self._dtype).reshape(-1).view(np.uint8).data
-        self._write(data)
-        self.n_bytes += len(data)
+    return sha256.hexdigest()
 
 
 def write_image(
@@ -105,8 +91,7 @@ def write_image(
     """Stage one volume (n_x, n_y, n_z) and its sidecar; without fingerprint it has the space's."""
     carried = fingerprint or space.fingerprint()
     header = image_header(space, fingerprint=carried, dtype=data.dtype.name, window=window)
-    with volume_writer(stage.path(file), header) as writer:
-        writer.write(data)
+    write_volumes(stage.path(file), header, [data])
     metadata = image_json(space, description, fingerprint=carried, **entries)
     stage.text(sidecar(file), to_json(metadata))
 

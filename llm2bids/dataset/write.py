@@ -1,8 +1,8 @@
 """Writing a dataset: one run after the other, each there whole or not at all."""
 
 from collections import defaultdict
-from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
-from contextlib import ExitStack, contextmanager, suppress
+from collections.abc import Collection, Iterable, Mapping, Sequence
+from contextlib import AbstractContextManager, ExitStack
 from functools import cached_property
 from pathlib import Path, PurePosixPath
 from typing import Any, Self
@@ -13,7 +13,7 @@ import numpy.typing as npt
 from llm2bids.dataset import resume
 from llm2bids.dataset import shard as shards
 from llm2bids.dataset.first_files import EXACTNESS, write_all_tasks_model, write_static_files
-from llm2bids.dataset.layout import check_label, edit_file, list_bolds, parse_path
+from llm2bids.dataset.layout import edit_file, list_bolds, parse_path
 from llm2bids.dataset.participants import (
     PARTICIPANTS,
     by_participant,
@@ -129,9 +129,6 @@ class DatasetWriter:
         cls.check_target(root)
         if is_dataset(root):
             raise DatasetError(f"{root} has a dataset already; open it, or name another folder")
-        check_label(space.label, what="space")
-        for task in paradigm.tasks:
-            check_label(task.label, what="task")
         with ExitStack() as held:
             lock = held.enter_context(DatasetLock(root))
             resume.undo_creation(root)
@@ -139,7 +136,7 @@ class DatasetWriter:
             check_space(root, needed=needed, doing="the template")
             normal = normal_settings({**settings, "space_label": space.label})
             fields = base_fields(space, settings=normal, paradigm=paradigm)
-            with staging(root, doing="writing the template") as stage:
+            with staging(root, doing="writing the template", last=(SETTINGS,)) as stage:
                 write_static_files(
                     stage,
                     settings=normal,
@@ -148,15 +145,12 @@ class DatasetWriter:
                     authors=authors,
                     fields=fields,
                 )
-                write_template(
-                    stage, space, calibration, weight_norms=weight_norms, fields=fields,
-                    stability=stability,
-                )  # fmt: skip
+                how: dict[str, Any] = {"fields": fields, "stability": stability}
+                write_template(stage, space, calibration, weight_norms=weight_norms, **how)
                 if exactness is not None:
                     stage.text(PurePosixPath(EXACTNESS), to_json(exactness))
                 if edit is not None:
                     stage.text(edit_file(edit.label), to_json(edit.metadata()))
-                stage.commit(last=(SETTINGS,))
             dataset = Dataset(path=root, space=space, calibration=calibration, settings=normal)
             held.pop_all()
         return cls(dataset, lock)
@@ -218,7 +212,7 @@ class DatasetWriter:
         needed = round(MARGIN * self._run_size.of(design.n_volumes))
         check_space(self._root, needed=needed, doing=name)
         bold = self.bold(design)
-        with self._placing(f"writing {name}", last=(bold,)) as stage:
+        with self._staging(f"writing {name}", (bold,)) as stage:
             stage_run(stage, self.dataset, recording, t_r=t_r)
         self._added([bold])
         self._failed = False
@@ -240,7 +234,7 @@ class DatasetWriter:
             for files in new.values() if verify else ():
                 shards.refuse_changed(shard, files)
             if new:
-                with self._placing(f"merging sub-{participant_label}", last=new) as stage:
+                with self._staging(f"merging sub-{participant_label}", new) as stage:
                     shards.stage_runs(stage, self.dataset, shard, participant_label, new)
                 self._added(new)
             shards.remove_shard(shard)
@@ -270,22 +264,15 @@ class DatasetWriter:
         table = resume.participants_to_extend(self._root, settings, overwrite=self._overwrite)
         table = with_participant(table, participant_label, settings, counts_of(self._root, mine))
         tasks = [task for task in self.dataset.paradigm.tasks if task.label in self._tasks]
-        with self._placing("writing participants.tsv", last=(PARTICIPANTS,)) as stage:
+        with self._staging("writing participants.tsv", (PARTICIPANTS,)) as stage:
             resume.stage_participants(stage, table)
             write_all_tasks_model(stage, tasks, self.dataset.fields)
         self._n_counted[participant_label] = len(mine)
 
-    @contextmanager
-    def _placing(self, doing: str, *, last: Collection[PurePosixPath]) -> Iterator[Staging]:
-        """Stage files and put them in place, all or none of them."""
-        try:
-            with staging(self._root, doing=doing, overwrite=self._overwrite) as stage:
-                yield stage
-                stage.commit(last=last)
-        except BaseException:
-            with suppress(OSError, DatasetError):  # the first error is the one to tell
-                recover(self._root)
-            raise
+    def _staging(
+        self, doing: str, last: Collection[PurePosixPath]
+    ) -> AbstractContextManager[Staging]:
+        return staging(self._root, doing=doing, overwrite=self._overwrite, last=last)
 
     def _added(self, bolds: Iterable[PurePosixPath]) -> None:
         """Know of raw series that are in place now."""

@@ -23,7 +23,7 @@ from llm2bids.dataset.check_files import Check
 from llm2bids.dataset.layout import sidecar
 from llm2bids.dataset.read import Dataset
 from llm2bids.dataset.sidecar import fill_json, fill_text
-from llm2bids.dataset.volumes import volume_writer
+from llm2bids.dataset.volumes import write_volumes
 from llm2bids.exceptions import DatasetError, InferenceError
 from llm2bids.inference.provenance import Provenance, circularity_caution
 from llm2bids.space.grid import open_image
@@ -84,8 +84,7 @@ def write_map(
         header.set_intent("t test", (metadata["DegreesOfFreedom"],))
     path.parent.mkdir(parents=True, exist_ok=True)
     outside = 1 if "_stat-pfdr_" in path.name else 0
-    with volume_writer(path, header) as writer:
-        writer.write(grid_of(values.astype(dtype), voxels, space, fill=outside))
+    write_volumes(path, header, [grid_of(values.astype(dtype), voxels, space, fill=outside)])
     write_json(sidecar(path), metadata)
     return path
 

@@ -14,7 +14,7 @@ from nilearn.masking import compute_epi_mask
 from scipy import stats
 
 from llm2bids.dataset.layout import sidecar
-from llm2bids.dataset.volumes import volume_writer
+from llm2bids.dataset.volumes import write_volumes
 from llm2bids.exceptions import InferenceError
 from llm2bids.inference.first_level import (
     F_STATS,
@@ -212,8 +212,7 @@ class Fit:
         data[self.mask] = values
         target = self.out_dir / path
         target.parent.mkdir(parents=True, exist_ok=True)
-        with volume_writer(target, header) as writer:
-            writer.write(data)
+        write_volumes(target, header, [data])
         of_series = self.estimate.metadata
         passed_on = ("SpatialReference", "SpaceLabel", "SpaceFingerprint")
         entries = {

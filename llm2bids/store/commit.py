@@ -41,8 +41,7 @@ class Staging:
         self._staged: list[PurePosixPath] = []
         self._removed: list[PurePosixPath] = []
         self._merged: set[PurePosixPath] = set()
-        self._sources: dict[PurePosixPath, Path] = {}
-        self._digests: dict[PurePosixPath, str] = {}
+        self._digests: dict[PurePosixPath, str] = {}  # known before the commit
 
     def path(self, file: PurePosixPath, *, merged: bool = False) -> Path:
         """Name the file to make for `file`; `merged` if it has all that is in the present one."""
@@ -74,7 +73,12 @@ class Staging:
     def link(self, file: PurePosixPath, source: Path) -> None:
         """Stage a hard link, or a copy where links cannot be."""
         _link_or_copy(inside(self.root, source), self.path(file))
-        self._sources[file] = source
+        is_staged = source.is_relative_to(self._folder)
+        original = source.relative_to(self._folder if is_staged else self.root)
+        name = PurePosixPath(original.as_posix())
+        known = self._digests if is_staged else read_list(self.root / list_file(name))
+        if name in known:
+            self._digests[file] = known[name]
 
     def take(self, file: PurePosixPath, source: Path, digest: str) -> None:
         """Stage a file of another dataset of ours, whose checksum is known."""
@@ -89,9 +93,11 @@ class Staging:
         """Let a file of the dataset go with the commit; nothing happens if it is not there."""
         self._removed.append(file)
 
-    def commit(self, *, last: Collection[PurePosixPath] = ()) -> None:
+    def commit(self, *, last: Collection[PurePosixPath]) -> None:
         """Put all staged files in place, and their checksums in the lists."""
-        digests = {file: self._digest(file) for file in self._staged}
+        digests = {
+            file: self._digests.get(file) or sha256_of(self._folder / file) for file in self._staged
+        }
         if not self.overwrite:
             concerned = (*self._staged, *self._removed)
             refuse_edited(self.root, [p for p in concerned if p not in self._merged])
@@ -114,21 +120,6 @@ class Staging:
         written.replace(self.root / JOURNAL)
         to_disk([self.root / HIDDEN])
         recover(self.root)
-        self._staged.clear()
-
-    def _digest(self, file: PurePosixPath) -> str:
-        """Hash a staged file, unless that was done while it or what it links to was written."""
-        if file not in self._digests:
-            source = self._sources.get(file)
-            known = self._known_digest(source) if source is not None else None
-            self._digests[file] = known or sha256_of(self._folder / file)
-        return self._digests[file]
-
-    def _known_digest(self, source: Path) -> str | None:
-        if source.is_relative_to(self._folder):
-            return self._digest(PurePosixPath(source.relative_to(self._folder).as_posix()))
-        file = PurePosixPath(source.relative_to(self.root).as_posix())
-        return read_list(self.root / list_file(file)).get(file)
 
     def _check_there(self) -> None:
         if self._identity is None or identity(self.root) != self._identity:
@@ -136,16 +127,21 @@ class Staging:
 
 
 @contextmanager
-def staging(root: Path, *, doing: str, overwrite: bool = False) -> Iterator[Staging]:
-    """Stage files; the hidden folder is gone afterwards, whatever happens."""
+def staging(
+    root: Path, *, doing: str, overwrite: bool = False, last: Collection[PurePosixPath] = ()
+) -> Iterator[Staging]:
+    """Stage files and put them in place at the end, all or none; `last` after the others."""
     try:
         stage = Staging(root, overwrite=overwrite)
         clear_staging(root)
         yield stage
-    except OSError as error:
-        raise failed_write(root, error, doing=doing) from error
-    finally:
-        clear_staging(root)
+        stage.commit(last=last)
+    except BaseException as error:
+        with suppress(OSError, DatasetError):  # the first error is the one to tell
+            recover(root)
+        if isinstance(error, OSError):
+            raise failed_write(root, error, doing=doing) from error
+        raise
 
 
 def recover(root: Path) -> None:

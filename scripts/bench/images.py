@@ -1,7 +1,7 @@
-"""Writing a series as .nii.gz: `volume_writer` beside nibabel, on a recorded run's volumes.
+"""Writing a series as .nii.gz: `write_volumes` beside nibabel, on a recorded run's volumes.
 
 A run of the embedded model (all sites) is encoded; then each writer in turn, round by round,
-writes the same volumes: `volume_writer` with as many threads as `record` gives it, and with one.
+writes the same volumes: `write_volumes` with as many threads as `record` gives it, and with one.
 Time and size are ratios to nibabel's default. Two writes are compared byte by byte, the content
 with nibabel's, and the header by ``nifti_tool`` where it is installed.
 
@@ -20,7 +20,7 @@ import numpy as np
 from measure import arguments, report, spent
 
 from llm2bids.dataset.run import writing_threads
-from llm2bids.dataset.volumes import volume_writer
+from llm2bids.dataset.volumes import write_volumes
 from llm2bids.model.load import load_model
 from llm2bids.model.sites import find_sites, select_sites
 from llm2bids.recording.calibration import RestScan, calibrate
@@ -48,9 +48,8 @@ def recorded_volumes(n_volumes):
 
 
 def write_ours(path, header, volumes, n_jobs):
-    with volume_writer(path, header, n_jobs=n_jobs) as writer:
-        for start in range(0, len(volumes), 16):
-            writer.write(volumes[start : start + 16].T)
+    blocks = (volumes[start : start + 16].T for start in range(0, len(volumes), 16))
+    write_volumes(path, header, blocks, n_jobs=n_jobs)
 
 
 def header_check(path):

@@ -3,7 +3,6 @@ import pytest
 from nilearn.glm.first_level import compute_regressor
 
 from llm2bids.dataset.run import convolve
-from llm2bids.exceptions import DatasetError
 
 
 @pytest.mark.parametrize("hrf_model", ["spm", "glover"])
@@ -25,9 +24,3 @@ def test_a_constant_stays():
     np.testing.assert_allclose(
         convolve(values, 0.5, "glover", baseline=values[0]), values, rtol=1e-5
     )
-
-
-def test_arguments():
-    values = np.zeros((4, 2), dtype=np.float32)
-    with pytest.raises(DatasetError, match="'fir' is not known; use 'spm', 'glover' or None"):
-        convolve(values, 1.0, "fir", baseline=values[0])

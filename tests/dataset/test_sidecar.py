@@ -1,9 +1,6 @@
 import json
 
-import pytest
-
-from llm2bids.dataset.sidecar import fill_json, fill_text, template_folder
-from llm2bids.exceptions import DatasetError
+from llm2bids.dataset.sidecar import template_folder
 
 
 def test_every_json_file_of_the_template_is_json():
@@ -11,15 +8,6 @@ def test_every_json_file_of_the_template_is_json():
     assert len(files) > 10
     for path in files:
         json.loads(path.read_text())
-
-
-def test_a_blank_without_a_value_is_named():
-    with pytest.raises(DatasetError, match="raw/CHANGES needs a value for 'version'"):
-        fill_text("raw/CHANGES", {})
-    with pytest.raises(
-        DatasetError, match=r"derivative/confounds\.json needs a value for 'centre'"
-    ):
-        fill_json("derivative/confounds.json", {})
 
 
 def test_nothing_is_left_blank(written):

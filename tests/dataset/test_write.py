@@ -7,7 +7,6 @@ import subprocess
 import sys
 import textwrap
 from collections import namedtuple
-from dataclasses import replace
 from pathlib import Path
 
 import nibabel as nib
@@ -215,23 +214,6 @@ def test_a_dataset_is_not_created_twice(changed, synthetic):
         synthetic.create(changed)
 
 
-def test_labels_are_checked_before_anything_is_written(tmp_path, synthetic):
-    paradigm = replace(
-        synthetic.paradigm, tasks=(replace(synthetic.paradigm.tasks[0], label="off_on"),)
-    )
-    with pytest.raises(DatasetError, match=r"task label 'off_on'.*'offOn'"):
-        DatasetWriter.create(
-            tmp_path / "ds",
-            space=synthetic.make_space(),
-            calibration=synthetic.make_calibration(),
-            paradigm=paradigm,
-            settings=synthetic.settings,
-            weight_norms=np.ones(synthetic.n_units, dtype=np.float32),
-            banks=synthetic.banks,
-        )
-    assert not (tmp_path / "ds").exists()
-
-
 def test_the_anatomy_shows_every_role_and_the_table_has_the_norms(tmp_path, synthetic):
     norms = np.ones(synthetic.n_units, dtype=np.float32)
     wide = next(site for site in synthetic.sites if site.width >= 20)
@@ -256,20 +238,6 @@ def test_the_anatomy_shows_every_role_and_the_table_has_the_norms(tmp_path, synt
     assert np.all(shown[~role][1:] == 1)
     table = pd.read_csv(template / "tpl-Tiny_units.tsv.gz", sep="\t")
     np.testing.assert_allclose(table["weight_norm"], norms, rtol=1e-6)
-
-
-def test_weight_norms_are_one_for_each_unit(tmp_path, synthetic):
-    with pytest.raises(DatasetError, match=r"weight_norms has shape \(3,\)"):
-        DatasetWriter.create(
-            tmp_path / "ds",
-            space=synthetic.make_space(),
-            calibration=synthetic.make_calibration(),
-            paradigm=synthetic.paradigm,
-            settings=synthetic.settings,
-            weight_norms=np.ones(3, dtype=np.float32),
-            banks=synthetic.banks,
-        )
-    assert all_files(tmp_path) == []
 
 
 def test_a_run_twice_and_after_closing(changed, synthetic):
@@ -415,7 +383,7 @@ def test_killed_while_being_created(synthetic, tmp_path, monkeypatch):
     def interrupted(self, target):
         if ".llm2bids" in self.parts and not self.name.endswith(".part"):
             done.append(target)
-            if len(done) == 9:
+            if len(done) >= 9:  # nothing goes on after it
                 raise Killed
         return real(self, target)
 
