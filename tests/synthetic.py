@@ -367,3 +367,19 @@ def encode(values, space, calibration, *, seed, dtype="int16"):
     encoder = SeriesEncoder(values, space, calibration, seed=seed, dtype=dtype)
     (volumes,) = encoder.blocks(len(values))
     return volumes, encoder
+
+
+def build(sites, label="Tiny"):
+    """Make a space of sites, of a model without weights."""
+    return build_space(sites, label=label, model_name="tiny", weights_sha256="0" * 64)
+
+
+def one_site(width, name="a", **heads):
+    """Make the space of one site outside the layers."""
+    return build([Site(name=name, layer=None, role=name, width=width, **heads)])
+
+
+def plain_calibration(space):
+    """Make the calibration of means 0 and standard deviations 1."""
+    zeros = np.zeros(space.n_units, dtype=np.float32)
+    return Calibration(mean=zeros, sd=zeros + 1, prompt_ids=(), n_tokens=9)

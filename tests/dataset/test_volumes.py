@@ -10,7 +10,6 @@ from hypothesis.extra import numpy as hnp
 
 from llm2bids.dataset.volumes import write_volumes
 from llm2bids.exceptions import DatasetError
-from llm2bids.space.header import image_header
 
 SHAPE = (5, 6, 7, 8)
 
@@ -128,10 +127,3 @@ def test_no_larger_than_nibabels_own(tmp_path):
     assert sizes[0] <= sizes[1]
     with gzip.open(tmp_path / "ours.nii.gz") as ours_file:
         assert ours_file.read()[352:] == data.tobytes("F")
-
-
-def test_header_of_a_series(synthetic):
-    space = synthetic.make_space()
-    header = image_header(space, fingerprint="0" * 64, dtype="int16", n_volumes=3, t_r=0.25)
-    assert header.get_zooms()[3] == 0.25
-    assert header.get_xyzt_units() == ("mm", "sec")

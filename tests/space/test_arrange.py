@@ -9,19 +9,15 @@ from scipy import ndimage
 
 from llm2bids.exceptions import SpaceError
 from llm2bids.model.units import Site
-from llm2bids.space.arrange import OUTSIDE_SHARE, build_space, index_space, rearrange
+from llm2bids.space.arrange import OUTSIDE_SHARE, index_space, rearrange
 from llm2bids.space.atlas import site_atlas
 from llm2bids.space.definition import Layout
 from llm2bids.space.functional import random_cells
 from llm2bids.space.space import GREY, OUTSIDE
+from tests.synthetic import build
 
 RANDOM = {"arrangement": "random", "layout": Layout(method="random")}
 ANY_TOUCH = np.ones((3, 3, 3), dtype=int)
-
-
-def build(sites, **options):
-    options = {"label": "Tiny", "model_name": "tiny", "weights_sha256": "0" * 64, **options}
-    return build_space(sites, **options)
 
 
 def smollm2(scale=1):
@@ -102,8 +98,7 @@ def models(draw):
 
 def touching(space):
     """Count pairs of voxels of two panels that share a face, an edge or a corner."""
-    site = np.repeat(np.arange(1, len(space.sites) + 1), [site.width for site in space.sites])
-    labels = np.pad(space.to_grid(site), 1)
+    labels = np.pad(space.to_grid(space.site_of_unit + 1), 1)
     n_pairs = 0
     for step in np.argwhere(ANY_TOUCH) - 1:
         other = np.roll(labels, step, axis=(0, 1, 2))
@@ -283,6 +278,5 @@ def test_thirty_million_units():
 
 
 def test_a_label_that_is_none_is_refused():
-    site = Site(name="a", layer=None, role="a", width=3)
     with pytest.raises(SpaceError, match=r"'my-model' is not a BIDS label.*'mymodel'"):
-        build([site], label="my-model")
+        build([], label="my-model")

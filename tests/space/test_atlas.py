@@ -9,7 +9,6 @@ from nilearn.maskers import NiftiLabelsMasker
 
 from llm2bids.exceptions import SpaceError
 from llm2bids.model.units import Site
-from llm2bids.space.arrange import build_space
 from llm2bids.space.atlas import (
     ATLAS_COLUMNS,
     PALETTE,
@@ -19,10 +18,7 @@ from llm2bids.space.atlas import (
     site_atlas,
 )
 from llm2bids.space.header import image_header
-
-
-def build(sites):
-    return build_space(sites, label="Tiny", model_name="tiny", weights_sha256="0" * 64)
+from tests.synthetic import build, one_site
 
 
 def test_every_site_is_a_region(space):
@@ -86,21 +82,20 @@ def test_the_palette_begins_again():
 
 
 def test_many_regions_need_wider_labels():
-    site = Site(name="q", layer=0, role="q", width=40_000, n_heads=40_000, head_size=1)
-    assert head_atlas(build([site])).labels.dtype == np.int32
+    space = one_site(40_000, n_heads=40_000, head_size=1)
+    assert head_atlas(space).labels.dtype == np.int32
 
 
 def test_a_space_without_heads_has_no_head_atlas():
-    space = build([Site(name="a", layer=0, role="a", width=5)])
     with pytest.raises(SpaceError, match="no attention heads"):
-        head_atlas(space)
+        head_atlas(one_site(5))
 
 
 def test_nilearn_reads_the_atlas_and_its_table(space, tmp_path):
     atlas = site_atlas(space)
     header = image_header(space, fingerprint=space.fingerprint(), dtype=atlas.labels.dtype.name)
     img = nib.Nifti1Image(atlas.labels, space.affine, header)
-    values = np.repeat(np.arange(1.0, 15), [site.width for site in space.sites])
+    values = space.site_of_unit + 1.0
     series = np.stack([values, -values, 2 * values]).astype(np.float32)
     bold = nib.Nifti1Image(space.to_grid(series), space.affine)
     path = tmp_path / "lut.tsv"

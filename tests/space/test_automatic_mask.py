@@ -8,17 +8,11 @@ from hypothesis import strategies as st
 from nilearn.masking import compute_background_mask, compute_epi_mask
 
 from llm2bids.model.units import Site
-from llm2bids.recording.calibration import Calibration
-from llm2bids.space.arrange import build_space
-from tests.synthetic import encode
+from tests.synthetic import build, encode, plain_calibration
 
 
 def residual(n_layers, width):
     return [Site(name=f"m.{n}", layer=n, role="residual", width=width) for n in range(n_layers)]
-
-
-def build(sites):
-    return build_space(sites, label="Any", model_name="any", weights_sha256="0" * 64)
 
 
 def bold(space, *, seed, shift=None, n_tokens=6):
@@ -26,9 +20,7 @@ def bold(space, *, seed, shift=None, n_tokens=6):
     values = rng.standard_normal((n_tokens, space.n_units), dtype=np.float32)
     if shift is not None:
         values += shift
-    zeros = np.zeros(space.n_units, dtype=np.float32)
-    calibration = Calibration(mean=zeros, sd=zeros + 1, prompt_ids=(), n_tokens=9)
-    volumes, _ = encode(values, space, calibration, seed=seed)
+    volumes, _ = encode(values, space, plain_calibration(space), seed=seed)
     return nib.Nifti1Image(volumes.T, space.affine)
 
 

@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 
 from llm2bids.exceptions import SpaceError
 from llm2bids.model.units import Site
-from llm2bids.space.arrange import build_space, cells_of, index_space, rearrange
+from llm2bids.space.arrange import cells_of, index_space, rearrange
 from llm2bids.space.definition import Layout
 from llm2bids.space.functional import (
     check_widths,
@@ -23,6 +23,7 @@ from llm2bids.space.smoothness import (
     split_half_stability,
 )
 from llm2bids.space.space import Space
+from tests.synthetic import one_site
 
 LAYOUT = Layout(method="ward", prompt_ids=("p1", "p2"), n_tokens=24, n_constant=1)
 
@@ -97,8 +98,7 @@ def test_held_out_maps_are_smooth_in_functional_order_alone(space, responses):
 
 
 def test_morans_i_is_that_of_the_formula():
-    site = Site(name="a", layer=None, role="a", width=9)
-    space = build_space([site], label="A", model_name="a", weights_sha256="0" * 64)
+    space = one_site(9)
     board = 1.0 - 2 * (space.voxels.sum(axis=1)[np.newaxis] % 2)
     values = board - board.mean()
     distance = np.abs(space.voxels[:, np.newaxis] - space.voxels).sum(axis=2)
@@ -112,8 +112,7 @@ def test_morans_i_is_that_of_the_formula():
 
 
 def test_morans_i_leaves_units_without_a_value_out():
-    site = Site(name="a", layer=None, role="a", width=9)
-    space = build_space([site], label="A", model_name="a", weights_sha256="0" * 64)
+    space = one_site(9)
     values = np.array([[2.0, 1, 0, 3, -1, 4, 5, 1, -2]])
     values[0, [2, 4]] = np.nan
     first, second = grid_pairs(space)
@@ -130,8 +129,7 @@ def test_neighbour_correlation_falls_with_distance(space, responses):
     assert table["correlation"].iloc[0] > table["correlation"].iloc[1] > -0.3
     first, second = grid_pairs(space, 1)
     index = neighbour_correlation(responses, space, (1,))
-    pairs = [np.corrcoef(responses[:, a], responses[:, b])[0, 1]
-             for a, b in zip(first, second, strict=True)]  # fmt: skip
+    pairs = np.corrcoef(responses.T)[first, second]
     assert index["n_pairs"].iloc[0] == first.size
     assert index["correlation"].iloc[0] == pytest.approx(np.mean(pairs), abs=1e-5)
 
@@ -185,8 +183,7 @@ def test_a_panel_that_is_too_wide_is_refused_by_name():
 def test_every_panel_is_a_permutation(width, head, seed):
     """Of any width, flat or with heads: each unit has a voxel of its own panel (and head)."""
     heads = {} if head is None else {"n_heads": width, "head_size": head}
-    site = Site(name="a", layer=None, role="a", width=width * (head or 1), **heads)
-    space = build_space([site], label="A", model_name="a", weights_sha256="0" * 64)
+    space = one_site(width * (head or 1), **heads)
     rows = np.random.default_rng(seed).standard_normal((24, space.n_units)).astype(np.float32)
     rows[:, seed % space.n_units] = 3  # one constant unit
     cells = learned_cells(space, rows).cells
@@ -197,17 +194,14 @@ def test_every_panel_is_a_permutation(width, head, seed):
 
 def test_like_units_come_together():
     """Responses that are a shuffled map of the panel itself are laid out as that map again."""
-    site = Site(name="a", layer=None, role="a", width=144)
-    space = build_space([site], label="A", model_name="a", weights_sha256="0" * 64)
+    space = one_site(144)
     rng = np.random.default_rng(0)
     x, y, z = space.voxels[rng.permutation(144)].T
-    noise = np.r_[np.tile([1.0, -1.0], 16), 0][
-        :, np.newaxis
-    ]  # the same for all units, as sd are taken off
+    noise = np.append(np.tile([1.0, -1.0], 16), 0)  # the same for all units, as sd are taken off
     means = np.concatenate([np.zeros((6, 144)), np.repeat([x, y, z], 9, axis=0)])
     learned = learned_cells(
         space,
-        (means + noise).astype(np.float32),
+        (means + noise[:, np.newaxis]).astype(np.float32),
         conditions=["off"] * 6 + ["a"] * 9 + ["b"] * 9 + ["c"] * 9,
     )
     made = rearrange(space, learned.cells, arrangement="functional", layout=LAYOUT)
@@ -218,8 +212,7 @@ def test_like_units_come_together():
 
 @pytest.mark.parametrize("width", [1, 2, 3, 5])
 def test_units_without_a_map_stay_a_permutation(width):
-    site = Site(name="a", layer=None, role="a", width=width)
-    space = build_space([site], label="A", model_name="a", weights_sha256="0" * 64)
+    space = one_site(width)
     rows = np.random.default_rng(1).standard_normal((24, 1)).repeat(width, axis=1)
     for values in (rows, np.zeros_like(rows)):
         learned = learned_cells(space, values.astype(np.float32))
@@ -264,8 +257,7 @@ def test_spoiled_metadata_of_an_arrangement_are_refused(space, responses, spoil)
 
 def test_a_strong_condition_does_not_hide_a_weak_one():
     """Held out: the map of a condition whose effects are a tenth of the other's is smooth too."""
-    site = Site(name="model.norm", layer=None, role="model.norm", width=576)
-    space = build_space([site], label="Tiny", model_name="tiny", weights_sha256="0" * 64)
+    space = one_site(576)
     rng = np.random.default_rng(5)
     strong, _, weak = 30 * rng.standard_normal((3, 576))
     weak, third = weak / 10, rng.standard_normal(576)

@@ -6,10 +6,9 @@ import pytest
 
 from llm2bids.exceptions import SpaceError
 from llm2bids.model.units import Site
-from llm2bids.recording.calibration import COUNTS_PER_SD, Calibration
-from llm2bids.space.arrange import build_space
+from llm2bids.recording.calibration import COUNTS_PER_SD
 from llm2bids.space.image import BASELINE, DITHER, SeriesEncoder, constant_units, decode
-from tests.synthetic import encode
+from tests.synthetic import build, encode, plain_calibration
 
 
 def test_counts_are_sds_from_the_mean(space, calibration):
@@ -169,17 +168,10 @@ def test_values_that_are_not_finite_are_refused_by_name(space, calibration, valu
 
 @pytest.mark.slow
 def test_a_run_of_the_embedded_model_is_encoded_in_seconds():
-    sites = [Site(name=f"m.{n}", layer=n, role="residual", width=8448) for n in range(30)]
-    space = build_space(sites, label="Big", model_name="big", weights_sha256="0" * 64)
+    space = build([Site(name=f"m.{n}", layer=n, role="r", width=8448) for n in range(30)])
     values = np.random.default_rng(1).standard_normal((96, space.n_units), dtype=np.float32)
-    calibration = Calibration(
-        mean=np.zeros(space.n_units, "f4"),
-        sd=np.ones(space.n_units, "f4"),
-        prompt_ids=(),
-        n_tokens=9,
-    )
     start = time.perf_counter()
-    encoder = SeriesEncoder(values, space, calibration, seed=1)
+    encoder = SeriesEncoder(values, space, plain_calibration(space), seed=1)
     n_volumes = sum(len(block) for block in encoder.blocks())
     assert n_volumes == 96
     assert time.perf_counter() - start < 5

@@ -7,10 +7,9 @@ from hypothesis import strategies as st
 
 from llm2bids.model.units import Site
 from llm2bids.recording.calibration import Calibration
-from llm2bids.space.arrange import build_space
 from llm2bids.space.image import constant_units, decode
 from llm2bids.space.space import Space
-from tests.synthetic import encode
+from tests.synthetic import build, encode
 
 WIDTHS = st.integers(1, 60) | st.sampled_from([61, 64, 97, 127, 128])
 SEEDS = st.integers(0, 2**32 - 1)
@@ -49,7 +48,7 @@ def sites(draw):
 
 @st.composite
 def spaces(draw):
-    return build_space(draw(sites()), label="Any", model_name="any", weights_sha256="0" * 64)
+    return build(draw(sites()))
 
 
 def calibration_for(space, seed):

@@ -11,10 +11,8 @@ from nilearn.image import resample_img, smooth_img
 from scipy import ndimage
 
 from llm2bids.model.units import Site
-from llm2bids.recording.calibration import Calibration
-from llm2bids.space.arrange import build_space
 from llm2bids.space.stat_map import unit_values, white_correlation
-from tests.synthetic import encode
+from tests.synthetic import build, encode, plain_calibration
 
 pytestmark = pytest.mark.filterwarnings("ignore:.*Generation of a mask")
 
@@ -30,7 +28,7 @@ def space():
         for layer in range(4)
         for role, width in (("mlp.act", 1089), ("attn.o", 400), ("residual", 361))
     ]
-    return build_space(sites, label="Wide", model_name="wide", weights_sha256="0" * 64)
+    return build(sites)
 
 
 @pytest.fixture(scope="module", params=["int16", "float32"])
@@ -40,11 +38,7 @@ def series(space, request):
     on = np.repeat([0, 1, 0], 32)
     effect = np.repeat(rng.normal(0, 1.5, space.n_units // 4 + 1), 4)[: space.n_units]
     values = (rng.standard_normal((96, space.n_units)) + np.outer(on, effect)).astype(np.float32)
-    gain = Calibration(
-        mean=np.zeros(space.n_units, np.float32), sd=np.ones(space.n_units, np.float32),
-        prompt_ids=("r",), n_tokens=9,
-    )  # fmt: skip
-    volumes, _ = encode(values, space, gain, seed=5, dtype=request.param)
+    volumes, _ = encode(values, space, plain_calibration(space), seed=5, dtype=request.param)
     return nib.Nifti1Image(volumes.T, space.affine)
 
 
