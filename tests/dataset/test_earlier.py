@@ -150,9 +150,7 @@ def test_an_order_that_was_learned_in_slices_is_refused_in_blocks(synthetic, tmp
     learned = rearrange(plain, cells, arrangement="functional", layout=layout)
     np.testing.assert_array_equal(index_space(learned).voxels, plain.voxels)
     np.testing.assert_array_equal(cells_of(learned), cells)
-    starts = np.repeat(
-        [units.start for units in plain.site_slices.values()], [s.width for s in plain.sites]
-    )
+    starts = np.array([units.start for units in plain.site_slices.values()])[plain.site_of_unit]
     table = pd.DataFrame({"address": plain.unit_table()["address"], "cell": cells - starts})
     path = tmp_path / "arrangement.tsv.gz"
     write_table(path, table)

@@ -5,15 +5,9 @@ import numpy as np
 import pytest
 from nilearn.maskers import NiftiMasker
 
-from llm2bids.dataset.read import open_dataset
 from llm2bids.exceptions import ModelError, UsageError
 
 SITES = ["model.layers.1.mlp", "model.embed"]
-
-
-@pytest.fixture(scope="module")
-def dataset(written):
-    return open_dataset(written)
 
 
 @pytest.fixture(scope="module")

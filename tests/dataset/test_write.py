@@ -217,13 +217,10 @@ def test_a_dataset_is_not_created_twice(changed, synthetic):
 def test_the_anatomy_shows_every_role_and_the_table_has_the_norms(tmp_path, synthetic):
     norms = np.ones(synthetic.n_units, dtype=np.float32)
     wide = next(site for site in synthetic.sites if site.width >= 20)
-    role = np.repeat(
-        [site.role == wide.role for site in synthetic.sites],
-        [site.width for site in synthetic.sites],
-    )
+    space = synthetic.make_space()
+    role = np.array([site.role == wide.role for site in synthetic.sites])[space.site_of_unit]
     norms[role] = np.linspace(100, 150, role.sum())
     norms[0] = 0.25
-    space = synthetic.make_space()
     DatasetWriter.create(
         tmp_path / "d", space=space, calibration=synthetic.make_calibration(),
         paradigm=synthetic.paradigm, settings=synthetic.settings, weight_norms=norms,

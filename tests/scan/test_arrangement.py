@@ -32,10 +32,9 @@ def cache_folder(tmp_path_factory):
 
 
 @pytest.fixture(scope="module")
-def scanned(tiny_model_dir, tmp_path_factory):
+def scanned(model, tmp_path_factory):
     """One participant in each arrangement; not to be changed."""
     folder = tmp_path_factory.mktemp("arrangements")
-    model = tiny_model_dir("llama")
     functional = {"arrangement": "functional", "localizer_prompts": 4}
     return {
         "index": record(folder / "index", model=model, **OPTIONS),
@@ -102,9 +101,7 @@ def test_what_halves_of_the_localizer_agree_on_is_kept(scanned, tmp_path):
             read_stability(path, dataset.space)
 
 
-def test_an_order_that_an_older_version_learned_is_read_and_not_recorded_on(
-    scanned, tiny_model_dir, tmp_path
-):
+def test_an_order_that_an_older_version_learned_is_not_recorded_on(scanned, model, tmp_path):
     path = tmp_path / "dataset"
     shutil.copytree(scanned["functional"].path, path)
     settings = path / "code/llm2bids_settings.json"
@@ -113,7 +110,7 @@ def test_an_order_that_an_older_version_learned_is_read_and_not_recorded_on(
     assert opened.fingerprint == scanned["functional"].fingerprint
     options = {**OPTIONS, "arrangement": "functional", "localizer_prompts": 4}
     with pytest.raises(DatasetError, match="was learned by ward, which is no longer offered"):
-        record(path, model=tiny_model_dir("llama"), **options)
+        record(path, model=model, **options)
 
 
 def test_constant_units_are_named_in_the_log(scanned, caplog):
@@ -121,10 +118,9 @@ def test_constant_units_are_named_in_the_log(scanned, caplog):
     means = np.random.default_rng(0).standard_normal((18, space.n_units)).astype(np.float32)
     still = np.arange(3, 15)
     means[:, still] = 2.5
-    localizer = LocalizerScan(
-        means=means, conditions=("off", "a", "b") * 6, prompt_ids=tuple("abcdefghijklmnopqr"),
-        n_tokens=18,
-    )  # fmt: skip
+    ids = tuple("abcdefghijklmnopqr")
+    how = {"conditions": ("off", "a", "b") * 6, "prompt_ids": ids, "n_tokens": 18}
+    localizer = LocalizerScan(means=means, **how)
     with caplog.at_level("INFO", logger="llm2bids"):
         made, stability = learned_space(space, localizer, baseline="off")
     assert made.layout.n_constant == 12
@@ -134,8 +130,7 @@ def test_constant_units_are_named_in_the_log(scanned, caplog):
     assert space.address_of(int(still[10])) not in caplog.text
 
 
-def test_recording_goes_on_in_the_same_arrangement_only(scanned, tiny_model_dir, tmp_path):
-    model = tiny_model_dir("llama")
+def test_recording_goes_on_in_the_same_arrangement_only(scanned, model, tmp_path):
     path = tmp_path / "dataset"
     shutil.copytree(scanned["functional"].path, path)
     more = {**OPTIONS, "n_participants": 2}
@@ -148,8 +143,7 @@ def test_recording_goes_on_in_the_same_arrangement_only(scanned, tiny_model_dir,
         record(path, model=model, arrangement="functional", localizer_prompts=5, **more)
 
 
-def test_the_arrangement_of_another_dataset_is_taken(scanned, tiny_model_dir, tmp_path):
-    model = tiny_model_dir("llama")
+def test_the_arrangement_of_another_dataset_is_taken(scanned, model, tmp_path):
     source = scanned["functional"]
     options = {**OPTIONS, "seed": 5, "task_labels": ("pathology",)}
     made = record(tmp_path / "one", model=model, arrangement=source.path, **options)
@@ -173,7 +167,7 @@ def test_the_arrangement_of_another_dataset_is_taken(scanned, tiny_model_dir, tm
         (lambda t: t.drop(columns="cell"), "cell"),
     ],
 )
-def test_a_spoiled_table_is_refused(scanned, tiny_model_dir, tmp_path, change, message):
+def test_a_spoiled_table_is_refused(scanned, model, tmp_path, change, message):
     path = tmp_path / "dataset"
     shutil.copytree(scanned["functional"].path, path)
     (file,) = path.glob("derivatives/llm2bids/tpl-*/*_arrangement.tsv.gz")
@@ -181,7 +175,7 @@ def test_a_spoiled_table_is_refused(scanned, tiny_model_dir, tmp_path, change, m
     with pytest.raises(DatasetError, match=message):
         open_dataset(path)
     with pytest.raises(DatasetError, match=message):
-        record(tmp_path / "new", model=tiny_model_dir("llama"), arrangement=file, **OPTIONS)
+        record(tmp_path / "new", model=model, arrangement=file, **OPTIONS)
 
 
 @pytest.mark.parametrize(
@@ -193,6 +187,6 @@ def test_a_spoiled_table_is_refused(scanned, tiny_model_dir, tmp_path, change, m
         ({"arrangement": "functional", "localizer_prompts": -1}, "expected 0 to"),
     ],
 )
-def test_what_cannot_be_arranged_is_refused(tiny_model_dir, tmp_path, options, message):
+def test_what_cannot_be_arranged_is_refused(model, tmp_path, options, message):
     with pytest.raises(UsageError, match=message):
-        record(tmp_path / "new", model=tiny_model_dir("llama"), **options, **OPTIONS)
+        record(tmp_path / "new", model=model, **options, **OPTIONS)

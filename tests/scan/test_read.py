@@ -23,16 +23,6 @@ TEXT = (
 OPTIONS = {"progress": False, "device": "cpu"}
 
 
-@pytest.fixture(autouse=True)
-def cache_folder(tmp_path_factory, monkeypatch):
-    monkeypatch.setenv("LLM2BIDS_CACHE", str(tmp_path_factory.getbasetemp() / "llm2bids-cache"))
-
-
-@pytest.fixture(scope="module")
-def model(tiny_model_dir):
-    return tiny_model_dir("llama")
-
-
 def words(begin=0.5):
     table = pd.DataFrame({"word": TEXT.split()})
     table["onset"] = np.round(begin + np.arange(len(table)) * 0.41 + (table.index > 9) * 8, 3)

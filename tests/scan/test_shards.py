@@ -157,7 +157,7 @@ def test_a_merge_that_was_cut_off_goes_on(moment, changed, serial, monkeypatch):
         nonlocal n_replaced
         if "sub-02" in str(target) and ".llm2bids" not in str(target.relative_to(changed)):
             n_replaced += 1
-            if moment == "put" and n_replaced == 7:
+            if moment == "put" and n_replaced >= 7:
                 raise Killed
         if moment == "journal" and Path(target).name == "commit.json" and n_journals():
             raise Killed
@@ -170,7 +170,6 @@ def test_a_merge_that_was_cut_off_goes_on(moment, changed, serial, monkeypatch):
         raise Killed
 
     with monkeypatch.context() as patch:
-        patch.setattr("llm2bids.dataset.write.recover", lambda root: None)
         patch.setattr("llm2bids.store.commit.clear_staging", lambda root: None)
         patch.setattr(Path, "replace", cut)
         if moment == "remove":
