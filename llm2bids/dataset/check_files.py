@@ -174,7 +174,7 @@ def _check_image(
 def _check_run(check: Check, dataset: Dataset, run: Run, series: str) -> None:
     """Compare the files of a run with one another and with the space."""
     names = run.names
-    files = names.possible() if dataset.settings.get("hrf_series") else names.all()
+    files = names.all(with_hrf=bool(dataset.settings.get("hrf_series")))
     missing = {file for file in files if not (dataset.path / file).is_file()}
     for file in missing:
         check.add(file, "is missing")

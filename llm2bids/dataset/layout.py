@@ -152,15 +152,12 @@ class RunNames(_Names):
     confounds = _derived(desc="confounds", suffix="timeseries", extension=".tsv")
     transcript = _derived(desc="transcript", suffix="tokens", extension=".tsv")
 
-    def all(self) -> tuple[PurePosixPath, ...]:
+    def all(self, *, with_hrf: bool = False) -> tuple[PurePosixPath, ...]:
         """List every file that the run must have, the raw series last."""
-        derived = (self.preproc, self.mask, self.boldref, self.confounds, self.transcript)
+        derived = [self.preproc, self.mask, self.boldref, self.confounds, self.transcript]
+        derived += [self.hrf] if with_hrf else []
         sidecars = (sidecar(file) for file in derived)
         return (self.bold_json, self.events, self.stim, *derived, *sidecars, self.bold)
-
-    def possible(self) -> tuple[PurePosixPath, ...]:
-        """List every file that the run may have."""
-        return (self.hrf, sidecar(self.hrf), *self.all())
 
 
 class AnatomyNames(_Names):
@@ -169,11 +166,6 @@ class AnatomyNames(_Names):
     t1w = _place()
     preproc = _derived(space=True, desc="preproc")
     mask = _derived(space=True, desc="brain", suffix="mask")
-
-    def all(self) -> tuple[PurePosixPath, ...]:
-        """List every file of the anatomy."""
-        derived = (self.preproc, self.mask)
-        return (self.t1w, *derived, *(sidecar(file) for file in derived))
 
 
 def _path(kind: str) -> Any:

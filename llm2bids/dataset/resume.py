@@ -8,18 +8,7 @@ from typing import Any
 import pandas as pd
 
 from llm2bids.dataset.first_files import ALL_TASKS_MODEL
-from llm2bids.dataset.layout import (
-    DERIVATIVE,
-    IMAGE,
-    RunNames,
-    anatomy_names,
-    entities_of,
-    list_bolds,
-    parse_path,
-    run_names,
-    run_of,
-    task_files,
-)
+from llm2bids.dataset.layout import DERIVATIVE, entities_of, list_bolds, parse_path, run_of
 from llm2bids.dataset.participants import (
     PARTICIPANTS,
     by_participant,
@@ -31,14 +20,7 @@ from llm2bids.dataset.participants import (
 )
 from llm2bids.dataset.settings import PARADIGM, SETTINGS, read_settings, recorded_paradigm
 from llm2bids.exceptions import DatasetError
-from llm2bids.store.checksums import (
-    FOLDER,
-    has_manifest,
-    is_edited,
-    list_file,
-    read_list,
-    read_manifest,
-)
+from llm2bids.store.checksums import FOLDER, is_edited, list_file, read_list, read_manifest
 from llm2bids.store.commit import (
     JOURNAL,
     Staging,
@@ -100,23 +82,22 @@ def check_unchanged(root: Path, *, overwrite: bool) -> None:
         refuse_edited(root, [ALL_TASKS_MODEL])
 
 
-def changed_runs(
-    root: Path, space_label: str, *, participant_label: str | None = None
-) -> set[PurePosixPath]:
+def changed_runs(root: Path, *, participant_label: str | None = None) -> set[PurePosixPath]:
     """List the series of runs of which a file was changed or is gone: they are recorded anew."""
-    if not has_manifest(root):
-        return set()
     known = read_manifest(root)
+    bolds = {
+        run_of(bold): bold
+        for bold in list_bolds(root)
+        if participant_label in (None, parse_path(bold).sub)
+    }
     changed = set()
-    for bold in list_bolds(root):
-        if participant_label not in (None, parse_path(bold).sub):
+    for file in known:
+        bold = bolds.get(run_of(file))
+        if bold is None or bold in changed:
             continue
-        names = RunNames(parse_path(bold), space_label)
-        files = [file for file in names.possible() if file in known]
-        wrong = [p for p in files if not (root / p).is_file() or is_edited(root, p, known)]
-        if wrong:
-            refuse_missing(root / wrong[0], doing=_NOT_HERE)
-            log.warning("%s: not as it was written; the run is recorded anew", root / wrong[0])
+        if not (root / file).is_file() or is_edited(root, file, known):
+            refuse_missing(root / file, doing=_NOT_HERE)
+            log.warning("%s: not as it was written; the run is recorded anew", root / file)
             changed.add(bold)
     return changed
 
@@ -195,34 +176,21 @@ def _tasks(root: Path) -> set[str]:
 
 
 def _leftovers(root: Path) -> list[PurePosixPath]:
-    """List our files of runs, participants and tasks that have no raw series."""
+    """List files that we wrote of runs, participants and tasks that have no raw series."""
     bolds = list_bolds(root)
     runs = {run_of(file) for file in bolds}
     participants = {parse_path(file).sub for file in bolds}
     tasks = _tasks(root)
-    leftovers = []
-    for base in (root, root / DERIVATIVE):
-        for path in [*data_files(base, "sub-*/*/*"), *data_files(base, "sub-*/ses-*/*/*")]:
-            file = PurePosixPath(path.relative_to(root).as_posix())
-            entities, run = entities_of(file), run_of(file)
-            if entities is None or entities.sub is None:
-                continue
-            space = entities.space or "none"
-            if run is None:
-                gone = entities.sub not in participants
-                possible = anatomy_names(entities.sub, entities.ses, space).all()
-            else:
-                gone = run not in runs
-                is_series = entities.suffix == "bold" and entities.extension != ".json"
-                extension = entities.extension if is_series else IMAGE
-                possible = run_names(run, space, extension=extension).possible()
-            if gone and file in possible:
-                leftovers.append(file)
-    for path in data_files(root, "task-*.json"):
-        entities = entities_of(PurePosixPath(path.name))
-        if entities is not None and entities.task is not None and entities.task not in tasks:
-            leftovers += [p for p in task_files(entities.task) if p.name == path.name]
-    return leftovers
+
+    def is_gone(file: PurePosixPath) -> bool:
+        entities, run = entities_of(file), run_of(file)
+        if entities is None or run is not None:
+            return entities is not None and run not in runs
+        if entities.sub is not None:
+            return entities.sub not in participants
+        return entities.task is not None and entities.task not in tasks
+
+    return [file for file in read_manifest(root) if is_gone(file) and (root / file).exists()]
 
 
 def _remove_empty(base: Path) -> None:

@@ -175,7 +175,7 @@ class DatasetWriter:
             resume.refuse_missing_content(root)
             recover(root)
             resume.check_unchanged(root, overwrite=overwrite)
-            changed = resume.changed_runs(root, label) if overwrite else set()
+            changed = resume.changed_runs(root) if overwrite else set()
             resume.mend_participants(root, stored, overwrite=overwrite)
             templates = {} if known is None else known
             key = frozenset(resume.sources(root).items())

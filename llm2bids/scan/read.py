@@ -23,13 +23,7 @@ from llm2bids.paradigm.task import Paradigm, Task
 from llm2bids.recording.draw import LARGEST_SEED, Scan
 from llm2bids.recording.human import HumanRun, human_runs, one_clock
 from llm2bids.recording.localizers import NAMES, is_langloc, localizer_stories, read_langloc
-from llm2bids.recording.read import (
-    CONDITION,
-    check_reading,
-    read_story,
-    story_design,
-    tokenize,
-)
+from llm2bids.recording.read import CONDITION, check_reading, read_story, story_design, tokenize
 from llm2bids.recording.record import Recording
 from llm2bids.recording.stimuli import read_stimuli, selected_onset
 from llm2bids.recording.story import Story

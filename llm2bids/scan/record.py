@@ -19,22 +19,8 @@ from llm2bids.scan.answers import GivenAnswers, read_answers
 from llm2bids.scan.memory import choose_workers, scan_bytes
 from llm2bids.scan.options import ScanOptions
 from llm2bids.scan.prepare import Prepared, prepare
-from llm2bids.scan.runs import (
-    missing_volumes,
-    open_writer,
-    say_done,
-    scan_groups,
-    scanner,
-    write_runs,
-)
-from llm2bids.scan.shards import (
-    Task,
-    designs_of,
-    expect_runs,
-    labels_of,
-    record_by_workers,
-    record_shard,
-)
+from llm2bids.scan.runs import open_writer, say_done, scan_groups, scanner, write_runs
+from llm2bids.scan.shards import Task, expect_runs, record_by_workers, record_shard, volumes_missing
 from llm2bids.scan.workers import LOCAL, cluster_pool, local_pool, read_cluster
 
 log = logging.getLogger(__name__)
@@ -160,12 +146,7 @@ def _record(task: Task, *, prepare_only: bool, cluster: str | Path | None, progr
             write_runs(writer, scan, groups, scanner(prepared), progress=progress)
         else:
             say_done(writer, scan)
-            volumes = {
-                label: missing_volumes(
-                    scan_groups(prepared, designs_of(scan, label)), writer.has_run
-                )
-                for label in labels_of(missing)
-            }
+            volumes = volumes_missing(prepared, missing, writer.has_run)
             del prepared  # its weights are the workers' now
             gc.collect()
             if cluster is None:

@@ -45,14 +45,9 @@ def record_shard(
     """Record what the dataset lacks of a participant into a shard, as a worker if `stopped`."""
     _check_prepared(bids_dir, prepared)
     participant_label = participant_label.removeprefix("sub-")
-    designs = designs_of(prepared.scan, participant_label)
-    space_label = str(prepared.settings["space_label"])
-    changed = (
-        changed_runs(bids_dir, space_label, participant_label=participant_label)
-        if overwrite
-        else set()
-    )
-    present = {run_of(file) for file in list_bolds(bids_dir) if file not in changed}
+    designs = _designs_of(prepared.scan, participant_label)
+    again = changed_runs(bids_dir, participant_label=participant_label) if overwrite else set()
+    present = {run_of(file) for file in list_bolds(bids_dir) if file not in again}
     if all(run_key(design) in present for design in designs):
         return
     shard = begin_shard(bids_dir, participant_label)
@@ -121,12 +116,7 @@ def _work(task: Task, label: str) -> tuple[str, BaseException | None]:
 
 
 def record_by_workers(
-    submit: Submit,
-    writer: DatasetWriter,
-    task: Task,
-    volumes: Mapping[str, int],
-    *,
-    progress: bool,
+    submit: Submit, writer: DatasetWriter, task: Task, volumes: Mapping[str, int], *, progress: bool
 ) -> None:
     """Let workers record participants, of so many volumes each, and take in what they wrote."""
     bids_dir, finished, failed = task.bids_dir, set[str](), dict[str, BaseException]()
@@ -181,11 +171,22 @@ def _check_prepared(bids_dir: Path, prepared: Prepared) -> None:
     compare_settings(bids_dir, prepared.settings)
 
 
-def designs_of(scan: Scan, participant_label: str) -> list[RunDesign]:
+def volumes_missing(
+    prepared: Prepared, designs: Sequence[RunDesign], is_there: Callable[[RunDesign], bool]
+) -> dict[str, int]:
+    """Count the volumes that are still to be recorded of each participant of these runs."""
+    groups = {
+        label: scan_groups(prepared, _designs_of(prepared.scan, label))
+        for label in _labels_of(designs)
+    }
+    return {label: missing_volumes(runs, is_there) for label, runs in groups.items()}
+
+
+def _designs_of(scan: Scan, participant_label: str) -> list[RunDesign]:
     """List the runs of a participant; refuse one that the scan does not have."""
     designs = [d for d in scan.designs if d.participant_label == participant_label]
     if not designs:
-        labels = labels_of(scan.designs)
+        labels = _labels_of(scan.designs)
         raise UsageError(
             f"participant_label (--participant-label) {participant_label}: the scan has "
             f"{len(labels)} participants (--participants), {labels[0]} to {labels[-1]}"
@@ -251,7 +252,7 @@ def _stop_file(bids_dir: Path) -> Path:
     return bids_dir / SHARDS / "stop"
 
 
-def labels_of(designs: Sequence[RunDesign]) -> list[str]:
+def _labels_of(designs: Sequence[RunDesign]) -> list[str]:
     """List the participants of runs, in order."""
     return list(dict.fromkeys(design.participant_label for design in designs))
 

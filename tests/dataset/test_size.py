@@ -23,8 +23,7 @@ WIDE = replace(
 @pytest.mark.parametrize("spread", [1.0, 2.5])
 @pytest.mark.parametrize("gain", [100, 500])
 @pytest.mark.parametrize(
-    "settings",
-    [{}, {"compress": False}, {"volume_dtype": "float32"}, {"hrf_series": "glover"}],
+    "settings", [{}, {"compress": False}, {"volume_dtype": "float32"}, {"hrf_series": "glover"}]
 )
 def test_a_run_weighs_what_it_is_said_to_weigh(settings, gain, spread, tmp_path):
     experiment = replace(WIDE, counts_per_sd=gain)

@@ -153,8 +153,7 @@ def test_replaying_a_dataset_gives_its_values(scanned, model, tmp_path):
 
 def test_replaying_texts(model, tmp_path):
     drawn = draw_scan(
-        n_participants=1,
-        **{k: v for k, v in OPTIONS.items() if k not in ("progress", "device")},
+        n_participants=1, **{k: v for k, v in OPTIONS.items() if k not in ("progress", "device")}
     )
     prompts = [trial.prompt for design in drawn.designs for trial in design.trials]
     table = pd.DataFrame(
@@ -214,11 +213,7 @@ def test_tables_of_answers_that_do_not_serve(table, message, model, tmp_path):
         ({"n_participants": 0}, UsageError, "--participants. is 0"),
         ({"seed": -1}, UsageError, "--seed"),
         ({"tokens_per_prompt": 0}, UsageError, "--tokens-per-prompt"),
-        (
-            {"task_labels": ("astrology",)},
-            UsageError,
-            "astrology.*not in paradigm",
-        ),
+        ({"task_labels": ("astrology",)}, UsageError, "astrology.*not in paradigm"),
         ({"n_participants": 999}, ParadigmError, "--allow-shared-prompts"),
         ({"sites": ("*.nothing",)}, ModelError, "nothing"),
         ({"paradigm": "off_off"}, ParadigmError, "off_off"),

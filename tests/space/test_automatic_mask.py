@@ -45,10 +45,7 @@ def check_mask(space, img):
 
 @settings(max_examples=20, deadline=None)
 @given(
-    st.integers(0, 4),
-    st.integers(1, 150),
-    st.none() | st.integers(1, 150),
-    st.integers(0, 1000),
+    st.integers(0, 4), st.integers(1, 150), st.none() | st.integers(1, 150), st.integers(0, 1000)
 )
 def test_the_whole_brain_is_found(n_layers, width, outer, seed):
     sites = residual(n_layers, width)

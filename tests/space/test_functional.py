@@ -9,12 +9,7 @@ from llm2bids.exceptions import SpaceError
 from llm2bids.model.units import Site
 from llm2bids.space.arrange import cells_of, index_space, rearrange
 from llm2bids.space.definition import Layout
-from llm2bids.space.functional import (
-    check_widths,
-    learn_cells,
-    random_cells,
-    random_space,
-)
+from llm2bids.space.functional import check_widths, learn_cells, random_cells, random_space
 from llm2bids.space.smoothness import (
     arrangement_stability,
     grid_pairs,
@@ -264,10 +259,7 @@ def test_a_strong_condition_does_not_hide_a_weak_one():
     kinds = ["off"] * 16 + ["a"] * 16 + ["b"] * 16 + ["c"] * 16
     means = np.repeat([np.zeros(576), strong, weak, third], 16, axis=0)
     learned = learn_cells(
-        space,
-        (means + rng.standard_normal(means.shape)).astype(np.float32),
-        kinds,
-        baseline="off",
+        space, (means + rng.standard_normal(means.shape)).astype(np.float32), kinds, baseline="off"
     )
     made = rearrange(space, learned.cells, arrangement="functional", layout=LAYOUT)
     smooth = morans_i(np.stack([strong, weak]), made)[:, 0]

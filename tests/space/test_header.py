@@ -4,12 +4,7 @@ import nibabel as nib
 import numpy as np
 import pytest
 
-from llm2bids.space.header import (
-    bold_window,
-    fingerprint_differs,
-    image_header,
-    read_fingerprint,
-)
+from llm2bids.space.header import bold_window, fingerprint_differs, image_header, read_fingerprint
 
 PRINT = "0123456789abcdef" + "f" * 48
 
