@@ -7,6 +7,7 @@ designs that find it.
 
 import argparse
 import json
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -16,6 +17,7 @@ from llm2bids.scan.options import ScanOptions
 
 if TYPE_CHECKING:
     from llm2bids.inference.power import VarianceComponents
+    from llm2bids.recording.draw import Scan
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -28,18 +30,13 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Print the plan."""
-    from llm2bids.paradigm.prompts import load_banks
     from llm2bids.scan.plan import plan
 
     planned = plan(time=not args.no_time, **options.read(args, ScanOptions))
     recommended = None
     if args.effect_size is not None:
-        banks = load_banks(planned.scan.paradigm)
-        on = {trial.trial_type for design in planned.scan.designs for trial in design.trials}
-        sizes = [len(prompts) for condition, prompts in banks.items() if condition in on]
-        recommended = describe_designs(
-            args, n_units=planned.space.n_units, max_prompts=min(sizes, default=None)
-        )
+        most = most_prompts(planned.scan)
+        recommended = describe_designs(args, n_units=planned.space.n_units, max_prompts=most)
     if args.json:
         print(json.dumps({**planned.numbers(), "recommended": recommended}, indent=1))
     else:
@@ -63,11 +60,18 @@ def add_recommendation(parser: argparse.ArgumentParser) -> None:
     add(group, "--variance-components", text, type=Path, metavar="JSON")
 
 
-def describe_designs(args: argparse.Namespace, *, n_units: int, max_prompts: int | None) -> str:
-    """Give the cheapest designs in a few lines, and where the variances come from.
+def most_prompts(scan: "Scan") -> int:
+    """Count the prompts that all participants together can be shown in a block, none twice."""
+    from llm2bids.paradigm.design import count_participants
+    from llm2bids.paradigm.prompts import load_banks
 
-    `max_prompts`: on prompts of the smallest bank.
-    """
+    # as many as participants who see one each: the off bank serves the off blocks of every task
+    paradigm = replace(scan.paradigm, prompts_per_block=1)
+    return min(count_participants(paradigm, load_banks(paradigm, without=scan.excluded)).values())
+
+
+def describe_designs(args: argparse.Namespace, *, n_units: int, max_prompts: int | None) -> str:
+    """Give the cheapest designs in a few lines, and where the variances come from."""
     from llm2bids.inference.power import recommend_designs, unit_alpha
 
     components = _components(args.variance_components)
@@ -79,7 +83,7 @@ def describe_designs(args: argparse.Namespace, *, n_units: int, max_prompts: int
         f"d {args.effect_size:g} at power {args.power:g}, {args.correction} {args.alpha:g} "
         f"(p below {alpha:.2g} at a unit)"
     )
-    bank = "" if max_prompts is None else f" within {max_prompts} prompts of a bank"
+    bank = "" if max_prompts is None else f" within the {max_prompts} prompts that banks serve"
     lines = [f"no design of 8 to 64 participants reaches {wanted}{bank}"]
     if designs:
         lines = [f"recommended for {wanted}{bank}:"]

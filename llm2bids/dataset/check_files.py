@@ -30,7 +30,7 @@ class Fault(NamedTuple):
     """Something in a dataset that is not as it was written."""
 
     file: PurePosixPath
-    found: str
+    message: str
 
 
 @dataclass(kw_only=True)
@@ -40,12 +40,12 @@ class Check:
     path: Path
     n_files: int = 0
     n_runs: int = 0
-    _found: dict[PurePosixPath, list[str]] = field(default_factory=lambda: defaultdict(list))
+    _messages: dict[PurePosixPath, list[str]] = field(default_factory=lambda: defaultdict(list))
 
     def add(self, file: PurePosixPath, text: str) -> None:
         """Add a fault; what is said of a file already is said once."""
-        if text not in self._found[file]:
-            self._found[file].append(text)
+        if text not in self._messages[file]:
+            self._messages[file].append(text)
 
     @contextmanager
     def noting(self, file: PurePosixPath | None = None) -> Iterator[None]:
@@ -65,12 +65,12 @@ class Check:
     @property
     def faults(self) -> tuple[Fault, ...]:
         """All faults, sorted by file."""
-        return tuple(Fault(file, text) for file in self.files for text in self._found[file])
+        return tuple(Fault(file, text) for file in self.files for text in self._messages[file])
 
     @property
     def files(self) -> tuple[PurePosixPath, ...]:
         """Files with a fault, sorted."""
-        return tuple(sorted(self._found))
+        return tuple(sorted(self._messages))
 
     def describe(self) -> str:
         """Say what was found, file by file, and what to do."""
@@ -79,8 +79,8 @@ class Check:
             f"{len(self.files)} files with faults"
         ]
         for file in self.files:
-            found = [f"    {text}" for text in self._found[file]]
-            lines += [f"  {file}", *found, f"    -> {self._advice(file)}"]
+            texts = [f"    {text}" for text in self._messages[file]]
+            lines += [f"  {file}", *texts, f"    -> {self._advice(file)}"]
         return "\n".join(lines)
 
     def _advice(self, file: PurePosixPath) -> str:
@@ -263,11 +263,11 @@ def _compare_events(events: pd.DataFrame, recorded: pd.DataFrame, t_r: float) ->
         return f"{len(events)} rows, the transcript has {len(expected)} prompts that are events"
     rows = zip(events[list(expected)].to_numpy(), expected.to_numpy(), strict=True)
     for row, ((*times, kind), (*wanted, wanted_kind)) in enumerate(rows, 1):
-        for name, written, said in zip(("onset", "duration"), times, wanted, strict=True):
-            if abs(written - said) > 1e-6:
+        for name, written, due in zip(("onset", "duration"), times, wanted, strict=True):
+            if abs(written - due) > 1e-6:
                 return (
-                    f"row {row}: {name} {written:g} s, the tokens of the transcript say {said:g} s "
-                    f"({(written - said) / t_r:+g} volumes)"
+                    f"row {row}: {name} {written:g} s, the tokens of the transcript say {due:g} s "
+                    f"({(written - due) / t_r:+g} volumes)"
                 )
         if str(kind) != str(wanted_kind):
             return f"row {row}: trial_type {kind}, the transcript has {wanted_kind}"

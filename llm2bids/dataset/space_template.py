@@ -137,8 +137,8 @@ def _write_atlases(stage: Staging, space: Space, fields: Mapping[str, Any]) -> N
         text = "Every attention head of every module that has heads."
         atlases.append(("heads", text, head_atlas))
     for name, description, make in atlases:
-        about = {**fields, "atlas": name, "description": description}
-        metadata = fill_json("derivative/atlas_description.json", about)
+        blanks = {**fields, "atlas": name, "description": description}
+        metadata = fill_json("derivative/atlas_description.json", blanks)
         file = build_path(Entities(atlas=name, suffix="description", extension=".json"))
         stage.text(DERIVATIVE / file, to_json(metadata))
         atlas = make(space)

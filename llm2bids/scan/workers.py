@@ -91,7 +91,7 @@ def run_tasks(
     """
     with ignored_signals():  # new processes inherit it: we tell them to stop
         futures: list[Future[_Result]] = [submit(work, *given) for given in arguments]
-    told: float | None = None
+    since: float | None = None
     try:
         while futures:
             done = [future for future in futures if future.done()]
@@ -100,9 +100,9 @@ def run_tasks(
                 if not future.cancelled():
                     yield future.result()
             if stopping is not None and stopping.is_set():
-                told = told or time.monotonic()
+                since = since or time.monotonic()
                 futures = [future for future in futures if not _cancelled(future)]
-                if time.monotonic() - told > _PATIENCE:
+                if time.monotonic() - since > _PATIENCE:
                     return
             if not done:
                 look()

@@ -126,7 +126,7 @@ def shelve(boxes: Sequence[Box], width: int) -> tuple[list[tuple[int, int]], Box
     corners: list[tuple[int, int]] = []
     shelves: list[_Shelf] = []
     for box in boxes:
-        corner = next((place for shelf in shelves if (place := shelf.place(box, width))), None)
+        corner = next(filter(None, (shelf.take(box, width) for shelf in shelves)), None)
         if corner is None:
             row = shelves[-1].row + shelves[-1].height + GAP if shelves else 0
             shelves.append(_Shelf(row=row, height=box[1], used=box[0], pile=box))
@@ -145,7 +145,7 @@ class _Shelf:
     used: int
     pile: Box
 
-    def place(self, box: Box, width: int) -> tuple[int, int] | None:
+    def take(self, box: Box, width: int) -> tuple[int, int] | None:
         """Take a rectangle in, and say where; None where there is no room."""
         columns, rows = box
         if columns <= self.pile[0] and self.pile[1] + GAP + rows <= self.height:

@@ -93,15 +93,16 @@ def neighbour_correlation(
 
 
 def arrangement_stability(
-    one: Space, other: Space, *, n_pairs: int = 2000, seed: int = 0
+    space: Space, other: Space, *, n_pairs: int = 2000, seed: int = 0
 ) -> npt.NDArray[np.float64]:
     """Correlate the distances of random pairs of units in two arrangements, (n_sites,).
 
     Pairs are within a head where there are heads, as these do not move; NaN below three units.
     """
     rng = np.random.default_rng(seed)
-    correlations = np.full(len(one.sites), np.nan)
-    for index, (site, units) in enumerate(zip(one.sites, one.site_slices.values(), strict=True)):
+    correlations = np.full(len(space.sites), np.nan)
+    slices = space.site_slices.values()
+    for index, (site, units) in enumerate(zip(space.sites, slices, strict=True)):
         size = site.head_size or site.width
         if size < 3:
             continue
@@ -110,8 +111,8 @@ def arrangement_stability(
         apart = first != second
         first, second = first[apart], second[apart]
         distances = [
-            np.linalg.norm((space.voxels[first] - space.voxels[second]).astype(float), axis=1)
-            for space in (one, other)
+            np.linalg.norm((voxels[first] - voxels[second]).astype(float), axis=1)
+            for voxels in (space.voxels, other.voxels)
         ]
         correlations[index] = np.corrcoef(*distances)[0, 1]
     return correlations
@@ -138,11 +139,11 @@ def split_half_stability(
         for half in halves
     )
     layout = Layout(method=METHOD)
-    one, two = (
+    first, second = (
         rearrange(space, cells, arrangement="functional", layout=layout) for cells in learned
     )
-    others = {"functional": one, "index": space, "random": random_space(space, seed=0)}
-    by_order = {name: arrangement_stability(other, two) for name, other in others.items()}
+    orders = {"functional": first, "index": space, "random": random_space(space, seed=0)}
+    by_order = {name: arrangement_stability(order, second) for name, order in orders.items()}
     return Stability(
         n_prompts=(len(halves[0]), len(halves[1])), correlation=_by_role(space, by_order)
     )

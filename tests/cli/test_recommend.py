@@ -5,9 +5,10 @@ import json
 
 import pytest
 
-from llm2bids.cli.plan import add_recommendation, describe_designs
-from llm2bids.exceptions import DatasetError
+from llm2bids.cli.plan import add_recommendation, describe_designs, most_prompts
+from llm2bids.exceptions import DatasetError, ParadigmError
 from llm2bids.inference.power import design_power, recommend_designs, shipped_components, unit_alpha
+from llm2bids.recording.draw import draw_scan
 
 
 def options(*argv):
@@ -35,7 +36,17 @@ def test_what_no_design_reaches_is_said():
         options("--effect-size", 0.001, "--correction", "bonferroni"), n_units=9000, max_prompts=99
     )
     assert said.startswith("no design of 8 to 64 participants reaches d 0.001 at power 0.8")
-    assert "within 99 prompts of a bank" in said
+    assert "within the 99 prompts that banks serve" in said
+
+
+@pytest.mark.parametrize("paradigm", ["off_on_off", "interleaved", "multi_task"])
+def test_what_is_recommended_can_be_recorded(paradigm):
+    """The off bank serves the off blocks of every task: it may be the one that is used up first."""
+    most = most_prompts(draw_scan(paradigm, n_participants=1))
+    for n_prompts in (1, 4):
+        draw_scan(paradigm, n_participants=most // n_prompts, prompts_per_block=n_prompts)
+    with pytest.raises(ParadigmError, match=f"found {most + 1}"):
+        draw_scan(paradigm, n_participants=most + 1, prompts_per_block=1)
 
 
 def test_other_components(tmp_path):

@@ -157,7 +157,7 @@ def test_a_planted_fault_is_found(changed, other, plant, file, message):
 
 
 def faults_of(root: Path, file: str) -> list[str]:
-    return [fault.found for fault in check_dataset(root).faults if str(fault.file) == file]
+    return [fault.message for fault in check_dataset(root).faults if str(fault.file) == file]
 
 
 def test_sound_datasets_have_no_fault(written, other, capsys):
@@ -193,14 +193,14 @@ def test_the_lists_have_every_file(written):
 def test_a_file_that_nobody_knows(changed):
     shutil.copy(changed / EVENTS, changed / EVENTS.replace("fossils", "gossip"))
     (fault,) = check_dataset(changed).faults
-    assert "has no checksum" in fault.found
+    assert "has no checksum" in fault.message
     assert fault.file.name == "sub-01_task-gossip_events.tsv"
 
 
 def test_a_dataset_of_an_earlier_version(changed):
     shutil.rmtree(changed / FOLDER)
     (fault,) = check_dataset(changed).faults
-    assert "the dataset has no checksums" in fault.found
+    assert "the dataset has no checksums" in fault.message
     DatasetWriter.open(changed).close()
     accept(changed, ["."])
     assert check_dataset(changed).faults == ()
@@ -213,7 +213,7 @@ def test_lists_that_lead_out_or_are_none(changed, line):
     path.write_text(listed + line + "\n")
     (fault,) = check_dataset(changed).faults
     said = f"line {len(listed.splitlines()) + 1} is"
-    assert said in fault.found
+    assert said in fault.message
     with pytest.raises(DatasetError, match=said):
         DatasetWriter.open(changed)
 
