@@ -108,7 +108,7 @@ class Space:
     @cached_property
     def file_index(self) -> npt.NDArray[np.intp]:
         """Index of each unit in a volume in file order (x fastest), shape (n_units,)."""
-        return np.ravel_multi_index(tuple(self.voxels.T), self.shape, order="F")
+        return np.asarray(np.ravel_multi_index(tuple(self.voxels.T), self.shape, order="F"))
 
     @cached_property
     def brain_box(self) -> tuple[slice, slice, slice]:

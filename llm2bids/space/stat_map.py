@@ -130,7 +130,7 @@ def summarize(table: pd.DataFrame, space: Space) -> pd.DataFrame:
         mean=("value", "mean"),
         largest=("size", "idxmax"),
     )
-    merged = sizes.merge(summary, on=keys)
+    merged: pd.DataFrame = sizes.merge(summary, on=keys)
     peaks = units.loc[merged["largest"]].reset_index()
     merged = merged.assign(peak=peaks["value"], peak_address=peaks["address"])
     merged["share"] = merged["n_units"] / merged["width"]
