@@ -104,7 +104,6 @@ def _matrix_drawing(sources: Sources, path: Path) -> tuple[Markup, float]:
     """Draw a design matrix, columns scaled to their largest value; give its width too."""
     table = read_table(path)
     checked_columns(table, path, list(table.columns))
-    width = max(26.0 * table.shape[1], 60.0)
     known = (*sources.tasks, *sources.trial_types)
     names = [str(name) for name in table.columns]
     columns = [
@@ -117,8 +116,11 @@ def _matrix_drawing(sources: Sources, path: Path) -> tuple[Markup, float]:
     ]
     run = path.name.removesuffix("_design.tsv").partition("_task-")[2]
     alt = f"Design matrix of {run}: {len(table)} rows, columns {', '.join(names)}."
-    how = {"columns": columns, "n_rows": len(table), "step": width / max(len(names), 1)}
-    return render("matrix.svg", width=width + 90, alt=alt, **how), width + 90
+    plot = max(26.0 * len(names), 60.0)
+    longest = max(map(len, names), default=0)  # names stand aslant: room for them, above and right
+    width = 34 + plot + max(56.0, 14 + 4.8 * longest)
+    size = {"width": width, "plot": plot, "top": max(88.0, 18 + 6.8 * longest)}
+    return render("matrix.svg", **size, columns=columns, n_rows=len(table), alt=alt), width
 
 
 def _column(values: npt.NDArray[np.float64]) -> dict[str, Any]:

@@ -29,12 +29,8 @@ def stories(tiny_model_dir, tmp_path_factory):
         table = pd.DataFrame({"word": text.split()})
         table["onset"], table["duration"] = table.index * 0.6, 0.4
         table.to_csv(folder / f"{name}.tsv", sep="\t", index=False)
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("LLM2BIDS_CACHE", str(tmp_path_factory.mktemp("cache")))
-        return read(
-            folder / "bids", stimuli=folder, model=tiny_model_dir("llama"), t_r=1.0, device="cpu",
-            progress=False,
-        )  # fmt: skip
+    options = {"model": tiny_model_dir("llama"), "device": "cpu", "progress": False}
+    return read(folder / "bids", stimuli=folder, t_r=1.0, **options)
 
 
 def sd_values(dataset, run, name):

@@ -18,9 +18,7 @@ from llm2bids.scan.read import read
 def sums(tiny_model_dir, tmp_path_factory):
     """The multiple-demand localizer, read by a tiny model."""
     path = tmp_path_factory.mktemp("md") / "bids"
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("LLM2BIDS_CACHE", str(tmp_path_factory.mktemp("cache")))
-        return read(path, stimuli="md", model=tiny_model_dir("llama"), device="cpu", progress=False)
+    return read(path, stimuli="md", model=tiny_model_dir("llama"), device="cpu", progress=False)
 
 
 def test_a_localizer_is_read_word_by_word_and_trial_by_trial(sums):

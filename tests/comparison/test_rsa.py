@@ -30,12 +30,10 @@ def run(*args, **options):
 def models(tiny_model_dir, tmp_path_factory):
     """The same prompts through two models: of three layers, and of two."""
     folder = tmp_path_factory.mktemp("models")
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("LLM2BIDS_CACHE", str(tmp_path_factory.mktemp("cache")))
-        return [
-            llm2bids.record(folder / name, model=tiny_model_dir(name), **SCAN)
-            for name in ("llama", "gpt2")
-        ]
+    return [
+        llm2bids.record(folder / name, model=tiny_model_dir(name), **SCAN)
+        for name in ("llama", "gpt2")
+    ]
 
 
 def item_means(dataset, label):
@@ -231,8 +229,7 @@ def test_rdms_of_rsatoolbox_are_a_side(models, tmp_path):
     assert result.items["in_b"].sum() == len(shown) and not result.items["in_b"].all()
 
 
-def test_words_of_a_story_are_items(tiny_model_dir, tmp_path, monkeypatch):
-    monkeypatch.setenv("LLM2BIDS_CACHE", str(tmp_path / "cache"))
+def test_words_of_a_story_are_items(tiny_model_dir, tmp_path):
     text = "The senate of Rome voted on the new law after a long debate in the old forum Of stone"
     words = pd.DataFrame({"word": text.split()})
     words["onset"], words["duration"] = words.index * 0.5, 0.4

@@ -90,14 +90,16 @@ def test_the_measures_are_those_of_the_findings(means):
     assert found["overlap_dice"] == pytest.approx(pairs["dice"].max(), abs=1e-5)
 
 
-def test_where_there_is_something_controls_find_less(means, sites):
-    effects = effects_of(means)
-    how = FindingsOptions(n_control_draws=15)
+def compared(name, means, sites, **options):
+    """Measure a control beside the data, a row for each measure."""
+    effects, how = effects_of(means), FindingsOptions(**options)
     real = measure_maps(effects.values, how)
-    controls = [
-        compare_control(name, effects, means, how, real=real, sites=sites) for name in ABOUT
-    ]
-    tables = {one.name: one.table().set_index("measure") for one in controls}
+    control = compare_control(name, effects, means, how, real=real, sites=sites)
+    return control.table().set_index("measure")
+
+
+def test_where_there_is_something_controls_find_less(means, sites):
+    tables = {name: compared(name, means, sites, n_control_draws=15) for name in ABOUT}
     labels = tables["shuffled-labels"]
     assert labels.loc["identification", "value"] < 0.5 < labels.loc["identification", "real"]
     assert abs(labels.loc["single_run_r", "value"]) < 0.1 < labels.loc["single_run_r", "real"]
@@ -115,12 +117,7 @@ def test_where_there_is_something_controls_find_less(means, sites):
 def test_random_networks_miss_a_localised_pattern(simulate, sites):
     patterns = np.zeros((4, 700), np.float32)
     patterns[np.arange(4), np.arange(4)] = 20
-    means = simulate(patterns)
-    effects = effects_of(means)
-    how = FindingsOptions(n_control_draws=15)
-    real = measure_maps(effects.values, how)
-    control = compare_control("random-networks", effects, means, how, real=real, sites=sites)
-    table = control.table().set_index("measure")
+    table = compared("random-networks", simulate(patterns), sites, n_control_draws=15)
     assert table.loc["network_identification", "real"] == 1
     assert table.loc["network_identification", "value"] < 0.5
 
@@ -129,12 +126,7 @@ def test_where_there_is_nothing_the_data_look_like_their_controls(simulate, site
     inside = []
     for seed in range(6):
         means = simulate(np.zeros((4, 700), np.float32), seed=seed)
-        effects = effects_of(means)
-        how = FindingsOptions(n_control_draws=19, seed=seed)
-        real = measure_maps(effects.values, how)
-        labels = compare_control(
-            "shuffled-labels", effects, means, how, real=real, sites=sites
-        ).table()
+        labels = compared("shuffled-labels", means, sites, n_control_draws=19, seed=seed)
         inside += (labels["p_value"] > 0.05).tolist()
     assert np.mean(inside) > 0.8
 

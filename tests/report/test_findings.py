@@ -71,6 +71,12 @@ def bodies(sources):
 
 
 @pytest.fixture
+def copied(found, tmp_path):
+    """A copy of the folder, to be changed."""
+    return shutil.copytree(found, tmp_path / "out", symlinks=True)
+
+
+@pytest.fixture
 def with_findings(found):
     """Make a function that gives the sources of a report with some of the findings replaced."""
 
@@ -184,10 +190,8 @@ def test_calibration_says_plainly_that_it_was_not_run(bodies):
 
 
 @pytest.fixture
-def calibrated(found, tmp_path):
+def calibrated(copied):
     """The same with measured error rates; a function that writes others."""
-    out = tmp_path / "out"
-    shutil.copytree(found, out, symlinks=True)
     rate = {"pipeline": "x", "n": 60, "low": 0.042, "high": 0.0534, "verdict": "inside",
             "binomial_low": 0.04, "binomial_high": 0.05}  # fmt: skip
     contents = {
@@ -201,8 +205,8 @@ def calibrated(found, tmp_path):
 
     def write(**changes):
         text = json.dumps({**contents, **changes})
-        (out / "analysis" / "calibration.json").write_text(text)
-        return find_sources(out)
+        (copied / "analysis" / "calibration.json").write_text(text)
+        return find_sources(copied)
 
     return write
 
@@ -263,11 +267,9 @@ def test_profiles_take_the_network_that_was_written(sources, scanned):
     assert np.count_nonzero(~np.isnan(values_of(without, one))) == int(np.ceil(n_units / 20))
 
 
-def test_signs_and_values_come_from_the_network_and_not_from_the_group_map(found, tmp_path):
+def test_signs_and_values_come_from_the_network_and_not_from_the_group_map(copied):
     """A group map that is 0 at the network's units, as outside a mask, changes nothing."""
-    out = tmp_path / "out"
-    shutil.copytree(found, out, symlinks=True)
-    sources = find_sources(out)
+    sources = find_sources(copied)
     one = sources.maps[0]
     before = sources.networks[one.contrast].network
     image = nib.load(one.path)
@@ -277,7 +279,7 @@ def test_signs_and_values_come_from_the_network_and_not_from_the_group_map(found
     np.testing.assert_array_equal(values[before.units(sources.dataset.space)], effects)
     rise = int((effects > 0).sum())
     assert 0 < rise < len(effects)
-    page = write_report(out, output=tmp_path / "page.html", progress=False).read_text()
+    page = write_report(copied, progress=False).read_text()
     accuracy = sources.findings.identification.accuracy
     assert f"<dt>tasks identified</dt><dd>{accuracy:.0%}</dd>" in page
     said = plain(page)
@@ -286,10 +288,8 @@ def test_signs_and_values_come_from_the_network_and_not_from_the_group_map(found
     assert strongest(sources, one)["units"][0]["address"] == before.table["address"][0]
 
 
-def test_counts_say_level_correction_and_cluster_size(found, tmp_path):
-    out = tmp_path / "out"
-    shutil.copytree(found, out, symlinks=True)
-    sources = find_sources(out)
+def test_counts_say_level_correction_and_cluster_size(copied):
+    sources = find_sources(copied)
     one = sources.maps[0]
     for stat, changes in (
         ("z", {"Alpha": 0.01, "TwoSidedThresholds": {"fpr": {"z": 2.58, "n_units": 2000},
@@ -338,12 +338,11 @@ def test_without_findings_each_section_says_so(scanned):
     assert "No control was measured" in controls_body(sources)
 
 
-def test_damaged_findings_are_named(found, tmp_path):
-    shutil.copytree(found, tmp_path / "out", symlinks=True)
-    path = tmp_path / "out" / "analysis" / FOLDER / "findings.json"
+def test_damaged_findings_are_named(copied):
+    path = copied / "analysis" / FOLDER / "findings.json"
     path.write_text('{"networks": [], "overlap": 3}', encoding="utf-8")
     with pytest.raises(NetworkError, match=r"findings\.json: is not what .* again"):
-        write_report(tmp_path / "out", progress=False)
+        write_report(copied, progress=False)
 
 
 def test_the_page_of_a_masked_analysis_counts_what_its_table_counts(masked, tmp_path):

@@ -1,14 +1,17 @@
 """The page in headless Chromium: no errors, no requests, and the pointer names the right unit."""
 
 import itertools
+import shutil
 
 import numpy as np
 import pytest
 
 from llm2bids.dataset.read import open_dataset
+from llm2bids.report.design import designs_body
 from llm2bids.report.draw.color import full_color
 from llm2bids.report.draw.mosaic import flat_pages, quantise
 from llm2bids.report.page import write_report
+from llm2bids.report.section import read_asset
 from llm2bids.report.sources import find_sources
 
 SIZES = [(1280, "light"), (1280, "dark"), (390, "light")]
@@ -51,6 +54,31 @@ def test_every_figure_has_a_text_for_those_who_do_not_see_it(browser, page):
         .filter(e => !(e.getAttribute('aria-label') || e.getAttribute('alt'))).length"""
     assert browser.evaluate("document.querySelectorAll('svg').length") > 8
     assert browser.evaluate(without) == 0
+
+
+@pytest.mark.parametrize("width", [1280, 390])
+def test_long_names_of_columns_are_not_cut_off(browser, scanned, tmp_path, width):
+    shutil.copytree(scanned / "analysis", tmp_path / "analysis")
+    for path in (tmp_path / "analysis").rglob("sub-01_*_design.tsv"):
+        head, rows = path.read_text().split("\n", 1)
+        path.write_text(head.replace("constant", "politicalsciencewoman") + "\n" + rows)
+    body = designs_body(find_sources(tmp_path / "analysis", bids_dir=scanned / "dataset"))
+    page = tmp_path / "page.html"
+    page.write_text(
+        "<!doctype html><meta name='viewport' content='width=device-width'>"
+        f"<style>{read_asset('style.css')}</style><main>{body}</main>"
+    )
+    browser.open(page, width=width, mobile=width < 500)
+    names = browser.evaluate("""[...document.querySelectorAll('.designs svg')].flatMap(svg => {
+        const all = svg.getBoundingClientRect();
+        return [...svg.querySelectorAll('text')].map(text => {
+            const box = text.getBoundingClientRect();
+            return [text.textContent, box.left >= all.left && box.right <= all.right
+                && box.top >= all.top && box.bottom <= all.bottom];
+        });
+    })""")
+    assert "politicalsciencewoman" in dict(names)
+    assert all(inside for _, inside in names)
 
 
 UNITS = (
