@@ -7,15 +7,36 @@ its entry in the docstrings of the verbs, and its row in ``docs/reference/comman
 
 import inspect
 import math
+import operator
 import re
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import Field, dataclass, field, fields, replace
+from numbers import Integral, Real
 from pathlib import Path
-from typing import Any, Literal, TypeVar, get_args, get_origin
+from types import NoneType, UnionType
+from typing import Any, Literal, TypeVar, Union, get_args, get_origin, get_type_hints
 
 from llm2bids.exceptions import UsageError
 
 Verb = TypeVar("Verb", bound=Callable[..., Any])
+
+# What types of values are called
+_WORDS = {
+    str: "text",
+    int: "a whole number",
+    float: "a finite number",
+    bool: "True or False",
+    Path: "a path",
+    NoneType: "None",
+}
+
+# What bounds a number, and how that is said
+_BOUNDS: dict[str, tuple[Callable[[float, float], bool], str]] = {
+    "least": (operator.ge, "{:g} or more"),
+    "above": (operator.gt, "above {:g}"),
+    "below": (operator.lt, "below {:g}"),
+    "most": (operator.le, "at most {:g}"),
+}
 
 
 @dataclass(frozen=True)
@@ -30,6 +51,7 @@ class Argument:
     settings: dict[str, Any]  # for `argparse.ArgumentParser.add_argument`
     parse: Callable[[str], Any] | None  # from the text of the flag to the value
     stored: bool  # kept as it is among the settings of a dataset, and compared
+    bounds: dict[str, float]  # of a number, or of each of several, by the words of `_BOUNDS`
 
     @property
     def dest(self) -> str:
@@ -50,12 +72,15 @@ def option(
 ) -> Any:
     """Make the field of an option; `settings` are argparse's, `shown` its default for readers.
 
+    Bounds of a number are settings too: ``least``, ``above``, ``below``, ``most``.
+
     A flag may end with what stands for its value, as in ``"--mask IMG"``.
     """
     *spellings, last = flag.split()
     if spellings and not last.startswith("-"):
         flag, settings = " ".join(spellings), {"metavar": last, **settings}
-    argument = Argument(default, flag, text, group, shown, settings, parse, stored)
+    bounds = {word: settings.pop(word) for word in _BOUNDS if word in settings}
+    argument = Argument(default, flag, text, group, shown, settings, parse, stored, bounds)
     return field(default=default, metadata={"argument": argument})
 
 
@@ -81,26 +106,82 @@ def chosen(options: Any, *names: str) -> dict[str, Any]:
     return {name: getattr(options, name) for name in names}
 
 
-def check_values(options: Any, least: Mapping[str, float]) -> None:
-    """Refuse options that are none of their choices, below their least values, or no numbers."""
-    check_choices(options)
-    for name, bound in least.items():
-        given = getattr(options, name)
-        values = given if isinstance(given, Sequence) else (given,)
-        if not values or not all(bound <= value < math.inf for value in values):
-            flag = options.__dataclass_fields__[name].metadata["argument"].flag.split()[0]
-            shown = " ".join(f"{value:g}" for value in values) or "empty"
-            raise UsageError(f"{flag} is {shown}; expected {bound:g} or more")
+class Options:
+    """Base of dataclasses of options: refuses what is no value of theirs, whoever gives it."""
+
+    def __post_init__(self) -> None:
+        hints = get_type_hints(type(self))
+        for name, argument in arguments(type(self)).items():
+            value, hint = getattr(self, name), hints[name]
+            expected = _expected(value, hint, argument)
+            if expected:
+                flag = argument.flag.split()[0]
+                raise UsageError(f"{name} ({flag}) is {value!r}; expected {expected}")
+            if isinstance(value, str) and Path in _leaves(hint) and str not in _leaves(hint):
+                object.__setattr__(self, name, Path(value))
 
 
-def check_choices(options: Any) -> None:
-    """Refuse values that are not among the choices of their options."""
-    for name, argument in arguments(type(options)).items():
-        choices, given = argument.settings.get("choices", ()), getattr(options, name)
-        known = [argument.parse(choice) if argument.parse else choice for choice in choices]
-        if known and given is not None and given not in known:
-            flag, expected = argument.flag.split()[0], ", ".join(map(repr, known))
-            raise UsageError(f"{name} ({flag}) is {given!r}; expected {expected}")
+def _expected(value: Any, hint: Any, argument: Argument) -> str:
+    """Say what an option takes, by type, choices and bounds; empty where it takes the value."""
+    if not fits(value, hint):
+        return in_words(hint)
+    values = [part for part in (value if _is_list(value) else [value]) if part is not None]
+    if _is_list(value) and not values and argument.default != ():
+        return "one or more"
+    if "" in values:
+        return "text that is not empty"
+    choices = argument.settings.get("choices", ())
+    known = [argument.parse(choice) if argument.parse else choice for choice in choices]
+    if known and any(part not in known for part in values):
+        return ", ".join(map(repr, known))
+    numbers = [part for part in values if isinstance(part, Real)]
+    if all(_BOUNDS[word][0](n, bound) for word, bound in argument.bounds.items() for n in numbers):
+        return ""
+    return " and ".join(_BOUNDS[word][1].format(n) for word, n in argument.bounds.items())
+
+
+def _is_list(value: Any) -> bool:
+    return isinstance(value, Collection) and not isinstance(value, str | bytes | Mapping)
+
+
+def fits(value: Any, hint: Any) -> bool:
+    """Tell whether a value has the type of an annotation; text is a path, and a tuple a list.
+
+    >>> fits("a", Sequence[str]), fits(["a"], Sequence[str]), fits(True, int | None)
+    (False, True, False)
+    """
+    origin, inner = get_origin(hint), get_args(hint)
+    if origin in (Union, UnionType):
+        return any(fits(value, kind) for kind in inner)
+    if origin is Literal:
+        return isinstance(value, str) and value in inner
+    if hint in (int, float):
+        number = isinstance(value, Integral if hint is int else Real)
+        return number and not isinstance(value, bool) and math.isfinite(value)
+    kind = origin or hint
+    if hint is Any or not isinstance(kind, type):
+        return True
+    if not inner or not issubclass(kind, Sequence):
+        return isinstance(value, str | Path if kind is Path else kind)
+    if not _is_list(value) or (kind is tuple and ... not in inner and len(value) != len(inner)):
+        return False
+    return all(fits(part, inner[0]) for part in value)
+
+
+def in_words(hint: Any) -> str:
+    """Say what an annotation stands for.
+
+    >>> in_words(Sequence[str] | None), in_words(float)
+    ('a list in which each is text or None', 'a finite number')
+    """
+    origin, inner = get_origin(hint), get_args(hint)
+    if origin in (Union, UnionType):
+        return " or ".join(dict.fromkeys(map(in_words, inner)))
+    if origin is Literal:
+        return ", ".join(map(repr, inner))
+    if inner and issubclass(origin, Sequence):
+        return f"a list in which each is {in_words(inner[0])}"
+    return _WORDS.get(hint, "a mapping" if inner else str(getattr(hint, "__name__", hint)))
 
 
 def none_or_name(text: str) -> str | None:

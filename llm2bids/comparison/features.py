@@ -17,7 +17,7 @@ from llm2bids.dataset.layout import Run
 from llm2bids.dataset.read import Dataset, open_dataset
 from llm2bids.exceptions import UsageError
 from llm2bids.model.units import Site
-from llm2bids.options import check_choices, check_values, option, split_options, takes_options
+from llm2bids.options import Options, option, split_options, takes_options
 from llm2bids.space.arrange import chosen_sites
 
 Float64 = npt.NDArray[np.float64]
@@ -38,7 +38,7 @@ def _numbers(text: str) -> tuple[int, ...]:
 
 
 @dataclass(frozen=True, kw_only=True)
-class FeatureOptions:
+class FeatureOptions(Options):
     """What is taken out of a dataset, and in which form."""
 
     format: str = _option(
@@ -71,25 +71,25 @@ class FeatureOptions:
         "put delayed copies side by side, in volumes: 1,2,3,4",
         shown="none",
         parse=_numbers,
+        least=0,
     )
     pca: int | None = _option(
         None,
         "--pca K",
         "principal components of each module, of all runs together",
         shown="none",
+        least=1,
     )
 
     def __post_init__(self) -> None:
-        check_choices(self)
-        if self.pca is not None:
-            check_values(self, {"pca": 1})
+        super().__post_init__()
         if self.format == "neuroid" and self.delays:
             raise UsageError(
                 "--format neuroid: its neuroids are units; expected it without --delays"
             )
-        if any(delay < 0 for delay in self.delays) or len(set(self.delays)) < len(self.delays):
+        if len(set(self.delays)) < len(self.delays):
             raise UsageError(
-                f"--delays {','.join(map(str, self.delays))}: expected different numbers from 0"
+                f"--delays {','.join(map(str, self.delays))}: expected different numbers"
             )
 
 

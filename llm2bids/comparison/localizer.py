@@ -22,7 +22,7 @@ from llm2bids.inference.provenance import Provenance
 from llm2bids.inference.statmap import map_entries, write_json, write_map
 from llm2bids.network.network import make_network
 from llm2bids.network.similarity import dice
-from llm2bids.options import option, split_options, takes_options
+from llm2bids.options import Options, option, split_options, takes_options
 from llm2bids.space.stat_map import select_units, summarize
 from llm2bids.store.tables import write_table
 
@@ -38,7 +38,7 @@ _option = partial(option, group="localizer")
 
 
 @dataclass(frozen=True, kw_only=True)
-class LocalizerOptions:
+class LocalizerOptions(Options):
     """Which contrast, and how many units."""
 
     task: str | None = _option(None, "--task LABEL", "story of the localizer", shown="the only one")
@@ -49,12 +49,17 @@ class LocalizerOptions:
         shown="S-N (langloc), H-E (md)",
     )
     top_percent: float = _option(
-        1.0, "--top-percent PERCENT", "share of the units that make the network"
+        1.0,
+        "--top-percent PERCENT",
+        "share of the units that make the network",
+        above=0,
+        most=100,
     )
     skip_words: int = _option(
         1,
         "--skip-words",
         "words at the beginning of a trial that do not count: little stands before them",
+        least=0,
     )
 
 

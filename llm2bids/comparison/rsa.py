@@ -17,14 +17,7 @@ from llm2bids.comparison.geometry import ceilings, find_pairs, null_r, p_value
 from llm2bids.comparison.items import KINDS, Side, read_side
 from llm2bids.exceptions import UsageError
 from llm2bids.inference.statmap import write_json
-from llm2bids.options import (
-    check_choices,
-    check_values,
-    option,
-    shared,
-    split_options,
-    takes_options,
-)
+from llm2bids.options import Options, option, shared, split_options, takes_options
 from llm2bids.store.tables import write_table
 
 if TYPE_CHECKING:
@@ -48,7 +41,7 @@ def _two(text: str) -> tuple[str, str] | None:
 
 
 @dataclass(frozen=True, kw_only=True)
-class CompareOptions:
+class CompareOptions(Options):
     """Which items and modules are compared, and how chance is told."""
 
     items: str = _option(
@@ -74,12 +67,8 @@ class CompareOptions:
         shown="none",
         parse=_two,
     )
-    n_permutations: int = _option(1000, "--n-permutations", "permutations of the items")
-    seed: int = _option(0, "--seed SEED", "of the permutations")
-
-    def __post_init__(self) -> None:
-        check_choices(self)
-        check_values(self, {"n_permutations": 1, "seed": 0})
+    n_permutations: int = _option(1000, "--n-permutations", "permutations of the items", least=1)
+    seed: int = _option(0, "--seed SEED", "of the permutations", least=0)
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)

@@ -4,20 +4,18 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import Literal, get_args
+from typing import Literal
 
-from llm2bids.exceptions import UsageError
 from llm2bids.inference.options import GroupOptions, Selection
-from llm2bids.options import option, shared
+from llm2bids.options import Options, option, shared
 
 ControlName = Literal["shuffled-labels", "shuffled-tasks", "random-networks"]
-CONTROLS: tuple[ControlName, ...] = get_args(ControlName)
 
 _option = partial(option, group="findings (group level)")
 
 
 @dataclass(frozen=True, kw_only=True)
-class FindingsOptions:
+class FindingsOptions(Options):
     """What makes a network, and which controls stand beside the findings.
 
     Overlap and repeatability compare the top share also where `min_cohens_d` makes the networks.
@@ -29,11 +27,14 @@ class FindingsOptions:
         5.0,
         "--top-percent P",
         "share of the units in a network, those with the largest effects",
+        above=0,
+        most=100,
     )
     min_cohens_d: float | None = _option(
         None,
         "--min-cohens-d D",
         "networks of units above this absolute d that survive --alpha, in place of --top-percent",
+        least=0,
     )
     controls: Sequence[ControlName] = _option(
         (),
@@ -51,30 +52,13 @@ class FindingsOptions:
         action="append",
         type=Path,
     )
-    n_control_draws: int = _option(20, "--n-control-draws", "of each --control")
+    n_control_draws: int = _option(20, "--n-control-draws", "of each --control", least=2)
     alpha: float = shared(GroupOptions, "alpha")
     seed: int = shared(GroupOptions, "random_state")
     allow_circular: bool = shared(Selection, "allow_circular")
     n_boot: int = 200
     n_perm: int = 1000
     n_draws: int = 20
-
-    def __post_init__(self) -> None:
-        unknown = [name for name in self.controls if name not in CONTROLS]
-        if unknown or self.n_control_draws < 2:
-            raise UsageError(
-                f"controls: found {self.n_control_draws} draws of "
-                f"{', '.join(unknown or self.controls) or 'none'}; expected two draws or more of "
-                f"{', '.join(CONTROLS)}"
-            )
-        if not 0 < self.top_percent <= 100:
-            raise UsageError(
-                f"top_percent: found {self.top_percent:g}, expected above 0 and at most 100"
-            )
-        if not 0 < self.alpha < 1:
-            raise UsageError(f"alpha: found {self.alpha:g}, expected between 0 and 1")
-        if self.min_cohens_d is not None and not self.min_cohens_d >= 0:
-            raise UsageError(f"min_cohens_d: found {self.min_cohens_d:g}, expected 0 or more")
 
     @property
     def share(self) -> float:

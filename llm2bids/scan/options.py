@@ -1,16 +1,15 @@
 """The options of a scan: verbs, command line, settings and the reference page take them."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from llm2bids.exceptions import UsageError
-from llm2bids.options import check_choices, chosen, none_or_name, option, stored_settings
+from llm2bids.options import Options, chosen, none_or_name, option, stored_settings
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
-
     from llm2bids.model.edit import Edit
     from llm2bids.model.tokenizer import Chat
     from llm2bids.model.units import Site
@@ -38,7 +37,7 @@ _volumes = partial(option, group="volumes")
 
 
 @dataclass(frozen=True, kw_only=True)
-class ScanOptions:
+class ScanOptions(Options):
     """What is to be scanned and how, as `record`, `replay` and `plan` take it."""
 
     n_participants: int = _scan(8, "--participants", "number of participants in the end")
@@ -68,7 +67,7 @@ class ScanOptions:
         "with --chat-template: what the system says first",
         shown="what the template says",
     )
-    sites: "Sequence[str]" = _model(
+    sites: Sequence[str] = _model(
         ("all",),
         "--sites PATTERN",
         "modules to record: all, residual, attention, mlp, a pattern on module names "
@@ -92,12 +91,14 @@ class ScanOptions:
         "processes that record participants at the same time, with the same bytes whatever their "
         "number; fewer where memory does not serve them, one where a GPU generates",
         shown="the processors; 1 for a short scan",
+        least=1,
     )
     n_threads: int = _machine(
         1,
         "--n-threads",
         "processor threads that generate together in each worker: for few participants on many "
         "processors; another number rounds otherwise",
+        least=1,
     )
     trust_remote_code: bool = _model(
         False,
@@ -110,7 +111,7 @@ class ScanOptions:
         "--paradigm NAME_OR_FILE",
         "off_on_off, multi_task, interleaved, null, or a TOML file",
     )
-    task_labels: "Sequence[str] | None" = _scan(
+    task_labels: Sequence[str] | None = _scan(
         None,
         "--task LABEL",
         "record only this task of the paradigm; repeatable",
@@ -142,6 +143,7 @@ class ScanOptions:
         "RepetitionTime in seconds, above 0; auto is a power of two",
         shown="auto",
         parse=read_seconds,
+        above=0,
     )
     batch_size: int | None = _scan(
         None,
@@ -149,6 +151,7 @@ class ScanOptions:
         "prompts that run together, of as many runs of a participant as fit whole",
         shown="64, or fewer where their values take more than 1 GiB; 16 in the calibration; "
         "8 in a replay",
+        least=1,
     )
     keep_first: bool = _scan(
         False,
@@ -193,26 +196,24 @@ class ScanOptions:
         "with functional arrangement: prompts of each task set aside for learning, 2 or more; "
         "0 learns from off prompts alone",
         shown="16",
+        least=0,
     )
     space_label: str | None = _volumes(
         None, "--space-label LABEL", "letters and digits", shown="from the model's name"
     )
-    edit: "str | Path | None" = _model(
+    edit: str | Path | None = _model(
         None,
         "--edit FILE",
         "edit file (of `lesion`, `steer` or llm2bids.make_edit): every participant is scanned "
         "twice, as ses-intact and as ses-<its label>, on the same prompts with the same seeds; "
         "prompts that defined the edit are not shown",
     )
-    authors: "Sequence[str]" = _volumes(
+    authors: Sequence[str] = _volumes(
         (),
         "--author NAME",
         "author of a new dataset, as in 'Ada Lovelace'; repeatable",
         action="append",
     )
-
-    def __post_init__(self) -> None:
-        check_choices(self)
 
     def choose_chat(self, paradigm: "Paradigm") -> "Chat | None":
         """Decide how prompts are shown: what is asked for goes before what the paradigm says."""

@@ -7,7 +7,7 @@ from functools import partial
 from pathlib import Path
 
 from llm2bids.exceptions import UsageError
-from llm2bids.options import chosen, option, shared
+from llm2bids.options import Options, chosen, option, shared
 from llm2bids.recording.timing import Reading
 from llm2bids.scan.options import ScanOptions, read_seconds
 
@@ -28,7 +28,7 @@ _reading = partial(option, group="reading")
 
 
 @dataclass(frozen=True, kw_only=True)
-class ReadOptions:
+class ReadOptions(Options):
     """What is read, how, and on which clock."""
 
     t_r: float | None = shared(
@@ -79,6 +79,7 @@ class ReadOptions:
         shown="story",
         stored=True,
         parse=_context,
+        least=1,
     )
     stride: int | None = _reading(
         None,
@@ -86,6 +87,7 @@ class ReadOptions:
         "tokens by which a window moves on; 1 gives every token N tokens of context",
         shown="half the window",
         stored=True,
+        least=1,
     )
     pool: str = _reading(
         "last",
@@ -154,10 +156,6 @@ def make_reading(
         raise UsageError(
             f"context (--context) {asked.context!r}: expected story, sentence or tokens"
         )
-    if isinstance(asked.context, int) and asked.context < 1:
-        raise UsageError(f"context (--context) {asked.context}: expected 1 token or more")
-    if asked.stride is not None and asked.stride < 1:
-        raise UsageError(f"stride (--stride) {asked.stride}: expected 1 token or more")
     middle = t_r / 2 if start_time is None else start_time
     return Reading(
         t_r=t_r,
