@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any, Literal, get_args
 
 from llm2bids.exceptions import InferenceError, UsageError
-from llm2bids.options import check_choices, none_or_name, option, shared
+from llm2bids.options import Options, none_or_name, option, shared
 
 UnitOfAnalysis = Literal["prompt", "token"]
 
@@ -28,7 +28,7 @@ _of_model = partial(option, group="a BIDS Stats Model in place of ours")
 
 
 @dataclass(frozen=True, kw_only=True)
-class Selection:
+class Selection(Options):
     """What is analysed."""
 
     participant_label: Sequence[str] | None = _labels(
@@ -71,18 +71,14 @@ class ParticipantSelection(Selection):
 
 
 @dataclass(frozen=True, kw_only=True)
-class Processors:
+class Processors(Options):
     """How many processors an analysis may take."""
 
-    n_cpus: int = _general(1, "--n-cpus", "processes")
-
-    def __post_init__(self) -> None:
-        if self.n_cpus < 1:
-            raise UsageError(f"n_cpus={self.n_cpus}: expected at least 1")
+    n_cpus: int = _general(1, "--n-cpus", "processes", least=1)
 
 
 @dataclass(frozen=True, kw_only=True)
-class Memory:
+class Memory(Options):
     """How much memory an analysis may take, and where it holds the rest."""
 
     mem_gb: float | None = _general(
@@ -91,14 +87,11 @@ class Memory:
         "memory for all fits together; what takes more is fitted in blocks of units, and the "
         "prompts' images (4 bytes for each prompt and unit) are held in a scratch file",
         shown="1 for each process",
+        above=0,
     )
     work_dir: Path | str | None = _general(
         None, "--work-dir -w DIR", "folder for scratch files", shown="the system's", type=Path
     )
-
-    def __post_init__(self) -> None:
-        if self.mem_gb is not None and self.mem_gb <= 0:
-            raise UsageError(f"mem_gb={self.mem_gb}: expected above 0")
 
     @property
     def folder(self) -> Path | None:
@@ -107,7 +100,7 @@ class Memory:
 
 
 @dataclass(frozen=True, kw_only=True)
-class AnalysisOptions:
+class AnalysisOptions(Options):
     """What an observation of the first level is, and how it is modelled, in nilearn's names.
 
     >>> AnalysisOptions().noise, AnalysisOptions(unit_of_analysis="token").noise
@@ -142,9 +135,9 @@ class AnalysisOptions:
         None, "--drift-model", _TOKEN, choices=("cosine", "polynomial")
     )
     high_pass: float | None = _first_level(
-        None, "--high-pass HZ", f"{_TOKEN}; alone it means cosine drifts"
+        None, "--high-pass HZ", f"{_TOKEN}; alone it means cosine drifts", above=0
     )
-    drift_order: int = _first_level(1, "--drift-order", _TOKEN)
+    drift_order: int = _first_level(1, "--drift-order", _TOKEN, least=0)
     confounds: Sequence[str] = _first_level(
         (),
         "--confounds NAME",
@@ -153,7 +146,7 @@ class AnalysisOptions:
         nargs="+",
     )
     smoothing_fwhm: float | None = _first_level(
-        None, "--smoothing MM", "smoothing_fwhm; mixes neighbouring units"
+        None, "--smoothing MM", "smoothing_fwhm; mixes neighbouring units", above=0
     )
     use: Source | None = _first_level(
         None,
@@ -163,13 +156,8 @@ class AnalysisOptions:
     )
 
     def __post_init__(self) -> None:
+        super().__post_init__()
         object.__setattr__(self, "confounds", tuple(self.confounds))
-        if self.unit_of_analysis not in ("prompt", "token"):
-            raise UsageError(
-                f"unit_of_analysis: found {self.unit_of_analysis!r}, expected 'prompt' or 'token'"
-            )
-        if self.use not in (None, "transcript", "events"):
-            raise UsageError(f"use: found {self.use!r}, expected 'transcript' or 'events'")
         if self.noise_model is not None:
             check_noise_model(self.noise_model)
         if self.unit_of_analysis == "prompt":
@@ -179,9 +167,6 @@ class AnalysisOptions:
                         f"{name}: found {getattr(self, name)!r} with one image per prompt, where "
                         "it has no meaning; leave it out or take unit_of_analysis 'token'"
                     )
-        check_smoothing(self.smoothing_fwhm)
-        if self.high_pass is not None and self.high_pass <= 0:
-            raise UsageError(f"high_pass: found {self.high_pass}, expected above 0 Hz")
 
     @property
     def noise(self) -> str:
@@ -245,26 +230,29 @@ class AnalysisOptions:
 
 
 @dataclass(frozen=True, kw_only=True)
-class GroupOptions:
+class GroupOptions(Options):
     """How group maps are thresholded and permuted, in nilearn's names."""
 
     contrasts: Mapping[str, str] | Sequence[str] | None = shared(AnalysisOptions, "contrasts")
-    alpha: float = _group_level(0.05, "--alpha P", "error rate")
+    alpha: float = _group_level(0.05, "--alpha P", "error rate", above=0, below=1)
     height_control: HeightControl = _group_level(
         "fdr", "--height-control", "what alpha controls in thresholded maps and clusters"
     )
     cluster_threshold: int = _group_level(
-        10, "--cluster-threshold VOXELS", "smallest cluster that stays"
+        10, "--cluster-threshold VOXELS", "smallest cluster that stays", least=0
     )
-    min_distance: float = _group_level(8.0, "--min-distance MM", "between the peaks of a cluster")
+    min_distance: float = _group_level(
+        8.0, "--min-distance MM", "between the peaks of a cluster", least=0
+    )
     n_perm: int = _group_level(
         0,
         "--n-perm",
         "sign flips of non_parametric_inference, 10000 or more for a paper; 0 leaves it out",
+        least=0,
     )
     two_sided_test: bool = _group_level(True, "--one-sided", "permutation test of increases alone")
     threshold: float | None = _group_level(
-        None, "--threshold P", "cluster-forming p value, with --n-perm"
+        None, "--threshold P", "cluster-forming p value, with --n-perm", above=0
     )
     tfce: bool = _group_level(False, "--tfce", "threshold-free cluster enhancement, with --n-perm")
     true_discovery_threshold: float | None = _group_level(
@@ -273,30 +261,23 @@ class GroupOptions:
         "bound the share of active units in clusters above this z (cluster_level_inference)",
     )
     pooled_n_perm: int = _group_level(
-        0, "--pooled-n-perm", "permutations of the pooled prompt test; 0 leaves it out"
+        0, "--pooled-n-perm", "permutations of the pooled prompt test; 0 leaves it out", least=0
     )
-    random_state: int = _group_level(0, "--random-state SEED", "of permutations and draws")
+    random_state: int = _group_level(0, "--random-state SEED", "of permutations and draws", least=0)
 
     def __post_init__(self) -> None:
-        check_choices(self)
-        if not 0 < self.alpha < 1:
-            raise UsageError(f"alpha: found {self.alpha}, expected between 0 and 1")
-        if self.threshold is not None and not 0 < self.threshold < 1:
+        super().__post_init__()
+        if self.threshold is not None and self.threshold >= 1:
             raise UsageError(
                 f"threshold: found {self.threshold}, expected a p value between 0 and 1 "
                 "(not a z value)"
-            )
-        if min(self.n_perm, self.pooled_n_perm, self.cluster_threshold) < 0:
-            raise UsageError(
-                f"n_perm={self.n_perm}, pooled_n_perm={self.pooled_n_perm}, "
-                f"cluster_threshold={self.cluster_threshold}: expected 0 or more"
             )
         if (self.tfce or self.threshold is not None) and not self.n_perm:
             raise UsageError("tfce and threshold need a permutation test; give n_perm, e.g. 10000")
 
 
 @dataclass(frozen=True, kw_only=True)
-class StatsModelOptions:
+class StatsModelOptions(Options):
     """What a BIDS Stats Model is run on, beside what its file says."""
 
     model: Path | str | None = _of_model(
@@ -334,19 +315,13 @@ class StatsModelOptions:
     smoothing_fwhm: float | None = shared(AnalysisOptions, "smoothing_fwhm")
 
     def __post_init__(self) -> None:
+        super().__post_init__()
         check_noise_model(self.noise)
-        check_smoothing(self.smoothing_fwhm)
 
     @property
     def noise(self) -> str:
         """Noise model of a run, nilearn's and FitLins' AR(1) where nothing is said."""
         return self.noise_model or "ar1"
-
-
-def check_smoothing(smoothing_fwhm: float | None) -> None:
-    """Refuse a smoothing kernel without width."""
-    if smoothing_fwhm is not None and smoothing_fwhm <= 0:
-        raise UsageError(f"smoothing_fwhm: found {smoothing_fwhm}, expected above 0 mm")
 
 
 def check_noise_model(noise_model: str) -> None:

@@ -15,17 +15,14 @@ from llm2bids.exceptions import UsageError
 from llm2bids.intervention.lesion_study import LesionMethod, Study
 from llm2bids.intervention.results import InterventionResult
 from llm2bids.intervention.subject import SubjectOptions, TopicOptions, open_subject
-from llm2bids.options import check_values, option, shared, split_options, takes_options
+from llm2bids.options import Options, option, shared, split_options, takes_options
 
 
 def _doses(text: str) -> tuple[float, ...]:
     try:
-        doses = tuple(sorted({float(part) for part in text.split(",")}))
+        return tuple(sorted({float(part) for part in text.split(",")}))
     except ValueError:
-        doses = ()
-    if not doses or not all(0 < dose <= 100 for dose in doses):
-        raise UsageError(f"--dose {text}: expected percents above 0, up to 100, as in 0.3,1,3")
-    return doses
+        raise UsageError(f"--dose {text}: expected percents, as in 0.3,1,3") from None
 
 
 _of_lesion = partial(option, group="lesion")
@@ -33,7 +30,7 @@ _of_controls = partial(option, group="controls")
 
 
 @dataclass(frozen=True, kw_only=True)
-class LesionOptions:
+class LesionOptions(Options):
     """What is lesioned, and how it is measured."""
 
     task_labels: Sequence[str] = shared(
@@ -49,6 +46,8 @@ class LesionOptions:
         "percents of the units of these sites, those with the largest effects",
         shown="0.3,1,3",
         parse=_doses,
+        above=0,
+        most=100,
     )
     method: LesionMethod = _of_lesion(
         "mean",
@@ -65,21 +64,24 @@ class LesionOptions:
     )
     n_prompts: int = shared(TopicOptions, "n_prompts", 12)
     n_answer_tokens: int = shared(
-        TopicOptions, "n_tokens", 14, text="tokens of the intact model's answer to each"
+        TopicOptions,
+        "n_tokens",
+        14,
+        text="tokens of the intact model's answer to each",
+        bounds={"least": 1},
     )
     n_draws: int = _of_controls(
-        20, "--draws", "random draws beside each network; p is at least 1 / (1 + N)"
+        20, "--draws", "random draws beside each network; p is at least 1 / (1 + N)", least=0
     )
     n_shuffled: int = _of_controls(
-        20, "--shuffled", "networks of shuffled tasks: what the tasks share"
+        20, "--shuffled", "networks of shuffled tasks: what the tasks share", least=0
     )
     random_weights: bool = _of_controls(
         True, "--no-random-weights", "leave out the same lesions of the untrained architecture"
     )
 
     def __post_init__(self) -> None:
-        least = {"n_prompts": 4, "n_answer_tokens": 1, "n_draws": 0, "n_shuffled": 0, "doses": 1e-6}
-        check_values(self, least)
+        super().__post_init__()
         if self.edit_files and len(self.task_labels) != 1:
             raise UsageError(
                 f"--edit with {len(self.task_labels)} tasks (--task); expected one: the topic that "

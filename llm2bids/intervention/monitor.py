@@ -20,7 +20,7 @@ from llm2bids.intervention.results import InterventionResult
 from llm2bids.intervention.subject import Subject, SubjectOptions, TopicOptions, open_subject
 from llm2bids.intervention.units import choose_units
 from llm2bids.model.units import Site
-from llm2bids.options import check_values, option, shared, split_options, takes_options
+from llm2bids.options import Options, option, shared, split_options, takes_options
 from llm2bids.paradigm.task import Prompt
 from llm2bids.store.tables import write_table
 
@@ -44,7 +44,7 @@ PROBE_DEPTH = 0.87
 
 
 @dataclass(frozen=True, kw_only=True)
-class MonitorOptions:
+class MonitorOptions(Options):
     """Which units are monitored, and on which prompts that is tried."""
 
     task_labels: Sequence[str] = shared(TopicOptions, "task_labels", group="monitor")
@@ -60,13 +60,15 @@ class MonitorOptions:
         "--top P",
         "percent of the units of these sites, those with the largest positive effects",
         group="monitor",
+        above=0,
+        most=100,
     )
     n_prompts: int = shared(TopicOptions, "n_prompts")
     n_defining: int = shared(TopicOptions, "n_defining", 32)
     n_tokens: int = shared(TopicOptions, "n_tokens")
 
     def __post_init__(self) -> None:
-        check_values(self, {"n_prompts": 4, "n_defining": 4, "n_tokens": 2})
+        super().__post_init__()
         if self.stat_img is not None and len(self.task_labels) != 1:
             raise UsageError(
                 f"--map with {len(self.task_labels)} tasks (--task); expected one: its topic"

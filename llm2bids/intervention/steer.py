@@ -16,7 +16,7 @@ from llm2bids.intervention.answers import LEAST_TEXTS
 from llm2bids.intervention.results import InterventionResult
 from llm2bids.intervention.steer_study import DirectionKind, Scene, TopicStudy
 from llm2bids.intervention.subject import SubjectOptions, TopicOptions, open_subject
-from llm2bids.options import check_values, option, shared, split_options, takes_options
+from llm2bids.options import Options, option, shared, split_options, takes_options
 
 _of_direction = partial(option, group="direction")
 _of_search = partial(option, group="search")
@@ -24,7 +24,7 @@ _of_prompts = partial(option, group="prompts")
 
 
 @dataclass(frozen=True, kw_only=True)
-class SteerOptions:
+class SteerOptions(Options):
     """How a model is steered, and on what that is tried."""
 
     task_labels: Sequence[str] = shared(TopicOptions, "task_labels", group="direction")
@@ -45,7 +45,12 @@ class SteerOptions:
         text="a map in place of the mean effect map, with --direction effect",
     )
     layers: tuple[int, ...] = _of_search(
-        (), "--layers", "layers that are searched", shown="at 0.4 and 0.5 of the depth", nargs="+"
+        (),
+        "--layers",
+        "layers that are searched",
+        shown="at 0.4 and 0.5 of the depth",
+        nargs="+",
+        least=0,
     )
     strengths: tuple[float, ...] = _of_search(
         (2.0, 3.0, 4.0),
@@ -53,12 +58,14 @@ class SteerOptions:
         "multiples of the direction that are searched",
         shown="2 3 4",
         nargs="+",
+        least=1e-3,
     )
     max_cost: float = _of_search(
         1.75,
         "--max-cost NATS",
         "the search takes no setting that costs more NLL than this, in "
         "nats a token above no steering",
+        least=0,
     )
     min_distinct: float | None = _of_search(
         None,
@@ -66,13 +73,16 @@ class SteerOptions:
         "nor one whose distinct-2 is lower than this, or than that "
         "of intact answers where they have less",
         shown="0.9, with --minus 0.7",
+        least=0,
     )
     n_prompts: int = shared(
         TopicOptions, "n_prompts", 24, text="held-out prompts, half to search on, half to report"
     )
-    n_defining: int = shared(TopicOptions, "n_defining")
+    n_defining: int = shared(TopicOptions, "n_defining", bounds={"least": LEAST_TEXTS})
     n_tokens: int = shared(TopicOptions, "n_tokens")
-    n_controls: int = _of_prompts(2, "--n-controls", "random and shuffled directions of each kind")
+    n_controls: int = _of_prompts(
+        2, "--n-controls", "random and shuffled directions of each kind", least=0
+    )
     ask: str = _of_prompts(
         "Please talk about {topic}.",
         "--ask TEXT",
@@ -80,10 +90,7 @@ class SteerOptions:
     )
 
     def __post_init__(self) -> None:
-        least = {"n_prompts": 4, "n_defining": LEAST_TEXTS, "n_tokens": 2, "n_controls": 0}
-        check_values(self, {**least, "strengths": 1e-3, "max_cost": 0})
-        if self.min_distinct is not None:
-            check_values(self, {"min_distinct": 0})
+        super().__post_init__()
         if "{topic}" not in self.ask:
             raise UsageError(f"--ask {self.ask!r}: expected {{topic}} in it, for the task's label")
 

@@ -14,7 +14,7 @@ from llm2bids.exceptions import InterventionError, ModelError, UsageError
 from llm2bids.inference.effects import Effects, read_effects
 from llm2bids.inference.inputs import open_inputs
 from llm2bids.inference.provenance import Provenance
-from llm2bids.options import option
+from llm2bids.options import Options, option
 from llm2bids.paradigm.seed import derive_generator
 from llm2bids.paradigm.task import Prompt
 from llm2bids.recording.tokens import prompt_tokens
@@ -31,7 +31,7 @@ _of_topics = partial(option, group="topics")
 
 
 @dataclass(frozen=True, kw_only=True)
-class SubjectOptions:
+class SubjectOptions(Options):
     """Which model, and which prompts are drawn: for every intervention."""
 
     model: str | None = _of_model(
@@ -41,11 +41,13 @@ class SubjectOptions:
         shown="the dataset's",
     )
     device: str = _of_model("auto", "--device", "auto, cpu, cuda, cuda:N or mps")
-    seed: int = _of_prompts(0, "--seed", "chooses the held-out prompts and the random controls")
+    seed: int = _of_prompts(
+        0, "--seed", "chooses the held-out prompts and the random controls", least=0
+    )
 
 
 @dataclass(frozen=True, kw_only=True)
-class TopicOptions:
+class TopicOptions(Options):
     """What several interventions ask; each takes over those that it has."""
 
     task_labels: Sequence[str] = _of_topics(
@@ -60,15 +62,16 @@ class TopicOptions:
         action="append",
     )
     n_prompts: int = _of_prompts(
-        16, "--n-prompts --prompts", "held-out prompts of each topic and of none"
+        16, "--n-prompts --prompts", "held-out prompts of each topic and of none", least=4
     )
     n_defining: int = _of_prompts(
         64,
         "--n-defining",
         "prompts of each bank, shown in runs, that directions, classifiers and "
         "probes learn from, and that set thresholds",
+        least=4,
     )
-    n_tokens: int = _of_prompts(15, "--n-tokens --answer-tokens", "tokens of an answer")
+    n_tokens: int = _of_prompts(15, "--n-tokens --answer-tokens", "tokens of an answer", least=2)
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)

@@ -12,7 +12,7 @@ import pandas as pd
 from scipy import stats
 from tqdm.auto import tqdm
 
-from llm2bids.exceptions import InterventionError, UsageError
+from llm2bids.exceptions import InterventionError
 from llm2bids.inference.rates import mean_interval
 from llm2bids.inference.statmap import notes_of
 from llm2bids.intervention.results import InterventionResult
@@ -24,7 +24,7 @@ from llm2bids.intervention.subject import (
 )
 from llm2bids.intervention.trial import Texts, Trial, TrialOptions
 from llm2bids.intervention.units import Sign, default_sites, site_mask
-from llm2bids.options import check_values, option, shared, split_options, takes_options
+from llm2bids.options import Options, option, shared, split_options, takes_options
 from llm2bids.space.stat_map import select_units, units_at
 
 Floats = npt.NDArray[np.float64]
@@ -41,7 +41,7 @@ _of_text = partial(option, group="text")
 
 
 @dataclass(frozen=True, kw_only=True)
-class TargetsOptions:
+class TargetsOptions(Options):
     """What is chosen, and on which text that is measured."""
 
     task: str = _of_targets(
@@ -49,7 +49,11 @@ class TargetsOptions:
     )
     stat_img: Path | None = shared(TopicOptions, "stat_img", group="targets")
     top_percent: float = _of_targets(
-        1.0, "--top P", "percent of the MLPs' neurons that are trained: the budget"
+        1.0,
+        "--top P",
+        "percent of the MLPs' neurons that are trained: the budget",
+        above=0,
+        below=100,
     )
     sign: Sign = _of_targets(
         "positive",
@@ -57,15 +61,18 @@ class TargetsOptions:
         "effects of the network's neurons; those with negative ones are "
         "active on other text, which training them changes",
     )
-    n_draws: int = _of_targets(200, "--draws", "random choices in the same layers")
+    n_draws: int = _of_targets(200, "--draws", "random choices in the same layers", least=1)
     texts: Path | None = _of_text(
         None, "--texts", "the topic's text set, a text a line, in place of held-out prompts"
     )
     n_texts: int = _of_text(
-        40, "--n-texts", "held-out prompts of the topic: one half to train on, one to test"
+        40,
+        "--n-texts",
+        "held-out prompts of the topic: one half to train on, one to test",
+        least=LEAST_TEXTS,
     )
     n_other: int = _of_text(
-        16, "--n-other", "held-out prompts of no topic, and of all other topics together"
+        16, "--n-other", "held-out prompts of no topic, and of all other topics together", least=2
     )
     trial: bool = option(
         False,
@@ -73,13 +80,6 @@ class TargetsOptions:
         "fine-tune each choice for a few steps too (takes many minutes)",
         group="trial",
     )
-
-    def __post_init__(self) -> None:
-        check_values(self, {"n_draws": 1, "n_texts": LEAST_TEXTS, "n_other": 2})
-        if not 0 < self.top_percent < 100:
-            raise UsageError(
-                f"--top {self.top_percent:g}: expected a percentage above 0 and below 100"
-            )
 
 
 @takes_options(SubjectOptions, TargetsOptions, TrialOptions)

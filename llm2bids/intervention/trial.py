@@ -15,7 +15,7 @@ from tqdm.auto import tqdm
 
 from llm2bids.exceptions import InterventionError
 from llm2bids.inference.rates import mean_interval, percentile_interval
-from llm2bids.options import check_values, option
+from llm2bids.options import Options, option
 
 if TYPE_CHECKING:
     from llm2bids.model.load import LoadedModel
@@ -31,22 +31,22 @@ _of_trial = partial(option, group="trial")
 
 
 @dataclass(frozen=True, kw_only=True)
-class TrialOptions:
+class TrialOptions(Options):
     """How choices are trained."""
 
-    n_steps: int = _of_trial(15, "--n-steps", "steps of Adam")
-    n_batch: int = _of_trial(8, "--batch", "texts of a step")
-    n_seeds: int = _of_trial(3, "--n-seeds", "seeds of order, random rows and LoRA's start")
+    n_steps: int = _of_trial(15, "--n-steps", "steps of Adam", least=1)
+    n_batch: int = _of_trial(8, "--batch", "texts of a step", least=1)
+    n_seeds: int = _of_trial(
+        3, "--n-seeds", "seeds of order, random rows and LoRA's start", least=1
+    )
     learning_rates: tuple[float, ...] = _of_trial(
         (1e-3, 3e-3),
         "--learning-rates",
         "tried by each method on the validation part",
         shown="0.001 0.003 (all: a tenth)",
         nargs="+",
+        least=1e-9,
     )
-
-    def __post_init__(self) -> None:
-        check_values(self, {"n_steps": 1, "n_batch": 1, "n_seeds": 1, "learning_rates": 1e-9})
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)

@@ -412,11 +412,11 @@ def test_an_image_of_another_space_is_named(copied, recorded, tmp_path):
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"unit_of_analysis": "word"}, "expected 'prompt' or 'token'"),
+        ({"unit_of_analysis": "word"}, "expected 'prompt', 'token'"),
         ({"hrf_model": "spm"}, "it has no meaning"),
         ({"high_pass": 0.01}, "it has no meaning"),
-        ({"smoothing_fwhm": -1}, "above 0 mm"),
-        ({"unit_of_analysis": "token", "high_pass": -1}, "above 0 Hz"),
+        ({"smoothing_fwhm": -1}, "above 0"),
+        ({"unit_of_analysis": "token", "high_pass": -1}, "above 0"),
     ],
 )
 def test_options_that_do_not_fit(options, message):
@@ -427,7 +427,7 @@ def test_options_that_do_not_fit(options, message):
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"alpha": 0}, "between 0 and 1"),
+        ({"alpha": 0}, "above 0 and below 1"),
         ({"height_control": "tukey"}, "expected 'fpr', 'fdr', 'bonferroni'"),
         ({"threshold": 3.1, "n_perm": 10}, "not a z value"),
         ({"n_perm": -1}, "0 or more"),

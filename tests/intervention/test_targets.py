@@ -108,19 +108,19 @@ def test_files_give_the_tables_again(result, analysed):
 @pytest.mark.parametrize(
     ("changes", "error", "message"),
     [
-        ({"n_texts": 6}, UsageError, r"--n-texts is 6; expected 8 or more"),
+        ({"n_texts": 6}, UsageError, r"--n-texts\) is 6; expected 8 or more"),
         ({"n_texts": 500}, InterventionError, r"of the 174 prompts .* expected 500 to test"),
         ({"task": "tea"}, UsageError, r"--task tea: not in the analysis"),
-        ({"top_percent": 0.0}, UsageError, r"--top 0: expected a percentage above 0"),
+        ({"top_percent": 0.0}, UsageError, r"--top\) is 0\.0; expected above 0 and below 100"),
         ({"sign": "up"}, UsageError, r"--sign\) is 'up'; expected 'both', 'positive'"),
         (
             {"top_percent": 99.0},
             InterventionError,
             r"of 120 MLP neurons have effects of sign positi",
         ),
-        ({"n_draws": 0}, UsageError, r"--draws is 0; expected 1 or more"),
-        ({"n_other": 0}, UsageError, r"--n-other is 0; expected 2 or more"),
-        ({"learning_rates": (np.nan,)}, UsageError, r"--learning-rates is nan; expected 1e-09"),
+        ({"n_draws": 0}, UsageError, r"--draws\) is 0; expected 1 or more"),
+        ({"n_other": 0}, UsageError, r"--n-other\) is 0; expected 2 or more"),
+        ({"learning_rates": (np.nan,)}, UsageError, r"--learning-rates\) is .*; expected a list"),
     ],
 )
 def test_what_cannot_be_chosen_is_refused(scanned, analysed, model, changes, error, message):

@@ -179,7 +179,7 @@ def test_runs_of_several_clocks_are_read_for_each_participant(human, model, stim
         ({"t_r": 1.5, "task_labels": ["x"]}, UsageError, "has the stories legacy, pieman"),
         ({"t_r": 0.1}, UsageError, "below a word"),
         ({"t_r": 1.5, "arrangement": "functional"}, UsageError, "--arrangement functional"),
-        ({"t_r": 1.5, "context": 0}, UsageError, "expected 1 token or more"),
+        ({"t_r": 1.5, "context": 0}, UsageError, r"context \(--context\) is 0; expected 1 or more"),
         (
             {"like": "HUMAN", "task_labels": ["pieman"], "select": 'trial_type=="x"'},
             UsageError,
