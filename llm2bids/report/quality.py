@@ -13,6 +13,7 @@ from tqdm import tqdm
 
 from llm2bids.comparison.means import deviations
 from llm2bids.dataset.layout import Run
+from llm2bids.inference.design import volume_rows
 from llm2bids.recording.calibration import Moments
 from llm2bids.report.draw.chart import Line, line_chart
 from llm2bids.report.draw.color import diverging_indices, diverging_palette
@@ -51,7 +52,7 @@ def quality_body(sources: Sources, *, progress: bool = True) -> Markup:
     bar = tqdm(chosen, desc="quality", file=sys.stderr, disable=not progress)
     read = [_run_quality(sources, run, depth) for run in bar]
     tokens = pd.concat([dataset.transcript(run) for run in dataset.runs], ignore_index=True)
-    tokens["is_on"] = _kinds(tokens) != ""
+    tokens["is_on"] = tokens["trial_type"].fillna("") != ""
     positions = pd.concat([run_quality.positions for run_quality in read])
     return render(
         "quality.html",
@@ -70,11 +71,6 @@ def quality_body(sources: Sources, *, progress: bool = True) -> Markup:
         ),
         at_rest=BASELINE / dataset.calibration.counts_per_sd,
     )
-
-
-def _kinds(tokens: pd.DataFrame) -> "pd.Series[str]":
-    """Give the trial type of each token, empty for off prompts."""
-    return tokens["trial_type"].fillna("").astype(str)
 
 
 def _spread_runs(sources: Sources) -> list[Run]:
@@ -103,16 +99,13 @@ def _run_quality(sources: Sources, run: Run, depth: Depth) -> _RunQuality:
     np.divide(BASELINE + gain * mean, gain * sd, out=tsnr, where=sd > 0)
     by_level = pd.DataFrame({"tsnr": tsnr, "spread": sd}).groupby(depth.of_unit).median()
     rms = np.sqrt(np.concatenate(sizes))
-    tokens = dataset.transcript(run).dropna(subset=["volume"])
-    positions = tokens[["position"]].assign(
-        is_on=_kinds(tokens) != "", rms=rms[tokens["volume"].to_numpy(dtype=np.intp)]
-    )
+    rows = volume_rows(dataset.transcript(run), len(rms))
     return _RunQuality(
         run=run,
         by_level=by_level,
-        positions=positions,
+        positions=rows[["position"]].assign(is_on=rows["trial_type"] != "", rms=rms),
         n_outliers=int(outliers(rms).sum()),
-        carpet=_carpet_drawing(sources, run, np.concatenate(carpet), depth, units),
+        carpet=_carpet_drawing(sources, run, rows, np.concatenate(carpet), depth, units),
     )
 
 
@@ -161,10 +154,9 @@ def confound_correlations(sources: Sources) -> tuple[pd.DataFrame, pd.DataFrame]
     """Correlate on blocks and confounds within runs: mean over runs, and the largest in size."""
     matrices = []
     for run in sources.dataset.runs:
-        tokens = sources.dataset.transcript(run).dropna(subset=["volume"])
-        confounds = sources.dataset.confounds(run).select_dtypes("number")
-        table = confounds.iloc[tokens["volume"].to_numpy(dtype=np.intp)].reset_index(drop=True)
-        table.insert(0, "on block", (_kinds(tokens) != "").to_numpy(dtype=np.float64))
+        table = sources.dataset.confounds(run).select_dtypes("number")
+        rows = volume_rows(sources.dataset.transcript(run), len(table))
+        table.insert(0, "on block", (rows["trial_type"] != "").astype(float))
         matrices.append(table.loc[:, table.std() > 0].corr())
     names = list(dict.fromkeys(str(name) for matrix in matrices for name in matrix))
     if len(names) < 2:
@@ -202,6 +194,7 @@ def _carpet_units(depth: Depth) -> npt.NDArray[np.intp]:
 def _carpet_drawing(
     sources: Sources,
     run: Run,
+    rows: pd.DataFrame,
     values: npt.NDArray[np.float32],
     depth: Depth,
     units: npt.NDArray[np.intp],
@@ -211,8 +204,7 @@ def _carpet_drawing(
     scaled = (values - values.mean(axis=0)) / np.where(sd > 0, sd, 1)
     png = palette_png(diverging_indices(scaled.T, LIMIT), diverging_palette())
     n_volumes = len(values)
-    tokens = sources.dataset.transcript(run).dropna(subset=["volume"])
-    blocks = tokens["volume"].groupby([tokens["block"], _kinds(tokens)]).agg(["min", "max"])
+    blocks = rows["volume"].groupby([rows["block"], rows["trial_type"]]).agg(["min", "max"])
     levels = depth.of_unit[units]
     return render(
         "carpet.svg",

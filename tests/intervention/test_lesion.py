@@ -159,7 +159,7 @@ def test_too_few_prompts_and_unknown_tasks(scanned, analysed, model):
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"n_prompts": 3}, "--n-prompts is 3; expected 4 or more"),
+        ({"n_prompts": 3}, r"--n-prompts\) is 3; expected 4 or more"),
         ({"method": "cut"}, "'cut'; expected 'mean'"),
         ({"edit_files": ["x.json"]}, "0 tasks"),
     ],

@@ -85,7 +85,7 @@ def test_scores_stand_beside_a_probe_and_word_counts(result):
     [
         ({"n_prompts": 5000}, InterventionError, r"expected 5000 to test with"),
         ({"task_labels": ("tea",)}, UsageError, r"--task tea: not in the analysis"),
-        ({"n_prompts": 2}, UsageError, r"--n-prompts is 2; expected 4 or more"),
+        ({"n_prompts": 2}, UsageError, r"--n-prompts\) is 2; expected 4 or more"),
         ({"stat_img": "map.nii.gz"}, UsageError, r"--map with 0 tasks"),
     ],
 )

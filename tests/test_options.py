@@ -1,0 +1,91 @@
+"""Options refuse what is no value of theirs, whoever gives it, and say what they take."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import Literal
+
+import numpy as np
+import pytest
+
+from llm2bids import read, record
+from llm2bids.exceptions import UsageError
+from llm2bids.options import Options, none_or_name, option
+
+_tea = partial(option, text="of the tea", group="tea")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Tea(Options):
+    """Options of every kind."""
+
+    name: str = _tea("green", "--name")
+    kind: Literal["leaf", "bag"] = _tea("leaf", "--kind")
+    sugar: str | None = _tea(None, "--sugar", parse=none_or_name, choices=("none", "brown"))
+    cups: int = _tea(2, "--cups", least=1)
+    grams: float | None = _tea(None, "--grams", above=0, most=9)
+    times: tuple[float, ...] = _tea((), "--times", below=10)
+    between: tuple[int, int] | None = _tea(None, "--between")
+    pots: Sequence[str] = _tea(("blue",), "--pots")
+    hot: bool = _tea(True, "--cold")
+    recipe: Path | None = _tea(None, "--recipe")  # noqa: RUF009
+    notes: Mapping[str, str] | Sequence[str] | None = _tea(None, "--notes")
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"name": 3}, r"name \(--name\) is 3; expected text$"),
+        ({"name": ""}, "expected text that is not empty"),
+        ({"kind": "powder"}, r"is 'powder'; expected 'leaf', 'bag'"),
+        ({"sugar": "none"}, r"expected None, 'brown'"),
+        ({"cups": 0}, "is 0; expected 1 or more"),
+        ({"cups": 1.5}, "expected a whole number"),
+        ({"cups": "2"}, "expected a whole number"),
+        ({"cups": True}, "expected a whole number"),
+        ({"grams": 0}, "expected above 0 and at most 9"),
+        ({"grams": float("nan")}, "expected a finite number or None"),
+        ({"grams": np.array([1.0, 2.0])}, "expected a finite number"),
+        ({"times": [3, 10]}, "expected below 10"),
+        ({"times": "3"}, "expected a list in which each is a finite number"),
+        ({"between": (1, 2, 3)}, "expected a list"),
+        ({"pots": "blue"}, "expected a list in which each is text"),
+        ({"pots": []}, "expected one or more"),
+        ({"pots": ["blue", ""]}, "expected text that is not empty"),
+        ({"hot": "yes"}, "expected True or False"),
+        ({"recipe": 3}, "expected a path or None"),
+        ({"notes": "strong"}, "expected a mapping or a list"),
+    ],
+)
+def test_what_is_no_value_is_refused(options, message):
+    with pytest.raises(UsageError, match=message):
+        Tea(**options)
+
+
+def test_numbers_of_numpy_lists_and_texts_that_are_paths_pass():
+    tea = Tea(cups=np.int64(3), grams=np.float32(2.5), times=np.array([1, 2]), between=[1, 2])
+    assert (tea.cups, tea.grams, list(tea.times)) == (3, 2.5, [1, 2])
+    assert Tea(recipe="tea.txt").recipe == Path("tea.txt")
+    assert Tea(sugar="brown", pots={"red"}, notes={"a": "b"}).notes == {"a": "b"}
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        *({"t_r": t_r} for t_r in ("x", -1, 0, float("nan"), True)),
+        *({"sites": sites} for sites in ([], [""], "mlp", [3], None)),
+        *({name: n} for name in ("n_workers", "n_threads", "batch_size") for n in (-1, 0)),
+        {"compress": "x"}, {"authors": "Ada"}, {"seed": 1.5}, {"task_labels": []},
+    ],
+)  # fmt: skip
+def test_a_scan_refuses_them_before_it_writes(options, tmp_path):
+    with pytest.raises(UsageError, match=next(iter(options))):
+        record(tmp_path / "bids", progress=False, **options)
+    assert not any(tmp_path.iterdir())
+
+
+def test_a_reading_refuses_them_too(tmp_path):
+    for options in ({"pool": "x"}, {"context": 1.5}, {"stride": 0}, {"t_r": float("nan")}):
+        with pytest.raises(UsageError, match=next(iter(options))):
+            read(tmp_path / "bids", stimuli="langloc", **options)
