@@ -179,7 +179,7 @@ def find_layers(model: nn.Module) -> tuple[str, nn.ModuleList]:
 def select_sites(table: SiteTable, patterns: Sequence[str]) -> tuple[Site, ...]:
     """Choose sites by presets and patterns."""
     wanted = [part.strip() for pattern in patterns for part in pattern.split(",") if part.strip()]
-    if all(pattern.startswith("!") for pattern in wanted):
+    if wanted and all(pattern.startswith("!") for pattern in wanted):
         wanted.insert(0, "all")
     chosen: set[str] = set()
     for pattern in wanted:

@@ -18,16 +18,11 @@ if TYPE_CHECKING:
 
 
 def read_seconds(text: str) -> float | None:
-    """Read ``--tr``: seconds above 0, or None for ``auto``."""
-    if text == "auto":
-        return None
+    """Read ``--tr``: seconds, or None for ``auto``."""
     try:
-        t_r = float(text)
+        return None if text == "auto" else float(text)
     except ValueError:
-        t_r = 0.0
-    if not 0 < t_r < float("inf"):
-        raise UsageError(f"--tr {text}: expected 'auto' or a number of seconds above 0")
-    return t_r
+        raise UsageError(f"--tr {text}: expected 'auto' or a number of seconds") from None
 
 
 _scan = partial(option, group="scan")
