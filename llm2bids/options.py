@@ -134,7 +134,7 @@ def _expected(value: Any, hint: Any, argument: Argument) -> str:
     known = [argument.parse(choice) if argument.parse else choice for choice in choices]
     if known and any(part not in known for part in values):
         return ", ".join(map(repr, known))
-    numbers = [part for part in values if isinstance(part, Real)]
+    numbers = [float(part) for part in values if isinstance(part, Real)]
     if all(_BOUNDS[word][0](n, bound) for word, bound in argument.bounds.items() for n in numbers):
         return ""
     return " and ".join(_BOUNDS[word][1].format(n) for word, n in argument.bounds.items())

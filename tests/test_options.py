@@ -9,9 +9,10 @@ from typing import Literal
 import numpy as np
 import pytest
 
-from llm2bids import read, record
-from llm2bids.exceptions import UsageError
+from llm2bids import read, record, replay
+from llm2bids.exceptions import DatasetError, UsageError
 from llm2bids.options import Options, none_or_name, option
+from llm2bids.scan.plan import plan
 
 _tea = partial(option, text="of the tea", group="tea")
 
@@ -89,3 +90,16 @@ def test_a_reading_refuses_them_too(tmp_path):
     for options in ({"pool": "x"}, {"context": 1.5}, {"stride": 0}, {"t_r": float("nan")}):
         with pytest.raises(UsageError, match=next(iter(options))):
             read(tmp_path / "bids", stimuli="langloc", **options)
+
+
+def test_answers_and_volumes_are_refused_before_anything_is_written(tiny_model_dir, tmp_path):
+    asked = {"task_labels": ["pathology"], "prompts_per_block": 1, "n_participants": 1}
+    asked |= {"model": tiny_model_dir("llama"), "device": "cpu"}
+    answers = tmp_path / "answers.tsv"
+    answers.write_text("prompt_id\tanswer\nnobody\thello\n")
+    with pytest.raises(DatasetError, match="no answer to 3 of the 3 prompts"):
+        replay(tmp_path / "bids", transcripts=answers, **asked)
+    for verb in (partial(record, tmp_path / "bids"), partial(plan, time=False)):
+        with pytest.raises(UsageError, match="a run of 36,000 volumes: an image holds 32,767"):
+            verb(tokens_per_prompt=12_000, **asked)
+    assert list(tmp_path.iterdir()) == [answers]

@@ -132,7 +132,7 @@ def replay_run(
 
     first, n_volumes = first_step(how.get("keep_first", False)), design.tokens_per_prompt
     n_tokens = n_volumes + first
-    given = _answer_tokens(loaded, design, answers, n_tokens=n_tokens)
+    given = answer_tokens(loaded, design, answers, n_tokens=n_tokens)
     contexts: list[list[int]] = []
     if design.context == "carry":
         for answer in [[], *given[:-1]]:
@@ -205,7 +205,7 @@ def _recorded(
     return recordings
 
 
-def _answer_tokens(
+def answer_tokens(
     loaded: "LoadedModel",
     design: RunDesign,
     answers: Sequence[str] | Sequence[Sequence[int]],

@@ -16,7 +16,7 @@ from llm2bids.recording.record import group_runs
 from llm2bids.recording.tokens import first_step
 from llm2bids.scan.memory import PROCESS_BYTES, choose_workers, largest_batch, scan_bytes
 from llm2bids.scan.options import ScanOptions
-from llm2bids.scan.prepare import choose_arrangement
+from llm2bids.scan.prepare import check_localizer, check_volumes, choose_arrangement
 from llm2bids.scan.simulate import Writing, measure_writing
 from llm2bids.space.arrange import build_space
 from llm2bids.space.space import Space
@@ -217,11 +217,14 @@ def plan(*, time: bool = True, **options: Any) -> Plan:
     from llm2bids.model.sites import select_sites
 
     asked = ScanOptions(**options)
-    scan = asked.draw(localizer_prompts=choose_arrangement(asked).localizer_prompts)
+    choice = choose_arrangement(asked)
+    scan = asked.draw(localizer_prompts=choice.localizer_prompts)
+    check_volumes(scan)
     how = chosen(asked, "dtype", "revision", "trust_remote_code", "adapter")
     outline = outline_of(asked.model, **how)
     chat = asked.choose_chat(scan.paradigm)
     sites = select_sites(outline.sites, asked.sites)
+    check_localizer(choice, scan, sites)
     settings = asked.settings(scan, sites, outline)
     space = build_space(
         sites, label=settings["space_label"], model_name=outline.name, weights_sha256="0" * 64

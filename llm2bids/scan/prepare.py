@@ -18,6 +18,7 @@ from llm2bids.recording.batches import OnToken, RunBuffers
 from llm2bids.recording.calibration import RestScan
 from llm2bids.recording.draw import Scan
 from llm2bids.recording.events import high_pass_warning
+from llm2bids.recording.record import answer_tokens
 from llm2bids.recording.tokens import first_step, prompt_tokens
 from llm2bids.scan.answers import GivenAnswers
 from llm2bids.scan.options import ScanOptions
@@ -31,6 +32,8 @@ if TYPE_CHECKING:
     from llm2bids.model.units import Site
 
 log = logging.getLogger(__name__)
+
+_MOST_VOLUMES = 2**15 - 1
 
 # What is said wherever participants share prompts.
 SHARED_PROMPTS = (
@@ -156,7 +159,7 @@ def prepare(bids_dir: Path, options: ScanOptions, answers: GivenAnswers | None) 
     prepared = load(bids_dir, options, scan, choice)
     loaded = prepared.loaded if chat is None else with_chat(prepared.loaded, chat)
     check_localizer(choice, scan, prepared.sites)
-    _check_lengths(loaded, scan, keep_first=options.keep_first)
+    _check_lengths(loaded, scan, answers, keep_first=options.keep_first)
     settings = dict(prepared.settings)
     if chat is not None:
         settings |= {"chat_template": chat.template_sha256(loaded.tokenizer), "system": chat.system}
@@ -176,6 +179,7 @@ def load(bids_dir: Path, options: ScanOptions, scan: Scan, choice: Choice) -> Pr
     from llm2bids.model.load import load_model
     from llm2bids.model.sites import select_sites
 
+    check_volumes(scan)
     began = time.perf_counter()
     how = chosen(options, "revision", "trust_remote_code", "device", "device_map", "dtype")
     how |= chosen(options, "random_weights", "adapter")
@@ -203,9 +207,24 @@ def load(bids_dir: Path, options: ScanOptions, scan: Scan, choice: Choice) -> Pr
     )
 
 
-def _check_lengths(loaded: "LoadedModel", scan: Scan, *, keep_first: bool) -> None:
-    """Refuse a prompt that does not fit the model's context before anything is recorded."""
+def check_volumes(scan: Scan) -> None:
+    """Refuse runs that are longer than an image can be: NIfTI counts volumes in 16 bits."""
+    longest = max(design.n_volumes for design in scan.designs)
+    if longest > _MOST_VOLUMES:
+        raise UsageError(
+            f"a run of {longest:,} volumes: an image holds {_MOST_VOLUMES:,} at most; record fewer "
+            "prompts or tokens in a run, or read a shorter story or with a longer --tr"
+        )
+
+
+def _check_lengths(
+    loaded: "LoadedModel", scan: Scan, answers: GivenAnswers | None, *, keep_first: bool
+) -> None:
+    """Refuse prompts that the context does not hold, and answers, before anything is recorded."""
     prompts = {p.prompt_id: p for p in (*scan.calibration, *scan.localizer)}
     prompts |= {t.prompt.prompt_id: t.prompt for design in scan.designs for t in design.trials}
     n_tokens = scan.paradigm.tokens_per_prompt + first_step(keep_first)
     prompt_tokens(loaded, list(prompts.values()), n_tokens=n_tokens)
+    if answers is not None:
+        for design in scan.designs:
+            answer_tokens(loaded, design, answers.of_run(design), n_tokens=n_tokens)
