@@ -37,6 +37,7 @@ from llm2bids.store.json import to_json
 
 MEASURES = ("fdr_share", "split_half_r", "identification")
 WANTED = (0.1, 0.2, 0.3, 0.5)
+BANK = 143  # on prompts a task that the shipped banks serve: 1,722 off prompts are 12 for each
 COLORS = ("#9aa5b1", "#5b8db8", "#2a6f97", "#d98c3f", "#a63c17", "#1d2126")
 
 
@@ -230,7 +231,7 @@ def designs(components: VarianceComponents) -> Iterator[dict[str, Any]]:
     for effect_size in WANTED:
         for correction in ("none", "fdr", "bonferroni"):
             alpha = unit_alpha(0.05, correction, n_units=254_592)
-            for limit in (None, 146):
+            for limit in (None, BANK):
                 found = recommend_designs(components, effect_size, alpha=alpha, max_prompts=limit)
                 yield {
                     "effect_size": effect_size,

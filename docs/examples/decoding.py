@@ -6,10 +6,10 @@ Decoding with nilearn, layer by layer: which topic was a prompt about?
     python decoding.py MY-SCAN OUT [SITES]
 
 Shown: a sample is a prompt, the mean of its volumes (`Dataset.labels` and `Dataset.image`, with
-`by="prompt"`), of the residual stream alone: its 30 layers of 576 units fit into a box of some
-thousand voxels, where the whole space has 600,000. nilearn's `Decoder` learns to tell the topics
-apart and is tested on a participant that it has not seen (`LeaveOneGroupOut`); participants share
-no prompts.
+`by="prompt"`), of the residual stream alone: its 30 layers of 576 units fit into a box of 23,000
+voxels, where the whole space has 600,000. nilearn's `Decoder` learns to tell the topics apart
+and is tested on a participant that it has not seen (`LeaveOneGroupOut`); participants share no
+prompts.
 
 Beside the layers stand the same decoder on as many units drawn from all layers, and on labels that
 were shuffled within each participant: a topic that can be read in a layer may be read elsewhere
@@ -45,7 +45,7 @@ for words in ("The decoding model will be trained only on", "Use a custom estima
 N_DRAWS = 20
 """Draws of random units, and of shuffled labels."""
 RADIUS = 4.5
-"""Millimetres of a searchlight's sphere: 57 voxels inside a panel."""
+"""Millimetres of a searchlight's sphere: 39 to 47 voxels inside a panel of three slices."""
 
 
 def read_prompts(dataset, sites):
