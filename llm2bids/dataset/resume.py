@@ -68,12 +68,11 @@ def check_unchanged(root: Path, *, overwrite: bool) -> None:
                 f"{list_file(file)}), and new runs would be made with it. Restore the file, or "
                 "record into another folder"
             )
-    leftovers = _leftovers(root)
-    for file in leftovers:
-        inside(root, root / file)
+    for folder in _folders(root):
+        inside(root, folder)
     if overwrite:
         return
-    leftovers = [p for p in leftovers if p.suffix != ".json"]
+    leftovers = [p for p in _leftovers(root) if p.suffix != ".json"]
     # the derivative's series is the raw one by another name, and that was taken away
     replaced = [p for p in leftovers if not p.name.endswith(("_bold.nii.gz", "_bold.nii"))]
     refuse_edited(root, replaced)
@@ -153,8 +152,9 @@ def remove_leftovers(root: Path, *, overwrite: bool = False) -> None:
                 stage.remove(file)
             if len(kept) < len(table):
                 stage_participants(stage, kept)
-    for base in (root, root / DERIVATIVE):
-        _remove_empty(base)
+    for folder in _folders(root):
+        if not folder.is_symlink() and not any(folder.iterdir()):
+            folder.rmdir()
     if leftovers:
         text = "%s: removed %d files of runs that are gone, e.g. %s"
         log.warning(text, root, len(leftovers), leftovers[0])
@@ -193,9 +193,9 @@ def _leftovers(root: Path) -> list[PurePosixPath]:
     return [file for file in read_manifest(root) if is_gone(file) and (root / file).exists()]
 
 
-def _remove_empty(base: Path) -> None:
-    """Remove folders of participants that have become empty, from the inside."""
-    folders = [*base.glob("sub-*"), *base.glob("sub-*/*"), *base.glob("sub-*/ses-*/*")]
-    for folder in sorted(folders, reverse=True):
-        if folder.is_dir() and not folder.is_symlink() and not any(folder.iterdir()):
-            folder.rmdir()
+def _folders(root: Path) -> list[Path]:
+    """List the folders of participants, from the inside."""
+    bases = (root, root / DERIVATIVE)
+    patterns = ("sub-*", "sub-*/*", "sub-*/ses-*/*")
+    paths = (path for base in bases for pattern in patterns for path in base.glob(pattern))
+    return sorted((path for path in paths if path.is_dir()), reverse=True)
