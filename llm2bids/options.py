@@ -161,6 +161,10 @@ def fits(value: Any, hint: Any) -> bool:
     kind = origin or hint
     if hint is Any or not isinstance(kind, type):
         return True
+    if inner and issubclass(kind, Mapping):
+        return isinstance(value, kind) and all(
+            fits(key, inner[0]) and fits(entry, inner[1]) for key, entry in value.items()
+        )
     if not inner or not issubclass(kind, Sequence):
         return isinstance(value, str | Path if kind is Path else kind)
     if not _is_list(value) or (kind is tuple and ... not in inner and len(value) != len(inner)):

@@ -279,12 +279,20 @@ def contrast_vector(expression: str, design: pd.DataFrame) -> npt.NDArray[np.flo
     columns = [str(column) for column in design.columns]
     try:
         vector = np.asarray(expression_to_contrast_vector(expression, columns), dtype=np.float64)
+        twice = pd.DataFrame(2 * np.eye(len(columns)), columns=columns)
+        doubled = 2 * vector if expression in columns else twice.eval(expression, engine="python")
     except (ValueError, SyntaxError):
         vector = np.zeros(0)
     if vector.shape != (len(columns),) or not vector.any():
         raise InferenceError(
             f"contrast {expression!r} does not exist here: expected an expression over "
             f"{', '.join(columns)}; tasks of different runs are contrasted at the group level"
+        )
+    # nilearn takes a square for the condition, and the 1 of tea + 1 for every column
+    if not np.isfinite(vector).all() or not np.array_equal(doubled, 2 * vector):
+        raise InferenceError(
+            f"contrast {expression!r} is no sum of conditions times numbers; expected one over "
+            f"{', '.join(columns)}"
         )
     return vector
 

@@ -68,6 +68,13 @@ def fit_first_level(
         ]
         for label, weights in contrasts.items()
     }
+    order = 0 if noise_model == "ols" else int(noise_model.removeprefix("ar"))
+    shortest = min(map(len, designs))
+    if order >= shortest:
+        raise InferenceError(
+            f"noise_model: found {noise_model!r} for a run of {shortest} observations; expected a "
+            "smaller order, such as 'ar1'"
+        )
     parts = [
         _fit_block(read_block(block), designs, vectors, noise_model)
         for block in range(edges.size - 1)

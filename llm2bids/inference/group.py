@@ -96,7 +96,13 @@ def group_contrasts(
         )
         questions.append(question)
     names = [condition.label for condition in simple]
+    usual = {question.label for question in questions}
     for label, expression in named_contrasts(contrasts or [], []).items():
+        if label in usual and label != expression:
+            raise InferenceError(
+                f"contrast {expression!r}: its label {label!r} is that of a contrast that every "
+                "group has; give it another one: {label: expression}"
+            )
         shared = sorted({name for name in names if names.count(name) > 1})
         if shared:
             raise InferenceError(

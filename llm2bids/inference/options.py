@@ -161,12 +161,22 @@ class AnalysisOptions(Options):
         if self.noise_model is not None:
             check_noise_model(self.noise_model)
         if self.unit_of_analysis == "prompt":
-            for name in ("hrf_model", "drift_model", "high_pass"):
-                if getattr(self, name) is not None:
-                    raise UsageError(
-                        f"{name}: found {getattr(self, name)!r} with one image per prompt, where "
-                        "it has no meaning; leave it out or take unit_of_analysis 'token'"
-                    )
+            names = ("hrf_model", "drift_model", "high_pass", "drift_order")
+            self._refuse(*names, where="one image per prompt", other="unit_of_analysis 'token'")
+        elif self.drift_model == "polynomial":
+            self._refuse("high_pass", where="polynomial drifts", other="drift_model 'cosine'")
+        else:
+            where, other = "no polynomial drifts", "drift_model 'polynomial'"
+            self._refuse("drift_order", where=where, other=other)
+
+    def _refuse(self, *names: str, where: str, other: str) -> None:
+        """Refuse options that have no effect, where they are not their defaults."""
+        for name in names:
+            if getattr(self, name) != type(self).__dataclass_fields__[name].default:
+                raise UsageError(
+                    f"{name}: found {getattr(self, name)!r} with {where}, where it has no meaning; "
+                    f"leave it out or take {other}"
+                )
 
     @property
     def noise(self) -> str:
@@ -259,6 +269,7 @@ class GroupOptions(Options):
         None,
         "--true-discovery-threshold Z",
         "bound the share of active units in clusters above this z (cluster_level_inference)",
+        least=0,
     )
     pooled_n_perm: int = _group_level(
         0, "--pooled-n-perm", "permutations of the pooled prompt test; 0 leaves it out", least=0
@@ -272,8 +283,12 @@ class GroupOptions(Options):
                 f"threshold: found {self.threshold}, expected a p value between 0 and 1 "
                 "(not a z value)"
             )
-        if (self.tfce or self.threshold is not None) and not self.n_perm:
-            raise UsageError("tfce and threshold need a permutation test; give n_perm, e.g. 10000")
+        of_permutations = self.tfce or self.threshold is not None or not self.two_sided_test
+        if of_permutations and not self.n_perm:
+            raise UsageError(
+                "tfce, threshold and one-sided tests need a permutation test; give n_perm, e.g. "
+                "10000"
+            )
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -15,10 +15,11 @@ import numpy as np
 import numpy.typing as npt
 import pandas as pd
 from joblib import Parallel
+from nibabel.affines import voxel_sizes
 from nilearn.image import smooth_img
 
 from llm2bids.dataset.layout import Run
-from llm2bids.exceptions import InferenceError
+from llm2bids.exceptions import InferenceError, UsageError
 from llm2bids.inference.confounds import STRATEGIES, confound_table, global_signal
 from llm2bids.inference.design import (
     chosen_confounds,
@@ -225,6 +226,12 @@ def smoothed(
     volumes: npt.NDArray[np.floating[Any]], affine: npt.NDArray[np.float64], fwhm: float
 ) -> npt.NDArray[Any]:
     """Smooth volumes (n_x, n_y, n_z, n) with nilearn, `fwhm` in millimetres."""
+    longest = float(max(voxel_sizes(affine) * volumes.shape[:3]))
+    if fwhm > longest:  # a kernel wider than the image says nothing, and fills the memory
+        raise UsageError(
+            f"smoothing_fwhm (--smoothing) is {fwhm:g}; expected at most {longest:g} mm, the "
+            "longest side of the images"
+        )
     return open_image(smooth_img(nib.Nifti1Image(volumes, affine), fwhm)).read()
 
 

@@ -1,6 +1,7 @@
 """The file of a BIDS Stats Model: read, and refused by name where it asks what is not computed."""
 
 import json
+import math
 from collections import Counter
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
@@ -150,6 +151,11 @@ def _node_faults(node: Mapping[str, Any]) -> Iterator[str]:
     for name, value in options.items():
         if value is not None and name not in (*known, "Description"):
             yield f"Model.Options.{name} is not computed at level {node['Level']}"
+    cutoff = options.get("HighPassFilterCutoffHz")
+    if cutoff is not None and not (isinstance(cutoff, int | float) and 0 < cutoff < math.inf):
+        yield f"Model.Options.HighPassFilterCutoffHz is {cutoff!r}; expected a number above 0"
+    if all(name == 1 for name in model["X"]) and node["Level"] == "Run":
+        yield f"Model.X is {model['X']}; expected variables such as trial_type.*"
     if node["Level"] == "Run" and model["Type"] != "glm":
         yield f"Model.Type {model['Type']} of a run; expected glm"
     yield from _hrf_faults(node)
@@ -192,7 +198,7 @@ def _contrast_faults(node: Mapping[str, Any]) -> Iterator[str]:
     for contrast in contrasts:
         try:
             weights = contrast_weights(contrast["Weights"])
-        except (ValueError, ZeroDivisionError) as error:
+        except (ValueError, ArithmeticError) as error:
             yield f"contrast {contrast['Name']}: a weight is no number ({error})"
             continue
         rows = weights if contrast["Test"] == "F" else weights[:1]

@@ -340,6 +340,11 @@ def test_a_group_contrast_that_does_not_exist(drinks, analysed):
         analyze_group(drinks, analysed, contrasts=["tea - beer"], progress=False)
 
 
+def test_a_group_contrast_has_a_label_of_its_own(drinks, analysed):
+    with pytest.raises(InferenceError, match="'teaVsOthers' is that of a contrast that every"):
+        analyze_group(drinks, analysed, contrasts={"teaVsOthers": "tea - milk"}, progress=False)
+
+
 def test_one_participant_is_no_group(drinks, analysed):
     with pytest.raises(InferenceError, match=r"found 1 participant\(s\)"):
         analyze_group(drinks, analysed, participant_label=["01"], task=["tea"], progress=False)
@@ -417,6 +422,13 @@ def test_an_image_of_another_space_is_named(copied, recorded, tmp_path):
         ({"high_pass": 0.01}, "it has no meaning"),
         ({"smoothing_fwhm": -1}, "above 0"),
         ({"unit_of_analysis": "token", "high_pass": -1}, "above 0"),
+        ({"drift_order": 2}, "2 with one image per prompt, where it has no meaning"),
+        ({"unit_of_analysis": "token", "drift_order": 2}, "take drift_model 'polynomial'"),
+        (
+            {"unit_of_analysis": "token", "drift_model": "polynomial", "high_pass": 0.01},
+            "with polynomial drifts, where it has no meaning",
+        ),
+        ({"contrasts": {1: "tea"}}, "expected a mapping"),
     ],
 )
 def test_options_that_do_not_fit(options, message):
@@ -432,6 +444,8 @@ def test_options_that_do_not_fit(options, message):
         ({"threshold": 3.1, "n_perm": 10}, "not a z value"),
         ({"n_perm": -1}, "0 or more"),
         ({"tfce": True}, "give n_perm"),
+        ({"two_sided_test": False}, "give n_perm"),
+        ({"true_discovery_threshold": -1}, "0 or more"),
     ],
 )
 def test_group_options_that_do_not_fit(options, message):

@@ -48,8 +48,10 @@ def test_a_design_that_cannot_be_fitted_is_refused():
 
 def test_token_design_names_what_nilearn_refuses():
     events = pd.DataFrame({"onset": [1.0], "duration": [1.0], "trial_type": ["tea"]})
-    with pytest.raises(InferenceError, match=r"hrf_model='nope'.*nilearn refuses"):
-        token_design(events, 12, 0.25, AnalysisOptions(**TOKEN, hrf_model="nope"))
+    with pytest.raises(InferenceError, match=r"hrf_model='spm'.*nilearn refuses"):
+        token_design(
+            events.assign(onset=np.nan), 12, 0.25, AnalysisOptions(**TOKEN, hrf_model="spm")
+        )
     with pytest.raises(InferenceError, match="no row"):
         token_design(events.iloc[:0], 12, 0.25, AnalysisOptions(**TOKEN))
     confounds = pd.DataFrame({"x": np.arange(12.0)})
@@ -83,6 +85,12 @@ def test_a_transcript_that_does_not_fit_the_image_is_refused(run):
 @pytest.mark.parametrize("expression", ["cocoa", "tea -", "tea - tea", "1", "import os", "tea = 2"])
 def test_a_contrast_that_does_not_exist_is_refused(expression):
     with pytest.raises(InferenceError, match=r"does not exist here.*group level"):
+        contrast_vector(expression, pd.DataFrame(columns=["tea", "constant"]))
+
+
+@pytest.mark.parametrize("expression", ["tea**2", "tea + 1", "tea - 1e400", "tea * tea"])
+def test_a_contrast_that_is_no_sum_of_conditions_is_refused(expression):
+    with pytest.raises(InferenceError, match="no sum of conditions times numbers"):
         contrast_vector(expression, pd.DataFrame(columns=["tea", "constant"]))
 
 

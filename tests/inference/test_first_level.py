@@ -94,6 +94,14 @@ def test_the_planted_unit_has_the_largest_t_and_its_effect_in_sd(run):
     assert fit.maps["tea", "effect"][0] == pytest.approx(2.0, abs=0.8)
 
 
+def test_an_order_of_noise_that_a_run_cannot_tell_is_refused():
+    design = pd.DataFrame({"tea": [0.0, 1, 0, 1, 0, 1], "constant": 1.0})
+    with pytest.raises(InferenceError, match="'ar6' for a run of 6 observations"):
+        fit_first_level(
+            lambda _: [np.eye(6)], np.array([0, 6]), [design], {"tea": "tea"}, noise_model="ar6"
+        )
+
+
 @pytest.mark.parametrize("noise_model", ["ols", "ar1"])
 @pytest.mark.parametrize("smoothing_fwhm", [None, 5.0])
 @pytest.mark.filterwarnings("ignore:.*Generation of a mask")

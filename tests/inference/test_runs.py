@@ -2,8 +2,10 @@
 
 import nibabel as nib
 import numpy as np
+import pytest
 from nilearn.image import smooth_img
 
+from llm2bids.exceptions import UsageError
 from llm2bids.inference.runs import block_edges, transposed, unit_volumes
 from llm2bids.space.grid import open_image
 
@@ -22,6 +24,11 @@ def test_smoothing_is_nilearns_on_an_image_with_other_axes_too(run, tmp_path):
         blocks = unit_volumes(open_image(path), run.voxels, smoothing_fwhm=5)
         values = np.concatenate([block for _, block in blocks])
         np.testing.assert_allclose(values, expected, rtol=1e-5)
+
+
+def test_a_kernel_wider_than_the_image_is_refused(run):
+    with pytest.raises(UsageError, match=r"is 1e\+09; expected at most .* the longest side"):
+        list(unit_volumes(open_image(run.path), run.voxels, smoothing_fwhm=1e9))
 
 
 def test_scratch_file_gives_the_columns_back(run):

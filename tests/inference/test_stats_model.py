@@ -312,6 +312,12 @@ BAD = {
         put((*RUN, "Contrasts", 0, "Weights"), [1]), "1 row(s) of 1 weights for 2 conditions"
     ),
     "no weights": (put((*RUN, "Contrasts", 0, "Weights"), [0, 0]), "its weights are all 0"),
+    "infinite": (put((*RUN, "Contrasts", 0, "Weights"), [1e400, 1]), "a weight is no number"),
+    "no variables": (put((*RUN, "Model", "X"), [1]), "Model.X is [1]; expected variables"),
+    "cutoff": (
+        put((*RUN, "Model", "Options"), {"HighPassFilterCutoffHz": 0}),
+        "HighPassFilterCutoffHz is 0; expected a number above 0",
+    ),
     "word weight": (put((*RUN, "Contrasts", 0, "Weights"), [1, "x"]), "a weight is no number"),
     "condition": (
         put((*RUN, "Contrasts", 0, "ConditionList"), ["trial_type.tea", "trial_type.mug"]),
