@@ -2,6 +2,7 @@
 
 import re
 from collections.abc import Mapping, Sequence
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -280,7 +281,9 @@ def contrast_vector(expression: str, design: pd.DataFrame) -> npt.NDArray[np.flo
     try:
         vector = np.asarray(expression_to_contrast_vector(expression, columns), dtype=np.float64)
         twice = pd.DataFrame(2 * np.eye(len(columns)), columns=columns)
-        doubled = 2 * vector if expression in columns else twice.eval(expression, engine="python")
+        doubled: Any = 2 * vector
+        if expression not in columns:
+            doubled = twice.eval(expression, engine="python")
     except (ValueError, SyntaxError):
         vector = np.zeros(0)
     if vector.shape != (len(columns),) or not vector.any():
