@@ -123,6 +123,8 @@ class Options:
 
 def _expected(value: Any, hint: Any, argument: Argument) -> str:
     """Say what an option takes, by type, choices and bounds; empty where it takes the value."""
+    if hint is Any:
+        return ""
     if not fits(value, hint):
         return in_words(hint)
     values = [part for part in (value if _is_list(value) else [value]) if part is not None]

@@ -2,18 +2,22 @@
 
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal, get_args
+from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 import numpy.typing as npt
 
+from llm2bids.dataset.locate import as_dataset
 from llm2bids.dataset.read import Dataset
 from llm2bids.exceptions import InterventionError, UsageError
 from llm2bids.inference.provenance import LEVELS, Provenance
 from llm2bids.intervention.units import Sign, choose_units
 from llm2bids.model.edit import Edit, SiteEdit, check_weights, grouped
 from llm2bids.network.network import Network
+from llm2bids.options import Options, chosen, option, takes_options
 from llm2bids.space.space import Space
 
 if TYPE_CHECKING:
@@ -28,55 +32,67 @@ _NOTHING = Provenance()
 RESAMPLED_ROWS = 64
 
 
-def make_edit(
-    dataset: Dataset,
-    *,
-    stat_img: Any = None,
-    network: Network | str | Path | None = None,
-    atlas: Literal["sites", "heads"] | None = None,
-    atlas_labels: Sequence[str] = (),
-    sites: Sequence[str] | None = None,
-    top_percent: float | None = None,
-    threshold: float | None = None,
-    sign: Sign = "both",
-    method: Method = "mean",
-    value: float | None = None,
-    label: str = "lesion",
-    seed: int = 0,
-) -> Edit:
+_units = partial(option, group="units")
+_change = partial(option, group="edit")
+
+
+def _percent(text: str) -> float:
+    return float(text.removesuffix("%"))
+
+
+@dataclass(frozen=True, kw_only=True)
+class EditOptions(Options):
+    """Which units are changed, and what is done to them."""
+
+    stat_img: Any = _units(None, "--map IMG", "statistical map", type=Path)
+    top_percent: float | None = _units(
+        None,
+        "--top P",
+        "percent of the units of the sites, largest first",
+        shown="1",
+        type=_percent,
+    )
+    threshold: float | None = _units(None, "--threshold", "units beyond it")
+    sign: Sign = _units("both", "--sign", "values that count")
+    network: Network | str | Path | None = _units(
+        None, "--network TSV", "table of a network, in place of a map", type=Path
+    )
+    atlas: Literal["sites", "heads"] | None = _units(None, "--atlas", "regions, in place of a map")
+    atlas_labels: Sequence[str] = _units(
+        (), "--region NAME", "name in the atlas; repeatable", action="append"
+    )
+    sites: Sequence[str] | None = _units(
+        None,
+        "--sites PATTERN",
+        "sites, as for record",
+        shown="act_fn or what plays its part; all of a network",
+        action="append",
+    )
+    method: Method = _change(
+        "mean",
+        "--method",
+        "set to the calibration mean, to zero, to values at off-topic tokens, or to --value; scale "
+        "by --value; add --value times the map, in calibration sd",
+    )
+    value: float | None = _change(None, "--value", "see --method")
+    label: str = _change(
+        "lesion",
+        "--label LABEL",
+        "letters and digits; names the session of a scan of the edited model",
+    )
+    seed: int = _change(0, "--seed SEED", "of resample", least=0)
+
+
+@takes_options(EditOptions)
+def make_edit(dataset: Dataset | str | Path, **options: Any) -> Edit:
     """Make an edit of the units that a map, a network or an atlas names.
 
     Parameters
     ----------
-    dataset : Dataset
+    dataset : Dataset or path
         Of the model that is to be edited.
-    stat_img : nibabel image, path, or ndarray, optional
-        One value for each unit, from any tool.
-    network : Network or path, optional
-        In place of an image: a network, or its table.
-    atlas : {"sites", "heads"}, optional
-        In place of an image: regions of an atlas of the space.
-    atlas_labels : sequence of str
-        Names of the regions.
-    sites : sequence of str, optional
-        Patterns of the sites whose units are taken. By default those of a map whose output is
-        given to the MLP's down projection (``act_fn``, or what plays its part), and all of a
-        network or an atlas.
-    top_percent, threshold : float, optional
-        Units of a map: this share of the units of these sites, those with the largest values (1 by
-        default), or those beyond a threshold.
-    sign : {"both", "positive", "negative"}
-        Which values of a map count.
-    method : {"mean", "zero", "resample", "constant", "scale", "add"}
-        Units are set to their calibration mean, to 0, to what they showed at off-topic tokens, or
-        to `value`; or they are multiplied by `value`; or the map's values, in calibration standard
-        deviations, times `value` are added.
-    value : float, optional
-        See `method`.
-    label : str
-        Name of the edit, letters and digits.
-    seed : int
-        Chooses the off-topic tokens of ``"resample"``.
+    **options
+        Which units, and what is done to them.
 
     Returns
     -------
@@ -88,32 +104,39 @@ def make_edit(
     ------
     UsageError, InterventionError, SpaceError, NetworkError, ModelError
         If an argument, the map or the network does not fit, or no unit is left.
+
+    Notes
+    -----
+    ``stat_img`` is a nibabel image, a path, or an array of one value for each unit, (n_units,).
+    By default the units of a map are those whose output is given to the MLP's down projection
+    (``act_fn``, or what plays its part), and all of a network or an atlas.
     """
-    if method not in get_args(Method):
-        raise UsageError(f"method {method!r} is unknown; expected {', '.join(get_args(Method))}")
+    dataset, asked = as_dataset(dataset), EditOptions(**options)
+    method, value = asked.method, asked.value
     if (value is not None) != (method in ("constant", "scale", "add")):
         raise UsageError(
             f"method {method}: value (--value) is {value}; expected "
             f"{'none' if value is not None else 'a number'}"
         )
-    chosen = choose_units(
-        dataset, stat_img=stat_img, network=network, atlas=atlas, atlas_labels=atlas_labels,
-        sites=sites, top_percent=top_percent, threshold=threshold, sign=sign,
-    )  # fmt: skip
-    provenance = chosen.provenance
+    units = choose_units(
+        dataset,
+        **chosen(asked, "stat_img", "network", "atlas", "atlas_labels"),
+        **chosen(asked, "sites", "top_percent", "threshold", "sign"),
+    )
+    provenance = units.provenance
     if method == "add":
-        moved = np.float32(value or 0) * chosen.values
-        values = (moved * dataset.calibration.scale[chosen.units]).astype(np.float32)
+        moved = np.float32(value or 0) * units.values
+        values = (moved * dataset.calibration.scale[units.units]).astype(np.float32)
     else:
-        values, shown = method_values(dataset, method, chosen.units, value=value, seed=seed)
+        values, shown = method_values(dataset, method, units.units, value=value, seed=asked.seed)
         provenance = provenance | shown
     return Edit(
         kind="add" if method == "add" else "scale" if method == "scale" else "set",
         method=method,
-        label=label,
-        parts=grouped(dataset.space.sites, chosen.units, values),
-        source=chosen.source,
-        criterion=chosen.criterion,
+        label=asked.label,
+        parts=grouped(dataset.space.sites, units.units, values),
+        source=units.source,
+        criterion=units.criterion,
         **identity(dataset.space, provenance),
     )
 

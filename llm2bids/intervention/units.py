@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from difflib import get_close_matches
 from pathlib import Path
-from typing import Any, Literal, get_args
+from typing import Any, Literal
 
 import numpy as np
 import numpy.typing as npt
@@ -60,6 +60,11 @@ def choose_units(
         raise UsageError(
             f"units of an edit: got {' and '.join(given) or 'nothing'}; expected one of a map "
             "(--map), a network (--network) and an atlas (--atlas)"
+        )
+    if atlas_labels and atlas is None:
+        raise UsageError(
+            f"units of an edit: regions (--region) {', '.join(atlas_labels)} without an atlas; "
+            "give it (--atlas), or leave them out"
         )
     if stat_img is not None:
         return _units_of_map(dataset, stat_img, sites, top_percent, threshold, sign)
@@ -124,8 +129,6 @@ def _units_of_map(
     space = dataset.space
     if top_percent is None and threshold is None:
         top_percent = DEFAULT_TOP
-    if sign not in get_args(Sign):
-        raise UsageError(f"sign {sign!r} is unknown; expected {', '.join(get_args(Sign))}")
     values = unit_values(stat_img, space, fingerprint=(dataset.fingerprint, space.fingerprint()))
     inside = np.flatnonzero(site_mask(space, sites))
     ranked = values[inside] if sign != "negative" else -values[inside]
@@ -187,7 +190,7 @@ def _units_of_atlas(
     if atlas not in makers or not labels:
         raise UsageError(
             f"atlas {atlas!r} with labels {', '.join(labels) or '(none)'}: expected sites or "
-            "heads, and one label or more (--label)"
+            "heads, and one label or more (--region)"
         )
     made = makers[atlas](dataset.space)
     index = dict(zip(made.table["name"], made.table["index"], strict=True))

@@ -13,6 +13,7 @@ import numpy.typing as npt
 
 from llm2bids.exceptions import InterventionError
 from llm2bids.model.units import Site
+from llm2bids.options import fits
 from llm2bids.store.commit import replace_text
 
 EditKind = Literal["set", "scale", "add"]
@@ -211,7 +212,13 @@ def load_edit(path: str | Path) -> Edit:
                 f"{file}: an edit file of version {content['Version']!r}; this llm2bids reads "
                 f"version {_VERSION}: make it again"
             )
-        fields: dict[str, Any] = {name: str(content[key]) for key, name in _FIELDS.items()}
+        texts = [key for key in _FIELDS if key != "Strength"]
+        wrong = [key for key in texts if not isinstance(content[key], str)]
+        levels = [level.capitalize() for level in _LEVELS]
+        wrong += [key for key in levels if not fits(content[key], Sequence[str])]
+        if wrong:
+            raise ValueError(f"{wrong[0]} is {content[wrong[0]]!r}")
+        fields: dict[str, Any] = {name: content[key] for key, name in _FIELDS.items()}
         fields["strength"] = content["Strength"]
         return Edit(
             **fields,

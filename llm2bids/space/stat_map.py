@@ -38,6 +38,8 @@ def unit_values(
 ) -> npt.NDArray[np.float64]:
     """Read one value for each unit, (n_units,), from an image or array; warn where it is mixed."""
     if isinstance(stat_img, np.ndarray):
+        if stat_img.dtype.kind not in "biuf":
+            raise SpaceError(f"array holds {stat_img.dtype}; expected real numbers")
         values = stat_img if stat_img.shape == (space.n_units,) else space.to_units(stat_img)
         if values.shape != (space.n_units,):
             raise SpaceError(f"array has {len(values)} volumes; expected one")

@@ -174,7 +174,11 @@ def test_a_vector_is_added_to_a_layer(scanned):
         ({"map": 1, "sites": ["mlp.actfn"]}, ModelError, "near it: mlp.act_fn"),
         ({"map": 1, "method": "constant"}, UsageError, "expected a number"),
         ({"map": 1, "method": "mean", "value": 2}, UsageError, "expected none"),
-        ({"map": 1, "method": "cut"}, UsageError, "method 'cut' is unknown"),
+        ({"map": 1, "method": "cut"}, UsageError, "is 'cut'; expected 'mean', 'zero'"),
+        ({"map": 1, "label": None}, UsageError, r"label \(--label\) is None; expected text"),
+        ({"map": 1, "sites": "mlp"}, UsageError, "is 'mlp'; expected a list"),
+        ({"map": 1, "atlas_labels": ["L00"]}, UsageError, "L00 without an atlas"),
+        ({"map": 1j}, SpaceError, "array holds complex128; expected real numbers"),
         ({"map": 0}, InterventionError, "has a value above 0"),
     ],
 )
@@ -186,8 +190,14 @@ def test_units_that_cannot_be_chosen(options, error, message, scanned, values):
         llm2bids.make_edit(scanned, **options)
 
 
-def test_a_map_of_another_model(scanned, values):
+def test_the_dataset_may_be_a_path(scanned, values):
+    made, same = (llm2bids.make_edit(d, stat_img=values) for d in (scanned, scanned.path))
+    assert made.metadata() == same.metadata()
+    with pytest.raises(UsageError, match="dataset is a Space; expected a Dataset"):
+        llm2bids.make_edit(scanned.space, stat_img=values)
 
+
+def test_a_map_of_another_model(scanned, values):
     from llm2bids.space.header import image_header
 
     header = image_header(scanned.space, fingerprint="ab" * 32, dtype="float32")

@@ -198,6 +198,8 @@ def test_an_edit_is_one_file(tmp_path):
         ({"Values": [1.0, float("nan")]}, "unit 2: a value is not finite"),
         ({"Values": None}, "values of shape"),
         ({"Values": "much"}, "cannot be read as an edit"),
+        ({"Label": None}, r"cannot be read as an edit \(Label is None\)"),
+        ({"Prompts": "p1"}, r"cannot be read as an edit \(Prompts is 'p1'\)"),
     ],
 )
 def test_damaged_files(change, message, tmp_path):
