@@ -117,8 +117,7 @@ class Options:
             if expected:
                 flag = argument.flag.split()[0]
                 raise UsageError(f"{name} ({flag}) is {value!r}; expected {expected}")
-            if isinstance(value, str) and Path in _leaves(hint) and str not in _leaves(hint):
-                object.__setattr__(self, name, Path(value))
+            object.__setattr__(self, name, _plain(value, hint))
 
 
 def _expected(value: Any, hint: Any, argument: Argument) -> str:
@@ -140,6 +139,16 @@ def _expected(value: Any, hint: Any, argument: Argument) -> str:
     if all(_BOUNDS[word][0](n, bound) for word, bound in argument.bounds.items() for n in numbers):
         return ""
     return " and ".join(_BOUNDS[word][1].format(n) for word, n in argument.bounds.items())
+
+
+def _plain(value: Any, hint: Any) -> Any:
+    """Make a list a tuple, a number of numpy one that JSON holds, and text that is a path one."""
+    if _is_list(value):
+        return tuple(_plain(part, hint) for part in value)
+    if isinstance(value, Real) and not isinstance(value, bool | int | float):
+        return int(value) if isinstance(value, Integral) else float(value)
+    only_path = Path in _leaves(hint) and str not in _leaves(hint)
+    return Path(value) if isinstance(value, str) and only_path else value
 
 
 def _is_list(value: Any) -> bool:

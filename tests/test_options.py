@@ -66,7 +66,8 @@ def test_what_is_no_value_is_refused(options, message):
 
 def test_numbers_of_numpy_lists_and_texts_that_are_paths_pass():
     tea = Tea(cups=np.int64(3), grams=np.float32(2.5), times=np.array([1, 2]), between=[1, 2])
-    assert (tea.cups, tea.grams, list(tea.times)) == (3, 2.5, [1, 2])
+    assert (tea.cups, tea.grams, tea.times, tea.between) == (3, 2.5, (1, 2), (1, 2))
+    assert {type(value) for value in (tea.cups, *tea.times)} == {int}  # JSON holds these
     assert Tea(recipe="tea.txt").recipe == Path("tea.txt")
     assert Tea(sugar="brown", pots={"red"}, notes={"a": "b"}).notes == {"a": "b"}
 
@@ -74,7 +75,7 @@ def test_numbers_of_numpy_lists_and_texts_that_are_paths_pass():
 @pytest.mark.parametrize(
     "options",
     [
-        *({"t_r": t_r} for t_r in ("x", -1, 0, float("nan"), True)),
+        *({"t_r": t_r} for t_r in ("x", -1, 0, 1e9, float("nan"), True)),
         *({"sites": sites} for sites in ([], [""], "mlp", [3], None)),
         *({name: n} for name in ("n_workers", "n_threads", "batch_size") for n in (-1, 0)),
         {"compress": "x"}, {"authors": "Ada"}, {"seed": 1.5}, {"task_labels": []},
@@ -103,3 +104,10 @@ def test_answers_and_volumes_are_refused_before_anything_is_written(tiny_model_d
         with pytest.raises(UsageError, match="a run of 36,000 volumes: an image holds 32,767"):
             verb(tokens_per_prompt=12_000, **asked)
     assert list(tmp_path.iterdir()) == [answers]
+
+
+def test_what_words_do_not_have_is_no_option_of_theirs(tmp_path):
+    (tmp_path / "a.tsv").write_text("onset\tduration\tword\n0\t1\ttea\n")
+    for options in ({"tier": "words"}, {"participant_labels": ["01"]}):
+        with pytest.raises(UsageError, match=r"a\.tsv: --.* has no effect on these words"):
+            read(tmp_path / "bids", stimuli=tmp_path / "a.tsv", t_r=1.0, **options)

@@ -157,7 +157,6 @@ class AnalysisOptions(Options):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        object.__setattr__(self, "confounds", tuple(self.confounds))
         if self.noise_model is not None:
             check_noise_model(self.noise_model)
         if self.unit_of_analysis == "prompt":

@@ -123,8 +123,7 @@ def measure_findings(
     n_on, n_off, n_tokens = sizes
     omitted: dict[str, str] = {}
     halves, by_prompts, by_tokens = _of_parts(effects, samples, options, n_on, n_tokens, omitted)
-    widths = [site.width for site in space.sites]
-    sites = np.repeat(np.arange(len(widths)), widths)[effects.mask]
+    sites = space.site_of_unit[effects.mask]
     asked = _asked_controls(effects, samples, options, sites, omitted)
     trial_types = all(condition.is_trial_type for condition in effects.conditions)
     kinds: tuple[Against, ...] = ("off", "others") if trial_types else ("off",)

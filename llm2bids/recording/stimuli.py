@@ -52,7 +52,8 @@ def read_stimuli(
     if not path.exists():
         raise RecordingError(f"{path}: no such file or folder; expected words with onsets")
     files: Mapping[Path, dict[str, Any]]
-    if (path / "dataset_description.json").exists():
+    is_bids = (path / "dataset_description.json").exists()
+    if is_bids:
         from llm2bids.recording.human import event_files
 
         files = event_files(path, tasks, participant_labels)
@@ -69,6 +70,19 @@ def read_stimuli(
                 f"{file}: expected a table (.tsv, .csv), a Praat TextGrid (.TextGrid), or the "
                 "folder of a BIDS dataset"
             )
+    kinds = {file.suffix.lower() for file in files}
+    unused = [
+        flag
+        for flag, given, used in (
+            ("--tier", tier, ".textgrid" in kinds),
+            ("--word-column", word_column, kinds - {".textgrid"}),
+            ("--select", select, kinds - {".textgrid"}),
+            ("--participant-label", participant_labels, is_bids),
+        )
+        if given and not used
+    ]
+    if unused:
+        raise UsageError(f"{path}: {', '.join(unused)} has no effect on these words; leave it out")
     runs = [(story.participant_label, story.label, story.run) for story in stories]
     if len(set(runs)) < len(runs):
         twice = next(run for run in runs if runs.count(run) > 1)

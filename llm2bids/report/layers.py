@@ -39,7 +39,7 @@ def depth_of(space: Space) -> Depth:
     return Depth(
         labels=tuple({-1: "in", last + 1: "out"}.get(key, str(key)) for key in order),
         of_site=of_site,
-        of_unit=np.repeat(of_site, [site.width for site in space.sites]),
+        of_unit=of_site[space.site_of_unit],
     )
 
 

@@ -136,9 +136,8 @@ def _site_shares(space: Space, depth: Depth, inside: npt.NDArray[np.bool_]) -> p
     if len(rows) > MOST_ROLES:
         rows, rest = rows[: MOST_ROLES - 1], "other"
     row_of_site = [role if role in rows else rest for role in roles]
-    widths = [site.width for site in space.sites]
     units = pd.DataFrame({"level": depth.of_unit, "inside": inside})
-    units["row"] = np.repeat(np.array(row_of_site, dtype=object), widths)
+    units["row"] = np.array(row_of_site, dtype=object)[space.site_of_unit]
     share = units.pivot_table("inside", "row", "level")
     return share.reindex([*rows, *([rest] if rest else [])]).set_axis(list(depth.labels), axis=1)
 

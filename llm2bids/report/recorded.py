@@ -73,7 +73,7 @@ def coverage_body(sources: Sources) -> Markup:
         f"Mosaic of the anatomy in all layers; {n_inside:,} of {space.n_units:,} units are covered."
     )
     indices = np.where(inside, 2 + np.rint((2 * LEVELS - 2) * _shade(anatomy)), _OUTSIDE)
-    roles = np.repeat([site.role for site in space.sites], [site.width for site in space.sites])
+    roles = np.array([site.role for site in space.sites])[space.site_of_unit]
     missed = [
         (role, int(np.count_nonzero(~inside[roles == role])), int((roles == role).sum()))
         for role in roles_of(space)

@@ -14,7 +14,7 @@ from llm2bids.report.section import heat_table, missing, render
 from llm2bids.report.sources import Sources
 from llm2bids.space.arrange import index_space
 from llm2bids.space.functional import random_space
-from llm2bids.space.smoothness import morans_i, neighbour_correlation
+from llm2bids.space.smoothness import medians_by_role, morans_i, neighbour_correlation
 from llm2bids.space.space import Space
 
 DISTANCES = (1, 2, 4, 8)  # voxels at which maps of units are correlated
@@ -78,22 +78,8 @@ def space_orders(space: Space) -> dict[str, Space]:
 def moran_table(values: npt.NDArray[np.float64], orders: Mapping[str, Space]) -> pd.DataFrame:
     """Give the median Moran's I of maps, (n_maps, n_units): a row a role, a column an order."""
     space = next(iter(orders.values()))
-    roles = np.array([site.role for site in space.sites])
     by_site = {name: morans_i(values, order) for name, order in orders.items()}
-    parts = {"all panels": np.ones(len(roles), dtype=bool)}
-    parts |= {role: roles == role for role in roles_of(space)}
-    return pd.DataFrame(
-        {
-            order: {name: _median(values[:, part]) for name, part in parts.items()}
-            for order, values in by_site.items()
-        }
-    )
-
-
-def _median(values: npt.NDArray[np.float64]) -> float:
-    """Take the median of what is there; NaN where nothing is."""
-    there = values[np.isfinite(values)]
-    return float(np.median(there)) if there.size else float("nan")
+    return medians_by_role(space, by_site).loc[["all panels", *roles_of(space)]]
 
 
 def _table(table: pd.DataFrame, caption: str) -> Markup:

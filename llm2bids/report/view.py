@@ -129,12 +129,11 @@ def _atlas(space: Space) -> dict[str, Any]:
     """Colour the panels by role: of more than 128 labels NiiVue takes the background for one."""
     colors = role_colors(site.role for site in space.sites)
     number = {role: index for index, role in enumerate(colors, start=1)}
-    widths = [site.width for site in space.sites]
-    labels = np.repeat([number[site.role] for site in space.sites], widths).astype(np.int16)
+    of_site = np.array([number[site.role] for site in space.sites], dtype=np.int16)
     rgb = [[int(color[at : at + 2], 16) for at in (1, 3, 5)] for color in colors.values()]
     red, green, blue = ([0, *channel] for channel in zip(*rgb, strict=True))
     table = {"R": red, "G": green, "B": blue, "I": list(range(len(red))), "labels": ["", *colors]}
-    return {"atlas": _image(space.to_grid(labels), space), "labels": table}
+    return {"atlas": _image(space.to_grid(of_site[space.site_of_unit]), space), "labels": table}
 
 
 def _window(anatomy: npt.NDArray[np.float32]) -> list[float]:

@@ -6,6 +6,7 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from llm2bids.dataset.settings import LONGEST_T_R
 from llm2bids.exceptions import UsageError
 from llm2bids.options import Options, chosen, none_or_name, option, stored_settings
 
@@ -139,6 +140,7 @@ class ScanOptions(Options):
         shown="auto",
         parse=read_seconds,
         above=0,
+        below=LONGEST_T_R,
     )
     batch_size: int | None = _scan(
         None,

@@ -1,6 +1,6 @@
 """How smooth maps are on the grid, and how much two arrangements agree."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -144,22 +144,25 @@ def split_half_stability(
     )
     orders = {"functional": first, "index": space, "random": random_space(space, seed=0)}
     by_order = {name: arrangement_stability(order, second) for name, order in orders.items()}
-    return Stability(
-        n_prompts=(len(halves[0]), len(halves[1])), correlation=_by_role(space, by_order)
-    )
-
-
-def _by_role(
-    space: Space, by_order: dict[str, npt.NDArray[np.float64]]
-) -> dict[str, dict[str, float]]:
-    """Take medians over panels; roles whose panels are too small are left out."""
-    roles = np.array([site.role for site in space.sites])
-    parts = {"all panels": np.ones(len(roles), dtype=bool)}
-    parts |= {role: roles == role for role in dict.fromkeys(roles.tolist())}
-    return {
-        name: {
-            order: round(float(np.nanmedian(values[part])), 4) for order, values in by_order.items()
-        }
-        for name, part in parts.items()
-        if all(np.isfinite(values[part]).any() for values in by_order.values())
+    medians = medians_by_role(space, by_order).dropna().to_dict("index")
+    correlation = {
+        str(role): {str(order): round(value, 4) for order, value in row.items()}
+        for role, row in medians.items()
     }
+    return Stability(n_prompts=(len(halves[0]), len(halves[1])), correlation=correlation)
+
+
+def medians_by_role(space: Space, by_order: Mapping[str, npt.NDArray[np.float64]]) -> pd.DataFrame:
+    """Take medians of (..., n_sites): a row for all panels and for each role, a column an order."""
+    roles = np.array([site.role for site in space.sites])
+    parts = {"all panels": roles == roles, **{role: roles == role for role in roles.tolist()}}
+    medians = {
+        order: {name: _median(values[..., part]) for name, part in parts.items()}
+        for order, values in by_order.items()
+    }
+    return pd.DataFrame(medians)
+
+
+def _median(values: npt.NDArray[np.float64]) -> float:
+    there = values[np.isfinite(values)]
+    return float(np.median(there)) if there.size else np.nan
