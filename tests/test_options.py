@@ -108,6 +108,10 @@ def test_answers_and_volumes_are_refused_before_anything_is_written(tiny_model_d
 
 def test_what_words_do_not_have_is_no_option_of_theirs(tmp_path):
     (tmp_path / "a.tsv").write_text("onset\tduration\tword\n0\t1\ttea\n")
-    for options in ({"tier": "words"}, {"participant_labels": ["01"]}):
-        with pytest.raises(UsageError, match=r"a\.tsv: --.* has no effect on these words"):
-            read(tmp_path / "bids", stimuli=tmp_path / "a.tsv", t_r=1.0, **options)
+    for options, message in (
+        ({"t_r": 1.0, "tier": "words"}, r"a\.tsv: --tier has no effect on these words"),
+        ({"t_r": 1.0, "participant_labels": ["01"]}, "--participant-label has no effect"),
+        ({"per_word": True, "resampling": "average"}, "--resample average --per-word: each word"),
+    ):
+        with pytest.raises(UsageError, match=message):
+            read(tmp_path / "bids", stimuli=tmp_path / "a.tsv", **options)

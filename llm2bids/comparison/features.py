@@ -272,8 +272,5 @@ def _write_neuroid(
             variable[:] = column
         values: Any = file.createVariable("features", "f4", ("presentation", "neuroid"))
         values.coordinates = " ".join((*texts, *numbers))
-        start = 0
-        for table in layers.values():
-            values[:, start : start + table.shape[1]] = table
-            start += table.shape[1]
+        np.concatenate(list(layers.values()), axis=1, out=values.data)
     return path

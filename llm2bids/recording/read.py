@@ -285,6 +285,11 @@ def check_reading(reading: Reading, story: Story) -> None:
     if not isinstance(reading.context, int) and reading.stride is not None:
         raise UsageError("--stride is that of a window: expected --context N with it")
     if reading.per_word:
+        if reading.resampling != "lanczos":
+            raise UsageError(
+                f"--resample {reading.resampling} --per-word: each word is a volume, nothing is "
+                "resampled; expected one of the two"
+            )
         return
     typical = float(story.words["duration"].median())
     if reading.t_r < typical:
