@@ -31,7 +31,7 @@ _WORDS = {
 }
 
 # What bounds a number, and how that is said
-_BOUNDS: dict[str, tuple[Callable[[float, float], bool], str]] = {
+_BOUNDS: dict[str, tuple[Callable[[Any, float], bool], str]] = {
     "least": (operator.ge, "{:g} or more"),
     "above": (operator.gt, "above {:g}"),
     "below": (operator.lt, "below {:g}"),
@@ -116,7 +116,7 @@ class Options:
             expected = _expected(value, hint, argument)
             if expected:
                 flag = argument.flag.split()[0]
-                raise UsageError(f"{name} ({flag}) is {value!r}; expected {expected}")
+                raise UsageError(f"{name} ({flag}) is {value!r:.80}; expected {expected}")
             object.__setattr__(self, name, _plain(value, hint))
 
 
@@ -135,7 +135,7 @@ def _expected(value: Any, hint: Any, argument: Argument) -> str:
     known = [argument.parse(choice) if argument.parse else choice for choice in choices]
     if known and any(part not in known for part in values):
         return ", ".join(map(repr, known))
-    numbers = [float(part) for part in values if isinstance(part, Real)]
+    numbers = [part for part in values if isinstance(part, Real)]
     if all(_BOUNDS[word][0](n, bound) for word, bound in argument.bounds.items() for n in numbers):
         return ""
     return " and ".join(_BOUNDS[word][1].format(n) for word, n in argument.bounds.items())
@@ -145,7 +145,9 @@ def _plain(value: Any, hint: Any) -> Any:
     """Make a list a tuple, a number of numpy one that JSON holds, and text that is a path one."""
     if _is_list(value):
         return tuple(_plain(part, hint) for part in value)
-    if isinstance(value, Real) and not isinstance(value, bool | int | float):
+    if isinstance(value, bool | int | float):
+        return value
+    if isinstance(value, Real):
         return int(value) if isinstance(value, Integral) else float(value)
     only_path = Path in _leaves(hint) and str not in _leaves(hint)
     return Path(value) if isinstance(value, str) and only_path else value
@@ -167,8 +169,11 @@ def fits(value: Any, hint: Any) -> bool:
     if origin is Literal:
         return isinstance(value, str) and value in inner
     if hint in (int, float):
-        number = isinstance(value, Integral if hint is int else Real)
-        return number and not isinstance(value, bool) and math.isfinite(value)
+        if isinstance(value, bool):
+            return False
+        if isinstance(value, Integral):  # of any length, which no float may hold
+            return hint is int or abs(int(value)) < 2**1023
+        return hint is float and isinstance(value, Real) and math.isfinite(value)
     kind = origin or hint
     if hint is Any or not isinstance(kind, type):
         return True

@@ -45,6 +45,8 @@ class Tea(Options):
         ({"cups": 1.5}, "expected a whole number"),
         ({"cups": "2"}, "expected a whole number"),
         ({"cups": True}, "expected a whole number"),
+        ({"cups": -(10**400)}, "expected 1 or more"),
+        ({"grams": 10**400}, "expected a finite number or None"),
         ({"grams": 0}, "expected above 0 and at most 9"),
         ({"grams": float("nan")}, "expected a finite number or None"),
         ({"grams": np.array([1.0, 2.0])}, "expected a finite number"),
