@@ -51,6 +51,8 @@ class Provenance:
         prompts: Iterable[str] = (),
     ) -> "Provenance":
         """Take names from any collections."""
+        if any(isinstance(part, str) for part in (participants, runs, prompts)):
+            raise TypeError("names of participants, runs and prompts are lists")
         names = (frozenset(map(str, part)) for part in (participants, runs, prompts))
         return cls(**dict(zip(LEVELS, names, strict=True)))
 

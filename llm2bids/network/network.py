@@ -274,14 +274,17 @@ def load_network(path: str | Path) -> Network:
     types = {"layer": "Int64", "head": "Int64", "unit": "int64"} | floats
     try:
         table = table.astype({name: types[name] for name in table if name in types})
+        provenance = Provenance.of(**content["Provenance"])
     except (TypeError, ValueError) as error:
-        raise NetworkError(f"{path}: {error}; expected numbers, make the network again") from None
+        raise NetworkError(
+            f"{path}: {error}; expected numbers, and lists of names; make the network again"
+        ) from None
     return Network(
         label=str(content["Label"]),
         space_label=str(content["Space"]),
         fingerprint=str(content["Fingerprint"]),
         table=table,
-        provenance=Provenance.of(**content["Provenance"]),
+        provenance=provenance,
         criterion=str(content["Criterion"]),
     )
 

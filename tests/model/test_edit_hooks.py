@@ -189,6 +189,8 @@ def test_an_edit_is_one_file(tmp_path):
         ({"Label": "a_b"}, "label 'a_b'.*letters and digits"),
         ({"Strength": 2}, "strength 2 of kind 'set'"),
         ({"Strength": None}, "strength None; expected a finite number"),
+        ({"Label": None}, "Label is None"),
+        ({"Prompts": "tea"}, "Prompts is 'tea'"),
         ({"Version": 99}, "version 99"),
         ({"Sites": []}, "no unit"),
         ({"Units": [1, 1]}, "named twice"),

@@ -155,7 +155,11 @@ def test_damaged_files_are_refused(tea, tmp_path):
     with pytest.raises(NetworkError, match="expected numbers"):
         load_network(table)
     table.write_text(text)
-    for content, message in [("{", "cannot be read"), ("[]", "lacks Label"), ("{}", "lacks Label")]:
+    for content, message in [
+        ("{", "cannot be read"), ("[]", "lacks Label"), ("{}", "lacks Label"),
+        (json.dumps({**about, "Provenance": 3}), "lists of names"),
+        (json.dumps({**about, "Provenance": {"prompts": "tea"}}), "names .* are lists"),
+    ]:  # fmt: skip
         description.write_text(content)
         with pytest.raises(NetworkError, match=message):
             load_network(table)
