@@ -126,14 +126,11 @@ class AnalysisOptions(Options):
     )
     hrf_model: str | None = _first_level(
         None,
-        "--hrf-model",
+        "--hrf-model none|spm|glover",  # or what else nilearn knows: it refuses others by name
         f"{_TOKEN}; a language model has no lag",
         parse=none_or_name,
-        choices=("none", "spm", "glover"),
     )
-    drift_model: str | None = _first_level(
-        None, "--drift-model", _TOKEN, choices=("cosine", "polynomial")
-    )
+    drift_model: str | None = _first_level(None, "--drift-model cosine|polynomial", _TOKEN)
     high_pass: float | None = _first_level(
         None, "--high-pass HZ", f"{_TOKEN}; alone it means cosine drifts", above=0
     )
