@@ -242,15 +242,10 @@ def _panel_site(space: Space) -> str:
 def _rates(counts: pd.DataFrame, widening: float) -> Iterator[Rate]:
     """Turn counts into rates; intervals of groups that share participants are widened."""
     of_group = {pipeline.key for pipeline in PIPELINES if pipeline.level == "group"}
-    for (key, kind, _), rows in counts.groupby(["pipeline", "kind", "nominal"], sort=False):
-        yield estimate_rate(
-            str(key),
-            str(kind),
-            float(rows["nominal"].iloc[0]),
-            rows["hits"].tolist(),
-            rows["n_tests"].tolist(),
-            widening=widening if key in of_group else 1.0,
-        )
+    groups: Any = counts.groupby(["pipeline", "kind", "nominal"], sort=False)
+    for (key, kind, nominal), rows in groups[["hits", "n_tests"]]:
+        wider = widening if key in of_group else 1.0
+        yield estimate_rate(key, kind, nominal, *rows.to_numpy().T, widening=wider)
 
 
 def _design(inputs: Inputs) -> dict[str, Any]:

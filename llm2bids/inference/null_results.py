@@ -1,6 +1,5 @@
 """What a measurement of error rates leaves behind: JSON for the report, a table, a figure."""
 
-from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -65,7 +64,7 @@ def as_json(measured: NullMeasurement) -> dict[str, Any]:
 
 def rate_table(measured: NullMeasurement) -> pd.DataFrame:
     """List the rates."""
-    return pd.DataFrame([{**asdict(rate), "factor": rate.factor} for rate in measured.rates])
+    return pd.DataFrame([{**rate._asdict(), "factor": rate.factor} for rate in measured.rates])
 
 
 def sentence(measured: NullMeasurement, pipeline: Pipeline) -> str:

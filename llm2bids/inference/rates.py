@@ -1,8 +1,7 @@
 """False-positive rates: estimates, intervals and verdicts."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any, Literal, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
@@ -28,8 +27,7 @@ N_BOOTSTRAP = 2000
 _N_BOOT_ROC = 1000
 
 
-@dataclass(frozen=True, kw_only=True)
-class Rate:
+class Rate(NamedTuple):
     """One measured rate."""
 
     pipeline: str  # key of the pipeline
@@ -89,18 +87,7 @@ def estimate_rate(
         verdict = unit_verdict(nominal, measured, low, high)
     else:
         verdict = family_verdict(shares.size, low, high)
-    return Rate(
-        pipeline=pipeline,
-        kind=kind,
-        nominal=nominal,
-        n=shares.size,
-        measured=measured,
-        low=low,
-        high=high,
-        binomial_low=binomial[0],
-        binomial_high=binomial[1],
-        verdict=verdict,
-    )
+    return Rate(pipeline, kind, nominal, shares.size, measured, low, high, *binomial, verdict)
 
 
 def binomial_interval(

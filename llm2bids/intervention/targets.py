@@ -280,31 +280,18 @@ class _Targets:
             }
 
         random = pd.DataFrame([measured(marks) for marks in draws])
-        rows = []
-        for name, marks in choices.items():
-            own = gains["own"][:, marks].sum(axis=1)
-            low, high = mean_interval(own)
-            values = measured(marks)
-            beaten = float((random["share"] >= values["share"]).sum())
-            more_local = float((random["spillover"] <= values["spillover"]).sum())
-            n = 1 + len(draws)
-            rows.append(
-                {
-                    "choice": name, "n_neurons": int(marks.sum()), **values,
-                    "own_low": low, "own_high": high,
-                    "p_share": (1 + beaten) / n, "p_spillover": (1 + more_local) / n,
-                }
-            )  # fmt: skip
-        columns = {
-            "random": random.mean(),
-            "random low": random.quantile(0.025),
-            "random high": random.quantile(0.975),
-        }
-        n_neurons = int(draws[0].sum())
-        for name, column in columns.items():
-            drawn = dict(zip(map(str, random), column.tolist(), strict=True))
-            rows.append({"choice": name, "n_neurons": n_neurons, **drawn})
-        return pd.DataFrame(rows)
+        chosen = pd.DataFrame([measured(marks) for marks in choices.values()], index=[*choices])
+        own = [gains["own"][:, marks].sum(axis=1) for marks in choices.values()]
+        chosen[["own_low", "own_high"]] = [mean_interval(values) for values in own]
+        n_larger = [(random["share"] >= share).sum() for share in chosen["share"]]
+        n_local = [(random["spillover"] <= share).sum() for share in chosen["spillover"]]
+        chosen["p_share"] = (1 + np.array(n_larger)) / (1 + len(draws))
+        chosen["p_spillover"] = (1 + np.array(n_local)) / (1 + len(draws))
+        spread = random.quantile([0.025, 0.975]).set_axis(["random low", "random high"])
+        table = pd.concat([chosen, random.mean().to_frame("random").T, spread])
+        sizes = [int(marks.sum()) for marks in (*choices.values(), *[draws[0]] * 3)]
+        table.insert(0, "n_neurons", sizes)
+        return table.rename_axis("choice").reset_index()
 
     def _neurons(self, choices: Mapping[str, Marks], gains: Any) -> pd.DataFrame:
         units = units_at(self.subject.dataset.space, self.neurons)[["address", "layer", "unit"]]
