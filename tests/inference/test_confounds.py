@@ -5,7 +5,7 @@ from nilearn.glm.first_level import FirstLevelModel
 
 import llm2bids
 from llm2bids.dataset.transcript import write_transcript
-from llm2bids.exceptions import InferenceError
+from llm2bids.exceptions import DatasetError, InferenceError
 from llm2bids.inference.confounds import STRATEGIES, load_confounds
 from llm2bids.inference.inputs import open_inputs
 from llm2bids.inference.options import AnalysisOptions
@@ -119,3 +119,15 @@ def test_an_image_without_transcript_is_refused(dataset, tmp_path):
     lone = tmp_path / "sub-01" / "func" / dataset.runs[0].bold.name
     with pytest.raises(InferenceError, match="desc-transcript_tokens"):
         load_confounds(lone, ["length"])
+
+
+@pytest.mark.parametrize("column", ["surprisal", "prompt_tokens", "position"])
+def test_a_transcript_without_a_number_is_refused_by_name(dataset, tmp_path, column):
+    run = dataset.runs[0]
+    copy = tmp_path / run.preproc.name
+    copy.write_bytes(run.preproc.read_bytes())
+    rows = dataset.transcript(run).astype({column: "object"})
+    rows.loc[rows["volume"].first_valid_index(), column] = pd.NA
+    write_transcript(tmp_path / run.transcript.name, rows)
+    with pytest.raises(DatasetError, match=f"{run.transcript.name}: column {column} holds"):
+        load_confounds(copy, ["surprisal", "length", "position"])
