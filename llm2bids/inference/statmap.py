@@ -82,9 +82,17 @@ def write_map(
         header.set_intent("z score")
     elif "_stat-t_" in path.name and "DegreesOfFreedom" in metadata:
         header.set_intent("t test", (metadata["DegreesOfFreedom"],))
-    path.parent.mkdir(parents=True, exist_ok=True)
     outside = 1 if "_stat-pfdr_" in path.name else 0
-    write_volumes(path, header, [grid_of(values.astype(dtype), voxels, space, fill=outside)])
+    grid = grid_of(values.astype(dtype), voxels, space, fill=outside)
+    return write_grid(path, grid, header, metadata)
+
+
+def write_grid(
+    path: Path, grid: npt.NDArray[Any], header: nib.Nifti1Header, metadata: Mapping[str, object]
+) -> Path:
+    """Write an image (n_x, n_y, n_z) and its sidecar, in a folder that may be new."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    write_volumes(path, header, [grid])
     write_json(sidecar(path), metadata)
     return path
 

@@ -14,7 +14,6 @@ from nilearn.masking import compute_epi_mask
 from scipy import stats
 
 from llm2bids.dataset.layout import sidecar
-from llm2bids.dataset.volumes import write_volumes
 from llm2bids.exceptions import InferenceError
 from llm2bids.inference.first_level import (
     F_STATS,
@@ -26,7 +25,7 @@ from llm2bids.inference.first_level import (
 )
 from llm2bids.inference.options import StatsModelOptions
 from llm2bids.inference.runs import block_edges, transposed, unit_volumes
-from llm2bids.inference.statmap import sentence, software, write_json
+from llm2bids.inference.statmap import sentence, software, write_grid
 from llm2bids.inference.stats_model import StatsModel
 from llm2bids.inference.stats_model_plan import Estimate, ModelContrast
 from llm2bids.space.grid import GridImage, open_image
@@ -210,9 +209,6 @@ class Fit:
             header["descrip"] = grid.header["descrip"]
         data = np.full(grid.shape[:3], 1 if "_stat-p_" in path.name else 0, np.float32, order="F")
         data[self.mask] = values
-        target = self.out_dir / path
-        target.parent.mkdir(parents=True, exist_ok=True)
-        write_volumes(target, header, [data])
         of_series = self.estimate.metadata
         passed_on = ("SpatialReference", "SpaceLabel", "SpaceFingerprint")
         entries = {
@@ -223,7 +219,7 @@ class Fit:
             **{key: of_series[key] for key in passed_on if key in of_series},
             "Software": software(),
         }
-        write_json(sidecar(target), entries)
+        write_grid(self.out_dir / path, data, header, entries)
 
     def _uri(self, path: Path) -> str:
         """Name a file of a dataset by BIDS' own address."""
