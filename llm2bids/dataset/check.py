@@ -1,5 +1,6 @@
 """Checking a dataset: every file is the one that was written, and they fit one another."""
 
+import os
 import sys
 from collections.abc import Collection, Sequence
 from pathlib import Path, PurePosixPath
@@ -107,14 +108,14 @@ def accept(bids_dir: str | Path, paths: Sequence[str]) -> tuple[PurePosixPath, .
 
 def _meant(root: Path, text: str, known: Collection[PurePosixPath]) -> set[PurePosixPath]:
     """List the files that a path means, there or in the lists."""
-    path = inside(root, root / text)
-    wanted = PurePosixPath(path.relative_to(root).as_posix())
+    wanted = PurePosixPath(Path(os.path.relpath(inside(root, root / text), root)).as_posix())
+    path = root / wanted
     files = [path] if path.is_file() else walk_files(path)
     there = {PurePosixPath(file.relative_to(root).as_posix()) for file in files if file.is_file()}
     listed = {file for file in known if file.is_relative_to(wanted)}
     ours = (FOLDER, HIDDEN)
     meant = {p for p in there | listed if not any(p.is_relative_to(folder) for folder in ours)}
-    if not meant:
+    if not text or not meant or ".." in wanted.parts:
         raise UsageError(
             f"--accept {text}: no such file in {root} or its checksums; give a path relative "
             "to the dataset"

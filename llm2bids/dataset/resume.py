@@ -143,7 +143,9 @@ def remove_leftovers(root: Path, *, overwrite: bool = False) -> None:
         for file in _leftovers(root)
         if overwrite or file.suffix != ".json" or not is_edited(root, file, known)
     ]
-    gone = [file for file in known if not (root / file).exists()]
+    runs = {run_of(file) for file in list_bolds(root)}
+    # what a run that is there has lost stays in the lists, and is missed until it is recorded anew
+    gone = [file for file in known if not (root / file).exists() and run_of(file) not in runs]
     table = read_participants(root)
     kept = without_participants(table, {str(parse_path(file).sub) for file in list_bolds(root)})
     if leftovers or gone or len(kept) < len(table):

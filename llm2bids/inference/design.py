@@ -101,7 +101,7 @@ def _conditions_of_volumes(
     faults = []
     columns = (events[name] for name in ("onset", "duration", "trial_type"))
     for onset, duration, kind in zip(*columns, strict=True):
-        edges = np.array([onset, onset + duration]) / t_r
+        edges = np.clip(np.array([onset, onset + duration]) / t_r, -1e9, 1e9)
         first, end = np.rint(edges).astype(int)
         event = f"the event at {onset:g} s for {duration:g} s in events.tsv"
         if np.abs(edges - [first, end]).max() > 1e-3:

@@ -58,7 +58,7 @@ def parse_address(address: str) -> tuple[str, int]:
     >>> parse_address("model.layers.5.mlp.down_proj[123]")
     ('model.layers.5.mlp.down_proj', 123)
     """
-    match = re.fullmatch(r"([^\[\]\s]+)\[(\d+)\]", address)
+    match = re.fullmatch(r"([^\[\]\s]+)\[(\d+)\]", str(address))
     if match is None:
         raise ModelError(
             f"unit address {address!r} is not of the form module.name[index]; "

@@ -13,6 +13,8 @@ from llm2bids.exceptions import RecordingError
 # stands at no time. A sentence is a number that its words share, or missing.
 COLUMNS = ("onset", "duration", "word", "trial_type", "sentence")
 
+_DAY = 86_400  # seconds; later words are milliseconds, say
+
 # Seconds by which a word may begin before the one before it has ended: what rounding leaves.
 OVERLAP = 0.01
 
@@ -56,6 +58,7 @@ def check_story(story: Story) -> Story:
             ~(np.isfinite(onset) & np.isfinite(end) & (onset >= 0))
         ),
         "ends before it begins ({onset:g} to {end:g} s)": end < onset,
+        "lasts until {end:g} s; expected seconds, and less than a day": end > _DAY,
         "begins at {onset:g} s, before the word before it ({onset_before:g} s); expected words in "
         "the order in which they are heard, one speaker a file": (
             np.append(False, onset[1:] < onset[:-1])

@@ -20,7 +20,14 @@ from llm2bids.scan.memory import choose_workers, scan_bytes
 from llm2bids.scan.options import ScanOptions
 from llm2bids.scan.prepare import Prepared, prepare
 from llm2bids.scan.runs import open_writer, say_done, scan_groups, scanner, write_runs
-from llm2bids.scan.shards import Task, expect_runs, record_by_workers, record_shard, volumes_missing
+from llm2bids.scan.shards import (
+    Task,
+    expect_runs,
+    record_by_workers,
+    record_shard,
+    refuse_unknown,
+    volumes_missing,
+)
 from llm2bids.scan.workers import LOCAL, cluster_pool, local_pool, read_cluster
 
 log = logging.getLogger(__name__)
@@ -85,6 +92,8 @@ def record(
             "cluster (--cluster) records all participants that are missing; expected it without "
             "--prepare and --participant-label"
         )
+    if participant_label is not None:
+        refuse_unknown(participant_label, scan_options.n_participants)
     if cluster is not None and str(cluster) != LOCAL:
         read_cluster(Path(cluster))  # refused before a model is loaded
     from llm2bids.model.device import computing_threads

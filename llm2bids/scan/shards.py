@@ -17,7 +17,7 @@ from llm2bids.dataset.settings import compare_settings, is_dataset
 from llm2bids.dataset.shard import SHARDS, begin_shard, list_shards, shard_root
 from llm2bids.dataset.write import DatasetWriter
 from llm2bids.exceptions import DatasetError, Llm2bidsError, UsageError
-from llm2bids.paradigm.design import RunDesign
+from llm2bids.paradigm.design import RunDesign, participant_label
 from llm2bids.recording.draw import Scan
 from llm2bids.scan.answers import GivenAnswers
 from llm2bids.scan.options import ScanOptions
@@ -183,15 +183,19 @@ def volumes_missing(
 
 
 def _designs_of(scan: Scan, participant_label: str) -> list[RunDesign]:
-    """List the runs of a participant; refuse one that the scan does not have."""
-    designs = [d for d in scan.designs if d.participant_label == participant_label]
-    if not designs:
-        labels = _labels_of(scan.designs)
-        raise UsageError(
-            f"participant_label (--participant-label) {participant_label}: the scan has "
-            f"{len(labels)} participants (--participants), {labels[0]} to {labels[-1]}"
-        )
-    return designs
+    """List the runs of a participant."""
+    return [d for d in scan.designs if d.participant_label == participant_label]
+
+
+def refuse_unknown(participant_labels: Sequence[str], n_participants: int) -> None:
+    """Refuse participants that a scan does not have."""
+    known = [participant_label(number) for number in range(1, n_participants + 1)]
+    for label in participant_labels:
+        if label.removeprefix("sub-") not in known:
+            raise UsageError(
+                f"participant_label (--participant-label) {label}: the scan has "
+                f"{n_participants} participants (--participants), {known[0]} to {known[-1]}"
+            )
 
 
 class _WorkersBar(AbstractContextManager["_WorkersBar"]):
@@ -284,20 +288,19 @@ def merge(bids_dir: str | Path, *, allow_missing: bool = False, overwrite: bool 
     """
     root = Path(bids_dir)
     with DatasetWriter.open(root, overwrite=overwrite) as writer:
-        if not allow_missing:
-            _refuse_missing(root)
+        _refuse_missing(root, allow_missing=allow_missing)
         writer.take_shards(verify=True)
     warn_of_batch_effect(root)
     return open_dataset(root)
 
 
-def _refuse_missing(root: Path) -> None:
+def _refuse_missing(root: Path, *, allow_missing: bool) -> None:
     """Name the participants of which runs are neither in the dataset nor in a shard."""
     folders = [root, *(shard_root(root, label) for label in list_shards(root))]
     there = {str(file) for folder in folders for file in list_bolds(folder)}
     expected = expected_runs(root)
     missing = [file for file in expected if file not in there]
-    if not missing:
+    if not missing or (allow_missing and there):
         return
     labels = list(dict.fromkeys(file.partition("/")[0] for file in missing))
     raise DatasetError(

@@ -140,11 +140,11 @@ class Space:
         SpaceError
             If the voxel is not on the grid.
         """
-        if not all(0 <= n < size for n, size in zip((i, j, k), self.shape, strict=True)):
+        if not all(n in range(size) for n, size in zip((i, j, k), self.shape, strict=True)):
             raise SpaceError(
                 f"voxel {(i, j, k)} is not on the grid of space {self.label}, {self.shape}"
             )
-        unit = int(self.unit_of_voxel[i, j, k])
+        unit = int(self.unit_of_voxel[int(i), int(j), int(k)])
         return None if unit < 0 else unit
 
     def unit_of(self, address: str) -> int:
@@ -190,8 +190,8 @@ class Space:
             If there is no such unit.
         """
         for name, units in self.site_slices.items():
-            if units.start <= unit < units.stop:
-                return f"{name}[{unit - units.start}]"
+            if unit in range(units.start, units.stop):
+                return f"{name}[{int(unit) - units.start}]"
         raise SpaceError(f"space {self.label} has units 0 to {self.n_units - 1}, not {unit}")
 
     def crop(self, sites: str | Sequence[str]) -> "Space":

@@ -225,8 +225,14 @@ def test_accepting_what_was_changed_on_purpose(changed):
     assert {str(file) for file in check_dataset(changed).files} == {EVENTS}
     with pytest.raises(UsageError, match="no such file"):
         accept(changed, ["nothing.txt"])
+    with pytest.raises(UsageError, match="--accept : no such file"):
+        accept(changed, [""])  # an unset variable is not the whole dataset
     with pytest.raises(DatasetError, match="leads out of the dataset"):
         accept(changed, ["../other"])
+    (changed / "README.md").write_text("# Ours again\n" * 40)
+    for way in ("sub-01/../README.md", str(changed / "README.md")):
+        assert {str(path) for path in accept(changed, [way])} <= {"README.md"}
+    assert {str(file) for file in check_dataset(changed).files} == {EVENTS}
 
 
 def test_a_changed_participant_is_not_overwritten_unless_asked(changed, synthetic):
@@ -289,6 +295,8 @@ def test_edited_files_of_a_run_without_series_are_not_removed(changed):
 @pytest.mark.parametrize("plant", [flipped, truncated, without_sidecar, shifted_row, foreign_image])
 def test_overwrite_makes_faulty_runs_anew(changed, written, other, synthetic, plant):
     plant(changed, other)
+    with DatasetWriter.open(changed):
+        pass  # who goes on without it does not forget what is gone
     design = synthetic.make_design(1)
     with DatasetWriter.open(changed, overwrite=True) as writer:
         assert not writer.has_run(design)

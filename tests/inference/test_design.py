@@ -150,6 +150,7 @@ def test_blocks_in_place_of_prompts_say_the_same():
         ((*BLOCKS, (10.5, 1.5, "tea")), "none of the run's 10.5 s"),
         (((3.0, 0.0, "tea"), BLOCKS[1]), "covers no volume"),
         (((-1.0, 4.0, "tea"), BLOCKS[1]), "covers no volume"),
+        (((1e300, 1e300, "tea"), BLOCKS[1]), "covers no volume"),
     ],
 )
 def test_tables_that_differ_are_refused(rows, message):

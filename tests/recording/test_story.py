@@ -43,6 +43,7 @@ def test_text_and_places(words, text):
         ({"onset": [-1, 0.2, 1]}, r"word 1 \('a'\) begins at -1 s; expected seconds from 0"),
         ({"duration": [0.1, -0.1, 0.1]}, r"word 2 \('b'\) ends before it begins"),
         ({"onset": [0, np.inf, np.inf]}, r"word 2 \('b'\) begins at inf s"),
+        ({"onset": [0, 1e12, 2e12]}, r"word 2 \('b'\) lasts until 1e\+12 s; expected seconds"),
     ],
 )
 def test_times_that_cannot_be(changes, message):

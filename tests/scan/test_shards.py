@@ -123,6 +123,13 @@ def test_a_missing_shard_is_named_and_can_be_allowed(changed, serial):
         merge(changed)
 
 
+def test_nothing_to_merge_is_said_even_where_runs_may_be_missing(changed):
+    for label in ("01", "02", "03"):
+        shutil.rmtree(shard(changed, label))
+    with pytest.raises(DatasetError, match="6 of 6 runs are missing"):
+        merge(changed, allow_missing=True)
+
+
 def test_a_shard_that_is_being_written_is_not_merged(changed, serial, monkeypatch):
     monkeypatch.setattr("llm2bids.dataset.shard._SECONDS", 0.1)
     lock = DatasetLock(shard(changed, "02"))
@@ -239,7 +246,7 @@ def test_a_run_that_is_there_already_recorded_otherwise(changed):
 
 def test_participants_that_the_scan_does_not_have(changed, model, tmp_path):
     with pytest.raises(UsageError, match=r"--participant-label\) 04: the scan has 3 participants"):
-        record(changed, model=model, participant_label=["04"], **OPTIONS)
+        record(changed, model="no-model-is-loaded", participant_label=["04"], **OPTIONS)
     with pytest.raises(DatasetError, match="--prepare first, once"):
         record(tmp_path / "new", model=model, participant_label=["01"], **OPTIONS)
     with pytest.raises(UsageError, match="expected one of the two"):
