@@ -20,9 +20,9 @@ def volume_rows(transcript: pd.DataFrame, n_volumes: int) -> pd.DataFrame:
     """Take a transcript's row of each volume, trials numbered from 0, the trial type of off "".
 
     >>> rows = pd.DataFrame({"volume": [None, 1, 0], "trial": [4, 7, 4],
-    ...                      "trial_type": ["a", None, "a"]})
+    ...                      "trial_type": ["a", None, "a"], "prompt_id": ["p", "q", "p"]})
     >>> volume_rows(rows, 2).to_numpy().tolist()
-    [[0, 0, 'a'], [1, 1, '']]
+    [[0, 0, 'a', 'p'], [1, 1, '', 'q']]
     """
     rows = transcript[transcript["volume"].notna()].sort_values("volume", ignore_index=True)
     if not np.array_equal(rows["volume"].to_numpy(dtype=np.int64), np.arange(n_volumes)):
@@ -32,6 +32,12 @@ def volume_rows(transcript: pd.DataFrame, n_volumes: int) -> pd.DataFrame:
         )
     kinds = rows["trial_type"].astype("object").fillna("").replace("n/a", "").astype(str)
     trials = pd.factorize(rows["trial"], sort=True)[0]
+    shown = pd.DataFrame({"trial": trials, "kind": kinds, "prompt": rows["prompt_id"]})
+    if len(shown.drop_duplicates()) > trials.max() + 1 or (np.diff(trials) < 0).any():
+        raise InferenceError(
+            "transcript: the volumes of a trial show several prompts or conditions, or trials are "
+            "mixed; expected one prompt after the other; restore the file or record the run again"
+        )
     return rows.assign(volume=np.arange(n_volumes), trial=trials, trial_type=kinds)
 
 

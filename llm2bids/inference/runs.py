@@ -132,7 +132,12 @@ def run_design(
 
 def _covariates(run: RunData, names: Sequence[str]) -> pd.DataFrame:
     """Take columns of the confounds table, or strategies of `load_confounds`."""
-    table = pd.DataFrame() if run.confounds is None else run.confounds.reset_index(drop=True)
+    table = run.rows[[]] if run.confounds is None else run.confounds
+    if len(table) != run.n_volumes:
+        raise InferenceError(
+            f"{run.run.confounds}: {len(table)} rows, the image has {run.n_volumes} volumes; "
+            "expected a row for each; restore the file or record the run again"
+        )
     wanted = list(dict.fromkeys(STRATEGIES.get(name, name) for name in names))
     made = [name for name in wanted if name in STRATEGIES.values() and name not in table]
     added = confound_table(run.rows, made, lambda: global_signal(run.series, run.voxels))

@@ -1,3 +1,5 @@
+from dataclasses import replace
+
 import numpy as np
 import pandas as pd
 import pytest
@@ -131,3 +133,16 @@ def test_a_transcript_without_a_number_is_refused_by_name(dataset, tmp_path, col
     write_transcript(tmp_path / run.transcript.name, rows)
     with pytest.raises(DatasetError, match=f"{run.transcript.name}: column {column} holds"):
         load_confounds(copy, ["surprisal", "length", "position"])
+
+
+@pytest.mark.parametrize("unit", ["token", "prompt"])
+@pytest.mark.parametrize("times", [0.5, 2])
+def test_a_table_of_another_length_is_refused(dataset, unit, times):
+    inputs = open_inputs(dataset.path)
+    (chosen, *_), *_ = inputs.choose().values()
+    run = inputs.load(chosen)
+    rows = np.arange(int(times * N_VOLUMES)) % N_VOLUMES
+    other = replace(run, confounds=run.confounds.iloc[rows])
+    options = AnalysisOptions(unit_of_analysis=unit, confounds=("surprisal_deviation",))
+    with pytest.raises(InferenceError, match=f"{rows.size} rows, the image has {N_VOLUMES} vol"):
+        run_design(other, options)

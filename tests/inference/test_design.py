@@ -80,6 +80,11 @@ def test_trials_of_a_run(run):
 def test_a_transcript_that_does_not_fit_the_image_is_refused(run):
     with pytest.raises(InferenceError, match="lists 45 volumes, the image has 44"):
         volume_rows(run.transcript, 44)
+    for changed in ({"trial": 4}, {"prompt_id": "other"}, {"trial_type": "other"}):
+        table = run.transcript.copy()
+        table.loc[1, list(changed)] = list(changed.values())
+        with pytest.raises(InferenceError, match="several prompts or conditions"):
+            volume_rows(table, 45)
 
 
 @pytest.mark.parametrize("expression", ["cocoa", "tea -", "tea - tea", "1", "import os", "tea = 2"])
