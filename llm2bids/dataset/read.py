@@ -39,7 +39,7 @@ from llm2bids.store.files import data_files, inside, walk_files
 from llm2bids.store.tables import checked_columns, read_table
 
 # What to do about a series that cannot be read.
-RECORD_AGAIN = "delete it and record the dataset again: only this run will be made anew"
+RECORD_AGAIN = "call `llm2bids record` as before with --overwrite: the run is recorded anew"
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)

@@ -308,7 +308,7 @@ def test_overwrite_makes_faulty_runs_anew(changed, written, other, synthetic, pl
 
 
 def test_without_the_series_a_run_is_made_anew(changed, written, synthetic):
-    """The way that messages about damaged series name: delete the series, and record again."""
+    """Another way than --overwrite: delete the series, and record again."""
     flipped(changed, None)
     (changed / BOLD).unlink()
     with DatasetWriter.open(changed) as writer:
