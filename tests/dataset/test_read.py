@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from llm2bids.dataset.read import open_dataset
-from llm2bids.exceptions import DatasetError, SpaceError
+from llm2bids.exceptions import DatasetError, SpaceError, UsageError
 
 
 def flip(n):
@@ -70,6 +70,9 @@ def test_runs_are_chosen_by_label(dataset):
         dataset.select(participant_label=["07"])
     with pytest.raises(DatasetError, match="no run of task sleep; there are fossils, votes"):
         dataset.select(task="sleep")
+    for wrong in ({"participant_label": "sub-02"}, {"participant_label": [2]}, {"task": ["votes"]}):
+        with pytest.raises(UsageError, match=f"{next(iter(wrong))} is .*; expected"):
+            dataset.select(**wrong)
 
 
 def test_describe(dataset):
