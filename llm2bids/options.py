@@ -113,6 +113,8 @@ class Options:
         hints = get_type_hints(type(self))
         for name, argument in arguments(type(self)).items():
             value, hint = getattr(self, name), hints[name]
+            if hint is Any:  # an image or an array: read where it is used
+                continue
             expected = _expected(value, hint, argument)
             if expected:
                 flag = argument.flag.split()[0]
@@ -122,8 +124,6 @@ class Options:
 
 def _expected(value: Any, hint: Any, argument: Argument) -> str:
     """Say what an option takes, by type, choices and bounds; empty where it takes the value."""
-    if hint is Any:
-        return ""
     if not fits(value, hint):
         return in_words(hint)
     values = [part for part in (value if _is_list(value) else [value]) if part is not None]

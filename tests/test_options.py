@@ -4,7 +4,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
 import pytest
@@ -31,6 +31,7 @@ class Tea(Options):
     pots: Sequence[str] = _tea(("blue",), "--pots")
     hot: bool = _tea(True, "--cold")
     recipe: Path | None = _tea(None, "--recipe")  # noqa: RUF009
+    picture: Any = _tea(None, "--picture")  # noqa: RUF009
     notes: Mapping[str, str] | Sequence[str] | None = _tea(None, "--notes")
 
 
@@ -70,6 +71,8 @@ def test_numbers_of_numpy_lists_and_texts_that_are_paths_pass():
     tea = Tea(cups=np.int64(3), grams=np.float32(2.5), times=np.array([1, 2]), between=[1, 2])
     assert (tea.cups, tea.grams, tea.times, tea.between) == (3, 2.5, (1, 2), (1, 2))
     assert {type(value) for value in (tea.cups, *tea.times)} == {int}  # JSON holds these
+    picture = np.zeros(3)
+    assert Tea(picture=picture).picture is picture
     assert Tea(recipe="tea.txt").recipe == Path("tea.txt")
     assert Tea(sugar="brown", pots={"red"}, notes={"a": "b"}).notes == {"a": "b"}
 
