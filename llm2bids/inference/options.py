@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any, Literal, get_args
 
 from llm2bids.exceptions import InferenceError, UsageError
-from llm2bids.options import Options, none_or_name, option, shared
+from llm2bids.options import Options, arguments, none_or_name, option, shared
 
 UnitOfAnalysis = Literal["prompt", "token"]
 
@@ -158,20 +158,20 @@ class AnalysisOptions(Options):
             check_noise_model(self.noise_model)
         if self.unit_of_analysis == "prompt":
             names = ("hrf_model", "drift_model", "high_pass", "drift_order")
-            self._refuse(*names, where="one image per prompt", other="unit_of_analysis 'token'")
+            self._refuse(*names, where="one image per prompt", other="--unit-of-analysis token")
         elif self.drift_model == "polynomial":
-            self._refuse("high_pass", where="polynomial drifts", other="drift_model 'cosine'")
+            self._refuse("high_pass", where="polynomial drifts", other="--drift-model cosine")
         else:
-            where, other = "no polynomial drifts", "drift_model 'polynomial'"
+            where, other = "no polynomial drifts", "--drift-model polynomial"
             self._refuse("drift_order", where=where, other=other)
 
     def _refuse(self, *names: str, where: str, other: str) -> None:
         """Refuse options that have no effect, where they are not their defaults."""
-        for name in names:
-            if getattr(self, name) != type(self).__dataclass_fields__[name].default:
+        for name, argument in arguments(type(self)).items():
+            if name in names and getattr(self, name) != argument.default:
                 raise UsageError(
-                    f"{name}: found {getattr(self, name)!r} with {where}, where it has no meaning; "
-                    f"leave it out or take {other}"
+                    f"{name} ({argument.flag}): found {getattr(self, name)!r} with {where}, where "
+                    f"it has no meaning; leave it out or take {other}"
                 )
 
     @property

@@ -131,7 +131,9 @@ def write_figures(result: InterventionResult, out_dir: Path) -> list[Path]:
         left.set_yticks(range(cells.shape[0]), list(cells.index))
         for row, values in enumerate(cells.to_numpy()):
             for column, value in enumerate(values):
-                left.text(column, row, f"{value:.2f}", ha="center", va="center", fontsize=8)
+                ink = "white" if abs(value) > 0.6 * limit else "black"  # read on dark cells too
+                text = {"ha": "center", "va": "center", "color": ink}
+                left.text(column, row, f"{value:.2f}", fontsize=8, **text)
         left.set(title=f"{CAPTIONS[measure]}: network by text", xlabel="text")
         figure.colorbar(shown, ax=left, label="change of NLL, nats a token")
         _draw_doses(right, result, measure)

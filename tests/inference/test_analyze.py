@@ -423,7 +423,7 @@ def test_an_image_of_another_space_is_named(copied, recorded, tmp_path):
         ({"smoothing_fwhm": -1}, "above 0"),
         ({"unit_of_analysis": "token", "high_pass": -1}, "above 0"),
         ({"drift_order": 2}, "2 with one image per prompt, where it has no meaning"),
-        ({"unit_of_analysis": "token", "drift_order": 2}, "take drift_model 'polynomial'"),
+        ({"unit_of_analysis": "token", "drift_order": 2}, "take --drift-model polynomial"),
         (
             {"unit_of_analysis": "token", "drift_model": "polynomial", "high_pass": 0.01},
             "with polynomial drifts, where it has no meaning",
