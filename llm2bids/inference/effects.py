@@ -8,7 +8,7 @@ from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import Any
 
 import numpy as np
@@ -22,6 +22,7 @@ from llm2bids.inference.participant import task_provenance
 from llm2bids.inference.provenance import Provenance
 from llm2bids.inference.runs import fit_task
 from llm2bids.inference.statmap import map_path, read_map
+from llm2bids.store.checksums import is_edited, list_file, read_list
 from llm2bids.store.files import data_files
 from llm2bids.store.json import read_json
 
@@ -164,6 +165,7 @@ def read_effects(
     first: _Modelled | None = None
     session = "" if inputs.session is None else f"ses-{inputs.session}/"
     for path in data_files(out_dir, f"sub-*/{session}func/*_stat-effect_statmap.nii.gz"):
+        _refuse_changed(out_dir, path, sidecar(path))
         metadata = read_json(sidecar(path), remedy=_AGAIN)
         made_from = Provenance.read(metadata, sidecar(path))
         condition = _condition(metadata, path)
@@ -191,6 +193,17 @@ def read_effects(
         for key, (path, made_from) in maps.items()
     }
     return _stacked(effects, mask=inside, options=options)
+
+
+def _refuse_changed(out_dir: Path, *files: Path) -> None:
+    """Refuse files that are not as the participant level wrote them; earlier ones have no sums."""
+    for path in files:
+        file = PurePosixPath(path.relative_to(out_dir).as_posix())
+        if is_edited(out_dir, file, read_list(out_dir / list_file(file))):
+            raise InferenceError(
+                f"{path}: changed after llm2bids wrote it (its sha256 is not the one in "
+                f"{list_file(file)}); {_AGAIN}"
+            )
 
 
 def fit_effects(

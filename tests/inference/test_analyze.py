@@ -345,6 +345,16 @@ def test_a_group_contrast_has_a_label_of_its_own(drinks, analysed):
         analyze_group(drinks, analysed, contrasts={"teaVsOthers": "tea - milk"}, progress=False)
 
 
+@pytest.mark.parametrize("end", ["nii.gz", "json"])
+def test_a_map_that_was_changed_is_refused(drinks, analysed, tmp_path, end):
+    out_dir = Path(shutil.copytree(analysed, tmp_path / "out"))
+    (path,) = out_dir.glob(f"sub-02/func/*_contrast-tea_stat-effect_statmap.{end}")
+    other = next(out_dir.glob(f"sub-01/func/*_contrast-tea_stat-effect_statmap.{end}"))
+    shutil.copy(other, path)
+    with pytest.raises(InferenceError, match=rf"{path.name}: changed after .* participant level"):
+        analyze_group(drinks, out_dir, progress=False)
+
+
 def test_one_participant_is_no_group(drinks, analysed):
     with pytest.raises(InferenceError, match=r"found 1 participant\(s\)"):
         analyze_group(drinks, analysed, participant_label=["01"], task=["tea"], progress=False)
