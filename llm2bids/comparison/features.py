@@ -15,6 +15,7 @@ from scipy.io import netcdf_file
 from llm2bids.comparison.means import Float32, deviations
 from llm2bids.dataset.layout import Run
 from llm2bids.dataset.read import Dataset, open_dataset
+from llm2bids.dataset.settings import results_folder
 from llm2bids.exceptions import UsageError
 from llm2bids.model.units import Site
 from llm2bids.options import Options, option, split_options, takes_options
@@ -125,7 +126,7 @@ def features(bids_dir: str | Path, out_dir: str | Path, **options: Any) -> tuple
     (asked,) = split_options(options, FeatureOptions)
     if asked.format == "hdf5" and importlib.util.find_spec("h5py") is None:
         raise UsageError("--format hdf5 needs h5py: pip install 'llm2bids[features]'")
-    dataset, out = open_dataset(bids_dir), Path(out_dir)
+    dataset, out = open_dataset(bids_dir), results_folder(out_dir)
     runs = dataset.select(participant_label=asked.participant_label, task=asked.task)
     sites = chosen_sites(dataset.space, asked.sites)
     components = _components(dataset, runs, sites, asked.pca) if asked.pca else {}

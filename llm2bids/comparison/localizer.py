@@ -17,6 +17,7 @@ from scipy.stats import false_discovery_control, ttest_ind
 from llm2bids.comparison.means import group_sums, require_word_clock
 from llm2bids.dataset.layout import Run
 from llm2bids.dataset.read import Dataset, open_dataset
+from llm2bids.dataset.settings import results_folder
 from llm2bids.exceptions import DatasetError, UsageError
 from llm2bids.inference.provenance import Provenance
 from llm2bids.inference.statmap import map_entries, write_json, write_map
@@ -124,7 +125,7 @@ def localize(bids_dir: str | Path, out_dir: str | Path, **options: Any) -> Local
     A trial's response is the mean over its words, without the first ones; t is Welch's over trials.
     """
     (asked,) = split_options(options, LocalizerOptions)
-    dataset, out = open_dataset(bids_dir), Path(out_dir)
+    dataset, out = open_dataset(bids_dir), results_folder(out_dir)
     runs, label = _runs(dataset, asked.task)
     parts = [trial_means(dataset, run, skip=asked.skip_words) for run in runs]
     kinds = np.concatenate([table["trial_type"].to_numpy(dtype=str) for table, _ in parts])

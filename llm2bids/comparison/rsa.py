@@ -15,6 +15,7 @@ from scipy.stats import t as student
 from llm2bids.comparison.features import FeatureOptions
 from llm2bids.comparison.geometry import ceilings, find_pairs, null_r, p_value
 from llm2bids.comparison.items import KINDS, Side, read_side
+from llm2bids.dataset.settings import results_folder
 from llm2bids.exceptions import UsageError
 from llm2bids.inference.statmap import write_json
 from llm2bids.options import Options, option, shared, split_options, takes_options
@@ -179,6 +180,7 @@ def compare(
     (asked,) = split_options(options, CompareOptions)
     if importlib.util.find_spec("rsatoolbox") is None:
         raise UsageError("compare needs rsatoolbox: pip install 'llm2bids[compare]'")
+    folder = None if out_dir is None else results_folder(out_dir)
     sessions = asked.sessions or (None, None)
     side_a, side_b = (
         read_side(
@@ -189,10 +191,10 @@ def compare(
     result = compare_sides(
         side_a, side_b, n_permutations=asked.n_permutations, seed=asked.seed, kind=asked.items
     )
-    if out_dir is not None:
-        result.save(out_dir)
+    if folder is not None:
+        result.save(folder)
         entries = {"a": str(Path(a).name), "b": str(Path(b).name), **asdict(asked)}
-        write_json(Path(out_dir) / "compare.json", entries)
+        write_json(folder / "compare.json", entries)
     return result
 
 

@@ -50,6 +50,17 @@ def is_dataset(path: Path) -> bool:
     return (path / SETTINGS).is_file()
 
 
+def results_folder(path: Path | str) -> Path:
+    """Give the folder of some results; a dataset is refused, where BIDS has no place for them."""
+    folder = Path(path)
+    if is_dataset(folder):
+        raise DatasetError(
+            f"{folder}: is a dataset, and BIDS has no place for these files in it; expected "
+            "another folder"
+        )
+    return folder
+
+
 def normal_settings(settings: Mapping[str, Any]) -> dict[str, Any]:
     """Bring settings into the form that JSON gives back, with the defaults."""
     normal: dict[str, Any] = json.loads(json.dumps({**_DEFAULTS, **settings}, allow_nan=False))

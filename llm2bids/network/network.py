@@ -17,7 +17,7 @@ from llm2bids.space.header import image_header
 from llm2bids.space.space import Space
 from llm2bids.space.stat_map import LOCATE_COLUMNS, summarize, units_at
 from llm2bids.store.json import to_json
-from llm2bids.store.tables import read_table, write_table
+from llm2bids.store.tables import read_table, whole_numbers, write_table
 
 # Columns of a network's table that describe the unit; statistics follow
 UNIT_COLUMNS = LOCATE_COLUMNS[:-1]
@@ -107,9 +107,17 @@ class Network:
                 f"{self.fingerprint[:16]}, not to {space.label} with {space.fingerprint()[:16]}; "
                 "open the dataset that it was made from"
             )
-        starts = {name: units.start for name, units in space.site_slices.items()}
-        first = self.table["module"].map(starts).to_numpy(dtype=np.intp)
-        return np.asarray(first + self.table["unit"].to_numpy(dtype=np.intp), dtype=np.intp)
+        slices = self.table["module"].map(space.site_slices)
+        numbers = [
+            part.start + unit if isinstance(part, slice) and unit < part.stop - part.start else -1
+            for part, unit in zip(slices, self.table["unit"], strict=True)
+        ]
+        if -1 in numbers:
+            raise NetworkError(
+                f"network {self.label}: unit {self.table['address'].iloc[numbers.index(-1)]} is "
+                f"not in space {space.label}; make the network again"
+            )
+        return np.array(numbers, dtype=np.intp)
 
     def to_img(self, space: Space, *, statistic: str | None = None) -> nib.Nifti1Image:
         """Draw the network in its space.
@@ -259,7 +267,7 @@ def load_network(path: str | Path) -> Network:
     try:
         content = json.loads(description.read_text(encoding="utf-8"))
         table = read_table(path, text=("address", "module", "role"))
-    except (OSError, ValueError, DatasetError) as error:
+    except (OSError, ValueError, RecursionError, DatasetError) as error:
         raise NetworkError(
             f"{path}: cannot be read as a network ({error}); expected a table and its .json beside"
         ) from None
@@ -270,8 +278,17 @@ def load_network(path: str | Path) -> Network:
         raise NetworkError(
             f"{path}: lacks {', '.join(missing)} (table or .json); make the network again"
         )
+    table["unit"] = whole_numbers(table, "unit", where=path, error=NetworkError)
+    named = table["module"] + "[" + table["unit"].astype("str") + "]"
+    wrong = (named != table["address"]) | named.duplicated()
+    if wrong.any():
+        address = table.loc[wrong, "address"].iloc[0]
+        raise NetworkError(
+            f"{path}: address {address} is there twice, or is not that of its module and unit; "
+            "make the network again"
+        )
     floats = {name: "float64" for name in table.columns.difference(list(UNIT_COLUMNS[:6]))}
-    types = {"layer": "Int64", "head": "Int64", "unit": "int64"} | floats
+    types = {"layer": "Int64", "head": "Int64"} | floats
     try:
         table = table.astype({name: types[name] for name in table if name in types})
         provenance = Provenance.of(**content["Provenance"])

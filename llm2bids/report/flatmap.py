@@ -3,6 +3,7 @@
 import math
 import re
 from collections.abc import Sequence
+from io import BytesIO
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -15,6 +16,7 @@ from llm2bids.report.draw.color import Theme, flat_limit, register_colormaps
 from llm2bids.report.draw.flat_figure import PALETTES, ColorScale, FlatMap, flat_figure, shown_units
 from llm2bids.report.section import counted
 from llm2bids.space.stat_map import unit_values
+from llm2bids.store.commit import replace_bytes
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -155,20 +157,25 @@ def _save_figure(figure: "Figure", path: Path) -> None:
     """Write a figure, whole or not at all, in a format of `FORMATS`; its folder is made."""
     from matplotlib import rc_context
 
-    path.parent.mkdir(parents=True, exist_ok=True)
-    staged = path.with_name(f".{path.name}.part")
     # neither date nor random names: the same map gives the same bytes
     empty: dict[str, dict[str, Any]] = {".svg": {"Date": None}, ".pdf": {"CreationDate": None}}
-    kind = path.suffix.lower()
+    kind, drawn = path.suffix.lower(), BytesIO()
     with rc_context({"svg.hashsalt": "llm2bids", "image.composite_image": False}):
         figure.savefig(
-            staged,
+            drawn,
             format=kind[1:],
             dpi=figure.dpi,
             facecolor=figure.get_facecolor(),
             metadata=empty.get(kind),
         )
-    staged.replace(path)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    replace_bytes(path, drawn.getvalue())
+
+
+def check_vmax(vmax: float | None) -> None:
+    """Refuse values of full colour that are none."""
+    if vmax is not None and not (math.isfinite(vmax) and vmax > 0):
+        raise UsageError(f"vmax is {vmax}; expected a finite number above 0, or None")
 
 
 def _check_options(
@@ -184,8 +191,7 @@ def _check_options(
 
     if threshold is not None and not (math.isfinite(threshold) and threshold >= 0):
         raise UsageError(f"threshold is {threshold}; expected a finite number from 0, or None")
-    if vmax is not None and not (math.isfinite(vmax) and vmax > 0):
-        raise UsageError(f"vmax is {vmax}; expected a finite number above 0, or None")
+    check_vmax(vmax)
     if vmax is not None and threshold is not None and threshold >= vmax:
         raise UsageError(
             f"threshold {threshold} is not below vmax {vmax}; no value between them has a colour: "

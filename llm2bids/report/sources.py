@@ -167,7 +167,8 @@ class Sources:
     @cached_property
     def analysed(self) -> npt.NDArray[np.bool_]:
         """Units in the masks of all runs that went into the group maps, (n_units,)."""
-        runs = {run.partition("_run-")[0] for image in self.maps for run in image.metadata["Runs"]}
+        made_from = [Provenance.read(image.metadata, image.path) for image in self.maps]
+        runs = {run.partition("_run-")[0] for run in Provenance.union(made_from).runs}
         masks = self.files("sub-*/**/func/*_desc-brain_mask.nii.gz")
         grouped = [path for path in masks if path.name.partition("_space-")[0] in runs]
         distinct = {path.read_bytes(): path for path in grouped}  # most are alike

@@ -12,7 +12,7 @@ from llm2bids.dataset.locate import space_of
 from llm2bids.dataset.read import Dataset, open_dataset
 from llm2bids.report.draw.color import full_color, map_colors
 from llm2bids.report.draw.mosaic import pack_sites
-from llm2bids.report.flatmap import stat_label
+from llm2bids.report.flatmap import check_vmax, stat_label
 from llm2bids.report.section import encoded, page_script, read_asset, script_json, write_page
 from llm2bids.space.atlas import role_colors
 from llm2bids.space.grid import open_image
@@ -61,8 +61,9 @@ def view(
     SpaceError
         If the image is on another grid, or from another dataset.
     UsageError
-        If `dataset` is no dataset.
+        If `dataset` is no dataset, or `vmax` no finite number above 0.
     """
+    check_vmax(vmax)
     opened = open_dataset(dataset) if isinstance(dataset, str | Path) else dataset
     space, fingerprints = space_of(opened)
     values = unit_values(stat_img, space, fingerprint=fingerprints).astype(np.float32)

@@ -247,10 +247,15 @@ def replace_text(path: Path, text: str) -> None:
 
 
 def replace_bytes(path: Path, contents: bytes) -> None:
-    """Write a file anew in one step, in a folder that is there."""
+    """Write a file anew in one step, in a folder that is there; nothing is left where it fails."""
     staged = path.with_name(f".{path.name}.part")
-    staged.write_bytes(contents)
-    staged.replace(path)
+    try:
+        staged.write_bytes(contents)
+        staged.replace(path)
+    except OSError as error:
+        with suppress(OSError):
+            staged.unlink()
+        raise OSError(error.errno, error.strerror, str(path)) from None
 
 
 def to_disk(paths: Iterable[Path]) -> None:

@@ -1,6 +1,7 @@
 """Layer values as files, read back as encoding toolkits read them."""
 
 import subprocess
+from functools import partial
 
 import h5py
 import numpy as np
@@ -8,7 +9,7 @@ import pandas as pd
 import pytest
 from scipy.io import netcdf_file
 
-from llm2bids import features, open_dataset
+from llm2bids import compare, features, localize, open_dataset
 from llm2bids.cli.main import main
 from llm2bids.comparison.features import delayed
 from llm2bids.exceptions import DatasetError, ModelError, UsageError
@@ -129,6 +130,14 @@ def test_a_recorded_dataset_has_features_too(synthetic, written, tmp_path):
 def test_what_is_refused(options, error, message, stories, tmp_path):
     with pytest.raises(error, match=message):
         features(stories.path, tmp_path / "out", **options)
+
+
+@pytest.mark.parametrize("verb", [features, localize, partial(compare, n_permutations=5)])
+def test_results_do_not_go_into_a_dataset(verb, stories):
+    before = sorted(stories.path.rglob("*"))
+    with pytest.raises(DatasetError, match="is a dataset, and BIDS has no place for these files"):
+        verb(stories.path, *([stories.path] * (2 if isinstance(verb, partial) else 1)))
+    assert sorted(stories.path.rglob("*")) == before
 
 
 def test_the_command(stories, tmp_path, capsys):

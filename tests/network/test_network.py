@@ -156,13 +156,45 @@ def test_damaged_files_are_refused(tea, tmp_path):
         load_network(table)
     table.write_text(text)
     for content, message in [
-        ("{", "cannot be read"), ("[]", "lacks Label"), ("{}", "lacks Label"),
+        ("{", "cannot be read"),
+        ("[" * 100_000, "cannot be read"),
+        ("[]", "lacks Label"),
+        ("{}", "lacks Label"),
         (json.dumps({**about, "Provenance": 3}), "lists of names"),
         (json.dumps({**about, "Provenance": {"prompts": "tea"}}), "names .* are lists"),
-    ]:  # fmt: skip
+    ]:
         description.write_text(content)
         with pytest.raises(NetworkError, match=message):
             load_network(table)
+
+
+@pytest.mark.parametrize(
+    ("row", "message"),
+    [
+        ("embed[99]\tembed\t99", "unit embed\\[99\\] is not in space Tiny"),
+        ("gone[2]\tgone\t2", "unit gone\\[2\\] is not in space Tiny"),
+        ("embed[-1]\tembed\t-1", "column unit, row 1 is .*expected a whole number from 0"),
+        ("embed[1]\tembed\t1.5", "column unit, row 1 is .*expected a whole number from 0"),
+        ("embed[3]\tembed\t4", "address embed\\[3\\] is there twice, or is not that of its mod"),
+    ],
+)
+def test_a_row_that_names_no_unit_is_refused(space, tmp_path, row, message):
+    """Another unit would be drawn, edited or compared in its place."""
+    address, module, unit = row.split("\t")
+    table, _ = make(space, "one", {0: 1.0}).save(tmp_path / "one.tsv")
+    cells = pd.read_csv(table, sep="\t", dtype="str", keep_default_na=False)
+    cells = cells.assign(address=address, module=module, unit=unit)
+    cells.to_csv(table, sep="\t", index=False)
+    with pytest.raises(NetworkError, match=message):
+        load_network(table).units(space)
+
+
+def test_a_unit_that_is_there_twice_is_refused(tea, tmp_path):
+    table, _ = tea.save(tmp_path / "tea.tsv")
+    header, *rows = table.read_text().splitlines(keepends=True)
+    table.write_text("".join([header, *rows, rows[1]]))
+    with pytest.raises(NetworkError, match=r"address embed\[3\] is there twice"):
+        load_network(table)
 
 
 def test_columns_begin_with_the_unit(tea):

@@ -12,7 +12,7 @@ import pytest
 
 from llm2bids import open_dataset, view
 from llm2bids.cli.main import main
-from llm2bids.exceptions import SpaceError
+from llm2bids.exceptions import SpaceError, UsageError
 from llm2bids.report.sources import find_sources
 from tests.report.browser import Browser, find_chromium
 from tests.report.test_access import axe, violations  # noqa: F401
@@ -155,6 +155,14 @@ def test_an_image_on_another_grid_is_refused(scanned, tmp_path):
     image = nib.Nifti1Image(np.zeros((3, 4, 5), dtype=np.float32), space.affine)
     with pytest.raises(SpaceError, match="shape"):
         view(image, scanned / "dataset", output_file=tmp_path / "page.html")
+    assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize("vmax", [0, -1.5, float("nan"), float("inf")])
+def test_a_limit_that_is_none_is_refused(scanned, tmp_path, vmax):
+    space = open_dataset(scanned / "dataset").space
+    with pytest.raises(UsageError, match=r"vmax is .*; expected a finite number above 0"):
+        view(np.ones(space.n_units), space, output_file=tmp_path / "a.html", vmax=vmax)
     assert not list(tmp_path.iterdir())
 
 

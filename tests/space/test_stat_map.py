@@ -10,6 +10,7 @@ from nilearn.glm.first_level import FirstLevelModel
 from nilearn.image import resample_img, smooth_img
 from scipy import ndimage
 
+from llm2bids.exceptions import SpaceError
 from llm2bids.model.units import Site
 from llm2bids.space.stat_map import unit_values, white_correlation
 from tests.synthetic import build, encode, plain_calibration
@@ -47,6 +48,12 @@ def first_level(series, space, **options):
     mask = nib.Nifti1Image(space.brain.astype(np.uint8), space.affine)
     model = FirstLevelModel(t_r=T_R, mask_img=mask, hrf_model=None, **options)
     return model.fit(series, events=events).compute_contrast("on", output_type="all")
+
+
+@pytest.mark.parametrize("dtype", ["complex64", "U3", "object"])
+def test_arrays_of_what_is_no_real_number_are_refused(space, dtype):
+    with pytest.raises(SpaceError, match=r"array holds .*expected real numbers"):
+        unit_values(np.zeros(space.n_units).astype(dtype), space)
 
 
 @pytest.mark.parametrize(
