@@ -11,10 +11,11 @@ import operator
 import re
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import Field, dataclass, field, fields, replace
+from functools import wraps
 from numbers import Integral, Real
 from pathlib import Path
 from types import NoneType, UnionType
-from typing import Any, Literal, TypeVar, Union, get_args, get_origin, get_type_hints
+from typing import Any, Literal, TypeVar, Union, cast, get_args, get_origin, get_type_hints
 
 from llm2bids.exceptions import UsageError
 
@@ -252,10 +253,26 @@ def _leaves(hint: Any) -> frozenset[Any]:
     return frozenset().union(*map(_leaves, inner)) if inner else frozenset({hint})
 
 
+def checked(verb: Verb) -> Verb:
+    """Refuse arguments of a verb that do not have the types of its annotations."""
+    signature = inspect.signature(verb)
+
+    @wraps(verb)
+    def call(*given: Any, **keywords: Any) -> Any:
+        for name, value in signature.bind_partial(*given, **keywords).arguments.items():
+            hint = signature.parameters[name].annotation
+            if hint is not signature.empty and not fits(value, hint):
+                raise UsageError(f"{name} is {value!r}; expected {in_words(hint)}")
+        return verb(*given, **keywords)
+
+    return cast(Verb, call)
+
+
 def takes_options(*kinds: type) -> Callable[[Verb], Verb]:
     """Spell the options out in the signature and the docstring of a verb that takes them."""
 
     def spell_out(verb: Verb) -> Verb:
+        verb = checked(verb)
         signature, taken = inspect.signature(verb), arguments(*kinds)
         own = [p for p in signature.parameters.values() if p.kind is not p.VAR_KEYWORD]
         flat = {name: p for kind in kinds for name, p in inspect.signature(kind).parameters.items()}

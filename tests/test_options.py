@@ -9,6 +9,7 @@ from typing import Any, Literal
 import numpy as np
 import pytest
 
+import llm2bids
 from llm2bids import read, record, replay
 from llm2bids.exceptions import DatasetError, UsageError
 from llm2bids.options import Options, none_or_name, option
@@ -120,3 +121,26 @@ def test_what_words_do_not_have_is_no_option_of_theirs(tmp_path):
     ):
         with pytest.raises(UsageError, match=message):
             read(tmp_path / "bids", stimuli=tmp_path / "a.tsv", **options)
+
+
+@pytest.mark.parametrize(
+    ("verb", "given", "message"),
+    [
+        (llm2bids.open_dataset, [None], "path is None; expected text or a path"),
+        (llm2bids.load_network, [3], "path is 3; expected text or a path"),
+        (llm2bids.Findings.load, [None], "out_dir is None; expected text or a path"),
+        (llm2bids.write_report, ["x", "y"], None),
+        (llm2bids.compare, ["x", None], "b is None; expected text or a path"),
+        (partial(llm2bids.write_report, niivue="x"), ["x"], "niivue is 'x'; expected True or"),
+        (
+            partial(llm2bids.view, output_file=3),
+            [0, 0],
+            "output_file is 3; expected text or a path",
+        ),
+        (partial(llm2bids.record, progress=1), ["x"], "progress is 1; expected True or False"),
+    ],
+)
+def test_an_argument_that_is_no_option_is_held_to_its_type_too(verb, given, message):
+    """From Python a verb says which argument is wrong, as the command line does."""
+    with pytest.raises(TypeError if message is None else UsageError, match=message):
+        verb(*given)

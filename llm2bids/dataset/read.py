@@ -28,7 +28,7 @@ from llm2bids.dataset.sidecar import base_fields
 from llm2bids.dataset.space_template import read_template
 from llm2bids.dataset.transcript import read_transcript
 from llm2bids.exceptions import DatasetError, UsageError
-from llm2bids.options import fits, in_words
+from llm2bids.options import checked, fits, in_words
 from llm2bids.paradigm.design import RunDesign
 from llm2bids.paradigm.prompts import COLUMNS as PROMPT_COLUMNS
 from llm2bids.paradigm.task import Paradigm
@@ -370,6 +370,7 @@ def _read_prompts(file: Path) -> pd.DataFrame:
     return checked_columns(table, file, (), text=PROMPT_COLUMNS)
 
 
+@checked
 def open_dataset(path: str | Path) -> Dataset:
     """Open a dataset that llm2bids wrote.
 

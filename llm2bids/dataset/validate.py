@@ -13,6 +13,7 @@ from typing import Any
 from llm2bids.dataset.layout import DERIVATIVE
 from llm2bids.dataset.sidecar import fill_json
 from llm2bids.exceptions import DatasetError
+from llm2bids.options import checked
 from llm2bids.store.json import to_json
 
 PROGRAM = "bids-validator-deno"  # name of the program; `pip install bids-validator-deno` brings it
@@ -88,6 +89,7 @@ class Validation:
         return "\n".join(lines)
 
 
+@checked
 def validate(bids_dir: str | Path) -> Validation:
     """Run the official BIDS validator on a dataset and on its derivative, each as one of its own.
 

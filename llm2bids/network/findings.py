@@ -26,6 +26,7 @@ from llm2bids.network.overlap import Overlap
 from llm2bids.network.repeatability import Repeatability
 from llm2bids.network.stored import apart, from_plain, to_plain
 from llm2bids.network.task_networks import TaskNetwork
+from llm2bids.options import checked
 from llm2bids.space.space import Space
 from llm2bids.store.commit import replace_text
 from llm2bids.store.tables import write_table
@@ -187,6 +188,7 @@ class Findings:
         return (*files, *(folder / f"{name}.tsv" for name in tables), folder / "findings.json")
 
     @classmethod
+    @checked
     def load(cls, out_dir: str | Path) -> "Findings | None":
         """Read the findings that `save` wrote.
 

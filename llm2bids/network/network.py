@@ -13,6 +13,7 @@ import pandas as pd
 
 from llm2bids.exceptions import DatasetError, NetworkError
 from llm2bids.inference.provenance import LEVELS, Provenance
+from llm2bids.options import checked
 from llm2bids.space.header import image_header
 from llm2bids.space.space import Space
 from llm2bids.space.stat_map import LOCATE_COLUMNS, summarize, units_at
@@ -244,6 +245,7 @@ def make_network(
     )
 
 
+@checked
 def load_network(path: str | Path) -> Network:
     """Read a network that `Network.save` wrote.
 

@@ -1,6 +1,5 @@
 """Flat maps: the whole model as one picture, layers by panels, with a statistical map on it."""
 
-import math
 import re
 from collections.abc import Sequence
 from io import BytesIO
@@ -12,6 +11,7 @@ import numpy.typing as npt
 
 from llm2bids.dataset.locate import space_of
 from llm2bids.exceptions import UsageError
+from llm2bids.options import fits
 from llm2bids.report.draw.color import Theme, flat_limit, register_colormaps
 from llm2bids.report.draw.flat_figure import PALETTES, ColorScale, FlatMap, flat_figure, shown_units
 from llm2bids.report.section import counted
@@ -174,8 +174,8 @@ def _save_figure(figure: "Figure", path: Path) -> None:
 
 def check_vmax(vmax: float | None) -> None:
     """Refuse values of full colour that are none."""
-    if vmax is not None and not (math.isfinite(vmax) and vmax > 0):
-        raise UsageError(f"vmax is {vmax}; expected a finite number above 0, or None")
+    if vmax is not None and not (fits(vmax, float) and vmax > 0):
+        raise UsageError(f"vmax is {vmax!r}; expected a finite number above 0, or None")
 
 
 def _check_options(
@@ -189,8 +189,8 @@ def _check_options(
     from matplotlib import colormaps
     from matplotlib.colors import Colormap
 
-    if threshold is not None and not (math.isfinite(threshold) and threshold >= 0):
-        raise UsageError(f"threshold is {threshold}; expected a finite number from 0, or None")
+    if threshold is not None and not (fits(threshold, float) and threshold >= 0):
+        raise UsageError(f"threshold is {threshold!r}; expected a finite number from 0, or None")
     check_vmax(vmax)
     if vmax is not None and threshold is not None and threshold >= vmax:
         raise UsageError(

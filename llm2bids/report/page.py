@@ -4,6 +4,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from llm2bids.exceptions import UsageError
+from llm2bids.options import checked
 from llm2bids.report.citation import methods_body
 from llm2bids.report.design import design_body, designs_body
 from llm2bids.report.findings import (
@@ -28,6 +29,7 @@ from llm2bids.report.view import view
 SCRIPTS = ("copy.js", "map.js", "explore.js")  # scripts of the page, in the order in which they run
 
 
+@checked
 def write_report(
     out_dir: str | Path,
     *,

@@ -10,6 +10,7 @@ import numpy.typing as npt
 from llm2bids.dataset.layout import template_file
 from llm2bids.dataset.locate import space_of
 from llm2bids.dataset.read import Dataset, open_dataset
+from llm2bids.options import checked
 from llm2bids.report.draw.color import full_color, map_colors
 from llm2bids.report.draw.mosaic import pack_sites
 from llm2bids.report.flatmap import check_vmax, stat_label
@@ -23,6 +24,7 @@ _DARKEST = 40  # colours of an arm that are left out: on the anatomy they would 
 SHARE = 5.0  # per cent of the units that are shown at first, where a map has values in most units
 
 
+@checked
 def view(
     stat_img: Any,
     dataset: Any,
@@ -119,7 +121,7 @@ def _data(
             "above": colors[middle + _DARKEST :].T.tolist(),
             "below": colors[middle - _DARKEST :: -1].T.tolist(),
         },
-        "show": vmax or full_color(shown[shown != 0]),
+        "show": full_color(shown[shown != 0]) if vmax is None else float(vmax),
         "share": SHARE if dense else 100,
         "signed": bool((shown < 0).any()),
         "unit": unit.partition("(")[2].rstrip(")") or unit,

@@ -17,6 +17,7 @@ from llm2bids.dataset.settings import compare_settings, is_dataset
 from llm2bids.dataset.shard import SHARDS, begin_shard, list_shards, shard_root
 from llm2bids.dataset.write import DatasetWriter
 from llm2bids.exceptions import DatasetError, Llm2bidsError, UsageError
+from llm2bids.options import checked
 from llm2bids.paradigm.design import RunDesign, participant_label
 from llm2bids.recording.draw import Scan
 from llm2bids.scan.answers import GivenAnswers
@@ -261,6 +262,7 @@ def _labels_of(designs: Sequence[RunDesign]) -> list[str]:
     return list(dict.fromkeys(design.participant_label for design in designs))
 
 
+@checked
 def merge(bids_dir: str | Path, *, allow_missing: bool = False, overwrite: bool = False) -> Dataset:
     """Take the shards of a dataset in: participants that `record` wrote by themselves.
 

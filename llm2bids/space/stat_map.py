@@ -10,6 +10,7 @@ import numpy.typing as npt
 import pandas as pd
 
 from llm2bids.exceptions import SpaceError
+from llm2bids.options import fits
 from llm2bids.space.definition import unit_table
 from llm2bids.space.grid import GridImage, open_image
 from llm2bids.space.header import fingerprint_differs, read_fingerprint
@@ -147,13 +148,13 @@ def check_threshold(threshold: float | None, top_percent: float | None, *, two_s
         raise SpaceError(
             f"give exactly one of threshold and top_percent, got {threshold} and {top_percent}"
         )
-    if threshold is not None and (not math.isfinite(threshold) or (two_sided and threshold < 0)):
+    if threshold is not None and (not fits(threshold, float) or (two_sided and threshold < 0)):
         raise SpaceError(
-            f"threshold is {threshold}; expected a finite number, from 0 in a two-sided search "
+            f"threshold is {threshold!r}; expected a finite number, from 0 in a two-sided search "
             "(negative values are found as well)"
         )
-    if top_percent is not None and not 0 < top_percent <= 100:
-        raise SpaceError(f"top_percent is {top_percent}; expected more than 0 and at most 100")
+    if top_percent is not None and not (fits(top_percent, float) and 0 < top_percent <= 100):
+        raise SpaceError(f"top_percent is {top_percent!r}; expected more than 0 and at most 100")
 
 
 def _check_fingerprint(
