@@ -10,6 +10,8 @@ from typing import Any, TypeVar
 import numpy as np
 import pandas as pd
 
+from llm2bids.options import fits, in_words
+
 T = TypeVar("T")
 
 _APART = "apart"  # key of the metadata of fields that are stored in files of their own
@@ -62,6 +64,10 @@ def _typed(hint: Any, value: Any) -> Any:
         return None if value is None else _typed(inner[0], value)
     if dataclasses.is_dataclass(hint):
         return from_plain(typing.cast(Any, hint), value)
+    is_list = origin in (np.ndarray, tuple, frozenset)
+    if not (isinstance(value, list) if is_list else hint is float or fits(value, hint)):
+        expected = "a list" if is_list else in_words(hint)
+        raise TypeError(f"found {str(value)[:60]!r}, expected {expected}")
     if origin is np.ndarray:
         dtype = typing.get_args(arguments[1])[0]
         return np.array(value, dtype=object).astype(dtype)

@@ -10,6 +10,7 @@ import pandas as pd
 from markupsafe import Markup
 
 from llm2bids.dataset.layout import Run
+from llm2bids.exceptions import DatasetError
 from llm2bids.report.draw.color import diverging_indices, diverging_palette
 from llm2bids.report.draw.svg import palette_png
 from llm2bids.report.section import listed, missing, render
@@ -104,6 +105,8 @@ def _matrix_drawing(sources: Sources, path: Path) -> tuple[Markup, float]:
     """Draw a design matrix, columns scaled to their largest value; give its width too."""
     table = read_table(path)
     checked_columns(table, path, list(table.columns))
+    if not len(table):
+        raise DatasetError(f"{path}: no row in it; run llm2bids analyze again")
     known = (*sources.tasks, *sources.trial_types)
     names = [str(name) for name in table.columns]
     columns = [

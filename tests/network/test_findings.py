@@ -218,8 +218,10 @@ def test_findings_that_cannot_be_read_say_so(found, space, tmp_path):
     found.save(tmp_path, space)
     path = tmp_path / FOLDER / "findings.json"
     content = json.loads(path.read_text())
-    del content["overlap"]["dice"]
-    for text in (json.dumps(content), "[]", "{"):
+    overlap = content["overlap"]
+    without = {name: values for name, values in overlap.items() if name != "dice"}
+    damaged = ({"overlap": without}, {"overlap": {**overlap, "dice": None}}, {"n_units": "many"})
+    for text in (*(json.dumps(content | change) for change in damaged), "[]", "{"):
         path.write_text(text)
         with pytest.raises(NetworkError, match=r"findings.json: is not what this version.*again"):
             Findings.load(tmp_path)

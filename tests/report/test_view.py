@@ -161,7 +161,7 @@ def test_an_image_on_another_grid_is_refused(scanned, tmp_path):
 @pytest.mark.parametrize("vmax", [0, -1.5, float("nan"), float("inf")])
 def test_a_limit_that_is_none_is_refused(scanned, tmp_path, vmax):
     space = open_dataset(scanned / "dataset").space
-    with pytest.raises(UsageError, match=r"vmax is .*; expected a finite number above 0"):
+    with pytest.raises(UsageError, match=r"vmax is .*; expected a finite number"):
         view(np.ones(space.n_units), space, output_file=tmp_path / "a.html", vmax=vmax)
     assert not list(tmp_path.iterdir())
 
