@@ -46,6 +46,7 @@ def export_ia3(edit: Edit, folder: str | Path, model: Any) -> Path:
             f"edit {edit.label}: {edit.kind} {edit.method} is no (IA)^3 adapter, which scales; "
             "expected an edit of kind scale, or one that sets units to 0"
         )
+    model = _of_transformers(model)
     names = down_projections(model, edit.sites)
     factors = {}
     for part in edit.parts:
@@ -105,6 +106,7 @@ def export_lora(
     UsageError
         If numbers do not fit.
     """
+    _check_table(modules, "modules", "module", "parameter", "fisher", "n_parameters")
     known = modules[modules["fisher"] > 0]
     if not 1 <= n_modules <= len(known) or rank < 1:
         raise UsageError(
@@ -162,10 +164,11 @@ def export_masks(neurons: pd.DataFrame, path: str | Path, loaded: "LoadedModel")
     from llm2bids.model.weights import mlp_neurons, write_masks
 
     chosen = [rows["network"].to_numpy() == 1 for _, rows in _by_site(neurons)]
-    layers = mlp_neurons(loaded.model, [site for site, _ in _by_site(neurons)])
+    model = _of_transformers(loaded)
+    layers = mlp_neurons(model, [site for site, _ in _by_site(neurons)])
     target = Path(path)
     target.parent.mkdir(parents=True, exist_ok=True)
-    write_masks(target, loaded.model, layers, chosen)
+    write_masks(target, model, layers, chosen)
     return target
 
 
@@ -202,7 +205,9 @@ def shira_mask_fn(
     for site, rows in _by_site(neurons):
         kept = rows[rows["network"] == 1].sort_values("effect", key=abs, ascending=False)
         order.append((site, kept["unit"].to_numpy(dtype=np.intp)))
-    return shira_masks(model, order, r)
+    if r < 1:
+        raise UsageError(f"r is {r}; expected 1 or more")
+    return shira_masks(_of_transformers(model), order, r)
 
 
 def export_control_vector(edit: Edit, path: str | Path, *, model_hint: str = "llama") -> Path:
@@ -258,7 +263,26 @@ def export_control_vector(edit: Edit, path: str | Path, *, model_hint: str = "ll
     return target
 
 
+def _of_transformers(model: Any) -> Any:
+    """Give the model itself, of one that llm2bids loaded too."""
+    from llm2bids.model.load import LoadedModel
+
+    model = model.model if isinstance(model, LoadedModel) else model
+    if not hasattr(model, "get_submodule"):
+        raise UsageError(f"model is a {type(model).__name__}; expected a transformers model")
+    return model
+
+
+def _check_table(table: pd.DataFrame, name: str, *columns: str) -> None:
+    """Refuse what is not a table of `targets`."""
+    missing = [column for column in columns if column not in table]
+    if missing or table.empty:
+        fault = f"lacks {', '.join(missing)}" if missing else "has no rows"
+        raise UsageError(f"{name}: {fault}; expected the table {name} of llm2bids.targets")
+
+
 def _by_site(neurons: pd.DataFrame) -> list[tuple[Site, pd.DataFrame]]:
+    _check_table(neurons, "neurons", "address", "unit", "effect", "network")
     names = neurons["address"].str.rpartition("[")[0]
     return [
         (Site(name=str(name), layer=None, role="mlp", width=len(rows)), rows)

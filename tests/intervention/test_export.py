@@ -194,3 +194,18 @@ def test_a_control_vector_is_read_by_gguf(scanned, tmp_path):
             llm2bids.make_edit(scanned, stat_img=np.arange(scanned.space.n_units) * 1.0),
             tmp_path / "x.gguf",
         )
+
+
+def test_tables_and_models_that_are_none(tiny_loaded, tmp_path):
+    loaded, neurons = tiny_loaded("llama"), neuron_table()
+    with pytest.raises(UsageError, match="neurons: lacks network; expected the table neurons of"):
+        export_masks(neurons.drop(columns="network"), tmp_path / "m.safetensors", loaded)
+    with pytest.raises(UsageError, match="neurons: has no rows"):
+        shira_mask_fn(neurons.iloc[:0], loaded.model)
+    with pytest.raises(UsageError, match="modules: lacks module, parameter, fisher, n_parameters"):
+        export_lora(neurons, tmp_path)
+    with pytest.raises(UsageError, match="model is a str; expected a transformers model"):
+        shira_mask_fn(neurons, "llama")
+    with pytest.raises(UsageError, match="r is 0; expected 1 or more"):
+        shira_mask_fn(neurons, loaded.model, r=0)
+    assert export_masks(neurons, tmp_path / "m.safetensors", loaded.model).is_file()
