@@ -15,6 +15,7 @@ from llm2bids.cli import options
 from llm2bids.cli.options import add
 from llm2bids.exceptions import UsageError
 from llm2bids.intervention.edit import EditOptions, make_edit
+from llm2bids.options import arguments
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -36,13 +37,19 @@ def run(args: argparse.Namespace) -> int:
     from llm2bids.intervention.subject import load_recorded
     from llm2bids.model.edit import load_edit
 
-    named = args.stat_img, args.network, args.atlas
+    asked, named = options.read(args, EditOptions), (args.stat_img, args.network, args.atlas)
     if args.export_model is not None and all(source is None for source in named):
+        known = arguments(EditOptions).items()
+        if given := [item.flag.split()[0] for name, item in known if asked[name] != item.default]:
+            raise UsageError(
+                f"{', '.join(given)}: without a map, a network or an atlas {args.file} is read as "
+                "it is; leave it out"
+            )
         edit = load_edit(args.file)
     else:
         if args.file.exists():
             raise UsageError(f"{args.file}: is there already; expected the name of a new file")
-        edit = make_edit(args.bids_dir, **options.read(args, EditOptions))
+        edit = make_edit(args.bids_dir, **asked)
         edit.save(args.file)
         roles = ", ".join(dict.fromkeys(site.role for site in edit.sites))
         print(f"{args.file}: {edit.n_units:,} units of {roles} ({edit.criterion})")

@@ -269,6 +269,8 @@ def test_the_command_makes_an_edit_and_bakes_it(scanned, model, tmp_path, capsys
         [34, 35, 36, 37, 38, 39]
     ]
     assert main([*command, *units]) == 2 and "is there already" in capsys.readouterr().err
+    assert main([*command, *bake, "--method", "mean", "--top", "3"]) == 2
+    assert "--top: without a map, a network or an atlas" in capsys.readouterr().err
     assert main([*command, *bake, "--device", "cpu", "-q"]) == 0
     assert "logits within" in capsys.readouterr().out
     down = load_model(tmp_path / "baked", device="cpu").model.model.layers[2].mlp.down_proj
