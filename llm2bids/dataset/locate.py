@@ -72,14 +72,3 @@ def space_of(dataset: Any) -> tuple[Space, tuple[str, str] | None]:
     raise UsageError(
         f"dataset is a {type(dataset).__name__}; expected a Dataset, the path of one, or a Space"
     )
-
-
-def as_dataset(dataset: Any) -> Dataset:
-    """Take a dataset, or open the one at a path."""
-    if isinstance(dataset, str | Path):
-        return open_dataset(dataset)
-    if not isinstance(dataset, Dataset):
-        raise UsageError(
-            f"dataset is a {type(dataset).__name__}; expected a Dataset, or the path of one"
-        )
-    return dataset

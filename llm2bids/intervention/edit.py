@@ -10,14 +10,13 @@ from typing import TYPE_CHECKING, Any, Literal
 import numpy as np
 import numpy.typing as npt
 
-from llm2bids.dataset.locate import as_dataset
-from llm2bids.dataset.read import Dataset
+from llm2bids.dataset.read import Dataset, open_dataset
 from llm2bids.exceptions import InterventionError, UsageError
 from llm2bids.inference.provenance import LEVELS, Provenance
 from llm2bids.intervention.units import Sign, choose_units
 from llm2bids.model.edit import Edit, SiteEdit, check_weights, grouped
 from llm2bids.network.network import Network
-from llm2bids.options import Options, chosen, option, takes_options
+from llm2bids.options import Options, checked, chosen, option, takes_options
 from llm2bids.space.space import Space
 
 if TYPE_CHECKING:
@@ -111,7 +110,8 @@ def make_edit(dataset: Dataset | str | Path, **options: Any) -> Edit:
     By default the units of a map are those whose output is given to the MLP's down projection
     (``act_fn``, or what plays its part), and all of a network or an atlas.
     """
-    dataset, asked = as_dataset(dataset), EditOptions(**options)
+    asked = EditOptions(**options)
+    dataset = open_dataset(dataset) if isinstance(dataset, str | Path) else dataset
     method, value = asked.method, asked.value
     if (value is not None) != (method in ("constant", "scale", "add")):
         raise UsageError(
@@ -185,6 +185,7 @@ def vector_edit(
     )
 
 
+@checked
 @contextmanager
 def edited(model: "LoadedModel | Any", edit: Edit) -> Iterator[Any]:
     """Edit a model for the length of a ``with`` block.

@@ -11,11 +11,13 @@ import pandas as pd
 from llm2bids.exceptions import InterventionError, UsageError
 from llm2bids.model.edit import Edit
 from llm2bids.model.units import Site
+from llm2bids.options import checked
 
 if TYPE_CHECKING:
     from llm2bids.model.load import LoadedModel
 
 
+@checked
 def export_ia3(edit: Edit, folder: str | Path, model: Any) -> Path:
     """Write an edit that scales MLP activations, or sets them to 0, as an (IA)^3 adapter of peft.
 
@@ -68,6 +70,7 @@ def export_ia3(edit: Edit, folder: str | Path, model: Any) -> Path:
     return target
 
 
+@checked
 def export_lora(
     modules: pd.DataFrame,
     folder: str | Path,
@@ -143,6 +146,7 @@ def export_lora(
     return _write_adapter(folder, content)
 
 
+@checked
 def export_masks(neurons: pd.DataFrame, path: str | Path, loaded: "LoadedModel") -> Path:
     """Write the weights of a network's neurons as masks for their gradients, for plain torch.
 
@@ -172,6 +176,7 @@ def export_masks(neurons: pd.DataFrame, path: str | Path, loaded: "LoadedModel")
     return target
 
 
+@checked
 def shira_mask_fn(
     neurons: pd.DataFrame, model: Any, *, r: int = 1
 ) -> tuple[tuple[str, ...], Callable[..., Any]]:
@@ -210,6 +215,7 @@ def shira_mask_fn(
     return shira_masks(_of_transformers(model), order, r)
 
 
+@checked
 def export_control_vector(edit: Edit, path: str | Path, *, model_hint: str = "llama") -> Path:
     """Write an edit that adds a vector to the residual stream as a control vector of llama.cpp.
 

@@ -13,7 +13,7 @@ import numpy.typing as npt
 
 from llm2bids.exceptions import InterventionError
 from llm2bids.model.units import Site
-from llm2bids.options import fits
+from llm2bids.options import checked, fits
 from llm2bids.store.commit import replace_text
 
 EditKind = Literal["set", "scale", "add"]
@@ -186,6 +186,7 @@ class Edit:
         }
 
 
+@checked
 def load_edit(path: str | Path) -> Edit:
     """Read an edit that `Edit.save` wrote.
 

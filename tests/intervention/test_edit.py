@@ -193,7 +193,7 @@ def test_units_that_cannot_be_chosen(options, error, message, scanned, values):
 def test_the_dataset_may_be_a_path(scanned, values):
     made, same = (llm2bids.make_edit(d, stat_img=values) for d in (scanned, scanned.path))
     assert made.metadata() == same.metadata()
-    with pytest.raises(UsageError, match="dataset is a Space; expected a Dataset"):
+    with pytest.raises(UsageError, match=r"is Space\(.*; expected Dataset or text or a path"):
         llm2bids.make_edit(scanned.space, stat_img=values)
 
 

@@ -206,6 +206,8 @@ def test_tables_and_models_that_are_none(tiny_loaded, tmp_path):
         export_lora(neurons, tmp_path)
     with pytest.raises(UsageError, match="model is a str; expected a transformers model"):
         shira_mask_fn(neurons, "llama")
+    with pytest.raises(UsageError, match="by is 'role'; expected 'module', 'layer'"):
+        export_lora(module_table(loaded.model), tmp_path, by="role")
     with pytest.raises(UsageError, match="r is 0; expected 1 or more"):
         shira_mask_fn(neurons, loaded.model, r=0)
     assert export_masks(neurons, tmp_path / "m.safetensors", loaded.model).is_file()
