@@ -108,7 +108,17 @@ def record(
 
 
 @takes_options(ScanOptions)
-def replay(bids_dir: str | Path, *, transcripts: str | Path, **options: Any) -> Dataset:
+def replay(
+    bids_dir: str | Path,
+    *,
+    transcripts: str | Path,
+    prepare_only: bool = False,
+    participant_label: Sequence[str] | None = None,
+    cluster: str | Path | None = None,
+    overwrite: bool = False,
+    progress: bool = True,
+    **options: Any,
+) -> Dataset:
     """Scan a model on given answers (teacher-forced): one forward pass for each batch.
 
     Parameters
@@ -118,6 +128,8 @@ def replay(bids_dir: str | Path, *, transcripts: str | Path, **options: Any) -> 
     transcripts : str or Path
         TSV with the columns ``prompt_id`` and ``answer`` (text), or ``prompt_id``, ``position``
         and ``token_id``; or a dataset of ours, whose own transcripts are taken.
+    prepare_only, participant_label, cluster, overwrite, progress
+        Those of :func:`record`.
     **options
         The options of a scan.
 
@@ -130,12 +142,17 @@ def replay(bids_dir: str | Path, *, transcripts: str | Path, **options: Any) -> 
     ------
     Llm2bidsError
         As :func:`record`; also if the table lacks a column or an answer to a prompt.
-
-    Notes
-    -----
-    ``overwrite`` and ``progress`` are those of :func:`record`.
     """
-    return record(bids_dir, answers=read_answers(Path(transcripts)), **options)
+    return record(
+        bids_dir,
+        answers=read_answers(Path(transcripts)),
+        prepare_only=prepare_only,
+        participant_label=participant_label,
+        cluster=cluster,
+        overwrite=overwrite,
+        progress=progress,
+        **options,
+    )
 
 
 def _record(task: Task, *, prepare_only: bool, cluster: str | Path | None, progress: bool) -> None:

@@ -1,5 +1,6 @@
 """The command line: exit codes, messages, and what is (not) imported."""
 
+import inspect
 import os
 import re
 import subprocess
@@ -7,6 +8,7 @@ import sys
 
 import pytest
 
+import llm2bids
 from llm2bids import __version__
 from llm2bids.cli import main as cli
 
@@ -210,3 +212,27 @@ def test_verbosity(tmp_path, capsys):
     with pytest.raises(SystemExit):
         cli.main(["check", str(tmp_path / "none"), "-q", "-v"])
     assert "not allowed with argument -q/--quiet" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    "command",
+    ["record", "replay", "read", "features", "localize", "compare", "lesion", "steer", "monitor"],
+)
+def test_every_option_of_a_command_reaches_its_verb(command):
+    """`replay` took --prepare, --participant-label, --overwrite and -q, and passed none of them."""
+    parser = cli.build_parser([command])._subparsers._group_actions[0].choices[command]
+    names = {action.dest for action in parser._actions} - {"help", "verbose", "debug"}
+    if command in ("features", "localize", "compare"):
+        names.remove("progress")  # nothing to show
+    assert names <= set(inspect.signature(getattr(llm2bids, command)).parameters)
+
+
+def test_a_replay_is_prepared_and_recorded_in_parts(scanned, model, tmp_path, capsys):
+    out = tmp_path / "replay"
+    argv = ["replay", str(out), "--transcripts", str(scanned), "--model", model, *OPTIONS]
+    assert cli.main([*argv, "--prepare"]) == 0
+    assert cli.main([*argv, "--participant-label", "02"]) == 0
+    assert not list(out.glob("sub-*"))
+    assert cli.main(["merge", str(out), "--allow-missing"]) == 0
+    assert [path.name for path in out.glob("sub-*")] == ["sub-02"]
+    assert "tok" not in capsys.readouterr().err  # -q: no bar
