@@ -27,8 +27,8 @@ from llm2bids.dataset.settings import read_settings, read_sidecar, recorded_para
 from llm2bids.dataset.sidecar import base_fields
 from llm2bids.dataset.space_template import read_template
 from llm2bids.dataset.transcript import read_transcript
-from llm2bids.exceptions import DatasetError, UsageError
-from llm2bids.options import checked, fits, in_words
+from llm2bids.exceptions import DatasetError
+from llm2bids.options import checked
 from llm2bids.paradigm.design import RunDesign
 from llm2bids.paradigm.prompts import COLUMNS as PROMPT_COLUMNS
 from llm2bids.paradigm.task import Paradigm
@@ -113,6 +113,7 @@ class Dataset:
         """Labels of the tasks that have runs, sorted."""
         return tuple(sorted({run.task for run in self.runs}))
 
+    @checked
     def select(
         self, *, participant_label: Sequence[str] | None = None, task: str | None = None
     ) -> tuple[Run, ...]:
@@ -137,12 +138,6 @@ class Dataset:
         UsageError
             If an argument is something else than labels.
         """
-        for label, value, hint in (
-            ("participant_label", participant_label, Sequence[str] | None),
-            ("task", task, str | None),
-        ):
-            if not fits(value, hint):
-                raise UsageError(f"{label} is {value!r}; expected {in_words(hint)}")
         labels = {run.participant_label for run in self.runs}
         wanted = [label.removeprefix("sub-") for label in participant_label or sorted(labels)]
         if unknown := [label for label in wanted if label not in labels]:

@@ -13,6 +13,7 @@ import pandas as pd
 
 from llm2bids.exceptions import SpaceError
 from llm2bids.model.units import Site, parse_address
+from llm2bids.options import checked
 from llm2bids.recording.calibration import EARLIER_COUNTS_PER_SD, Calibration
 from llm2bids.space.definition import Layout, read_grid, read_layout, sites_from_table, unit_table
 from llm2bids.space.grid import open_image
@@ -194,6 +195,7 @@ class Space:
                 return f"{name}[{int(unit) - units.start}]"
         raise SpaceError(f"space {self.label} has units 0 to {self.n_units - 1}, not {unit}")
 
+    @checked
     def crop(self, sites: str | Sequence[str]) -> "Space":
         """Cut the space down to some sites, on the smallest grid that holds them.
 

@@ -6,7 +6,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from llm2bids.exceptions import ModelError, SpaceError
+from llm2bids.exceptions import ModelError, SpaceError, UsageError
 from llm2bids.space.space import WHITE, Space
 
 
@@ -50,6 +50,7 @@ def test_look_up_by_address_and_voxel(space):
         (lambda s: s.unit_of("model.norm"), ModelError, "not of the form"),
         (lambda s: s.address_of(s.n_units), SpaceError, "has units 0 to"),
         (lambda s: s.address_of(-1), SpaceError, "has units 0 to"),
+        (lambda s: s.crop(None), UsageError, "sites is None; expected text or a list"),
         (lambda s: s.address_of(1.5), SpaceError, "has units 0 to"),
         (lambda s: s.address_of("x"), SpaceError, "has units 0 to"),
         (lambda s: s.unit_at("a", 0, 0.5), SpaceError, "is not on the grid"),
