@@ -9,6 +9,7 @@ import inspect
 import math
 import operator
 import re
+import reprlib
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import Field, dataclass, field, fields, replace
 from functools import wraps
@@ -262,7 +263,8 @@ def checked(verb: Verb) -> Verb:
         for name, value in signature.bind_partial(*given, **keywords).arguments.items():
             hint = signature.parameters[name].annotation
             if hint is not signature.empty and not fits(value, hint):
-                raise UsageError(f"{name} is {value!r}; expected {in_words(hint)}")
+                shown = reprlib.repr(value)  # a dataset would fill pages
+                raise UsageError(f"{name} is {shown}; expected {in_words(hint)}")
         return verb(*given, **keywords)
 
     return cast(Verb, call)

@@ -12,6 +12,8 @@ import pytest
 import llm2bids
 from llm2bids import read, record, replay
 from llm2bids.exceptions import DatasetError, UsageError
+from llm2bids.inference.provenance import Provenance
+from llm2bids.network.network import make_network
 from llm2bids.options import Options, none_or_name, option
 from llm2bids.scan.plan import plan
 
@@ -121,6 +123,21 @@ def test_what_words_do_not_have_is_no_option_of_theirs(tmp_path):
     ):
         with pytest.raises(UsageError, match=message):
             read(tmp_path / "bids", stimuli=tmp_path / "a.tsv", **options)
+
+
+def test_members_of_a_dataset_and_a_network_say_what_they_take(written):
+    dataset = llm2bids.open_dataset(written)
+    for member in (dataset.transcript, dataset.events, dataset.image, dataset.sidecar):
+        with pytest.raises(UsageError, match="run is 'sub-01_task-pets'; expected Run"):
+            member("sub-01_task-pets")
+    with pytest.raises(UsageError, match="sites is 3; expected text or a list"):
+        dataset.space.crop(3)
+    units = np.array([1, 2])
+    network = make_network(
+        dataset.space, units, {}, label="x", provenance=Provenance(), criterion=""
+    )
+    with pytest.raises(UsageError, match=r"space is Dataset\(.{,30}; expected Space"):
+        network.to_img(dataset)
 
 
 @pytest.mark.parametrize(

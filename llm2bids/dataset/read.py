@@ -180,6 +180,7 @@ class Dataset:
         """Open a run's series in the axes of the space; refuse one on another grid."""
         return open_image(run.bold, self.space, remedy=RECORD_AGAIN)
 
+    @checked
     def values(self, run: Run) -> npt.NDArray[np.float32]:
         """Read the values of a run in the model's own scale.
 
@@ -207,15 +208,18 @@ class Dataset:
             values[rows] = decode(block.T, self.space, self.calibration, name=image.label)
         return values
 
+    @checked
     def events(self, run: Run) -> pd.DataFrame:
         """Read a run's events: ``onset`` and ``duration`` in seconds, ``trial_type``."""
         table = read_table(run.events, text=("trial_type",))
         return checked_columns(table, run.events, ("onset", "duration"), text=("trial_type",))
 
+    @checked
     def confounds(self, run: Run) -> pd.DataFrame:
         """Read a run's confounds, one row for each volume."""
         return read_table(run.confounds)
 
+    @checked
     def transcript(self, run: Run) -> pd.DataFrame:
         """Read every generated token of a run.
 
@@ -231,6 +235,7 @@ class Dataset:
         """
         return read_transcript(run.transcript)
 
+    @checked
     def labels(self, run: Run, *, by: By = "volume") -> pd.DataFrame:
         """Label the volumes or the prompts of a run, for decoders.
 
@@ -256,6 +261,7 @@ class Dataset:
         """
         return run_labels(self, run, by)
 
+    @checked
     def image(
         self, run: Run, *, sites: str | Sequence[str] | None = None, by: By = "volume"
     ) -> nib.Nifti1Image:
@@ -287,6 +293,7 @@ class Dataset:
         """
         return run_image(self, run, self.space if sites is None else self.space.crop(sites), by)
 
+    @checked
     def sidecar(self, run: Run) -> dict[str, Any]:
         """Read the sidecar of a run's raw series.
 

@@ -84,6 +84,7 @@ class Network:
         """Names of the statistics, the one that ranked the units first."""
         return tuple(str(name) for name in self.table.columns[len(UNIT_COLUMNS) :])
 
+    @checked
     def units(self, space: Space) -> npt.NDArray[np.intp]:
         """Find the units in a space.
 
@@ -120,6 +121,7 @@ class Network:
             )
         return np.array(numbers, dtype=np.intp)
 
+    @checked
     def to_img(self, space: Space, *, statistic: str | None = None) -> nib.Nifti1Image:
         """Draw the network in its space.
 
@@ -151,6 +153,7 @@ class Network:
         header = image_header(space, fingerprint=self.fingerprint, dtype=values.dtype.name)
         return nib.Nifti1Image(space.to_grid(values), space.affine, header)
 
+    @checked
     def summary(self, space: Space) -> pd.DataFrame:
         """Sum the network up by layer and role.
 

@@ -223,6 +223,8 @@ def _maps(images: list[Any], spaces: list[Any], labels: Sequence[str] | None) ->
                 f"{len(images)} images and {len(spaces)} spaces; expected one {name[:-1]}, or one "
                 "for each map"
             )
+    if labels is not None and not fits(labels, Sequence[Any]):
+        raise UsageError(f"labels is {labels!r}; expected a list, with one for each map")
     if labels is not None and len(labels) != count:
         raise UsageError(f"{len(labels)} labels for {counted(count, 'map')}; expected one for each")
     images, spaces = (given * (count // len(given)) for given in (images, spaces))

@@ -176,6 +176,9 @@ def test_files_are_whole_alike_and_alone(dataset, values, ending, tmp_path):
         ({"cmap": "no_such"}, "cmap is 'no_such'"),
         ({"output_file": "map.jpg"}, ".png, .svg, .pdf"),
         ({"labels": ["a", "b"]}, "2 labels for 1 map"),
+        ({"labels": 3}, "labels is 3; expected a list, with one for each map"),
+        ({"vmax": "x"}, "vmax is 'x'; expected a finite number above 0"),
+        ({"threshold": [1]}, "threshold is [1]; expected a finite number from 0"),
     ],
 )
 def test_options_that_make_no_sense_are_refused(dataset, values, options, message):
