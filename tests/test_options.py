@@ -127,7 +127,7 @@ def test_what_words_do_not_have_is_no_option_of_theirs(tmp_path):
 
 def test_members_of_a_dataset_and_a_network_say_what_they_take(written):
     dataset = llm2bids.open_dataset(written)
-    for member in (dataset.transcript, dataset.events, dataset.image, dataset.sidecar):
+    for member in (dataset.transcript, dataset.events, dataset.values, dataset.sidecar):
         with pytest.raises(UsageError, match="run is 'sub-01_task-pets'; expected Run"):
             member("sub-01_task-pets")
     with pytest.raises(UsageError, match="sites is 3; expected text or a list"):

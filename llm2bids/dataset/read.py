@@ -235,7 +235,6 @@ class Dataset:
         """
         return read_transcript(run.transcript)
 
-    @checked
     def labels(self, run: Run, *, by: By = "volume") -> pd.DataFrame:
         """Label the volumes or the prompts of a run, for decoders.
 
@@ -261,7 +260,6 @@ class Dataset:
         """
         return run_labels(self, run, by)
 
-    @checked
     def image(
         self, run: Run, *, sites: str | Sequence[str] | None = None, by: By = "volume"
     ) -> nib.Nifti1Image:

@@ -47,12 +47,13 @@ def to_plain(value: Any) -> Any:
 
 
 def from_plain(kind: type[T], content: Mapping[str, Any], **stored_apart: Any) -> T:
-    """Make a dataclass from what `to_plain` gave, and its fields that are stored apart."""
+    """Make a dataclass or a named tuple of what `to_plain` gave, and what is stored apart."""
     hints = typing.get_type_hints(kind)
+    own: Any = kind
+    is_tuple = issubclass(kind, tuple)
+    names = own._fields if is_tuple else [field.name for field in dataclasses.fields(own)]
     values = {
-        field.name: _typed(hints[field.name], content[field.name])
-        for field in dataclasses.fields(kind)  # type: ignore[arg-type]
-        if field.name not in stored_apart
+        name: _typed(hints[name], content[name]) for name in names if name not in stored_apart
     }
     return kind(**values, **stored_apart)
 
