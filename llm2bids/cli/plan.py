@@ -13,11 +13,15 @@ from typing import TYPE_CHECKING
 
 from llm2bids.cli import options
 from llm2bids.cli.options import add
+from llm2bids.exceptions import UsageError
 from llm2bids.scan.options import ScanOptions
 
 if TYPE_CHECKING:
     from llm2bids.inference.power import VarianceComponents
     from llm2bids.recording.draw import Scan
+
+# --power, --alpha, --correction and --variance-components, where they are not given
+_WANTED = (0.8, 0.05, "fdr", None)
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -32,6 +36,12 @@ def run(args: argparse.Namespace) -> int:
     """Print the plan."""
     from llm2bids.scan.plan import plan
 
+    wanted = (args.power, args.alpha, args.correction, args.variance_components)
+    if args.effect_size is None and wanted != _WANTED:
+        raise UsageError(
+            "--power, --alpha, --correction and --variance-components belong to a design for an "
+            "effect; expected --effect-size D with them"
+        )
     planned = plan(time=not args.no_time, **options.read(args, ScanOptions))
     recommended = None
     if args.effect_size is not None:
@@ -49,15 +59,16 @@ def add_recommendation(parser: argparse.ArgumentParser) -> None:
     group = parser.add_argument_group("recommend a design for a wanted effect")
     text = "on minus off at one unit, in standard deviations of its single volumes"
     add(group, "--effect-size", text, type=float, metavar="D")
-    add(group, "--power", "wanted power", 0.8, metavar="P")
-    add(group, "--alpha", "error rate", 0.05, metavar="P")
+    power, alpha, correction, components = _WANTED
+    add(group, "--power", "wanted power", power, metavar="P")
+    add(group, "--alpha", "error rate", alpha, metavar="P")
     text = "what alpha controls; fdr: with 5 % of the units affected"
-    add(group, "--correction", text, "fdr", choices=("fdr", "bonferroni", "none"))
+    add(group, "--correction", text, correction, choices=("fdr", "bonferroni", "none"))
     text = (
         "measured on another model, by scripts/power_figure.py --components (default: "
         "SmolLM2-135M's)"
     )
-    add(group, "--variance-components", text, type=Path, metavar="JSON")
+    add(group, "--variance-components", text, components, type=Path, metavar="JSON")
 
 
 def most_prompts(scan: "Scan") -> int:

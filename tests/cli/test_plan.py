@@ -121,6 +121,7 @@ def test_the_command_prints_lines_or_json(bare_config, capsys):
         (["--participants", "500"], "offtopic"),
         (["--sites", "model.layers.9.*"], "model.layers.9.*"),
         (["--effect-size", "-1", "--no-time"], "effect size: found -1"),
+        (["--power", "0.9", "--no-time"], "expected --effect-size D with them"),
         (["--device", "tpu9"], "tpu9"),
     ],
 )
