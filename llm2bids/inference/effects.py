@@ -4,6 +4,7 @@ Everything after the participant level takes its numbers from here: group maps, 
 repeatability, identification and controls.
 """
 
+import logging
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
@@ -25,6 +26,8 @@ from llm2bids.inference.statmap import map_path, read_map
 from llm2bids.store.checksums import is_edited, list_file, read_list
 from llm2bids.store.files import data_files
 from llm2bids.store.json import read_json
+
+log = logging.getLogger(__name__)
 
 Floats32 = npt.NDArray[np.float32]
 
@@ -165,11 +168,14 @@ def read_effects(
     first: _Modelled | None = None
     session = "" if inputs.session is None else f"ses-{inputs.session}/"
     for path in data_files(out_dir, f"sub-*/{session}func/*_stat-effect_statmap.nii.gz"):
-        _refuse_changed(out_dir, path, sidecar(path))
         metadata = read_json(sidecar(path), remedy=_AGAIN)
         made_from = Provenance.read(metadata, sidecar(path))
         condition = _condition(metadata, path)
         label = next(iter(made_from.participants), "")
+        if not path.name.startswith(f"sub-{label}_"):
+            raise InferenceError(
+                f"{sidecar(path)}: of participant {label!r}, its name says another; {_AGAIN}"
+            )
         if participant_label is not None and label not in participant_label:
             continue
         if task is not None and condition.task not in task:
@@ -188,6 +194,8 @@ def read_effects(
             f"sub-*/{session}func/*_stat-effect_statmap.nii.gz; run the participant level first"
         )
     _, options, inside = first
+    paths = [path for path, _ in maps.values()]
+    _tell_changed(out_dir, [*paths, *map(sidecar, paths)])
     effects = {
         key: (read_map(path, inputs.space)[inside], made_from)
         for key, (path, made_from) in maps.items()
@@ -195,15 +203,21 @@ def read_effects(
     return _stacked(effects, mask=inside, options=options)
 
 
-def _refuse_changed(out_dir: Path, *files: Path) -> None:
-    """Refuse files that are not as the participant level wrote them; earlier ones have no sums."""
-    for path in files:
-        file = PurePosixPath(path.relative_to(out_dir).as_posix())
-        if is_edited(out_dir, file, read_list(out_dir / list_file(file))):
-            raise InferenceError(
-                f"{path}: changed after llm2bids wrote it (its sha256 is not the one in "
-                f"{list_file(file)}); {_AGAIN}"
-            )
+def _tell_changed(out_dir: Path, files: Sequence[Path]) -> None:
+    """Name files that are not as the participant level wrote them: other tools may store them."""
+    changed = [
+        path
+        for path in files
+        for file in [PurePosixPath(path.relative_to(out_dir).as_posix())]
+        if is_edited(out_dir, file, read_list(out_dir / list_file(file)))
+    ]
+    if changed:
+        log.warning(
+            "%s%s: changed after llm2bids wrote it, and taken as it is; if that was not meant, "
+            "run the participant level again",
+            changed[0],
+            f" and {len(changed) - 1} others" if len(changed) > 1 else "",
+        )
 
 
 def fit_effects(
