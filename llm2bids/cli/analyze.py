@@ -95,6 +95,7 @@ def _validate(args: argparse.Namespace) -> None:
     from llm2bids.dataset.settings import is_dataset
     from llm2bids.dataset.validate import PROGRAM, find_validator, validate
     from llm2bids.exceptions import DatasetError
+    from llm2bids.store.files import refuse_missing, walk_files
 
     known = is_dataset(args.bids_dir) or args.model is not None
     if args.skip_bids_validation or not known:
@@ -106,6 +107,8 @@ def _validate(args: argparse.Namespace) -> None:
         return
     result = validate(args.bids_dir)
     if result.n_errors:
+        for path in walk_files(args.bids_dir):  # the validator calls these empty
+            refuse_missing(path)
         raise DatasetError(f"{result.describe()}\nmend it, or go on with --skip-bids-validation")
     log.debug("%s", result.describe())
 

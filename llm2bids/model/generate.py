@@ -151,12 +151,12 @@ def generate_batch(
     loaded: LoadedModel,
     prompts: Sequence[Sequence[int]],
     sites: Sequence[Site],
+    out: Values | None = None,
     *,
     sampling: Sampling,
     uniforms: npt.NDArray[np.float64],
     first_step: int = 1,
     on_step: Callable[[int], None] | None = None,
-    out: Values | None = None,
 ) -> tuple[ChosenTokens, Values]:
     """Generate answers as `uniforms` (n_prompts, n_tokens) choose them.
 
@@ -197,10 +197,10 @@ def read_batch(
     prompts: Sequence[Sequence[int]],
     answers: Sequence[Sequence[int]],
     sites: Sequence[Site],
+    out: Values | None = None,
     *,
     first_step: int = 1,
     masked: bool = True,
-    out: Values | None = None,
 ) -> tuple[ChosenTokens, Values]:
     """Read given answers, all of one length, in one forward pass (teacher forcing).
 

@@ -373,6 +373,16 @@ def test_the_validator_is_asked_before_the_first_level(copy, tmp_path, capsys):
     assert analyze(copy, tmp_path / "out", "participant", *options) == 0
 
 
+def test_content_that_was_not_fetched_is_named_where_the_validator_says_empty(
+    copy, tmp_path, capsys
+):
+    path = next(copy.glob("sub-01/func/*_bold.nii.gz"))
+    path.unlink()
+    path.symlink_to("../../.git/annex/objects/aa/bb/x.nii.gz")
+    assert analyze(copy, tmp_path / "out", "participant") == 1
+    assert f"run `datalad get {path}`" in capsys.readouterr().err
+
+
 def test_without_the_validator_it_is_said(scanned, tmp_path, capsys, monkeypatch):
     monkeypatch.setattr("llm2bids.dataset.validate.PROGRAM", "no-such-validator")
     argv = ["analyze", str(scanned), str(tmp_path / "out"), "participant", "--task", TASKS[0]]
