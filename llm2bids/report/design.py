@@ -90,9 +90,11 @@ def designs_body(sources: Sources) -> Markup:
     participants = list(dict.fromkeys(path.name.partition("_")[0] for path in paths))
     shown = [path for path in paths if path.name.startswith(f"{participants[0]}_")]
     metadata = sidecar(shown[0])
+    tables = {path: read_table(path) for path in shown[:MOST_DESIGNS]}
+    longest = max((len(str(name)) for table in tables.values() for name in table), default=0)
     return render(
         "designs.html",
-        figures=[_matrix_drawing(sources, path) for path in shown[:MOST_DESIGNS]],
+        figures=[_matrix_drawing(sources, *item, longest=longest) for item in tables.items()],
         participant=participants[0],
         n_participants=len(participants),
         rows=metadata.get("Rows", "rows"),
@@ -101,9 +103,13 @@ def designs_body(sources: Sources) -> Markup:
     )
 
 
-def _matrix_drawing(sources: Sources, path: Path) -> tuple[Markup, float]:
-    """Draw a design matrix, columns scaled to their largest value; give its width too."""
-    table = read_table(path)
+def _matrix_drawing(
+    sources: Sources, path: Path, table: pd.DataFrame, *, longest: int
+) -> tuple[Markup, float]:
+    """Draw a design matrix, columns scaled to their largest value; give its width too.
+
+    `longest`: letters of the longest name above any of the matrices, so that all begin at one line.
+    """
     checked_columns(table, path, list(table.columns))
     if not len(table):
         raise DatasetError(f"{path}: no row in it; run llm2bids analyze again")
@@ -120,8 +126,9 @@ def _matrix_drawing(sources: Sources, path: Path) -> tuple[Markup, float]:
     run = path.name.removesuffix("_design.tsv").partition("_task-")[2]
     alt = f"Design matrix of {run}: {len(table)} rows, columns {', '.join(names)}."
     plot = max(26.0 * len(names), 60.0)
-    longest = max(map(len, names), default=0)  # names stand aslant: room for them, above and right
-    width = 34 + plot + max(56.0, 14 + 4.8 * longest)
+    # names stand aslant, a letter 6.8 high and 4.8 wide on a telephone: room for all of them
+    ends = [plot * (i + 0.5) / len(names) + 14 + 4.8 * len(name) for i, name in enumerate(names)]
+    width = 34 + max(plot + 56.0, *ends)
     size = {"width": width, "plot": plot, "top": max(88.0, 18 + 6.8 * longest)}
     return render("matrix.svg", **size, columns=columns, n_rows=len(table), alt=alt), width
 
