@@ -213,8 +213,6 @@ def _n_workers(prepared: Prepared, writer: DatasetWriter, missing: Sequence[RunD
 def _record_shards(task: Task, participant_label: Sequence[str], *, progress: bool) -> None:
     """Record participants by themselves, each into a shard."""
     bids_dir = task.bids_dir
-    if not participant_label:
-        raise UsageError("participant_label (--participant-label) is empty; expected one or more")
     prepared = prepare(bids_dir, task.options, task.answers)
     for name in participant_label:
         record_shard(bids_dir, prepared, name, overwrite=task.overwrite, progress=progress)

@@ -189,7 +189,9 @@ def _designs_of(scan: Scan, participant_label: str) -> list[RunDesign]:
 
 
 def refuse_unknown(participant_labels: Sequence[str], n_participants: int) -> None:
-    """Refuse participants that a scan does not have."""
+    """Refuse participants that a scan does not have, and a list of none."""
+    if not participant_labels:
+        raise UsageError("participant_label (--participant-label) is empty; expected one or more")
     known = [participant_label(number) for number in range(1, n_participants + 1)]
     for label in participant_labels:
         if label.removeprefix("sub-") not in known:

@@ -251,6 +251,8 @@ def test_participants_that_the_scan_does_not_have(changed, model, tmp_path):
         record(tmp_path / "new", model=model, participant_label=["01"], **OPTIONS)
     with pytest.raises(UsageError, match="expected one of the two"):
         record(changed, model=model, participant_label=["01"], prepare_only=True, **OPTIONS)
+    with pytest.raises(UsageError, match="is empty; expected one or more"):
+        record(tmp_path / "none", model="no-such-model", participant_label=[])
 
 
 def test_what_is_merged_already_is_not_recorded_again(changed, model, serial):
