@@ -205,11 +205,10 @@ def read_effects(
 
 def _tell_changed(out_dir: Path, files: Sequence[Path]) -> None:
     """Name files that are not as the participant level wrote them: other tools may store them."""
+    names = {path: PurePosixPath(path.relative_to(out_dir).as_posix()) for path in files}
+    lists = {path: read_list(out_dir / path) for path in set(map(list_file, names.values()))}
     changed = [
-        path
-        for path in files
-        for file in [PurePosixPath(path.relative_to(out_dir).as_posix())]
-        if is_edited(out_dir, file, read_list(out_dir / list_file(file)))
+        path for path, name in names.items() if is_edited(out_dir, name, lists[list_file(name)])
     ]
     if changed:
         log.warning(
