@@ -26,7 +26,7 @@ from llm2bids.scan.shards import (
     record_by_workers,
     record_shard,
     refuse_unknown,
-    volumes_missing,
+    volumes_by_participant,
 )
 from llm2bids.scan.workers import LOCAL, cluster_pool, local_pool, read_cluster
 
@@ -172,7 +172,7 @@ def _record(task: Task, *, prepare_only: bool, cluster: str | Path | None, progr
             write_runs(writer, scan, groups, scanner(prepared), progress=progress)
         else:
             say_done(writer, scan)
-            volumes = volumes_missing(prepared, missing, writer.has_run)
+            volumes = volumes_by_participant(prepared, missing, writer.has_run)
             del prepared  # its weights are the workers' now
             gc.collect()
             if cluster is None:

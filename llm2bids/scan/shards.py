@@ -172,7 +172,7 @@ def _check_prepared(bids_dir: Path, prepared: Prepared) -> None:
     compare_settings(bids_dir, prepared.settings)
 
 
-def volumes_missing(
+def volumes_by_participant(
     prepared: Prepared, designs: Sequence[RunDesign], is_there: Callable[[RunDesign], bool]
 ) -> dict[str, int]:
     """Count the volumes that are still to be recorded of each participant of these runs."""
