@@ -7,7 +7,7 @@ machines, can record into one dataset; taking it in is one commit of the dataset
 
 import shutil
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path, PurePosixPath
 
 from llm2bids.dataset.layout import (
@@ -39,9 +39,9 @@ def shard_root(root: Path, participant_label: str) -> Path:
 
 
 def list_shards(root: Path) -> tuple[str, ...]:
-    """List the participants that have a shard, sorted."""
+    """List the participants that have the folder of a shard, sorted, be it begun or not."""
     folders = sorted((root / SHARDS).glob("sub-*"))
-    return tuple(folder.name.removeprefix("sub-") for folder in folders if is_dataset(folder))
+    return tuple(folder.name.removeprefix("sub-") for folder in folders)
 
 
 def begin_shard(root: Path, participant_label: str) -> Path:
@@ -91,6 +91,14 @@ def remove_shard(shard: Path) -> None:
     """Remove a shard; one that is half removed is none."""
     (shard / SETTINGS).unlink(missing_ok=True)
     shutil.rmtree(shard, ignore_errors=True)
+
+
+def remove_unbegun(shard: Path) -> None:
+    """Remove what a killed process left of a shard without settings, unless one is at it now."""
+    if shard.is_dir():
+        with suppress(DatasetError), DatasetLock(shard):
+            if not is_dataset(shard):
+                remove_shard(shard)
 
 
 def run_files(shard: Path, bold: PurePosixPath) -> dict[PurePosixPath, str]:

@@ -35,7 +35,7 @@ from llm2bids.dataset.settings import (
 from llm2bids.dataset.sidecar import base_fields
 from llm2bids.dataset.space_template import read_template, write_template
 from llm2bids.dataset.volumes import MARGIN, RunSize, run_size
-from llm2bids.exceptions import DatasetError
+from llm2bids.exceptions import DatasetError, Llm2bidsError
 from llm2bids.model.edit import Edit
 from llm2bids.paradigm.design import RunDesign
 from llm2bids.paradigm.prompts import load_banks
@@ -217,16 +217,24 @@ class DatasetWriter:
         self._added([bold])
         self._failed = False
 
-    def take_shards(self, *, verify: bool = False) -> None:
-        """Take in the whole runs of every shard that is there; one that is written is refused."""
+    def take_shards(self, *, verify: bool = False, keep_going: bool = False) -> None:
+        """Take in the whole runs of every shard that is there; one that is written is refused.
+
+        With `keep_going`, a shard that cannot be taken in stays, and the next one is taken.
+        """
         for label in shards.list_shards(self._root):
-            self.take_shard(label, verify=verify)
+            try:
+                self.take_shard(label, verify=verify)
+            except (Llm2bidsError, OSError):
+                if not keep_going:
+                    raise
 
     def take_shard(self, participant_label: str, *, verify: bool = False) -> None:
         """Take in the runs of a participant's shard, and remove it; `verify` reads every file."""
         self._lock.check()
         shard = shards.shard_root(self._root, participant_label)
-        if not is_dataset(shard):  # nothing was begun
+        if not is_dataset(shard):
+            shards.remove_unbegun(shard)
             return
         with shards.finished_shard(self._root, shard):
             runs = {bold: shards.run_files(shard, bold) for bold in list_bolds(shard)}

@@ -4,7 +4,6 @@ import gc
 import logging
 import os
 from collections.abc import Sequence
-from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -12,7 +11,7 @@ from typing import Any
 from llm2bids.dataset.participants import warn_of_batch_effect
 from llm2bids.dataset.read import Dataset, open_dataset
 from llm2bids.dataset.write import DatasetWriter
-from llm2bids.exceptions import Llm2bidsError, UsageError
+from llm2bids.exceptions import UsageError
 from llm2bids.options import takes_options
 from llm2bids.paradigm.design import RunDesign
 from llm2bids.scan.answers import GivenAnswers, read_answers
@@ -183,9 +182,8 @@ def _record(task: Task, *, prepare_only: bool, cluster: str | Path | None, progr
             try:
                 with started as submit:
                     record_by_workers(submit, writer, task, volumes, progress=progress)
-            except BaseException:
-                with suppress(Llm2bidsError, OSError):  # the first error is the one to tell
-                    writer.take_shards()  # what workers finished is kept
+            except BaseException:  # the one to tell, whatever else fails now
+                writer.take_shards(keep_going=True)  # what workers finished is kept
                 raise
     warn_of_batch_effect(bids_dir)
 

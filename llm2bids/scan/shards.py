@@ -301,7 +301,7 @@ def merge(bids_dir: str | Path, *, allow_missing: bool = False, overwrite: bool 
 def _refuse_missing(root: Path, *, allow_missing: bool) -> None:
     """Name the participants of which runs are neither in the dataset nor in a shard."""
     folders = [root, *(shard_root(root, label) for label in list_shards(root))]
-    there = {str(file) for folder in folders for file in list_bolds(folder)}
+    there = {str(file) for folder in folders if is_dataset(folder) for file in list_bolds(folder)}
     expected = expected_runs(root)
     missing = [file for file in expected if file not in there]
     if not missing or (allow_missing and there):

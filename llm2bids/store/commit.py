@@ -4,7 +4,7 @@ import errno
 import json
 import os
 import shutil
-from collections.abc import Collection, Iterable, Iterator, Mapping
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path, PurePosixPath
 from typing import Any, Self
@@ -114,10 +114,11 @@ class Staging:
         journal = {"put": [str(p) for p in files], "remove": [str(p) for p in self._removed]}
         self._folder.mkdir(parents=True, exist_ok=True)  # nothing is staged where files only go
         written = self._folder / "journal.json"
-        written.write_text(json.dumps(journal), encoding="utf-8")
         staged = [self._folder / file for file in files]
-        to_disk([*staged, written, *_folders(staged, self.root)])
-        written.replace(self.root / JOURNAL)
+        with _made_folders(_folders([self.root / file for file in files], self.root)):
+            written.write_text(json.dumps(journal), encoding="utf-8")
+            to_disk([*staged, written, *_folders(staged, self.root)])
+            written.replace(self.root / JOURNAL)
         to_disk([self.root / HIDDEN])
         recover(self.root)
 
@@ -275,6 +276,24 @@ def _folders(paths: Iterable[Path], root: Path) -> list[Path]:
     """List the folders of files, up to the dataset's, from the inside."""
     folders = {folder for path in paths for folder in path.parents if folder.is_relative_to(root)}
     return sorted(folders, reverse=True)
+
+
+@contextmanager
+def _made_folders(folders: Sequence[Path]) -> Iterator[None]:
+    """Make folders, listed from the inside, so that renaming into them needs no room on the disk.
+
+    Those that are new go again where what follows fails.
+    """
+    new = [folder for folder in folders if not folder.exists()]
+    try:
+        for folder in reversed(new):
+            folder.mkdir()
+        yield
+    except BaseException:
+        for folder in new:
+            with suppress(OSError):
+                folder.rmdir()
+        raise
 
 
 def _link_or_copy(source: Path, target: Path) -> None:

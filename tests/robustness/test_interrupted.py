@@ -107,6 +107,42 @@ def test_a_full_disk_costs_the_run_in_flight_and_no_more(written, tmp_path):
     assert int(done.stdout.split()[-1]) >= 2
 
 
+def test_a_disk_that_is_full_at_any_step_takes_all_files_or_none(tmp_path):
+    """A real file system that takes one file more each time, until all of them fit."""
+    done = in_namespace(
+        'mount -t tmpfs -o size=8m,nr_inodes=1k tmpfs "$1"',
+        """
+        import subprocess
+        from pathlib import PurePosixPath
+        from llm2bids.store.commit import staging
+        root = Path(sys.argv[1]) / "dataset"
+        root.mkdir()
+        def present():
+            return {path.relative_to(root).as_posix() for path in root.rglob("*")}
+        before, n_full, wanted = present(), 0, {"a/b/1.txt", "a/c/2.txt", "3.txt"}
+        status = os.statvfs(root)
+        for n in range(status.f_files - status.f_ffree, 1000):
+            subprocess.run(["mount", "-o", f"remount,nr_inodes={n}", sys.argv[1]], check=True)
+            try:
+                with staging(root, doing="writing a test") as stage:
+                    for file in wanted:
+                        stage.text(PurePosixPath(file), file)
+                break
+            except DatasetError as error:
+                assert "no space left on the disk while writing a test" in str(error), error
+                assert present() - before <= {".llm2bids"}, present()
+                n_full += 1
+        there = {name for name in present() if name.endswith(".txt")}
+        assert there == wanted, there
+        assert not any("staging" in name or "commit" in name for name in present())
+        print("full", n_full)
+        """,
+        str(tmp_path),
+    )
+    assert done.returncode == 0, done.stderr
+    assert int(done.stdout.split()[-1]) >= 10
+
+
 @pytest.mark.slow
 def test_a_full_disk_under_two_workers(tiny_model_dir, tmp_path):
     """A real file system that takes so many files and no more, whatever space it shows."""

@@ -340,3 +340,20 @@ def test_shards_leave_the_writer_open_for_more(changed, serial):
         writer.take_shard("04")  # there is none
         writer.take_shards()
     assert contents(changed) == contents(serial)
+
+
+def test_after_a_failure_nothing_half_written_stays_in_any_shard(changed):
+    """The first shard cannot be taken in; others are, and what killed workers staged goes."""
+    settings = shard(changed, "01") / "code/llm2bids_settings.json"
+    other = json.loads(settings.read_text()) | {"weights_sha256": "0" * 64}
+    settings.unlink()  # its hard link is the dataset's
+    settings.write_text(json.dumps(other))
+    for label in ("01", "02", "04"):  # the last one had only begun
+        staged = shard(changed, label) / ".llm2bids/staging"
+        staged.mkdir(parents=True)
+        (staged / "half").write_text("half")
+    with DatasetWriter.open(changed) as writer:
+        writer.take_shards(keep_going=True)
+    assert [path.name for path in (changed / ".llm2bids/shards").glob("sub-*")] == ["sub-01"]
+    assert not list(changed.rglob("staging"))
+    assert {run.participant_label for run in open_dataset(changed).runs} == {"02", "03"}
