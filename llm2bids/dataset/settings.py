@@ -25,7 +25,7 @@ COUNTS = {
 
 _OBJECTS = {"Sampling", "Versions"}  # entries of a series' sidecar that are objects
 
-LONGEST_T_R = 1e6  # seconds; a longer repetition time is no number that was meant
+SHORTEST_T_R, LONGEST_T_R = 1e-6, 1e6  # seconds; beyond these no number that was meant
 
 # Place of the paradigm: what is shown, with the numbers that the settings have.
 PARADIGM = PurePosixPath("code/paradigm.toml")
@@ -113,8 +113,8 @@ def read_sidecar(path: Path) -> dict[str, Any]:
         elif name in _OBJECTS:
             check(name, value, isinstance(value, dict), "an object")
     t_r = metadata.get("RepetitionTime")
-    is_time = isinstance(t_r, int | float) and 0 < t_r < LONGEST_T_R
-    check("RepetitionTime", t_r, is_time, "seconds, above 0")
+    is_time = isinstance(t_r, int | float) and SHORTEST_T_R <= t_r < LONGEST_T_R
+    check("RepetitionTime", t_r, is_time, f"seconds, from {SHORTEST_T_R:g}")
     return metadata
 
 

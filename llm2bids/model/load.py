@@ -126,7 +126,7 @@ def load_model(
         source=location.source,
         dtype=str(model.dtype).removeprefix("torch."),
         device=str(main_device(model, where)),
-        max_length=_max_length(model.config) - unused_positions,
+        max_length=longest_context(model.config) - unused_positions,
         trust_remote_code=trust_remote_code,
         random_weights=random_weights,
         adapter=f"{location.adapter.method} {location.adapter.name}" if location.adapter else None,
@@ -252,7 +252,8 @@ def _not_loaded(location: Location, config: Any, error: Exception) -> ModelError
     return ModelError(f"model {location.source}: cannot be loaded ({reason}): {hint}")
 
 
-def _max_length(config: Any) -> int:
+def longest_context(config: Any) -> int:
+    """Read how many tokens a model takes at most, `NO_LIMIT` where its configuration is silent."""
     names = ("max_position_embeddings", "n_positions", "max_seq_len", "seq_length")
     return max(first_number(config.get_text_config(), *names), 0) or NO_LIMIT
 

@@ -15,7 +15,7 @@ from llm2bids.model.checkpoint import model_of, package_of, random_model
 from llm2bids.model.device import check_device
 from llm2bids.model.generate import generate_batch
 from llm2bids.model.hooks import new_values
-from llm2bids.model.load import DTYPES, NO_LIMIT, LoadedModel, check_dtype
+from llm2bids.model.load import DTYPES, NO_LIMIT, LoadedModel, check_dtype, longest_context
 from llm2bids.model.location import EMBEDDED, OFFER, locate_model
 from llm2bids.model.sites import SiteTable, outline_sites
 from llm2bids.model.units import Site
@@ -38,6 +38,11 @@ class Outline:
     def weight_bytes(self) -> int:
         """Bytes of the weights in `dtype`."""
         return self.n_parameters * DTYPES[self.dtype].itemsize
+
+    @property
+    def max_length(self) -> int:
+        """Longest context in tokens."""
+        return longest_context(self.config)
 
 
 def outline(

@@ -14,8 +14,7 @@ from llm2bids.paradigm.design import RunDesign
 # Hz of nilearn's default cosine drifts; SPM's and FitLins' 1/128 Hz are nearly the same.
 HIGH_PASS = 0.01
 
-# The largest repetition time that is chosen, seconds.
-LONGEST_T_R = 0.5
+_LONGEST_CHOSEN = 0.5  # repetition time, seconds
 
 
 def events_table(design: RunDesign, t_r: float) -> pd.DataFrame:
@@ -39,7 +38,7 @@ def repetition_time(designs: Iterable[RunDesign]) -> float:
     # the effect away; another value, and block edges fall between volumes
     shares = (seconds / n_volumes for n_volumes, seconds in map(_longest, designs))
     # strictly below each limit
-    return min(LONGEST_T_R, *(2.0 ** (math.ceil(math.log2(share)) - 1) for share in shares))
+    return min(_LONGEST_CHOSEN, *(2.0 ** (math.ceil(math.log2(share)) - 1) for share in shares))
 
 
 def kept_by_high_pass(design: RunDesign, t_r: float) -> float:

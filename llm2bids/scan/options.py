@@ -6,7 +6,7 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from llm2bids.dataset.settings import LONGEST_T_R
+from llm2bids.dataset.settings import LONGEST_T_R, SHORTEST_T_R
 from llm2bids.exceptions import UsageError
 from llm2bids.options import Options, chosen, none_or_name, option, stored_settings
 
@@ -139,7 +139,7 @@ class ScanOptions(Options):
         "RepetitionTime in seconds, above 0; auto is a power of two",
         shown="auto",
         parse=read_seconds,
-        above=0,
+        least=SHORTEST_T_R,
         below=LONGEST_T_R,
     )
     batch_size: int | None = _scan(

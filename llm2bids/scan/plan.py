@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from llm2bids.dataset.run import writing_threads
 from llm2bids.dataset.volumes import RunSize, run_size
+from llm2bids.exceptions import RecordingError
 from llm2bids.options import chosen, takes_options
 from llm2bids.recording.draw import Scan
 from llm2bids.recording.events import high_pass_warning
@@ -222,6 +223,12 @@ def plan(*, time: bool = True, **options: Any) -> Plan:
     check_volumes(scan)
     how = chosen(asked, "dtype", "revision", "trust_remote_code", "adapter")
     outline = outline_of(asked.model, **how)
+    n_tokens = scan.paradigm.tokens_per_prompt + first_step(asked.keep_first)
+    if n_tokens >= outline.max_length:
+        raise RecordingError(
+            f"{n_tokens} tokens to generate after a prompt exceed the context of {outline.name} "
+            f"({outline.max_length} tokens); take fewer (--tokens-per-prompt)"
+        )
     chat = asked.choose_chat(scan.paradigm)
     sites = select_sites(outline.sites, asked.sites)
     check_localizer(choice, scan, sites)
@@ -253,7 +260,7 @@ def plan(*, time: bool = True, **options: Any) -> Plan:
         writing=measure_writing(space, scan, settings),
         run_size=run_size(space, settings),
         pace=pace,
-        tokens_per_prompt=scan.paradigm.tokens_per_prompt + first_step(asked.keep_first),
+        tokens_per_prompt=n_tokens,
         batch_size=batch_size,
         n_workers=n_workers,
         worker_bytes=worker_bytes,

@@ -123,6 +123,8 @@ def test_the_command_prints_lines_or_json(bare_config, capsys):
         (["--effect-size", "-1", "--no-time"], "effect size: found -1"),
         (["--power", "0.9", "--no-time"], "expected --effect-size D with them"),
         (["--device", "tpu9"], "tpu9"),
+        (["--tokens-per-prompt", "128"], "129 tokens to generate after a prompt"),
+        (["--tr", "1e-300"], "t_r (--tr) is 1e-300; expected 1e-06 or more"),
     ],
 )
 def test_what_cannot_be_planned_is_refused(argv, message, bare_config, capsys):
