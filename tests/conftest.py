@@ -14,6 +14,7 @@ from types import ModuleType
 from typing import TYPE_CHECKING
 
 import pytest
+from hypothesis import settings
 
 from tests.brought import bring
 from tests.synthetic import DRINKS, FOSSILS, Experiment
@@ -24,6 +25,18 @@ if TYPE_CHECKING:
 
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
 os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
+
+# Hypothesis tries the same examples each time, unless LLM2BIDS_EXAMPLES asks for so many times
+# more: a clone's tests do not fail by chance, or as a machine is busy.
+_FACTOR = int(os.environ.get("LLM2BIDS_EXAMPLES", "1"))
+settings.register_profile(
+    "llm2bids",
+    max_examples=100 * _FACTOR,
+    derandomize=_FACTOR == 1,
+    database=None,
+    deadline=None,
+)
+settings.load_profile("llm2bids")
 
 
 @pytest.fixture(scope="session", autouse=True)

@@ -228,6 +228,8 @@ class DatasetWriter:
             except (Llm2bidsError, OSError):
                 if not keep_going:
                     raise
+        for label in () if keep_going else sorted(self._bolds):
+            self.finish_participant(label)  # of a process that was cut off before it counted
 
     def take_shard(self, participant_label: str, *, verify: bool = False) -> None:
         """Take in the runs of a participant's shard, and remove it; `verify` reads every file."""

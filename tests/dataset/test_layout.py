@@ -1,7 +1,7 @@
 from pathlib import PurePosixPath
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from llm2bids.dataset.layout import Entities, build_path, check_label, parse_path
@@ -28,7 +28,6 @@ def entities(draw):
     )
 
 
-@settings(deadline=None)
 @given(entities())
 def test_entities_path_entities(wanted):
     path = build_path(wanted)

@@ -1,7 +1,7 @@
 import numpy as np
 import pandas as pd
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from llm2bids.dataset.transcript import COLUMNS, read_transcript, transcript_table, write_transcript
@@ -11,7 +11,6 @@ from llm2bids.store.tables import write_table
 texts = st.text(max_size=8)
 
 
-@settings(deadline=None)
 @given(
     tokens=st.lists(texts, min_size=1, max_size=6),
     surprisal=st.floats(0, 60, allow_nan=False, width=32),

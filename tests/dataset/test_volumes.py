@@ -22,7 +22,7 @@ def make_header(shape=SHAPE, dtype=np.int16):
     return header
 
 
-@settings(deadline=None, max_examples=50)
+@settings(max_examples=50)
 @given(
     data=hnp.arrays(
         st.sampled_from([np.int16, np.float32]),

@@ -39,18 +39,12 @@ from llm2bids.recording.draw import draw_scan
 from llm2bids.scan.answers import read_answers
 
 ROOT = Path(__file__).parents[2]
-FACTOR = int(os.environ.get("LLM2BIDS_EXAMPLES", "1"))
 
 
 def trying(examples: int) -> settings:
-    """Settings with so many examples; the large profile tries more and draws others each time."""
-    return settings(
-        max_examples=examples * FACTOR,
-        deadline=None,
-        derandomize=FACTOR == 1,
-        database=None,
-        suppress_health_check=list(HealthCheck),
-    )
+    """Settings with so many examples, or as many times more as the profile has than 100."""
+    n_examples = examples * settings.default.max_examples // 100
+    return settings(max_examples=n_examples, suppress_health_check=list(HealthCheck))
 
 
 def read_or_refused(work: Callable[[], object]) -> bool:

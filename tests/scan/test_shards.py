@@ -151,9 +151,9 @@ def test_two_tasks_on_one_participant(changed, model):
     lock.release()
 
 
-@pytest.mark.parametrize("moment", ["put", "journal", "remove"])
+@pytest.mark.parametrize("moment", ["put", "journal", "remove", "count"])
 def test_a_merge_that_was_cut_off_goes_on(moment, changed, serial, monkeypatch):
-    """Cut off between two renames, before them, and before the shard is removed."""
+    """Cut off between two renames, before them, before the shard is removed, and after that."""
 
     class Killed(BaseException):
         pass
@@ -181,6 +181,8 @@ def test_a_merge_that_was_cut_off_goes_on(moment, changed, serial, monkeypatch):
         patch.setattr(Path, "replace", cut)
         if moment == "remove":
             patch.setattr("llm2bids.dataset.shard.remove_shard", killed)
+        if moment == "count":  # runs are in place, their participant is not counted
+            patch.setattr(DatasetWriter, "finish_participant", killed)
         with pytest.raises(Killed):
             merge(changed)
     assert contents(changed) != contents(serial)

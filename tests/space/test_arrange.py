@@ -106,7 +106,7 @@ def touching(space):
     return n_pairs
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(models())
 def test_any_model_has_a_space(sites):
     space = build(sites)

@@ -43,7 +43,7 @@ def check_mask(space, img):
     assert np.all(np.maximum(0, 2 - np.array(from_face)).sum(axis=0) > 2)
 
 
-@settings(max_examples=20, deadline=None)
+@settings(max_examples=20)
 @given(
     st.integers(0, 4), st.integers(1, 150), st.none() | st.integers(1, 150), st.integers(0, 1000)
 )
@@ -85,7 +85,7 @@ def test_units_with_means_far_from_the_calibration_stay_in_the_mask(seed):
     find_mask(space, bold(space, seed=seed, shift=shift))
 
 
-@settings(max_examples=10, deadline=None)
+@settings(max_examples=10)
 @given(st.integers(1, 12), st.integers(20, 900), st.integers(0, 1000))
 def test_units_15_sd_below_their_mean_stay_in_the_mask(n_layers, width, seed):
     space = build(residual(n_layers, width))

@@ -173,7 +173,7 @@ def test_a_panel_that_is_too_wide_is_refused_by_name():
         check_widths([site])
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40)
 @given(width=st.integers(1, 90), head=st.sampled_from([None, 1, 5, 6]), seed=st.integers(0, 99))
 def test_every_panel_is_a_permutation(width, head, seed):
     """Of any width, flat or with heads: each unit has a voxel of its own panel (and head)."""

@@ -24,7 +24,7 @@ def shuffled(space, seed):
     return random_space(space, seed=seed)
 
 
-@settings(max_examples=20, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+@settings(max_examples=20, suppress_health_check=[HealthCheck.too_slow])
 @given(
     seeds=st.tuples(st.integers(0, 99), st.integers(0, 99)),
     dtype=st.sampled_from(["uint8", "int16", "float32", "float64"]),

@@ -13,7 +13,7 @@ from tests.synthetic import build, encode
 
 WIDTHS = st.integers(1, 60) | st.sampled_from([61, 64, 97, 127, 128])
 SEEDS = st.integers(0, 2**32 - 1)
-FAST = settings(max_examples=40, deadline=None)
+FAST = settings(max_examples=40)
 
 
 @st.composite

@@ -4,7 +4,7 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from llm2bids.model.sites import find_sites
@@ -50,7 +50,6 @@ def check_layout(space, layout):
     assert np.all((apart < 2 * depth[first])[~heads[first]])
 
 
-@settings(deadline=None)
 @given(
     widths=st.tuples(*[st.integers(1, 60)] * 4),
     n_layers=st.integers(1, 4),

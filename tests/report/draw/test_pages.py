@@ -22,7 +22,7 @@ def space_of(widths, n_layers, head=50):
     return build_space(sites, label="Tiny", model_name="tiny", weights_sha256="0" * 64)
 
 
-@settings(max_examples=30, deadline=None)
+@settings(max_examples=30)
 @given(
     st.lists(st.integers(1, 80), min_size=1, max_size=5), st.integers(1, 5), st.integers(1, 3000)
 )
