@@ -1,14 +1,12 @@
 import dataclasses
-import time
 
 import numpy as np
 import pytest
 
 from llm2bids.exceptions import SpaceError
-from llm2bids.model.units import Site
 from llm2bids.recording.calibration import COUNTS_PER_SD
 from llm2bids.space.image import BASELINE, DITHER, SeriesEncoder, constant_units, decode
-from tests.synthetic import build, encode, plain_calibration
+from tests.synthetic import encode
 
 
 def test_counts_are_sds_from_the_mean(space, calibration):
@@ -164,14 +162,3 @@ def test_values_that_are_not_finite_are_refused_by_name(space, calibration, valu
         encode(values, space, calibration, seed=1, dtype=dtype)
     with pytest.raises(SpaceError, match=message):
         list(SeriesEncoder(values, space, calibration, seed=1, dtype=dtype).blocks(3))
-
-
-@pytest.mark.slow
-def test_a_run_of_the_embedded_model_is_encoded_in_seconds():
-    space = build([Site(name=f"m.{n}", layer=n, role="r", width=8448) for n in range(30)])
-    values = np.random.default_rng(1).standard_normal((96, space.n_units), dtype=np.float32)
-    start = time.perf_counter()
-    encoder = SeriesEncoder(values, space, plain_calibration(space), seed=1)
-    n_volumes = sum(len(block) for block in encoder.blocks())
-    assert n_volumes == 96
-    assert time.perf_counter() - start < 5
