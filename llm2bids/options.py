@@ -8,9 +8,10 @@ its entry in the docstrings of the verbs, and its row in ``docs/reference/comman
 import inspect
 import math
 import operator
+import os
 import re
 import reprlib
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import Field, dataclass, field, fields, replace
 from functools import wraps
 from numbers import Integral, Real
@@ -114,14 +115,17 @@ class Options:
     def __post_init__(self) -> None:
         hints = get_type_hints(type(self))
         for name, argument in arguments(type(self)).items():
-            value, hint = getattr(self, name), hints[name]
+            hint = hints[name]
             if hint is Any:  # an image or an array: read where it is used
                 continue
+            value = _plain(getattr(self, name), hint)
+            if value is None and argument.default == ():
+                value = ()
             expected = _expected(value, hint, argument)
             if expected:
                 flag = argument.flag.split()[0]
                 raise UsageError(f"{name} ({flag}) is {value!r:.80}; expected {expected}")
-            object.__setattr__(self, name, _plain(value, hint))
+            object.__setattr__(self, name, value)
 
 
 def _expected(value: Any, hint: Any, argument: Argument) -> str:
@@ -144,15 +148,32 @@ def _expected(value: Any, hint: Any, argument: Argument) -> str:
 
 
 def _plain(value: Any, hint: Any) -> Any:
-    """Make a list a tuple, a number of numpy one that JSON holds, and text that is a path one."""
-    if _is_list(value):
+    """Give what stands for a value as that value: lists as tuples, numbers as those of Python.
+
+    Lists are of any kind (sets, arrays, columns of a table, generators), numbers and flags numpy's
+    or torch's too, paths whatever is one; ``torch.device("cpu")`` is text.
+    """
+    leaves = _leaves(hint)
+    if _takes_list(hint) and (_is_list(value) or isinstance(value, Iterator)):
         return tuple(_plain(part, hint) for part in value)
-    if isinstance(value, bool | int | float):
+    if getattr(value, "shape", None) == () and hint is not Any and hasattr(value, "item"):
+        value = value.item()
+    if isinstance(value, bool | int):
         return value
     if isinstance(value, Real):
-        return int(value) if isinstance(value, Integral) else float(value)
-    only_path = Path in _leaves(hint) and str not in _leaves(hint)
-    return Path(value) if isinstance(value, str) and only_path else value
+        number = value if isinstance(value, Integral) else float(value)
+        only_whole = int in leaves and float not in leaves and number % 1 == 0
+        return int(number) if only_whole or isinstance(value, Integral) else number
+    if type(value).__module__ == "torch" and type(value).__name__ in ("device", "dtype"):
+        return str(value).removeprefix("torch.")
+    only_path = Path in leaves and str not in leaves
+    is_path = isinstance(value, os.PathLike) or (isinstance(value, str) and only_path)
+    return Path(value) if is_path and Path in leaves else value
+
+
+def _takes_list(hint: Any) -> bool:
+    kinds = [get_origin(kind) for kind in (hint, *get_args(hint))]
+    return any(isinstance(kind, type) and issubclass(kind, Sequence) for kind in kinds)
 
 
 def _is_list(value: Any) -> bool:
@@ -260,12 +281,17 @@ def checked(verb: Verb) -> Verb:
 
     @wraps(verb)
     def call(*given: Any, **keywords: Any) -> Any:
-        for name, value in signature.bind_partial(*given, **keywords).arguments.items():
-            hint = signature.parameters[name].annotation
-            if hint is not signature.empty and not fits(value, hint):
+        bound = signature.bind_partial(*given, **keywords)
+        for name, value in bound.arguments.items():
+            parameter = signature.parameters[name]
+            hint = parameter.annotation
+            if hint is signature.empty or parameter.kind is parameter.VAR_KEYWORD:
+                continue
+            bound.arguments[name] = value = _plain(value, hint)
+            if not fits(value, hint):
                 shown = reprlib.repr(value)  # a dataset would fill pages
                 raise UsageError(f"{name} is {shown}; expected {in_words(hint)}")
-        return verb(*given, **keywords)
+        return verb(*bound.args, **bound.kwargs)
 
     return cast(Verb, call)
 

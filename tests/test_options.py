@@ -7,12 +7,19 @@ from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
+import pandas as pd
 import pytest
+import torch
 
 import llm2bids
 from llm2bids import read, record, replay
 from llm2bids.exceptions import DatasetError, UsageError
+from llm2bids.inference.options import GroupOptions
 from llm2bids.inference.provenance import Provenance
+from llm2bids.intervention.monitor import MonitorOptions
+from llm2bids.intervention.steer import SteerOptions
+from llm2bids.intervention.subject import SubjectOptions
+from llm2bids.intervention.targets import TargetsOptions
 from llm2bids.network.network import make_network
 from llm2bids.options import Options, none_or_name, option
 from llm2bids.scan.plan import plan
@@ -78,6 +85,51 @@ def test_numbers_of_numpy_lists_and_texts_that_are_paths_pass():
     assert Tea(picture=picture).picture is picture
     assert Tea(recipe="tea.txt").recipe == Path("tea.txt")
     assert Tea(sugar="brown", pots={"red"}, notes={"a": "b"}).notes == {"a": "b"}
+
+
+class _Folder:
+    """A path of another library."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+
+    def __fspath__(self) -> str:
+        return str(self.path)
+
+
+def test_what_stands_for_a_value_is_taken_as_it():
+    """Lists of any kind, numbers and flags of numpy and torch, any path, a device of torch."""
+    tea = Tea(name=torch.device("cpu"), cups=torch.tensor(3), grams=np.array(2.0), hot=np.False_)
+    assert (tea.name, tea.cups, tea.grams, tea.hot) == ("cpu", 3, 2.0, False)
+    assert Tea(name=torch.float32).name == "float32"
+    whole = Tea(cups=np.float64(3.0)).cups  # from a column with gaps
+    assert (whole, type(whole)) == (3, int)
+    assert Tea(times=None).times == ()
+    assert Tea(recipe=_Folder(Path("tea.txt"))).recipe == Path("tea.txt")
+    for pots in (iter(["red"]), {"red": 1}.keys(), pd.Series(["red"], index=[4])):
+        assert Tea(pots=pots).pots == ("red",)
+    with pytest.raises(UsageError, match="is 'red'; expected a list"):
+        Tea(pots="red")
+
+
+def test_interventions_take_folders_of_models_and_maps_in_memory(tmp_path):
+    assert SubjectOptions(model=tmp_path).model == tmp_path
+    picture = np.zeros(3)
+    for kind in (MonitorOptions, SteerOptions, TargetsOptions):
+        names = {"task": "tea"} if kind is TargetsOptions else {"task_labels": ["tea"]}
+        assert kind(stat_img=picture, **names).stat_img is picture
+
+
+def test_a_seed_that_permutations_do_not_take_is_refused_by_name():
+    with pytest.raises(UsageError, match=r"random_state .* expected 0 or more and at most"):
+        GroupOptions(random_state=2**40)
+
+
+def test_arguments_of_verbs_are_taken_so_too(written):
+    dataset = llm2bids.open_dataset(_Folder(written))
+    labels = dataset.participants["participant_id"]
+    assert dataset.select(participant_label=labels) == dataset.runs
+    assert dataset.select(participant_label=iter(labels)) == dataset.runs
 
 
 @pytest.mark.parametrize(

@@ -191,7 +191,7 @@ def token_design(
             add_regs=None if confounds is None else confounds.to_numpy(dtype=np.float64),
             add_reg_names=None if confounds is None else list(confounds.columns),
         )
-    except (ValueError, TypeError) as error:
+    except (ValueError, TypeError, NotImplementedError) as error:
         raise InferenceError(
             f"design: hrf_model={hrf_model!r}, drift_model={drift_model!r}, high_pass={high_pass}: "
             f"nilearn refuses: {error}"

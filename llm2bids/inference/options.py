@@ -270,7 +270,9 @@ class GroupOptions(Options):
     pooled_n_perm: int = _group_level(
         0, "--pooled-n-perm", "permutations of the pooled prompt test; 0 leaves it out", least=0
     )
-    random_state: int = _group_level(0, "--random-state SEED", "of permutations and draws", least=0)
+    random_state: int = _group_level(
+        0, "--random-state SEED", "of permutations and draws", least=0, most=2**32 - 1
+    )
 
     def __post_init__(self) -> None:
         super().__post_init__()

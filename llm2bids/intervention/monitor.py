@@ -48,7 +48,7 @@ class MonitorOptions(Options):
     """Which units are monitored, and on which prompts that is tried."""
 
     task_labels: Sequence[str] = shared(TopicOptions, "task_labels", group="monitor")
-    stat_img: Path | None = shared(
+    stat_img: Any = shared(
         TopicOptions,
         "stat_img",
         group="monitor",

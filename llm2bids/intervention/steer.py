@@ -38,7 +38,7 @@ class SteerOptions(Options):
     minus: bool = _of_direction(
         False, "--minus", "take the topic away, from answers to its own prompts"
     )
-    stat_img: Path | None = shared(
+    stat_img: Any = shared(
         TopicOptions,
         "stat_img",
         group="direction",

@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property, partial
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import numpy.typing as npt
@@ -34,7 +34,7 @@ _of_topics = partial(option, group="topics")
 class SubjectOptions(Options):
     """Which model, and which prompts are drawn: for every intervention."""
 
-    model: str | None = _of_model(
+    model: str | Path | None = _of_model(
         None,
         "--model NAME_OR_PATH",
         "the dataset's model, where its name does not lead to it",
@@ -53,7 +53,9 @@ class TopicOptions(Options):
     task_labels: Sequence[str] = _of_topics(
         (), "--task LABEL", "only this topic; repeatable", shown="all", action="append"
     )
-    stat_img: Path | None = _of_topics(None, "--map IMG", "a map in place of the mean effect map")
+    stat_img: Any = _of_topics(
+        None, "--map IMG", "a map in place of the mean effect map", type=Path
+    )
     sites: Sequence[str] | None = _of_topics(
         None,
         "--sites PATTERN",
@@ -154,7 +156,7 @@ class Subject:
             )
         return tuple(dict.fromkeys(labels)) or tuple(self.banks)
 
-    def effect(self, label: str, stat_img: Path | None = None) -> npt.NDArray[np.float64]:
+    def effect(self, label: str, stat_img: Any = None) -> npt.NDArray[np.float64]:
         """Average the participants' effect maps, (n_units,), or take a map; 0 where it has none."""
         space = self.dataset.space
         if stat_img is not None:
@@ -185,7 +187,7 @@ def open_subject(
 
 
 def load_recorded(
-    dataset: Dataset, *, model: str | None = None, device: str = "auto"
+    dataset: Dataset, *, model: str | Path | None = None, device: str = "auto"
 ) -> "tuple[LoadedModel, str]":
     """Load the model that a dataset was recorded from, and say by what; refuse other weights."""
     from llm2bids.model.load import load_model
@@ -193,7 +195,7 @@ def load_recorded(
 
     bids_dir, settings = dataset.path, dataset.settings
     name = str(settings["model"])
-    source = model or _source(dataset)
+    source = str(model or _source(dataset))
     seeded = settings.get("random_weights")
     if seeded is not None and model is None:
         raise UsageError(

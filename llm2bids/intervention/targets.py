@@ -47,7 +47,7 @@ class TargetsOptions(Options):
     task: str = _of_targets(
         "", "--task LABEL", "topic whose network and text are taken", required=True
     )
-    stat_img: Path | None = shared(TopicOptions, "stat_img", group="targets")
+    stat_img: Any = shared(TopicOptions, "stat_img", group="targets")
     top_percent: float = _of_targets(
         1.0,
         "--top P",

@@ -229,7 +229,9 @@ def _maps(images: list[Any], spaces: list[Any], labels: Sequence[str] | None) ->
         raise UsageError(f"{len(labels)} labels for {counted(count, 'map')}; expected one for each")
     images, spaces = (given * (count // len(given)) for given in (images, spaces))
     maps = []
-    for image, dataset, label in zip(images, spaces, labels or [""] * count, strict=True):
+    for image, dataset, label in zip(
+        images, spaces, [""] * count if labels is None else labels, strict=True
+    ):
         space, fingerprints = space_of(dataset)
         values = unit_values(image, space, fingerprint=fingerprints)
         maps.append(FlatMap(space=space, values=values, label=label))
