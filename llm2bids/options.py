@@ -153,10 +153,12 @@ def _plain(value: Any, hint: Any) -> Any:
     Lists are of any kind (sets, arrays, columns of a table, generators), numbers and flags numpy's
     or torch's too, paths whatever is one; ``torch.device("cpu")`` is text.
     """
+    if hint is Any:
+        return value
     leaves = _leaves(hint)
     if _takes_list(hint) and (_is_list(value) or isinstance(value, Iterator)):
         return tuple(_plain(part, hint) for part in value)
-    if getattr(value, "shape", None) == () and hint is not Any and hasattr(value, "item"):
+    if getattr(value, "shape", None) == () and hasattr(value, "item"):
         value = value.item()
     if isinstance(value, bool | int):
         return value
