@@ -11,6 +11,7 @@ import pandas as pd
 from llm2bids.dataset.transcript import independent_columns, read_transcript
 from llm2bids.exceptions import InferenceError
 from llm2bids.inference.design import volume_rows
+from llm2bids.options import fits
 from llm2bids.space.grid import GridImage, open_image
 from llm2bids.store.files import data_files
 
@@ -99,6 +100,8 @@ def load_confounds(
         raise InferenceError(
             f"unit_of_analysis is {unit_of_analysis!r}; expected 'token' or 'prompt'"
         )
+    if not fits(img_files, str | Path | Sequence[str | Path]):
+        raise InferenceError(f"img_files is {img_files!r:.80}; expected a path or a list of them")
     columns = _strategy_columns(strategy)
     how = (columns, _PREFILL in strategy, unit_of_analysis == "prompt", demean)
     if isinstance(img_files, str | Path):
@@ -114,7 +117,7 @@ def _strategy_columns(strategy: Sequence[str]) -> list[str]:
     ['prompt_tokens']
     """
     known = [*STRATEGIES, _PREFILL]
-    if isinstance(strategy, str) or not set(strategy) <= set(known):
+    if not fits(strategy, Sequence[str]) or not set(strategy) <= set(known):
         raise InferenceError(
             f"strategy is {strategy!r}; expected a sequence of some of {', '.join(known)}"
         )

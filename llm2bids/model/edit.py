@@ -115,6 +115,7 @@ class Edit:
         """Prompts that the units or the values were found with."""
         return frozenset(self.made_from.get("prompts", ()))
 
+    @checked
     def with_strength(self, strength: float) -> "Edit":
         """Give the same edit at another strength.
 
@@ -130,8 +131,8 @@ class Edit:
 
         Raises
         ------
-        InterventionError
-            If it is not finite, or the edit adds nothing.
+        UsageError, InterventionError
+            If it is no finite number, or the edit adds nothing.
         """
         return replace(self, strength=float(strength))
 

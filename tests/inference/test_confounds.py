@@ -115,6 +115,10 @@ def test_unknown_strategy_names_the_known_ones(dataset):
         load_confounds(dataset.runs[0].preproc, ["motion"])
     with pytest.raises(InferenceError, match="sequence"):
         load_confounds(dataset.runs[0].preproc, "length")
+    with pytest.raises(InferenceError, match="strategy is None; expected a sequence"):
+        load_confounds(dataset.runs[0].preproc, None)
+    with pytest.raises(InferenceError, match="img_files is None; expected a path"):
+        load_confounds(None)
 
 
 def test_an_image_without_transcript_is_refused(dataset, tmp_path):

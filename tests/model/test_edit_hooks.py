@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 
-from llm2bids.exceptions import InterventionError
+from llm2bids.exceptions import InterventionError, UsageError
 from llm2bids.model.edit import Edit, SiteEdit, grouped, load_edit
 from llm2bids.model.edit_hooks import applied, editable_sites
 from llm2bids.model.read import mean_activation, text_nll
@@ -108,6 +108,8 @@ def test_strength_multiplies_what_is_added(tiny_loaded):
     handle.remove()
     torch.testing.assert_close(taken[1], taken[0] - 1.5)
     torch.testing.assert_close(taken[2], taken[0] + 1.0)
+    with pytest.raises(UsageError, match="strength is None; expected a finite number"):
+        edit.with_strength(None)
 
 
 @pytest.mark.parametrize("architecture", ["llama", "opt", "mixtral", "mamba", "qwen3"])
